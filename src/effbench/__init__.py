@@ -1,0 +1,46 @@
+"""Export vision backbones to edge runtimes, prove they are the same model, and measure latency honestly.
+
+The public names are imported on first use, so that ``import effbench`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "devices": "effbench.api",
+    "doctor": "effbench.api",
+    "export": "effbench.api",
+    "models": "effbench.api",
+    "profile": "effbench.api",
+    "report": "effbench.api",
+    "targets": "effbench.api",
+    "verify": "effbench.api",
+    "Artifact": "effbench.schema",
+    "Backbone": "effbench.schema",
+    "Device": "effbench.schema",
+    "EffbenchError": "effbench.errors",
+    "Measurement": "effbench.schema",
+    "Samples": "effbench.schema",
+}
+
+__all__ = ["__version__", *sorted(_PUBLIC)]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'effbench' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+if TYPE_CHECKING:
+    from effbench.api import devices, doctor, export, models, profile, report, targets, verify  # noqa: F401
+    from effbench.errors import EffbenchError  # noqa: F401
+    from effbench.schema import Artifact, Backbone, Device, Measurement, Samples  # noqa: F401

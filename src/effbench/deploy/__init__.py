@@ -1,0 +1,110 @@
+"""From a backbone to checked artifacts: one ONNX graph, then a plain translation per target.
+
+A target is one module of `effbench.deploy.targets` that ends in ``TARGET``, or an entry point of the group
+``effbench.targets`` in somebody else's package. `convert` is heavy and runs on the work station; `open` is light and
+runs on the device, with numpy, the standard library and that runtime alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy.typing as npt
+
+from effbench.errors import UnavailableError, did_you_mean
+from effbench.registry import in_package, plugins
+from effbench.schema import Artifact
+
+Array = npt.NDArray[Any]
+
+PLANNED: dict[str, str] = {
+    "trt": "TensorRT (Jetson, data centre, workstation)",
+    "trt-rtx": "TensorRT for RTX (desktop)",
+    "coreml": "Core ML (iPhone, iPad, Mac)",
+    "qnn": "Snapdragon NPU (Qualcomm AI Engine Direct)",
+}
+"""Known names whose targets are not built yet; a target of that name in `effbench.deploy.targets` takes its place."""
+
+
+class Session(Protocol):
+    """A loaded artifact. One promise: a call returns only when its outputs are readable on the host."""
+
+    compute_precision: str | None
+    """What the runtime says it computes in, read back, or None where it cannot tell."""
+
+    def __call__(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Run once, end to end: host arrays in, host arrays out."""
+
+    def placement(self) -> dict[str, Any]:
+        """Say where the operators run, in the runtime's own words."""
+
+    def close(self) -> None:
+        """Free what the session holds."""
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What a target made: the file a runtime opens, and what is known of it offline."""
+
+    entry: str
+    storage_precision: str
+    compute_precision: str | None = None
+    placement: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+class Target(Protocol):
+    """A runtime that artifacts are made for."""
+
+    name: str
+    title: str
+    extra: str
+    """The extra of this package that installs what the target needs."""
+    packages: tuple[str, ...]
+    """Distributions whose versions decide what `convert` makes; they enter the artifact's key."""
+    precision: str
+    """The default precision."""
+    options: Mapping[str, str]
+    """What ``--set key=value`` may say: key -> one line that explains it. Others are refused."""
+
+    def available(self) -> str | None:
+        """Return None where this target runs here, else the reason why not."""
+
+    def convert(self, graph: Artifact, out: Path, options: Mapping[str, str]) -> Converted:
+        """Translate an ONNX graph artifact (precision inside) into files below ``out``."""
+
+    def open(self, artifact: Artifact, threads: int, options: Mapping[str, str]) -> Session:
+        """Load an artifact for inference."""
+
+
+@cache
+def targets() -> dict[str, Target]:
+    """Return all built targets by name, ours first, then those of other packages."""
+    found: dict[str, Target] = {target.name: target for target in in_package("effbench.deploy.targets", "TARGET")}
+    for point in plugins("effbench.targets"):
+        found.setdefault(point.name, point.load())
+    return found
+
+
+def get(name: str) -> Target:
+    """Return a target by name.
+
+    Raises:
+        UnavailableError: The name is known, but its target is not built yet.
+        UsageError: The name is unknown.
+    """
+    found = targets()
+    if name in found:
+        return found[name]
+    if name in PLANNED:
+        raise UnavailableError(
+            f"Target '{name}' is not built yet: {PLANNED[name]}.", hint=f"Built so far: {', '.join(found)}."
+        )
+    raise did_you_mean(name, [*found, *PLANNED], "target")
+
+
+__all__ = ["PLANNED", "Array", "Converted", "Session", "Target", "get", "targets"]

@@ -1,0 +1,1 @@
+"""One module per target; each ends in ``TARGET``."""

@@ -1,0 +1,99 @@
+"""Every error a user can meet, and the exit code it ends with.
+
+::
+
+    EffbenchError                 5  something failed
+    ├── UsageError                2  an argument that cannot be meant; lists the valid names
+    ├── DataError                 2  a file that cannot be read as what it claims to be (path:line)
+    ├── UnavailableError          4  a target or device that cannot run here
+    │   └── MissingDependencyError   a package is missing; carries the pip line
+    ├── ConversionError           5  a stage of an export failed (stage, node, op)
+    ├── FidelityError             1  the artifact is not the same model any more
+    ├── DeviceError               4  a device was lost or refused
+    └── MeasurementError          5  a measurement could not be completed
+
+A message says what happened (with the value), where, and what to do next.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class EffbenchError(Exception):
+    """The root of all errors raised on purpose."""
+
+    exit_code = 5
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        self.message = message
+        self.hint = hint
+        super().__init__(message if hint is None else f"{message}\n  {hint}")
+
+
+class UsageError(EffbenchError):
+    """An argument that names nothing valid, or a combination that means nothing."""
+
+    exit_code = 2
+
+
+class DataError(EffbenchError):
+    """A file whose content is not what its place promises."""
+
+    exit_code = 2
+
+
+class UnavailableError(EffbenchError):
+    """A target or device that exists but cannot be used on this machine."""
+
+    exit_code = 4
+
+
+class MissingDependencyError(UnavailableError):
+    """A package that an extra would bring is not installed."""
+
+    def __init__(self, what: str, package: str, extra: str) -> None:
+        self.package = package
+        self.extra = extra
+        super().__init__(
+            f"{what} needs the package '{package}', which is not installed.",
+            hint=f"Install it with: pip install 'effbench[{extra}]'",
+        )
+
+
+class ConversionError(EffbenchError):
+    """A stage of an export failed."""
+
+    def __init__(
+        self, stage: str, message: str, *, node: str | None = None, op: str | None = None, hint: str | None = None
+    ) -> None:
+        self.stage = stage
+        self.node = node
+        self.op = op
+        where = "".join(f" ({label} {value})" for label, value in (("node", node), ("operator", op)) if value)
+        super().__init__(f"{stage} failed{where}: {message}", hint=hint)
+
+
+class FidelityError(EffbenchError):
+    """An artifact's outputs are not those of the model it was made from."""
+
+    exit_code = 1
+
+
+class DeviceError(EffbenchError):
+    """A device was lost, refused a command, or did not answer in time."""
+
+    exit_code = 4
+
+
+class MeasurementError(EffbenchError):
+    """A measurement could not be completed."""
+
+
+def did_you_mean(name: str, valid: Iterable[str], what: str) -> UsageError:
+    """Build the error for an unknown name: the nearest valid names, then all of them."""
+    names = sorted(valid)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f"Did you mean {' or '.join(near)}? " if near else ""
+    return UsageError(f"Unknown {what} '{name}'.", hint=f"{hint}Valid: {', '.join(names) or 'none'}.")

@@ -1,0 +1,28 @@
+"""Find what lives in one file each: a module constant in a package of ours, or an entry point of somebody else's.
+
+A target is a module of ``effbench.deploy.targets`` that ends in ``TARGET``; a backbone family is a module of
+``effbench.models`` that ends in ``BACKBONES``. Others' packages name theirs under the entry-point groups
+``effbench.targets`` and ``effbench.models``.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Iterator
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+
+def in_package(package: str, constant: str) -> Iterator[Any]:
+    """Yield the given constant of every public module of a package that defines it, in name order."""
+    for info in pkgutil.iter_modules(import_module(package).__path__):
+        if not info.name.startswith("_"):
+            module = import_module(f"{package}.{info.name}")
+            if hasattr(module, constant):
+                yield getattr(module, constant)
+
+
+def plugins(group: str) -> tuple[EntryPoint, ...]:
+    """Return other packages' entry points of a group, sorted by name; nothing is imported yet."""
+    return tuple(sorted(entry_points(group=group), key=lambda point: point.name))

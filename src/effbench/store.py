@@ -1,0 +1,79 @@
+"""Measurements on disk: one JSON line each, appended whole, never rewritten."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from effbench.errors import DataError
+from effbench.schema import Measurement, canonical, from_json, to_json
+
+
+class TornLineWarning(UserWarning):
+    """The last line of a store was cut by a kill or a full disk; the lines before it are kept."""
+
+
+def home(out: str | os.PathLike[str] | None = None) -> Path:
+    """Return the folder everything is written below: ``out``, else EFFBENCH_HOME, else ``runs`` here."""
+    return Path(out or os.environ.get("EFFBENCH_HOME") or "runs")
+
+
+class Store:
+    """The measurements of one folder, in the order they were made."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "measurements.jsonl"
+
+    def append(self, measurement: Measurement) -> None:
+        """Add one measurement; it is on the disk when this returns.
+
+        Raises:
+            DataError: The folder cannot be written or the disk is full; earlier lines stay as they were.
+        """
+        from filelock import FileLock
+
+        line = canonical(to_json(measurement)) + b"\n"
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.path.with_suffix(".lock")), self.path.open("ab") as stream:
+                size = stream.tell()
+                try:
+                    # A line torn by an earlier kill must not swallow this one.
+                    stream.write((b"\n" if _torn(self.path, size) else b"") + line)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                except OSError:
+                    stream.truncate(size)
+                    raise
+        except OSError as error:
+            raise DataError(
+                f"Cannot write {self.path}: {error.strerror}.",
+                hint="Nothing earlier was lost; free space or choose another folder with --out.",
+            ) from error
+
+    def __iter__(self) -> Iterator[Measurement]:
+        """Yield every measurement; a line that is cut short is reported with its number and left out."""
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as stream:
+            for number, line in enumerate(stream, start=1):
+                where = f"{self.path}:{number}"
+                try:
+                    data = json.loads(line)
+                except ValueError:
+                    warnings.warn(
+                        TornLineWarning(f"{where}: not a whole JSON line; left out, the others are kept."), stacklevel=2
+                    )
+                    continue
+                yield from_json(Measurement, data, where)
+
+
+def _torn(path: Path, size: int) -> bool:
+    if size == 0:
+        return False
+    with path.open("rb") as stream:
+        stream.seek(size - 1)
+        return stream.read(1) != b"\n"
