@@ -1,0 +1,60 @@
+"""Modules that are imported on first use: listing targets must cost neither torch nor coremltools."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+
+class LazyModule:
+    """Stand for a module, or for one name in it, until an attribute is asked for."""
+
+    def __init__(self, module: str, name: str | None = None) -> None:
+        self._module = module
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        module = _quiet_import(self._module)
+        return getattr(module if self._name is None else getattr(module, self._name), attribute)
+
+
+def _quiet_import(name: str) -> Any:
+    # coremltools logs what it cannot load off a Mac and which versions it has not been tested with, at each import.
+    logger = logging.getLogger("coremltools")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return import_module(name)
+    finally:
+        logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def quiet_coremltools() -> Any:
+    """Keep coremltools' warnings and progress bars off the terminal while it works."""
+    logger = logging.getLogger("coremltools")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = LazyModule("torch")
+
+ct: Any = LazyModule("coremltools")
+mb: Any = LazyModule("coremltools.converters.mil", "Builder")
+mil: Any = LazyModule("coremltools.converters.mil.mil")
+
+__all__ = ["LazyModule", "ct", "mb", "mil", "quiet_coremltools", "torch"]
