@@ -13,6 +13,8 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from effbench.errors import UsageError
+
 
 def in_package(package: str, constant: str) -> Iterator[Any]:
     """Yield the given constant of every public module of a package that defines it, in name order."""
@@ -26,3 +28,28 @@ def in_package(package: str, constant: str) -> Iterator[Any]:
 def plugins(group: str) -> tuple[EntryPoint, ...]:
     """Return other packages' entry points of a group, sorted by name; nothing is imported yet."""
     return tuple(sorted(entry_points(group=group), key=lambda point: point.name))
+
+
+def resolve(import_string: str) -> Any:
+    """Import what ``package.module:name`` names.
+
+    Raises:
+        UsageError: The string has another form, or the module or the name in it does not exist.
+    """
+    module, colon, name = import_string.partition(":")
+    if not colon or not module or not name:
+        raise UsageError(f"'{import_string}' is not of the form package.module:name.")
+    try:
+        found: Any = import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module.startswith(error.name):
+            raise
+        raise UsageError(
+            f"There is no module '{error.name}' for '{import_string}'.",
+            hint="Run from the folder that holds it, or put that folder on PYTHONPATH.",
+        ) from None
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise UsageError(f"Module '{module}' has no '{name}'.")
+        found = getattr(found, part)
+    return found

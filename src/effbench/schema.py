@@ -68,7 +68,7 @@ class Backbone:
 
 @dataclass(frozen=True)
 class Weights:
-    """Where an artifact's weights came from: ``untrained`` (a seed), ``file`` (its SHA-256) or ``pretrained`` (a name)."""
+    """Where weights came from: ``untrained`` (a seed), ``file`` (its SHA-256) or ``pretrained`` (a name)."""
 
     kind: str = "untrained"
     seed: int | None = 0
@@ -108,7 +108,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Fidelity:
-    """How far an artifact's outputs are from its reference; errors are relative to the spread of outputs between inputs.
+    """How far outputs are from the reference; errors are relative to the spread of outputs between inputs.
 
     ``reference`` names the engine that computed the expected outputs; ``limits`` holds the bounds that decided.
     """
@@ -242,7 +242,10 @@ class Samples:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Samples tied to the digest of an artifact and to the observed state of a device; one JSON line.
+    """Samples tied to the digest of an artifact and to the observed state of a device.
+
+    The store keeps one JSON line per round, so that a kill loses the round in flight and no more; lines of one ``run``
+    are read back as one measurement.
 
     Two measurements may be compared only where `must_match` agrees.
     """
@@ -255,6 +258,7 @@ class Measurement:
     before: dict[str, Any]
     after: dict[str, Any]
     time: str
+    run: str = ""
     placement: dict[str, Any] = field(default_factory=dict)
     origin: str = "measured"
     notes: tuple[str, ...] = ()
@@ -282,7 +286,12 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table or one point of a plot; measured, published and predicted rows differ in ``source``."""
+    """One line of a table or one point of a plot; measured, published and predicted rows differ in ``source``.
+
+    ``machine`` says on what the device's name stood at that time: rows are ranked only where it agrees.
+    ``accuracy_status`` is measured, published or implied; ``accuracy_px`` the image size it was taken at;
+    ``citations`` are the keys of the papers that published figures of the row come from.
+    """
 
     device: str
     resolution: tuple[int, int]
@@ -314,7 +323,53 @@ class Row:
     trust_reasons: tuple[str, ...] = ()
     digest: str = ""
     on_front: bool = False
+    machine: str = ""
+    system: str = ""
+    runtime: str = ""
+    settings: str = ""
+    protocol: str = "back-to-back"
+    rounds: int | None = None
+    samples: int | None = None
+    family: str = ""
+    reconstruction: str | None = None
+    fidelity_passed: bool | None = None
+    accuracy_status: str = ""
+    accuracy_px: int | None = None
+    citations: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+STATUSES = ("ok", "failed", "unsupported", "unavailable")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """How one cell of model x resolution x precision x target ended; nothing is left blank.
+
+    ``status`` is ok, failed, unsupported or unavailable; every status but ok has a reason and a next step.
+    ``exit_code`` is what a command that did only this cell ends with.
+    """
+
+    model: str
+    resolution: tuple[int, int]
+    precision: str
+    target: str
+    status: str
+    reason: str = ""
+    next_step: str = ""
+    exit_code: int = 0
+    artifact: str = ""
+    digest: str = ""
+    cached: bool = False
+    seconds: float = 0.0
+    fidelity: Fidelity | None = None
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.status not in STATUSES:
+            raise DataError(f"Status '{self.status}'; one of {', '.join(STATUSES)} is meant.")
+        if self.status != "ok" and not self.reason:
+            raise DataError(f"A cell that is {self.status} needs a reason.")
 
 
 def to_json(record: Any) -> dict[str, Any]:
@@ -322,17 +377,18 @@ def to_json(record: Any) -> dict[str, Any]:
 
     Paths are left out: a folder is where a manifest lies, not what it says.
     """
-    return {"format": FORMAT_VERSION, **_plain(record)}
+    return {"format": FORMAT_VERSION, **plain(record)}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return records, mappings and sequences as JSON data; paths inside records are left out."""
     if dataclasses.is_dataclass(value):
         items = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
-        return {name: _plain(item) for name, item in items if not isinstance(item, Path)}
+        return {name: plain(item) for name, item in items if not isinstance(item, Path)}
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value
 
 
@@ -412,7 +468,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
             return tuple(_value(args[0], item, where) for item in value)
         if len(args) != len(value):
             raise DataError(f"{where}: expected {len(args)} items, found {len(value)}.")
-        return tuple(_value(arg, item, where) for arg, item in zip(args, value))
+        return tuple(_value(arg, item, where) for arg, item in zip(args, value, strict=True))
     if origin is dict:
         if not isinstance(value, dict):
             raise DataError(f"{where}: expected an object, found {type(value).__name__}.")
@@ -431,7 +487,7 @@ def canonical(data: Any) -> bytes:
         DataError: The data holds NaN or infinity, which JSON has no words for.
     """
     try:
-        return json.dumps(_plain(data), sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+        return json.dumps(plain(data), sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
     except ValueError as error:
         raise DataError(f"Cannot write {error}; a number that is not finite has no place in a record.") from None
 

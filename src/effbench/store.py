@@ -1,4 +1,4 @@
-"""Measurements on disk: one JSON line each, appended whole, never rewritten."""
+"""Measurements on disk: one JSON line per round, appended whole, never rewritten."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from effbench.errors import DataError
@@ -28,7 +29,7 @@ class Store:
         self.path = folder / "measurements.jsonl"
 
     def append(self, measurement: Measurement) -> None:
-        """Add one measurement; it is on the disk when this returns.
+        """Add a measurement, as a rule of one round; it is on the disk when this returns.
 
         Raises:
             DataError: The folder cannot be written or the disk is full; earlier lines stay as they were.
@@ -55,7 +56,14 @@ class Store:
             ) from error
 
     def __iter__(self) -> Iterator[Measurement]:
-        """Yield every measurement; a line that is cut short is reported with its number and left out."""
+        """Yield every measurement, its rounds joined; a line that is cut short is reported with its number."""
+        joined: dict[tuple[str, str, str], Measurement] = {}
+        for line in self._lines():
+            key = (line.run, line.digest, canonical(line.settings).decode())
+            joined[key] = _join(joined[key], line) if key in joined else line
+        yield from joined.values()
+
+    def _lines(self) -> Iterator[Measurement]:
         if not self.path.exists():
             return
         with self.path.open("rb") as stream:
@@ -65,10 +73,15 @@ class Store:
                     data = json.loads(line)
                 except ValueError:
                     warnings.warn(
-                        TornLineWarning(f"{where}: not a whole JSON line; left out, the others are kept."), stacklevel=2
+                        TornLineWarning(f"{where}: not a whole JSON line; left out, the others are kept."), stacklevel=3
                     )
                     continue
                 yield from_json(Measurement, data, where)
+
+
+def _join(first: Measurement, more: Measurement) -> Measurement:
+    samples = replace(first.samples, rounds=first.samples.rounds + more.samples.rounds)
+    return replace(first, samples=samples, after=more.after)
 
 
 def _torn(path: Path, size: int) -> bool:

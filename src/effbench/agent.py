@@ -1,0 +1,129 @@
+"""What runs on a device host: verify an artifact, measure one round of it, describe the machine.
+
+``python -m effbench.agent`` reads one job from standard input and answers in JSON lines (see `effbench.process`). It
+needs Python >= 3.10, numpy and the runtime of the artifact, nothing else.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+STARTED_NS = time.perf_counter_ns()
+
+
+def _open(job: dict[str, Any], emit: Any) -> tuple[Any, Any]:
+    from effbench import deploy
+    from effbench.deploy import bundle
+
+    emit({"event": "stage", "stage": "check files"})
+    artifact = bundle.load(Path(job["artifact"]))
+    target = deploy.get(artifact.subject.target)
+    emit({"event": "stage", "stage": f"load in {target.title}"})
+    return artifact, target.open(artifact, int(job.get("threads", 1)), {**artifact.options, **job.get("options", {})})
+
+
+def _batch(artifact: Any, asked: int | None) -> int:
+    from effbench.errors import UsageError
+
+    fixed = artifact.inputs[0].shape[0]
+    if asked is not None and fixed is not None and asked != fixed:
+        hint = f"Export it again with --batch {asked}, or with --dynamic-batch."
+        raise UsageError(f"{artifact.name} was exported with batch {fixed}, not {asked}.", hint=hint)
+    return int(asked or fixed or 1)
+
+
+def _inputs(artifact: Any, batch: int, count: int) -> list[dict[str, Any]]:
+    from effbench.deploy import fidelity
+
+    spec = artifact.inputs[0]
+    images = fidelity.pictures(count * batch, spec.shape[1], artifact.subject.resolution)
+    return fidelity.feeds(images, batch, spec, artifact.preprocessing)
+
+
+def verify(job: dict[str, Any], emit: Any) -> None:
+    """Compare an artifact with its expected outputs; emits the fidelity and the placement."""
+    from effbench.deploy import fidelity
+    from effbench.schema import to_json
+
+    artifact, session = _open(job, emit)
+    emit({"event": "stage", "stage": "verify"})
+    reference = fidelity.load_reference(Path(job["reference"]))
+    # An open batch is checked with more than one picture: a graph that is secretly static would fail here.
+    batch = artifact.inputs[0].shape[0] or 3
+    precision = artifact.subject.storage_precision
+    found = fidelity.check(session, reference, batch, artifact.inputs[0], artifact.preprocessing, precision)
+    answer = {"fidelity": to_json(found), "compute_precision": session.compute_precision}
+    emit({"event": "result", **answer, "placement": session.placement()})
+    session.close()
+
+
+def measure(job: dict[str, Any], emit: Any) -> None:
+    """Measure one round in this fresh process; emits the round, and the state of the machine before and after."""
+    from effbench.profiles import environment
+    from effbench.profiles.measure import check_promise, measure_round
+    from effbench.schema import to_json
+
+    before = environment.observe()
+    start = time.perf_counter_ns()
+    artifact, session = _open(job, emit)
+    load_ms = (time.perf_counter_ns() - start) / 1e6
+    batch = _batch(artifact, job.get("batch"))
+    feeds, other = _inputs(artifact, batch, 2)
+    emit({"event": "stage", "stage": "measure"})
+    # Start-up counts against the round's share of the budget, so that a budget means wall time.
+    spent = (time.perf_counter_ns() - STARTED_NS) / 1e9
+    seconds = max(float(job["min_seconds"]), float(job["round_seconds"]) - spent)
+    measured = measure_round(session, feeds, min_samples=int(job["min_samples"]), min_seconds=seconds, load_ms=load_ms)
+    flags = check_promise(session, feeds, other) if job.get("check_promise") else ()
+    after = environment.observe()
+    emit(
+        {
+            "event": "round",
+            "round": to_json(measured),
+            "flags": list(flags),
+            "batch": batch,
+            "before": before,
+            "after": after,
+            "placement": session.placement(),
+            "compute_precision": session.compute_precision,
+        }
+    )
+    session.close()
+
+
+def load(job: dict[str, Any], emit: Any) -> None:
+    """Import the packages of a target, to find out whether they work, and tell their versions."""
+    from importlib import import_module
+    from importlib.metadata import version
+
+    from effbench import deploy
+
+    packages = deploy.get(job["target"]).packages
+    for package in packages:
+        import_module(package.replace("-", "_"))
+    emit({"event": "result", "versions": {package: version(package) for package in packages}})
+
+
+def observe(job: dict[str, Any], emit: Any) -> None:
+    """Describe this machine and the targets that can run here."""
+    from effbench import deploy
+    from effbench.profiles import environment
+
+    reasons = {name: target.available() for name, target in deploy.targets().items()}
+    emit({"event": "result", "environment": environment.observe(), "targets": reasons})
+
+
+HANDLERS = {"verify": verify, "measure": measure, "load": load, "observe": observe}
+
+
+def main() -> None:
+    """Serve one job."""
+    from effbench.process import serve
+
+    serve(HANDLERS)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,350 @@
+"""Export and verify: a model argument becomes one ONNX graph, the graph becomes a checked artifact per target."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from effbench import deploy, process
+from effbench.api.source import Source, code_hashes, ingredients, resolve, versions
+from effbench.deploy import bundle, fidelity
+from effbench.errors import DataError, EffbenchError, FidelityError, UnavailableError, UsageError, did_you_mean
+from effbench.schema import (
+    PRECISIONS,
+    Artifact,
+    Cell,
+    Fidelity,
+    from_json,
+    parse_resolution,
+    resolution_text,
+    to_json,
+)
+from effbench.store import home as home_of
+
+Notify = Callable[[str], None]
+
+GRAPH_PACKAGES = ("torch", "onnx", "onnxscript", "onnx-ir", "effbench")
+STAGE_LIMIT_S = 600.0
+WORKER, AGENT = "effbench.api.worker", "effbench.agent"
+
+
+def silent(message: str) -> None:
+    """Report progress to nobody."""
+
+
+def export(
+    model: str,
+    targets: Sequence[str] = (),
+    resolutions: Sequence[str | int] = (224,),
+    *,
+    precision: str | None = None,
+    batch: int = 1,
+    dynamic_batch: bool = False,
+    weights: str | None = None,
+    seed: int = 0,
+    options: Mapping[str, str] | None = None,
+    verify: bool = True,
+    out: str | Path | None = None,
+    time_limit_s: float = STAGE_LIMIT_S,
+    notify: Notify = silent,
+) -> list[Cell]:
+    """Export a model to targets, once per resolution, and verify each artifact against the fp32 reference.
+
+    Args:
+        model: A registered name, a path to an .onnx file, or ``package.module:factory``.
+        targets: Names; none means every target that runs on this machine.
+        resolutions: Pixels (``512``) or height x width (``384x640``).
+        precision: Written into the graph; None takes each target's default.
+        batch: Fixed batch size.
+        dynamic_batch: Leave the batch open instead.
+        weights: A .safetensors file; without it the model is untrained, from ``seed``.
+        seed: Of untrained weights.
+        options: What the targets accept as ``--set key=value``.
+        verify: Compare with the reference and record the result.
+        out: The folder to write below (`store.home`).
+        time_limit_s: For each stage.
+        notify: Called with one line per step.
+
+    Returns:
+        One cell per resolution and target, in order; a cell that failed does not stop the others.
+
+    Raises:
+        UsageError: An argument that names nothing valid; nothing was done then.
+        DataError: A file that is not what it should be.
+    """
+    source = resolve(model, weights, seed)
+    sizes = [parse_resolution(text) for text in resolutions]
+    for size in sizes:
+        check_resolution(source, size)
+    if precision is not None and precision not in PRECISIONS:
+        raise did_you_mean(precision, PRECISIONS, "precision")
+    if batch < 1:
+        raise UsageError(f"Batch {batch} is not a number of pictures.", hint="Give 1 or more.")
+    names = list(targets) or at_hand()
+    plan = [(size, name) for size in sizes for name in names]
+    for name in names:
+        check_target(name, options or {})
+    request = _Request(source, batch, dynamic_batch, dict(options or {}), home_of(out), time_limit_s, notify)
+    return [request.cell(size, name, precision, verify) for size, name in plan]
+
+
+def at_hand() -> list[str]:
+    """Return the targets that can run here, the reference (torch) left out.
+
+    Raises:
+        UnavailableError: There is none.
+    """
+    found = [name for name, target in deploy.targets().items() if name != "torch" and target.available() is None]
+    if not found:
+        raise UnavailableError(
+            "No runtime is installed here.", hint="Install one, for example: pip install 'effbench[ort]'"
+        )
+    return found
+
+
+def check_target(name: str, options: Mapping[str, str]) -> None:
+    """Refuse an unknown target, or an option that it does not know.
+
+    Raises:
+        UsageError: With the valid names.
+    """
+    if name in deploy.PLANNED and name not in deploy.targets():
+        return
+    known = deploy.get(name).options
+    for key in options:
+        if key not in known:
+            raise did_you_mean(key, known, f"option of target '{name}':")
+
+
+def check_resolution(source: Source, size: tuple[int, int]) -> None:
+    """Refuse a size that the model is known not to take, before any work.
+
+    Raises:
+        UsageError: Below the model's smallest size, or not a multiple of its strides.
+    """
+    backbone, text = source.backbone, resolution_text(size)
+    if min(size) < backbone.min_resolution:
+        raise UsageError(f"{source.name} takes {backbone.min_resolution} px or more, not {text}.")
+    if backbone.fixed_resolution is not None and set(size) != {backbone.fixed_resolution}:
+        raise UsageError(f"{source.name} takes {backbone.fixed_resolution} px only, not {text}.")
+
+
+class _Request:
+    """One call of `export`: what all its cells share."""
+
+    def __init__(
+        self,
+        source: Source,
+        batch: int,
+        dynamic: bool,
+        options: dict[str, str],
+        home: Path,
+        limit_s: float,
+        notify: Notify,
+    ) -> None:
+        self.source, self.batch, self.dynamic, self.options = source, batch, dynamic, options
+        self.home, self.limit_s, self.notify = home, limit_s, notify
+
+    def cell(self, size: tuple[int, int], target: str, precision: str | None, verify: bool) -> Cell:
+        start = time.perf_counter()
+        blank = Cell(self.source.name, size, precision or "default", target, "ok")
+        try:
+            made, cached = self.artifact(size, target, precision)
+            blank = replace(
+                blank, precision=made.subject.storage_precision, artifact=str(made.folder), digest=made.digest
+            )
+            if verify and made.fidelity is None:
+                self.notify(f"verify {made.name}")
+                made = verify_artifact(made, self.home, time_limit_s=self.limit_s)
+            blank = replace(blank, cached=cached, fidelity=made.fidelity, notes=made.subject.notes)
+            if verify and made.fidelity is not None and not made.fidelity.passed:
+                raise FidelityError(f"{made.name} is not the same model: {'; '.join(made.fidelity.reasons)}.")
+        except EffbenchError as error:
+            blank = _failed(blank, error)
+        seconds = round(time.perf_counter() - start, 3)
+        self.notify(_line(replace(blank, seconds=seconds)))
+        return replace(blank, seconds=seconds)
+
+    def artifact(self, size: tuple[int, int], name: str, precision: str | None) -> tuple[Artifact, bool]:
+        target = deploy.get(name)
+        reason = target.available()
+        if reason is not None:
+            raise UnavailableError(
+                f"Target '{name}' cannot be made here: {reason}.", hint=f"pip install 'effbench[{target.extra}]'"
+            )
+        wanted = precision or target.precision
+        if wanted != "fp32":
+            raise UnavailableError(f"Precision '{wanted}' is not built yet.", hint="fp32 is.")
+        graph = self.graph(size)
+        key = bundle.make_key(
+            {
+                "graph": graph.key,
+                "target": name,
+                "options": self.options,
+                "versions": versions(*target.packages),
+                "code": code_hashes(f"{type(target).__module__}:TARGET"),
+            }
+        )
+        folder = bundle.folder_of(self.home, self._name(size, wanted, name), key)
+        job = {"op": "convert", "graph": str(graph.folder), "target": name, "options": self.options}
+        return self._make(folder, key, job, f"convert {self.source.name} at {resolution_text(size)} to {target.title}")
+
+    def graph(self, size: tuple[int, int]) -> Artifact:
+        source = self.source
+        key = bundle.make_key(
+            {
+                "model": ingredients(source),
+                "resolution": size,
+                "batch": self.batch,
+                "dynamic_batch": self.dynamic,
+                "versions": versions(*GRAPH_PACKAGES),
+                "code": code_hashes("effbench.deploy.graph:from_module", "effbench.deploy.fidelity:check"),
+            }
+        )
+        folder = bundle.folder_of(self.home, self._name(size, "fp32", "onnx"), key)
+        job = {
+            "op": "graph",
+            "backbone": to_json(source.backbone),
+            "weights": to_json(source.weights),
+            "path": str(source.path) if source.path else None,
+            "state": str(source.state) if source.state else None,
+            "resolution": size,
+            "batch": self.batch,
+            "dynamic_batch": self.dynamic,
+            "threads": 2,
+            "packages": GRAPH_PACKAGES,
+        }
+        return self._make(folder, key, job, f"export {source.name} at {resolution_text(size)} to ONNX")[0]
+
+    def _name(self, size: tuple[int, int], precision: str, target: str) -> str:
+        return bundle.name_of(self.source.name, size, None if self.dynamic else self.batch, precision, target)
+
+    def _make(self, folder: Path, key: str, job: Mapping[str, Any], what: str) -> tuple[Artifact, bool]:
+        from filelock import FileLock
+
+        found = bundle.find(folder, key)
+        if found is not None:
+            return found, True
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            # Two exports of the same thing at once: the second waits, then finds it made.
+            with FileLock(folder.parent / f".{folder.name}.lock"):
+                if (found := bundle.find(folder, key)) is not None:
+                    return found, True
+                self.notify(what)
+                request = {**job, "folder": str(folder), "key": key}
+                for _ in process.run(WORKER, request, time_limit_s=self.limit_s):
+                    pass
+        except OSError as error:
+            raise DataError(
+                f"Cannot write {folder.parent}: {error.strerror}.", hint="Choose another with --out."
+            ) from error
+        return bundle.load(folder), False
+
+
+def verify_artifact(
+    artifact: Artifact, home: Path, *, threads: int = 1, time_limit_s: float = STAGE_LIMIT_S
+) -> Artifact:
+    """Run an artifact over the reference pictures in a fresh process and record the result in its manifest.
+
+    Raises:
+        DataError: The graph with the expected outputs is not in the cache any more.
+    """
+    job = {
+        "op": "verify",
+        "artifact": str(artifact.folder.resolve()),
+        "reference": str(reference_of(artifact, home).resolve()),
+        "threads": threads,
+    }
+    (answer,) = process.run(AGENT, job, time_limit_s=time_limit_s)
+    found = from_json(Fidelity, answer["fidelity"], "the child's answer")
+    subject = replace(artifact.subject, compute_precision=answer["compute_precision"])
+    placement = {**artifact.placement, **answer["placement"]}
+    return bundle.annotate(replace(artifact, subject=subject), fidelity=found, placement=placement)
+
+
+def reference_of(artifact: Artifact, home: Path) -> Path:
+    """Return the file of expected outputs that belongs to the graph an artifact was made from."""
+    for found in bundle.artifacts(artifact.folder.parent.parent):
+        if found.digest == artifact.graph_digest:
+            return found.folder / fidelity.REFERENCE
+    raise DataError(f"The graph that {artifact.name} was made from is gone.", hint="Export it again.")
+
+
+def verify(
+    names: Iterable[str], *, out: str | Path | None = None, time_limit_s: float = STAGE_LIMIT_S, notify: Notify = silent
+) -> list[Cell]:
+    """Verify artifacts (folders or names below the home) once more, whatever their manifests say.
+
+    Returns:
+        One cell per artifact.
+
+    Raises:
+        DataError: A folder is not an artifact, or was changed since it was exported.
+    """
+    home = home_of(out)
+    cells = []
+    for artifact in [find_artifact(name, home) for name in names]:
+        start = time.perf_counter()
+        subject = artifact.subject
+        cell = Cell(
+            subject.model,
+            subject.resolution,
+            subject.storage_precision,
+            subject.target,
+            "ok",
+            artifact=str(artifact.folder),
+        )
+        try:
+            notify(f"verify {artifact.name}")
+            made = verify_artifact(artifact, home, time_limit_s=time_limit_s)
+            cell = replace(cell, digest=made.digest, fidelity=made.fidelity)
+            if made.fidelity is not None and not made.fidelity.passed:
+                raise FidelityError(f"{made.name} is not the same model: {'; '.join(made.fidelity.reasons)}.")
+        except EffbenchError as error:
+            cell = _failed(cell, error)
+        cells.append(replace(cell, seconds=round(time.perf_counter() - start, 3)))
+    return cells
+
+
+def find_artifact(name: str, home: Path) -> Artifact:
+    """Return the artifact that a user means: a folder, or the beginning of a name below the home.
+
+    Raises:
+        UsageError: No artifact has that name; near misses are listed.
+        DataError: It was changed since it was exported.
+    """
+    folder = Path(name)
+    if (folder / bundle.MANIFEST).exists() or folder.is_dir():
+        return bundle.load(folder)
+    known = {item.name: item for item in bundle.artifacts(home)}
+    matches = [item for key, item in known.items() if key == name] or [
+        v for k, v in known.items() if k.startswith(name)
+    ]
+    if len(matches) == 1:
+        return bundle.load(matches[0].folder)
+    if matches:
+        raise UsageError(f"'{name}' means {len(matches)} artifacts.", hint=", ".join(item.name for item in matches))
+    raise did_you_mean(name, known, "artifact")
+
+
+def _failed(cell: Cell, error: EffbenchError) -> Cell:
+    """Turn an error into the status it stands for."""
+    status = "unavailable" if isinstance(error, UnavailableError) else "failed"
+    return replace(
+        cell, status=status, reason=error.message, next_step=error.hint or "", exit_code=type(error).exit_code
+    )
+
+
+def _line(cell: Cell) -> str:
+    what = f"{cell.model} {resolution_text(cell.resolution)} px {cell.precision} {cell.target}"
+    if cell.status != "ok":
+        return f"{what}: {cell.status}: {cell.reason}"
+    checked = f", max error {cell.fidelity.max_error:.1e} of the spread" if cell.fidelity else ", not verified"
+    return f"{what}: ok{' (cached)' if cell.cached else ''}{checked}, {cell.seconds:.1f} s"
+
+
+__all__ = ["at_hand", "export", "find_artifact", "verify"]

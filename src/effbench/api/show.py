@@ -1,0 +1,201 @@
+"""Plain text for the terminal of what the other commands return; reports have their own renderers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from effbench.api.inspect import Check, TargetStatus
+from effbench.api.profile import Profile
+from effbench.schema import Backbone, Cell, Device, Measurement, resolution_text
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    from tabulate import tabulate
+
+    return tabulate([list(row) for row in rows], headers=list(header), tablefmt="simple", disable_numparse=True)
+
+
+def _millions(value: int | None) -> str:
+    return "" if value is None else f"{value / 1e6:.2f} M"
+
+
+def _giga(value: int | None) -> str:
+    return "" if value is None else f"{value / 1e9:.2f} G"
+
+
+def models(found: Sequence[Backbone]) -> str:
+    """Return the list of backbones; what is a reconstruction is marked and explained below."""
+    from effbench.reports.published import accuracy
+
+    rows = []
+    for item in found:
+        counts = item.counts
+        top1 = accuracy(item.published) if item.published else None
+        rows.append(
+            (
+                item.name + (" *" if item.reconstruction else ""),
+                item.family,
+                _millions(counts.get("params")),
+                _giga(counts.get("macs_224")),
+                _giga(counts.get("macs_512")),
+                f"{counts['receptive_field_px']} px" if "receptive_field_px" in counts else "",
+                item.mixer,
+                item.mixer_order,
+                "" if top1 is None else f"{top1.value:g} ({top1.source})",
+            )
+        )
+    header = ("model", "family", "params", "MACs@224", "MACs@512", "field", "mixer", "order", "published top-1 %")
+    notes = dict.fromkeys(f"* {item.reconstruction}" for item in found if item.reconstruction)
+    return "\n".join([_table(header, rows), *notes])
+
+
+def model(item: Backbone) -> str:
+    """Return one backbone with everything that is known of it."""
+    counts = {key: f"{value:,}" for key, value in item.counts.items()}
+    facts = {
+        "family": item.family,
+        "source": item.source,
+        "reconstruction": item.reconstruction or "no: as published",
+        "mixer": f"{item.mixer}, {item.mixer_order}",
+        "takes": f"{item.in_channels} channels, {item.min_resolution} px or more",
+        **counts,
+        "factory": item.factory,
+    }
+    return "\n".join([item.name, *(f"  {key:18} {value}" for key, value in facts.items() if value)])
+
+
+def targets(rows: Sequence[TargetStatus]) -> str:
+    """Return the list of targets."""
+    body = [(row.name, row.title, row.state, row.precision, row.reason, row.next_step) for row in rows]
+    return _table(("target", "runtime", "state", "default precision", "reason", "next step"), body)
+
+
+def devices(rows: Sequence[Device]) -> str:
+    """Return the list of devices."""
+    body = [(d.name, d.kind, d.description, d.transport, " ".join(d.targets), d.evidence) for d in rows]
+    return _table(("device", "kind", "description", "transport", "targets", "evidence"), body)
+
+
+def checks(rows: Sequence[Check]) -> str:
+    """Return what `doctor` found."""
+    return _table(
+        ("", "what", "found", "what to do"), [("ok" if r.ok else "!", r.what, r.found, r.next_step) for r in rows]
+    )
+
+
+def cells(rows: Sequence[Cell], next_command: str | None = None) -> str:
+    """Return how each cell ended, then the reasons of those that are not ok."""
+    body = []
+    for row in rows:
+        checked = row.fidelity
+        body.append(
+            (
+                row.model,
+                resolution_text(row.resolution),
+                row.precision,
+                row.target,
+                row.status + (" (cached)" if row.cached else ""),
+                "" if checked is None else f"{checked.max_error:.1e}",
+                "" if checked is None else f"{checked.cosine:.6f}",
+                f"{row.seconds:.1f} s",
+                row.artifact,
+            )
+        )
+    header = ("model", "px", "precision", "target", "status", "max error", "cosine", "time", "artifact")
+    lines = [_table(header, body)]
+    if any(row.fidelity for row in rows):
+        lines.append("max error: of the spread of outputs between pictures, against the fp32 reference")
+    lines += [text for row in rows if row.status != "ok" for text in _reason(row)]
+    if next_command:
+        lines.append(f"next: {next_command}")
+    return "\n".join(lines)
+
+
+def _reason(cell: Cell) -> list[str]:
+    what = f"{cell.model} {resolution_text(cell.resolution)} px {cell.target}: {cell.status}: {cell.reason}"
+    return [what, f"  {cell.next_step}"] if cell.next_step else [what]
+
+
+def profile(found: Profile, out: str | None) -> str:
+    """Return the latencies just measured, what could not be measured, and the next command."""
+    from effbench import stats
+    from effbench.profiles.trust import grade
+
+    body = []
+    footnotes: dict[str, int] = {}
+    for item in found.measurements:
+        rounds = [one.samples_ns for one in item.samples.rounds]
+        trust, reasons = grade(item.samples, item.before, item.after)
+        marks = " ".join(str(footnotes.setdefault(reason, len(footnotes) + 1)) for reason in reasons)
+        body.append(
+            (
+                *_subject(item),
+                *(_quantile(stats, rounds, p) for p in (0.5, 0.9, 0.99)),
+                *_rest(item),
+                f"{trust} {marks}".strip(),
+            )
+        )
+    header = (
+        "model",
+        "px",
+        "target",
+        "precision",
+        "p50 ms [95 %]",
+        "p90 ms [95 %]",
+        "p99 ms",
+        "img/s",
+        "first ms",
+        "load ms",
+        "peak MiB",
+        "trust",
+    )
+    lines = list(dict.fromkeys(text for text in found.said))
+    if body:
+        one = found.measurements[0]
+        lines.append(_table(header, body))
+        lines.append(
+            f"{one.device}, {one.before.get('cpu_model')}; batch {one.settings['batch']}, "
+            f"{one.settings['threads']} thread(s), {one.samples.scope}, {one.samples.protocol}; "
+            f"{len(one.samples.rounds)} rounds in fresh processes; weights {one.subject.weights.kind}"
+        )
+        lines += [f"  {number}: {reason}" for reason, number in footnotes.items()]
+        lines += [f"* {text}" for text in dict.fromkeys(m.subject.reconstruction for m in found.measurements) if text]
+    lines += [text for cell in found.cells for text in _reason(cell)]
+    if found.interrupted:
+        lines.append("Interrupted: the rounds measured so far are kept.")
+    if body:
+        lines.append("next: effbench report" + (f" --out {out}" if out else ""))
+    return "\n".join(lines)
+
+
+def _subject(item: Measurement) -> tuple[str, ...]:
+    subject = item.subject
+    mark = " *" if subject.reconstruction else ""
+    computed = subject.compute_precision or subject.storage_precision
+    precision = (
+        subject.storage_precision
+        if computed == subject.storage_precision
+        else f"{subject.storage_precision}, computed {computed}"
+    )
+    return (subject.model + mark, resolution_text(subject.resolution), subject.target, precision)
+
+
+def _quantile(stats: Any, rounds: Sequence[Sequence[int]], p: float) -> str:
+    found = stats.quantile(rounds, p)
+    if found is None or found.value is None:
+        return "-"
+    text = f"{found.value / 1e6:.3f}"
+    if found.interval is None or p > 0.95:
+        return text
+    return f"{text} [{found.interval[0] / 1e6:.3f}, {found.interval[1] / 1e6:.3f}]"
+
+
+def _rest(item: Measurement) -> tuple[str, ...]:
+    rounds = item.samples.rounds
+    total_ns = sum(sum(one.samples_ns) for one in rounds)
+    per_second = item.subject.batch * sum(len(one.samples_ns) for one in rounds) / (total_ns / 1e9)
+    middle = len(rounds) // 2
+    first, load = (sorted(values)[middle] for values in ([r.first_ms for r in rounds], [r.load_ms for r in rounds]))
+    peak = max(one.peak_rss_bytes for one in rounds) / 2**20
+    return (f"{per_second:.1f}", f"{first:.1f}", f"{load:.0f}", f"{peak:.0f}")

@@ -1,0 +1,111 @@
+"""What a model argument means: a registered name, a path to an ``.onnx`` file, or ``package.module:factory``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from effbench import models
+from effbench.errors import DataError, UsageError
+from effbench.models.sources import source_files
+from effbench.schema import Backbone, Weights, file_sha256
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model and where its weights come from; ``path`` is its .onnx file, ``state`` its .safetensors file."""
+
+    backbone: Backbone
+    weights: Weights
+    path: Path | None = None
+    state: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """The name used in folders and tables."""
+        return self.backbone.name
+
+
+def resolve(argument: str, weights: str | None = None, seed: int = 0) -> Source:
+    """Find out what a model argument means; imports no torch.
+
+    Raises:
+        UsageError: The name is unknown, or weights were given for an .onnx file.
+        DataError: A file does not exist or is of a kind that effbench does not load.
+    """
+    if argument.endswith(".onnx"):
+        return _from_onnx(Path(argument), weights)
+    if ":" in argument and not Path(argument).exists():
+        module = argument.partition(":")[0]
+        backbone = Backbone(name=argument.replace(":", "."), family="user", factory=argument, source=f"module {module}")
+    else:
+        backbone = models.get(argument)
+    if weights is None:
+        return Source(backbone, Weights("untrained", seed))
+    state = Path(weights)
+    check_weights_file(state)
+    return Source(backbone, Weights("file", None, state.name, file_sha256(state)), state=state)
+
+
+def check_weights_file(path: Path) -> None:
+    """Refuse what is not a safetensors file, before anything is loaded.
+
+    Raises:
+        UsageError: A pickle-based file, with the line that converts it.
+        DataError: The file does not exist.
+    """
+    if path.suffix in (".pth", ".pt", ".bin", ".ckpt"):
+        target = path.with_suffix(".safetensors").name
+        raise UsageError(
+            f"'{path}' is a pickle: loading it could run any code in it. effbench loads .safetensors only.",
+            hint='Convert it once, if you trust it: python -c "import torch, safetensors.torch as s; '
+            f"s.save_file(torch.load('{path}', weights_only=True, map_location='cpu'), '{target}')\"",
+        )
+    if not path.is_file():
+        raise DataError(f"{path}: no such file.", hint="--weights takes a .safetensors file.")
+
+
+def _from_onnx(path: Path, weights: str | None) -> Source:
+    if weights is not None:
+        raise UsageError(f"'{path}' brings its own weights; --weights has no meaning for it.")
+    if not path.is_file():
+        raise DataError(f"{path}: no such file.")
+    backbone = Backbone(name=path.stem, family="user", factory="", source=f"file {path.name}")
+    return Source(backbone, Weights("file", None, path.name, file_sha256(path)), path=path)
+
+
+def ingredients(source: Source) -> dict[str, Any]:
+    """Return what the model itself contributes to an artifact's key: sources, weights or seed."""
+    made_of: dict[str, Any] = {"name": source.name, "weights": source.weights}
+    if source.path is not None:
+        made_of["data"] = _external_hashes(source.path)
+    else:
+        made_of["factory"] = source.backbone.factory
+        made_of["sources"] = code_hashes(source.backbone.factory, "effbench.models.build:build")
+        made_of["preprocessing"] = source.backbone.preprocessing
+    return made_of
+
+
+def code_hashes(*import_strings: str) -> dict[str, str]:
+    """Return name -> SHA-256 of the source files behind import strings, the modules they import included."""
+    files = {path for text in import_strings for path in source_files(text)}
+    # Two folders with the same files are the same source, wherever they lie.
+    return {"/".join(path.parts[-2:]): file_sha256(path) for path in sorted(files)}
+
+
+def _external_hashes(path: Path) -> dict[str, str]:
+    """Hash what lies beside an .onnx file and may be its external data; names only decide which."""
+    return {item.name: file_sha256(item) for item in sorted(path.parent.glob(f"{path.name}*data")) if item.is_file()}
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Return the installed versions of distributions, ``absent`` where there is none; nothing is imported."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "absent"
+    return found

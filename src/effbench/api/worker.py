@@ -1,0 +1,212 @@
+"""The heavy half of an export, in a child process: build, reference outputs, torch -> ONNX, translation.
+
+``python -m effbench.api.worker`` reads one job from standard input and answers in JSON lines (see `effbench.process`).
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from effbench.deploy import bundle, fidelity, onnx_file
+from effbench.errors import DataError
+from effbench.schema import Artifact, Backbone, Stage, Subject, Weights, from_json, to_json
+
+
+class _Stages:
+    """Announce each stage as it begins and keep how long each took."""
+
+    def __init__(self, emit: Any) -> None:
+        self._emit = emit
+        self._since = time.perf_counter()
+        self.done: list[Stage] = []
+        self._name: str | None = None
+
+    def begin(self, name: str) -> None:
+        self.end()
+        self._emit({"event": "stage", "stage": name})
+        self._name, self._since = name, time.perf_counter()
+
+    def end(self) -> tuple[Stage, ...]:
+        if self._name is not None:
+            self.done.append(Stage(self._name, round(time.perf_counter() - self._since, 3)))
+            self._name = None
+        return tuple(self.done)
+
+
+def graph(job: dict[str, Any], emit: Any) -> None:
+    """Make the fp32 graph artifact of a model at one resolution and batch."""
+    stages = _Stages(emit)
+    make = _from_file if job["path"] else _from_factory
+    bundle.write(Path(job["folder"]), lambda draft: make(job, draft, stages))
+
+
+def _subject(job: dict[str, Any], params: int, macs: int | None) -> Subject:
+    backbone = from_json(Backbone, job["backbone"], "job")
+    return Subject(
+        model=backbone.name,
+        family=backbone.family,
+        weights=from_json(Weights, job["weights"], "job"),
+        resolution=tuple(job["resolution"]),
+        batch=job["batch"],
+        target="onnx",
+        storage_precision="fp32",
+        published=backbone.published,
+        reconstruction=backbone.reconstruction,
+        params=params,
+        macs=macs,
+        notes=("dynamic batch",) if job["dynamic_batch"] else (),
+    )
+
+
+def _from_factory(job: dict[str, Any], draft: Path, stages: _Stages) -> Artifact:
+    stages.begin("import torch")
+    import torch
+
+    from effbench.deploy import graph as torch_graph
+    from effbench.deploy.targets.torch import save_weights
+    from effbench.models.build import build
+
+    torch.set_num_threads(int(job["threads"]))
+    backbone = from_json(Backbone, job["backbone"], "job")
+    weights = from_json(Weights, job["weights"], "job")
+    stages.begin("build the model")
+    module = build(backbone, weights, Path(job["state"]) if job["state"] else None, fuse=False)
+    params_before = sum(item.numel() for item in module.parameters())
+    resolution, batch = tuple(job["resolution"]), job["batch"]
+    stages.begin("reference outputs")
+    images = fidelity.pictures(fidelity.count_for(batch), backbone.in_channels, resolution)
+    spec = onnx_file.TensorSpec(torch_graph.INPUT, "float32", (batch, backbone.in_channels, *resolution))
+    expected = _eager(module, images, spec, backbone)
+    if hasattr(module, "fuse"):
+        module.fuse()
+    stages.begin("torch -> ONNX")
+    model = torch_graph.from_module(module, backbone.in_channels, resolution, None if job["dynamic_batch"] else batch)
+    import onnx
+
+    onnx.save(model, draft / "model.onnx")
+    save_weights(module, draft)
+    names = [spec.name for spec in onnx_file.specs(model.graph.output)]
+    expected = dict(zip(names, expected.values(), strict=True))
+    fidelity.save_reference(
+        draft / fidelity.REFERENCE, images, expected, f"torch {torch.__version__} eager fp32, unfused"
+    )
+    params = sum(item.numel() for item in module.parameters()) or params_before
+    macs = onnx_file.count_macs(_static(model, resolution, job["batch"]) if job["dynamic_batch"] else model)
+    return _artifact(job, draft, model, _subject(job, params, macs), stages, backbone)
+
+
+def _eager(module: Any, images: Any, spec: Any, backbone: Backbone) -> dict[str, Any]:
+    import torch
+
+    def run(feeds: Any) -> dict[str, Any]:
+        with torch.inference_mode():
+            found = module(torch.from_numpy(feeds[spec.name]))
+        outputs = (found,) if torch.is_tensor(found) else tuple(found)
+        return {str(index): value.numpy() for index, value in enumerate(outputs)}
+
+    return fidelity.run_all(run, fidelity.feeds(images, spec.shape[0], spec, backbone.preprocessing))
+
+
+def _from_file(job: dict[str, Any], draft: Path, stages: _Stages) -> Artifact:
+    import onnx
+
+    from effbench.deploy.interpreter import run_model
+
+    stages.begin("read the .onnx file")
+    path = Path(job["path"])
+    model = onnx_file.load(path)
+    resolution, batch = tuple(job["resolution"]), job["batch"]
+    static = onnx_file.fix_shape(model, resolution, batch, path.name)
+    dynamic = onnx_file.infer_shapes(model, path.name) if job["dynamic_batch"] else static
+    backbone = from_json(Backbone, job["backbone"], "job")
+    stages.begin("reference outputs")
+    spec = onnx_file.image_input(static, path.name)
+    images = fidelity.pictures(fidelity.count_for(batch), spec.shape[1] or 3, resolution)
+    batches = fidelity.feeds(images, batch, spec, backbone.preprocessing)
+    expected = fidelity.run_all(lambda feeds: run_model(static, feeds), batches)
+    onnx.save(dynamic, draft / "model.onnx")
+    fidelity.save_reference(draft / fidelity.REFERENCE, images, expected, "effbench's ONNX interpreter on torch, fp32")
+    subject = _subject(job, onnx_file.count_params(static), onnx_file.count_macs(static))
+    return _artifact(job, draft, dynamic, subject, stages, backbone)
+
+
+def _static(model: Any, resolution: tuple[int, ...], batch: int) -> Any:
+    return onnx_file.fix_shape(model, (resolution[0], resolution[1]), batch, "the exported graph")
+
+
+def _artifact(
+    job: dict[str, Any], draft: Path, model: Any, subject: Subject, stages: _Stages, backbone: Backbone
+) -> Artifact:
+    from effbench.api.source import versions
+
+    return Artifact(
+        folder=draft,
+        key=job["key"],
+        digest="",
+        subject=subject,
+        inputs=onnx_file.inputs(model),
+        outputs=onnx_file.specs(model.graph.output),
+        files={},
+        entry="model.onnx",
+        preprocessing=backbone.preprocessing,
+        options={} if job["path"] else {"factory": backbone.factory},
+        versions=versions(*job["packages"]),
+        stages=stages.end(),
+        placement={"operators": onnx_file.operators(model)},
+    )
+
+
+def convert(job: dict[str, Any], emit: Any) -> None:
+    """Translate a graph artifact into one of a target."""
+    from dataclasses import replace
+
+    from effbench import deploy
+    from effbench.api.source import versions
+
+    stages = _Stages(emit)
+    target = deploy.get(job["target"])
+    source = bundle.load(Path(job["graph"]))
+
+    def build(draft: Path) -> Artifact:
+        stages.begin(f"convert to {target.title}")
+        made = target.convert(source, draft, job["options"])
+        if not (draft / made.entry).exists():
+            raise DataError(f"Target '{target.name}' made no file '{made.entry}'.")
+        subject = replace(
+            source.subject,
+            target=target.name,
+            storage_precision=made.storage_precision,
+            compute_precision=made.compute_precision,
+            notes=(*source.subject.notes, *made.notes),
+        )
+        return replace(
+            source,
+            folder=draft,
+            key=job["key"],
+            subject=subject,
+            entry=made.entry,
+            options={**source.options, **job["options"]},
+            versions={**source.versions, **versions(*target.packages)},
+            graph_digest=source.digest,
+            fidelity=None,
+            placement=made.placement,
+            stages=(*source.stages, *stages.end()),
+        )
+
+    bundle.write(Path(job["folder"]), build)
+
+
+def read_graph(job: dict[str, Any], emit: Any) -> None:
+    """Tell inputs of an .onnx file, so that the parent can choose a resolution without importing onnx."""
+    spec = onnx_file.image_input(onnx_file.load(Path(job["path"])), Path(job["path"]).name)
+    emit({"event": "result", "input": to_json(spec)})
+
+
+HANDLERS = {"graph": graph, "convert": convert, "read_graph": read_graph}
+
+if __name__ == "__main__":
+    from effbench.process import serve
+
+    serve(HANDLERS)

@@ -1,0 +1,190 @@
+"""Artifact folders: written whole or not at all, found again by key, and checked before they are loaded."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from effbench.errors import DataError
+from effbench.schema import (
+    Artifact,
+    FileInfo,
+    digest_of,
+    file_sha256,
+    fingerprint,
+    from_json,
+    resolution_text,
+    to_json,
+)
+
+MANIFEST = "manifest.json"
+
+
+def make_key(ingredients: Mapping[str, Any]) -> str:
+    """Return the key of what is made from these ingredients; a change of any of them is another key."""
+    return fingerprint(ingredients)
+
+
+def folder_of(home: Path, artifact_name: str, key: str) -> Path:
+    """Return where the artifact of a key belongs."""
+    return home / "artifacts" / f"{artifact_name}-{key[:10]}"
+
+
+def name_of(model: str, resolution: tuple[int, int], batch: int | None, precision: str, target: str) -> str:
+    """Return the readable part of an artifact's folder name."""
+    stem = "".join(char if char.isalnum() or char in "_.-" else "_" for char in model)
+    size = "b_dynamic" if batch is None else f"b{batch}"
+    return f"{stem}-{resolution_text(resolution)}-{size}-{precision}-{target}"
+
+
+def find(folder: Path, key: str) -> Artifact | None:
+    """Return the artifact in a folder if it is whole and made from this key, else None."""
+    if not (folder / MANIFEST).exists():
+        return None
+    artifact = load(folder)
+    return artifact if artifact.key == key else None
+
+
+def write(folder: Path, build: Callable[[Path], Artifact]) -> Artifact:
+    """Build an artifact in a folder of its own and move it into place in one step.
+
+    A kill at any moment leaves nothing or the whole artifact. Where two processes make the same one, the last stays.
+
+    Args:
+        folder: Where the artifact will lie.
+        build: Fills the given empty folder and returns the record; its ``files`` and ``digest`` are filled in here.
+
+    Raises:
+        DataError: The folder cannot be written, or the disk is full.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(folder.parent)
+        draft = Path(tempfile.mkdtemp(prefix=f".making-{os.getpid()}-", dir=folder.parent))
+    except OSError as error:
+        raise _unwritable(folder.parent, error) from error
+    try:
+        artifact = build(draft)
+        files = {path.relative_to(draft).as_posix(): _info(path) for path in sorted(_files(draft))}
+        artifact = replace(artifact, folder=draft, files=files, digest=digest_of(files))
+        size = sum(info.size_bytes for name, info in files.items() if not name.startswith("reference"))
+        artifact = replace(artifact, subject=replace(artifact.subject, size_bytes=size))
+        save_manifest(artifact)
+        if folder.exists():
+            # A tampered artifact, or one of a parallel export: either way this one is whole and has the same key.
+            shutil.rmtree(folder)
+        draft.rename(folder)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return replace(artifact, folder=folder)
+
+
+def save_manifest(artifact: Artifact) -> None:
+    """Write ``manifest.json`` atomically, with a checksum over the rest of it.
+
+    Raises:
+        DataError: The folder cannot be written, or the disk is full.
+    """
+    data = to_json(artifact)
+    text = json.dumps({**data, "checksum": fingerprint(data)}, indent=1, sort_keys=True)
+    target = artifact.folder / MANIFEST
+    temporary = target.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        with temporary.open("w") as stream:
+            stream.write(text + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(target)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise _unwritable(artifact.folder, error) from error
+
+
+def load(folder: Path, *, check_files: bool = True) -> Artifact:
+    """Read an artifact and check that it is what its manifest says.
+
+    Args:
+        folder: The artifact's folder.
+        check_files: Hash every file too; without it only the manifest is checked.
+
+    Raises:
+        DataError: The manifest is missing, corrupt, changed by hand, or a file is missing, altered or outside.
+    """
+    path = folder / MANIFEST
+    try:
+        data = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(
+            f"{path}: {error.strerror}.", hint="An artifact is a folder that `effbench export` made."
+        ) from error
+    except ValueError as error:
+        raise DataError(f"{path}: not valid JSON ({error}).", hint=f"Remove {folder} and export again.") from error
+    checksum = data.pop("checksum", None) if isinstance(data, dict) else None
+    if checksum != fingerprint(data):
+        raise DataError(f"{path}: changed since it was written (checksum).", hint=f"Remove {folder} and export again.")
+    artifact = from_json(Artifact, data, str(path), folder=folder)
+    if digest_of(artifact.files) != artifact.digest:
+        raise DataError(
+            f"{path}: the digest is not that of the listed files.", hint=f"Remove {folder} and export again."
+        )
+    for name, info in artifact.files.items() if check_files else ():
+        _check_file(folder, name, info)
+    return artifact
+
+
+def artifacts(home: Path) -> Iterator[Artifact]:
+    """Yield every artifact below a home, by name; a folder that cannot be read raises."""
+    root = home / "artifacts"
+    if root.is_dir():
+        for folder in sorted(root.iterdir()):
+            if not folder.name.startswith(".") and (folder / MANIFEST).exists():
+                yield load(folder, check_files=False)
+
+
+def annotate(artifact: Artifact, **changes: Any) -> Artifact:
+    """Write new findings (fidelity, placement, stages) into an artifact's manifest; its digest stays."""
+    updated = replace(artifact, **changes)
+    if updated.fidelity is not None:
+        updated = replace(updated, subject=replace(updated.subject, fidelity_passed=updated.fidelity.passed))
+    save_manifest(updated)
+    return updated
+
+
+def _check_file(folder: Path, name: str, info: FileInfo) -> None:
+    inside = PurePosixPath(name)
+    if inside.is_absolute() or ".." in inside.parts:
+        raise DataError(f"{folder / MANIFEST}: the file '{name}' lies outside the artifact.")
+    path = folder / name
+    if not path.is_file() or path.is_symlink():
+        raise DataError(f"{path}: missing.", hint=f"Remove {folder} and export again.")
+    if path.stat().st_size != info.size_bytes or file_sha256(path) != info.sha256:
+        raise DataError(f"{path}: altered since it was exported (SHA-256).", hint=f"Remove {folder} and export again.")
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if path.is_file())
+
+
+def _info(path: Path) -> FileInfo:
+    return FileInfo(sha256=file_sha256(path), size_bytes=path.stat().st_size)
+
+
+def _unwritable(path: Path, error: OSError) -> DataError:
+    reason = error.strerror or str(error)
+    return DataError(f"Cannot write {path}: {reason}.", hint="Free space, or choose another folder with --out.")
+
+
+def _sweep(root: Path) -> None:
+    """Remove the drafts of processes that are gone."""
+    for draft in root.glob(".making-*"):
+        pid = draft.name.split("-")[1]
+        if pid.isdecimal() and not Path(f"/proc/{pid}").exists() and Path("/proc").exists():
+            shutil.rmtree(draft, ignore_errors=True)

@@ -1,0 +1,221 @@
+"""Is it still the same model? Outputs of an artifact against expected outputs of the fp32 reference.
+
+Errors are relative to the *spread*: the root mean square of the reference outputs after their mean over the natural
+pictures is taken off. A constant that every picture shares says nothing about the model, and an untrained network's
+logits are mostly that constant; relative to the spread, a broken mixer, weight or layout cannot hide behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from effbench.errors import DataError
+from effbench.schema import Fidelity, Preprocessing, TensorSpec
+
+Array = npt.NDArray[Any]
+Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
+
+REFERENCE = "reference.npz"
+NATURAL = 6
+"""Pictures with natural-image statistics; the spread is taken over these."""
+
+LIMITS: dict[str, dict[str, float]] = {
+    "fp32": {"max_error": 1e-3},
+    "fp16": {"p99_error": 2e-2, "cosine": 0.999},
+    "int8": {"cosine": 0.98},
+    "a16w8": {"cosine": 0.98},
+}
+"""What passes, by storage precision. int8: a cosine of 0.98 is a signal-to-noise ratio of about 14 dB."""
+
+
+def pictures(count: int, channels: int, resolution: tuple[int, int], seed: int = 0) -> npt.NDArray[np.uint8]:
+    """Return test pictures, shape (count, C, H, W), uint8.
+
+    The first `NATURAL` have natural-image statistics (an amplitude spectrum of 1/f, correlated colors; Field 1987),
+    each from a seed of its own; then black, white, and noise of full contrast; further ones are natural again.
+    """
+    found = [_natural(channels, resolution, seed + index) for index in range(count)]
+    extremes = (
+        np.zeros((channels, *resolution), np.uint8),
+        np.full((channels, *resolution), 255, np.uint8),
+        np.random.default_rng(seed).integers(0, 256, (channels, *resolution), dtype=np.uint8),
+    )
+    for index, picture in enumerate(extremes, start=NATURAL):
+        if index < count:
+            found[index] = picture
+    return np.stack(found)
+
+
+def _natural(channels: int, resolution: tuple[int, int], seed: int) -> npt.NDArray[np.uint8]:
+    rng = np.random.default_rng([seed, 20])
+    frequency = np.hypot(*np.meshgrid(*(np.fft.fftfreq(side) * side for side in resolution), indexing="ij"))
+    amplitude = 1 / np.maximum(frequency, 1)
+    planes = np.fft.ifft2(np.fft.fft2(rng.standard_normal((channels, *resolution))) * amplitude).real
+    planes /= planes.std(axis=(1, 2), keepdims=True) + 1e-12
+    shared = planes[:1] * 0.8 + planes * 0.6
+    brightness = rng.uniform(80, 170, (channels, 1, 1))
+    contrast = rng.uniform(25, 60)
+    picture: npt.NDArray[np.uint8] = np.clip(np.rint(brightness + contrast * shared), 0, 255).astype(np.uint8)
+    return picture
+
+
+def count_for(batch: int) -> int:
+    """Return how many pictures a check takes: whole batches, the natural and extreme ones at least."""
+    runs = max(3, -(-(NATURAL + 3) // batch))
+    return runs * batch
+
+
+def feeds(
+    images: npt.NDArray[np.uint8], batch: int, spec: TensorSpec, preprocessing: Preprocessing
+) -> list[dict[str, Array]]:
+    """Return what to feed, batch by batch: the pictures scaled and normalized as the model wants them."""
+    channels = images.shape[1]
+    mean, std = (
+        np.resize(np.asarray(v, np.float32), channels).reshape(-1, 1, 1)
+        for v in (preprocessing.mean, preprocessing.std)
+    )
+    scaled = (images.astype(np.float32) * np.float32(preprocessing.scale) - mean) / std
+    tensors = np.ascontiguousarray(scaled.astype(spec.dtype))
+    return [{spec.name: tensors[start : start + batch]} for start in range(0, len(tensors), batch)]
+
+
+def run_all(run: Run, batches: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+    """Run every batch and join the outputs along the batch axis; copies, so that reused buffers cannot fool us."""
+    collected: dict[str, list[Array]] = {}
+    for batch in batches:
+        for name, value in run(batch).items():
+            collected.setdefault(name, []).append(np.array(value, dtype=np.float32))
+    return {name: np.concatenate(values) for name, values in collected.items()}
+
+
+def save_reference(path: Path, images: npt.NDArray[np.uint8], outputs: Mapping[str, Array], engine: str) -> None:
+    """Write pictures and expected outputs; a device needs nothing else to verify an artifact."""
+    arrays = {f"output:{name}": value for name, value in outputs.items()}
+    np.savez(path, images=images, engine=np.array(engine), **arrays)  # type: ignore[arg-type]
+
+
+def load_reference(path: Path) -> tuple[npt.NDArray[np.uint8], dict[str, Array], str]:
+    """Return pictures, expected outputs by name, and the engine that computed them.
+
+    Raises:
+        DataError: The file is missing or not a reference.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            outputs = {name.removeprefix("output:"): data[name] for name in data.files if name.startswith("output:")}
+            return data["images"], outputs, str(data["engine"])
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{path}: not a file of expected outputs ({error}).", hint="Export again.") from error
+
+
+def compare(expected: Mapping[str, Array], found: Mapping[str, Array]) -> dict[str, float]:
+    """Return the worst figures over all outputs: max_error, p99_error (of the spread), cosine, top1_agreement, spread.
+
+    Outputs are matched by name, or by order where a runtime renamed them. Shape (B, ...), batch first.
+
+    Raises:
+        DataError: The number of outputs or a shape differs.
+    """
+    if len(expected) != len(found):
+        raise DataError(f"{len(found)} outputs, expected {len(expected)}.")
+    pairs = (
+        [(expected[name], found[name]) for name in expected]
+        if set(expected) == set(found)
+        else list(zip(expected.values(), found.values(), strict=True))
+    )
+    figures = [_compare_one(want, have) for want, have in pairs]
+    worst = {"max_error": max, "p99_error": max, "cosine": min, "top1_agreement": min, "spread": min}
+    return {name: float(pick(figure[name] for figure in figures)) for name, pick in worst.items()}
+
+
+def _compare_one(want: Array, have: Array) -> dict[str, float]:
+    if want.shape != have.shape:
+        raise DataError(f"An output has shape {list(have.shape)}, expected {list(want.shape)}.")
+    want, have = (np.asarray(array, np.float64).reshape(len(array), -1) for array in (want, have))
+    center = want[:NATURAL].mean(axis=0)
+    spread = float(np.sqrt(np.mean((want[:NATURAL] - center) ** 2)))
+    error = np.abs(have - want) / max(spread, 1e-30)
+    left, right = want - center, have - center
+    norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+    cosine = (left * right).sum(axis=1) / np.maximum(norms, 1e-30)
+    return {
+        "max_error": float(error.max()),
+        "p99_error": float(np.quantile(error, 0.99)),
+        "cosine": float(cosine.min()),
+        "top1_agreement": float((want.argmax(axis=1) == have.argmax(axis=1)).mean()),
+        "spread": spread / max(float(np.abs(want).max()), 1e-30),
+    }
+
+
+def check(
+    run: Run,
+    reference: tuple[npt.NDArray[np.uint8], Mapping[str, Array], str],
+    batch: int,
+    spec: TensorSpec,
+    preprocessing: Preprocessing,
+    precision: str,
+) -> Fidelity:
+    """Run an artifact over the reference pictures and decide whether it is still the same model.
+
+    Args:
+        run: The session under test.
+        reference: Pictures, expected outputs and the reference's name (`load_reference`).
+        batch: Batch size of the session.
+        spec: The session's picture input.
+        preprocessing: The model's.
+        precision: Storage precision; picks the limits.
+
+    Raises:
+        DataError: The number or shape of outputs differs from the reference's.
+    """
+    images, expected, engine = reference
+    batches = feeds(images, batch, spec, preprocessing)
+    found = run_all(run, batches)
+    again = run_all(run, batches[:1])
+    finite = all(bool(np.isfinite(value).all()) for value in found.values())
+    figures = compare(expected, {name: np.nan_to_num(value) for name, value in found.items()})
+    first = {name: value[:batch] for name, value in found.items()}
+    repeatable = all(
+        np.array_equal(again[name], first[name], equal_nan=True) or _close(again[name], first[name]) for name in first
+    )
+    limits = LIMITS[precision]
+    reasons = _reasons(figures, limits, finite, repeatable)
+    return Fidelity(
+        passed=not reasons,
+        reference=engine,
+        inputs=len(images),
+        max_error=figures["max_error"],
+        p99_error=figures["p99_error"],
+        cosine=figures["cosine"],
+        top1_agreement=figures["top1_agreement"],
+        finite=finite,
+        repeatable=repeatable,
+        limits=limits,
+        reasons=tuple(reasons),
+    )
+
+
+def _close(left: Array, right: Array) -> bool:
+    """Allow the last bits that a multi-threaded sum may change from run to run."""
+    return bool(np.allclose(left, right, rtol=1e-5, atol=1e-6 * float(np.abs(right).max())))
+
+
+def _reasons(figures: Mapping[str, float], limits: Mapping[str, float], finite: bool, repeatable: bool) -> list[str]:
+    reasons = []
+    if not finite:
+        reasons.append("an output holds NaN or infinity")
+    if not repeatable:
+        reasons.append("the same input gave another output the second time")
+    if figures["spread"] < 1e-7:
+        reasons.append("the reference outputs do not depend on the picture, so nothing can be proved")
+    for name, limit in limits.items():
+        missed = figures[name] < limit if name == "cosine" else figures[name] > limit
+        if missed:
+            relation = "below" if name == "cosine" else "above"
+            reasons.append(f"{name.replace('_', ' ')} {figures[name]:.3g} is {relation} {limit:g}")
+    return reasons

@@ -1,0 +1,225 @@
+"""ONNX files as they come from anywhere: loaded safely, checked, cleaned of what does not compute, and counted."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from effbench.errors import DataError, MissingDependencyError
+from effbench.schema import TensorSpec
+
+if TYPE_CHECKING:
+    import onnx
+
+IR_VERSION = 10
+"""Older device runtimes refuse newer files."""
+
+
+def load(path: Path) -> onnx.ModelProto:
+    """Read an ``.onnx`` file and check it.
+
+    Raises:
+        DataError: The file is missing, truncated, not ONNX, invalid, or its external data lie outside its folder.
+        MissingDependencyError: The package onnx is not installed.
+    """
+    try:
+        import onnx
+        from google.protobuf.message import DecodeError
+    except ImportError as error:
+        raise MissingDependencyError("Reading an .onnx file", "onnx", "ort") from error
+    if not path.is_file():
+        raise DataError(f"{path}: no such file.")
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except DecodeError as error:
+        raise DataError(f"{path}: not an ONNX file, or cut short ({error}).") from error
+    if not model.graph.node or not model.opset_import:
+        raise DataError(f"{path}: holds no ONNX graph; the file is empty, cut short, or of another kind.")
+    _load_external(model, path)
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as error:
+        raise DataError(f"{path}: not a valid ONNX model: {str(error).splitlines()[0]}") from error
+    return model
+
+
+def _load_external(model: onnx.ModelProto, path: Path) -> None:
+    from onnx import TensorProto, external_data_helper
+
+    root = path.parent.resolve()
+    for tensor in external_data_helper._get_all_tensors(model):
+        if tensor.data_location != TensorProto.EXTERNAL:
+            continue
+        location = next((item.value for item in tensor.external_data if item.key == "location"), "")
+        data = (root / location).resolve()
+        # A hostile file must not make us read, and later ship, somebody's other files.
+        if not location or not data.is_relative_to(root):
+            raise DataError(f"{path}: tensor '{tensor.name}' points to '{location}', outside the model's folder.")
+        if not data.is_file():
+            raise DataError(f"{path}: the external data '{location}' of tensor '{tensor.name}' are missing.")
+        try:
+            external_data_helper.load_external_data_for_tensor(tensor, str(root))
+        except (ValueError, OSError, RuntimeError) as error:
+            raise DataError(f"{path}: the external data '{location}' cannot be read: {error}") from error
+        tensor.data_location = TensorProto.DEFAULT
+        del tensor.external_data[:]
+
+
+def specs(values: object) -> tuple[TensorSpec, ...]:
+    """Return name, dtype and shape of graph inputs or outputs; an open dimension is None."""
+    import onnx
+
+    found = []
+    for value in values:  # type: ignore[attr-defined]
+        tensor = value.type.tensor_type
+        dtype = str(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+        shape = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
+        found.append(TensorSpec(value.name, dtype, shape))
+    return tuple(found)
+
+
+def inputs(model: onnx.ModelProto) -> tuple[TensorSpec, ...]:
+    """Return the inputs a caller has to feed (initializers listed as inputs are not among them)."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    return specs([value for value in model.graph.input if value.name not in constants])
+
+
+def image_input(model: onnx.ModelProto, where: str) -> TensorSpec:
+    """Return the one picture input, shape (B, C, H, W).
+
+    Raises:
+        DataError: There is not exactly one input, or it is not a floating rank-4 tensor with 1 to 4 channels.
+    """
+    found = inputs(model)
+    if len(found) == 1:
+        spec = found[0]
+        if len(spec.shape) == 4 and spec.dtype in ("float32", "float16") and (spec.shape[1] or 0) in (1, 2, 3, 4):
+            return spec
+    text = "; ".join(f"{spec.name}: {spec.dtype} {list(spec.shape)}" for spec in found) or "none"
+    raise DataError(
+        f"{where}: effbench takes models with one picture input (B, C, H, W), C from 1 to 4; this one has {text}.",
+        hint="A channels-last or multi-input model needs a small wrapper that takes one NCHW picture.",
+    )
+
+
+def fix_shape(model: onnx.ModelProto, resolution: tuple[int, int], batch: int, where: str) -> onnx.ModelProto:
+    """Return the model with batch and picture size set, shapes inferred through the graph.
+
+    Raises:
+        DataError: A dimension is already fixed to another value, or the graph does not take that size.
+    """
+    import onnx
+
+    spec = image_input(model, where)
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(model)
+    value = next(item for item in fixed.graph.input if item.name == spec.name)
+    wanted = (batch, spec.shape[1], *resolution)
+    for label, dim, have, want in zip(
+        ("batch", "channels", "height", "width"), value.type.tensor_type.shape.dim, spec.shape, wanted, strict=True
+    ):
+        if have is not None and have != want:
+            raise DataError(f"{where}: its {label} is fixed to {have}, not {want}.", hint=f"Ask for {have}.")
+        dim.dim_value = want or 0
+    if fixed != model:
+        # Stale shapes of the open graph would contradict the ones inferred now.
+        del fixed.graph.value_info[:]
+        for output in fixed.graph.output:
+            output.type.tensor_type.ClearField("shape")
+    return infer_shapes(fixed, where)
+
+
+def infer_shapes(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
+    """Return the model with the shape of every tensor worked out.
+
+    Raises:
+        DataError: The shapes contradict each other.
+    """
+    import onnx
+
+    try:
+        return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    except onnx.shape_inference.InferenceError as error:
+        raise DataError(f"{where}: its shapes do not fit together: {str(error).splitlines()[0]}") from error
+
+
+def tidy(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Remove, in place, what does not compute: exporter notes (they hold local paths) and unused initializers."""
+    used = {name for node in model.graph.node for name in node.input} | {out.name for out in model.graph.output}
+    for tensor in [item for item in model.graph.initializer if item.name not in used]:
+        model.graph.initializer.remove(tensor)
+    scopes: Counter[str] = Counter()
+    for node in model.graph.node:
+        node.name = _scoped_name(node, scopes)
+        node.doc_string = ""
+        del node.metadata_props[:]
+    for items in (model.graph.input, model.graph.output, model.graph.value_info, model.graph.initializer):
+        for item in items:
+            del item.metadata_props[:]
+            item.doc_string = ""
+    del model.metadata_props[:]
+    del model.graph.metadata_props[:]
+    del model.functions[:]
+    model.doc_string = model.graph.doc_string = ""
+    model.graph.name = "effbench"
+    model.ir_version = min(model.ir_version, IR_VERSION)
+    return model
+
+
+def _scoped_name(node: onnx.NodeProto, seen: Counter[str]) -> str:
+    """Name a node after the module it came from, so that a layer in a profile can be found in the source."""
+    scopes = next((item.value for item in node.metadata_props if item.key == "pkg.torch.onnx.name_scopes"), "[]")
+    parts = [part.strip(" '\"") for part in scopes.strip("[]").split(",")]
+    module = parts[-2] if len(parts) > 1 and parts[-2] else ""
+    name = f"{module}/{node.op_type}" if module else node.op_type
+    seen[name] += 1
+    return name if seen[name] == 1 else f"{name}_{seen[name]}"
+
+
+def operators(model: onnx.ModelProto) -> dict[str, int]:
+    """Return how many nodes of each type a graph has, by name."""
+    return dict(sorted(Counter(node.op_type for node in model.graph.node).items()))
+
+
+def shapes(model: onnx.ModelProto) -> dict[str, tuple[int | None, ...]]:
+    """Return the known shape of every tensor of a graph whose shapes were inferred."""
+    values = [*model.graph.value_info, *model.graph.input, *model.graph.output]
+    known = {spec.name: spec.shape for spec in specs(values)}
+    return known | {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+
+
+def count_params(model: onnx.ModelProto) -> int:
+    """Return how many floating-point numbers the graph's initializers hold, scalars left out."""
+    import onnx
+
+    floating = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
+    return sum(math.prod(t.dims) for t in model.graph.initializer if t.data_type in floating and t.dims)
+
+
+def count_macs(model: onnx.ModelProto) -> int | None:
+    """Return the multiply-accumulates of one inference: convolutions and matrix products only, as papers count.
+
+    None where a shape that decides the count is not known.
+    """
+    known = shapes(model)
+    total = 0
+    for node in model.graph.node:
+        if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+            left, right, out = (known.get(name) for name in (node.input[0], node.input[1], node.output[0]))
+            if left is None or right is None or out is None or None in (*left, *right, *out):
+                return None
+            per_output = _depth(node, left, right)
+            total += math.prod(side for side in (left if node.op_type == "ConvTranspose" else out) if side) * per_output
+    return total
+
+
+def _depth(node: onnx.NodeProto, left: tuple[int | None, ...], right: tuple[int | None, ...]) -> int:
+    """Return the products summed into one output element (or, transposed, spread from one input element)."""
+    if node.op_type in ("Conv", "ConvTranspose"):
+        return math.prod(side or 1 for side in right[1:])
+    if node.op_type == "Gemm":
+        transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
+        return (left[0] if transposed else left[1]) or 1
+    return left[-1] or 1

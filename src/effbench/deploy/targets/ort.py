@@ -1,0 +1,81 @@
+"""ONNX Runtime: runs the graph as it is."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from effbench.deploy import Array, Converted
+from effbench.errors import ConversionError, MissingDependencyError, UnavailableError
+from effbench.schema import Artifact
+
+
+class OrtSession:
+    """An ONNX Runtime session behind the one promise: ``run`` returns host arrays."""
+
+    def __init__(self, artifact: Artifact, threads: int, provider: str) -> None:
+        try:
+            import onnxruntime as ort
+        except ImportError as error:
+            raise MissingDependencyError("Target 'ort'", "onnxruntime", "ort") from error
+        if provider not in ort.get_available_providers():
+            have = ", ".join(ort.get_available_providers())
+            raise UnavailableError(f"ONNX Runtime here has no {provider}.", hint=f"It has {have}.")
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+        options.log_severity_level = 3
+        try:
+            self._session = ort.InferenceSession(str(artifact.path), options, providers=[provider])
+        except Exception as error:
+            # onnxruntime raises classes of its own that share no public root.
+            raise ConversionError("onnxruntime load", str(error).splitlines()[0]) from error
+        if self._session.get_providers()[0] != provider:
+            raise UnavailableError(f"ONNX Runtime silently left {provider} for {self._session.get_providers()[0]}.")
+        self._run = self._session.run
+        self._names = [output.name for output in self._session.get_outputs()]
+        self.provider = provider
+        self.compute_precision: str | None = "fp32" if artifact.subject.storage_precision == "fp32" else None
+
+    def __call__(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Run once; outputs are new host arrays."""
+        return dict(zip(self._names, self._run(None, feeds), strict=True))
+
+    def placement(self) -> dict[str, Any]:
+        """Name the execution providers in use, in order of preference."""
+        return {"providers": self._session.get_providers()}
+
+    def close(self) -> None:
+        """Free the session."""
+        del self._run, self._session
+
+
+class OrtTarget:
+    """ONNX Runtime on the CPU (or another provider by ``--set provider=``)."""
+
+    name = "ort"
+    title = "ONNX Runtime"
+    extra = "ort"
+    packages = ("onnxruntime",)
+    precision = "fp32"
+    options: Mapping[str, str] = {"provider": "execution provider, default CPUExecutionProvider"}
+
+    def available(self) -> str | None:
+        """Tell whether onnxruntime is installed, without importing it."""
+        return None if find_spec("onnxruntime") else "the package 'onnxruntime' is not installed"
+
+    def convert(self, graph: Artifact, out: Path, options: Mapping[str, str]) -> Converted:
+        """Copy the graph: ONNX Runtime optimizes it when it loads."""
+        shutil.copyfile(graph.path, out / "model.onnx")
+        return Converted("model.onnx", graph.subject.storage_precision)
+
+    def open(self, artifact: Artifact, threads: int, options: Mapping[str, str]) -> OrtSession:
+        """Load the graph for inference."""
+        return OrtSession(artifact, threads, options.get("provider", "CPUExecutionProvider"))
+
+
+TARGET = OrtTarget()

@@ -1,0 +1,202 @@
+"""Work in a child process that speaks JSON lines: a crash, a hang or a kill in it is an answer, not an accident.
+
+The parent sends one job (a JSON object) on the child's standard input and reads events from its standard output. A
+library that prints cannot disturb them: the child's own standard output goes to its standard error, which is a log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from effbench import errors
+
+Emit = Callable[[dict[str, Any]], None]
+Handler = Callable[[dict[str, Any], Emit], None]
+
+
+class ChildFailure(errors.EffbenchError):
+    """A child ended without its result: crashed, was killed, or ran into a limit.
+
+    ``status`` is ``crashed``, ``time limit`` or ``memory limit``; ``stage`` the last one it announced.
+    """
+
+    def __init__(self, status: str, message: str, stage: str, log: str) -> None:
+        self.status = status
+        self.stage = stage
+        self.log = log
+        last = next((line for line in reversed(log.strip().splitlines()) if line.strip()), "")
+        super().__init__(message, hint=f"Its last words: {last.strip()[:300]}" if last else None)
+
+
+def run(
+    module: str,
+    job: Mapping[str, Any],
+    *,
+    time_limit_s: float,
+    memory_limit_bytes: int | None = None,
+    python: Sequence[str] = (sys.executable,),
+    env: Mapping[str, str] | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Run one job in a fresh process and yield its events.
+
+    Args:
+        module: What ``python -m`` runs; it ends in `serve`.
+        job: A JSON object.
+        time_limit_s: The child is killed when it takes longer.
+        memory_limit_bytes: The child is killed when its resident memory grows beyond.
+        python: The interpreter and its options.
+        env: Variables set in addition to this process's own.
+
+    Raises:
+        EffbenchError: The error that the child reported, of the same class.
+        ChildFailure: It crashed, was killed, or ran into a limit.
+    """
+    with tempfile.TemporaryFile() as log:
+        child = subprocess.Popen(
+            [*python, "-m", module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env={**os.environ, **(env or {})},
+            start_new_session=True,  # Ctrl-C reaches the parent alone, which then ends the child
+        )
+        try:
+            yield from _events(child, job, log, time_limit_s, memory_limit_bytes)
+        finally:
+            _end(child)
+
+
+def _events(
+    child: subprocess.Popen[bytes], job: Mapping[str, Any], log: IO[bytes], time_limit_s: float, memory: int | None
+) -> Iterator[dict[str, Any]]:
+    assert child.stdin is not None
+    assert child.stdout is not None
+    with contextlib.suppress(BrokenPipeError):
+        child.stdin.write(json.dumps(job).encode() + b"\n")
+        child.stdin.flush()
+    deadline = time.monotonic() + time_limit_s
+    stage, done, pending = "start", False, b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(child.stdout, selectors.EVENT_READ)
+        while True:
+            if not selector.select(timeout=min(0.5, max(0.0, deadline - time.monotonic()))):
+                _check_limits(child, stage, log, deadline, time_limit_s, memory)
+                continue
+            chunk = os.read(child.stdout.fileno(), 1 << 20)
+            *lines, pending = (pending + chunk).split(b"\n")
+            for line in lines:
+                event: dict[str, Any] = json.loads(line)
+                stage = event.get("stage", stage)
+                if event["event"] == "error":
+                    raise _rebuild(event)
+                done = done or event["event"] == "done"
+                if event["event"] not in ("done", "stage"):
+                    yield event
+            if not chunk:
+                break
+    code = child.wait()
+    if not done:
+        raise ChildFailure("crashed", f"{stage} ended with {_cause(code)}", stage, _tail(log))
+
+
+def _check_limits(
+    child: subprocess.Popen[bytes], stage: str, log: IO[bytes], deadline: float, limit_s: float, memory: int | None
+) -> None:
+    if time.monotonic() >= deadline:
+        raise ChildFailure("time limit", f"{stage} was stopped after {limit_s:g} s", stage, _tail(log))
+    used = _resident_bytes(child.pid) if memory is not None else 0
+    if memory is not None and used > memory:
+        message = f"{stage} was stopped at {used / 2**20:.0f} MiB of memory, the limit is {memory / 2**20:.0f} MiB"
+        raise ChildFailure("memory limit", message, stage, _tail(log))
+
+
+def _resident_bytes(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError):
+        return 0
+
+
+def _cause(code: int) -> str:
+    if code < 0:
+        name = signal.Signals(-code).name
+        return f"{name} ({'out of memory, or killed' if name == 'SIGKILL' else 'a crash in native code'})"
+    return f"exit code {code} and no result"
+
+
+def _tail(log: IO[bytes], size: int = 20_000) -> str:
+    end = log.seek(0, os.SEEK_END)
+    log.seek(max(0, end - size))
+    return log.read().decode(errors="replace")
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """Leave nothing running: the child is a session of its own, so its children go with it."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    for stream in (child.stdin, child.stdout):
+        if stream is not None:
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
+
+
+def _rebuild(event: Mapping[str, Any]) -> errors.EffbenchError:
+    """Make the child's error again, so that the parent's caller sees the class and the exit code it would have seen."""
+    kind = getattr(errors, str(event.get("kind")), errors.EffbenchError)
+    error: errors.EffbenchError = kind.__new__(kind)
+    errors.EffbenchError.__init__(error, event["message"], hint=event.get("hint"))
+    for name, value in event.get("details", {}).items():
+        setattr(error, name, value)
+    return error
+
+
+def serve(handlers: Mapping[str, Handler]) -> None:
+    """Read one job, run the handler its ``op`` names, and report how it ended; the child's main function.
+
+    A handler emits events; an `EffbenchError` it raises is reported as such, any other exception with its last line.
+    """
+    _die_with_parent()
+    channel = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+
+    def emit(event: dict[str, Any]) -> None:
+        channel.write(json.dumps(event) + "\n")
+        channel.flush()
+
+    job = json.loads(sys.stdin.readline())
+    try:
+        handlers[job["op"]](job, emit)
+        emit({"event": "done"})
+    except errors.EffbenchError as error:
+        details = {key: value for key, value in vars(error).items() if key not in ("message", "hint")}
+        kind = next(cls.__name__ for cls in type(error).__mro__ if hasattr(errors, cls.__name__))
+        emit({"event": "error", "kind": kind, "message": error.message, "hint": error.hint, "details": details})
+    except MemoryError:
+        emit({"event": "error", "kind": "EffbenchError", "message": f"{job['op']} ran out of memory"})
+    except Exception as error:
+        traceback.print_exc()
+        emit({"event": "stage", "stage": f"{job['op']} ({type(error).__name__}: {str(error).splitlines()[:1]})"})
+        raise
+    finally:
+        channel.close()
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to kill this process when its parent dies; elsewhere the closed pipe ends it at its next event."""
+    if sys.platform.startswith("linux"):
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
