@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "devices": "effbench.api",
-    "doctor": "effbench.api",
-    "export": "effbench.api",
-    "models": "effbench.api",
-    "profile": "effbench.api",
-    "report": "effbench.api",
-    "targets": "effbench.api",
-    "verify": "effbench.api",
+    "devices": "effbench.api.inspect",
+    "doctor": "effbench.api.inspect",
+    "export": "effbench.api.export",
+    "targets": "effbench.api.inspect",
+    "profile": "effbench.api.profile",
+    "report": "effbench.api.report",
+    "verify": "effbench.api.export",
     "Artifact": "effbench.schema",
     "Backbone": "effbench.schema",
     "Device": "effbench.schema",
@@ -41,6 +40,9 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
-    from effbench.api import devices, doctor, export, models, profile, report, targets, verify  # noqa: F401
+    from effbench.api.export import export, verify  # noqa: F401
+    from effbench.api.inspect import devices, doctor, targets  # noqa: F401
+    from effbench.api.profile import profile  # noqa: F401
+    from effbench.api.report import report  # noqa: F401
     from effbench.errors import EffbenchError  # noqa: F401
     from effbench.schema import Artifact, Backbone, Device, Measurement, Samples  # noqa: F401

@@ -44,14 +44,14 @@ _batch = click.option("--batch", default=1, show_default=True, help="Pictures pe
 @click.group(cls=_Commands, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="effbench")
 def cli() -> None:
-    r"""Export vision backbones to edge runtimes from one ONNX graph, prove that they are still the same model, and
+    """Export vision backbones to edge runtimes from one ONNX graph, prove that they are still the same model, and
     measure latency that can be defended.
 
     \b
     effbench export regla_m --target ort     one graph, translated and verified
     effbench profile --res 512               latency of what is exported
     effbench report                          accuracy against latency, with provenance
-    """
+    """  # noqa: D301
 
 
 @cli.command()
@@ -60,15 +60,19 @@ def cli() -> None:
 @_json
 def models(name: str | None, family: str | None, as_json: bool) -> None:
     """List the backbones: parameters, MACs, published accuracy with its source."""
-    from effbench.api import inspect, show
+    from effbench import models as registered
+    from effbench.api import show
+    from effbench.errors import did_you_mean
 
     if name is not None:
-        from effbench import models as registered
-
         _print(as_json, registered.get(name), lambda: show.model(registered.get(name)))
-    else:
-        found = inspect.models(family)
-        _print(as_json, found, lambda: show.models(found))
+        return
+    every = registered.models().values()
+    families = {item.family for item in every}
+    if family is not None and family not in families:
+        raise did_you_mean(family, families, "family")
+    found = [item for item in every if family in (None, item.family)]
+    _print(as_json, found, lambda: show.models(found))
 
 
 @cli.command()

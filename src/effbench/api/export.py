@@ -97,7 +97,11 @@ def at_hand() -> list[str]:
     Raises:
         UnavailableError: There is none.
     """
-    found = [name for name, target in deploy.targets().items() if name != "torch" and target.available() is None]
+    found = [
+        name
+        for name, target in deploy.targets().items()
+        if name != "torch" and target.available() is None and target.measurable() is None
+    ]
     if not found:
         raise UnavailableError(
             "No runtime is installed here.", hint="Install one, for example: pip install 'effbench[ort]'"

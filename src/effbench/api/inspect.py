@@ -1,4 +1,4 @@
-"""What there is: models, targets, devices, and what can run on this machine."""
+"""What there is: targets, devices, and what can run on this machine."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from effbench import deploy, process
-from effbench import models as registered
 from effbench.profiles import devices as declared
-from effbench.schema import Backbone, Device
+from effbench.schema import Device
 from effbench.store import home as home_of
 
 
@@ -35,11 +34,6 @@ class Check:
     ok: bool
     found: str
     next_step: str = ""
-
-
-def models(family: str | None = None) -> list[Backbone]:
-    """Return the registered backbones, of one family if asked; needs no torch."""
-    return [item for item in registered.models().values() if family in (None, item.family)]
 
 
 def devices() -> list[Device]:

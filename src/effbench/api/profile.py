@@ -227,7 +227,7 @@ class _Choice:
         for artifact in artifacts:
             subject = artifact.subject
             target = deploy.targets().get(subject.target)
-            reason = target.available() if target else "this version has no such target"
+            reason = target.measurable() if target else "this version has no such target"
             if reason is None:
                 here.append(artifact)
             else:

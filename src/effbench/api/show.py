@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from effbench.api.inspect import Check, TargetStatus
-from effbench.api.profile import Profile
 from effbench.schema import Backbone, Cell, Device, Measurement, resolution_text
+
+if TYPE_CHECKING:
+    from effbench.api.inspect import Check, TargetStatus
+    from effbench.api.profile import Profile
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

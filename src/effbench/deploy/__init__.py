@@ -11,15 +11,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
-
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, Protocol
 
 from effbench.errors import UnavailableError, did_you_mean
 from effbench.registry import in_package, plugins
 from effbench.schema import Artifact
 
-Array = npt.NDArray[Any]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Array = npt.NDArray[Any]
+else:
+    Array = Any  # numpy takes longer to import than listing the targets
 
 PLANNED: dict[str, str] = {
     "trt": "TensorRT (Jetson, data centre, workstation)",
@@ -35,6 +38,8 @@ class Session(Protocol):
 
     compute_precision: str | None
     """What the runtime says it computes in, read back, or None where it cannot tell."""
+    simulated: bool
+    """True where this is not the hardware the artifact is for: good for fidelity, worthless for latency."""
 
     def __call__(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
         """Run once, end to end: host arrays in, host arrays out."""
@@ -72,13 +77,20 @@ class Target(Protocol):
     """What ``--set key=value`` may say: key -> one line that explains it. Others are refused."""
 
     def available(self) -> str | None:
-        """Return None where this target runs here, else the reason why not."""
+        """Return None where artifacts can be made here (`convert`), else the reason why not."""
+
+    def measurable(self) -> str | None:
+        """Return None where a latency can be measured here, else the reason why not."""
 
     def convert(self, graph: Artifact, out: Path, options: Mapping[str, str]) -> Converted:
         """Translate an ONNX graph artifact (precision inside) into files below ``out``."""
 
     def open(self, artifact: Artifact, threads: int, options: Mapping[str, str]) -> Session:
-        """Load an artifact for inference."""
+        """Load an artifact for inference, on a simulator where that is all there is.
+
+        Raises:
+            UnavailableError: It cannot be loaded here at all, not even to verify it.
+        """
 
 
 @cache

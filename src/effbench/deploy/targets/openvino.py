@@ -25,6 +25,8 @@ def _openvino() -> Any:
 class OpenVinoSession:
     """A compiled model with one synchronous request; ``infer`` returns when the outputs are on the host."""
 
+    simulated = False
+
     def __init__(self, artifact: Artifact, threads: int, device: str) -> None:
         ov = _openvino()
         core = ov.Core()
@@ -92,6 +94,10 @@ class OpenVinoTarget:
     def available(self) -> str | None:
         """Tell whether openvino is installed, without importing it."""
         return None if find_spec("openvino") else "the package 'openvino' is not installed"
+
+    def measurable(self) -> str | None:
+        """Tell whether a latency can be measured here: wherever the runtime is installed."""
+        return self.available()
 
     def convert(self, graph: Artifact, out: Path, options: Mapping[str, str]) -> Converted:
         """Write the graph as OpenVINO IR (``model.xml``, ``model.bin``), weights as they are in the graph.

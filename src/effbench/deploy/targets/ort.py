@@ -16,6 +16,8 @@ from effbench.schema import Artifact
 class OrtSession:
     """An ONNX Runtime session behind the one promise: ``run`` returns host arrays."""
 
+    simulated = False
+
     def __init__(self, artifact: Artifact, threads: int, provider: str) -> None:
         try:
             import onnxruntime as ort
@@ -67,6 +69,10 @@ class OrtTarget:
     def available(self) -> str | None:
         """Tell whether onnxruntime is installed, without importing it."""
         return None if find_spec("onnxruntime") else "the package 'onnxruntime' is not installed"
+
+    def measurable(self) -> str | None:
+        """Tell whether a latency can be measured here: wherever the runtime is installed."""
+        return self.available()
 
     def convert(self, graph: Artifact, out: Path, options: Mapping[str, str]) -> Converted:
         """Copy the graph: ONNX Runtime optimizes it when it loads."""

@@ -27,6 +27,8 @@ class TorchSession:
 
     compute_precision: str | None = "fp32"
 
+    simulated = False
+
     def __init__(self, artifact: Artifact, threads: int) -> None:
         try:
             import torch
@@ -71,6 +73,10 @@ class TorchTarget:
     def available(self) -> str | None:
         """Tell whether torch is installed, without importing it."""
         return None if find_spec("torch") else "the package 'torch' is not installed"
+
+    def measurable(self) -> str | None:
+        """Tell whether a latency can be measured here: wherever the runtime is installed."""
+        return self.available()
 
     def convert(self, graph: Artifact, out: Path, options: Mapping[str, str]) -> Converted:
         """Copy the weights that were saved beside the graph.
