@@ -1,0 +1,39 @@
+"""A small interpreter of ONNX graphs in torch: the second engine beside the runtimes, and the measure of precision.
+
+It runs a graph with the types it declares, in float64, or in simulated half precision with half or fp32 accumulation
+and subnormals flushed to zero; chosen nodes (islands) stay in float32. See docs/numerics.md.
+"""
+
+from __future__ import annotations
+
+from effbench.deploy.interpreter import (  # noqa: F401 importing a module registers its operators
+    activation,
+    attention,
+    elementwise,
+    indexing,
+    linear,
+    normalization,
+    pooling,
+    quantization,
+    reduction,
+    resize,
+    shape,
+)
+from effbench.deploy.interpreter.arithmetic import HALF_MAX, HALF_MIN_NORMAL, MODES, Mode
+from effbench.deploy.interpreter.engine import Interpreter, Step, half_slots, run_model
+from effbench.deploy.interpreter.loading import read_model, tensors
+from effbench.deploy.interpreter.registry import operators
+
+__all__ = [
+    "HALF_MAX",
+    "HALF_MIN_NORMAL",
+    "MODES",
+    "Interpreter",
+    "Mode",
+    "Step",
+    "half_slots",
+    "operators",
+    "read_model",
+    "run_model",
+    "tensors",
+]

@@ -1,0 +1,210 @@
+"""Run an ONNX graph node by node in torch, in a chosen number system."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx.inliner
+import torch
+from onnx import ModelProto, NodeProto, TensorProto
+from torch import Tensor
+
+from effbench.deploy.interpreter import registry
+from effbench.deploy.interpreter.arithmetic import HALF_MAX, MODES, Arithmetic, Mode, to_half
+from effbench.deploy.interpreter.loading import read_model
+from effbench.deploy.interpreter.types import from_numpy, from_proto
+from effbench.errors import ConversionError, UsageError
+
+Array = npt.NDArray[Any]
+Observer = Callable[["Step", list[Tensor | None], list[Tensor]], None]
+
+_NARROW = (torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A node made ready to run.
+
+    ``half_inputs`` and ``half_outputs`` say which of them the standard allows in half precision (the scales of a
+    Resize, for one, are always float32).
+    """
+
+    name: str
+    op: str
+    operator: registry.Operator
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Any]
+    half_inputs: tuple[bool, ...]
+    half_outputs: tuple[bool, ...]
+
+
+class Interpreter:
+    """An ONNX model ready to run; islands are named by a node's first output, which is unique where a name is not."""
+
+    def __init__(self, model: ModelProto) -> None:
+        if model.functions:
+            model = onnx.inliner.inline_local_functions(model)
+        self.opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
+        self.constants = {t.name: from_proto(t) for t in model.graph.initializer}
+        self.inputs = tuple(i.name for i in model.graph.input if i.name not in self.constants)
+        self.outputs = tuple(o.name for o in model.graph.output)
+        self.steps = tuple(_step(node, self.opset) for node in model.graph.node)
+        self._frees = self._last_uses()
+
+    def _last_uses(self) -> list[list[str]]:
+        """Return for each step the tensors that nothing reads after it."""
+        seen, frees = set(self.outputs), []
+        for step in reversed(self.steps):
+            names = {name for name in (*step.inputs, *step.outputs) if name and name not in seen}
+            frees.append([name for name in names if name not in self.constants])
+            seen |= names
+        return frees[::-1]
+
+    def run(
+        self,
+        feeds: Mapping[str, Array],
+        mode: str | Mode = "float32",
+        islands: Collection[str] = (),
+        observe: Observer | None = None,
+    ) -> dict[str, Array]:
+        """Run once.
+
+        Args:
+            feeds: An array for each input.
+            mode: A name of `MODES`, or a mode of one's own.
+            islands: First outputs of the nodes that compute in float32 where the mode says half.
+            observe: Called after each node with the step, its inputs as they were used, and its outputs.
+
+        Returns:
+            The outputs by name; floating ones in float64 or float32 where the mode is not the graph's own types.
+
+        Raises:
+            UsageError: An input is missing, or the mode is unknown.
+            ConversionError: A node cannot be computed.
+        """
+        mode = _mode(mode)
+        missing = [name for name in self.inputs if name not in feeds]
+        if missing:
+            raise UsageError(f"No value for the input {', '.join(missing)}.")
+        values: dict[str, Tensor] = dict(self.constants)
+        values.update((name, from_numpy(feeds[name])) for name in self.inputs)
+        with torch.no_grad():
+            for step, frees in zip(self.steps, self._frees, strict=True):
+                inputs, outputs = _execute(step, values, mode, step.outputs[0] in islands, self)
+                if observe is not None:
+                    observe(step, inputs, outputs)
+                values.update((name, y) for name, y in zip(step.outputs, outputs, strict=False) if name)
+                for name in frees:
+                    values.pop(name, None)
+        return {name: _export(values[name], mode) for name in self.outputs}
+
+
+def run_model(
+    model: ModelProto | str | os.PathLike[str], feeds: Mapping[str, Array], mode: str = "float32"
+) -> dict[str, Array]:
+    """Run a model, or the model of a file, once and return its outputs by name.
+
+    Raises:
+        DataError: The file cannot be read, or its external data leaves its folder.
+        ConversionError: An operator is missing or a node cannot be computed.
+    """
+    return Interpreter(model if isinstance(model, ModelProto) else read_model(model)).run(feeds, mode)
+
+
+def _mode(mode: str | Mode) -> Mode:
+    if isinstance(mode, Mode):
+        return mode
+    if mode not in MODES:
+        raise UsageError(f"Unknown mode '{mode}'.", hint=f"Valid: {', '.join(MODES)}.")
+    return MODES[mode]
+
+
+def _step(node: NodeProto, opset: int) -> Step:
+    where = node.name or (node.output[0] if node.output else "")
+    found = registry.find(node.op_type, opset) if node.domain in ("", "ai.onnx") else None
+    if found is None:
+        name = f"{node.domain}::{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type
+        raise ConversionError(
+            "interpret",
+            "the interpreter has no such operator",
+            node=where,
+            op=name,
+            hint=f"Supported: {', '.join(registry.operators())}.",
+        )
+    attributes = {a.name: _attribute(a) for a in node.attribute if not registry.ignored(a.name)}
+    unknown = sorted(set(attributes) - found.attributes)
+    if unknown and "attributes" not in found.function.__code__.co_varnames:
+        raise ConversionError("interpret", f"attribute '{unknown[0]}' is unknown", node=where, op=node.op_type)
+    halves = half_slots(node, opset)
+    return Step(where, node.op_type, found, tuple(node.input), tuple(node.output), attributes, *halves)
+
+
+def half_slots(node: NodeProto, opset: int) -> tuple[tuple[bool, ...], tuple[bool, ...]]:
+    """Say for each input and output of a node whether the standard allows float16 there."""
+    schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
+
+    def allowed(parameters: Any, count: int) -> tuple[bool, ...]:
+        last = len(parameters) - 1
+        return tuple("tensor(float16)" in parameters[min(i, last)].types for i in range(count))
+
+    return allowed(schema.inputs, len(node.input)), allowed(schema.outputs, len(node.output))
+
+
+def _attribute(attribute: onnx.AttributeProto) -> Any:
+    value = onnx.helper.get_attribute_value(attribute)
+    if isinstance(value, TensorProto):
+        return from_proto(value)
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _execute(
+    step: Step, values: Mapping[str, Tensor], mode: Mode, island: bool, model: Interpreter
+) -> tuple[list[Tensor | None], list[Tensor]]:
+    floats = torch.float32 if island and mode.floats is torch.float16 else mode.floats
+    inputs: list[Tensor | None] = []
+    for name, half in zip(step.inputs, step.half_inputs, strict=True):
+        kind = torch.float32 if floats is torch.float16 and not half else floats
+        inputs.append(_convert(values[name], kind, mode, name in model.constants) if name else None)
+    given = next((x.dtype for x in inputs if x is not None and x.is_floating_point()), None)
+    result = floats or given
+    rounds = mode.half_accumulation and floats is torch.float16
+    narrow = any(half for half in step.half_outputs)
+    math = Arithmetic(rounds and narrow, mode.flush, mode.chunk)
+    call = registry.Call(math, model.opset, len(step.outputs), floats)
+    used = inputs if step.operator.moves else [_widen(x) for x in inputs]
+    try:
+        made = step.operator.function(call, *used, **step.attributes)
+    except (RuntimeError, ValueError, IndexError, TypeError, KeyError, NotImplementedError) as error:
+        raise ConversionError("interpret", str(error).split("\n")[0], node=step.name, op=step.op) from error
+    outputs = list(made) if isinstance(made, tuple | list) else [made]
+    if floats is None and step.operator.moves:
+        return inputs, outputs
+    kinds = [torch.float32 if floats is torch.float16 and not half else result for half in step.half_outputs]
+    return inputs, [_convert(y, kind, mode, False) for y, kind in zip(outputs, kinds, strict=False)]
+
+
+def _convert(x: Tensor, kind: torch.dtype | None, mode: Mode, constant: bool) -> Tensor:
+    if kind is None or not x.is_floating_point() or x.dtype == kind:
+        return x
+    if kind is torch.float16:
+        # A converter saturates finite constants; a computed value overflows.
+        x = torch.where(x.isinf(), x, x.clamp(-HALF_MAX, HALF_MAX)) if constant else x
+        return to_half(x, mode.flush)
+    return x.to(kind)
+
+
+def _widen(x: Tensor | None) -> Tensor | None:
+    return x.float() if x is not None and x.dtype in _NARROW else x
+
+
+def _export(x: Tensor, mode: Mode) -> Array:
+    if mode.floats is torch.float16 and x.dtype is torch.float16:
+        x = x.float()
+    return np.asarray(x.numpy())
