@@ -1,0 +1,147 @@
+"""From a backbone and its weights to a module that is ready for export: fp32, eval mode, everything folded."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from effbench.errors import DataError, UsageError
+from effbench.models.initialise import initialise
+from effbench.models.layers import fuse
+from effbench.models.weights import check_weights_file
+from effbench.schema import Backbone, Weights
+
+OURS = "effbench.models."
+"""Factories of this package leave their weights to `initialise`; anybody else's keep what they came with."""
+
+
+def build(backbone: Backbone, weights: Weights, state_path: Path | None = None) -> nn.Module:
+    """Build a backbone with its weights, ready for export.
+
+    Args:
+        backbone: What to build; its factory is imported and called.
+        weights: ``untrained`` with a seed, or ``file``.
+        state_path: The safetensors file that ``file`` weights are read from.
+
+    Returns:
+        The module in eval mode, fp32, with every BatchNorm folded that folds exactly.
+
+    Raises:
+        UsageError: The factory cannot be imported or called, or the weights cannot be meant.
+        DataError: The file's tensors are not this model's.
+    """
+    return fuse(build_unfused(backbone, weights, state_path))
+
+
+def build_unfused(backbone: Backbone, weights: Weights, state_path: Path | None = None) -> nn.Module:
+    """Build a backbone as it is trained, with its BatchNorms; arguments and errors as in `build`."""
+    if weights.kind == "pretrained":
+        raise UsageError(f"No pretrained weights are known for '{backbone.name}'.", hint="Give a file with --weights.")
+    if weights.kind == "file" and state_path is None:
+        raise UsageError("Weights of kind 'file' need the path of that file.")
+    seed = weights.seed or 0
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = _call(load_factory(backbone.factory), backbone.factory)
+    if weights.kind == "file" and state_path is not None:
+        load_state(model, state_path)
+    elif backbone.factory.startswith(OURS):
+        initialise(model, seed)
+    return model.float().eval()
+
+
+def skeleton(import_string: str) -> nn.Module:
+    """Build a factory's model as `build` does, folded, with whatever weights the factory gives; a state is loaded next.
+
+    Raises:
+        UsageError: The factory cannot be imported or called.
+    """
+    return fuse(_call(load_factory(import_string), import_string)).float().eval()
+
+
+def load_factory(import_string: str) -> Callable[..., Any]:
+    """Return the callable that ``package.module:factory`` names; the current folder counts as a place of modules.
+
+    Raises:
+        UsageError: It is not of that form, its module cannot be imported, or it names nothing that can be called.
+    """
+    module_name, _, attribute = import_string.partition(":")
+    if not module_name or not attribute:
+        raise UsageError(f"'{import_string}' is not a factory.", hint="Write it like package.module:factory.")
+    if str(Path.cwd()) not in sys.path:
+        # Behind everything installed, so that a file here cannot take the place of a library.
+        sys.path.append(str(Path.cwd()))
+    try:
+        module = import_module(module_name)
+    except ImportError as error:
+        raise UsageError(
+            f"Cannot import '{module_name}' for the factory '{import_string}': {error}.",
+            hint="Is its package installed here, or are you in its folder?",
+        ) from error
+    factory = getattr(module, attribute, None)
+    if not callable(factory):
+        what = "has no" if factory is None else "holds no callable"
+        raise UsageError(f"Module '{module_name}' {what} '{attribute}'.", hint="A factory returns a torch.nn.Module.")
+    return factory  # type: ignore[no-any-return]
+
+
+def _call(factory: Callable[..., Any], import_string: str) -> nn.Module:
+    try:
+        model = factory()
+    except TypeError as error:
+        raise UsageError(
+            f"Cannot call the factory '{import_string}' without arguments: {error}.",
+            hint="Wrap it in a function that takes none.",
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"The factory '{import_string}' returned a {type(model).__name__}, not a torch.nn.Module.")
+    return model
+
+
+def load_state(model: nn.Module, path: Path) -> None:
+    """Load a safetensors file into a model; every tensor must be there, with its shape, and no other.
+
+    Raises:
+        UsageError: The file is of a kind that can run code when it is read.
+        DataError: The file cannot be read, or its tensors are not the model's.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    check_weights_file(path)
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path}: cannot be read as safetensors: {error}.") from error
+    expected = model.state_dict()
+    # BatchNorm counts the batches it saw; inference does not need to know.
+    needed = {name for name in expected if not name.endswith("num_batches_tracked")}
+    problems = [
+        *_listed("missing", needed - state.keys()),
+        *_listed("unexpected", state.keys() - expected.keys()),
+        *_listed(
+            "of another shape",
+            {
+                f"{name} {list(state[name].shape)} instead of {list(expected[name].shape)}"
+                for name in state.keys() & expected.keys()
+                if state[name].shape != expected[name].shape
+            },
+        ),
+    ]
+    if problems:
+        raise DataError(f"{path}: the tensors are not this model's: {'; '.join(problems)}.")
+    model.load_state_dict(state, strict=False)
+
+
+def _listed(what: str, names: set[str]) -> list[str]:
+    if not names:
+        return []
+    shown = sorted(names)[:3]
+    more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
+    return [f"{what}: {', '.join(shown)}{more}"]

@@ -1,0 +1,169 @@
+"""iFormer: a hybrid of 7x7 convolution units and single-head modulation attention (SHMA).
+
+Source: Zheng, "iFormer: Integrating ConvNet and Transformer for Mobile Application", ICLR 2025, arXiv:2501.15369,
+Tables 3 and 15, and the authors' released code, which decides where the two differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from effbench.models.initialise import Watchers
+from effbench.models.layers import ConvNorm, ConvUnit, FeedForward, Network, Residual, position_encoding
+from effbench.schema import Backbone
+
+
+class SoftmaxAttention(nn.Module):
+    """Single-head softmax attention over positions; no parameters."""
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Return, per position, the mean of the values weighted by ``softmax(q . k / sqrt(d))``.
+
+        Args:
+            query: Shape (B, d, H, W).
+            key: Shape (B, d, H, W).
+            value: Shape (B, C, H, W).
+
+        Returns:
+            Shape (B, C, H, W), inside the range of the values.
+        """
+        positions = query.shape[-2] * query.shape[-1]
+        scale = query.shape[1] ** -0.5
+        q, k, v = (x.reshape(-1, x.shape[1], positions) for x in (query * scale, key, value))
+        weights = torch.softmax(q.transpose(-1, -2) @ k, dim=-1)
+        return (v @ weights.transpose(-1, -2)).reshape(value.shape)
+
+
+class SHMA(nn.Module):
+    """Single-head modulation attention: ``Wo(attention(q, k, sigmoid(v)) * sigmoid(g))``.
+
+    The paper's equation 3 takes the sigmoid after attention; the released code takes it before, and so does this.
+
+    Source: arXiv:2501.15369, equations 1 to 3; class ``SHMA`` of the released code.
+    """
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.query = ConvNorm(channels, width)
+        self.key = ConvNorm(channels, width)
+        self.value_gate = ConvNorm(channels, 2 * channels)
+        self.attention = SoftmaxAttention()
+        self.project = ConvNorm(channels, channels)
+
+    def untrained(self) -> Watchers:
+        """Sharpen attention and quieten the gate, so that where a position looks decides what it gets."""
+        channels = self.project.conv.in_channels
+        for norm in (self.query.norm, self.key.norm):
+            nn.init.constant_(norm.weight, 2.0)
+        nn.init.constant_(self.value_gate.norm.weight[:channels], 3.0)
+        nn.init.constant_(self.value_gate.norm.weight[channels:], 0.5)
+        return {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix positions; shape (B, channels, H, W) in and out."""
+        value, gate = torch.sigmoid(self.value_gate(x)).chunk(2, dim=1)
+        attended = self.attention(self.query(x), self.key(x), value)
+        return self.project(attended * gate)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Size:
+    """One column of iFormer's Table 15.
+
+    ``depths`` are units of stages 1, 2, 3 before, 3 attention, 3 after, 4; expansions are those of the convolution
+    units and of the feed-forward behind attention. Queries and keys have half (stage 3) or a quarter (stage 4) of the
+    channels.
+    """
+
+    widths: tuple[int, int, int, int]
+    depths: tuple[int, int, int, int, int, int]
+    expansion: int
+    attention_expansion: int
+
+
+SIZES = {
+    "t": Size((32, 64, 128, 256), (2, 2, 6, 3, 1, 2), 3, 2),
+    "s": Size((32, 64, 176, 320), (2, 2, 9, 3, 1, 2), 4, 3),
+    "m": Size((48, 96, 192, 384), (2, 2, 9, 4, 1, 2), 4, 3),
+    "l": Size((48, 96, 256, 384), (2, 2, 8, 8, 1, 2), 4, 3),
+}
+
+
+def hybrid(
+    size: Size,
+    convolution: Callable[[int, int], list[nn.Module]],
+    mixer: Callable[[int, int], nn.Module],
+    in_channels: int = 3,
+    classes: int = 1000,
+) -> Network:
+    """Build a network with iFormer's stages.
+
+    Args:
+        size: Widths and depths.
+        convolution: Makes the units of one convolution block from channels and hidden channels.
+        mixer: Makes a mixer from channels and the width of its queries and keys.
+        in_channels: Channels of the picture.
+        classes: Number of classes.
+    """
+
+    def convs(channels: int, count: int) -> list[nn.Module]:
+        return [unit for _ in range(count) for unit in convolution(channels, size.expansion * channels)]
+
+    def attentions(channels: int, width: int, count: int) -> list[nn.Module]:
+        units: list[nn.Module] = []
+        for _ in range(count):
+            units += [position_encoding(channels), Residual(mixer(channels, width), gain=1.0)]
+            units.append(FeedForward(channels, size.attention_expansion * channels))
+        return units
+
+    one, two, three, four = size.widths
+    first, second, before, middle, after, last = size.depths
+    blocks = [
+        convs(one, first),
+        convs(two, second),
+        convs(three, before) + attentions(three, three // 2, middle) + convs(three, after),
+        attentions(four, four // 4, last),
+    ]
+    return Network(in_channels, size.widths, blocks, classes)
+
+
+def _iformer(size: str, in_channels: int, classes: int) -> Network:
+    return hybrid(SIZES[size], lambda channels, hidden: [ConvUnit(channels, 7, hidden)], SHMA, in_channels, classes)
+
+
+def iformer_t(in_channels: int = 3, classes: int = 1000) -> Network:
+    """Build iFormer-T (2.9 M parameters, 0.53 GMACs at 224 px as published)."""
+    return _iformer("t", in_channels, classes)
+
+
+def iformer_s(in_channels: int = 3, classes: int = 1000) -> Network:
+    """Build iFormer-S (6.5 M parameters, 1.09 GMACs at 224 px as published)."""
+    return _iformer("s", in_channels, classes)
+
+
+def iformer_m(in_channels: int = 3, classes: int = 1000) -> Network:
+    """Build iFormer-M (8.9 M parameters, 1.64 GMACs at 224 px as published)."""
+    return _iformer("m", in_channels, classes)
+
+
+def iformer_l(in_channels: int = 3, classes: int = 1000) -> Network:
+    """Build iFormer-L (14.7 M parameters as published; 2.63 GMACs published, 2.83 counted, also in released code)."""
+    return _iformer("l", in_channels, classes)
+
+
+BACKBONES = tuple(
+    Backbone(
+        name=f"iformer_{size}",
+        family="iformer",
+        factory=f"effbench.models.iformer:iformer_{size}",
+        published=f"iFormer-{size.upper()}",
+        mixer="SHMA",
+        mixer_order="O(N^2)",
+        source="arXiv:2501.15369 (ICLR 2025), Table 15 and released code",
+    )
+    for size in "tsml"
+)

@@ -1,0 +1,144 @@
+"""Seeded weights for networks that were never trained: alive, and with mixers whose work shows in the outputs.
+
+With ordinary initialisation, replacing a linear attention by its spatial mean moves the outputs by under 1 % of their
+spread between pictures, and a fidelity check passes on a broken mixer. So the weights are drawn, and then one pass over
+synthetic pictures sets the statistics of every BatchNorm to what reaches it (after LSUV, arXiv:1511.06422). A module
+with a method ``untrained`` sets its own gains and biases first, and may watch tensors during that pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+Watchers = Mapping[nn.Module, Callable[[Tensor], None]]
+
+SIDE = 160
+"""Side of the synthetic pictures in pixels: five cells at stride 32, so that deep mixers have positions to mix."""
+PICTURES = 4
+FEW = 64
+"""Below this many values per channel a channel's own spread is chance, and the layer's is taken."""
+
+
+@runtime_checkable
+class Untrained(Protocol):
+    """A module that wants gains and biases of its own where no training set them."""
+
+    def untrained(self) -> Watchers:
+        """Set gains and biases; return the submodules whose outputs are to be watched in the pass, and by what."""
+
+
+def initialise(model: nn.Module, seed: int) -> None:
+    """Give a model, in place, the weights that belong to a seed.
+
+    The pass runs in double precision on one thread and its statistics are rounded to a coarse grid, so that the
+    weights are the same to the last bit whatever the number of threads.
+    """
+    generator = np.random.default_rng(seed)
+    _draw(model, generator)
+    watchers: dict[nn.Module, Callable[[Tensor], None]] = {}
+    for module in model.modules():
+        if isinstance(module, Untrained):
+            watchers.update(module.untrained())
+    training = model.training
+    model.double().eval()
+    with _one_thread(), _hooks(model, watchers), torch.no_grad():
+        model(torch.from_numpy(pictures(generator, PICTURES, SIDE)))
+    model.float().train(training)
+
+
+def pictures(generator: np.random.Generator, count: int, side: int, channels: int = 3) -> npt.NDArray[np.float64]:
+    """Return pictures whose amplitude falls as 1/f, as that of natural images does.
+
+    Returns:
+        Shape (count, channels, side, side), zero mean and unit deviation over all values.
+
+    Source: Field 1987, J. Opt. Soc. Am. A 4: amplitude spectra of natural images. Colours share most structure.
+    """
+    rows, columns = np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None, :]
+    radius = np.hypot(rows, columns)
+    radius[0, 0] = np.inf
+    noise = generator.standard_normal((count, channels, side, side))
+    noise = noise * 0.5 + noise.mean(axis=1, keepdims=True) * channels**0.5
+    picture = np.fft.irfft2(np.fft.rfft2(noise) / radius, s=(side, side))
+    # Pictures differ in brightness and contrast as well; the flat spectrum alone would centre each one.
+    brightness = generator.standard_normal((count, channels, 1, 1)) * 0.5
+    picture = picture / picture.std() + brightness
+    return np.asarray((picture - picture.mean()) / picture.std())
+
+
+def on_grid(values: Tensor, bits: int = 3) -> Tensor:
+    """Return the values with that many bits behind the leading one: noise in the last place of a sum disappears."""
+    mantissa, exponent = torch.frexp(values)
+    return torch.ldexp(torch.round(mantissa * 2 ** (bits + 1)) / 2 ** (bits + 1), exponent)
+
+
+def spread(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation per channel (dimension 1), the mean in steps of 1/8 of the deviation."""
+    flat = values.transpose(0, 1).flatten(1)
+    deviation = flat.std(dim=1, correction=0)
+    layer = deviation.square().mean().sqrt().clamp_min(1e-3)
+    # A channel that is nearly constant must not be blown up: rounding errors of a runtime would be, too.
+    deviation = layer.expand_as(deviation) if flat.shape[1] < FEW else deviation.maximum(layer / 4)
+    deviation = on_grid(deviation)
+    step = deviation / 8
+    return torch.round(flat.mean(dim=1) / step) * step, deviation
+
+
+def _draw(model: nn.Module, generator: np.random.Generator) -> None:
+    """Draw every weight of convolutions and linear layers; uniform numbers, because they are exact on any machine."""
+    for module in model.modules():
+        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear)):
+            fan_in = module.weight[0].numel()
+            uniform = generator.random(tuple(module.weight.shape), dtype=np.float32) * 2 - 1
+            with torch.no_grad():
+                module.weight.copy_(torch.from_numpy(uniform) * (3 / fan_in) ** 0.5)
+                if module.bias is not None:
+                    module.bias.zero_()
+
+
+@contextmanager
+def _hooks(model: nn.Module, watchers: Watchers) -> Iterator[None]:
+    handles = []
+    for module in model.modules():
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            handles.append(module.register_forward_pre_hook(_calibrate))
+        if module in watchers:
+            handles.append(module.register_forward_hook(_watch(watchers[module])))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _calibrate(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    assert isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d))
+    mean, deviation = spread(inputs[0])
+    assert module.running_mean is not None
+    assert module.running_var is not None
+    module.running_mean.copy_(mean)
+    module.running_var.copy_(deviation.square())
+
+
+def _watch(watcher: Callable[[Tensor], None]) -> Callable[[nn.Module, Any, Tensor], None]:
+    def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        watcher(output)
+
+    return hook
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

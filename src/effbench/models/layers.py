@@ -1,0 +1,248 @@
+"""The parts that families share: convolution with normalisation, residual units, the four-stage network, and folding.
+
+Everything is written for deployment: rank-4 tensors, 1x1 convolutions, BatchNorm that folds away. Shapes are NCHW.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from effbench.errors import UsageError
+from effbench.models.initialise import Watchers
+
+STRIDE = 32
+"""Pixels that one cell of the last stage covers; every stride-2 step must halve its input exactly."""
+
+Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
+
+
+class ConvNorm(nn.Module):
+    """A convolution without bias and its BatchNorm; `fused` is one convolution with a bias.
+
+    Args:
+        inputs: Channels in.
+        outputs: Channels out.
+        kernel: Side of the kernel; odd, padded so that stride 1 keeps the size.
+        stride: 1 or 2.
+        depthwise: One filter per channel.
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, depthwise: bool = False) -> None:
+        super().__init__()
+        groups = inputs if depthwise else 1
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+        self.norm = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve and normalise."""
+        return self.norm(self.conv(x))  # type: ignore[no-any-return]
+
+    def fused(self) -> nn.Conv2d:
+        """Return the one convolution that computes the same."""
+        return fold_after(self.conv, self.norm)
+
+
+class Residual(nn.Module):
+    """``x + body(x)``; a body that fuses to one depthwise convolution takes the identity into its centre tap."""
+
+    def __init__(self, body: nn.Module, gain: float = 0.3) -> None:
+        """Take the body, and the share of the stream that it writes where no training set it."""
+        super().__init__()
+        self.body = body
+        self.gain = gain
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add the body's output to its input."""
+        return x + self.body(x)  # type: ignore[no-any-return]
+
+    def untrained(self) -> Watchers:
+        """Scale the last normalisation of the body to the unit's share."""
+        norms = [module for module in self.body.modules() if isinstance(module, nn.BatchNorm2d)]
+        if norms:
+            nn.init.constant_(norms[-1].weight, self.gain)
+        return {}
+
+    def fused(self) -> nn.Module:
+        """Return a single depthwise convolution where that is exact, else this unit."""
+        conv = self.body
+        if not isinstance(conv, nn.Conv2d) or conv.groups != conv.in_channels or conv.stride != (1, 1):
+            return self
+        centre = conv.kernel_size[0] // 2
+        with torch.no_grad():
+            conv.weight[:, 0, centre, centre] += 1
+        return conv
+
+
+class ConvUnit(Residual):
+    """A residual unit of depthwise convolution, expansion, GELU and projection (ConvNeXt's, with BatchNorm).
+
+    Source: iFormer, arXiv:2501.15369, section 3 (k = 7); ReGLA's ELRF cascades two of them (k = 3, 5).
+    """
+
+    def __init__(self, channels: int, spatial: int | nn.Module, hidden: int) -> None:
+        """Take the kernel of the depthwise convolution, or a module that stands for it."""
+        if isinstance(spatial, int):
+            spatial = ConvNorm(channels, channels, spatial, depthwise=True)
+        super().__init__(nn.Sequential(spatial, *_feed_forward(channels, hidden)))
+
+
+class FeedForward(Residual):
+    """A residual unit of expansion, GELU and projection, all 1x1."""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__(nn.Sequential(*_feed_forward(channels, hidden)))
+
+
+def _feed_forward(channels: int, hidden: int) -> tuple[nn.Module, ...]:
+    return ConvNorm(channels, hidden), nn.GELU(), ConvNorm(hidden, channels)
+
+
+def position_encoding(channels: int) -> Residual:
+    """Return the conditional position encoding ``x + DW3x3(x)``, one convolution once fused.
+
+    Source: Chu et al., arXiv:2102.10882; placed before each mixer as in iFormer.
+    """
+    return Residual(ConvNorm(channels, channels, 3, depthwise=True))
+
+
+def stem(inputs: int, channels: int) -> nn.Sequential:
+    """Return the stride-4 stem: 5x5 s2, GELU, then a fused inverted bottleneck of 5x5 s2 and 1x1.
+
+    Source: iFormer's released code, ``conv_stem_type='FusedIB'``.
+    """
+    half = channels // 2
+    return nn.Sequential(
+        ConvNorm(inputs, half, 5, stride=2),
+        nn.GELU(),
+        ConvNorm(half, 4 * half, 5, stride=2),
+        nn.GELU(),
+        ConvNorm(4 * half, channels),
+    )
+
+
+class Classifier(nn.Module):
+    """Global average pool, BatchNorm and a linear layer; the BatchNorm folds into the layer behind it."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.norm: nn.Module = nn.BatchNorm1d(channels)
+        self.linear = nn.Linear(channels, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return class scores, shape (B, classes)."""
+        pooled = F.adaptive_avg_pool2d(x, 1).flatten(1)
+        return self.linear(self.norm(pooled))  # type: ignore[no-any-return]
+
+    def fused(self) -> Classifier:
+        """Fold the normalisation into the linear layer."""
+        if isinstance(self.norm, nn.BatchNorm1d):
+            self.linear = fold_before(self.norm, self.linear)
+            self.norm = nn.Identity()
+        return self
+
+
+class Network(nn.Module):
+    """A stem, four stages and a classifier.
+
+    Args:
+        inputs: Channels of the picture.
+        widths: Channels of the four stages.
+        blocks: The residual units of each stage, at that stage's width.
+        classes: Number of classes.
+    """
+
+    def __init__(self, inputs: int, widths: tuple[int, ...], blocks: Iterable[list[nn.Module]], classes: int) -> None:
+        super().__init__()
+        heads = [stem(inputs, widths[0])]
+        heads += [nn.Sequential(ConvNorm(a, b, 3, stride=2)) for a, b in pairwise(widths)]
+        self.stages = nn.ModuleList(nn.Sequential(*head, *units) for head, units in zip(heads, blocks, strict=True))
+        self.classifier = Classifier(widths[-1], classes)
+
+    def forward_features(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return the outputs of the four stages, at strides 4, 8, 16 and 32.
+
+        Raises:
+            UsageError: A side is not a positive multiple of 32 pixels.
+        """
+        check_sides(x.shape[-2], x.shape[-1])
+        features = []
+        for stage in self.stages:
+            x = stage(x)
+            features.append(x)
+        return tuple(features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return class scores, shape (B, classes), for pictures of shape (B, inputs, H, W)."""
+        return self.classifier(self.forward_features(x)[-1])  # type: ignore[no-any-return]
+
+
+def check_sides(height: int, width: int) -> None:
+    """Refuse a resolution that the four stages cannot halve exactly.
+
+    Raises:
+        UsageError: A side is not a positive multiple of 32 pixels.
+    """
+    if min(height, width) < STRIDE or height % STRIDE or width % STRIDE:
+        raise UsageError(
+            f"Resolution {height}x{width} does not fit this backbone.",
+            hint=f"Both sides must be multiples of {STRIDE} pixels, from {STRIDE} on.",
+        )
+
+
+def _scale_shift(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Return a BatchNorm as ``scale * x + shift``, in double precision."""
+    if norm.running_mean is None or norm.running_var is None:
+        raise UsageError("A BatchNorm without running statistics cannot be folded.")
+    scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
+    return scale, norm.bias.double() - norm.running_mean.double() * scale
+
+
+@torch.no_grad()
+def fold_after(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
+    """Return one convolution that computes ``norm(conv(x))``."""
+    scale, shift = _scale_shift(norm)
+    weight = conv.weight.double() * scale[:, None, None, None]
+    bias = shift if conv.bias is None else shift + conv.bias.double() * scale
+    return _with(conv, weight, bias)
+
+
+@torch.no_grad()
+def fold_before(norm: nn.BatchNorm1d | nn.BatchNorm2d, layer: Layer) -> Layer:
+    """Return one layer that computes ``layer(norm(x))``, for a linear layer or an unpadded, ungrouped convolution.
+
+    Raises:
+        UsageError: The layer pads or groups, so that the shift would not be constant.
+    """
+    scale, shift = _scale_shift(norm)
+    if isinstance(layer, nn.Conv2d) and (layer.groups != 1 or layer.padding not in ((0, 0), 0)):
+        raise UsageError("A BatchNorm folds into the convolution behind it only without padding and groups.")
+    weight = layer.weight.double()
+    spread = (slice(None), *(None,) * (weight.dim() - 2))
+    bias = torch.einsum("oi...,i->o", weight, shift)
+    if layer.bias is not None:
+        bias = bias + layer.bias.double()
+    return _with(layer, weight * scale[spread], bias)
+
+
+def _with(layer: Layer, weight: Tensor, bias: Tensor) -> Layer:
+    layer.weight = nn.Parameter(weight.float(), requires_grad=False)
+    layer.bias = nn.Parameter(bias.float(), requires_grad=False)
+    return layer
+
+
+def fuse(model: nn.Module) -> nn.Module:
+    """Fold every BatchNorm and branch that folds exactly, in place, innermost first; return the model in eval mode.
+
+    A module takes part by having a method ``fused`` that returns what takes its place.
+    """
+    for name, child in model.named_children():
+        setattr(model, name, fuse(child))
+    replacement = getattr(model, "fused", None)
+    fused = replacement() if callable(replacement) else model
+    return fused.eval()

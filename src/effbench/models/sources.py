@@ -1,0 +1,109 @@
+"""Which source files decide what a factory builds, found by reading and never by importing: no torch, a few ms."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from functools import lru_cache
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import find_spec
+from pathlib import Path
+
+from effbench.errors import UsageError
+
+BUILDER = "effbench.models.build"
+"""Draws, loads and folds the weights of every factory, and so always counts."""
+
+
+def source_files(import_string: str) -> tuple[Path, ...]:
+    """Return the files that decide what ``package.module:factory`` builds.
+
+    These are the factory's module, what it imports from its own top-level package or from effbench, the packages above
+    them, and this package's builder; sorted. Nothing is imported or executed.
+
+    Raises:
+        UsageError: There is no such module.
+    """
+    module = import_string.partition(":")[0]
+    if not module or _locate(module) is None:
+        raise UsageError(
+            f"Cannot find the module '{module}' of the factory '{import_string}'.",
+            hint="Is its package installed here, or are you in its folder?",
+        )
+    followed = {module.partition(".")[0], "effbench"}
+    found: dict[str, Path] = {}
+    waiting = [module, BUILDER]
+    while waiting:
+        name = waiting.pop()
+        path = _locate(name)
+        if name in found or path is None:
+            continue
+        found[name] = path
+        # Importing a module runs the packages above it first.
+        waiting += [name.rpartition(".")[0]] if "." in name else []
+        waiting += [item for item in _imports(name, path) if item.partition(".")[0] in followed]
+    return tuple(sorted(set(found.values())))
+
+
+def _locate(name: str) -> Path | None:
+    """Return the source file of a module, a package's ``__init__``, or None where there is none."""
+    spec = _spec(name)
+    return Path(spec.origin) if spec is not None and spec.origin and spec.origin.endswith(".py") else None
+
+
+def _spec(name: str) -> ModuleSpec | None:
+    parent, _, _ = name.rpartition(".")
+    if not parent:
+        # For a name without a dot this imports nothing.
+        here = PathFinder.find_spec(name, [str(Path.cwd())])
+        return (_installed(name) or here) if name not in sys.builtin_module_names else None
+    above = _spec(parent)
+    locations = above.submodule_search_locations if above is not None else None
+    return PathFinder.find_spec(name, list(locations)) if locations else None
+
+
+def _installed(name: str) -> ModuleSpec | None:
+    try:
+        return find_spec(name)
+    except ValueError:
+        return None
+
+
+def _imports(name: str, path: Path) -> tuple[str, ...]:
+    status = path.stat()
+    return tuple(_read(name, path, status.st_mtime_ns, status.st_size))
+
+
+@lru_cache(maxsize=512)
+def _read(name: str, path: Path, modified_ns: int, size: int) -> tuple[str, ...]:
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    try:
+        tree = ast.parse(path.read_bytes())
+    except SyntaxError as error:
+        raise UsageError(f"{path}:{error.lineno}: {error.msg}.") from None
+    return tuple(item for node in _executed(tree) for item in _names(node, package))
+
+
+def _executed(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield the nodes below one, without what stands under ``if TYPE_CHECKING``."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
+            continue
+        yield child
+        # Only statements can hold imports, and an ``except`` or ``case`` with statements in it.
+        if isinstance(child, (ast.stmt, ast.excepthandler, ast.match_case)):
+            yield from _executed(child)
+
+
+def _names(node: ast.AST, package: str) -> Iterator[str]:
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        base = node.module or ""
+        if node.level:
+            above = package.split(".")[: len(package.split(".")) - node.level + 1]
+            base = ".".join([*above, base]) if base else ".".join(above)
+        # What is imported from a package may be a module of it; a name that is not is found nowhere, and left out.
+        yield base
+        yield from (f"{base}.{alias.name}" for alias in node.names)
