@@ -111,7 +111,7 @@ def observe(job: dict[str, Any], emit: Any) -> None:
     from effbench import deploy
     from effbench.profiles import environment
 
-    reasons = {name: target.available() for name, target in deploy.targets().items()}
+    reasons = {name: target.available() for name, target in deploy.registered().items()}
     emit({"event": "result", "environment": environment.observe(), "targets": reasons})
 
 

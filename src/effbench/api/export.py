@@ -99,7 +99,7 @@ def at_hand() -> list[str]:
     """
     found = [
         name
-        for name, target in deploy.targets().items()
+        for name, target in deploy.registered().items()
         if name != "torch" and target.available() is None and target.measurable() is None
     ]
     if not found:
@@ -115,7 +115,7 @@ def check_target(name: str, options: Mapping[str, str]) -> None:
     Raises:
         UsageError: With the valid names.
     """
-    if name in deploy.PLANNED and name not in deploy.targets():
+    if name in deploy.PLANNED and name not in deploy.registered():
         return
     known = deploy.get(name).options
     for key in options:

@@ -226,7 +226,7 @@ class _Choice:
         here: list[Artifact] = []
         for artifact in artifacts:
             subject = artifact.subject
-            target = deploy.targets().get(subject.target)
+            target = deploy.registered().get(subject.target)
             reason = target.measurable() if target else "this version has no such target"
             if reason is None:
                 here.append(artifact)

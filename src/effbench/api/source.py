@@ -10,6 +10,7 @@ from typing import Any
 from effbench import models
 from effbench.errors import DataError, UsageError
 from effbench.models.sources import source_files
+from effbench.models.weights import weights_of
 from effbench.schema import Backbone, Weights, file_sha256
 
 
@@ -44,27 +45,7 @@ def resolve(argument: str, weights: str | None = None, seed: int = 0) -> Source:
         backbone = models.get(argument)
     if weights is None:
         return Source(backbone, Weights("untrained", seed))
-    state = Path(weights)
-    check_weights_file(state)
-    return Source(backbone, Weights("file", None, state.name, file_sha256(state)), state=state)
-
-
-def check_weights_file(path: Path) -> None:
-    """Refuse what is not a safetensors file, before anything is loaded.
-
-    Raises:
-        UsageError: A pickle-based file, with the line that converts it.
-        DataError: The file does not exist.
-    """
-    if path.suffix in (".pth", ".pt", ".bin", ".ckpt"):
-        target = path.with_suffix(".safetensors").name
-        raise UsageError(
-            f"'{path}' is a pickle: loading it could run any code in it. effbench loads .safetensors only.",
-            hint='Convert it once, if you trust it: python -c "import torch, safetensors.torch as s; '
-            f"s.save_file(torch.load('{path}', weights_only=True, map_location='cpu'), '{target}')\"",
-        )
-    if not path.is_file():
-        raise DataError(f"{path}: no such file.", hint="--weights takes a .safetensors file.")
+    return Source(backbone, weights_of(Path(weights)), state=Path(weights))
 
 
 def _from_onnx(path: Path, weights: str | None) -> Source:

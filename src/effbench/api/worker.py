@@ -66,21 +66,20 @@ def _from_factory(job: dict[str, Any], draft: Path, stages: _Stages) -> Artifact
 
     from effbench.deploy import graph as torch_graph
     from effbench.deploy.targets.torch import save_weights
-    from effbench.models.build import build
+    from effbench.models.build import build_unfused
+    from effbench.models.layers import fuse
 
     torch.set_num_threads(int(job["threads"]))
     backbone = from_json(Backbone, job["backbone"], "job")
     weights = from_json(Weights, job["weights"], "job")
     stages.begin("build the model")
-    module = build(backbone, weights, Path(job["state"]) if job["state"] else None, fuse=False)
-    params_before = sum(item.numel() for item in module.parameters())
+    module = build_unfused(backbone, weights, Path(job["state"]) if job["state"] else None)
     resolution, batch = tuple(job["resolution"]), job["batch"]
     stages.begin("reference outputs")
     images = fidelity.pictures(fidelity.count_for(batch), backbone.in_channels, resolution)
     spec = onnx_file.TensorSpec(torch_graph.INPUT, "float32", (batch, backbone.in_channels, *resolution))
     expected = _eager(module, images, spec, backbone)
-    if hasattr(module, "fuse"):
-        module.fuse()
+    module = fuse(module)
     stages.begin("torch -> ONNX")
     model = torch_graph.from_module(module, backbone.in_channels, resolution, None if job["dynamic_batch"] else batch)
     import onnx
@@ -92,7 +91,7 @@ def _from_factory(job: dict[str, Any], draft: Path, stages: _Stages) -> Artifact
     fidelity.save_reference(
         draft / fidelity.REFERENCE, images, expected, f"torch {torch.__version__} eager fp32, unfused"
     )
-    params = sum(item.numel() for item in module.parameters()) or params_before
+    params = sum(item.numel() for item in module.parameters())
     macs = onnx_file.count_macs(_static(model, resolution, job["batch"]) if job["dynamic_batch"] else model)
     return _artifact(job, draft, model, _subject(job, params, macs), stages, backbone)
 
@@ -151,7 +150,7 @@ def _artifact(
         files={},
         entry="model.onnx",
         preprocessing=backbone.preprocessing,
-        options={} if job["path"] else {"factory": backbone.factory},
+        options={} if job["path"] else {"factory": backbone.factory, "loader": "effbench.models.build:skeleton"},
         versions=versions(*job["packages"]),
         stages=stages.end(),
         placement={"operators": onnx_file.operators(model)},

@@ -94,7 +94,7 @@ class Target(Protocol):
 
 
 @cache
-def targets() -> dict[str, Target]:
+def registered() -> dict[str, Target]:
     """Return all built targets by name, ours first, then those of other packages."""
     found: dict[str, Target] = {target.name: target for target in in_package("effbench.deploy.targets", "TARGET")}
     for point in plugins("effbench.targets"):
@@ -109,7 +109,7 @@ def get(name: str) -> Target:
         UnavailableError: The name is known, but its target is not built yet.
         UsageError: The name is unknown.
     """
-    found = targets()
+    found = registered()
     if name in found:
         return found[name]
     if name in PLANNED:
@@ -119,4 +119,4 @@ def get(name: str) -> Target:
     raise did_you_mean(name, [*found, *PLANNED], "target")
 
 
-__all__ = ["PLANNED", "Array", "Converted", "Session", "Target", "get", "targets"]
+__all__ = ["PLANNED", "Array", "Converted", "Session", "Target", "get", "registered"]

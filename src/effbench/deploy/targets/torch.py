@@ -36,10 +36,8 @@ class TorchSession:
         except ImportError as error:
             raise MissingDependencyError("Target 'torch'", error.name or "torch", "torch") from error
         torch.set_num_threads(threads)
-        module = resolve(artifact.options["factory"])()
-        module.eval()
-        if hasattr(module, "fuse"):
-            module.fuse()
+        # The artifact names the function that builds its empty module, so that this target depends on no model code.
+        module = resolve(artifact.options["loader"])(artifact.options["factory"])
         load_model(module, str(artifact.path))
         self._torch, self._module = torch, module
         self._names = [spec.name for spec in artifact.outputs]
