@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 STARTED_NS = time.perf_counter_ns()
+WARMUP_SHARE_S = 0.3
+"""What warm-up usually takes, kept back from a round's share of the budget."""
 
 
 def _open(job: dict[str, Any], emit: Any) -> tuple[Any, Any]:
@@ -62,10 +64,10 @@ def verify(job: dict[str, Any], emit: Any) -> None:
 def measure(job: dict[str, Any], emit: Any) -> None:
     """Measure one round in this fresh process; emits the round, and the state of the machine before and after."""
     from effbench.profiles import environment
-    from effbench.profiles.measure import check_promise, measure_round
+    from effbench.profiles.measure import measure_round
     from effbench.schema import to_json
 
-    before = environment.observe()
+    before = environment.observe(job.get("packages", ()))
     start = time.perf_counter_ns()
     artifact, session = _open(job, emit)
     load_ms = (time.perf_counter_ns() - start) / 1e6
@@ -74,15 +76,21 @@ def measure(job: dict[str, Any], emit: Any) -> None:
     emit({"event": "stage", "stage": "measure"})
     # Start-up counts against the round's share of the budget, so that a budget means wall time.
     spent = (time.perf_counter_ns() - STARTED_NS) / 1e9
-    seconds = max(float(job["min_seconds"]), float(job["round_seconds"]) - spent)
-    measured = measure_round(session, feeds, min_samples=int(job["min_samples"]), min_seconds=seconds, load_ms=load_ms)
-    flags = check_promise(session, feeds, other) if job.get("check_promise") else ()
-    after = environment.observe()
+    seconds = max(float(job["min_seconds"]), float(job["round_seconds"]) - spent - WARMUP_SHARE_S)
+    measured = measure_round(
+        session,
+        feeds,
+        min_samples=int(job["min_samples"]),
+        min_seconds=seconds,
+        max_seconds=max(2 * seconds, float(job["max_seconds"])),
+        load_ms=load_ms,
+        contrast=other if job.get("check_promise") else None,
+    )
+    after = environment.observe(job.get("packages", ()))
     emit(
         {
             "event": "round",
             "round": to_json(measured),
-            "flags": list(flags),
             "batch": batch,
             "before": before,
             "after": after,

@@ -39,12 +39,13 @@ class Store:
         line = canonical(to_json(measurement)) + b"\n"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.path.with_suffix(".lock")), self.path.open("ab") as stream:
+            with FileLock(self.path.with_suffix(".lock")), self.path.open("ab", buffering=0) as stream:
                 size = stream.tell()
                 try:
                     # A line torn by an earlier kill must not swallow this one.
-                    stream.write((b"\n" if _torn(self.path, size) else b"") + line)
-                    stream.flush()
+                    rest = (b"\n" if _torn(self.path, size) else b"") + line
+                    while rest:  # unbuffered: nothing is left to be written once it failed
+                        rest = rest[stream.write(rest) :]
                     os.fsync(stream.fileno())
                 except OSError:
                     stream.truncate(size)

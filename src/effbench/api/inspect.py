@@ -95,8 +95,8 @@ def _loads(name: str) -> str:
 
 
 def _machine(environment: dict[str, Any]) -> list[Check]:
-    load = environment.get("load_1min")
-    cores = environment.get("cpu_count") or 1
+    load = environment.get("load_average_1m")
+    cores = environment.get("cores_online") or 1
     checks = [Check("processor", True, f"{environment.get('cpu_model')}, {cores} cores")]
     if load is not None:
         busy = load > 0.3 * cores

@@ -293,6 +293,8 @@ def _one_round(
         "min_samples": MIN_SAMPLES,
         "min_seconds": MIN_SECONDS,
         "round_seconds": max(0.0, (budget_s - lane.spent_s) / (rounds - index)),
+        "max_seconds": 2 * budget_s / rounds,
+        "packages": deploy.get(lane.artifact.subject.target).packages,
         "check_promise": index == 0,
     }
     try:
@@ -308,7 +310,6 @@ def _one_round(
 
 def _measurement(artifact: Artifact, answer: dict[str, Any], threads: int, device: str, run: str) -> Measurement:
     round_ = from_json(Round, answer["round"], "the agent's answer")
-    round_ = replace(round_, flags=(*round_.flags, *answer["flags"]))
     return Measurement(
         digest=artifact.digest,
         subject=replace(artifact.subject, compute_precision=answer["compute_precision"], batch=answer["batch"]),

@@ -184,8 +184,8 @@ def _subject(item: Measurement) -> tuple[str, ...]:
 
 
 def _quantile(stats: Any, rounds: Sequence[Sequence[int]], p: float) -> str:
-    found = stats.quantile(rounds, p)
-    if found is None or found.value is None:
+    found = stats.estimate(rounds, p)
+    if found is None:
         return "-"
     text = f"{found.value / 1e6:.3f}"
     if found.interval is None or p > 0.95:

@@ -1,0 +1,79 @@
+"""Fixtures shared by all tests; the marker ``target`` and the variable EFFBENCH_REQUIRE."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+MODULES = {
+    "torch": "torch",
+    "ort": "onnxruntime",
+    "ov": "openvino",
+    "coreml": "coremltools",
+    "trt": "tensorrt",
+    "trt-rtx": "tensorrt_rtx",
+    "qnn": "onnxruntime_qnn",
+    "timm": "timm",
+}
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test whose toolkit is missing, or fail it where EFFBENCH_REQUIRE names that toolkit."""
+    required = os.environ.get("EFFBENCH_REQUIRE", "").split(",")
+    for mark in item.iter_markers("target"):
+        name = mark.args[0]
+        if find_spec(MODULES[name]) is None:
+            if name in required:
+                pytest.fail(f"the toolkit of target '{name}' is required here, but {MODULES[name]} is not installed")
+            pytest.skip(f"the toolkit of target '{name}' ({MODULES[name]}) is not installed")
+
+
+class Run:
+    """Runs the command line as a user would: a process of its own, in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("EFFBENCH_")}
+        return subprocess.run(
+            [sys.executable, "-m", "effbench.cli", *arguments],
+            cwd=self.folder,
+            env={**inherited, "EFFBENCH_PROGRESS": "0", **env},
+            capture_output=True,
+            text=True,
+            timeout=280,
+            check=False,
+        )
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """A command line in an empty folder that holds the toy model."""
+    shutil.copy(TESTS / "toy.py", tmp_path / "toy.py")
+    return Run(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the toy model exported at 64 px for ort, ov and torch; read only, copy it to change it."""
+    folder = tmp_path_factory.mktemp("exported")
+    shutil.copy(TESTS / "toy.py", folder / "toy.py")
+    done = Run(folder)("export", "toy:net", "--res", "64", "-t", "ort", "-t", "ov", "-t", "torch")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.fixture
+def own(exported: Path, tmp_path: Path) -> Run:
+    """A command line in a copy of the exported folder, free to be changed."""
+    folder = tmp_path / "own"
+    shutil.copytree(exported, folder)
+    return Run(folder)

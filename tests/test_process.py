@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from effbench import process
+from effbench.errors import ConversionError, DataError
+
+CHILD = '''
+import os, signal, sys, time
+from effbench import errors, process
+
+def fine(job, emit):
+    print("a library that prints")
+    os.write(1, b"and one that writes to the descriptor")
+    emit({"event": "result", "double": 2 * job["value"]})
+
+def refuses(job, emit):
+    raise errors.ConversionError("translate", "no such thing", node="n1", op="Foo", hint="do that")
+
+def surprised(job, emit):
+    emit({"event": "stage", "stage": "thinking"})
+    raise ValueError("an accident")
+
+def crashes(job, emit):
+    emit({"event": "stage", "stage": "native code"})
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+def hangs(job, emit):
+    emit({"event": "stage", "stage": "waiting"})
+    time.sleep(600)
+
+def eats(job, emit):
+    hoard = []
+    while True:
+        hoard.append(bytearray(b"x" * (1 << 24)))
+        time.sleep(0.02)
+
+def has_a_child(job, emit):
+    import subprocess
+    child = subprocess.Popen(["sleep", "600"])
+    emit({"event": "result", "pid": child.pid})
+    time.sleep(600)
+
+process.serve({f.__name__: f for f in (fine, refuses, surprised, crashes, hangs, eats, has_a_child)})
+'''
+
+
+@pytest.fixture
+def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "somechild.py").write_text(CHILD)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return "somechild"
+
+
+def test_prints_of_a_library_do_not_disturb_the_answer(child: str) -> None:
+    (answer,) = process.run(child, {"op": "fine", "value": 21}, time_limit_s=60)
+    assert answer == {"event": "result", "double": 42}
+
+
+def test_an_error_comes_back_as_itself(child: str) -> None:
+    with pytest.raises(ConversionError, match="node n1") as caught:
+        list(process.run(child, {"op": "refuses"}, time_limit_s=60))
+    assert (caught.value.op, caught.value.hint, caught.value.exit_code) == ("Foo", "do that", 5)
+
+
+def test_an_accident_tells_its_stage_and_last_words(child: str) -> None:
+    with pytest.raises(process.ChildFailure, match="an accident") as caught:
+        list(process.run(child, {"op": "surprised"}, time_limit_s=60))
+    assert caught.value.status == "crashed"
+    assert "Traceback" in caught.value.log
+
+
+def test_a_crash_in_native_code_is_named(child: str) -> None:
+    with pytest.raises(process.ChildFailure, match="native code ended with SIGSEGV"):
+        list(process.run(child, {"op": "crashes"}, time_limit_s=60))
+
+
+def test_a_hang_ends_at_its_limit(child: str) -> None:
+    start = time.monotonic()
+    with pytest.raises(process.ChildFailure, match="waiting was stopped after 2 s") as caught:
+        list(process.run(child, {"op": "hangs"}, time_limit_s=2))
+    assert caught.value.status == "time limit"
+    assert time.monotonic() - start < 60
+
+
+def test_too_much_memory_ends_at_its_limit(child: str) -> None:
+    with pytest.raises(process.ChildFailure, match="the limit is 200 MiB") as caught:
+        list(process.run(child, {"op": "eats"}, time_limit_s=60, memory_limit_bytes=200 << 20))
+    assert caught.value.status == "memory limit"
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_grandchildren_go_too(child: str) -> None:
+    events = process.run(child, {"op": "has_a_child"}, time_limit_s=60)
+    pid = next(events)["pid"]
+    assert _alive(pid)
+    events.close()
+    assert not _alive(pid)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="uses /proc and PR_SET_PDEATHSIG")
+def test_a_killed_parent_leaves_no_child(child: str) -> None:
+    code = (
+        "from effbench import process\n"
+        f"for _ in process.run({child!r}, {{'op': 'hangs'}}, time_limit_s=600): pass\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code])
+    children: list[int] = []
+    for _ in range(200):
+        listing = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+        children = [int(pid) for pid in listing]
+        if children and b"somechild" in Path(f"/proc/{children[0]}/cmdline").read_bytes():
+            break
+        time.sleep(0.05)
+    assert children
+    time.sleep(1)  # let it reach the point where it asked to die with its parent
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.wait()
+    for _ in range(100):
+        if not any(_alive(pid) for pid in children):
+            break
+        time.sleep(0.05)
+    assert not any(_alive(pid) for pid in children)
+
+
+def test_an_unknown_error_class_is_still_an_error(child: str) -> None:
+    error = process._rebuild({"kind": "NoSuchClass", "message": "m"})
+    assert str(error) == "m"
+    assert isinstance(process._rebuild({"kind": "DataError", "message": "m"}), DataError)

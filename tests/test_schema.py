@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from effbench.errors import DataError, UsageError
+from effbench.schema import (
+    Artifact,
+    Backbone,
+    Cell,
+    FileInfo,
+    Fidelity,
+    Round,
+    Samples,
+    Subject,
+    TensorSpec,
+    Weights,
+    canonical,
+    from_json,
+    parse_resolution,
+    resolution_text,
+    to_json,
+)
+
+SUBJECT = Subject("net", "user", Weights("file", None, "w.safetensors", "ab"), (64, 96), 2, "ov", "fp16", notes=("n",))
+
+
+def artifact() -> Artifact:
+    return Artifact(
+        folder=Path("here"),
+        key="k",
+        digest="d",
+        subject=SUBJECT,
+        inputs=(TensorSpec("image", "float32", (None, 3, 64, 96)),),
+        outputs=(TensorSpec("output", "float32", (None, 10)),),
+        files={"model.onnx": FileInfo("ff", 3)},
+        entry="model.onnx",
+        fidelity=Fidelity(True, "torch", 9, 1e-5, 1e-6, 1.0, 1.0, True, True, {"max_error": 1e-3}),
+        placement={"devices": ["CPU"], "layers": {"fp32": 3}},
+    )
+
+
+def test_an_artifact_survives_the_way_through_json() -> None:
+    data = json.loads(json.dumps(to_json(artifact())))
+    assert from_json(Artifact, data, "x", folder=Path("here")) == artifact()
+
+
+@given(st.lists(st.integers(1, 10**12), min_size=1, max_size=50), st.floats(0, 1e6), st.booleans())
+def test_a_round_survives_the_way_through_json(samples: list[int], load_ms: float, stationary: bool) -> None:
+    one = Round(tuple(samples), 1, stationary, load_ms, 1.0, 5, {"steal_pct": 0.5}, ("early return",))
+    assert from_json(Round, json.loads(canonical(to_json(one))), "x") == one
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"digest": 3}, "digest: expected str, found 3"),
+        ({"surprise": 1}, "unknown field 'surprise'"),
+        ({"subject": {"model": "x"}}, "Subject lacks"),
+        ({"inputs": "no"}, "inputs: expected a list"),
+        ({"format": 7}, "format 7"),
+        ({"files": {"a": {"sha256": "x", "size_bytes": True}}}, "expected int, found True"),
+    ],
+)
+def test_wrong_data_name_their_place(change: dict[str, object], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        from_json(Artifact, {**to_json(artifact()), **change}, "manifest.json", folder=Path("x"))
+
+
+def test_missing_fields_are_named() -> None:
+    data = to_json(artifact())
+    del data["key"], data["entry"]
+    with pytest.raises(DataError, match="Artifact lacks key, entry"):
+        from_json(Artifact, data, "m", folder=Path("x"))
+
+
+def test_not_finite_numbers_are_refused() -> None:
+    with pytest.raises(DataError, match="not finite"):
+        canonical({"x": float("nan")})
+
+
+@pytest.mark.parametrize(("text", "size"), [("512", (512, 512)), (224, (224, 224)), ("384x640", (384, 640))])
+def test_resolutions_read_both_ways(text: str | int, size: tuple[int, int]) -> None:
+    assert parse_resolution(text) == size
+    assert parse_resolution(resolution_text(size)) == size
+
+
+@pytest.mark.parametrize("text", ["", "0", "12.5", "-3", "axb", "1x2x3", "５１２x"])
+def test_what_is_no_resolution_is_a_usage_error(text: str) -> None:
+    with pytest.raises(UsageError, match="not a size in pixels"):
+        parse_resolution(text)
+
+
+def test_records_refuse_what_cannot_be() -> None:
+    with pytest.raises(DataError, match="no samples"):
+        Round((), 0, True, 0, 0, 0)
+    with pytest.raises(DataError, match="above zero"):
+        Round((5, 0), 0, True, 0, 0, 0)
+    with pytest.raises(DataError, match="no rounds"):
+        Samples(())
+    with pytest.raises(DataError, match="neither end-to-end"):
+        Samples((Round((1,), 0, True, 0, 0, 0),), scope="both")
+    with pytest.raises(DataError, match="kind 'guessed'"):
+        Weights("guessed")
+    with pytest.raises(DataError, match="needs a reason"):
+        Cell("m", (1, 1), "fp32", "ort", "failed")
+
+
+def test_the_default_of_a_nested_record_is_kept() -> None:
+    backbone = Backbone("a", "b", "c:d", counts={"params": 3})
+    assert from_json(Backbone, json.loads(json.dumps(to_json(backbone))), "x") == backbone

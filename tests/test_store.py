@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from effbench.errors import DataError
+from effbench.schema import Measurement, Round, Samples, Subject, Weights, to_json
+from effbench.store import Store, TornLineWarning, home
+
+
+def measurement(run: str = "a", samples: tuple[int, ...] = (1000, 1100, 1050)) -> Measurement:
+    subject = Subject("net", "user", Weights(), (64, 64), 1, "ort", "fp32")
+    one = Round(samples, 3, True, 1.0, 2.0, 1 << 20)
+    return Measurement(
+        "d" * 64, subject, "local", {"threads": "1"}, Samples((one,)), {"cpu_model": "x"}, {}, "2026-01-01", run
+    )
+
+
+def test_what_is_appended_is_read_back(tmp_path: Path) -> None:
+    store = Store(tmp_path / "runs")
+    store.append(measurement("a"))
+    store.append(measurement("b"))
+    assert [item.run for item in store] == ["a", "b"]
+
+
+def test_rounds_of_one_run_are_joined_in_order(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.append(measurement("a", (1, 2)))
+    store.append(measurement("b", (9,)))
+    store.append(replace(measurement("a", (3,)), after={"load": 1}))
+    first, second = store
+    assert [one.samples_ns for one in first.samples.rounds] == [(1, 2), (3,)]
+    assert first.after == {"load": 1}
+    assert [one.samples_ns for one in second.samples.rounds] == [(9,)]
+
+
+def test_a_torn_last_line_is_reported_with_its_number_and_the_rest_kept(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.append(measurement("a"))
+    store.append(measurement("b"))
+    with store.path.open("r+b") as stream:
+        stream.truncate(store.path.stat().st_size - 40)
+    with pytest.warns(TornLineWarning, match=r"measurements\.jsonl:2"):
+        assert [item.run for item in store] == ["a"]
+
+
+def test_a_line_after_a_torn_one_is_whole(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.append(measurement("a"))
+    with store.path.open("ab") as stream:
+        stream.write(b'{"cut')
+    store.append(measurement("c"))
+    with pytest.warns(TornLineWarning, match=":2"):
+        assert [item.run for item in store] == ["a", "c"]
+
+
+def test_a_newer_format_is_refused_with_its_place(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.path.write_text(json.dumps({**to_json(measurement()), "format": 99}) + "\n")
+    with pytest.raises(DataError, match=r"measurements\.jsonl:1: format 99"):
+        list(store)
+
+
+def _append_many(folder: Path, name: str) -> None:
+    for index in range(20):
+        Store(folder).append(measurement(f"{name}{index}"))
+
+
+def test_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=_append_many, args=(tmp_path, name)) for name in "xyz"]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert len(list(Store(tmp_path))) == 60
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system")
+def test_a_full_disk_keeps_what_was_there(tmp_path: Path) -> None:
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(tmp_path)], check=False)
+    if mounted.returncode != 0:
+        pytest.skip("this machine does not allow mounting a file system")
+    try:
+        store = Store(tmp_path)
+        written = 0
+        with pytest.raises(DataError, match="No space left"):
+            for index in range(1000):
+                store.append(measurement(str(index), tuple(range(1, 500))))
+                written += 1
+        assert written > 0
+        assert len(list(store)) == written
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_home_prefers_the_argument_then_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EFFBENCH_HOME", "/somewhere")
+    assert home("here") == Path("here")
+    assert home() == Path("/somewhere")
+    monkeypatch.delenv("EFFBENCH_HOME")
+    assert home() == Path("runs")
