@@ -1,0 +1,89 @@
+"""Put text beside points so that no text covers another text, a point or the legend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.transforms import Bbox
+
+# In points from the marker: horizontal and vertical shift, and how the text hangs there. The first free one is taken.
+PLACES = (
+    (8, 5, "left", "bottom"),
+    (-8, 5, "right", "bottom"),
+    (8, -5, "left", "top"),
+    (-8, -5, "right", "top"),
+    (0, 9, "center", "bottom"),
+    (0, -9, "center", "top"),
+    (12, 16, "left", "bottom"),
+    (-12, 16, "right", "bottom"),
+    (12, -16, "left", "top"),
+    (-12, -16, "right", "top"),
+    (14, 28, "left", "bottom"),
+    (-14, 28, "right", "bottom"),
+    (14, -28, "left", "top"),
+    (-14, -28, "right", "top"),
+    (16, 40, "left", "bottom"),
+    (-16, -40, "right", "top"),
+)
+MARKER_PT = 6.0
+
+
+def place(figure: Figure, axes: Axes, texts: Sequence[tuple[float, float, str]]) -> int:
+    """Write each (x, y, text) beside its point.
+
+    Returns:
+        The number of texts for which no free place was found; those are left out, for the table names every row.
+    """
+    figure.draw_without_rendering()
+    inside = axes.get_window_extent()
+    taken = [_around(axes, figure, x, y) for x, y, _ in texts]
+    legend = axes.get_legend()
+    if legend is not None:
+        taken.append(legend.get_window_extent())
+    left_out = 0
+    for x, y, text in texts:
+        box = _first_free(axes, x, y, text, taken, inside)
+        if box is None:
+            left_out += 1
+        else:
+            taken.append(box)
+    return left_out
+
+
+def _around(axes: Axes, figure: Figure, x: float, y: float) -> Bbox:
+    from matplotlib.transforms import Bbox
+
+    reach = MARKER_PT * figure.dpi / 72
+    across, up = axes.transData.transform((x, y))
+    return Bbox.from_extents(across - reach, up - reach, across + reach, up + reach)
+
+
+def _first_free(axes: Axes, x: float, y: float, text: str, taken: Sequence[Bbox], inside: Bbox) -> Bbox | None:
+    from matplotlib.text import Text
+
+    for shift_x, shift_y, across, up in PLACES:
+        label = axes.annotate(
+            text,
+            (x, y),
+            xytext=(shift_x, shift_y),
+            textcoords="offset points",
+            ha=across,
+            va=up,
+            fontsize=8.2,
+            zorder=4,
+            arrowprops={"arrowstyle": "-", "color": "#B4BAC2", "linewidth": 0.7} if abs(shift_y) > 12 else None,
+        )
+        # The box of the words only: the leader line may pass where it likes.
+        box = Text.get_window_extent(label)
+        if not any(box.overlaps(other) for other in taken) and _within(box, inside):
+            return box
+        label.remove()
+    return None
+
+
+def _within(box: Bbox, outer: Bbox) -> bool:
+    return bool(box.x0 >= outer.x0 and box.x1 <= outer.x1 + 4 and box.y0 >= outer.y0 and box.y1 <= outer.y1 + 4)

@@ -1,0 +1,239 @@
+"""Cut rows into sections, one per device and resolution, and write their cells, headers and footnotes as text.
+
+Every format shows the same cells; how they are drawn is decided in `table`, `page` and `paper`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+
+from effbench.reports import pareto
+from effbench.reports.rows import check_metric, order
+from effbench.schema import Row, resolution_text
+
+EMPTY = "-"
+BORROWED, IMPLIED, RECONSTRUCTION = "*", "†", "(recon.)"
+FEW_ROUNDS = "no interval: fewer than 6 rounds, or too few samples for this percentile"
+
+
+@dataclass(frozen=True)
+class Section:
+    """One table: ``cells[i]`` belongs to ``rows[i]``; footnotes are numbered from 1 in the order they are met."""
+
+    title: str
+    facts: str
+    header: tuple[str, ...]
+    columns: tuple[str, ...]
+    numeric: tuple[bool, ...]
+    rows: tuple[Row, ...]
+    cells: tuple[tuple[str, ...], ...]
+    footnotes: tuple[str, ...]
+
+
+class Footnotes:
+    """Number texts in the order they are first used."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+
+    def mark(self, *texts: str) -> str:
+        """Return `` [1]`` or `` [1,3]`` for the texts; nothing for none."""
+        numbers = [self._numbers.setdefault(text, len(self._numbers) + 1) for text in texts if text]
+        return f" [{','.join(str(number) for number in sorted(set(numbers)))}]" if numbers else ""
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All texts so far; the first is number 1."""
+        return tuple(self._numbers)
+
+
+Cell = Callable[[Row, Footnotes], str]
+
+
+def sections(rows: Iterable[Row], metric: str) -> tuple[Section, ...]:
+    """Return one section per origin, device, machine and resolution, in the order of the rows."""
+    head = check_metric(metric)
+    groups = itertools.groupby(sorted(rows, key=order), key=section_key)
+    return tuple(_section(tuple(group), metric, head) for _, group in groups)
+
+
+def title(row: Row) -> str:
+    """Name the device, the size and, where it was not measured here, the origin of a row's table."""
+    origin = "" if row.source == "measured" else f" ({row.source})"
+    device = f"device {row.device}" if row.device.startswith("not stated") else row.device
+    return f"{device}, {resolution_text(row.resolution)} px{origin}"
+
+
+def section_key(row: Row) -> tuple[Hashable, ...]:
+    """Return what rows of one table share."""
+    return (row.source, row.device, row.machine, row.resolution)
+
+
+def _section(rows: tuple[Row, ...], metric: str, head: str) -> Section:
+    first, notes = rows[0], Footnotes()
+    columns = _published_columns(head) if first.source == "published" else _measured_columns(head)
+    cells = tuple(tuple(write(row, notes) for _, _, write in columns) for row in rows)
+    return Section(
+        title=title(first),
+        facts=_facts(rows),
+        header=tuple(_header(rows, metric)),
+        columns=tuple(name for name, _, _ in columns),
+        numeric=tuple(numeric for _, numeric, _ in columns),
+        rows=rows,
+        cells=cells,
+        footnotes=notes.texts,
+    )
+
+
+def _measured_columns(head: str) -> list[tuple[str, bool, Cell]]:
+    return [
+        ("model", False, _model),
+        ("target", False, _target),
+        ("precision", False, lambda row, _: row.precision or EMPTY),
+        ("weights", False, lambda row, _: row.weights or EMPTY),
+        ("run", False, lambda row, _: conditions(row)),
+        (head, True, _accuracy),
+        ("p50 ms", True, lambda row, notes: _percentile(row.p50_ms, row.p50_interval_ms, notes)),
+        ("p90 ms", True, lambda row, notes: milliseconds(row.p90_ms)),
+        ("img/s", True, lambda row, _: EMPTY if row.images_per_s is None else f"{row.images_per_s:.1f}"),
+        ("params M", True, lambda row, _: _scaled(row.params, 1e6)),
+        ("GMACs", True, lambda row, _: _scaled(row.macs, 1e9)),
+        ("size MB", True, lambda row, _: _scaled(row.size_bytes, 1e6, digits=1)),
+        ("trust", False, _trust),
+        ("front", False, _front),
+    ]
+
+
+def _published_columns(head: str) -> list[tuple[str, bool, Cell]]:
+    return [
+        ("model", False, _model),
+        (head, True, _accuracy),
+        ("latency ms", True, lambda row, notes: milliseconds(row.p50_ms) + notes.mark(*row.notes)),
+        ("params M", True, lambda row, _: _scaled(row.params, 1e6)),
+        ("GMACs", True, lambda row, _: _scaled(row.macs, 1e9)),
+        ("front", False, _front),
+    ]
+
+
+def milliseconds(value: float | None) -> str:
+    """Write a latency with four significant digits or so; a dash for none."""
+    if value is None:
+        return EMPTY
+    return f"{value:.{3 if value < 10 else 2 if value < 100 else 1}f}"
+
+
+def conditions(row: Row) -> str:
+    """Write batch, threads and scope in short: ``b1 t1 e2e``."""
+    threads = "t?" if row.threads is None else f"t{row.threads}"
+    protocol = "" if row.protocol == "back-to-back" else f" {row.protocol}"
+    return f"b{row.batch} {threads} {'e2e' if row.scope == 'end-to-end' else 'device'}{protocol}"
+
+
+def conditions_in_words(row: Row) -> str:
+    """Write batch, threads, scope and protocol in full."""
+    threads = "threads not stated" if row.threads is None else f"{row.threads} thread{'s' if row.threads != 1 else ''}"
+    scope = "end to end" if row.scope == "end-to-end" else "device only"
+    return f"batch {row.batch}, {threads}, {scope}, {row.protocol}"
+
+
+def _model(row: Row, notes: Footnotes) -> str:
+    if row.reconstruction is None:
+        return row.model
+    return f"{row.model} {RECONSTRUCTION}"
+
+
+def _target(row: Row, notes: Footnotes) -> str:
+    return row.target + notes.mark(row.settings and f"set: {row.settings}")
+
+
+def _accuracy(row: Row, notes: Footnotes) -> str:
+    if row.accuracy is None:
+        return EMPTY
+    sign = IMPLIED if row.accuracy_status == "implied" else BORROWED if row.borrowed else ""
+    return f"{points(row.accuracy)}{sign}{notes.mark(_accuracy_note(row))}"
+
+
+def points(value: float) -> str:
+    """Write an accuracy as it is printed in papers: 80.4, 80.85, 81.0."""
+    return f"{value:.2f}".removesuffix("0")
+
+
+def _accuracy_note(row: Row) -> str:
+    size = f" at {row.accuracy_px} px" if row.accuracy_px else ""
+    return f"{row.accuracy_status}{size}, {row.accuracy_source}"
+
+
+def _percentile(value: float | None, interval: tuple[float, float] | None, notes: Footnotes) -> str:
+    if value is None:
+        return EMPTY
+    if interval is None:
+        return milliseconds(value) + notes.mark(FEW_ROUNDS)
+    low, high = interval
+    return f"{milliseconds(value)} [{milliseconds(low)}, {milliseconds(high)}]"
+
+
+def _scaled(count: int | None, unit: float, digits: int = 2) -> str:
+    return EMPTY if not count else f"{count / unit:.{digits}f}"
+
+
+def _trust(row: Row, notes: Footnotes) -> str:
+    reasons = [f"trust {row.trust}: {reason}" for reason in row.trust_reasons]
+    return (row.trust or EMPTY) + notes.mark(*reasons)
+
+
+def _front(row: Row, notes: Footnotes) -> str:
+    name = pareto.front_name(row)
+    if name:
+        return name
+    reason = pareto.obstacle(row)
+    return EMPTY if reason is None else f"off{notes.mark(f'on no front: {reason}')}"
+
+
+def _facts(rows: Sequence[Row]) -> str:
+    first = rows[0]
+    if first.source == "published":
+        return "Figures printed by others, on their device; not measured here."
+    runs = "; ".join(dict.fromkeys(conditions_in_words(row) for row in rows))
+    rounds = {row.rounds for row in rows if row.rounds}
+    span = f"{min(rounds)} to {max(rounds)}" if len(rounds) > 1 else "".join(str(one) for one in rounds)
+    parts = [first.machine, first.system, runs, f"{span} rounds, each a fresh process" if span else ""]
+    return "; ".join(part for part in parts if part)
+
+
+def _header(rows: Sequence[Row], metric: str) -> Iterable[str]:
+    first = rows[0]
+    yield from _size_note(rows, metric)
+    if any(row.borrowed and row.accuracy_status != "implied" for row in rows):
+        yield (
+            f"{BORROWED} borrowed: published for other weights than these, which did not produce it; "
+            "drawn hollow, and only on the borrowed front."
+        )
+    if any(row.accuracy_status == "implied" for row in rows):
+        yield f"{IMPLIED} implied: derived from published gains, printed by nobody; only on the borrowed front."
+    for text in dict.fromkeys(row.reconstruction.rstrip(".") for row in rows if row.reconstruction):
+        yield f"{RECONSTRUCTION} {text}. Accuracy beside it is the authors', not that of this reconstruction."
+    if len({pareto.comparable(row) for row in rows}) > 1:
+        yield "Rows with different batch, threads, scope or protocol are listed together but never ranked together."
+    if first.source == "measured":
+        yield (
+            "run: b batch, t threads, e2e host arrays in to host arrays out. p50 with its 95 % interval over rounds. "
+            "A row graded D is on no front."
+        )
+
+
+def _size_note(rows: Sequence[Row], metric: str) -> Iterable[str]:
+    side = resolution_text(rows[0].resolution)
+    taken = sorted({row.accuracy_px for row in rows if row.accuracy_px and (row.accuracy_px,) * 2 != row.resolution})
+    if metric == "top1" and taken:
+        sizes = " and ".join(str(px) for px in taken)
+        yield (
+            f"Top-1 was taken at {sizes} px, latency at {side} px: two different runs of the model. "
+            "Latency at 512 px is best read beside a 512 px task metric: --metric coco_ap or ade_miou."
+        )
+    if metric != "top1":
+        yield (
+            "The task metric is that of a whole detector or segmenter on this backbone; the latency is the backbone's "
+            "alone" + ("." if rows[0].resolution == (512, 512) else f" and at {side} px; best read at 512 px.")
+        )

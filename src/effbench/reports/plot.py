@@ -1,0 +1,206 @@
+"""Accuracy over latency, one figure per device, resolution and conditions; same rows, same bytes."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Hashable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from effbench.errors import MissingDependencyError
+from effbench.reports import pareto
+from effbench.reports.labels import place
+from effbench.reports.layout import conditions, conditions_in_words, section_key, title
+from effbench.reports.rows import check_metric, order
+from effbench.schema import Row, resolution_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito 2008: tell apart under every common color blindness, and in grey by the shape beside them.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+SHAPES = ("o", "s", "^", "D", "v", "P", "X")
+INK, SOFT, GRID = "#222222", "#666666", "#E4E7EB"
+STYLE: dict[Any, Any] = {
+    "svg.hashsalt": "effbench",
+    "svg.fonttype": "path",
+    "font.family": "DejaVu Sans",
+    "font.size": 9.5,
+    "axes.edgecolor": "#B4BAC2",
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+}
+
+
+def write_plots(rows: Iterable[Row], metric: str, folder: Path) -> list[tuple[Hashable, Path]]:
+    """Write a PNG and an SVG per group of rows that may be ranked together, where any of them can be drawn.
+
+    Returns:
+        The SVG files, each with the `section_key` of the table it belongs to; the PNG lies beside it.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+    except ImportError:
+        raise MissingDependencyError("A plot", "matplotlib", "plots") from None
+    written: list[tuple[Hashable, Path]] = []
+    for name, group in groups(rows):
+        with matplotlib.rc_context(STYLE):
+            figure = draw(group, metric)
+            FigureCanvasAgg(figure)
+            figure.savefig(folder / f"{name}.png", dpi=160, metadata={"Software": None})
+            figure.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
+        written.append((section_key(group[0]), folder / f"{name}.svg"))
+    return written
+
+
+def groups(rows: Iterable[Row]) -> list[tuple[str, tuple[Row, ...]]]:
+    """Return the drawable rows that may be ranked together, with a file name for each group."""
+    drawable = sorted((row for row in rows if row.p50_ms is not None and row.accuracy is not None), key=order)
+    found: list[tuple[str, tuple[Row, ...]]] = []
+    taken: set[str] = set()
+    for _, group in itertools.groupby(drawable, key=pareto.comparable):
+        members = tuple(group)
+        if members[0].source == "published" and len(members) == 1:
+            continue
+        name = _file_name(members[0])
+        # Two machines can carry one device name; their figures must not overwrite each other.
+        names = itertools.chain((name,), (f"{name}-{count}" for count in itertools.count(2)))
+        unique = next(candidate for candidate in names if candidate not in taken)
+        taken.add(unique)
+        found.append((unique, members))
+    return found
+
+
+def _file_name(row: Row) -> str:
+    parts = ["pareto", row.device, f"{resolution_text(row.resolution)}px"]
+    parts.append(conditions(row) if row.source == "measured" else row.source)
+    return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
+
+
+def draw(rows: Sequence[Row], metric: str) -> Figure:
+    """Draw one group: measured accuracies filled, borrowed ones hollow, a step line for each front."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.0, 5.2), layout="constrained")
+    axes = figure.add_subplot()
+    looks = _looks(rows)
+    for row in rows:
+        _point(axes, row, looks[row.target])
+    for borrowed in (False, True):
+        _front_line(axes, rows, borrowed)
+    _frame(axes, rows, metric)
+    figure.suptitle(title(rows[0]), x=0.012, ha="left", fontsize=12.5, fontweight="bold")
+    axes.set_title(_subtitle(rows, metric), loc="left", fontsize=8.2, color=SOFT, pad=9)
+    _legend(axes, rows, looks)
+    place(figure, axes, [(*pareto.position(row), row.model) for row in _one_per_spot(rows)])
+    return figure
+
+
+def _looks(rows: Sequence[Row]) -> dict[str, tuple[str, str]]:
+    targets = sorted({row.target for row in rows})
+    return {name: (COLORS[i % len(COLORS)], SHAPES[i % len(SHAPES)]) for i, name in enumerate(targets)}
+
+
+def _point(axes: Axes, row: Row, look: tuple[str, str]) -> None:
+    color, shape = look
+    latency, accuracy = pareto.position(row)
+    face = "white" if row.borrowed else color
+    faded = 1.0 if pareto.obstacle(row) is None else 0.35
+    if row.p50_interval_ms is not None:
+        low, high = row.p50_interval_ms
+        reach = [[max(latency - low, 0.0)], [max(high - latency, 0.0)]]
+        axes.errorbar(
+            latency,
+            accuracy,
+            xerr=reach,
+            fmt="none",
+            ecolor=color,
+            elinewidth=1.1,
+            capsize=2.5,
+            alpha=faded,
+            zorder=2,
+        )
+    axes.plot(
+        latency, accuracy, marker=shape, markersize=8, color=color, markerfacecolor=face, markeredgewidth=1.7,
+        linestyle="none", alpha=faded, zorder=3,
+    )  # fmt: skip
+
+
+def _front_line(axes: Axes, rows: Sequence[Row], borrowed: bool) -> None:
+    points = sorted(pareto.position(row) for row in rows if row.on_front and row.borrowed == borrowed)
+    if len(points) > 1:
+        style: Any = (0, (5, 3)) if borrowed else "solid"
+        axes.step(*zip(*points, strict=True), where="post", color=SOFT, linewidth=1.2, linestyle=style, zorder=1)
+
+
+def _frame(axes: Axes, rows: Sequence[Row], metric: str) -> None:
+    latencies = [row.p50_ms for row in rows if row.p50_ms]
+    axes.set_xlabel("latency p50, ms" if rows[0].source == "measured" else "published latency, ms")
+    axes.set_ylabel(check_metric(metric))
+    if max(latencies) > 8 * min(latencies):
+        axes.set_xscale("log")
+        _plain_ticks(axes)
+    axes.margins(x=0.14, y=0.16)
+    axes.grid(color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _plain_ticks(axes: Axes) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _subtitle(rows: Sequence[Row], metric: str) -> str:
+    lines = []
+    if rows[0].source == "measured":
+        weights = ", ".join(sorted({row.weights for row in rows}))
+        lines.append(f"{conditions_in_words(rows[0])}; weights: {weights}; bars: 95 % interval of p50")
+        rebuilt = sorted({row.model for row in rows if row.reconstruction})
+        if rebuilt:
+            lines.append(
+                f"{', '.join(rebuilt)}: reconstruction; accuracy is the authors', not that of this reconstruction"
+            )
+    sizes = sorted({row.accuracy_px for row in rows if row.accuracy_px and (row.accuracy_px,) * 2 != row.resolution})
+    if metric == "top1" and sizes:
+        lines.append(
+            f"accuracy at {', '.join(map(str, sizes))} px beside latency at {resolution_text(rows[0].resolution)} px"
+        )
+    if any(row.accuracy_status == "implied" for row in rows):
+        lines.append("some accuracies are implied by published gains; see the table")
+    return "\n".join(lines)
+
+
+def _legend(axes: Axes, rows: Sequence[Row], looks: dict[str, tuple[str, str]]) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = []
+    for name, (color, shape) in looks.items():
+        if name:
+            handles.append(Line2D([], [], color=color, marker=shape, linestyle="none", markersize=7, label=name))
+    mine = "measured" if rows[0].source == "measured" else "published"
+    dot: dict[str, Any] = {"color": SOFT, "marker": "o", "linestyle": "none", "markersize": 7}
+    kinds = {row.borrowed for row in rows}
+    if False in kinds:
+        handles.append(Line2D([], [], label="accuracy of these weights", **dot))
+        handles.append(Line2D([], [], color=SOFT, linewidth=1.2, label=f"{mine} front"))
+    if True in kinds:
+        handles.append(Line2D([], [], markerfacecolor="white", markeredgewidth=1.6, label="borrowed accuracy", **dot))
+        handles.append(Line2D([], [], color=SOFT, linewidth=1.2, linestyle=(0, (5, 3)), label="borrowed front"))
+    axes.legend(handles=handles, loc="lower right", fontsize=8.2, framealpha=0.92, edgecolor=GRID)
+
+
+def _one_per_spot(rows: Sequence[Row]) -> list[Row]:
+    return list({(row.model, row.p50_ms, row.accuracy): row for row in rows}.values())
