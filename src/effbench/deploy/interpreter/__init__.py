@@ -19,21 +19,17 @@ from effbench.deploy.interpreter import (  # noqa: F401 importing a module regis
     resize,
     shape,
 )
-from effbench.deploy.interpreter.arithmetic import HALF_MAX, HALF_MIN_NORMAL, MODES, Mode
-from effbench.deploy.interpreter.engine import Interpreter, Step, half_slots, run_model
-from effbench.deploy.interpreter.loading import read_model, tensors
+from effbench.deploy.interpreter.arithmetic import HALF_MIN_NORMAL, MODES, Mode
+from effbench.deploy.interpreter.engine import Executed, Interpreter, Step, run_model
 from effbench.deploy.interpreter.registry import operators
 
 __all__ = [
-    "HALF_MAX",
     "HALF_MIN_NORMAL",
     "MODES",
+    "Executed",
     "Interpreter",
     "Mode",
     "Step",
-    "half_slots",
     "operators",
-    "read_model",
     "run_model",
-    "tensors",
 ]

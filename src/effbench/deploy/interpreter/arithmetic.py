@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-HALF_MAX = 65504.0
 HALF_MIN_NORMAL = 2.0**-14
 """Smaller magnitudes are subnormal in half precision; many NPUs and GPU modes flush them to zero."""
 CHUNK = 32

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,14 +16,14 @@ import torch
 from onnx import ModelProto, NodeProto, TensorProto
 from torch import Tensor
 
+from effbench.deploy import onnx_file
 from effbench.deploy.interpreter import registry
-from effbench.deploy.interpreter.arithmetic import HALF_MAX, MODES, Arithmetic, Mode, to_half
-from effbench.deploy.interpreter.loading import read_model
+from effbench.deploy.interpreter.arithmetic import MODES, Arithmetic, Mode, to_half
 from effbench.deploy.interpreter.types import from_numpy, from_proto
+from effbench.deploy.precision import HALF_MAX, half_slots
 from effbench.errors import ConversionError, UsageError
 
 Array = npt.NDArray[Any]
-Observer = Callable[["Step", list[Tensor | None], list[Tensor]], None]
 
 _NARROW = (torch.float16, torch.bfloat16)
 
@@ -43,6 +44,15 @@ class Step:
     attributes: Mapping[str, Any]
     half_inputs: tuple[bool, ...]
     half_outputs: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class Executed:
+    """A step, its inputs as they were used (cast to the node's own precision), and its outputs."""
+
+    step: Step
+    inputs: list[Tensor | None]
+    outputs: list[Tensor]
 
 
 class Interpreter:
@@ -67,23 +77,15 @@ class Interpreter:
             seen |= names
         return frees[::-1]
 
-    def run(
-        self,
-        feeds: Mapping[str, Array],
-        mode: str | Mode = "float32",
-        islands: Collection[str] = (),
-        observe: Observer | None = None,
-    ) -> dict[str, Array]:
-        """Run once.
+    def trace(
+        self, feeds: Mapping[str, Array], mode: str | Mode = "float32", islands: Collection[str] = ()
+    ) -> Iterator[Executed]:
+        """Run once, and yield each step as soon as it is computed; two traces can be followed side by side.
 
         Args:
             feeds: An array for each input.
             mode: A name of `MODES`, or a mode of one's own.
             islands: First outputs of the nodes that compute in float32 where the mode says half.
-            observe: Called after each node with the step, its inputs as they were used, and its outputs.
-
-        Returns:
-            The outputs by name; floating ones in float64 or float32 where the mode is not the graph's own types.
 
         Raises:
             UsageError: An input is missing, or the mode is unknown.
@@ -95,14 +97,26 @@ class Interpreter:
             raise UsageError(f"No value for the input {', '.join(missing)}.")
         values: dict[str, Tensor] = dict(self.constants)
         values.update((name, from_numpy(feeds[name])) for name in self.inputs)
-        with torch.no_grad():
-            for step, frees in zip(self.steps, self._frees, strict=True):
+        for step, frees in zip(self.steps, self._frees, strict=True):
+            with torch.no_grad():
                 inputs, outputs = _execute(step, values, mode, step.outputs[0] in islands, self)
-                if observe is not None:
-                    observe(step, inputs, outputs)
-                values.update((name, y) for name, y in zip(step.outputs, outputs, strict=False) if name)
-                for name in frees:
-                    values.pop(name, None)
+            yield Executed(step, inputs, outputs)
+            values.update((name, y) for name, y in zip(step.outputs, outputs, strict=False) if name)
+            for name in frees:
+                values.pop(name, None)
+
+    def run(
+        self, feeds: Mapping[str, Array], mode: str | Mode = "float32", islands: Collection[str] = ()
+    ) -> dict[str, Array]:
+        """Run once and return the outputs by name; arguments and errors as in `trace`.
+
+        Floating outputs are float64, or float32 carriers of half values, where the mode is not the graph's own types.
+        """
+        mode = _mode(mode)
+        values = {name: from_numpy(feeds[name]) for name in self.inputs if name in feeds} | self.constants
+        for done in self.trace(feeds, mode, islands):
+            found = zip(done.step.outputs, done.outputs, strict=False)
+            values.update((name, y) for name, y in found if name in self.outputs)
         return {name: _export(values[name], mode) for name in self.outputs}
 
 
@@ -115,7 +129,7 @@ def run_model(
         DataError: The file cannot be read, or its external data leaves its folder.
         ConversionError: An operator is missing or a node cannot be computed.
     """
-    return Interpreter(model if isinstance(model, ModelProto) else read_model(model)).run(feeds, mode)
+    return Interpreter(model if isinstance(model, ModelProto) else onnx_file.load(Path(model))).run(feeds, mode)
 
 
 def _mode(mode: str | Mode) -> Mode:
@@ -144,17 +158,6 @@ def _step(node: NodeProto, opset: int) -> Step:
         raise ConversionError("interpret", f"attribute '{unknown[0]}' is unknown", node=where, op=node.op_type)
     halves = half_slots(node, opset)
     return Step(where, node.op_type, found, tuple(node.input), tuple(node.output), attributes, *halves)
-
-
-def half_slots(node: NodeProto, opset: int) -> tuple[tuple[bool, ...], tuple[bool, ...]]:
-    """Say for each input and output of a node whether the standard allows float16 there."""
-    schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
-
-    def allowed(parameters: Any, count: int) -> tuple[bool, ...]:
-        last = len(parameters) - 1
-        return tuple("tensor(float16)" in parameters[min(i, last)].types for i in range(count))
-
-    return allowed(schema.inputs, len(node.input)), allowed(schema.outputs, len(node.output))
 
 
 def _attribute(attribute: onnx.AttributeProto) -> Any:

@@ -1,0 +1,229 @@
+"""fp16 written into the graph: float32 inputs and outputs, half precision inside, islands of float32 where asked.
+
+int8 and a16w8 are in `effbench.deploy.quantize`. Targets only translate what is written here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from effbench.deploy import onnx_file
+from effbench.errors import ConversionError, UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto, TensorProto
+
+HALF_MAX = 65504.0
+"""The largest finite half-precision number (IEEE 754 binary16)."""
+
+_TYPE_ATTRIBUTES = {"Cast": "to", "EyeLike": "dtype"}
+
+
+def half_slots(node: NodeProto, opset: int) -> tuple[tuple[bool, ...], tuple[bool, ...]]:
+    """Say for each input and output of a node whether the ONNX standard allows float16 there.
+
+    The scales of a Resize, for one, are always float32; of operators outside the standard nothing is known.
+    """
+    from onnx import defs
+
+    if not defs.has(node.op_type, opset, node.domain):
+        return (False,) * len(node.input), (False,) * len(node.output)
+    schema = defs.get_schema(node.op_type, opset, node.domain)
+
+    def allowed(parameters: Any, count: int) -> tuple[bool, ...]:
+        last = len(parameters) - 1
+        return tuple("tensor(float16)" in parameters[min(i, last)].types for i in range(count))
+
+    return allowed(schema.inputs, len(node.input)), allowed(schema.outputs, len(node.output))
+
+
+def node_names(model: ModelProto, names: Collection[str]) -> frozenset[str]:
+    """Return the first outputs of the nodes that are meant; a node is named by its own name or by any output.
+
+    Raises:
+        UsageError: A name belongs to no node.
+    """
+    found: dict[str, str] = {}
+    for node in model.graph.node:
+        for name in (node.name, *node.output):
+            if name:
+                found[name] = node.output[0]
+    for name in names:
+        if name not in found:
+            raise (
+                did_you_mean(name, found, "node") if len(found) < 50 else UsageError(f"The graph has no node '{name}'.")
+            )
+    return frozenset(found[name] for name in names)
+
+
+def to_fp16(model: ModelProto, islands: Collection[str] = ()) -> ModelProto:
+    """Return the model in half precision.
+
+    Inputs and outputs stay float32, with a Cast at the border. Finite constants beyond the range of half precision
+    are saturated. A tensor is cast at most once to each type, and never from a cast.
+
+    Args:
+        model: An fp32 graph without control flow.
+        islands: Nodes (by name or output) that keep computing in float32.
+
+    Raises:
+        ConversionError: The graph has control flow.
+        UsageError: An island is no node of the graph.
+    """
+    return _Rewriter(model, node_names(model, islands)).run()
+
+
+class _Rewriter:
+    """One pass over the nodes in order; every tensor knows in which type it exists and gets the other on demand."""
+
+    def __init__(self, model: ModelProto, islands: frozenset[str]) -> None:
+        import onnx
+
+        self.onnx = onnx
+        self.model = onnx.ModelProto()
+        self.model.CopyFrom(onnx_file.infer_shapes(model, "the graph"))
+        self.islands = islands
+        self.opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
+        self.half, self.single = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
+        graph = self.model.graph
+        values = [*graph.input, *graph.value_info, *graph.output]
+        self.types: dict[str, int] = {v.name: v.type.tensor_type.elem_type for v in values}
+        self.constants: dict[str, TensorProto] = {t.name: t for t in graph.initializer}
+        self.types.update((t.name, t.data_type) for t in graph.initializer)
+        self.made: dict[tuple[str, int], str] = {}
+        self.aliases: dict[str, str] = {}
+        self.nodes: list[NodeProto] = []
+        self.initializers: dict[str, TensorProto] = {}
+        self.taken = set(self.types) | {name for node in graph.node for name in node.output}
+
+    def run(self) -> ModelProto:
+        """Rewrite the graph and return it."""
+        graph = self.model.graph
+        for node in graph.node:
+            self._add(node)
+        for output in graph.output:
+            self._deliver(output.name, self.types[output.name])
+        del graph.node[:], graph.initializer[:], graph.value_info[:]
+        graph.node.extend(_without_unread(self.nodes, {o.name for o in graph.output}))
+        used = {name for node in graph.node for name in node.input} | {o.name for o in graph.output}
+        graph.initializer.extend(t for t in self.initializers.values() if t.name in used)
+        result = onnx_file.infer_shapes(self.model, "the fp16 graph")
+        self.onnx.checker.check_model(result)
+        return result
+
+    def _add(self, node: NodeProto) -> None:
+        if any(a.HasField("g") or a.graphs for a in node.attribute):
+            raise ConversionError("fp16", "the graph has control flow", node=node.name, op=node.op_type)
+        if node.op_type == "Constant" and any(a.name == "value" for a in node.attribute):
+            tensor = next(a.t for a in node.attribute if a.name == "value")
+            self.constants[node.output[0]] = tensor
+            self.types[node.output[0]] = tensor.data_type
+            return
+        island = node.output[0] in self.islands
+        ins, outs = half_slots(node, self.opset)
+        if island or node.op_type == "Constant":
+            ins, outs = (False,) * len(ins), (False,) * len(outs)
+        if self._is_idle_cast(node):
+            self.aliases[node.output[0]] = self.aliases.get(node.input[0], node.input[0])
+            return
+        inputs = [self._read(name, half) if name else "" for name, half in zip(node.input, ins, strict=True)]
+        outputs = [self._write(name, half) if name else "" for name, half in zip(node.output, outs, strict=True)]
+        node.input[:], node.output[:] = inputs, outputs
+        if outs[0]:
+            self._retype_attributes(node)
+        self.nodes.append(node)
+
+    def _is_idle_cast(self, node: NodeProto) -> bool:
+        floats = (self.half, self.single)
+        to = next((a.i for a in node.attribute if a.name == "to"), None)
+        return node.op_type == "Cast" and to in floats and self.types.get(node.input[0]) in floats
+
+    def _read(self, name: str, half: bool) -> str:
+        name = self.aliases.get(name, name)
+        if self.types.get(name) not in (self.single, self.half):
+            self._keep_constant(name)
+            return name
+        return self._as(name, self.half if half else self.single)
+
+    def _write(self, name: str, half: bool) -> str:
+        if self.types.get(name) != self.single or not half:
+            self.made[name, self.types.get(name, 0)] = name
+            return name
+        new = self._fresh(f"{name}_half")
+        self.made[name, self.half] = new
+        return new
+
+    def _as(self, name: str, kind: int) -> str:
+        """Return the name under which a float tensor exists in a type; make it where it does not yet."""
+        key = (name, kind)
+        if key in self.made:
+            return self.made[key]
+        if name in self.constants:
+            self.made[key] = self._constant(name, kind)
+            return self.made[key]
+        other = self.made.get((name, self.half if kind == self.single else self.single), name)
+        producer = self._producer(other)
+        # An integer that was cast to the other type is cast anew, not twice in a row.
+        source = producer.input[0] if producer is not None and producer.op_type == "Cast" else other
+        target = self._fresh(f"{name}_{'half' if kind == self.half else 'single'}")
+        self.nodes.append(self.onnx.helper.make_node("Cast", [source], [target], name=f"Cast/{target}", to=kind))
+        self.made[key] = target
+        return target
+
+    def _producer(self, name: str) -> NodeProto | None:
+        return next((node for node in reversed(self.nodes) if name in node.output), None)
+
+    def _constant(self, name: str, kind: int) -> str:
+        tensor = self.constants[name]
+        if tensor.data_type == kind:
+            self._keep_constant(name)
+            return name
+        values = self.onnx.numpy_helper.to_array(tensor)
+        new = self._fresh(f"{name}_{'half' if kind == self.half else 'single'}")
+        finite = np.where(np.isinf(values), values, np.clip(values, -HALF_MAX, HALF_MAX))
+        array = finite.astype(np.float16) if kind == self.half else values.astype(np.float32)
+        self.initializers[new] = self.onnx.numpy_helper.from_array(array, new)
+        return new
+
+    def _keep_constant(self, name: str) -> None:
+        if name in self.constants:
+            tensor = self.onnx.TensorProto()
+            tensor.CopyFrom(self.constants[name])
+            tensor.name = name
+            self.initializers[name] = tensor
+
+    def _deliver(self, output: str, kind: int) -> None:
+        """Make an output exist under its own name in its own type."""
+        source = self.aliases.get(output, output)
+        if kind not in (self.single, self.half) or (source == output and self.made.get((output, kind)) == output):
+            return
+        have = self.made.get((source, self.half)) or self._as(source, kind)
+        cast = (source, self.half) in self.made and kind == self.single
+        make = self.onnx.helper.make_node
+        if cast:
+            self.nodes.append(make("Cast", [have], [output], name=f"Cast/{output}", to=kind))
+        elif have != output:
+            self.nodes.append(make("Identity", [have], [output], name=f"Identity/{output}"))
+
+    def _retype_attributes(self, node: NodeProto) -> None:
+        for attribute in node.attribute:
+            if attribute.name == _TYPE_ATTRIBUTES.get(node.op_type) and attribute.i == self.single:
+                attribute.i = self.half
+            if attribute.HasField("t") and attribute.t.data_type == self.single:
+                array = self.onnx.numpy_helper.to_array(attribute.t).astype(np.float16)
+                attribute.t.CopyFrom(self.onnx.numpy_helper.from_array(array, attribute.t.name))
+
+    def _fresh(self, name: str) -> str:
+        while name in self.taken:
+            name += "_"
+        self.taken.add(name)
+        return name
+
+
+def _without_unread(nodes: list[NodeProto], outputs: set[str]) -> Iterator[NodeProto]:
+    """Leave out casts that nothing reads any more."""
+    read = {name for node in nodes for name in node.input} | outputs
+    return (node for node in nodes if node.op_type != "Cast" or node.output[0] in read)
