@@ -153,7 +153,11 @@ def _identity() -> dict[str, Value]:
     board = _text(PROC / "device-tree/model")
     return {
         # Arm kernels name no model: the board's name, else the part number, tells two machines apart.
-        "cpu_model": first("model name") or (board and board.strip("\0")) or first("CPU part") or platform.processor(),
+        "cpu_model": first("model name")
+        or (board and board.strip("\0"))
+        or first("CPU part")
+        or platform.processor()
+        or None,
         "machine": platform.machine(),
         "os": platform.platform(),
         "kernel": platform.release(),

@@ -85,7 +85,7 @@ def measure_round(
     if min_samples < 1 or not 0 <= min_seconds <= max_seconds:
         raise UsageError(f"A round of {min_samples} samples and {min_seconds} to {max_seconds} s cannot be measured.")
     warmup_s = max(min_seconds, 1.0) if max_warmup_seconds is None else max_warmup_seconds
-    with _no_collection():
+    with no_collection():
         first_ns = time_one(session, feeds, clock)
         warmup = warm_up(session, feeds, warmup_s, clock)
         before = environment.counters()
@@ -225,7 +225,7 @@ def _distance(left: list[Array], right: list[Array]) -> float:
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
+def no_collection() -> Iterator[None]:
     """Keep the garbage collector out of the timed phase."""
     was_on = gc.isenabled()
     gc.collect()

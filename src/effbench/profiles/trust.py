@@ -1,0 +1,263 @@
+"""Grade how far a measurement can be trusted: A to D, with the reasons; a pure function of the record.
+
+A: every check passed. B: use with care. C: an indication only. D: not a latency of this model on this machine; never on
+a front. The grade is the worst that any check gives. What could not be observed cannot be vouched for: without any
+reading of other load a measurement is at best a B.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from effbench import stats
+from effbench.schema import Samples
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The values above which a check gives B, C and D."""
+
+    b: float
+    c: float
+    d: float = float("inf")
+
+    def grade(self, value: float) -> str:
+        """Return the grade that a value deserves."""
+        return "D" if value > self.d else "C" if value > self.c else "B" if value > self.b else "A"
+
+
+ROUNDS_FOR_INTERVAL = stats.MIN_ROUNDS
+MIN_SAMPLES_PER_ROUND = 10
+"""Below it a round's own median is decided by two or three inferences."""
+
+UNCERTAINTY_PCT = Limits(2, 5, 20)
+"""Half-width of p50's interval. A promises p50 within 2 %, which a wider interval cannot; at 20 % nothing is ranked."""
+
+OTHER_CPU_PCT = Limits(15, 40)
+"""CPU time of other processes, percent of one core, mean over rounds. An idle system with its agents and the reading
+of the counters (10 ms ticks in rounds of half a second: 4 %) stays below 15; one busy process is at 100."""
+
+BUSY_ROUND_PCT = 50.0
+BUSY_ROUND_SHARE_PCT = Limits(20, 50)
+"""Share of rounds in which other processes took more than half a core: load that comes and goes hides in the mean,
+but from a fifth of the rounds on it moves the median of the mixture."""
+
+STEAL_PCT = Limits(2, 10, 50)
+"""Time the hypervisor gave to others, percent of one core: it is in the samples as if the model were slower."""
+
+RUN_DELAY_PCT = Limits(1, 5, 50)
+"""Time this process's threads were ready but not running, percent of wall time; below 1 % it cannot move p50 by 2 %."""
+
+SWITCHES_PER_SECOND = Limits(50, 200)
+"""Involuntary switches, used where the run delay is not readable: a lone process is preempted by the kernel's own
+threads some ten times a second; time slices shared with another show as hundreds."""
+
+NOT_STATIONARY_PCT = Limits(25, 50)
+"""Share of rounds whose warm-up ended by the clock and not because latency had settled."""
+
+DRIFT_WITHIN_PCT = Limits(2, 5)
+"""Median over rounds of the change from a round's first third to its last: what a round adds when it runs longer."""
+
+DRIFT_ACROSS_PCT = Limits(3, 10)
+"""Change from the first third of the rounds to the last. Wider than within: it compares medians of two rounds or so."""
+
+ORDER = 0.6
+"""Kendall's tau between rounds' order and their medians from which a slow-down is monotone and is called throttling;
+six rounds in random order exceed it in under 3 of 100 cases."""
+
+FREQUENCY_DROP_PCT = Limits(3, 10)
+"""Fall of the highest core frequency over a round, median over rounds: latency follows frequency one to one."""
+
+SECOND_MODE_PCT = 15.0
+"""Share of the samples in the smaller of two modes from which p50 may lie in either, or between them, next time."""
+
+MODE_GAP_PCT = Limits(3, 10)
+"""How far the two modes lie apart; modes nearer than 3 % can move p50 by little more than an A allows."""
+
+VALLEY = 0.5
+"""Two groups are modes when the samples between them are less than half as dense as those around each."""
+
+SPIKES_PCT = 5.0
+"""The slowest samples, left out of the search for modes: a few long interruptions would be taken for the second."""
+
+Check = Callable[[Samples], Iterator[tuple[str, str]]]
+
+
+def grade(
+    samples: Samples, before: Mapping[str, Any] | None = None, after: Mapping[str, Any] | None = None
+) -> tuple[str, tuple[str, ...]]:
+    """Return the grade of a measurement and the reasons for anything below A, the gravest first.
+
+    Args:
+        samples: The rounds with what was observed in them.
+        before: The environment as `environment.observe` saw it before the first round, where known.
+        after: The same after the last round.
+    """
+    found = [entry for check in _CHECKS for entry in check(samples) if entry[0] != "A"]
+    found += _environment(before or {}, after or {})
+    found.sort(key=lambda entry: entry[0], reverse=True)
+    return (found[0][0] if found else "A"), tuple(reason for _, reason in found)
+
+
+def _early_return(samples: Samples) -> Iterator[tuple[str, str]]:
+    flags = sorted({flag for one in samples.rounds for flag in one.flags})
+    if flags:
+        yield "D", f"{', '.join(flags)}: outputs were not final when the session returned"
+
+
+def _counts(samples: Samples) -> Iterator[tuple[str, str]]:
+    rounds = len(samples.rounds)
+    if rounds < ROUNDS_FOR_INTERVAL:
+        yield "C", f"too few rounds: {rounds}, an interval needs {ROUNDS_FOR_INTERVAL}"
+    fewest = min(len(one.samples_ns) for one in samples.rounds)
+    if fewest < MIN_SAMPLES_PER_ROUND:
+        yield "B", f"too few samples: a round holds {fewest}, {MIN_SAMPLES_PER_ROUND} are wanted"
+    if not stats.supported(_series(samples), 0.5):
+        yield "C", f"too few samples: {sum(len(one.samples_ns) for one in samples.rounds)} in all do not support p50"
+
+
+def _uncertainty(samples: Samples) -> Iterator[tuple[str, str]]:
+    found = stats.estimate(_series(samples), 0.5)
+    width = None if found is None else found.relative_half_width
+    if width is not None:
+        yield UNCERTAINTY_PCT.grade(100 * width), f"uncertain: p50 is known to ±{width:.1%} only"
+
+
+def _load(samples: Samples) -> Iterator[tuple[str, str]]:
+    other = _observed(samples, "other_cpu_pct")
+    if len(other):
+        mean, busy = float(other.mean()), 100 * float((other > BUSY_ROUND_PCT).mean())
+        worse = max(OTHER_CPU_PCT.grade(mean), BUSY_ROUND_SHARE_PCT.grade(busy))
+        yield worse, f"other load: {mean:.0f} % of a core, above {BUSY_ROUND_PCT:.0f} % in {busy:.0f} % of rounds"
+    stolen = _observed(samples, "steal_pct")
+    if len(stolen):
+        yield STEAL_PCT.grade(float(stolen.mean())), f"stolen time: the hypervisor took {stolen.mean():.1f} % of a core"
+
+
+def _preemption(samples: Samples) -> Iterator[tuple[str, str]]:
+    delay = _observed(samples, "run_delay_pct")
+    switches = _observed(samples, "involuntary_switches")
+    if len(delay):
+        yield RUN_DELAY_PCT.grade(float(delay.mean())), f"preempted: ready but not running {delay.mean():.1f} % of time"
+    elif len(switches):
+        rate = float(switches.sum() / sum(sum(one.samples_ns) for one in samples.rounds) * 1e9)
+        yield SWITCHES_PER_SECOND.grade(rate), f"preempted: {rate:.0f} involuntary switches a second"
+    elif not len(_observed(samples, "other_cpu_pct")):
+        yield "B", "other load could not be observed on this machine"
+
+
+def _warmup(samples: Samples) -> Iterator[tuple[str, str]]:
+    share = 100 * float(np.mean([not one.stationary for one in samples.rounds]))
+    yield (
+        NOT_STATIONARY_PCT.grade(share),
+        f"not stationary: latency still moved after warm-up in {share:.0f} % of rounds",
+    )
+
+
+def _drift_within(samples: Samples) -> Iterator[tuple[str, str]]:
+    # Thirds of fewer than five samples are noise.
+    changes = [_change(np.asarray(one, dtype=float)) for one in _series(samples) if len(one) >= 15]
+    if changes:
+        drift = 100 * float(np.median(changes))
+        yield DRIFT_WITHIN_PCT.grade(abs(drift)), f"drift: {drift:+.1f} % from the start of a round to its end"
+
+
+def _drift_across(samples: Samples) -> Iterator[tuple[str, str]]:
+    levels = np.array([np.median(one) for one in _series(samples)])
+    if len(levels) >= ROUNDS_FOR_INTERVAL:
+        drift = 100 * _change(levels)
+        name = "throttled" if drift > 0 and _kendall(levels) > ORDER else "drift"
+        yield DRIFT_ACROSS_PCT.grade(abs(drift)), f"{name}: {drift:+.1f} % from the first rounds to the last"
+
+
+def _frequency(samples: Samples) -> Iterator[tuple[str, str]]:
+    rounds = [one.observed for one in samples.rounds if {"cpu_mhz_before", "cpu_mhz_after"} <= one.observed.keys()]
+    if rounds:
+        drop = 100 * float(np.median([1 - one["cpu_mhz_after"] / one["cpu_mhz_before"] for one in rounds]))
+        yield FREQUENCY_DROP_PCT.grade(drop), f"throttled: the clock frequency fell {drop:.0f} % during a round"
+
+
+def _modes(samples: Samples) -> Iterator[tuple[str, str]]:
+    found = second_mode(_series(samples))
+    if found is not None:
+        share, gap = found
+        reason = f"bimodal: {share:.0%} of samples in a second mode, {gap:.1%} away"
+        yield MODE_GAP_PCT.grade(100 * gap), reason
+
+
+_CHECKS: tuple[Check, ...] = (
+    _early_return,
+    _counts,
+    _uncertainty,
+    _load,
+    _preemption,
+    _warmup,
+    _drift_within,
+    _drift_across,
+    _frequency,
+    _modes,
+)
+
+
+def _environment(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    # Facts that no measurement changes by itself; frequency, temperature and load do move and are judged per round.
+    for key in ("governor", "turbo", "cgroup_cpus", "cores_allowed", "cpu_model"):
+        if key in before and key in after and before[key] != after[key]:
+            yield "C", f"the machine changed: {key} was {before[key]}, then {after[key]}"
+
+
+def second_mode(rounds: Sequence[Sequence[int]]) -> tuple[float, float] | None:
+    """Return the share of the smaller of two modes and the gap relative to the lower, or None where there is one mode.
+
+    The samples, less the slowest `SPIKES_PCT`, are split in two where that explains most of their variance on the log
+    scale. The two groups are modes if both hold `SECOND_MODE_PCT` and the middle third between their medians is less
+    than `VALLEY` times as dense as the thirds around each median; the halves of one hump, or of a long tail, are
+    densest toward the middle or the floor.
+
+    Source: Otsu 1979, IEEE Transactions on Systems, Man, and Cybernetics 9:62 (the split).
+    """
+    values = np.sort(np.log(np.concatenate([np.asarray(one, dtype=float) for one in rounds])))
+    values = values[: int(np.ceil(len(values) * (1 - SPIKES_PCT / 100)))]
+    least = max(int(np.ceil(len(values) * SECOND_MODE_PCT / 100)), 2)
+    if len(values) < 2 * least:
+        return None
+    sizes = np.arange(1, len(values))
+    sums = np.cumsum(values)
+    between = (sums[-1] * sizes / len(values) - sums[:-1]) ** 2 / (sizes * (len(values) - sizes))
+    split = int(np.argmax(between)) + 1
+    low, high = float(np.median(values[:split])), float(np.median(values[split:]))
+    reach = (high - low) / 6
+    if min(split, len(values) - split) < least or reach <= 0:
+        return None
+
+    def within(center: float) -> int:
+        return int(np.count_nonzero(np.abs(values - center) <= reach))
+
+    if within((low + high) / 2) >= VALLEY * min(within(low), within(high)):
+        return None
+    return min(split, len(values) - split) / len(values), float(np.expm1(high - low))
+
+
+def _series(samples: Samples) -> list[tuple[int, ...]]:
+    return [one.samples_ns for one in samples.rounds]
+
+
+def _observed(samples: Samples, key: str) -> Floats:
+    return np.array([one.observed[key] for one in samples.rounds if key in one.observed])
+
+
+def _change(values: Floats) -> float:
+    third = max(len(values) // 3, 1)
+    return float(np.median(values[-third:]) / np.median(values[:third]) - 1)
+
+
+def _kendall(values: Floats) -> float:
+    rows, columns = np.triu_indices(len(values), 1)
+    return float(np.mean(np.sign(values[columns] - values[rows])))

@@ -1,0 +1,291 @@
+"""The clock, proved on sessions whose latencies are known, and on sessions that break their promise."""
+
+import gc
+import itertools
+import threading
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from effbench import stats
+from effbench.errors import MeasurementError, UsageError
+from effbench.profiles import measure, trust
+from effbench.schema import Samples
+
+MS = 1_000_000
+A = {"x": np.arange(8, dtype=np.float32)}
+B = {"x": -np.arange(8, dtype=np.float32) - 1}
+
+
+class Machine:
+    """A session and its clock: each call lets as much scripted time pass as the next latency says."""
+
+    def __init__(self, latencies_ns):
+        self.now = 0
+        self.calls = 0
+        self.latencies = iter(latencies_ns)
+
+    def clock(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += int(seconds * 1e9)
+
+    def __call__(self, feeds):
+        self.calls += 1
+        self.now += int(next(self.latencies))
+        return {"y": feeds["x"] * 2}
+
+    def round(self, **options):
+        bounds = {"min_samples": 50, "min_seconds": 3.0, "max_seconds": 60.0, **options}
+        return measure.measure_round(self, A, clock=self.clock, sleep=self.sleep, **bounds)
+
+
+def cycle(*latencies_ms):
+    return itertools.cycle([round(one * MS) for one in latencies_ms])
+
+
+def rounds_of(make, count=10, **options):
+    return Samples(tuple(Machine(make(seed)).round(**options) for seed in range(count)))
+
+
+def assert_percentiles(samples, expected_ms):
+    series = [one.samples_ns for one in samples.rounds]
+    for p, value in expected_ms.items():
+        assert value == pytest.approx(stats.quantile(series, p) / MS, rel=0.01), f"p{100 * p:g}"
+
+
+def test_a_constant_session():
+    samples = rounds_of(lambda seed: cycle(10))
+    assert_percentiles(samples, {0.5: 10, 0.9: 10, 0.99: 10})
+    # What the real machine did meanwhile has no bearing on a scripted clock.
+    alone = Samples(tuple(replace(one, observed={}) for one in samples.rounds))
+    assert trust.grade(alone) == ("B", ("other load could not be observed on this machine",))
+    assert all(one.stationary for one in samples.rounds)
+
+
+def test_a_bimodal_session():
+    rng = np.random.default_rng(0)
+    samples = rounds_of(lambda seed: (12 * MS if rng.random() < 0.4 else 8 * MS for _ in itertools.count()))
+    assert_percentiles(samples, {0.3: 8, 0.5: 8, 0.7: 12, 0.9: 12})
+    assert any("bimodal" in reason for reason in trust.grade(samples)[1])
+
+
+def test_a_drifting_session():
+    # 10 ms, growing by 0.05 % an inference without end.
+    samples = rounds_of(lambda seed: (int(10 * MS * 1.0005**i) for i in itertools.count()))
+    expected = np.quantile([10 * 1.0005**i for i in range(21, 21 + len(samples.rounds[0].samples_ns))], [0.5, 0.9])
+    assert_percentiles(samples, dict(zip((0.5, 0.9), expected, strict=True)))
+    assert any(reason.startswith("drift") for reason in trust.grade(samples)[1])
+
+
+def test_a_spiky_session():
+    rng = np.random.default_rng(0)
+    spikes = lambda seed: (50 * MS if rng.random() < 0.03 else 10 * MS for _ in itertools.count())  # noqa: E731
+    samples = rounds_of(spikes)
+    assert_percentiles(samples, {0.5: 10, 0.9: 10, 0.99: 50})
+    assert not any("bimodal" in reason for reason in trust.grade(samples)[1])
+
+
+def test_a_skewed_session():
+    rng = np.random.default_rng(1)
+    samples = rounds_of(
+        lambda seed: (10 * MS * (1 + 0.05 * rng.exponential()) for _ in itertools.count()), min_seconds=40
+    )
+    expected = {p: 10 * (1 - 0.05 * np.log(1 - p)) for p in (0.5, 0.9, 0.99)}
+    assert_percentiles(samples, expected)
+
+
+def test_the_first_inference_is_timed_apart_and_warmup_is_not_sampled():
+    # 900 ms once, then a decay from 30 ms to 10 ms over some 100 inferences.
+    latencies = itertools.chain([900 * MS], (int((10 + 20 * np.exp(-i / 20)) * MS) for i in itertools.count()))
+    found = Machine(latencies).round(max_warmup_seconds=10)
+    assert found.first_ms == 900
+    assert found.stationary
+    assert max(found.samples_ns) < 10.2 * MS
+    assert found.warmup >= 80
+
+
+def test_warmup_that_never_settles_is_bounded_and_said():
+    found = Machine(int(10 * MS * 1.02**i) for i in itertools.count()).round(max_warmup_seconds=2, max_seconds=5)
+    assert not found.stationary
+    assert any("not stationary" in reason for reason in trust.grade(Samples((found,)))[1])
+
+
+def test_warmup_tells_noise_from_a_trend():
+    rng = np.random.default_rng(0)
+    noise = [[int(x) for x in 10 * MS * rng.lognormal(0, 0.1, 80)] for _ in range(200)]
+    assert np.mean([measure.is_stationary(one) for one in noise]) > 0.9
+    trend = [[int(x * 1.005**i) for i, x in enumerate(one)] for one in noise]
+    assert np.mean([measure.is_stationary(one) for one in trend]) < 0.4
+
+
+@pytest.mark.parametrize(
+    ("latency_ms", "bounds", "expected"),
+    [
+        (10, {"min_samples": 50, "min_seconds": 0.1, "max_seconds": 9}, 50),
+        (10, {"min_samples": 50, "min_seconds": 2.0, "max_seconds": 9}, 200),
+        (100, {"min_samples": 50, "min_seconds": 0.5, "max_seconds": 1}, 10),
+        (5000, {"min_samples": 50, "min_seconds": 0.5, "max_seconds": 1}, 1),
+    ],
+    ids=["count", "time", "bounded", "one-at-least"],
+)
+def test_a_round_holds_n_samples_and_t_seconds(latency_ms, bounds, expected):
+    assert expected == len(Machine(cycle(latency_ms)).round(**bounds).samples_ns)
+
+
+def test_every_call_is_accounted_for():
+    machine = Machine(cycle(10))
+    found = machine.round()
+    assert machine.calls == 1 + found.warmup + len(found.samples_ns)
+
+
+def test_the_collector_rests_while_timing_and_comes_back():
+    seen = set()
+
+    def session(feeds):
+        seen.add(gc.isenabled())
+        return feeds
+
+    measure.measure_round(session, A, min_samples=5, min_seconds=0, max_seconds=1)
+    assert seen == {False}
+    assert gc.isenabled()
+
+
+def test_the_collector_comes_back_when_the_session_fails():
+    with pytest.raises(StopIteration):
+        Machine([]).round()
+    assert gc.isenabled()
+
+
+def test_a_clock_that_stands_still_is_an_error():
+    with pytest.raises(MeasurementError, match="stood still"):
+        measure.measure_round(
+            lambda feeds: feeds, A, min_seconds=0, max_seconds=0, max_warmup_seconds=0, clock=lambda: 5
+        )
+
+
+@pytest.mark.parametrize(
+    "bounds", [{"min_samples": 0}, {"min_seconds": 5.0, "max_seconds": 1.0}, {"min_seconds": -1.0}]
+)
+def test_bounds_that_no_round_can_meet_are_refused(bounds):
+    with pytest.raises(UsageError):
+        Machine(cycle(1)).round(**bounds)
+
+
+def test_what_else_ran_is_observed():
+    found = measure.measure_round(lambda feeds: sum(range(20000)), A, min_samples=20, min_seconds=0.1)
+    assert found.observed["wall_s"] >= 0.1
+    assert 0 < found.observed["cpu_ratio"] < 1.2
+    assert found.peak_rss_bytes > 1 << 20
+
+
+def product(feeds):
+    return {"y": np.full((64, 64), feeds["x"].sum()) @ np.eye(64)}
+
+
+SHARED = np.zeros((64, 64))
+
+
+def late_thread(feeds):
+    result = product(feeds)["y"]
+    threading.Timer(0.02, lambda: np.copyto(SHARED, result)).start()
+    return {"y": SHARED}
+
+
+def late_fresh(feeds):
+    out = np.zeros((64, 64))
+    threading.Timer(0.02, lambda: np.copyto(out, product(feeds)["y"])).start()
+    return {"y": out}
+
+
+class Stale:
+    """Hands out a copy of a buffer that a thread fills afterwards: what the caller holds never changes."""
+
+    def __init__(self):
+        self.buffer = np.zeros((64, 64))
+
+    def __call__(self, feeds):
+        result = product(feeds)["y"]
+        seen = self.buffer.copy()
+        threading.Timer(0.02, lambda: np.copyto(self.buffer, result)).start()
+        return {"y": seen}
+
+
+class Previous:
+    """A pipeline of depth one: each call returns the outputs of the call before."""
+
+    def __init__(self):
+        self.last = {"y": np.zeros((64, 64))}
+
+    def __call__(self, feeds):
+        self.last, result = product(feeds), self.last
+        return result
+
+
+class Lazy:
+    """An output that waits for its result when it is first touched, as a device array does."""
+
+    def __init__(self, value):
+        self.value = value
+        self.ready = False
+
+    def __array__(self, dtype=None, copy=None):
+        if not self.ready:
+            time.sleep(0.01)
+            self.ready = True
+        return self.value
+
+
+@pytest.mark.parametrize(
+    "session",
+    [late_thread, late_fresh, Stale(), Previous(), lambda feeds: {"y": Lazy(product(feeds)["y"])}],
+    ids=["late-thread", "late-fresh-buffer", "stale-copy", "previous-call", "lazy"],
+)
+def test_an_early_return_is_flagged(session):
+    assert measure.check_promise(session, A, B) == (measure.EARLY_RETURN,)
+
+
+def test_a_round_of_an_early_return_is_a_d():
+    found = measure.measure_round(late_thread, A, contrast=B, min_samples=20, min_seconds=0.01)
+    letter, reasons = trust.grade(Samples((found,)))
+    assert letter == "D"
+    assert reasons[0].startswith("early return")
+
+
+def noisy(feeds):
+    return {"y": product(feeds)["y"] * (1 + 1e-6 * np.random.default_rng().standard_normal((64, 64)))}
+
+
+def test_a_session_that_reuses_its_buffer_keeps_its_promise():
+    buffer = np.zeros((64, 64))
+
+    def session(feeds):
+        np.copyto(buffer, product(feeds)["y"])
+        return {"y": buffer}
+
+    assert measure.check_promise(session, A, B, settle_seconds=0.01) == ()
+
+
+@pytest.mark.parametrize(
+    "session",
+    [
+        product,
+        noisy,
+        lambda feeds: {"y": np.full(3, np.nan)},
+        lambda feeds: {"y": np.ones(3)},
+        lambda feeds: {"y": feeds["x"].tolist(), "n": 3},
+        lambda feeds: {},
+    ],
+    ids=["plain", "sums-in-any-order", "nan", "same-for-all", "lists", "no-output"],
+)
+def test_a_kept_promise_raises_no_alarm(session):
+    assert measure.check_promise(session, A, B, settle_seconds=0.01) == ()
+
+
+def test_the_check_follows_the_timed_phase_and_adds_nothing_to_it():
+    with_check, without = Machine(cycle(10)), Machine(cycle(10))
+    assert with_check.round(contrast=B).samples_ns == without.round().samples_ns
+    assert with_check.calls > without.calls
