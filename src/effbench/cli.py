@@ -184,13 +184,14 @@ def profile(names: Sequence[str], resolutions: Sequence[str], as_json: bool, **r
 @click.option("--format", "formats", multiple=True, help="Also write: markdown, csv, json, html, latex. Repeatable.")
 @click.option("--plot", is_flag=True, help="Also draw the Pareto plots (PNG, SVG).")
 @click.option("--paper", is_flag=True, help="Also write a booktabs table, caption, methods and BibTeX.")
+@click.option("--published", default="same", show_default=True, help="Published rows beside: none, same, all.")
 @_out
 @_json
-def report(metric: str, formats: Sequence[str], plot: bool, paper: bool, out: str | None, as_json: bool) -> None:
+def report(metric: str, as_json: bool, **rest: Any) -> None:
     """Print accuracy against latency, one table per device and resolution."""
     from effbench.api.report import write
 
-    written = write(metric, formats=formats, plot=plot, paper=paper, out=out)
+    written = write(metric, **rest)
     if as_json:
         click.echo(written.json.rstrip())
         return

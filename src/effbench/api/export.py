@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -88,6 +89,7 @@ def export(
     for name in names:
         check_target(name, options or {})
     request = _Request(source, batch, dynamic_batch, dict(options or {}), home_of(out), time_limit_s, notify)
+    request.prepare(sizes)
     return [request.cell(size, name, precision, verify) for size, name in plan]
 
 
@@ -151,6 +153,21 @@ class _Request:
     ) -> None:
         self.source, self.batch, self.dynamic, self.options = source, batch, dynamic, options
         self.home, self.limit_s, self.notify = home, limit_s, notify
+        self._graphs: dict[tuple[int, int], Artifact | EffbenchError] = {}
+
+    def prepare(self, sizes: Sequence[tuple[int, int]]) -> None:
+        """Make the graphs of all sizes, as many at once as there are cores to spare; each is one thread's work."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(max(1, min(len(sizes), (os.cpu_count() or 1), 4))) as pool:
+            for size, made in zip(sizes, pool.map(self._try_graph, sizes), strict=True):
+                self._graphs[size] = made
+
+    def _try_graph(self, size: tuple[int, int]) -> Artifact | EffbenchError:
+        try:
+            return self.graph(size)
+        except EffbenchError as error:
+            return error
 
     def cell(self, size: tuple[int, int], target: str, precision: str | None, verify: bool) -> Cell:
         start = time.perf_counter()
@@ -182,7 +199,9 @@ class _Request:
         wanted = precision or target.precision
         if wanted != "fp32":
             raise UnavailableError(f"Precision '{wanted}' is not built yet.", hint="fp32 is.")
-        graph = self.graph(size)
+        graph = self._graphs[size]
+        if isinstance(graph, EffbenchError):
+            raise graph
         key = bundle.make_key(
             {
                 "graph": graph.key,
@@ -218,7 +237,7 @@ class _Request:
             "resolution": size,
             "batch": self.batch,
             "dynamic_batch": self.dynamic,
-            "threads": 2,
+            "threads": 1,
             "packages": GRAPH_PACKAGES,
         }
         return self._make(folder, key, job, f"export {source.name} at {resolution_text(size)} to ONNX")[0]

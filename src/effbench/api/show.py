@@ -121,54 +121,42 @@ def _reason(cell: Cell) -> list[str]:
 
 def profile(found: Profile, out: str | None) -> str:
     """Return the latencies just measured, what could not be measured, and the next command."""
-    from effbench import stats
     from effbench.profiles.trust import grade
 
-    body = []
-    footnotes: dict[str, int] = {}
-    for item in found.measurements:
-        rounds = [one.samples_ns for one in item.samples.rounds]
-        trust, reasons = grade(item.samples, item.before, item.after)
-        marks = " ".join(str(footnotes.setdefault(reason, len(footnotes) + 1)) for reason in reasons)
-        body.append(
-            (
-                *_subject(item),
-                *(_quantile(stats, rounds, p) for p in (0.5, 0.9, 0.99)),
-                *_rest(item),
-                f"{trust} {marks}".strip(),
-            )
-        )
-    header = (
-        "model",
-        "px",
-        "target",
-        "precision",
-        "p50 ms [95 %]",
-        "p90 ms [95 %]",
-        "p99 ms",
-        "img/s",
-        "first ms",
-        "load ms",
-        "peak MiB",
-        "trust",
-    )
-    lines = list(dict.fromkeys(text for text in found.said))
-    if body:
-        one = found.measurements[0]
-        lines.append(_table(header, body))
-        lines.append(
-            f"{one.device}, {one.before.get('cpu_model')}; batch {one.settings['batch']}, "
-            f"{one.settings['threads']} thread(s), {one.samples.scope}, {one.samples.protocol}; "
-            f"{len(one.samples.rounds)} rounds in fresh processes; weights {one.subject.weights.kind}"
-        )
-        lines += [f"  {number}: {reason}" for reason, number in footnotes.items()]
+    lines = list(dict.fromkeys(found.said))
+    grades = [grade(item.samples, item.before, item.after) for item in found.measurements]
+    if found.measurements:
+        body = [_latency(item, trust) for item, (trust, _) in zip(found.measurements, grades, strict=True)]
+        lines += [_table(LATENCY, body), _conditions(found.measurements[0])]
+        for item, (trust, reasons) in zip(found.measurements, grades, strict=True):
+            if reasons:
+                lines.append(f"trust {trust}, {' '.join(_subject(item)[:3])}: {'; '.join(reasons)}")
         lines += [f"* {text}" for text in dict.fromkeys(m.subject.reconstruction for m in found.measurements) if text]
     lines += [text for cell in found.cells for text in _reason(cell)]
     if found.interrupted:
         lines.append("Interrupted: the rounds measured so far are kept.")
-    if body:
+    if found.measurements:
         lines.append("next: effbench report" + (f" --out {out}" if out else ""))
     return "\n".join(lines)
+
+
+LATENCY = (
+    *("model", "px", "target", "precision", "p50 ms [95 %]", "p90 ms [95 %]", "p99 ms"),
+    *("img/s", "first ms", "load ms", "peak MiB", "trust"),
+)
+
+
+def _latency(item: Measurement, trust: str) -> tuple[str, ...]:
+    rounds = [one.samples_ns for one in item.samples.rounds]
+    return (*_subject(item), *(_quantile(rounds, p) for p in (0.5, 0.9, 0.99)), *_rest(item), trust)
+
+
+def _conditions(one: Measurement) -> str:
+    return (
+        f"{one.device}, {one.before.get('cpu_model')}; batch {one.settings['batch']}, "
+        f"{one.settings['threads']} thread(s), {one.samples.scope}, {one.samples.protocol}; "
+        f"{len(one.samples.rounds)} rounds in fresh processes; weights {one.subject.weights.kind}"
+    )
 
 
 def _subject(item: Measurement) -> tuple[str, ...]:
@@ -183,7 +171,9 @@ def _subject(item: Measurement) -> tuple[str, ...]:
     return (subject.model + mark, resolution_text(subject.resolution), subject.target, precision)
 
 
-def _quantile(stats: Any, rounds: Sequence[Sequence[int]], p: float) -> str:
+def _quantile(rounds: Sequence[Sequence[int]], p: float) -> str:
+    from effbench import stats
+
     found = stats.estimate(rounds, p)
     if found is None:
         return "-"

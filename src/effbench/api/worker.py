@@ -11,7 +11,7 @@ from typing import Any
 
 from effbench.deploy import bundle, fidelity, onnx_file
 from effbench.errors import DataError
-from effbench.schema import Artifact, Backbone, Stage, Subject, Weights, from_json, to_json
+from effbench.schema import Artifact, Backbone, Stage, Subject, TensorSpec, Weights, from_json, to_json
 
 
 class _Stages:
@@ -77,7 +77,7 @@ def _from_factory(job: dict[str, Any], draft: Path, stages: _Stages) -> Artifact
     resolution, batch = tuple(job["resolution"]), job["batch"]
     stages.begin("reference outputs")
     images = fidelity.pictures(fidelity.count_for(batch), backbone.in_channels, resolution)
-    spec = onnx_file.TensorSpec(torch_graph.INPUT, "float32", (batch, backbone.in_channels, *resolution))
+    spec = TensorSpec(torch_graph.INPUT, "float32", (batch, backbone.in_channels, *resolution))
     expected = _eager(module, images, spec, backbone)
     module = fuse(module)
     stages.begin("torch -> ONNX")

@@ -1,0 +1,53 @@
+# Two commands matter: `make demo` and `make test`. Everything is installed into .venv here; nothing else is touched.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+DEMO_BUDGET ?= 12
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow check gpu-check clean need
+
+help:
+	@echo "make demo       export regla_m and iFormer, verify, profile at 224 and 512 px, print the Pareto tables"
+	@echo "make test       install what is needed and run the tests"
+	@echo "make test-slow  the tests that take longer"
+	@echo "make check      ruff, mypy, import directions, the wheel's contents"
+	@echo "make gpu-check  everything that needs an NVIDIA GPU, where there is one"
+
+need:
+	@command -v $(PYTHON) >/dev/null || { echo "effbench needs Python 3.10 or newer; there is no '$(PYTHON)' here (make PYTHON=...)."; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "effbench needs Python 3.10 or newer; '$(PYTHON)' is $$($(PYTHON) -V) (make PYTHON=python3.11)."; exit 2; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "'$(PYTHON)' lacks the venv module; install it (Debian: apt install python3-venv)."; exit 2; }
+
+$(BIN)/python: | need
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(BIN)/python pyproject.toml constraints.txt
+	@echo "installing into $(VENV) ..."
+	@$(PIP) --editable '.[torch,ort,ov,plots]'
+	@touch $@
+
+$(VENV)/.test: $(BIN)/python pyproject.toml constraints.txt
+	@echo "installing into $(VENV) ..."
+	@$(PIP) --editable '.[all,dev]'
+	@touch $@
+
+demo: | need
+	@start=$$(date +%s); $(MAKE) --no-print-directory $(VENV)/.demo && \
+	  EFFBENCH_DEMO_START=$$start EFFBENCH_PROGRESS=1 $(BIN)/python examples/demo.py --budget $(DEMO_BUDGET)
+
+test: $(VENV)/.test
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+
+test-slow: $(VENV)/.test
+	@$(BIN)/python -m pytest -m slow
+
+check: $(VENV)/.test
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/python -m pytest -q tests/test_house.py
+
+gpu-check: $(VENV)/.test
+	@$(BIN)/python benchmarks/gpu_check.py
+
+clean:
+	@rm -rf $(VENV) build dist runs .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,48 @@
+"""The main job in one go: export, verify, profile and report regla_m beside iFormer (what `make demo` runs).
+
+ReGLA here is a reconstruction from an abstract, all weights are untrained, and every accuracy shown is borrowed from a
+paper: this shows what effbench does, not which network is better.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+
+MODELS = ("regla_m", "iformer_t", "iformer_s", "iformer_m")
+SIZES = ("--res", "224", "--res", "512")
+TARGETS = ("--target", "ort", "--target", "ov")
+
+
+def effbench(*arguments: str) -> None:
+    """Run one command as a user would type it; a failure ends the demo with that command's exit code."""
+    print(f"\n$ effbench {' '.join(arguments)}", flush=True)
+    done = subprocess.run([sys.executable, "-m", "effbench.cli", *arguments], check=False)
+    if done.returncode != 0:
+        sys.exit(done.returncode)
+
+
+def main() -> None:
+    """Run the demo and print its own wall time."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--budget", type=float, default=12, help="seconds of measuring per artifact")
+    budget = parser.parse_args().budget
+    start = float(os.environ.get("EFFBENCH_DEMO_START", time.time()))
+    print(f"installed after {time.time() - start:.0f} s; a first number:", flush=True)
+    effbench("export", "regla_m", "--target", "ort")
+    effbench("profile", "regla_m", "--target", "ort", "--budget", "10", "--rounds", "6")
+    print(f"first number after {time.time() - start:.0f} s", flush=True)
+    for model in MODELS:
+        effbench("export", model, *TARGETS, *SIZES)
+    print(f"\nmeasuring {len(MODELS) * 4} artifacts, {budget:g} s each", flush=True)
+    effbench("profile", *MODELS, *TARGETS, *SIZES, "--budget", f"{budget:g}", "--rounds", "6")
+    effbench("report", "--metric", "ade_miou", "--plot", "--format", "markdown")
+    effbench("report", "--metric", "top1", "--plot", "--format", "markdown", "--format", "html")
+    print(f"\nthe whole demo took {time.time() - start:.0f} s, installation included")
+
+
+if __name__ == "__main__":
+    main()
