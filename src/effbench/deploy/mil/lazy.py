@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import warnings
+from collections.abc import Iterator
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -35,13 +37,13 @@ def _quiet_import(name: str) -> Any:
 
 
 @contextlib.contextmanager
-def quiet_coremltools() -> Any:
+def quiet_coremltools() -> Iterator[None]:
     """Keep coremltools' warnings and progress bars off the terminal while it works."""
     logger = logging.getLogger("coremltools")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -38,6 +38,7 @@ PACKED: dict[str, tuple[int, bool]] = {
 """Element types below a byte: bits, and whether they are signed."""
 READERS = {"float16": "fp16", "float32": "float"}
 
+_message: Any = LazyModule("google.protobuf.message")
 _storage: Any = LazyModule("coremltools.libmilstoragepython")
 
 
@@ -124,8 +125,6 @@ def read(path: Path) -> Package:
 
 
 def _specification(path: Path) -> Any:
-    from google.protobuf.message import DecodeError
-
     manifest = path / "Manifest.json"
     try:
         listing = json.loads(manifest.read_text())
@@ -136,7 +135,7 @@ def _specification(path: Path) -> Any:
     spec = ct.proto.Model_pb2.Model()
     try:
         spec.ParseFromString(data)
-    except DecodeError as error:
+    except _message.DecodeError as error:
         raise DataError(f"{path}: the specification cannot be parsed ({error}).") from error
     return spec
 

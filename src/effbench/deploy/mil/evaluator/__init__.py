@@ -79,7 +79,7 @@ class Evaluator:
 
     def _store(self, op: Operation, result: Any, values: dict[str, Any]) -> None:
         results = result if isinstance(result, list) else [result]
-        for variable, value in zip(op.outputs, results):
+        for variable, value in zip(op.outputs, results, strict=True):
             values[variable.name] = _declared(op, value, variable)
 
 
@@ -118,13 +118,24 @@ def _literal(value: Any) -> Any:
 def _fed(array: Array, variable: Variable) -> Tensor:
     value = torch.from_numpy(np.ascontiguousarray(array).reshape(array.shape).copy())
     if tuple(value.shape) != variable.shape:
-        raise ConversionError("evaluate", f"input '{variable.name}' has shape {tuple(value.shape)}, not {variable.shape}")
+        raise ConversionError(
+            "evaluate", f"input '{variable.name}' has shape {tuple(value.shape)}, not {variable.shape}"
+        )
     return value.to(getattr(torch, variable.dtype))
 
 
 def _declared(op: Operation, value: Any, variable: Variable) -> Any:
     """Round a result to the type the package declares, and hold it to the declared shape."""
-    if not isinstance(value, torch.Tensor) or variable.dtype not in ("float16", "float32", "int32", "int8", "uint8", "bool", "int16", "uint16"):
+    if not isinstance(value, torch.Tensor) or variable.dtype not in (
+        "float16",
+        "float32",
+        "int32",
+        "int8",
+        "uint8",
+        "bool",
+        "int16",
+        "uint16",
+    ):
         return value
     if tuple(value.shape) != variable.shape and -1 not in variable.shape:
         raise ConversionError(

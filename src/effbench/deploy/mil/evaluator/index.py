@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from effbench.deploy.mil.evaluator.registry import Call, operation
@@ -30,7 +31,7 @@ def gather(call: Call) -> Tensor:
     lead = x.shape[:batch]
     rows = x.reshape(-1, *x.shape[batch:])
     columns = indices.reshape(rows.shape[0], -1)
-    taken = torch.stack([row.index_select(axis - batch, column) for row, column in zip(rows, columns)])
+    taken = torch.stack([row.index_select(axis - batch, column) for row, column in zip(rows, columns, strict=True)])
     return taken.reshape(*lead, *x.shape[batch:axis], *indices.shape[batch:], *x.shape[axis + 1 :])
 
 
@@ -48,7 +49,7 @@ def gather_nd(call: Call) -> Tensor:
     x, indices, batch = call.raw("x"), call.raw("indices").long(), call.integer("batch_dims")
     rows = x.reshape(-1, *x.shape[batch:])
     keys = indices.reshape(rows.shape[0], -1, indices.shape[-1])
-    taken = torch.stack([row[tuple(key.unbind(-1))] for row, key in zip(rows, keys)])
+    taken = torch.stack([row[tuple(key.unbind(-1))] for row, key in zip(rows, keys, strict=True)])
     return taken.reshape(*indices.shape[:-1], *x.shape[batch + indices.shape[-1] :])
 
 
@@ -59,16 +60,24 @@ def scatter(call: Call) -> Tensor:
     axis = call.integer("axis") % data.ndim
     indices = _wrapped(call.raw("indices"), data.shape[axis]).reshape(-1)
     result = data.movedim(axis, 0).clone()
-    for index, update in zip(indices.tolist(), updates.movedim(axis, 0)):
+    for index, update in zip(indices.tolist(), updates.movedim(axis, 0), strict=True):
         result[index] = _combine(call, result[index], update)
     return result.movedim(0, axis)
 
 
+COMBINE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "update": lambda old, new: new,
+    "add": lambda old, new: old + new,
+    "sub": lambda old, new: old - new,
+    "mul": lambda old, new: old * new,
+    "div": lambda old, new: old / new,
+    "max": lambda old, new: torch.maximum(old, new),
+    "min": lambda old, new: torch.minimum(old, new),
+}
+
+
 def _combine(call: Call, old: Tensor, new: Tensor) -> Tensor:
-    mode = call.text("mode", "add")
-    modes = {"update": lambda: new, "add": lambda: old + new, "sub": lambda: old - new, "mul": lambda: old * new}
-    more = {"div": lambda: old / new, "max": lambda: torch.maximum(old, new), "min": lambda: torch.minimum(old, new)}
-    return {**modes, **more}[mode]()
+    return COMBINE[call.text("mode", "add")](old, new)
 
 
 @operation("scatter_along_axis")
@@ -90,7 +99,7 @@ def scatter_nd(call: Call) -> Tensor:
     data, indices, updates = call.tensor("data").clone(), call.raw("indices").long(), call.tensor("updates")
     keys = indices.reshape(-1, indices.shape[-1])
     rows = updates.reshape(keys.shape[0], *data.shape[indices.shape[-1] :])
-    for key, row in zip(keys.tolist(), rows):
+    for key, row in zip(keys.tolist(), rows, strict=True):
         data[tuple(key)] = _combine(call, data[tuple(key)], row)
     return data
 
@@ -118,7 +127,7 @@ def reverse_sequence(call: Call) -> Tensor:
     x, lengths = call.raw("x").clone(), call.numbers("lengths")
     sequence, batch = call.integer("seq_axis"), call.integer("batch_axis")
     rows = x.movedim((batch, sequence), (0, 1))
-    for row, length in zip(rows, lengths):
+    for row, length in zip(rows, lengths, strict=True):
         row[:length] = row[:length].flip(0).clone()
     return rows.movedim((0, 1), (batch, sequence))
 

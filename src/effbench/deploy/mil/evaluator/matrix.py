@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from effbench.deploy.mil.evaluator.reduce import exponentials
 from effbench.deploy.mil.evaluator.registry import Call, narrow, operation
@@ -49,7 +49,7 @@ def einsum(call: Call) -> Tensor:
     alone = [[label for label in labels if label not in other] for labels, other in ((left, right), (right, left))]
     if not call.half or any(label not in out for labels in alone for label in labels):
         return torch.einsum(call.text("equation"), a, b)
-    sizes = {**dict(zip(left, a.shape)), **dict(zip(right, b.shape))}
+    sizes = {**dict(zip(left, a.shape, strict=True)), **dict(zip(right, b.shape, strict=True))}
 
     def flat(labels: Sequence[str]) -> int:
         return math.prod(sizes[label] for label in labels)
@@ -90,12 +90,12 @@ def padding(call: Call, sizes: Sequence[int], kernel: Sequence[int]) -> list[tup
         return [(0, 0)] * rank
     if kind == "custom":
         amounts = call.numbers("pad", [0] * 2 * rank)
-        return list(zip(amounts[::2], amounts[1::2]))
+        return list(zip(amounts[::2], amounts[1::2], strict=True))
     if kind not in ("same", "same_lower"):
         raise call.unsupported(f"padding of kind '{kind}'")
     strides, dilations = call.numbers("strides", [1] * rank), call.numbers("dilations", [1] * rank)
     found = []
-    for size, k, stride, dilation in zip(sizes, kernel, strides, dilations):
+    for size, k, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True):
         missing = max((math.ceil(size / stride) - 1) * stride + dilation * (k - 1) + 1 - size, 0)
         small, large = missing // 2, missing - missing // 2
         found.append((small, large) if kind == "same" else (large, small))
@@ -125,10 +125,11 @@ def conv_transpose(call: Call) -> Tensor:
     x, weight = call.tensor("x"), call.tensor("weight")
     rank, groups = x.ndim - 2, call.integer("groups", 1)
     strides, dilations = call.numbers("strides", [1] * rank), call.numbers("dilations", [1] * rank)
-    kernel = [dilation * (size - 1) + 1 for dilation, size in zip(dilations, weight.shape[2:])]
-    spread = x.new_zeros(*x.shape[:2], *[(n - 1) * s + 1 for n, s in zip(x.shape[2:], strides)])
-    spread[(..., *(slice(None, None, s) for s in strides))] = x
-    full = [size + k - 1 for size, k in zip(spread.shape[2:], kernel)]
+    kernel = [dilation * (size - 1) + 1 for dilation, size in zip(dilations, weight.shape[2:], strict=True)]
+    spread = x.new_zeros(*x.shape[:2], *[(n - 1) * s + 1 for n, s in zip(x.shape[2:], strides, strict=True)])
+    places: Any = (..., *(slice(None, None, s) for s in strides))
+    spread[places] = x
+    full = [size + k - 1 for size, k in zip(spread.shape[2:], kernel, strict=True)]
     grouped = weight.reshape(groups, -1, *weight.shape[1:]).transpose(1, 2)
     flipped = grouped.reshape(-1, weight.shape[0] // groups, *weight.shape[2:]).flip(list(range(2, 2 + rank)))
     spread = padded(spread, [(k - 1, k - 1) for k in kernel])
@@ -143,7 +144,7 @@ def _crops(call: Call, full: Sequence[int]) -> list[tuple[int, int]]:
     """Return where the output starts in the full transposed convolution, and its size, per dimension."""
     sizes = list(call.outputs[0].shape[2:])
     if call.text("pad_type", "valid") == "custom":
-        return list(zip(call.numbers("pad", [0] * 2 * len(full))[::2], sizes))
+        return list(zip(call.numbers("pad", [0] * 2 * len(full))[::2], sizes, strict=True))
     if call.text("pad_type", "valid") == "valid":
         return [(0, size) for size in sizes]
-    return [((whole - size) // 2, size) for whole, size in zip(full, sizes)]
+    return [((whole - size) // 2, size) for whole, size in zip(full, sizes, strict=True)]

@@ -106,7 +106,7 @@ def rsqrt(call: Call) -> Tensor:
 
 @operation("log")
 def log(call: Call) -> Tensor:
-    """Return log(x + epsilon)."""
+    """Take the logarithm of x + epsilon."""
     return torch.log(call.tensor("x") + call.number("epsilon", 1e-45))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from effbench.deploy.mil.evaluator.matrix import padded, padding
 from effbench.deploy.mil.evaluator.registry import Call, operation
@@ -19,15 +19,15 @@ def _windows(call: Call, x: Tensor, fill: float) -> Iterator[Tensor]:
     kernel, sizes = call.numbers("kernel_sizes"), call.outputs[0].shape[2:]
     strides = call.numbers("strides", [1] * len(kernel))
     amounts = []
-    for (before, after), size, k, stride, out in zip(
-        padding(call, x.shape[2:], kernel), x.shape[2:], kernel, strides, sizes
-    ):
+    declared = padding(call, x.shape[2:], kernel)
+    for (before, after), size, k, stride, out in zip(declared, x.shape[2:], kernel, strides, sizes, strict=True):
         # With ceil_mode the last window may reach beyond the padding.
         amounts.append((before, max(after, (out - 1) * stride + k - size - before)))
     x = padded(x, amounts, fill)
     for tap in itertools.product(*map(range, kernel)):
-        window = (slice(t, t + (out - 1) * s + 1, s) for t, out, s in zip(tap, sizes, strides))
-        yield x[(..., *window)]
+        places = zip(tap, sizes, strides, strict=True)
+        window: Any = (..., *(slice(t, t + (out - 1) * s + 1, s) for t, out, s in places))
+        yield x[window]
 
 
 @operation("max_pool")
@@ -50,7 +50,7 @@ def avg_pool(call: Call) -> Tensor:
     kernel = call.numbers("kernel_sizes")
     # Elements beyond the declared padding, which ceil_mode reaches, are never counted.
     declared = padded(torch.ones_like(x[:1, :1]), padding(call, x.shape[2:], kernel), 1.0)
-    shape = [size + sum(pair) for size, pair in zip(x.shape[2:], padding(call, x.shape[2:], kernel))]
+    shape = [size + sum(pair) for size, pair in zip(x.shape[2:], padding(call, x.shape[2:], kernel), strict=True)]
     inner = Call(call.kind, call.name, {**call.arguments, "pad_type": ("valid",)}, call.outputs, half=False)
     return sums / _sum(inner, declared.reshape(1, 1, *shape))
 

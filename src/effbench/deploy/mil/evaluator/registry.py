@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from effbench.deploy.mil.lazy import torch
 from effbench.deploy.mil.package import Variable
@@ -71,13 +71,14 @@ class Call:
 
 
 Rule = Callable[[Call], Any]
+R = TypeVar("R", bound=Rule)
 RULES: dict[str, Rule] = {}
 
 
-def operation(*kinds: str) -> Callable[[Rule], Rule]:
+def operation(*kinds: str) -> Callable[[R], R]:
     """Register a function as the meaning of one or more MIL operations."""
 
-    def register(rule: Rule) -> Rule:
+    def register(rule: R) -> R:
         for kind in kinds:
             if kind in RULES:
                 raise ValueError(f"MIL operation '{kind}' has two rules.")

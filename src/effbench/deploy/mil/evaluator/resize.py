@@ -68,7 +68,7 @@ def nearest(call: Call) -> Tensor:
     """Resize by taking the pixel at floor(i * in / out)."""
     x = call.raw("x")
     for axis in (-2, -1):
-        size, out = x.shape[axis], call.outputs[0].shape[axis]
+        size, out = int(x.shape[axis]), call.outputs[0].shape[axis]
         # Integer arithmetic: a product of floats may fall just below a whole number.
         x = x.index_select(axis, torch.arange(out) * size // out)
     return x
@@ -106,4 +106,5 @@ def resample(call: Call) -> Tensor:
     padding = {"constant": "zeros", "border": "border", "reflection": "reflection"}.get(call.text("padding_mode"))
     if padding is None or (padding == "zeros" and call.number("padding_value") != 0):
         raise call.unsupported(f"padding mode '{call.text('padding_mode')}' with this value")
-    return torch.nn.functional.grid_sample(x, points, call.text("sampling_mode"), padding, aligned)
+    sampled: Tensor = torch.nn.functional.grid_sample(x, points, call.text("sampling_mode"), padding, aligned)
+    return sampled

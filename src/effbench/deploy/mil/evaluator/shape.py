@@ -116,7 +116,7 @@ def slice_by_index(call: Call) -> Tensor:
     stride = call.numbers("stride", [1] * x.ndim)
     masks = [_flag_list(call, key, x.ndim) for key in ("begin_mask", "end_mask", "squeeze_mask")]
     dropped = []
-    for axis, (first, last, step, no_begin, no_end, drop) in enumerate(zip(begin, end, stride, *masks)):
+    for axis, (first, last, step, no_begin, no_end, drop) in enumerate(zip(begin, end, stride, *masks, strict=True)):
         if drop:
             x = x.narrow(axis, first % x.shape[axis], 1)
             dropped.append(axis)
@@ -131,7 +131,7 @@ def slice_by_index(call: Call) -> Tensor:
 def slice_by_size(call: Call) -> Tensor:
     """Cut windows of given sizes; a size of -1 reaches the end."""
     x = call.raw("x")
-    for axis, (begin, size) in enumerate(zip(call.numbers("begin"), call.numbers("size"))):
+    for axis, (begin, size) in enumerate(zip(call.numbers("begin"), call.numbers("size"), strict=True)):
         x = x.narrow(axis, begin, x.shape[axis] - begin if size == -1 else size)
     return x
 
@@ -142,7 +142,7 @@ def pad(call: Call) -> Tensor:
     x, amounts = call.raw("x"), call.numbers("pad")
     mode = call.text("mode", "constant")
     first = x.ndim - len(amounts) // 2
-    for axis, (before, after) in enumerate(zip(amounts[::2], amounts[1::2]), start=first):
+    for axis, (before, after) in enumerate(zip(amounts[::2], amounts[1::2], strict=True), start=first):
         size = x.shape[axis]
         index = torch.arange(-before, size + after)
         if mode == "constant":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from effbench.deploy.mil.evaluator.registry import widen
 from effbench.deploy.mil.lazy import torch
@@ -39,9 +39,8 @@ def product(a: Tensor, b: Tensor, half: bool) -> Tensor:
     # K comes first, so that each step of the chain reads contiguous memory.
     columns = left.half().movedim(-1, 0).unsqueeze(-1).contiguous()
     rows = right.half().movedim(-2, 0).unsqueeze(-2).contiguous()
-    batch = torch.broadcast_shapes(left.shape[:-2], right.shape[:-2])
-    sums = torch.zeros((*batch, left.shape[-2], right.shape[-1]), dtype=torch.float16)
-    for column, row in zip(columns, rows):
+    sums = torch.zeros_like(columns[0] * rows[0])
+    for column, row in zip(columns, rows, strict=True):
         sums.addcmul_(column, row)
     sums = sums.squeeze(-1) if b.ndim == 1 else sums
     return widen(sums.squeeze(-1 if b.ndim == 1 else -2) if a.ndim == 1 else sums)
@@ -65,15 +64,15 @@ def convolve(
         return run(x, weight, None, tuple(strides), 0, tuple(dilations), groups)
     batch, channels, *spatial = x.shape
     kernel = weight.shape[2:]
-    sizes = [(n - d * (k - 1) - 1) // s + 1 for n, d, k, s in zip(spatial, dilations, kernel, strides)]
+    sizes = [(n - d * (k - 1) - 1) // s + 1 for n, d, k, s in zip(spatial, dilations, kernel, strides, strict=True)]
     inputs = x.half().reshape(batch, groups, channels // groups, *spatial)
     filters = weight.half().reshape(groups, -1, *weight.shape[1:])
     sums = torch.zeros((batch, groups, filters.shape[1], *sizes), dtype=torch.float16)
-    for channel, tap in itertools.product(range(channels // groups), itertools.product(*map(range, kernel))):
-        window = tuple(
-            slice(t * d, t * d + (n - 1) * s + 1, s) for t, d, n, s in zip(tap, dilations, sizes, strides)
-        )
-        plane = inputs[(slice(None), slice(None), slice(channel, channel + 1), *window)]
-        factor = filters[(slice(None), slice(None), channel, *tap)].reshape(1, groups, -1, *(1 for _ in sizes))
+    taps = list(itertools.product(*map(range, kernel)))
+    for channel, (index, tap) in itertools.product(range(channels // groups), enumerate(taps)):
+        places = zip(tap, dilations, sizes, strides, strict=True)
+        window: Any = (..., *(slice(t * d, t * d + (n - 1) * s + 1, s) for t, d, n, s in places))
+        plane = inputs[:, :, channel : channel + 1][window]
+        factor = filters[:, :, channel].flatten(2)[:, :, index].reshape(1, groups, -1, *(1 for _ in sizes))
         sums.addcmul_(plane, factor)
     return sums.reshape(batch, -1, *sizes).float()
