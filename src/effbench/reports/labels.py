@@ -1,4 +1,4 @@
-"""Put text beside points so that no text covers another text, a point or the legend."""
+"""Put text beside points so that no text covers another text or a point."""
 
 from __future__ import annotations
 
@@ -41,9 +41,6 @@ def place(figure: Figure, axes: Axes, texts: Sequence[tuple[float, float, str]])
     figure.draw_without_rendering()
     inside = axes.get_window_extent()
     taken = [_around(axes, figure, x, y) for x, y, _ in texts]
-    legend = axes.get_legend()
-    if legend is not None:
-        taken.append(legend.get_window_extent())
     left_out = 0
     for x, y, text in texts:
         box = _first_free(axes, x, y, text, taken, inside)
@@ -77,7 +74,8 @@ def _first_free(axes: Axes, x: float, y: float, text: str, taken: Sequence[Bbox]
             zorder=4,
             arrowprops={"arrowstyle": "-", "color": "#B4BAC2", "linewidth": 0.7} if abs(shift_y) > 12 else None,
         )
-        # The box of the words only: the leader line may pass where it likes.
+        # Measured twice: the first call moves the text to its place and counts its leader line, which may go anywhere.
+        label.get_window_extent()
         box = Text.get_window_extent(label)
         if not any(box.overlaps(other) for other in taken) and _within(box, inside):
             return box

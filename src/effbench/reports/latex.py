@@ -21,7 +21,7 @@ SIGNS = {
     "*": r"\textsuperscript{*}",
     "†": r"\textdagger{}",
     "µ": r"\textmu{}",
-    "–": "--",
+    "–": r"\textendash{}",
     "×": r"\texttimes{}",
     "·": r"\textperiodcentered{}",
 }
@@ -29,7 +29,8 @@ SIGNS = {
 
 def escape(text: str) -> str:
     """Return text that LaTeX prints as it stands."""
-    return "".join(SIGNS.get(sign, sign) for sign in text)
+    printed = "".join(SIGNS.get(sign, sign) for sign in text)
+    return printed.replace("--", "-{}-")  # two hyphens would print as one dash
 
 
 def tabular(section: Section, skip: tuple[str, ...] = ()) -> str:
@@ -50,10 +51,10 @@ def tabular(section: Section, skip: tuple[str, ...] = ()) -> str:
 def table(section: Section, caption: str, label: str, skip: tuple[str, ...] = ()) -> str:
     """Return a floating ``table*`` with caption, label and footnotes; it needs the package booktabs."""
     notes = "\n".join(
-        f"\\par\\footnotesize [{number}] {escape(text)}" for number, text in enumerate(section.footnotes, 1)
+        f"\\par\\scriptsize [{number}] {escape(text)}" for number, text in enumerate(section.footnotes, 1)
     )
     return (
-        "\\begin{table*}\n\\centering\n\\small\n"
+        "\\begin{table*}\n\\centering\n\\footnotesize\n\\setlength{\\tabcolsep}{2pt}\n"
         f"\\caption{{{caption}}}\n\\label{{{label}}}\n{tabular(section, skip)}\n"
         + (f"\\begin{{flushleft}}\n{notes}\n\\end{{flushleft}}\n" if notes else "")
         + "\\end{table*}"

@@ -24,7 +24,7 @@ def latex(rows: Iterable[Row], metric: str) -> str:
 
 def paper(rows: Sequence[Row], metric: str) -> str:
     """Return tables, then the methods paragraph, ready to be read in by an input command."""
-    needs = "% Needs \\usepackage{booktabs}; cite keys are in references.bib beside this file."
+    needs = "% Needs \\usepackage[T1]{fontenc} and \\usepackage{booktabs}; the cite keys are in references.bib."
     return f"{needs}\n{latex(rows, metric)}\n\\paragraph{{Latency measurement.}}\n{methods(rows)}\n"
 
 
@@ -45,8 +45,14 @@ def methods(rows: Sequence[Row]) -> str:
 
 def _table(section: Section, metric: str) -> str:
     slug = re.sub(r"[^a-z0-9]+", "-", section.title.lower()).strip("-")
-    skip = tuple(name for name in ("run",) if len({conditions_in_words(row) for row in section.rows}) == 1)
-    return table(section, caption(section, metric), f"tab:effbench-{slug}", skip)
+    return table(section, caption(section, metric), f"tab:effbench-{slug}", tuple(_constant(section)))
+
+
+def _constant(section: Section) -> dict[str, str]:
+    """Return the columns whose one value the caption can say for all rows: a page is narrow."""
+    columns = {name: {cells[index] for cells in section.cells} for index, name in enumerate(section.columns)}
+    wanted = ("target", "precision", "weights", "run")
+    return {name: next(iter(columns[name])) for name in wanted if len(columns.get(name, ())) == 1}
 
 
 def caption(section: Section, metric: str) -> str:
@@ -56,7 +62,9 @@ def caption(section: Section, metric: str) -> str:
     if first.source == "published":
         start = f"Published latency at {side} px and {check_metric(metric)} on: {first.device}. Not measured here."
     else:
+        same = "; ".join(f"{name} {value}" for name, value in _constant(section).items() if name != "run")
         start = f"Latency at {side} px and {check_metric(metric)} on device {first.device}. {section.facts}."
+        start += f" All rows: {same}." if same else ""
     header = [text for text in section.header if not text.startswith("run:")]
     cited = sorted({key for row in section.rows for key in row.citations})
     cite = f" Published figures: \\cite{{{','.join(cited)}}}." if cited else ""
@@ -72,7 +80,7 @@ def _where(rows: Sequence[Row]) -> str:
 def _how(rows: Sequence[Row]) -> str:
     sizes = _unique(f"{resolution_text(row.resolution)} px" for row in rows)
     runs = _unique(conditions_in_words(row) for row in rows)
-    return escape(f"Inputs had {_listed(sizes)}; conditions: {'; '.join(runs)}.") if rows else ""
+    return escape(f"Input sizes were {_listed(sizes)}; conditions: {'; '.join(runs)}.") if rows else ""
 
 
 def _statistics(rows: Sequence[Row]) -> str:
@@ -101,10 +109,10 @@ def _models(rows: Sequence[Row]) -> str:
     for kind in ("untrained", "file", "pretrained"):
         names = _unique(row.model for row in rows if row.weights == kind)
         if names:
-            sentences.append(f"Weights {kind}: {_listed(names)}.")
+            sentences.append(f"Models with weights of kind {kind}: {_listed(names)}.")
     rebuilt = _unique(row.model for row in rows if row.reconstruction)
     if rebuilt:
-        sentences.append(f"{_listed(rebuilt)} reconstruct a published architecture and are not the authors' models.")
+        sentences.append(f"Reconstructed from a publication, not the authors' models: {_listed(rebuilt)}.")
     failed = _unique(f"{row.model} on {row.target}" for row in rows if row.fidelity_passed is False)
     unchecked = _unique(f"{row.model} on {row.target}" for row in rows if row.fidelity_passed is None)
     if failed:

@@ -97,11 +97,24 @@ def draw(rows: Sequence[Row], metric: str) -> Figure:
     for borrowed in (False, True):
         _front_line(axes, rows, borrowed)
     _frame(axes, rows, metric)
-    figure.suptitle(title(rows[0]), x=0.012, ha="left", fontsize=12.5, fontweight="bold")
-    axes.set_title(_subtitle(rows, metric), loc="left", fontsize=8.2, color=SOFT, pad=9)
-    _legend(axes, rows, looks)
+    _heading(axes, title(rows[0]), _subtitle(rows, metric))
+    _legend(figure, rows, looks)
     place(figure, axes, [(*pareto.position(row), row.model) for row in _one_per_spot(rows)])
     return figure
+
+
+def _heading(axes: Axes, text: str, details: str) -> None:
+    axes.set_title(details, loc="left", fontsize=8.2, color=SOFT, pad=9)
+    above = 14 + 10.5 * len(details.splitlines())
+    axes.annotate(
+        text,
+        (0, 1),
+        xytext=(0, above),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        fontsize=13,
+        weight="bold",
+    )
 
 
 def _looks(rows: Sequence[Row]) -> dict[str, tuple[str, str]]:
@@ -110,10 +123,11 @@ def _looks(rows: Sequence[Row]) -> dict[str, tuple[str, str]]:
 
 
 def _point(axes: Axes, row: Row, look: tuple[str, str]) -> None:
-    color, shape = look
+    from matplotlib.colors import to_rgba
+
+    color, shape = to_rgba(look[0], 1.0 if pareto.obstacle(row) is None else 0.35), look[1]
     latency, accuracy = pareto.position(row)
     face = "white" if row.borrowed else color
-    faded = 1.0 if pareto.obstacle(row) is None else 0.35
     if row.p50_interval_ms is not None:
         low, high = row.p50_interval_ms
         reach = [[max(latency - low, 0.0)], [max(high - latency, 0.0)]]
@@ -125,12 +139,11 @@ def _point(axes: Axes, row: Row, look: tuple[str, str]) -> None:
             ecolor=color,
             elinewidth=1.1,
             capsize=2.5,
-            alpha=faded,
             zorder=2,
         )
     axes.plot(
-        latency, accuracy, marker=shape, markersize=8, color=color, markerfacecolor=face, markeredgewidth=1.7,
-        linestyle="none", alpha=faded, zorder=3,
+        latency, accuracy, marker=shape, markersize=8, markeredgecolor=color, markerfacecolor=face, markeredgewidth=1.7,
+        linestyle="none", zorder=3,
     )  # fmt: skip
 
 
@@ -183,7 +196,7 @@ def _subtitle(rows: Sequence[Row], metric: str) -> str:
     return "\n".join(lines)
 
 
-def _legend(axes: Axes, rows: Sequence[Row], looks: dict[str, tuple[str, str]]) -> None:
+def _legend(figure: Figure, rows: Sequence[Row], looks: dict[str, tuple[str, str]]) -> None:
     from matplotlib.lines import Line2D
 
     handles = []
@@ -199,7 +212,9 @@ def _legend(axes: Axes, rows: Sequence[Row], looks: dict[str, tuple[str, str]]) 
     if True in kinds:
         handles.append(Line2D([], [], markerfacecolor="white", markeredgewidth=1.6, label="borrowed accuracy", **dot))
         handles.append(Line2D([], [], color=SOFT, linewidth=1.2, linestyle=(0, (5, 3)), label="borrowed front"))
-    axes.legend(handles=handles, loc="lower right", fontsize=8.2, framealpha=0.92, edgecolor=GRID)
+    if any(pareto.obstacle(row) for row in rows):
+        handles.append(Line2D([], [], alpha=0.35, label="faded: on no front", **dot))
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8.2, frameon=False)
 
 
 def _one_per_spot(rows: Sequence[Row]) -> list[Row]:

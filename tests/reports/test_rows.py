@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from report_builder import campaign, grade_a, grade_of, measurement_of
+
+from effbench import stats
+from effbench.errors import DataError, UsageError
+from effbench.reports import Accuracy, build_rows
+from effbench.schema import Measurement, Row, Weights
+
+
+def one_row(measurement: Measurement, metric: str = "top1", **options: object) -> Row:
+    (row,) = build_rows([measurement], grade=grade_a, metric=metric, published_rows="none", **options)  # type: ignore[arg-type]
+    return row
+
+
+def test_untrained_weights_borrow() -> None:
+    row = one_row(measurement_of("iformer_m"))
+    assert (80.4, True, "published", 224) == (row.accuracy, row.borrowed, row.accuracy_status, row.accuracy_px)
+    assert "Table 3" in row.accuracy_source
+    assert ("zheng2025iformer",) == row.citations
+
+
+def test_own_weights_from_a_file_borrow_too() -> None:
+    row = one_row(measurement_of("iformer_m", weights=Weights(kind="file", seed=None, sha256="0" * 64)))
+    assert row.borrowed
+
+
+PRETRAINED = Weights(kind="pretrained", seed=None, source="fastvit_t12.apple_dist_in1k")
+
+
+def test_pretrained_weights_own_the_accuracy_published_for_them() -> None:
+    row = one_row(measurement_of("fastvit_t12", weights=PRETRAINED, resolution=(256, 256)))
+    assert (80.364, False, True) == (row.accuracy, row.borrowed, row.on_front)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"resolution": (224, 224)},
+        {"storage_precision": "int8"},
+        {"fidelity_passed": False},
+        {"fidelity_passed": None},
+        {"reconstruction": "rebuilt from a drawing"},
+        {"weights": Weights()},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_pretrained_weights_borrow_where_the_artifact_is_another(change: dict[str, object]) -> None:
+    fields = {"weights": PRETRAINED, "resolution": (256, 256), "published": "FastViT-T12 (distilled)", **change}
+    assert one_row(measurement_of("fastvit_t12", **fields)).borrowed  # type: ignore[arg-type]
+
+
+def test_a_task_metric_is_always_borrowed() -> None:
+    row = one_row(measurement_of("iformer_m", resolution=(512, 512)), metric="coco_ap")
+    assert (40.8, True, "published") == (row.accuracy, row.borrowed, row.accuracy_status)
+
+
+def test_downstream_figures_of_regla_are_called_implied() -> None:
+    row = one_row(measurement_of("regla_m", resolution=(512, 512)), metric="ade_miou")
+    assert (46.0, True, "implied") == (row.accuracy, row.borrowed, row.accuracy_status)
+
+
+def test_a_measured_accuracy_wins_and_is_not_borrowed() -> None:
+    measurement = measurement_of("iformer_m")
+    measured = {measurement.digest: Accuracy(71.2, "measured", "300 pictures", borrowed=False, image_px=224)}
+    row = one_row(measurement, accuracies=measured)
+    assert (71.2, "measured", False, True) == (row.accuracy, row.accuracy_status, row.borrowed, row.on_front)
+
+
+def test_a_model_nobody_published_has_no_accuracy() -> None:
+    row = one_row(measurement_of("my_own"))
+    assert (None, False, False) == (row.accuracy, row.borrowed, row.on_front)
+
+
+def test_statistics_are_those_of_the_samples() -> None:
+    measurement = measurement_of(p50_ms=7.0, count=120, batch=4)
+    found = stats.estimate([one.samples_ns for one in measurement.samples.rounds], 0.9)
+    row = one_row(measurement)
+    assert found is not None
+    assert found.interval is not None
+    assert row.p90_ms == found.value / 1e6
+    assert row.p90_interval_ms == pytest.approx((found.interval[0] / 1e6, found.interval[1] / 1e6))
+    assert row.images_per_s == pytest.approx(4000 / (row.p50_ms or 0))
+    assert (10, 1200, 1) == (row.rounds, row.samples, row.threads)
+
+
+def test_what_the_samples_cannot_support_is_not_shown() -> None:
+    row = one_row(measurement_of(rounds=5, count=12))
+    assert row.p50_ms is not None
+    assert (None, None, None) == (row.p50_interval_ms, row.p90_ms, row.p99_ms)
+
+
+def test_of_repeats_the_latest_is_shown() -> None:
+    old = measurement_of(p50_ms=20.0, time="2026-01-01T00:00:00+00:00")
+    new = measurement_of(p50_ms=10.0, time="2026-01-02T00:00:00+00:00")
+    for order in ([old, new], [new, old]):
+        (row,) = build_rows(order, grade=grade_a, published_rows="none")
+        assert row.p50_ms == pytest.approx(10.0, rel=0.02)
+
+
+def test_other_settings_or_conditions_are_other_rows() -> None:
+    base = measurement_of()
+    others = [
+        measurement_of(threads=2),
+        measurement_of(device="phone"),
+        measurement_of(scope="device-only"),
+        measurement_of(settings={"hint": "throughput"}),
+        measurement_of(before={"cpu_model": "Test CPU 2"}),
+        replace(base, digest="another"),
+    ]
+    assert 7 == len(build_rows([base, *others], grade=grade_a, published_rows="none"))
+
+
+def test_published_rows_keep_their_own_device_and_front() -> None:
+    rows = build_rows(campaign(), grade=grade_of)
+    theirs = [row for row in rows if row.source == "published"]
+    assert {"iPhone 13 Core ML", "not stated in the abstract"} == {row.device for row in theirs}
+    regla = next(row for row in theirs if row.model == "ReGLA-M")
+    assert (4.98, 80.85, (512, 512)) == (regla.p50_ms, regla.accuracy, regla.resolution)
+    assert {"measured", "published"} == {row.source for row in rows}
+    assert rows.index(theirs[0]) == len(rows) - len(theirs)
+    assert len(build_rows(campaign(), grade=grade_of, published_rows="all")) > len(rows) + 100
+
+
+def test_an_implied_accuracy_of_a_published_row_is_borrowed() -> None:
+    rows = build_rows(campaign(), grade=grade_of, metric="coco_ap")
+    regla = next(row for row in rows if row.source == "published" and row.model == "ReGLA-M")
+    assert ("implied", True) == (regla.accuracy_status, regla.borrowed)
+
+
+def test_the_grade_and_its_reasons_are_carried() -> None:
+    rows = build_rows(campaign(), grade=grade_of, published_rows="none")
+    (bad,) = [row for row in rows if row.trust == "D"]
+    assert ("iformer_t", "ov", 2, False) == (bad.model, bad.target, len(bad.trust_reasons), bad.on_front)
+
+
+def test_nothing_measured_ends_with_the_next_command() -> None:
+    with pytest.raises(DataError, match="nothing to report") as caught:
+        build_rows([], grade=grade_a)
+    assert "effbench profile" in (caught.value.hint or "")
+
+
+def test_unknown_names_list_near_ones() -> None:
+    with pytest.raises(UsageError, match="coco_ap"):
+        build_rows(campaign(), grade=grade_a, metric="coco")
+    with pytest.raises(UsageError, match="same"):
+        build_rows(campaign(), grade=grade_a, published_rows="some")
