@@ -1,0 +1,206 @@
+"""Search for the operators that half precision breaks: the fewest whose computing in float32 holds an error bound.
+
+A culprit is found where it acts: an operator whose result is broken, or far worse than what it was given. It becomes
+an island. If it stays bad although it computes in float32, what it was given had already lost the digits that matter,
+so its producers join. When no culprit is left, every island that is not needed is given back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from onnx import ModelProto
+from torch import Tensor
+
+from effbench.deploy import Array, fidelity
+from effbench.deploy.interpreter import Interpreter
+
+MODES = ("half-acc32", "half-acc16")
+SLACK = {"half-acc32": 1.0, "half-acc16": 2.5}
+"""How much of the fp16 limits of `fidelity` a mode may use up. How a device orders a sum in half precision is not
+known; the simulated order is a pessimistic one."""
+
+ROUNDOFF = 2.0**-11
+VISIBLE = 0.02
+"""Relative error of a tensor from which it can matter."""
+SUSPECT = (12.0, 6.0)
+"""How many times worse than its inputs a result must be; networks without defects stay below 8 (docs/numerics.md)."""
+LARGEST_SHARE = 0.1
+"""The search gives up beyond this share of all operators: then no operator is to blame, or nearly all."""
+
+Islands = frozenset[str]
+
+
+@dataclass(frozen=True)
+class Local:
+    """How one operator fared against float64, at its worst over the pictures; errors are relative, of the whole tensor.
+
+    ``error`` is infinite where the result is not finite but should be.
+    """
+
+    index: int
+    error: float
+    input_error: float
+
+    @property
+    def factor(self) -> float:
+        """How many times worse the result is than what it was made from (or than one rounding)."""
+        return self.error / max(self.input_error, ROUNDOFF) if math.isfinite(self.input_error) else 1.0
+
+
+@dataclass
+class Experiment:
+    """A graph, its pictures, its exact outputs, and what was tried."""
+
+    model: ModelProto
+    feeds: Sequence[Mapping[str, Array]]
+    runs: int = 0
+    _errors: dict[tuple[str, Islands], float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.interpreter = Interpreter(self.model)
+        self.steps = self.interpreter.steps
+        self.exact = self._outputs("float64", frozenset())
+        self.producers = {name: i for i, step in enumerate(self.steps) for name in step.outputs if name}
+        self.readers: dict[int, list[int]] = {i: [] for i in range(len(self.steps))}
+        for i, step in enumerate(self.steps):
+            for name in {n for n in step.inputs if n in self.producers}:
+                self.readers[self.producers[name]].append(i)
+
+    def _outputs(self, mode: str, islands: Islands) -> dict[str, Array]:
+        self.runs += len(self.feeds)
+        return fidelity.run_all(lambda feed: self.interpreter.run(feed, mode, islands), self.feeds)
+
+    def error(self, mode: str, islands: Islands) -> float:
+        """Return the outputs' error as a multiple of what is allowed in a mode; at most 1 holds the bound."""
+        if (mode, islands) not in self._errors:
+            found = self._outputs(mode, islands)
+            limits = fidelity.LIMITS["fp16"]
+            worst = math.inf
+            if all(_finite(value) for value in found.values()):
+                figures = fidelity.compare(self.exact, found)
+                # 1 - cosine grows with the square of an error.
+                turned = math.sqrt(max(1 - figures["cosine"], 0) / (1 - limits["cosine"]))
+                worst = max(figures["p99_error"] / limits["p99_error"], turned) / SLACK[mode]
+            self._errors[mode, islands] = worst
+        return self._errors[mode, islands]
+
+    def worst(self, islands: Islands) -> float:
+        """Return the larger error of the two modes."""
+        return max(self.error(mode, islands) for mode in MODES)
+
+    def locals(self, mode: str, islands: Islands) -> list[Local]:
+        """Follow the half run beside the exact one and compare every operator's result."""
+        errors = [0.0] * len(self.steps)
+        given = [0.0] * len(self.steps)
+        self.runs += 2 * len(self.feeds)
+        for feed in self.feeds:
+            known: dict[str, float] = {}
+            both = zip(
+                self.interpreter.trace(feed, "float64"), self.interpreter.trace(feed, mode, islands), strict=True
+            )
+            for i, (exact, half) in enumerate(both):
+                for name, want, have in zip(exact.step.outputs, exact.outputs, half.outputs, strict=False):
+                    known[name] = relative_error(want, have)
+                worst = known[exact.step.outputs[0]]
+                before = max((known.get(name, 0.0) for name in exact.step.inputs), default=0.0)
+                if worst >= errors[i]:
+                    errors[i], given[i] = worst, before
+        return [Local(i, error, before) for i, (error, before) in enumerate(zip(errors, given, strict=True))]
+
+    def name(self, index: int) -> str:
+        """Return the name of a step as islands have it."""
+        return self.steps[index].outputs[0]
+
+
+def relative_error(want: Tensor, have: Tensor) -> float:
+    """Return |have - want| / |want| in the Euclidean norm; infinite where a finite value became NaN or infinite."""
+    if not want.is_floating_point() or not want.numel():
+        return 0.0
+    have, finite = have.double(), torch.isfinite(want)
+    if not bool(torch.isfinite(have)[finite].all()):
+        return math.inf
+    want = want.double()
+    if not bool(finite.all()):
+        want, have = want[finite], have[finite]
+    size = float(want.norm())
+    return float((have - want).norm()) / size if size else 0.0
+
+
+def _finite(value: Array) -> bool:
+    return bool(torch.isfinite(torch.from_numpy(value)).all())
+
+
+def find(experiment: Experiment) -> Islands:
+    """Return the smallest set found that holds the bound in both modes, or that helps at least by half.
+
+    Empty where the graph needs none, and where no operator is to blame (rounding is spread over the whole network).
+    """
+    start = experiment.worst(frozenset())
+    if start <= 1:
+        return frozenset()
+    islands: Islands = frozenset()
+    for suspect in SUSPECT:
+        for mode in MODES:
+            islands = _grow(experiment, mode, islands, suspect)
+        if experiment.worst(islands) <= 1:
+            break
+    reached = experiment.worst(islands)
+    if reached > max(1.0, start / 2):
+        return frozenset()
+    return _shrink(experiment, islands, max(1.0, 1.25 * reached))
+
+
+def _grow(experiment: Experiment, mode: str, islands: Islands, suspect: float) -> Islands:
+    limit = max(8, int(LARGEST_SHARE * len(experiment.steps)))
+    while experiment.error(mode, islands) > 1 and len(islands) <= limit:
+        added = _next(experiment, experiment.locals(mode, islands), islands, suspect)
+        if not added:
+            break
+        islands |= added
+    return islands
+
+
+def _next(experiment: Experiment, found: list[Local], islands: Islands, suspect: float) -> Islands:
+    """Return what the first culprit calls for: itself, or, where it is an island already, its producers."""
+    harmful = _harmful(experiment, found)
+    for local in found:
+        if local.index not in harmful or local.factor < suspect or local.error < VISIBLE:
+            continue
+        if experiment.name(local.index) not in islands:
+            return frozenset({experiment.name(local.index)})
+        step = experiment.steps[local.index]
+        before = {experiment.producers[name] for name in step.inputs if name in experiment.producers}
+        new = frozenset(experiment.name(i) for i in before) - islands
+        if new:
+            return new
+    return frozenset()
+
+
+def _harmful(experiment: Experiment, found: list[Local]) -> set[int]:
+    """Return the steps whose visible error reaches an output through visible errors; others are forgiven later on."""
+    outputs = set(experiment.interpreter.outputs)
+    harmful: set[int] = set()
+    for i in reversed(range(len(found))):
+        if found[i].error < VISIBLE:
+            continue
+        ends = any(name in outputs for name in experiment.steps[i].outputs)
+        if ends or any(reader in harmful for reader in experiment.readers[i]):
+            harmful.add(i)
+    return harmful
+
+
+def _shrink(experiment: Experiment, islands: Islands, bound: float) -> Islands:
+    """Give back what is not needed: halves while that works, then one by one, the last in the graph first."""
+    order = [experiment.name(i) for i in range(len(experiment.steps)) if experiment.name(i) in islands]
+    size = max(1, len(order) // 2)
+    while size:
+        for start in reversed(range(0, len(order), size)):
+            kept = order[:start] + order[start + size :]
+            if experiment.worst(frozenset(kept)) <= bound:
+                order = kept
+        size //= 2
+    return frozenset(order)
