@@ -289,3 +289,78 @@ def test_the_check_follows_the_timed_phase_and_adds_nothing_to_it():
     with_check, without = Machine(cycle(10)), Machine(cycle(10))
     assert with_check.round(contrast=B).samples_ns == without.round().samples_ns
     assert with_check.calls > without.calls
+
+
+def projection(folder, size=256):
+    """Write a graph with two products, and an output of a megabyte beside a small one."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    weight = np.random.default_rng(0).standard_normal((size, size)).astype(np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["x", "w"], ["large"]),
+            helper.make_node("ReduceMean", ["large"], ["small"], keepdims=0),
+        ],
+        "projection",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1024, size])],
+        [
+            helper.make_tensor_value_info("large", TensorProto.FLOAT, [1024, size]),
+            helper.make_tensor_value_info("small", TensorProto.FLOAT, []),
+        ],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    path = folder / "projection.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+    return path
+
+
+def open_ort(path):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda feeds: dict(zip(("large", "small"), session.run(["large", "small"], feeds), strict=True))
+
+
+def open_ov(path):
+    import openvino
+
+    request = openvino.Core().compile_model(path, "CPU").create_infer_request()
+
+    def session(feeds):
+        results = request.infer(feeds, share_inputs=True, share_outputs=True)
+        return {name: results[name] for name in ("large", "small")}
+
+    return session
+
+
+@pytest.mark.parametrize(
+    "open_session",
+    [pytest.param(open_ort, marks=pytest.mark.target("ort")), pytest.param(open_ov, marks=pytest.mark.target("ov"))],
+    ids=["onnxruntime", "openvino-shared-memory"],
+)
+def test_real_runtimes_raise_no_alarm(open_session, tmp_path):
+    session = open_session(str(projection(tmp_path)))
+    feeds = {"x": np.random.default_rng(1).standard_normal((1024, 256)).astype(np.float32)}
+    contrast = {"x": -feeds["x"]}
+    found = measure.measure_round(session, feeds, contrast=contrast, min_samples=20, min_seconds=0.1)
+    assert found.flags == ()
+    for _ in range(10):
+        assert measure.check_promise(session, feeds, contrast, settle_seconds=0.002) == ()
+
+
+@pytest.mark.target("ort")
+def test_a_real_runtime_run_in_the_background_is_flagged(tmp_path):
+    session = open_ort(str(projection(tmp_path)))
+    buffers = {"large": np.zeros((1024, 256), np.float32), "small": np.zeros((), np.float32)}
+
+    def later(feeds):
+        for name, value in session(feeds).items():
+            np.copyto(buffers[name], value)
+
+    def background(feeds):
+        threading.Thread(target=later, args=(feeds,)).start()
+        return buffers
+
+    feeds = {"x": np.random.default_rng(1).standard_normal((1024, 256)).astype(np.float32)}
+    assert measure.check_promise(background, feeds, {"x": -feeds["x"]}) == (measure.EARLY_RETURN,)

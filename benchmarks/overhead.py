@@ -1,0 +1,122 @@
+"""Time that the harness adds per inference over a bare loop of the same call.
+
+Two ways at once. *Accounted*: what the harness's timed loop spends outside its samples (its wall time less their sum),
+plus the clock reading that lies inside each; it is free of the session's own scatter and decides. *Paired*: blocks of
+that loop against blocks of a bare ``for`` loop, in random order; the difference of wall time per call, as a check that
+nothing was forgotten, which fails if its whole interval lies above the limit.
+
+Three sessions: one that does nothing, one of 0.1 ms or so, and with ``--model`` an ONNX graph on ONNX Runtime.
+
+    python benchmarks/overhead.py [--pairs 300] [--model FILE.onnx]
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from effbench.profiles.measure import Call, Feeds, sample
+from effbench.stats import student_t
+
+LIMIT_US = 2.0
+
+
+def nothing() -> tuple[Call, Feeds]:
+    """Return a session that returns its inputs."""
+    return (lambda feeds: feeds), {"x": np.zeros(1, np.float32)}
+
+
+def product() -> tuple[Call, Feeds]:
+    """Return a session that multiplies two vectors of 2 MB: one thread, no BLAS."""
+    weight = np.ones(1 << 19, np.float32)
+    out = np.empty_like(weight)
+    return (lambda feeds: {"y": np.multiply(feeds["x"], weight, out=out)}), {"x": np.ones(1 << 19, np.float32)}
+
+
+def graph(path: Path) -> tuple[Call, Feeds]:
+    """Return an ONNX graph on ONNX Runtime, one thread, as a session."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    rng, inputs = np.random.default_rng(0), session.get_inputs()
+    feeds = {one.name: rng.standard_normal(one.shape).astype(np.float32) for one in inputs}
+    names = [one.name for one in session.get_outputs()]
+    return (lambda given: dict(zip(names, session.run(names, given), strict=True))), feeds
+
+
+def bare_ns(session: Call, feeds: Feeds, calls: int) -> float:
+    """Return the wall time per call of a bare loop."""
+    start = time.perf_counter_ns()
+    for _ in range(calls):
+        session(feeds)
+    return (time.perf_counter_ns() - start) / calls
+
+
+def harness_ns(session: Call, feeds: Feeds, calls: int) -> tuple[float, float]:
+    """Return the wall time per call of the harness's loop, and how much of it lies outside the samples."""
+    start = time.perf_counter_ns()
+    samples = sample(session, feeds, calls, 0.0, 3600.0, time.perf_counter_ns)
+    wall = time.perf_counter_ns() - start
+    return wall / calls, (wall - sum(samples)) / calls
+
+
+def pairs_ns(session: Call, feeds: Feeds, pairs: int, calls: int) -> Iterator[tuple[float, float, float]]:
+    """Yield for each pair: the bare time per call, the harness's less that, and the harness's outside its samples."""
+    rng = np.random.default_rng(0)
+    for _ in range(pairs):
+        bare_first = rng.random() < 0.5
+        bare = bare_ns(session, feeds, calls) if bare_first else 0.0
+        wall, outside = harness_ns(session, feeds, calls)
+        bare = bare if bare_first else bare_ns(session, feeds, calls)
+        yield bare, wall - bare, outside
+
+
+def reading_ns() -> float:
+    """Return what one reading of the clock takes; the median of short runs, so that an interruption has no say."""
+    runs = ([time.perf_counter_ns() for _ in range(101)] for _ in range(500))
+    return median((times[-1] - times[0]) / 100 for times in runs)
+
+
+def median_interval(values: list[float]) -> tuple[float, float, float]:
+    """Return the median with its 95 % interval from order statistics."""
+    ordered, count = sorted(values), len(values)
+    reach = int(np.ceil(student_t(0.975, count - 1) * np.sqrt(count) / 2))
+    middle = count // 2
+    return ordered[max(middle - reach, 0)], median(ordered), ordered[min(middle + reach, count - 1)]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=300)
+    parser.add_argument("--model", type=Path)
+    args = parser.parse_args()
+    sessions = {"nothing": nothing(), "product": product()}
+    if args.model:
+        sessions[args.model.stem] = graph(args.model)
+    print("| session | bare call, us | accounted, us | paired, us | 95 % interval, us |")
+    print("|---|---|---|---|---|")
+    missed = 0
+    for name, (session, feeds) in sessions.items():
+        # Blocks of some 20 ms, short against the machine's moods; 50 calls at least, as the loop is set up once in each.
+        calls = min(max(int(2e7 / bare_ns(session, feeds, 20)), 50), 2000)
+        bare, paired, outside = zip(*pairs_ns(session, feeds, args.pairs, calls), strict=True)
+        low, middle, high = (value / 1e3 for value in median_interval(list(paired)))
+        accounted = (median(outside) + reading_ns()) / 1e3
+        missed += accounted >= LIMIT_US or low >= LIMIT_US
+        print(
+            f"| {name} | {median(bare) / 1e3:.2f} | {accounted:.2f} | {middle:.2f} | {low:.2f} to {high:.2f} |",
+            flush=True,
+        )
+    print(f"\n{args.pairs} alternated pairs each; limit {LIMIT_US:g} us; {missed} sessions above it.")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
