@@ -181,3 +181,10 @@ def test_bad_names_and_places_end_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="Cannot write the report"):
         write_report(rows, tmp_path / "file", ("csv",), plots=False)
+
+
+def test_an_unsupported_percentile_is_a_dash_with_a_reason() -> None:
+    (section,) = sections(build_rows([measurement_of(count=5)], grade=grade_a, published_rows="none"), "top1")
+    (cells,) = section.cells
+    assert cells[section.columns.index("p90 ms")].startswith("- [")
+    assert any("too few samples" in text for text in section.footnotes)

@@ -11,6 +11,11 @@ from effbench.reports import Accuracy, build_rows
 from effbench.schema import Measurement, Row, Weights
 
 
+def only(rows: tuple[Row, ...]) -> Row:
+    (row,) = rows
+    return row
+
+
 def one_row(measurement: Measurement, metric: str = "top1", **options: object) -> Row:
     (row,) = build_rows([measurement], grade=grade_a, metric=metric, published_rows="none", **options)  # type: ignore[arg-type]
     return row
@@ -99,6 +104,12 @@ def test_of_repeats_the_latest_is_shown() -> None:
     for order in ([old, new], [new, old]):
         (row,) = build_rows(order, grade=grade_a, published_rows="none")
         assert row.p50_ms == pytest.approx(10.0, rel=0.02)
+
+
+def test_another_version_of_the_runtime_replaces_the_row() -> None:
+    old = measurement_of(before={"runtime": "onnxruntime 9.8.0"}, time="2026-01-01T00:00:00+00:00")
+    new = measurement_of(time="2026-01-02T00:00:00+00:00")
+    assert "onnxruntime 9.9.1" == only(build_rows([new, old], grade=grade_a, published_rows="none")).runtime
 
 
 def test_other_settings_or_conditions_are_other_rows() -> None:

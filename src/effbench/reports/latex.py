@@ -21,6 +21,7 @@ SIGNS = {
     "*": r"\textsuperscript{*}",
     "†": r"\textdagger{}",
     "µ": r"\textmu{}",
+    "±": r"\textpm{}",
     "–": r"\textendash{}",
     "×": r"\texttimes{}",
     "·": r"\textperiodcentered{}",

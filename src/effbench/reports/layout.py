@@ -15,7 +15,8 @@ from effbench.schema import Row, resolution_text
 
 EMPTY = "-"
 BORROWED, IMPLIED, RECONSTRUCTION = "*", "†", "(recon.)"
-FEW_ROUNDS = "no interval: fewer than 6 rounds, or too few samples for this percentile"
+FEW_ROUNDS = "no interval: it takes at least 6 rounds"
+FEW_SAMPLES = "not shown: too few samples for this percentile"
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def _measured_columns(head: str) -> list[tuple[str, bool, Cell]]:
         ("run", False, lambda row, _: conditions(row)),
         (head, True, _accuracy),
         ("p50 ms", True, lambda row, notes: _percentile(row.p50_ms, row.p50_interval_ms, notes)),
-        ("p90 ms", True, lambda row, notes: milliseconds(row.p90_ms)),
+        ("p90 ms", True, _p90),
         ("img/s", True, lambda row, _: EMPTY if row.images_per_s is None else f"{row.images_per_s:.1f}"),
         ("params M", True, lambda row, _: _scaled(row.params, 1e6)),
         ("GMACs", True, lambda row, _: _scaled(row.macs, 1e9)),
@@ -165,9 +166,13 @@ def _accuracy_note(row: Row) -> str:
     return f"{row.accuracy_status}{size}, {row.accuracy_source}"
 
 
+def _p90(row: Row, notes: Footnotes) -> str:
+    return EMPTY + notes.mark(FEW_SAMPLES) if row.p90_ms is None else milliseconds(row.p90_ms)
+
+
 def _percentile(value: float | None, interval: tuple[float, float] | None, notes: Footnotes) -> str:
     if value is None:
-        return EMPTY
+        return EMPTY + notes.mark(FEW_SAMPLES)
     if interval is None:
         return milliseconds(value) + notes.mark(FEW_ROUNDS)
     low, high = interval
@@ -179,8 +184,8 @@ def _scaled(count: int | None, unit: float, digits: int = 2) -> str:
 
 
 def _trust(row: Row, notes: Footnotes) -> str:
-    reasons = [f"trust {row.trust}: {reason}" for reason in row.trust_reasons]
-    return (row.trust or EMPTY) + notes.mark(*reasons)
+    reasons = "; ".join(row.trust_reasons)
+    return (row.trust or EMPTY) + notes.mark(reasons and f"trust {row.trust}: {reasons}")
 
 
 def _front(row: Row, notes: Footnotes) -> str:

@@ -205,12 +205,14 @@ def _legend(figure: Figure, rows: Sequence[Row], looks: dict[str, tuple[str, str
             handles.append(Line2D([], [], color=color, marker=shape, linestyle="none", markersize=7, label=name))
     mine = "measured" if rows[0].source == "measured" else "published"
     dot: dict[str, Any] = {"color": SOFT, "marker": "o", "linestyle": "none", "markersize": 7}
-    kinds = {row.borrowed for row in rows}
+    kinds, fronts = {row.borrowed for row in rows}, {row.borrowed for row in rows if row.on_front}
     if False in kinds:
         handles.append(Line2D([], [], label="accuracy of these weights", **dot))
+    if False in fronts:
         handles.append(Line2D([], [], color=SOFT, linewidth=1.2, label=f"{mine} front"))
     if True in kinds:
         handles.append(Line2D([], [], markerfacecolor="white", markeredgewidth=1.6, label="borrowed accuracy", **dot))
+    if True in fronts:
         handles.append(Line2D([], [], color=SOFT, linewidth=1.2, linestyle=(0, (5, 3)), label="borrowed front"))
     if any(pareto.obstacle(row) for row in rows):
         handles.append(Line2D([], [], alpha=0.35, label="faded: on no front", **dot))

@@ -86,7 +86,9 @@ def latest(measurements: Iterable[Measurement]) -> tuple[Measurement, ...]:
     """Keep the latest measurement of each artifact, device, settings and conditions; later in the store wins a tie."""
     kept: dict[str, Measurement] = {}
     for one in measurements:
-        key = repr((one.digest, sorted(one.must_match().items(), key=lambda item: item[0])))
+        # Another version of a runtime replaces its rows: comparing the two is not what a table is for.
+        conditions = {name: value for name, value in one.must_match().items() if name != "runtime"}
+        key = repr((one.digest, sorted(conditions.items(), key=lambda item: item[0])))
         if key not in kept or one.time >= kept[key].time:
             kept[key] = one
     return tuple(kept.values())
@@ -122,7 +124,7 @@ def measured_row(
     row = Row(
         device=one.device,
         machine=machine_text(one.before),
-        system=str(one.before.get("os") or ""),
+        system=_system_text(one.before),
         runtime=str(one.before.get("runtime") or ""),
         resolution=subject.resolution,
         model=subject.model,
@@ -188,6 +190,11 @@ def machine_text(before: Mapping[str, Any]) -> str:
     if _number(before.get("cgroup_memory_bytes")):
         parts.append(f"{before['cgroup_memory_bytes'] / 2**30:.1f} GiB allowed")
     return ", ".join(part for part in parts if part)
+
+
+def _system_text(before: Mapping[str, Any]) -> str:
+    named = (("os", ""), ("python", "Python "))
+    return ", ".join(f"{label}{before[key]}" for key, label in named if before.get(key))
 
 
 def _number(value: Any) -> bool:
