@@ -68,6 +68,7 @@ class Recorder:
         self.readings: list[int] = []
 
     def __call__(self) -> int:
+        """Read the clock, in nanoseconds."""
         self.readings.append(time.perf_counter_ns())
         return self.readings[-1]
 
@@ -135,10 +136,8 @@ def main() -> int:
         inside = reading_ns()
         accounted, barest = (median(gap) + inside) / 1e3, (median(least) + inside) / 1e3
         missed += accounted >= LIMIT_US or low >= LIMIT_US
-        print(
-            f"| {name} | {median(bare) / 1e3:.2f} | {accounted:.2f} | {barest:.2f} | {middle:.2f} | {low:.2f} to {high:.2f} |",
-            flush=True,
-        )
+        columns = (median(bare) / 1e3, accounted, barest, middle)
+        print(f"| {name} | {' | '.join(f'{one:.2f}' for one in columns)} | {low:.2f} to {high:.2f} |", flush=True)
     print(f"\n{args.pairs} alternated pairs each; limit {LIMIT_US:g} us; {missed} sessions above it.")
     return 1 if missed else 0
 
