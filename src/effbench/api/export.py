@@ -134,6 +134,8 @@ def check_resolution(source: Source, size: tuple[int, int]) -> None:
     backbone, text = source.backbone, resolution_text(size)
     if min(size) < backbone.min_resolution:
         raise UsageError(f"{source.name} takes {backbone.min_resolution} px or more, not {text}.")
+    if any(side % backbone.stride for side in size):
+        raise UsageError(f"{source.name} takes multiples of {backbone.stride} px, not {text}.")
     if backbone.fixed_resolution is not None and set(size) != {backbone.fixed_resolution}:
         raise UsageError(f"{source.name} takes {backbone.fixed_resolution} px only, not {text}.")
 
@@ -252,9 +254,10 @@ class _Request:
         if found is not None:
             return found, True
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
+            locks = folder.parent / ".locks"
+            locks.mkdir(parents=True, exist_ok=True)
             # Two exports of the same thing at once: the second waits, then finds it made.
-            with FileLock(folder.parent / f".{folder.name}.lock"):
+            with FileLock(locks / folder.name):
                 if (found := bundle.find(folder, key)) is not None:
                     return found, True
                 self.notify(what)
@@ -356,7 +359,8 @@ def find_artifact(name: str, home: Path) -> Artifact:
 
 def _failed(cell: Cell, error: EffbenchError) -> Cell:
     """Turn an error into the status it stands for."""
-    status = "unavailable" if isinstance(error, UnavailableError) else "failed"
+    kinds = ((UnavailableError, "unavailable"), (UsageError, "unsupported"))
+    status = next((name for kind, name in kinds if isinstance(error, kind)), "failed")
     return replace(
         cell, status=status, reason=error.message, next_step=error.hint or "", exit_code=type(error).exit_code
     )

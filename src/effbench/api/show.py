@@ -44,7 +44,7 @@ def models(found: Sequence[Backbone]) -> str:
                 f"{counts['receptive_field_px']} px" if "receptive_field_px" in counts else "",
                 item.mixer,
                 item.mixer_order,
-                "" if top1 is None else f"{top1.value:g} ({top1.source})",
+                "" if top1 is None else f"{top1.value:g} ({top1.source.split(' (')[0].split(' + ')[0]})",
             )
         )
     header = ("model", "family", "params", "MACs@224", "MACs@512", "field", "mixer", "order", "published top-1 %")

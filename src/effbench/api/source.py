@@ -40,7 +40,14 @@ def resolve(argument: str, weights: str | None = None, seed: int = 0) -> Source:
         return _from_onnx(Path(argument), weights)
     if ":" in argument and not Path(argument).exists():
         module = argument.partition(":")[0]
-        backbone = Backbone(name=argument.replace(":", "."), family="user", factory=argument, source=f"module {module}")
+        backbone = Backbone(
+            name=argument.replace(":", "."),
+            family="user",
+            factory=argument,
+            stride=1,
+            min_resolution=1,
+            source=f"module {module}",
+        )
     else:
         backbone = models.get(argument)
     if weights is None:
@@ -53,7 +60,9 @@ def _from_onnx(path: Path, weights: str | None) -> Source:
         raise UsageError(f"'{path}' brings its own weights; --weights has no meaning for it.")
     if not path.is_file():
         raise DataError(f"{path}: no such file.")
-    backbone = Backbone(name=path.stem, family="user", factory="", source=f"file {path.name}")
+    backbone = Backbone(
+        name=path.stem, family="user", factory="", stride=1, min_resolution=1, source=f"file {path.name}"
+    )
     return Source(backbone, Weights("file", None, path.name, file_sha256(path)), path=path)
 
 
@@ -69,11 +78,12 @@ def ingredients(source: Source) -> dict[str, Any]:
     return made_of
 
 
-def code_hashes(*import_strings: str) -> dict[str, str]:
-    """Return name -> SHA-256 of the source files behind import strings, the modules they import included."""
-    files = {path for text in import_strings for path in source_files(text)}
-    # Two folders with the same files are the same source, wherever they lie.
-    return {"/".join(path.parts[-2:]): file_sha256(path) for path in sorted(files)}
+def code_hashes(*import_strings: str) -> list[str]:
+    """Return the SHA-256 of each source file behind import strings, the modules they import included.
+
+    Content only: the same files are the same source, wherever they lie.
+    """
+    return sorted(file_sha256(path) for path in {path for text in import_strings for path in source_files(text)})
 
 
 def _external_hashes(path: Path) -> dict[str, str]:

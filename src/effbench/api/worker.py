@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from effbench.deploy import bundle, fidelity, onnx_file
-from effbench.errors import DataError
+from effbench.errors import ConversionError, DataError
 from effbench.schema import Artifact, Backbone, Stage, Subject, TensorSpec, Weights, from_json, to_json
 
 
@@ -81,7 +81,8 @@ def _from_factory(job: dict[str, Any], draft: Path, stages: _Stages) -> Artifact
     expected = _eager(module, images, spec, backbone)
     module = fuse(module)
     stages.begin("torch -> ONNX")
-    model = torch_graph.from_module(module, backbone.in_channels, resolution, None if job["dynamic_batch"] else batch)
+    shape = None if job["dynamic_batch"] else batch
+    model = torch_graph.from_module(module, backbone.in_channels, resolution, shape, len(expected))
     import onnx
 
     onnx.save(model, draft / "model.onnx")
@@ -100,8 +101,11 @@ def _eager(module: Any, images: Any, spec: Any, backbone: Backbone) -> dict[str,
     import torch
 
     def run(feeds: Any) -> dict[str, Any]:
-        with torch.inference_mode():
-            found = module(torch.from_numpy(feeds[spec.name]))
+        try:
+            with torch.inference_mode():
+                found = module(torch.from_numpy(feeds[spec.name]))
+        except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
+            raise ConversionError("forward pass", f"{type(error).__name__}: {error}") from error
         outputs = (found,) if torch.is_tensor(found) else tuple(found)
         return {str(index): value.numpy() for index, value in enumerate(outputs)}
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -106,10 +107,10 @@ def load_reference(path: Path) -> tuple[npt.NDArray[np.uint8], dict[str, Array],
         DataError: The file is missing or not a reference.
     """
     try:
-        with np.load(path, allow_pickle=False) as data:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as data:
             outputs = {name.removeprefix("output:"): data[name] for name in data.files if name.startswith("output:")}
             return data["images"], outputs, str(data["engine"])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
         raise DataError(f"{path}: not a file of expected outputs ({error}).", hint="Export again.") from error
 
 
