@@ -1,0 +1,192 @@
+"""Snapdragon NPU: one context binary per HTP architecture, through ONNX Runtime's QNN provider."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from effbench.deploy import Array, Converted, snapdragon
+from effbench.errors import (
+    ConversionError,
+    DataError,
+    MissingDependencyError,
+    UnavailableError,
+    UsageError,
+    did_you_mean,
+)
+from effbench.schema import Artifact
+
+ENTRY = "model.onnx"
+DEFAULT_HTP = "v75"
+
+
+class QnnSession:
+    """A context binary on the HTP, or on its simulator."""
+
+    pictures = 4
+    """How many pictures a fidelity check takes on the simulator, which needs seconds for each."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        htp = artifact.placement.get("htp", DEFAULT_HTP)
+        built = str(artifact.placement.get("sdk", "0"))
+        if snapdragon.older(snapdragon.sdk_version(), built):
+            raise UnavailableError(
+                f"{artifact.name} was built by QNN {built}; QNN {snapdragon.sdk_version()} here is older.",
+                hint="Install a newer onnxruntime-qnn, or export again.",
+            )
+        # Without it a context that does not load would quietly become an error about the CPU, or a CPU session.
+        alone = {} if artifact.placement.get("cpu_operators") else {"session.disable_cpu_ep_fallback": "1"}
+        options = snapdragon.session_options(htp, alone)
+        import onnxruntime as ort
+
+        try:
+            self._session = ort.InferenceSession(str(artifact.path), options)
+        except Exception as error:
+            # onnxruntime raises classes of its own that share no public root.
+            raise DataError(f"{artifact.path}: QNN does not load it: {_words(error)}") from error
+        if self._session.get_providers()[0] != snapdragon.PROVIDER:
+            raise UnavailableError(f"ONNX Runtime left the QNN provider for {self._session.get_providers()[0]}.")
+        self._names = [output.name for output in self._session.get_outputs()]
+        self.simulated = snapdragon.simulated()
+        self.compute_precision: str | None = artifact.subject.compute_precision
+
+    def __call__(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Run once; outputs are new host arrays."""
+        return dict(zip(self._names, self._session.run(None, feeds), strict=True))
+
+    def placement(self) -> dict[str, Any]:
+        """Name the providers, and say whether the HTP is the simulator."""
+        return {"providers": self._session.get_providers(), "simulated": self.simulated}
+
+    def close(self) -> None:
+        """Free the session."""
+        del self._session
+
+
+class QnnTarget:
+    """The NPU of a Snapdragon, half precision by default: the HTP has no other floating point."""
+
+    name = "qnn"
+    title = "Snapdragon NPU (QNN)"
+    extra = "qnn"
+    packages = ("onnxruntime-qnn", "onnxruntime")
+    precision = "fp16"
+    options: Mapping[str, str] = {
+        "htp": f"HTP architecture: {', '.join(snapdragon.SOCS)}; default {DEFAULT_HTP}",
+        "fallback": "yes leaves to the CPU what the HTP does not run, and records it; default no",
+    }
+
+    @property
+    def license(self) -> str | None:
+        """Say under which license the toolkit came and where its text lies; None where it is not installed."""
+        path = snapdragon.license_path()
+        return None if path is None else f"Qualcomm's own, not redistributed by effbench: {path}"
+
+    def available(self) -> str | None:
+        """Tell whether context binaries can be built here: wherever onnxruntime-qnn is installed."""
+        return snapdragon.missing()
+
+    def measurable(self) -> str | None:
+        """Tell whether a latency can be measured here: on a Snapdragon, never on the simulator."""
+        if snapdragon.simulated():
+            return "the HTP of this machine is a simulator, whose times say nothing; measure on a Snapdragon"
+        return snapdragon.missing()
+
+    def convert(self, graph: Artifact, out: Path, options: Mapping[str, str]) -> Converted:
+        """Compile the graph into a context binary for one HTP architecture.
+
+        Raises:
+            ConversionError: The provider refuses the graph, or leaves operators to the CPU without leave.
+            MissingDependencyError: onnxruntime-qnn is not installed.
+            UnavailableError: fp32 was asked for, or an open batch: the HTP has neither.
+            UsageError: An option's value means nothing.
+        """
+        htp = chosen(options)
+        precision = graph.subject.storage_precision
+        if snapdragon.missing():
+            raise MissingDependencyError("Target 'qnn'", snapdragon.PACKAGE, self.extra)
+        if precision == "fp32":
+            raise UnavailableError("The HTP has no fp32; it would compute in half.", hint="--precision fp16")
+        if any(None in spec.shape for spec in graph.inputs):
+            raise UnavailableError("A context binary has fixed shapes.", hint="Export without --dynamic-batch.")
+        placement = {"htp": htp, "soc": snapdragon.SOCS[htp][1], "sdk": snapdragon.sdk_version()}
+        placement |= compile_context(graph.path, out, htp)
+        _check_fallback(placement, options.get("fallback", "no") == "yes")
+        # Of quantized operators the provider does not say what they compute in.
+        return Converted(ENTRY, precision, "fp16" if precision == "fp16" else None, placement)
+
+    def open(self, artifact: Artifact, threads: int, options: Mapping[str, str]) -> QnnSession:
+        """Load a context binary, onto the simulator where there is no NPU.
+
+        Raises:
+            DataError: It is damaged.
+            UnavailableError: The provider is missing or older than the one that built it.
+        """
+        if snapdragon.missing():
+            raise MissingDependencyError("Target 'qnn'", snapdragon.PACKAGE, self.extra)
+        return QnnSession(artifact)
+
+
+def chosen(options: Mapping[str, str]) -> str:
+    """Return the HTP architecture that options ask for.
+
+    Raises:
+        UsageError: A value means nothing.
+    """
+    htp = options.get("htp", DEFAULT_HTP)
+    if htp not in snapdragon.SOCS:
+        raise did_you_mean(htp, snapdragon.SOCS, "HTP architecture")
+    if options.get("fallback", "no") not in ("yes", "no"):
+        raise UsageError(f"fallback={options['fallback']} is not one of yes, no.")
+    return htp
+
+
+def compile_context(model: Path, out: Path, htp: str) -> dict[str, Any]:
+    """Compile a model into ``model.onnx`` and its context binaries below ``out``; returns the placement.
+
+    Raises:
+        ConversionError: The provider refuses the model.
+    """
+    config = {
+        "ep.context_enable": "1",
+        "ep.context_file_path": str(out / ENTRY),
+        "ep.context_embed_mode": "0",
+        "session.record_ep_graph_assignment_info": "1",
+    }
+    options = snapdragon.session_options(htp, config)
+    import onnx
+    import onnxruntime as ort
+
+    try:
+        session = ort.InferenceSession(str(model), options)
+    except Exception as error:
+        # onnxruntime raises classes of its own that share no public root.
+        raise ConversionError("QNN compile", _words(error)) from error
+    placement = snapdragon.assigned(session)
+    del session
+    if not (out / ENTRY).exists():
+        raise ConversionError("QNN compile", "no operator of this graph went to the HTP.")
+    written = onnx.load(out / ENTRY, load_external_data=False)
+    placement["contexts"] = sum(node.op_type == "EPContext" for node in written.graph.node)
+    return placement
+
+
+def _check_fallback(placement: Mapping[str, Any], allowed: bool) -> None:
+    left = placement["cpu_operators"]
+    if left and not allowed:
+        shown = ", ".join(left[:5]) + (", ..." if len(left) > 5 else "")
+        raise ConversionError(
+            "QNN placement",
+            f"{len(left)} operators are left to the CPU, in {placement['contexts']} contexts: {shown}.",
+            hint="--set fallback=yes accepts that, and records it.",
+        )
+
+
+def _words(error: Exception) -> str:
+    """Return the last line that ONNX Runtime says, without its own source positions."""
+    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[0].split("] : ")[-1].strip()
+
+
+TARGET = QnnTarget()
