@@ -52,13 +52,13 @@ def fold(node: onnx.NodeProto, values: Mapping[str, Array], opset: int) -> list[
     return [np.asarray(value) for value in results]
 
 
-def definition(node: onnx.NodeProto, opset: int, inputs: Sequence[Any] | None) -> onnx.FunctionProto | None:
+def definition(node: onnx.NodeProto, opset: int, inputs: Sequence[Any]) -> onnx.FunctionProto | None:
     """Return the function that ONNX defines an operator by, or None.
 
     Args:
         node: The node.
         opset: The opset it belongs to.
-        inputs: Its inputs' values; without them a function that depends on types is made for float32.
+        inputs: Its inputs' values, None where one is left out.
     """
     import onnx
 
@@ -73,11 +73,7 @@ def definition(node: onnx.NodeProto, opset: int, inputs: Sequence[Any] | None) -
     if not schema.has_context_dependent_function:
         return None
     versions = [v for v in schema.context_dependent_function_opset_versions if v <= opset] or [schema.since_version]
-    types = (
-        [_type(value) for value in inputs]
-        if inputs is not None
-        else [_type(np.zeros((1, 1), np.float32))] * len(node.input)
-    )
+    types = [_type(value) for value in inputs]
     found = schema.get_context_dependent_function_with_opset_version(
         max(versions), node.SerializeToString(), [item.SerializeToString() for item in types]
     )
@@ -114,8 +110,8 @@ def body(function: onnx.FunctionProto, node: onnx.NodeProto, opset: int) -> list
     for name, attribute in schema.attributes.items():
         if attribute.default_value.name:
             defaults.setdefault(name, attribute.default_value)
-    outer = dict(zip(function.input, list(node.input) + [""] * len(function.input), strict=True))
-    outer.update(zip(function.output, node.output, strict=True))
+    outer = dict(zip(function.input, list(node.input) + [""] * len(function.input), strict=False))
+    outer.update(zip(function.output, node.output, strict=False))
     prefix = next(name for name in node.output if name)
 
     def renamed(name: str) -> str:
@@ -151,9 +147,15 @@ def missing(graph: onnx.GraphProto, opset: int) -> list[tuple[str, str]]:
 
 
 def _reachable(node: onnx.NodeProto, opset: int) -> bool:
+    import onnx
+
     if node.domain not in ("", "ai.onnx"):
         return False
-    if node.op_type in RULES or node.op_type in FROM_SHAPE or node.op_type == "Constant":
+    if node.op_type in RULES or node.op_type in FROM_SHAPE or node.op_type in ("Constant", "If"):
         return True
-    function = definition(node, opset, None)
-    return function is not None and all(inner.op_type != node.op_type for inner in function.node)
+    try:
+        schema: Any = onnx.defs.get_schema(node.op_type, opset, "")
+    except onnx.defs.SchemaError:
+        return False
+    # What a function that depends on types is made of is known only once its inputs are.
+    return bool(schema.has_function or schema.has_context_dependent_function)

@@ -11,7 +11,7 @@ import numpy as np
 
 from effbench.deploy.mil.lazy import ct, mb, mil
 from effbench.deploy.mil.translator.functions import FROM_SHAPE, attributes, body, definition, fold, foldable, missing
-from effbench.deploy.mil.translator.registry import RULES, Array, Node, cast, dtype_of, rank_of, shape_of
+from effbench.deploy.mil.translator.registry import RULES, Array, Node, cast, dtype_of, mil_array, rank_of, shape_of
 from effbench.errors import ConversionError, EffbenchError
 
 if TYPE_CHECKING:
@@ -172,6 +172,8 @@ class _Run:
         elif foldable(proto) and all(value is None or isinstance(value, np.ndarray) for value in inputs):
             known: dict[str, Any] = {name: value for name, value in zip(proto.input, inputs, strict=True) if name}
             self._set(proto, fold(proto, known, self.opset), inputs)
+        elif proto.op_type == "If":
+            self._branch(proto, inputs[0])
         elif proto.op_type in RULES:
             self._set(proto, RULES[proto.op_type](self._resolved(proto, inputs)), inputs)
         else:
@@ -194,6 +196,19 @@ class _Run:
         for inner in body(function, proto, self.opset):
             self.node(inner)
 
+    def _branch(self, proto: onnx.NodeProto, condition: Any) -> None:
+        """Translate the branch that is taken; which one that is must be known now."""
+        if not isinstance(condition, np.ndarray):
+            raise ConversionError(STAGE, "the condition is computed at run time", node=proto.name, op=proto.op_type)
+        from onnx import numpy_helper
+
+        graph = attributes(proto)["then_branch" if condition.reshape(-1)[0] else "else_branch"]
+        self.values.update({item.name: numpy_helper.to_array(item) for item in graph.initializer})
+        for inner in graph.node:
+            self.node(inner)
+        for name, info in zip(proto.output, graph.output, strict=True):
+            self.values[name] = self.values[info.name]
+
     def _set(self, proto: onnx.NodeProto, found: Any, inputs: Sequence[Any]) -> None:
         results = found if isinstance(found, (list, tuple)) else [found]
         used = [name for name in proto.output if name]
@@ -215,15 +230,17 @@ class _Run:
         variable.op.name = label if len(variable.op.outputs) == 1 else f"{label}_op"
         variable.name = label
 
+    def _resolved_output(self, port: Port) -> Node:
+        return Node("output", port.tensor, (), (port.tensor,), {}, self.opset, int(self.target.value))
+
     def result(self, port: Port) -> Any:
         """Bring a value to the package's type and shape, as a variable of its own."""
         value = self.values[port.tensor]
-        if isinstance(value, np.ndarray):
-            raise ConversionError(STAGE, f"output '{port.tensor}' does not depend on any input.")
+        value = mb.const(val=mil_array(self._resolved_output(port), value)) if isinstance(value, np.ndarray) else value
         value = cast(value, _feature_type(port, self.target))
         value = mb.expand_dims(x=value, axes=[0]) if rank_of(value) == 0 else value
-        if value.op is None or id(value) in self._results:
-            value = mb.identity(x=value)  # an input, or a variable that is an output already
+        if value.op is None or value.op.op_type == "const" or id(value) in self._results:
+            value = mb.identity(x=value)  # an input, a constant, or an output already
         self._results.add(id(value))
         value.op.name = value.name = port.feature
         return value

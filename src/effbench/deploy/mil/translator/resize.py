@@ -31,7 +31,8 @@ def resize(node: Node) -> Any:
     x = node.tensor(0)
     axes, sizes, scales = _extent(node, shape_of(x))
     mode = _text(node, "mode", "nearest")
-    changed = [i for i, axis in enumerate(axes) if sizes[i] != shape_of(x)[axis] or scales[i] != 1.0 or _cropped(node)]
+    old = [shape_of(x)[axis] for axis in axes]
+    changed = [i for i in range(len(axes)) if sizes[i] != old[i] or scales[i] != 1.0 or _cropped(node)]
     native = _native(
         node, x, mode, [axes[i] for i in changed], [sizes[i] for i in changed], [scales[i] for i in changed]
     )
@@ -43,7 +44,11 @@ def resize(node: Node) -> Any:
         if mode == "nearest":
             x = mb.gather(x=x, indices=_nearest(node, points, shape_of(x)[axis]), axis=axis)
         else:
-            x = _weighted(x, axis, _weights(node, mode, points, shape_of(x)[axis], scale))
+            weights = _weights(node, mode, points, shape_of(x)[axis], scale)
+            fill = (
+                _outside(points, shape_of(x)[axis]) * node.get("extrapolation_value", 0.0) if _cropped(node) else None
+            )
+            x = _weighted(x, axis, weights, fill)
     return x if changed else mb.identity(x=x)
 
 
@@ -157,19 +162,21 @@ def _weights(node: Node, mode: str, points: Floats, size: int, scale: float) -> 
         np.add.at(matrix, (np.arange(len(points)), np.clip(taps, 0, size - 1)), weight)
     matrix /= matrix.sum(axis=1, keepdims=True)
     if _cropped(node):
-        outside = (points < 0) | (points > size - 1)
-        if outside.any() and node.get("extrapolation_value", 0.0) != 0.0:
-            return np.where(outside[:, None], np.nan, matrix)
-        matrix[outside] = 0.0
+        matrix[_outside(points, size)] = 0.0
     return matrix
 
 
-def _weighted(x: Any, axis: int, matrix: Floats) -> Any:
+def _outside(points: Floats, size: int) -> npt.NDArray[np.bool_]:
+    return (points < 0) | (points > size - 1)
+
+
+def _weighted(x: Any, axis: int, matrix: Floats, fill: Floats | None) -> Any:
     rank, dtype = rank_of(x), dtype_of(x)
     x = x if dtype.kind == "f" else cast(x, "float32")
     perm = [i for i in range(rank) if i != axis] + [axis]
     moved = x if axis == rank - 1 else mb.transpose(x=x, perm=perm)
-    result = mb.linear(x=moved, weight=matrix.astype(dtype_of(x)))
+    bias = None if fill is None else fill.astype(dtype_of(x))
+    result = mb.linear(x=moved, weight=matrix.astype(dtype_of(x)), bias=bias)
     back = result if axis == rank - 1 else mb.transpose(x=result, perm=list(np.argsort(perm)))
     return cast(back, dtype.name)
 

@@ -114,8 +114,12 @@ def depth_to_space(node: Node) -> Any:
 
 @operator("SpaceToDepth")
 def space_to_depth(node: Node) -> Any:
-    """Use ``space_to_depth``, whose order is the block-first one."""
-    return mb.space_to_depth(x=node.tensor(0), block_size=int(node.attributes["blocksize"]))
+    """Use ``space_to_depth`` for the block-first order, ``pixel_unshuffle`` for the channel-first one."""
+    x, size, mode = node.tensor(0), int(node.attributes["blocksize"]), node.get("mode", "DCR")
+    mode = mode.decode() if isinstance(mode, bytes) else mode
+    if mode == "DCR":
+        return mb.space_to_depth(x=x, block_size=size)
+    return mb.pixel_unshuffle(x=x, downscale_factor=np.uint32(size))
 
 
 @operator("Identity")
