@@ -49,6 +49,7 @@ def run(
     memory_limit_bytes: int | None = None,
     python: Sequence[str] = (sys.executable,),
     env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Run one job in a fresh process and yield its events.
 
@@ -59,6 +60,7 @@ def run(
         memory_limit_bytes: The child is killed when its resident memory grows beyond.
         python: The interpreter and its options.
         env: Variables set in addition to this process's own.
+        cwd: Its working folder, which ``-m`` puts first on the module path; None keeps this process's.
 
     Raises:
         EffbenchError: The error that the child reported, of the same class.
@@ -71,6 +73,7 @@ def run(
             stdout=subprocess.PIPE,
             stderr=log,
             env={**os.environ, **(env or {})},
+            cwd=cwd,
             start_new_session=True,  # Ctrl-C reaches the parent alone, which then ends the child
         )
         try:

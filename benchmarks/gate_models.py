@@ -1,0 +1,168 @@
+"""Really slower models for the proof of the gate: graph edits of regla_m that leave its outputs the same.
+
+Each edit is one that happens in practice: a layer more, a fusion lost, a kernel grown, a branch that only some
+pictures take. Amounts were chosen so that the slowdown is near the one in the name; what it really is, long paired
+runs tell (`gate.py truth`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+PREFIX = "extra"
+
+
+def _constant(model: Any, name: str, value: Any) -> str:
+    model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+    return name
+
+
+def _insert(model: Any, tensor: str, nodes: list[Any], output: str) -> None:
+    """Put nodes behind the node that makes a tensor; everything that read the tensor reads ``output`` instead."""
+    new = {id(node) for node in nodes}
+    place = next(i for i, node in enumerate(model.graph.node) if tensor in node.output) + 1
+    for node in model.graph.node:
+        for index, name in enumerate(node.input):
+            if name == tensor:
+                node.input[index] = output
+    for offset, node in enumerate(nodes):
+        assert id(node) in new
+        model.graph.node.insert(place + offset, node)
+
+
+def _wide_tensor(model: Any) -> tuple[str, int]:
+    """Return an activation of stage 2 (14 x 14 at 224 px) and its channels."""
+    node = next(n for n in model.graph.node if n.name == "stages.2.0/Conv")
+    weight = next(t for t in model.graph.initializer if t.name == node.input[1])
+    return node.output[0], weight.dims[0]
+
+
+def _identity_convs(model: Any, source: str, channels: int, count: int, target: str, tag: str) -> list[Any]:
+    eye = np.eye(channels, dtype=np.float32).reshape(channels, channels, 1, 1)
+    weight = _constant(model, f"{PREFIX}.{tag}.weight", eye)
+    names = [source, *(f"{PREFIX}.{tag}.{i}" for i in range(count - 1)), target]
+    return [
+        helper.make_node("Conv", [names[i], weight], [names[i + 1]], name=f"{PREFIX}.{tag}.{i}/Conv", kernel_shape=[1, 1])
+        for i in range(count)
+    ]
+
+
+def added_layers(count: int) -> Callable[[Any], None]:
+    """Add pointwise convolutions whose weight is the identity, in stage 2."""
+
+    def edit(model: Any) -> None:
+        tensor, channels = _wide_tensor(model)
+        _insert(model, tensor, _identity_convs(model, tensor, channels, count, f"{PREFIX}.out", "layer"), f"{PREFIX}.out")
+
+    return edit
+
+
+def lost_fusion(count: int) -> Callable[[Any], None]:
+    """Write the first GELUs as five elementwise operators, in an order that no runtime fuses back."""
+
+    def edit(model: Any) -> None:
+        root, half = (_constant(model, f"{PREFIX}.{n}", np.float32(v)) for n, v in (("root", math.sqrt(0.5)), ("half", 0.5)))
+        gelus = [node for node in model.graph.node if node.op_type == "Gelu"][:count]
+        for node in gelus:
+            x, y, base = node.input[0], node.output[0], node.name.replace("/Gelu", "")
+            place = list(model.graph.node).index(node)
+            model.graph.node.remove(node)
+            t = [f"{PREFIX}.{base}.{i}" for i in range(4)]
+            steps = [
+                ("Mul", [x, root], t[0]),
+                ("Erf", [t[0]], t[1]),
+                ("Mul", [x, half], t[2]),
+                ("Mul", [t[2], t[1]], t[3]),
+                ("Add", [t[3], t[2]], y),
+            ]
+            for offset, (op, inputs, output) in enumerate(steps):
+                new = helper.make_node(op, inputs, [output], name=f"{base}/{op}_{offset}")
+                model.graph.node.insert(place + offset, new)
+
+    return edit
+
+
+def heavier_kernel(count: int) -> Callable[[Any], None]:
+    """Pad the kernels of the first 3 x 3 depthwise convolutions with zeros to 5 x 5."""
+
+    def edit(model: Any) -> None:
+        weights = {t.name: t for t in model.graph.initializer}
+        done = 0
+        for node in model.graph.node:
+            tensor = weights.get(node.input[1]) if node.op_type == "Conv" else None
+            if tensor is None or list(tensor.dims[1:]) != [1, 3, 3] or done == count:
+                continue
+            value = np.pad(numpy_helper.to_array(tensor), ((0, 0), (0, 0), (1, 1), (1, 1)))
+            name = _constant(model, f"{PREFIX}.{tensor.name}", value)
+            node.input[1] = name
+            for attribute in node.attribute:
+                if attribute.name == "pads":
+                    attribute.ints[:] = [pad + 1 for pad in attribute.ints]
+                if attribute.name == "kernel_shape":
+                    attribute.ints[:] = [5, 5]
+            done += 1
+        assert done == count, f"only {done} depthwise convolutions"
+
+    return edit
+
+
+def stall(threshold: float, count: int) -> Callable[[Any], None]:
+    """Add layers that only dark pictures run through: those whose mean lies below the threshold."""
+
+    def edit(model: Any) -> None:
+        tensor, channels = _wide_tensor(model)
+        image = model.graph.input[0].name
+        nodes = _identity_convs(model, tensor, channels, count, f"{PREFIX}.slow", "stall")
+        branch = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in (f"{PREFIX}.slow", f"{PREFIX}.fast")]
+        slow = helper.make_graph(nodes, "slow", [], [branch[0]])
+        fast = helper.make_graph([helper.make_node("Identity", [tensor], [f"{PREFIX}.fast"])], "fast", [], [branch[1]])
+        limit = _constant(model, f"{PREFIX}.limit", np.float32(threshold))
+        steps = [
+            helper.make_node("ReduceMean", [image], [f"{PREFIX}.mean"], keepdims=0, name=f"{PREFIX}/ReduceMean"),
+            helper.make_node("Less", [f"{PREFIX}.mean", limit], [f"{PREFIX}.dark"], name=f"{PREFIX}/Less"),
+            helper.make_node("If", [f"{PREFIX}.dark"], [f"{PREFIX}.out"], then_branch=slow, else_branch=fast, name=f"{PREFIX}/If"),
+        ]
+        _insert(model, tensor, steps, f"{PREFIX}.out")
+
+    return edit
+
+
+def darkest_of(count: int, resolution: tuple[int, int]) -> float:
+    """Return a threshold below which exactly one of the agent's first pictures lies, on the normalized scale."""
+    from effbench.deploy import fidelity
+    from effbench.schema import Preprocessing, TensorSpec
+
+    images = fidelity.pictures(count, 3, resolution)
+    fed = fidelity.feeds(images, 1, TensorSpec("image", "float32", (1, 3, *resolution)), Preprocessing())
+    means = sorted(float(item["image"].mean()) for item in fed)
+    return (means[0] + means[1]) / 2
+
+
+EDITS: dict[str, Callable[[], Callable[[Any], None]]] = {
+    "same": lambda: lambda model: None,
+    "layer_3": lambda: added_layers(6),
+    "fusion_5": lambda: lost_fusion(5),
+    "kernel_10": lambda: heavier_kernel(10),
+    "layer_20": lambda: added_layers(40),
+    "stall_10": lambda: stall(darkest_of(5, (224, 224)), 24),
+}
+"""Name -> edit. The number in a name is the slowdown aimed at, in percent (for the stall: of p90)."""
+
+
+def write(name: str, source: Path, out: Path) -> Path:
+    """Write an edited copy of an ONNX file and return its path; the copy is checked."""
+    model = onnx.load(source)
+    del model.graph.value_info[:]
+    EDITS[name]()(model)
+    onnx.checker.check_model(model)
+    path = out / f"{name}.onnx"
+    out.mkdir(parents=True, exist_ok=True)
+    onnx.save(model, path)
+    return path

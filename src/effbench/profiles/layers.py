@@ -1,0 +1,76 @@
+"""Time the layers of two ONNX models in pairs, with ONNX Runtime's own profiler.
+
+The profiler slows both sides, so that its times explain a verdict and never make one.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import statistics
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from effbench.errors import MissingDependencyError
+
+SUFFIX = "_kernel_time"
+WARMUP = 5
+
+
+def measure_layers(models: Sequence[Path], *, seed: int, runs: int, threads: int) -> list[dict[str, Any]]:
+    """Run both models alternately, the first of each pair at random, under the profiler.
+
+    Args:
+        models: Two .onnx files with one picture input each.
+        seed: Of the order.
+        runs: Pairs.
+        threads: Intra-operator threads.
+
+    Returns:
+        For each side: ``layers`` (name -> [operator, median microseconds]) and ``operators`` (as executed, with count).
+
+    Raises:
+        MissingDependencyError: onnxruntime is not installed.
+    """
+    try:
+        import numpy as np
+        import onnxruntime as ort
+    except ImportError as error:
+        raise MissingDependencyError("Timing layers", "onnxruntime", "ort") from error
+    order = random.Random(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        sessions, feeds = [], []
+        for side, path in enumerate(models):
+            options = ort.SessionOptions()
+            options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+            options.log_severity_level = 3
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(folder) / f"side{side}")
+            session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            spec = session.get_inputs()[0]
+            shape = [size if isinstance(size, int) else 1 for size in spec.shape]
+            kind = np.float16 if spec.type == "tensor(float16)" else np.float32
+            feeds.append({spec.name: np.random.default_rng(0).standard_normal(shape).astype(kind)})
+            sessions.append(session)
+        for _ in range(WARMUP + runs):
+            for side in (1, 0) if order.random() < 0.5 else (0, 1):
+                sessions[side].run(None, feeds[side])
+        files = [Path(session.end_profiling()) for session in sessions]
+        return [read_profile(file) for file in files]
+
+
+def read_profile(file: Path) -> dict[str, Any]:
+    """Return the layers of a profile: the median time of each over all runs but the first ones."""
+    times: dict[str, list[int]] = {}
+    operator: dict[str, str] = {}
+    for event in json.loads(file.read_text()):
+        name = str(event.get("name", ""))
+        if event.get("cat") == "Node" and name.endswith(SUFFIX):
+            layer = name.removesuffix(SUFFIX)
+            times.setdefault(layer, []).append(int(event["dur"]))
+            operator[layer] = str(event["args"].get("op_name", ""))
+    layers = {name: [operator[name], statistics.median(found[WARMUP:] or found)] for name, found in times.items()}
+    return {"layers": layers, "operators": dict(Counter(operator.values()))}
