@@ -172,7 +172,12 @@ class NoSocket(socket.socket):
 
 socket.socket = NoSocket
 socket.create_connection = socket.getaddrinfo = refuse("network")
-pickle.load = pickle.loads = pickle.Unpickler = refuse("pickle")
+
+class NoUnpickler(pickle.Unpickler):
+    load = refuse("pickle")
+
+pickle.load = pickle.loads = refuse("pickle")
+pickle.Unpickler = NoUnpickler
 '''
 
 
@@ -205,7 +210,11 @@ def test_the_guard_itself_works(own: Run) -> None:
     folder = own.folder / "guard"
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(NO_NETWORK)
-    for code in ("import socket; socket.create_connection(('127.0.0.1', 9))", "import pickle; pickle.loads(b'N.')"):
+    for code in (
+        "import socket; socket.create_connection(('127.0.0.1', 9))",
+        "import pickle; pickle.loads(b'N.')",
+        "import io, pickle; pickle.Unpickler(io.BytesIO(b'N.')).load()",
+    ):
         done = subprocess.run(
             [sys.executable, "-c", code],
             env={**os.environ, "PYTHONPATH": str(folder)},

@@ -12,7 +12,7 @@ import pytest
 from effbench import process
 from effbench.errors import ConversionError, DataError
 
-CHILD = '''
+CHILD = """
 import os, signal, sys, time
 from effbench import errors, process
 
@@ -49,7 +49,7 @@ def has_a_child(job, emit):
     time.sleep(600)
 
 process.serve({f.__name__: f for f in (fine, refuses, surprised, crashes, hangs, eats, has_a_child)})
-'''
+"""
 
 
 @pytest.fixture
@@ -113,10 +113,7 @@ def test_grandchildren_go_too(child: str) -> None:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="uses /proc and PR_SET_PDEATHSIG")
 def test_a_killed_parent_leaves_no_child(child: str) -> None:
-    code = (
-        "from effbench import process\n"
-        f"for _ in process.run({child!r}, {{'op': 'hangs'}}, time_limit_s=600): pass\n"
-    )
+    code = f"from effbench import process\nfor _ in process.run({child!r}, {{'op': 'hangs'}}, time_limit_s=600): pass\n"
     parent = subprocess.Popen([sys.executable, "-c", code])
     children: list[int] = []
     for _ in range(200):

@@ -82,7 +82,7 @@ def measure(job: dict[str, Any], emit: Any) -> None:
         feeds,
         min_samples=int(job["min_samples"]),
         min_seconds=seconds,
-        max_seconds=max(2 * seconds, float(job["max_seconds"])),
+        max_seconds=seconds,
         load_ms=load_ms,
         contrast=other if job.get("check_promise") else None,
     )

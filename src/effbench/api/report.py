@@ -35,7 +35,9 @@ def rows(metric: str = "top1", *, published: str = "same", out: str | Path | Non
         DataError: Nothing has been measured yet, or the store cannot be read.
     """
     from effbench.profiles.trust import grade
+    from effbench.reports.rows import check_metric
 
+    check_metric(metric)
     store = Store(home_of(out))
     measurements = list(store)
     if not measurements:

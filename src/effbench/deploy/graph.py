@@ -66,11 +66,18 @@ def from_module(
                 verbose=False,
             )
     except (torch.onnx.OnnxExporterError, torch.onnx.errors.OnnxExporterError) as error:
-        raise ConversionError("torch.onnx.export", str(error).strip().splitlines()[0]) from error
+        raise ConversionError("torch.onnx.export", _root_cause(error)) from error
     assert program is not None
     model = onnx_file.infer_shapes(onnx_file.tidy(program.model_proto), "the exported graph")
     _check_batch(model, batch)
     return model
+
+
+def _root_cause(error: BaseException) -> str:
+    """Return what the exporter met first: its own message tells how to file a bug, not what is wrong."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), 'no message')}"
 
 
 def _check_batch(model: onnx.ModelProto, batch: int | None) -> None:
