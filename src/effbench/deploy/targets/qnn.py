@@ -178,7 +178,7 @@ def _check_fallback(placement: Mapping[str, Any], allowed: bool) -> None:
         shown = ", ".join(left[:5]) + (", ..." if len(left) > 5 else "")
         raise ConversionError(
             "QNN placement",
-            f"{len(left)} operators are left to the CPU, in {placement['contexts']} contexts: {shown}.",
+            f"left to the CPU: {shown} ({len(left)} of them, {placement['contexts']} contexts on the HTP).",
             hint="--set fallback=yes accepts that, and records it.",
         )
 

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from effbench.deploy import Converted
-from effbench.deploy.tensorrt import cuda
+from effbench.deploy.tensorrt import build, cuda
+from effbench.deploy.tensorrt.build import Engine, Profile
 from effbench.deploy.tensorrt.library import RTX
-from effbench.errors import UsageError
+from effbench.errors import ConversionError, UsageError
 from effbench.schema import Artifact
 
 ENTRY = "model.engine"
+TURING = "75"
 
 
 class RtxTarget:
@@ -48,26 +50,29 @@ class RtxTarget:
             UsageError: An option's value means nothing to the installed version.
         """
         from effbench.deploy import onnx_file
-        from effbench.deploy.tensorrt import build, rewrite
+        from effbench.deploy.tensorrt import rewrite
 
-        trt = RTX.load()
-        chosen = capabilities(trt, options.get("cc", "all"))
         shapes = build.shapes_of(graph, options)
+        asked = options.get("cc", "all")
+        chosen = capabilities(RTX.load(), asked)
         model = onnx_file.infer_shapes(onnx_file.load(graph.path), graph.name)
         rewritten = rewrite.settle_sums(model)
-
-        def configure(module: Any, builder: Any, network: Any, config: Any) -> dict[str, Any]:
-            config.num_compute_capabilities = len(chosen)
-            for index, capability in enumerate(chosen):
-                config.set_compute_capability(getattr(module.ComputeCapability, f"SM{capability}"), index)
-            return {"compute_capabilities": chosen}
-
-        made = build.build(RTX, model.SerializeToString(), shapes, configure)
+        plain = model.SerializeToString()
+        notes: tuple[str, ...] = ()
+        try:
+            made = _built(plain, shapes, chosen)
+        except ConversionError as error:
+            # Turing lacks what every newer GPU has (fp32 products, for one); `all` then means all the others.
+            if asked != "all" or TURING not in chosen or f"SM{TURING}" not in error.message:
+                raise
+            chosen.remove(TURING)
+            made = _built(plain, shapes, chosen)
+            notes = (f"no engine for compute capability {TURING}: {error.message}",)
         (out / ENTRY).write_bytes(made.plan)
         placement = {**RTX.identity(), **made.record, "network": made.network, "sums_rewritten": rewritten}
         (out / "network.json").write_text(json.dumps(placement, indent=1) + "\n")
         precision = build.compute_precision(made.network)
-        return Converted(ENTRY, graph.subject.storage_precision, precision, placement)
+        return Converted(ENTRY, graph.subject.storage_precision, precision, placement, notes)
 
     def open(self, artifact: Artifact, threads: int, options: Mapping[str, str]) -> Any:
         """Load an engine onto the GPU.
@@ -80,6 +85,16 @@ class RtxTarget:
 
         path = options.get("runtime_cache")
         return TensorRtSession(RTX, artifact, Path(path) if path else None)
+
+
+def _built(model: bytes, shapes: Profile, chosen: list[str]) -> Engine:
+    def configure(trt: Any, builder: Any, network: Any, config: Any) -> dict[str, Any]:
+        config.num_compute_capabilities = len(chosen)
+        for index, capability in enumerate(chosen):
+            config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{capability}"), index)
+        return {"compute_capabilities": list(chosen)}
+
+    return build.build(RTX, model, shapes, configure)
 
 
 def capabilities(trt: Any, text: str) -> list[str]:

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_graphs import SIDE, attention, converted, graph_artifact
+
+from effbench.deploy import fidelity, snapdragon
+from effbench.deploy.targets.qnn import TARGET
+from effbench.errors import ConversionError, DataError, EffbenchError, UnavailableError, UsageError
+from effbench.schema import Artifact
+
+pytestmark = pytest.mark.target("qnn")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("qnn")
+
+
+@pytest.fixture(scope="module")
+def context(home: Path) -> Artifact:
+    return converted(graph_artifact(home, attention(), "fp16"), TARGET)
+
+
+@pytest.fixture
+def own(context: Artifact, tmp_path: Path) -> Artifact:
+    """The context binary in a folder of its own, free to be damaged."""
+    for name in context.files:
+        (tmp_path / name).write_bytes((context.folder / name).read_bytes())
+    return replace(context, folder=tmp_path)
+
+
+def test_linear_attention_is_one_context_with_nothing_on_the_cpu(context: Artifact) -> None:
+    assert sorted(context.files) == ["model.onnx", "model_qnn.bin"]
+    assert context.subject.compute_precision == "fp16"
+    assert context.placement["contexts"] == context.placement["partitions"] == 1
+    assert context.placement["cpu_operators"] == []
+    assert context.placement["operators"]["HTP"]["MatMul"] == 3
+    assert context.placement["soc"] == "SM8650"
+
+
+@pytest.mark.skipif(not snapdragon.simulated(), reason="a real HTP may be here")
+def test_on_the_simulator_it_is_still_the_same_model_and_says_that_it_is_one(context: Artifact) -> None:
+    session = TARGET.open(context, 1, {})
+    assert session.simulated is True
+    assert session.placement()["simulated"] is True
+    reference = fidelity.load_reference(context.folder.with_name("small-fp16") / fidelity.REFERENCE)
+    found = fidelity.check(session, reference, 1, context.inputs[0], context.preprocessing, "fp16")
+    assert found.cosine > 0.9999
+    assert found.finite
+    assert found.repeatable
+    session.close()
+    assert "simulator" in str(TARGET.measurable())
+
+
+def test_each_architecture_has_its_own_binary(home: Path, context: Artifact) -> None:
+    other = converted(graph_artifact(home, attention(), "fp16"), TARGET, htp="v68")
+    assert other.placement["htp"] == "v68"
+    assert other.files["model_qnn.bin"] != context.files["model_qnn.bin"]
+
+
+@pytest.mark.parametrize("options", [{"htp": "v74"}, {"htp": "75"}, {"fallback": "perhaps"}])
+def test_options_that_mean_nothing_are_refused(context: Artifact, options: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(UsageError):
+        TARGET.convert(context, tmp_path, options)
+
+
+def test_what_the_htp_has_not_is_unavailable(home: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnavailableError, match="no fp32"):
+        TARGET.convert(graph_artifact(home, attention()), tmp_path, {})
+    with pytest.raises(UnavailableError, match="fixed shapes"):
+        TARGET.convert(graph_artifact(home, attention(batch=None), "fp16"), tmp_path, {})
+
+
+def test_an_operator_left_to_the_cpu_is_named_and_refused_unless_allowed(tmp_path: Path) -> None:
+    graph = graph_artifact(tmp_path, attention(extra="Asinh"), "fp16")
+    with pytest.raises(ConversionError, match=r"left to the CPU: odd_one \(Asinh\) \(1 of them, 2 contexts"):
+        converted(graph, TARGET)
+    made = converted(graph, TARGET, fallback="yes")
+    assert made.placement["cpu_operators"] == ["odd_one (Asinh)"]
+    assert made.placement["operators"]["CPU"] == {"Asinh": 1}
+    feeds = {"image": np.ones((1, 3, SIDE, SIDE), np.float32)}
+    assert TARGET.open(made, 1, {})(feeds)["output"].shape == (1, 10)
+
+
+@pytest.mark.parametrize("size", [0, 1000])
+def test_a_cut_context_binary_is_refused(own: Artifact, size: int) -> None:
+    binary = own.folder / "model_qnn.bin"
+    binary.write_bytes(binary.read_bytes()[:size])
+    with pytest.raises(DataError, match="QNN does not load it"):
+        TARGET.open(own, 1, {})
+
+
+def test_a_missing_context_binary_is_refused(own: Artifact) -> None:
+    (own.folder / "model_qnn.bin").unlink()
+    with pytest.raises(EffbenchError, match="QNN does not load it"):
+        TARGET.open(own, 1, {})
+
+
+def test_a_context_of_a_newer_sdk_is_not_loaded(context: Artifact) -> None:
+    newer = replace(context, placement={**context.placement, "sdk": "99.0.0"})
+    with pytest.raises(UnavailableError, match=r"was built by QNN 99\.0\.0; QNN .* here is older"):
+        TARGET.open(newer, 1, {})
+
+
+@pytest.mark.parametrize(
+    ("version", "than", "expected"),
+    [("2.51.0", "2.51.0", False), ("2.9.0", "2.51.0", True), ("2.51.0", "2.9.0", False), ("2.51.0", "0", False)],
+)
+def test_versions_are_compared_by_their_numbers(version: str, than: str, expected: bool) -> None:
+    assert snapdragon.older(version, than) is expected
+
+
+def test_the_license_is_pointed_to_and_nothing_of_it_is_ours() -> None:
+    path = snapdragon.license_path()
+    assert path is not None
+    assert path.is_file()
+    assert str(path) in str(TARGET.license)
+    root = Path(__file__).parents[2]
+    tracked = subprocess.run(["git", "ls-files"], cwd=root, capture_output=True, text=True, check=True).stdout
+    assert "Qualcomm_LICENSE" not in tracked
+    assert "libQnn" not in tracked
