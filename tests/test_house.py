@@ -1,0 +1,343 @@
+"""The shape of the repository: who imports whom, what a bare interpreter can load, and what the wheel carries."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from effbench import deploy
+from effbench.schema import PRECISIONS
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "src" / "effbench"
+LAYERS = ("models", "deploy", "profiles", "reports")
+BASE = ("store", "stats", "registry", "process", "sequential", "verdict")
+TOP = ("api", "agent", "agent_pair")
+FLOORS = (("errors",), ("schema",), BASE, LAYERS, TOP, ("cli",))
+"""Lowest first; a module imports from floors below its own and from its own part, never from above or beside."""
+
+BESIDE = {("agent_pair", "agent")}
+"""Exceptions inside one floor: the two programs that run on a device share how an artifact is opened."""
+
+TORCH_ON_IMPORT = ("models", "deploy.interpreter", "deploy.islands")
+MODELS_WITHOUT_TORCH = ("models", "models.sources", "models.weights")
+"""What lists models and looks for their sources and weights; the command line needs it before any export."""
+
+TORCH_INSIDE = (*TORCH_ON_IMPORT, "deploy.graph", "deploy.targets.torch", "deploy.mil", "deploy.numerics", "api.worker")
+HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "coremltools", "matplotlib", "pandas", "scipy", "timm", "PIL")
+
+ABSOLUTE = re.compile(r"(?<![\w.~$})*-])/(?:home|root|Users|tmp|work)/\w")
+"""Folders that exist on one machine only; ``/data/local/tmp`` of Android and ``https://x/home/`` are not meant."""
+
+LARGEST_BYTES = 2 * 2**20
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import statement: the module that has it, what it names, and whether it runs when the module is imported."""
+
+    module: str
+    name: str
+    on_import: bool
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.module}:{self.line} imports {self.name}"
+
+
+def modules() -> dict[str, Path]:
+    """Return every module of the package by its name below ``effbench``; the package itself is the empty name."""
+    found = {}
+    for path in sorted(SOURCE.rglob("*.py")):
+        parts = path.relative_to(SOURCE).with_suffix("").parts
+        found[".".join(part for part in parts if part != "__init__")] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imports(module: str, source: str) -> Iterator[Import]:
+    """Yield the imports of some source text; those that only a type checker sees are left out."""
+
+    def walk(node: ast.AST, on_import: bool) -> Iterator[Import]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
+                for other in child.orelse:
+                    yield from walk(ast.Module([other], []), on_import)
+                continue
+            for name in named(child):
+                yield Import(module, name, on_import and not isinstance(child, ast.Call), getattr(child, "lineno", 0))
+            inside = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+            yield from walk(child, on_import and not inside)
+
+    yield from walk(ast.parse(source), True)
+
+
+def named(node: ast.AST) -> list[str]:
+    """Return the full names that a node imports; of ``from effbench import x`` the module x."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        assert node.level == 0, f"line {node.lineno}: imports are absolute here"
+        assert node.module is not None
+        if node.module == "effbench":
+            return [f"effbench.{alias.name}" for alias in node.names if alias.name in MODULES]
+        return [node.module]
+    if isinstance(node, ast.Call) and getattr(node.func, "id", None) in ("import_module", "__import__", "LazyModule"):
+        return [str(arg.value) for arg in node.args[:1] if isinstance(arg, ast.Constant)]
+    return []
+
+
+@cache
+def every_import() -> tuple[Import, ...]:
+    return tuple(one for module, path in MODULES.items() for one in imports(module, path.read_text()))
+
+
+def part(module: str) -> str:
+    return module.removeprefix("effbench.").partition(".")[0]
+
+
+def floor(module: str) -> int:
+    return next((index for index, names in enumerate(FLOORS) if part(module) in names), -1)
+
+
+def forbidden(one: Import) -> bool:
+    """Say whether an import of ours points up, or sideways into another part of the same floor."""
+    if not one.name.startswith("effbench.") or one.module == "":
+        return False
+    here, there = part(one.module), part(one.name)
+    if here == there or (here, there) in BESIDE:
+        return False
+    return floor(one.name) >= floor(one.module)
+
+
+def below(module: str, parents: tuple[str, ...]) -> bool:
+    return any(module == parent or module.startswith(parent + ".") for parent in parents)
+
+
+def test_every_module_has_a_floor():
+    assert [] == [module for module in MODULES if module and floor(module) < 0]
+
+
+def test_imports_run_one_way():
+    assert [] == [str(one) for one in every_import() if forbidden(one)]
+
+
+@pytest.mark.parametrize(
+    ("module", "text"),
+    [
+        ("errors", "from effbench.schema import Cell"),
+        ("models.regla", "from effbench import deploy"),
+        ("reports.rows", "def f():\n    from effbench.profiles.trust import grade"),
+        ("schema", "from importlib import import_module\nimport_module('effbench.store')"),
+        ("store", "from effbench.stats import quantile"),
+        ("agent", "from effbench.api import source"),
+        ("api.export", "if True:\n    import effbench.cli"),
+    ],
+)
+def test_a_forbidden_import_is_seen(module: str, text: str):
+    assert [True] == [forbidden(one) for one in imports(module, text) if one.name.startswith("effbench")]
+
+
+def test_what_only_a_type_checker_sees_is_no_import():
+    text = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch\nelse:\n    import numpy"
+    assert ["typing", "numpy"] == [one.name for one in imports("reports", text)]
+
+
+def test_torch_is_imported_where_the_models_and_the_graph_are():
+    torch = [one for one in every_import() if part(one.name) == "torch"]
+    assert any(one.module == "models.regla" for one in torch), "the search sees nothing"
+    allowed = {True: TORCH_ON_IMPORT, False: TORCH_INSIDE}
+    assert [] == [str(one) for one in torch if not below(one.module, allowed[one.on_import])]
+
+
+def bare(code: str, *allowed: str) -> subprocess.CompletedProcess[str]:
+    """Run some code where, besides the standard library and effbench, only the allowed packages can be imported."""
+    only = f"""
+import sys
+class Only:
+    def __init__(self, finders):
+        self.finders = finders
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in sys.stdlib_module_names | {{"effbench", *{allowed!r}}}:
+            return next((spec for finder in self.finders if (spec := finder.find_spec(name, path, target))), None)
+sys.meta_path[:] = [Only(sys.meta_path[:])]
+"""
+    env = {**os.environ, "PYTHONPATH": str(SOURCE.parent)}
+    return subprocess.run([sys.executable, "-c", only + code], env=env, capture_output=True, text=True, check=False)
+
+
+IMPORT_ALL = """
+import importlib
+for name in NAMES:
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        print(name, error.name)
+"""
+
+
+def test_a_bare_interpreter_with_numpy_imports_everything_but_the_models():
+    names = [f"effbench.{module}" for module in MODULES if module]
+    done = bare(f"NAMES = {names!r}" + IMPORT_ALL, "numpy")
+    assert 0 == done.returncode, done.stderr
+    missing = dict(line.split() for line in done.stdout.splitlines())
+    expected = {m for m in MODULES if below(m, TORCH_ON_IMPORT) and m not in MODELS_WITHOUT_TORCH}
+    heavy = {m.removeprefix("effbench."): name for m, name in missing.items() if name in ("torch", "onnx")}
+    assert expected == set(heavy)
+    rest = {"effbench.cli": "click"} | ({"effbench.profiles.devices": "tomli"} if sys.version_info < (3, 11) else {})
+    assert rest == {module: name for module, name in missing.items() if module.removeprefix("effbench.") not in heavy}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "packages"),
+    [
+        (["--help"], ["click"]),
+        (["export", "--help"], ["click"]),
+        (["models"], ["click", "tabulate", "wcwidth"]),
+        (["devices"], ["click", "tabulate", "wcwidth", "tomli", "numpy"]),
+        (["targets"], ["click", "tabulate", "wcwidth", "tomli", "numpy"]),
+    ],
+    ids=" ".join,
+)
+def test_the_command_line_starts_without_anything_heavy(arguments: list[str], packages: list[str]):
+    done = bare(f"from effbench.cli import main\nmain({arguments!r})", *packages)
+    assert (0, "") == (done.returncode, done.stderr)
+    assert done.stdout
+
+
+def test_in_a_bare_interpreter_the_rest_is_missing():
+    done = bare("import torch", "numpy")
+    assert 1 == done.returncode
+    assert "No module named 'torch'" in done.stderr
+
+
+def test_heavy_packages_are_imported_inside_functions():
+    light = [one for one in every_import() if one.on_import and not below(one.module, TORCH_ON_IMPORT)]
+    assert [] == [str(one) for one in light if part(one.name) in HEAVY]
+
+
+def test_reports_never_need_torch():
+    reached: set[str] = set()
+    waiting = [module for module in MODULES if below(module, ("reports",))]
+    while waiting:
+        module = waiting.pop()
+        if module in reached or module not in MODULES:
+            continue
+        reached.add(module)
+        names = [one.name for one in every_import() if one.module == module]
+        assert set() == {"torch", "onnx", "onnxruntime", "openvino"} & set(names), module
+        waiting += [name.removeprefix("effbench.") for name in names if name.startswith("effbench.")]
+    assert {"errors", "schema", "reports.rows"} <= reached
+
+
+def test_every_module_says_what_it_is():
+    assert [] == [module for module, path in MODULES.items() if not ast.get_docstring(ast.parse(path.read_text()))]
+
+
+def members(protocol: type) -> dict[str, object]:
+    """Return what a protocol asks for: its annotated attributes (None) and its methods."""
+    methods = {name: value for name, value in vars(protocol).items() if inspect.isfunction(value)}
+    public = {name: value for name, value in methods.items() if not name.startswith("_")}
+    return {**dict.fromkeys(inspect.get_annotations(protocol)), **public}
+
+
+@pytest.mark.parametrize("name", sorted(deploy.registered()))
+def test_a_target_keeps_the_protocol(name: str):
+    target = deploy.get(name)
+    asked = members(deploy.Target)
+    assert {"name", "options", "convert", "open"} <= asked.keys()
+    for member, declared in asked.items():
+        value = getattr(target, member)
+        if declared is not None:
+            wanted = list(inspect.signature(declared).parameters)[1:]
+            assert wanted == list(inspect.signature(value).parameters), f"{name}.{member}"
+    assert name == target.name
+    assert target.precision in PRECISIONS
+    assert all(isinstance(text, str) and text for text in (target.title, *target.packages, *target.options.values()))
+    for reason in (target.available(), target.measurable()):
+        assert reason is None or reason
+
+
+def test_every_target_names_an_extra_that_installs_it():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert [] == [name for name, target in deploy.registered().items() if target.extra not in extras]
+
+
+def files() -> list[Path]:
+    """Return the files that belong to the repository: tracked, or new and not ignored."""
+    git = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(git, capture_output=True, text=True, check=False)
+    if listed.returncode != 0:
+        pytest.skip("not a git checkout")
+    return [path for name in listed.stdout.split("\0") if name and (path := ROOT / name).is_file()]
+
+
+def test_no_file_is_large():
+    found = files()
+    assert ROOT / "pyproject.toml" in found
+    assert [] == [str(path.relative_to(ROOT)) for path in found if path.stat().st_size > LARGEST_BYTES]
+
+
+def test_no_file_names_a_folder_of_one_machine():
+    seen = []
+    for path in files():
+        if path.is_relative_to(ROOT / "tests") or b"\0" in (data := path.read_bytes()):
+            continue
+        lines = enumerate(data.decode().splitlines(), 1)
+        seen += [
+            f"{path.relative_to(ROOT)}:{number}: {line.strip()}" for number, line in lines if ABSOLUTE.search(line)
+        ]
+    assert [] == seen
+
+
+@pytest.mark.parametrize(("text", "found"), [("cd /home/me/x", True), ("'/tmp/a'", True), ("/data/local/tmp/a", False)])
+def test_the_pattern_of_a_machine_finds_folders(text: str, found: bool):
+    assert found == bool(ABSOLUTE.search(text))
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """The names inside a wheel that is built from a copy of the sources."""
+    folder = tmp_path_factory.mktemp("wheel")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder / name)
+    shutil.copytree(SOURCE, folder / "src" / "effbench", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder / "dist"), str(folder)]
+    done = subprocess.run(build, capture_output=True, text=True, check=False)
+    assert 0 == done.returncode, done.stdout[-2000:] + done.stderr[-2000:]
+    (path,) = (folder / "dist").glob("*.whl")
+    with zipfile.ZipFile(path) as archive:
+        return set(archive.namelist())
+
+
+def test_the_wheel_carries_the_data_and_nothing_else(wheel: set[str]):
+    data = [path for path in SOURCE.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    expected = {path.relative_to(SOURCE.parent).as_posix() for path in data}
+    assert {"effbench/py.typed", "effbench/models/index.json", "effbench/profiles/devices/local.toml"} <= expected
+    assert any(name.startswith("effbench/reports/published/") for name in expected)
+    assert expected == {name for name in wheel if ".dist-info/" not in name}
+
+
+def test_the_wheel_carries_its_license_and_command(wheel: set[str]):
+    inside = {name.partition(".dist-info/")[2] for name in wheel if ".dist-info/" in name}
+    assert {"METADATA", "entry_points.txt", "licenses/LICENSE"} <= inside
