@@ -7,6 +7,7 @@ needs Python >= 3.10, numpy and the runtime of the artifact, nothing else.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,19 +47,25 @@ def _inputs(artifact: Any, batch: int, count: int) -> list[dict[str, Any]]:
 
 def verify(job: dict[str, Any], emit: Any) -> None:
     """Compare an artifact with its expected outputs; emits the fidelity and the placement."""
-    from effbench.deploy import fidelity
+    from effbench import deploy
+    from effbench.deploy import bundle, fidelity
     from effbench.schema import to_json
 
-    artifact, session = _open(job, emit)
-    emit({"event": "stage", "stage": "verify"})
     reference = fidelity.load_reference(Path(job["reference"]))
-    # An open batch is checked with more than one picture: a graph that is secretly static would fail here.
-    batch = artifact.inputs[0].shape[0] or 3
-    precision = artifact.subject.storage_precision
-    found = fidelity.check(session, reference, batch, artifact.inputs[0], artifact.preprocessing, precision)
-    answer = {"fidelity": to_json(found), "compute_precision": session.compute_precision}
-    emit({"event": "result", **answer, "placement": session.placement()})
-    session.close()
+    target = deploy.get(bundle.load(Path(job["artifact"]), check_files=False).subject.target)
+    found = []
+    for options in target.checks:
+        artifact, session = _open({**job, "options": {**job.get("options", {}), **options}}, emit)
+        # An open batch is checked with more than one picture: a graph that is secretly static would fail here.
+        batch = artifact.inputs[0].shape[0] or 3
+        precision = artifact.subject.storage_precision
+        emit({"event": "stage", "stage": "verify"})
+        one = fidelity.check(session, reference, batch, artifact.inputs[0], artifact.preprocessing, precision)
+        how = "".join(f", {key} {value}" for key, value in options.items())
+        found.append(replace(one, engine=f"{target.title}{', simulated' if session.simulated else ''}{how}"))
+        answer = {"placement": session.placement(), "compute_precision": session.compute_precision}
+        session.close()
+    emit({"event": "result", "fidelity": to_json(fidelity.worst(found)), **answer})
 
 
 def measure(job: dict[str, Any], emit: Any) -> None:

@@ -124,6 +124,8 @@ class Fidelity:
     repeatable: bool
     limits: dict[str, float]
     reasons: tuple[str, ...] = ()
+    engine: str = ""
+    """What ran the artifact; a simulator is named as one."""
 
 
 @dataclass(frozen=True)

@@ -179,10 +179,15 @@ class _Request:
             blank = replace(
                 blank, precision=made.subject.storage_precision, artifact=str(made.folder), digest=made.digest
             )
+            blank = replace(blank, cached=cached, notes=made.subject.notes)
             if verify and made.fidelity is None:
                 self.notify(f"verify {made.name}")
-                made = verify_artifact(made, self.home, time_limit_s=self.limit_s)
-            blank = replace(blank, cached=cached, fidelity=made.fidelity, notes=made.subject.notes)
+                try:
+                    made = verify_artifact(made, self.home, time_limit_s=self.limit_s)
+                except UnavailableError as error:
+                    # Made here, for a machine that this one is not: whole, and said to be unverified.
+                    blank = replace(blank, notes=(*blank.notes, f"not verified here: {error.message}"))
+            blank = replace(blank, fidelity=made.fidelity)
             if verify and made.fidelity is not None and not made.fidelity.passed:
                 raise FidelityError(f"{made.name} is not the same model: {'; '.join(made.fidelity.reasons)}.")
         except EffbenchError as error:
@@ -199,11 +204,11 @@ class _Request:
                 f"Target '{name}' cannot be made here: {reason}.", hint=f"pip install 'effbench[{target.extra}]'"
             )
         wanted = precision or target.precision
-        if wanted != "fp32":
-            raise UnavailableError(f"Precision '{wanted}' is not built yet.", hint="fp32 is.")
         graph = self._graphs[size]
         if isinstance(graph, EffbenchError):
             raise graph
+        if wanted != "fp32":
+            graph = self._in_precision(graph, wanted)
         key = bundle.make_key(
             {
                 "graph": graph.key,
@@ -243,6 +248,15 @@ class _Request:
             "packages": GRAPH_PACKAGES,
         }
         return self._make(folder, key, job, f"export {source.name} at {resolution_text(size)} to ONNX")[0]
+
+    def _in_precision(self, graph: Artifact, precision: str) -> Artifact:
+        if precision != "fp16":
+            raise UnavailableError(f"Precision '{precision}' is not built yet.", hint="fp32 and fp16 are.")
+        code = code_hashes("effbench.deploy.precision:to_fp16")
+        key = bundle.make_key({"graph": graph.key, "precision": precision, "islands": [], "code": code})
+        folder = bundle.folder_of(self.home, self._name(graph.subject.resolution, precision, "onnx"), key)
+        job = {"op": "precision", "graph": str(graph.folder), "precision": precision, "islands": []}
+        return self._make(folder, key, job, f"write {precision} into {graph.name}")[0]
 
     def _name(self, size: tuple[int, int], precision: str, target: str) -> str:
         return bundle.name_of(self.source.name, size, None if self.dynamic else self.batch, precision, target)

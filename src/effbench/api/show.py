@@ -109,6 +109,9 @@ def cells(rows: Sequence[Cell], next_command: str | None = None) -> str:
     if any(row.fidelity for row in rows):
         lines.append("max error: of the spread of outputs between pictures, against the fp32 reference")
     lines += [text for row in rows if row.status != "ok" for text in _reason(row)]
+    lines += [
+        f"{row.model} {resolution_text(row.resolution)} px {row.target}: {note}" for row in rows for note in row.notes
+    ]
     if next_command:
         lines.append(f"next: {next_command}")
     return "\n".join(lines)

@@ -161,6 +161,37 @@ def _artifact(
     )
 
 
+def precision(job: dict[str, Any], emit: Any) -> None:
+    """Write a precision into an fp32 graph; the result is a graph artifact with the same reference."""
+    import shutil
+    from dataclasses import replace
+
+    import onnx
+
+    from effbench.deploy.precision import to_fp16
+
+    stages = _Stages(emit)
+    source = bundle.load(Path(job["graph"]))
+
+    def build(draft: Path) -> Artifact:
+        stages.begin(f"write {job['precision']} into the graph")
+        model = to_fp16(onnx_file.load(source.path), job["islands"])
+        onnx.save(model, draft / "model.onnx")
+        shutil.copyfile(source.folder / fidelity.REFERENCE, draft / fidelity.REFERENCE)
+        subject = replace(source.subject, storage_precision=job["precision"])
+        return replace(
+            source,
+            folder=draft,
+            key=job["key"],
+            subject=subject,
+            graph_digest=source.digest,
+            stages=(*source.stages, *stages.end()),
+            placement={"operators": onnx_file.operators(model), "fp32_islands": job["islands"]},
+        )
+
+    bundle.write(Path(job["folder"]), build)
+
+
 def convert(job: dict[str, Any], emit: Any) -> None:
     """Translate a graph artifact into one of a target."""
     from dataclasses import replace
@@ -207,7 +238,7 @@ def read_graph(job: dict[str, Any], emit: Any) -> None:
     emit({"event": "result", "input": to_json(spec)})
 
 
-HANDLERS = {"graph": graph, "convert": convert, "read_graph": read_graph}
+HANDLERS = {"graph": graph, "precision": precision, "convert": convert, "read_graph": read_graph}
 
 if __name__ == "__main__":
     from effbench.process import serve

@@ -75,6 +75,8 @@ class Target(Protocol):
     """The default precision."""
     options: Mapping[str, str]
     """What ``--set key=value`` may say: key -> one line that explains it. Others are refused."""
+    checks: tuple[Mapping[str, str], ...]
+    """Options to open an artifact with when its fidelity is checked, one check each; all have to pass."""
 
     def available(self) -> str | None:
         """Return None where artifacts can be made here (`convert`), else the reason why not."""

@@ -8,6 +8,7 @@ logits are mostly that constant; relative to the spread, a broken mixer, weight 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -198,6 +199,24 @@ def check(
         repeatable=repeatable,
         limits=limits,
         reasons=tuple(reasons),
+    )
+
+
+def worst(found: Sequence[Fidelity]) -> Fidelity:
+    """Return one record of several checks of the same artifact: the worst figures, every reason; all have to pass."""
+    return replace(
+        found[0],
+        passed=all(one.passed for one in found),
+        max_error=max(one.max_error for one in found),
+        p99_error=max(one.p99_error for one in found),
+        cosine=min(one.cosine for one in found),
+        top1_agreement=min(one.top1_agreement for one in found),
+        finite=all(one.finite for one in found),
+        repeatable=all(one.repeatable for one in found),
+        reasons=tuple(
+            f"{reason} ({one.engine})" if len(found) > 1 else reason for one in found for reason in one.reasons
+        ),
+        engine="; ".join(one.engine for one in found),
     )
 
 

@@ -90,6 +90,7 @@ class OpenVinoTarget:
     packages = ("openvino",)
     precision = "fp32"
     options: Mapping[str, str] = {"device": "CPU (default), GPU or NPU"}
+    checks: tuple[Mapping[str, str], ...] = ({},)
 
     def available(self) -> str | None:
         """Tell whether openvino is installed, without importing it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +12,10 @@ from typing import Any
 from effbench.deploy import Array, Converted
 from effbench.errors import ConversionError, MissingDependencyError, UnavailableError
 from effbench.schema import Artifact
+
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+PROVIDER_OPTIONS: dict[str, dict[str, str]] = {CUDA: {"use_tf32": "0"}}
+"""CUDA computes fp32 products with 10 bits of mantissa unless it is told not to."""
 
 
 class OrtSession:
@@ -31,8 +36,12 @@ class OrtSession:
         options.inter_op_num_threads = 1
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         options.log_severity_level = 3
+        if provider != CPU:
+            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         try:
-            self._session = ort.InferenceSession(str(artifact.path), options, providers=[provider])
+            self._session = ort.InferenceSession(
+                str(artifact.path), options, providers=[(provider, PROVIDER_OPTIONS.get(provider, {}))]
+            )
         except Exception as error:
             # onnxruntime raises classes of its own that share no public root.
             raise ConversionError("onnxruntime load", str(error).splitlines()[0]) from error
@@ -48,8 +57,14 @@ class OrtSession:
         return dict(zip(self._names, self._run(None, feeds), strict=True))
 
     def placement(self) -> dict[str, Any]:
-        """Name the execution providers in use, in order of preference."""
-        return {"providers": self._session.get_providers()}
+        """Name the execution providers in use; off the CPU, count which provider took how many operators."""
+        found: dict[str, Any] = {"providers": self._session.get_providers()}
+        if self.provider != CPU:
+            taken: Counter[str] = Counter()
+            for part in self._session.get_provider_graph_assignment_info():
+                taken[part.ep_name] += len(part.get_nodes())
+            found["operators_by_provider"] = dict(sorted(taken.items()))
+        return found
 
     def close(self) -> None:
         """Free the session."""
@@ -64,7 +79,8 @@ class OrtTarget:
     extra = "ort"
     packages = ("onnxruntime",)
     precision = "fp32"
-    options: Mapping[str, str] = {"provider": "execution provider, default CPUExecutionProvider"}
+    options: Mapping[str, str] = {"provider": f"execution provider, default {CPU}; {CUDA} on an NVIDIA GPU"}
+    checks: tuple[Mapping[str, str], ...] = ({},)
 
     def available(self) -> str | None:
         """Tell whether onnxruntime is installed, without importing it."""
@@ -81,7 +97,7 @@ class OrtTarget:
 
     def open(self, artifact: Artifact, threads: int, options: Mapping[str, str]) -> OrtSession:
         """Load the graph for inference."""
-        return OrtSession(artifact, threads, options.get("provider", "CPUExecutionProvider"))
+        return OrtSession(artifact, threads, options.get("provider", CPU))
 
 
 TARGET = OrtTarget()

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from effbench.deploy import Array, Converted
-from effbench.errors import ConversionError, MissingDependencyError, UnavailableError, UsageError
+from effbench.errors import ConversionError, MissingDependencyError, UnavailableError, UsageError, did_you_mean
 from effbench.registry import resolve
 from effbench.schema import Artifact
 
 WEIGHTS = "weights.safetensors"
+DEVICES, MODES = ("cpu", "cuda"), ("eager", "compile", "cuda-graph")
 
 
 def save_weights(module: Any, folder: Path) -> None:
@@ -23,50 +24,120 @@ def save_weights(module: Any, folder: Path) -> None:
 
 
 class TorchSession:
-    """An eager module on the CPU; eager CPU calls return when they are done."""
+    """A module on the CPU or a GPU; a call ends with outputs on the host, so it has waited for the device."""
 
     compute_precision: str | None = "fp32"
 
     simulated = False
 
-    def __init__(self, artifact: Artifact, threads: int) -> None:
+    def __init__(self, artifact: Artifact, threads: int, device: str = "cpu", mode: str = "eager") -> None:
         try:
             import torch
             from safetensors.torch import load_model
         except ImportError as error:
             raise MissingDependencyError("Target 'torch'", error.name or "torch", "torch") from error
+        _check(torch, device, mode)
         torch.set_num_threads(threads)
         # The artifact names the function that builds its empty module, so that this target depends on no model code.
         module = resolve(artifact.options["loader"])(artifact.options["factory"])
         load_model(module, str(artifact.path))
-        self._torch, self._module = torch, module
+        self._torch, self._device, self.mode = torch, torch.device(device), mode
+        self._module = module.to(self._device)
+        self._runs: dict[tuple[int, ...], Callable[[Any], Any]] = {}
         self._names = [spec.name for spec in artifact.outputs]
+
+    def _run_for(self, example: Any) -> Callable[[Any], Any]:
+        """Return what runs inputs of this shape, compiled or captured at the first one."""
+        shape = tuple(example.shape)
+        if shape not in self._runs:
+            if self.mode == "compile":
+                self._runs[shape] = self._torch.compile(self._module, dynamic=False)
+            elif self.mode == "cuda-graph":
+                self._runs[shape] = _captured(self._torch, self._module, example)
+            else:
+                self._runs[shape] = self._module
+        return self._runs[shape]
 
     def __call__(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
         """Run once; outputs are host arrays."""
+        (value,) = feeds.values()
         with self._torch.inference_mode():
-            found = self._module(*(self._torch.from_numpy(value) for value in feeds.values()))
-        outputs = (found,) if self._torch.is_tensor(found) else found
-        return {name: value.numpy() for name, value in zip(self._names, outputs, strict=True)}
+            image = self._torch.from_numpy(value).to(self._device)
+            found = self._run_for(image)(image)
+            outputs = (found,) if self._torch.is_tensor(found) else found
+            hosted = [item.cpu().numpy() for item in outputs]
+        return dict(zip(self._names, hosted, strict=True))
 
     def placement(self) -> dict[str, Any]:
-        """Say that everything runs on the CPU."""
-        return {"devices": ["cpu"]}
+        """Name the device and how the module is run on it."""
+        if self._device.type == "cpu":
+            return {"devices": ["cpu"], "mode": self.mode}
+        properties = self._torch.cuda.get_device_properties(self._device)
+        capability = f"{properties.major}{properties.minor}"
+        return {"devices": [properties.name], "mode": self.mode, "compute_capability": capability}
 
     def close(self) -> None:
-        """Free the module."""
-        del self._module
+        """Free the module and what was made of it."""
+        del self._module, self._runs
+
+
+def _check(torch: Any, device: str, mode: str) -> None:
+    """Refuse a device or mode that is not here, and keep fp32 products in fp32 on a GPU."""
+    if device not in DEVICES or mode not in MODES:
+        raise did_you_mean(*((mode, MODES, "mode") if device in DEVICES else (device, DEVICES, "device")))
+    if mode == "cuda-graph" and device != "cuda":
+        raise UsageError("mode=cuda-graph is for device=cuda.")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UnavailableError(f"torch {torch.__version__} finds no NVIDIA GPU here.", hint=_why(torch))
+    if device == "cuda":
+        # Convolutions take 10 bits of mantissa by default; that is not fp32.
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def _why(torch: Any) -> str:
+    """Return what torch itself says when it is asked to use CUDA."""
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:
+        return str(error).splitlines()[0]
+    return "CUDA starts, but counts no device."
+
+
+def _captured(torch: Any, module: Any, example: Any) -> Callable[[Any], Any]:
+    """Record the module as a CUDA graph over buffers of its own; the runs before let every lazy set-up happen."""
+    static = example.clone()
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            module(static)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outputs = module(static)
+
+    def replay(image: Any) -> Any:
+        static.copy_(image)
+        graph.replay()
+        return outputs
+
+    return replay
 
 
 class TorchTarget:
-    """PyTorch, eager, fp32, on the CPU."""
+    """PyTorch in fp32, eager on the CPU unless options say otherwise."""
 
     name = "torch"
     title = "PyTorch eager"
     extra = "torch"
     packages = ("torch",)
     precision = "fp32"
-    options: Mapping[str, str] = {}
+    options: Mapping[str, str] = {
+        "device": "cpu (default) or cuda",
+        "mode": "eager (default), compile (torch.compile), or cuda-graph on device=cuda",
+    }
+    checks: tuple[Mapping[str, str], ...] = ({},)
 
     def available(self) -> str | None:
         """Tell whether torch is installed, without importing it."""
@@ -97,7 +168,7 @@ class TorchTarget:
 
     def open(self, artifact: Artifact, threads: int, options: Mapping[str, str]) -> TorchSession:
         """Build the module and load its weights."""
-        return TorchSession(artifact, threads)
+        return TorchSession(artifact, threads, options.get("device", "cpu"), options.get("mode", "eager"))
 
 
 TARGET = TorchTarget()
