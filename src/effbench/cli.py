@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from effbench import __version__
+from effbench.cli_gate import compare, gate
 
 EXIT_CODES = """\b
 Exit codes: 0 fine, 1 fidelity failed or slower, 2 usage or data, 3 inconclusive,
@@ -52,6 +53,10 @@ def cli() -> None:
     effbench profile --res 512               latency of what is exported
     effbench report                          accuracy against latency, with provenance
     """  # noqa: D301
+
+
+cli.add_command(compare)
+cli.add_command(gate)
 
 
 @cli.command()

@@ -1,0 +1,127 @@
+"""The commands ``compare`` and ``gate``; heavy imports happen inside, as in `effbench.cli`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+def _shared(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that both commands take."""
+    options = [
+        click.option("--res", "resolutions", multiple=True, metavar="PX", help="512, or 384x640. Repeatable."),
+        click.option("--target", "-t", "targets", multiple=True, metavar="NAME", help="Repeatable (default: ort)."),
+        click.option("--device", default="local", show_default=True, help="Where both sides run."),
+        click.option("--budget", "budget_s", type=float, metavar="SECONDS", help="Per comparison (default: 60)."),
+        click.option("--floor", "floor_pct", type=float, metavar="PCT", help="The noise floor (default: 1)."),
+        click.option("--margin", "margin_pct", type=float, metavar="PCT", help="Unchanged lies within (default: 5)."),
+        click.option("--fail-above", "fail_above_pct", type=float, metavar="PCT", help="Exit 1 from here (default: floor)."),
+        click.option("--inconclusive", type=click.Choice(["code", "pass", "fail"]), help="code is exit 3 (default)."),
+        click.option("--base-python", metavar="PATH", help="Run side A under this interpreter."),
+        click.option("--workers", type=click.IntRange(1, 2), help="Processes a round (default: as calibrated, or 1)."),
+        click.option("--latency", is_flag=True, help="Also measure B's latency, apart and not alternating."),
+        click.option("--format", "formats", multiple=True, metavar="NAME", help="Also write: markdown, junit, json, "
+                     "github, bencher, action-benchmark. Repeatable."),
+        click.option("--out", metavar="DIR", help="Write below this folder (default: EFFBENCH_HOME, else runs)."),
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else."),
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _rules(options: dict[str, Any], base: Any = None) -> Any:
+    """Return the rules that the flags name, or None where they name none."""
+    from dataclasses import replace
+
+    from effbench.sequential import Rules
+
+    names = ("floor_pct", "margin_pct", "fail_above_pct")
+    given = {name: options.pop(name) for name in names}
+    given = {name: value for name, value in given.items() if value is not None}
+    return replace(base or Rules(), **given) if given else base
+
+
+def _finish(found: Any, formats: Sequence[str], out: str | None, as_json: bool) -> None:
+    from effbench.reports import gate as reports
+    from effbench.store import home
+
+    files = reports.write(found, list(formats), home(out))
+    click.echo((reports.as_json(found) if as_json else reports.terminal(found)).rstrip())
+    for path in files:
+        click.echo(f"wrote {path}", err=as_json)
+    sys.exit(130 if found.interrupted else found.exit_code())
+
+
+@click.command()
+@click.argument("a")
+@click.argument("b")
+@click.option("--threads", default=1, show_default=True, help="Intra-operator threads of the runtime.")
+@_shared
+def compare(a: str, b: str, formats: Sequence[str], as_json: bool, **rest: Any) -> None:
+    """Say whether B is slower than A: artifacts, .onnx files or model names, measured in the same run."""
+    from effbench.api.compare import compare as run
+    from effbench.cli import _Progress
+
+    out = rest["out"]
+    rules = _rules(rest)
+    chosen = {key: value for key, value in rest.items() if value is not None}
+    with _Progress() as notify:
+        found = run(a, b, rules=rules, notify=notify, **chosen)
+    _finish(found, formats, out, as_json)
+
+
+@click.command()
+@click.argument("models", nargs=-1)
+@click.option("--base", metavar="REF", help="A git ref: exported from a worktree of its own.")
+@click.option("--baseline", metavar="PATH", help="Artifacts or stored measurements instead of a git ref.")
+@click.option("--threads", type=int, help="Intra-operator threads of the runtime (default: 1).")
+@click.option("--batch", type=int, help="Pictures per inference (default: 1).")
+@click.option("--weights", metavar="FILE", help="A .safetensors file for both sides.")
+@click.option("--path", "path", multiple=True, metavar="DIR", help="A further folder of the tree that holds modules.")
+@click.option("--calibrate", "calibrating", is_flag=True, help="Learn what this machine can tell: A against A.")
+@click.option("--minutes", default=5.0, show_default=True, help="How long --calibrate runs.")
+@_shared
+def gate(
+    models: Sequence[str], calibrating: bool, minutes: float, formats: Sequence[str], as_json: bool, **rest: Any
+) -> None:
+    """Compare the working tree with a base, and hold it to the budgets of effbench.toml."""
+    from effbench.cli import _Progress
+
+    if calibrating:
+        _calibrate(models, minutes, as_json, rest)
+        return
+    from effbench.api.gate import gate as run
+    from effbench.api.gate import rules_of
+    from effbench.api.limits import read_suite
+
+    out = rest["out"]
+    rules = _rules(rest, rules_of(read_suite(Path())))
+    chosen = {key: value for key, value in rest.items() if value is not None}
+    with _Progress() as notify:
+        found = run(models, rules=rules, notify=notify, **chosen)
+    _finish(found, formats, out, as_json)
+
+
+def _calibrate(models: Sequence[str], minutes: float, as_json: bool, options: dict[str, Any]) -> None:
+    from effbench.api.calibrate import DEFAULT_MODEL, calibrate_machine, text
+    from effbench.cli import _Progress, _print
+
+    with _Progress() as notify:
+        found = calibrate_machine(
+            models[0] if models else DEFAULT_MODEL,
+            resolution=(options["resolutions"] or ("224",))[0],
+            target=(options["targets"] or ("ort",))[0],
+            threads=options["threads"] or 1,
+            device=options["device"],
+            budget_s=options["budget_s"] or 60.0,
+            minutes=minutes,
+            rules=_rules(options),
+            out=options["out"],
+            notify=notify,
+        )
+    _print(as_json, found, lambda: text(found))

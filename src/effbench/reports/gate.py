@@ -1,0 +1,274 @@
+"""Render verdicts: terminal, Markdown, JUnit, JSON, GitHub annotations, Bencher and github-action-benchmark."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from tabulate import tabulate
+
+from effbench.errors import DataError, did_you_mean
+from effbench.schema import FORMAT_VERSION, plain
+from effbench.verdict import FAILED, INCONCLUSIVE, Ratio, Report, Verdict, Why, code_of
+
+SHOWN_LAYERS = 5
+
+
+def percent(ratio: float) -> str:
+    """Return a ratio as a signed change: 1.05 is +5.0 %."""
+    return f"{100 * (ratio - 1):+.1f} %"
+
+
+def span(item: Ratio) -> str:
+    """Return a ratio's interval as changes; an open end is shown as such."""
+    if item.low is None and item.high is None:
+        return "not bounded yet"
+    low, high = ("open" if edge is None else percent(edge) for edge in (item.low, item.high))
+    return f"{low} to {high}"
+
+
+def _word(item: Verdict) -> str:
+    return f"{item.outcome} (identical)" if item.identical else item.outcome
+
+
+def _rows(report: Report) -> list[list[str]]:
+    rows = []
+    for item in report.verdicts:
+        head = [item.name, _word(item)]
+        tail = [str(item.rounds) if item.rounds else "", f"{item.seconds:.0f} s" if item.rounds else ""]
+        if not item.ratios:
+            rows.append([*head, "", "", "", "", *tail])
+        for index, ratio in enumerate(item.ratios):
+            seen = "" if ratio.smallest_seen_pct is None else f"+{ratio.smallest_seen_pct:.1f} %"
+            middle = [ratio.question, percent(ratio.ratio), span(ratio), seen]
+            rows.append([*head, *middle, *tail] if index == 0 else ["", "", *middle, "", ""])
+    return rows
+
+
+HEADER = ("comparison", "verdict", "question", "change", "interval", "could have seen", "rounds", "time")
+
+
+def notes(report: Report) -> list[str]:
+    """Return what belongs beside the table: rules, machine, reasons, missed budgets, and why it is slower."""
+    share = f"{100 * report.false_alarms:g} % for the suite"
+    lines = [
+        f"{report.a} -> {report.b}; noise floor {report.floor_pct:g} %, margin {report.margin_pct:g} %, fails above "
+        f"{report.fail_above_pct:g} %; chance of a false alarm at most {share} ({report.compared} timed)",
+        f"{report.machine}; {report.settings.get('threads')} thread(s), {report.settings.get('workers')} worker(s) a round",
+    ]
+    for item in report.verdicts:
+        if item.reason and not item.identical:
+            lines.append(f"{item.name}: {item.outcome}: {item.reason}")
+        if item.next_step:
+            lines.append(f"  {item.next_step}")
+        if item.lost_rounds:
+            lines.append(f"{item.name}: {item.lost_rounds} round(s) were lost and say nothing")
+        if item.latency_ms is not None:
+            low_high = item.latency_interval_ms
+            around = f" [{low_high[0]:.3f}, {low_high[1]:.3f}]" if low_high else ""
+            lines.append(f"{item.name}: p50 {item.latency_ms:.3f} ms{around}, measured apart, not alternating")
+        lines += [f"{item.name}: {line}" for line in _bounds(item)]
+        if item.why is not None:
+            lines += [f"{item.name}: {line}" for line in explanation(item.why)]
+    if report.interrupted:
+        lines.append("interrupted: what had no verdict by then is inconclusive")
+    return lines
+
+
+def _bounds(item: Verdict) -> list[str]:
+    found = []
+    for bound in item.bounds:
+        value = "unknown" if bound.found is None else f"{bound.found:g}"
+        note = f" ({bound.note})" if bound.note else ""
+        found.append(f"budget {bound.what}: {value}, limit {bound.limit:g}: {bound.status}{note}")
+    return found
+
+
+def explanation(why: Why) -> list[str]:
+    """Return where a slowdown comes from, in lines."""
+    lines = []
+    if why.operators:
+        lines.append("operators: " + ", ".join(f"{name} {change:+d}" for name, change in why.operators.items()))
+    if why.executed and why.executed != why.operators:
+        lines.append("as executed: " + ", ".join(f"{name} {change:+d}" for name, change in why.executed.items()))
+    if why.lost_fusions:
+        lines.append("fusions lost: " + ", ".join(why.lost_fusions))
+    change = why.total_b_us - why.total_a_us
+    carried = [layer for layer in why.layers if change * layer.change_us > 0][:SHOWN_LAYERS]
+    for layer in carried:
+        share = 100 * layer.change_us / change
+        was = "new" if not layer.a_us else f"was {layer.a_us:.0f} us"
+        lines.append(f"layer {layer.name} ({layer.operator}): {layer.b_us:.0f} us, {was}; {share:.0f} % of the change")
+    if why.not_known:
+        lines.append(why.not_known)
+    return lines
+
+
+def terminal(report: Report) -> str:
+    """Return the table and its notes as plain text."""
+    table = tabulate(_rows(report), headers=HEADER, tablefmt="simple", disable_numparse=True)
+    return "\n".join([table, *notes(report)]) + "\n"
+
+
+def markdown(report: Report) -> str:
+    """Return a section for a job summary or a pull request."""
+    table = tabulate(_rows(report), headers=HEADER, tablefmt="github", disable_numparse=True)
+    listed = "\n".join(f"- {_escaped(line.strip())}" for line in notes(report))
+    return f"### Latency gate: {headline(report)}\n\n{table}\n\n{listed}\n"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("<", "&lt;").replace("|", "\\|")
+
+
+def headline(report: Report) -> str:
+    """Return the outcome in a few words: how many of each kind."""
+    kinds: dict[str, int] = {}
+    for item in report.verdicts:
+        kinds[item.outcome] = kinds.get(item.outcome, 0) + 1
+        if any(bound.status == "missed" for bound in item.bounds):
+            kinds["over budget"] = kinds.get("over budget", 0) + 1
+    return ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "nothing compared"
+
+
+def junit(report: Report) -> str:
+    """Return JUnit XML: a regression or missed budget is a failure, inconclusive a skip, a breakdown an error."""
+    suite = ElementTree.Element("testsuite", name="effbench gate", tests=str(len(report.verdicts)))
+    counts = {"failures": 0, "errors": 0, "skipped": 0}
+    for item in report.verdicts:
+        case = ElementTree.SubElement(suite, "testcase", classname="effbench.gate", name=item.name, time=f"{item.seconds:.3f}")
+        message = one_line(item)
+        if item.outcome == FAILED:
+            counts["errors"] += 1
+            ElementTree.SubElement(case, "error", message=message)
+        elif code_of(item, report.inconclusive) in (1, 2):
+            counts["failures"] += 1
+            ElementTree.SubElement(case, "failure", message=message).text = "\n".join(_bounds(item) + _why(item))
+        elif item.outcome == INCONCLUSIVE:
+            counts["skipped"] += 1
+            ElementTree.SubElement(case, "skipped", message=message)
+        ElementTree.SubElement(case, "system-out").text = message
+    for name, count in counts.items():
+        suite.set(name, str(count))
+    root = ElementTree.Element("testsuites")
+    root.append(suite)
+    ElementTree.indent(root)
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def _why(item: Verdict) -> list[str]:
+    return [] if item.why is None else explanation(item.why)
+
+
+def one_line(item: Verdict) -> str:
+    """Return a verdict as a sentence."""
+    parts = [f"{item.name}: {_word(item)}"]
+    parts += [f"{ratio.question} {percent(ratio.ratio)} ({span(ratio)})" for ratio in item.ratios]
+    if item.rounds:
+        parts.append(f"{item.rounds} rounds, {item.seconds:.0f} s")
+    parts += [f"missed: {bound.what}" for bound in item.bounds if bound.status == "missed"]
+    return "; ".join([*parts, *([item.reason] if item.reason else [])])
+
+
+def annotations(report: Report) -> str:
+    """Return GitHub workflow commands: errors, warnings and notices that show up beside the change.
+
+    Source: docs.github.com, "Workflow commands for GitHub Actions".
+    """
+    lines = []
+    for item in report.verdicts:
+        code = code_of(item, report.inconclusive)
+        level = "error" if code in (1, 2, 4, 5) else "warning" if item.outcome == INCONCLUSIVE else "notice"
+        body = "\n".join([one_line(item), *_bounds(item), *_why(item)])
+        data = body.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+        lines.append(f"::{level} title=effbench {_word(item)}::{data}")
+    return "\n".join(lines) + "\n"
+
+
+def bencher(report: Report) -> str:
+    """Return Bencher Metric Format: latency in nanoseconds where it was measured apart, and the ratio with its bounds.
+
+    Source: bencher.dev/docs/reference/bencher-metric-format.
+    """
+    found: dict[str, Any] = {}
+    for item in report.verdicts:
+        measures: dict[str, Any] = {}
+        if item.latency_ms is not None:
+            measures["latency"] = _metric(item.latency_ms * 1e6, *_scaled(item.latency_interval_ms, 1e6))
+        for ratio in item.ratios:
+            measures[f"ratio-{ratio.question}"] = _metric(ratio.ratio, ratio.low, ratio.high)
+        if item.identical:
+            measures["ratio-typical"] = _metric(1.0, 1.0, 1.0)
+        if item.size_bytes:
+            measures["file-size"] = _metric(float(item.size_bytes), None, None)
+        if measures:
+            found[item.name] = measures
+    return json.dumps(found, indent=1, sort_keys=True) + "\n"
+
+
+def _metric(value: float, low: float | None, high: float | None) -> dict[str, float]:
+    bounds = {"lower_value": low, "upper_value": high}
+    return {"value": value, **{key: edge for key, edge in bounds.items() if edge is not None}}
+
+
+def _scaled(interval: tuple[float, float] | None, factor: float) -> tuple[float | None, float | None]:
+    return (None, None) if interval is None else (interval[0] * factor, interval[1] * factor)
+
+
+def action_benchmark(report: Report) -> str:
+    """Return the ``customSmallerIsBetter`` list of github-action-benchmark.
+
+    Source: github.com/benchmark-action/github-action-benchmark, README, "Custom benchmark".
+    """
+    found = []
+    for item in report.verdicts:
+        if item.latency_ms is not None:
+            interval = item.latency_interval_ms
+            wide = f"± {(interval[1] - interval[0]) / 2:.4g}" if interval else ""
+            found.append({"name": f"{item.name} p50", "unit": "ms", "value": item.latency_ms, "range": wide})
+        for ratio in item.ratios:
+            entry = {"name": f"{item.name} {ratio.question} ratio", "unit": "ratio", "value": ratio.ratio, "extra": span(ratio)}
+            found.append(entry)
+    return json.dumps(found, indent=1) + "\n"
+
+
+def as_json(report: Report) -> str:
+    """Return everything, the log ratios of all rounds included."""
+    data = {**plain(report), "exit_code": report.exit_code()}
+    return json.dumps({"format": FORMAT_VERSION, "data": data}, indent=1, sort_keys=True) + "\n"
+
+
+FORMATS: dict[str, tuple[str, Callable[[Report], str]]] = {
+    "terminal": ("gate.txt", terminal),
+    "markdown": ("gate.md", markdown),
+    "junit": ("gate.xml", junit),
+    "json": ("gate.json", as_json),
+    "github": ("gate-annotations.txt", annotations),
+    "bencher": ("gate-bencher.json", bencher),
+    "action-benchmark": ("gate-action-benchmark.json", action_benchmark),
+}
+"""Name -> file it is written to, and renderer."""
+
+
+def write(report: Report, formats: list[str], folder: Path) -> list[Path]:
+    """Write some formats below a folder and return the files.
+
+    Raises:
+        UsageError: A format is unknown.
+        DataError: The folder cannot be written.
+    """
+    written = []
+    for name in formats:
+        if name not in FORMATS:
+            raise did_you_mean(name, FORMATS, "format")
+        file, render = FORMATS[name]
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / file).write_text(render(report))
+        except OSError as error:
+            raise DataError(f"Cannot write {folder / file}: {error.strerror}.", hint="Choose another with --out.") from error
+        written.append(folder / file)
+    return written
