@@ -63,7 +63,8 @@ def verify(job: dict[str, Any], emit: Any) -> None:
         one = fidelity.check(session, reference, batch, artifact.inputs[0], artifact.preprocessing, precision)
         how = "".join(f", {key} {value}" for key, value in options.items())
         found.append(replace(one, engine=f"{target.title}{', simulated' if session.simulated else ''}{how}"))
-        answer = {"placement": session.placement(), "compute_precision": session.compute_precision}
+        placement = session.placement()  # what settles the compute precision where a runtime has to be asked for it
+        answer = {"placement": placement, "compute_precision": session.compute_precision}
         session.close()
     emit({"event": "result", "fidelity": to_json(fidelity.worst(found)), **answer})
 

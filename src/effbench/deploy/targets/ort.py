@@ -50,6 +50,7 @@ class OrtSession:
         self._run = self._session.run
         self._names = [output.name for output in self._session.get_outputs()]
         self.provider = provider
+        self._path = artifact.path
         self.compute_precision: str | None = "fp32" if artifact.subject.storage_precision == "fp32" else None
 
     def __call__(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
@@ -57,8 +58,16 @@ class OrtSession:
         return dict(zip(self._names, self._run(None, feeds), strict=True))
 
     def placement(self) -> dict[str, Any]:
-        """Name the execution providers in use; off the CPU, count which provider took how many operators."""
+        """Name the execution providers in use; off the CPU, count which provider took how many operators.
+
+        Below fp32 the heavy operators are counted by the type they compute in, which settles the compute precision.
+        """
         found: dict[str, Any] = {"providers": self._session.get_providers()}
+        if self.compute_precision is None and find_spec("onnx"):
+            from effbench.deploy.ort_graph import heavy_by_precision
+
+            counted = found["heavy_operators_by_precision"] = heavy_by_precision(self._path, self.provider)
+            self.compute_precision = max(counted, key=lambda name: counted[name]) if counted else None
         if self.provider != CPU:
             taken: Counter[str] = Counter()
             for part in self._session.get_provider_graph_assignment_info():
