@@ -102,7 +102,6 @@ def measure(job: dict[str, Any], emit: Any) -> None:
             "batch": batch,
             "before": before,
             "after": after,
-            "placement": session.placement(),
             "compute_precision": session.compute_precision,
         }
     )

@@ -310,9 +310,10 @@ def _one_round(
 
 def _measurement(artifact: Artifact, answer: dict[str, Any], threads: int, device: str, run: str) -> Measurement:
     round_ = from_json(Round, answer["round"], "the agent's answer")
+    computed = answer["compute_precision"] or artifact.subject.compute_precision
     return Measurement(
         digest=artifact.digest,
-        subject=replace(artifact.subject, compute_precision=answer["compute_precision"], batch=answer["batch"]),
+        subject=replace(artifact.subject, compute_precision=computed, batch=answer["batch"]),
         device=device,
         settings={"threads": str(threads), "batch": str(answer["batch"])},
         samples=Samples((round_,)),
@@ -320,7 +321,7 @@ def _measurement(artifact: Artifact, answer: dict[str, Any], threads: int, devic
         after=answer["after"],
         time=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         run=run,
-        placement=answer["placement"],
+        placement=artifact.placement,
     )
 
 
