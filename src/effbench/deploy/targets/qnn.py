@@ -76,6 +76,7 @@ class QnnTarget:
         "htp": f"HTP architecture: {', '.join(snapdragon.SOCS)}; default {DEFAULT_HTP}",
         "fallback": "yes leaves to the CPU what the HTP does not run, and records it; default no",
     }
+    checks: tuple[Mapping[str, str], ...] = ({},)
 
     @property
     def license(self) -> str | None:

@@ -28,6 +28,7 @@ class TensorRtTarget:
         "dla_fallback": "yes leaves to the GPU what the DLA does not run; default no",
         "timing_cache": "a file that keeps kernel timings between builds on this device",
     }
+    checks: tuple[Mapping[str, str], ...] = ({},)
 
     def available(self) -> str | None:
         """Tell whether `convert` can leave something here: it needs the package onnx, neither TensorRT nor a GPU."""

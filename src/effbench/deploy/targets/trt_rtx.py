@@ -33,6 +33,7 @@ class RtxTarget:
         "sides": "smallest:usual:largest picture side of a graph whose size is open",
         "runtime_cache": "when it is opened: a file that keeps the kernels compiled on this GPU",
     }
+    checks: tuple[Mapping[str, str], ...] = ({},)
 
     def available(self) -> str | None:
         """Tell whether engines can be built here: wherever the library is installed, GPU or not."""

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_graphs import attention, graph_artifact
+
+from effbench.deploy.targets import ort, torch
+from effbench.errors import UnavailableError, UsageError
+from effbench.schema import Artifact, Subject, TensorSpec, Weights
+
+FEEDS = {"image": np.random.default_rng(0).standard_normal((1, 3, 32, 32), dtype=np.float32)}
+
+
+def layer() -> object:
+    import torch as library
+
+    return library.nn.Sequential(library.nn.Conv2d(3, 4, 3, stride=2), library.nn.GELU(), library.nn.Flatten())
+
+
+def empty(factory: str) -> object:
+    assert factory == "test_cuda_options:layer"
+    return layer()
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Artifact:
+    torch.save_weights(layer(), tmp_path)
+    subject = Subject("layer", "user", Weights(), (32, 32), 1, "torch", "fp32")
+    image, output = TensorSpec("image", "float32", (1, 3, 32, 32)), TensorSpec("output", "float32", (1, 900))
+    options = {"factory": "test_cuda_options:layer", "loader": "test_cuda_options:empty"}
+    return Artifact(tmp_path, "key", "", subject, (image,), (output,), {}, torch.WEIGHTS, options=options)
+
+
+@pytest.mark.target("torch")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"device": "tpu"}, "Unknown device 'tpu'"), ({"mode": "fast"}, "Unknown mode"), ({"mode": "cuda-graph"}, "cuda")],
+)
+def test_a_device_or_mode_that_is_none_is_refused(weights: Artifact, options: dict[str, str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        torch.TARGET.open(weights, 1, options)
+
+
+@pytest.mark.target("torch")
+def test_torch_without_a_gpu_says_so_in_its_own_words(weights: Artifact) -> None:
+    import torch as library
+
+    if library.cuda.is_available():
+        pytest.skip("a GPU answers here")
+    with pytest.raises(UnavailableError, match="finds no NVIDIA GPU here") as caught:
+        torch.TARGET.open(weights, 1, {"device": "cuda"})
+    assert "CUDA" in str(caught.value.hint)
+
+
+@pytest.mark.slow
+@pytest.mark.target("torch")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch deprecates what it uses itself
+def test_a_compiled_module_computes_the_same(weights: Artifact) -> None:
+    import shutil
+
+    if shutil.which("c++") is None and shutil.which("g++") is None:
+        pytest.skip("torch.compile needs a C++ compiler on the CPU")
+    eager, compiled = (torch.TARGET.open(weights, 1, {"mode": mode}) for mode in ("eager", "compile"))
+    expected, found = eager(FEEDS)["output"], compiled(FEEDS)["output"]
+    assert found == pytest.approx(expected, abs=1e-5)
+    assert compiled.placement() == {"devices": ["cpu"], "mode": "compile"}
+
+
+@pytest.mark.gpu
+@pytest.mark.target("torch")
+@pytest.mark.parametrize("mode", torch.MODES)
+def test_torch_on_a_gpu_computes_the_same(weights: Artifact, mode: str) -> None:
+    import torch as library
+
+    if not library.cuda.is_available():
+        pytest.skip("no NVIDIA GPU answers")
+    expected = torch.TARGET.open(weights, 1, {})(FEEDS)["output"]
+    session = torch.TARGET.open(weights, 1, {"device": "cuda", "mode": mode})
+    first = session(FEEDS)["output"]
+    session({"image": np.zeros_like(FEEDS["image"])})
+    assert first == pytest.approx(expected, abs=1e-4)  # still: the next call has buffers of its own
+    session.close()
+
+
+@pytest.mark.target("ort")
+def test_ort_without_its_cuda_provider_names_those_it_has(tmp_path: Path) -> None:
+    import onnxruntime
+
+    if ort.CUDA in onnxruntime.get_available_providers():
+        pytest.skip("the CUDA provider is here")
+    graph = graph_artifact(tmp_path, attention())
+    artifact = replace(graph, subject=replace(graph.subject, target="ort"))
+    with pytest.raises(UnavailableError, match=f"has no {ort.CUDA}") as caught:
+        ort.TARGET.open(artifact, 1, {"provider": ort.CUDA})
+    assert ort.CPU in str(caught.value.hint)
+    on_cpu = ort.TARGET.open(artifact, 1, {})
+    assert on_cpu.placement() == {"providers": [ort.CPU]}
+    on_cpu.close()
