@@ -1,20 +1,23 @@
 """Sums and products as hardware may form them: in float32, or with an accumulator in half precision.
 
-With ``half`` every product is added to a half accumulator in index order and each addition is rounded once, as a
-chain of fused multiply-adds does. That is the strictest reading; hardware with partial sums loses less.
+With ``half`` a sum is formed from exact partial sums of `CHUNK` terms, as a matrix unit's dot product gives them;
+each is rounded to half and added to a running sum that is rounded again. A kernel window is never split.
 """
 
 from __future__ import annotations
 
-import itertools
+import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from effbench.deploy.mil.evaluator.registry import widen
+from effbench.deploy.mil.evaluator.registry import narrow
 from effbench.deploy.mil.lazy import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+CHUNK = 32
+"""Terms added before rounding, as in `effbench.deploy.interpreter`; dot-product units take 16 to 64."""
 
 
 def total(x: Tensor, axes: Sequence[int], half: bool) -> Tensor:
@@ -23,27 +26,24 @@ def total(x: Tensor, axes: Sequence[int], half: bool) -> Tensor:
         return x.sum(tuple(axes), keepdim=True) if axes else x
     axes = [axis % x.ndim for axis in axes]
     kept = [axis for axis in range(x.ndim) if axis not in axes]
-    rows = x.permute(*axes, *kept).reshape(-1, *(x.shape[axis] for axis in kept)).half().contiguous()
-    sums = torch.zeros(rows.shape[1:], dtype=torch.float16)
-    for row in rows:
-        sums += row
-    return sums.float().reshape([1 if axis in axes else size for axis, size in enumerate(x.shape)])
+    rows = x.permute(*axes, *kept).reshape(-1, *(x.shape[axis] for axis in kept))
+    sums = torch.zeros(rows.shape[1:])
+    for part in torch.split(rows, CHUNK):
+        sums = narrow(sums + narrow(part.sum(0)))
+    return sums.reshape([1 if axis in axes else size for axis, size in enumerate(x.shape)])
 
 
 def product(a: Tensor, b: Tensor, half: bool) -> Tensor:
     """Multiply matrices, shapes (..., M, K) and (..., K, N), with numpy's rules for rank 1 and broadcasting."""
-    if not half:
+    if not half or not a.is_floating_point():
         return torch.matmul(a, b)
-    left = a.unsqueeze(0) if a.ndim == 1 else a
-    right = b.unsqueeze(-1) if b.ndim == 1 else b
-    # K comes first, so that each step of the chain reads contiguous memory.
-    columns = left.half().movedim(-1, 0).unsqueeze(-1).contiguous()
-    rows = right.half().movedim(-2, 0).unsqueeze(-2).contiguous()
-    sums = torch.zeros_like(columns[0] * rows[0])
-    for column, row in zip(columns, rows, strict=True):
-        sums.addcmul_(column, row)
-    sums = sums.squeeze(-1) if b.ndim == 1 else sums
-    return widen(sums.squeeze(-1 if b.ndim == 1 else -2) if a.ndim == 1 else sums)
+    axis = b.ndim - 2 if b.ndim > 1 else 0
+    pairs = zip(torch.split(a, CHUNK, a.ndim - 1), torch.split(b, CHUNK, axis), strict=True)
+    left, right = next(pairs)
+    sums = narrow(torch.matmul(left, right))
+    for left, right in pairs:
+        sums = narrow(sums + narrow(torch.matmul(left, right)))
+    return sums
 
 
 def convolve(
@@ -59,20 +59,15 @@ def convolve(
         groups: Number of channel groups.
         half: Accumulate in half precision.
     """
+    run = (torch.nn.functional.conv1d, torch.nn.functional.conv2d, torch.nn.functional.conv3d)[x.ndim - 3]
     if not half:
-        run = (torch.nn.functional.conv1d, torch.nn.functional.conv2d, torch.nn.functional.conv3d)[x.ndim - 3]
         return run(x, weight, None, tuple(strides), 0, tuple(dilations), groups)
-    batch, channels, *spatial = x.shape
-    kernel = weight.shape[2:]
-    sizes = [(n - d * (k - 1) - 1) // s + 1 for n, d, k, s in zip(spatial, dilations, kernel, strides, strict=True)]
-    inputs = x.half().reshape(batch, groups, channels // groups, *spatial)
-    filters = weight.half().reshape(groups, -1, *weight.shape[1:])
-    sums = torch.zeros((batch, groups, filters.shape[1], *sizes), dtype=torch.float16)
-    taps = list(itertools.product(*map(range, kernel)))
-    for channel, (index, tap) in itertools.product(range(channels // groups), enumerate(taps)):
-        places = zip(tap, dilations, sizes, strides, strict=True)
-        window: Any = (..., *(slice(t * d, t * d + (n - 1) * s + 1, s) for t, d, n, s in places))
-        plane = inputs[:, :, channel : channel + 1][window]
-        factor = filters[:, :, channel].flatten(2)[:, :, index].reshape(1, groups, -1, *(1 for _ in sizes))
-        sums.addcmul_(plane, factor)
-    return sums.reshape(batch, -1, *sizes).float()
+    grouped = x.reshape(x.shape[0], groups, -1, *x.shape[2:])
+    channels = max(1, CHUNK // math.prod(weight.shape[2:]))
+    parts = zip(torch.split(grouped, channels, 2), torch.split(weight, channels, 1), strict=True)
+    sums: Tensor | None = None
+    for inputs, filters in parts:
+        plane = narrow(run(inputs.flatten(1, 2), filters, None, tuple(strides), 0, tuple(dilations), groups))
+        sums = plane if sums is None else narrow(sums + plane)
+    assert sums is not None  # a convolution has at least one channel
+    return sums

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -130,8 +130,20 @@ def body(function: onnx.FunctionProto, node: onnx.NodeProto, opset: int) -> list
             if source is not None:
                 copy.attribute.add().CopyFrom(source)
                 copy.attribute[-1].name = attribute.name
+                _rename_branch(copy.attribute[-1].g, renamed)
         nodes.append(copy)
     return nodes
+
+
+def _rename_branch(graph: onnx.GraphProto, renamed: Callable[[str], str]) -> None:
+    """Rename inside a branch too: it sees the names of the function around it."""
+    for node in graph.node:
+        node.input[:] = [renamed(name) for name in node.input]
+        node.output[:] = [renamed(name) for name in node.output]
+        for attribute in node.attribute:
+            _rename_branch(attribute.g, renamed)
+    for item in (*graph.initializer, *graph.output):
+        item.name = renamed(item.name)
 
 
 def missing(graph: onnx.GraphProto, opset: int) -> list[tuple[str, str]]:
