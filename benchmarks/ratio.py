@@ -1,0 +1,60 @@
+"""regla_m over iformer_m, 1 thread, paired: latency ratio at 224, 512 and 1024 px on ONNX Runtime and OpenVINO.
+
+Both sides run in one fresh process per round, inferences alternating in random order; the figure is the ratio of
+medians with a t-interval over rounds. Parameters and MACs of both are fixed by publications (ReGLA here is a
+reconstruction). On a CPU: nothing follows from it for a phone.
+
+    python benchmarks/ratio.py --rounds 20
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+from effbench.api.duel import Setting, run_round
+from effbench.api.export import export
+from effbench.deploy import bundle
+from effbench.profiles.paired import evidence
+from effbench.stats import student_t
+
+
+def main() -> None:
+    """Print a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("a", nargs="?", default="iformer_m", help="the base")
+    parser.add_argument("b", nargs="?", default="regla_m", help="over the base")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=3.0, help="of each round; at least 5 pairs")
+    parser.add_argument("--res", type=int, action="append")
+    parser.add_argument("--target", action="append")
+    options = parser.parse_args()
+    print(f"| target | px | MAC ratio | {options.b} / {options.a} [95 %] | rounds |\n|---|---|---|---|---|", flush=True)
+    setting = Setting(round_seconds=options.seconds, min_pairs=5)
+    with tempfile.TemporaryDirectory() as folder:
+        for size in options.res or [224, 512, 1024]:
+            sides = []
+            for model in (options.a, options.b):
+                cells = export(model, options.target or ["ort", "ov"], [size], out=folder)
+                sides.append({cell.target: bundle.load(Path(cell.artifact)) for cell in cells})
+            for target, a in sides[0].items():
+                b = sides[1][target]
+                logs = []
+                for index in range(options.rounds):
+                    logs.append(evidence(run_round(a, b, setting, random.getrandbits(30))).typical)
+                    print(f"  {target} {size} px {index + 1}: {math.exp(logs[-1]):.3f}", file=sys.stderr)
+                half = student_t(0.975, len(logs) - 1) * statistics.stdev(logs) / math.sqrt(len(logs))
+                low, mid, high = (math.exp(statistics.fmean(logs) + shift) for shift in (-half, 0, half))
+                macs = (b.subject.macs or 0) / (a.subject.macs or 1)
+                print(
+                    f"| {target} | {size} | {macs:.2f} | {mid:.3f} [{low:.3f}, {high:.3f}] | {len(logs)} |", flush=True
+                )
+
+
+if __name__ == "__main__":
+    main()

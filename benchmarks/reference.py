@@ -1,0 +1,103 @@
+"""effbench's p50 beside benchmark_app (OpenVINO) and a bare onnxruntime loop, in alternated short runs.
+
+Each side of a pair is a fresh process on the same file, one thread, fp32; which side goes first is drawn. The figure is
+the ratio of medians, effbench over the other tool, with a t-interval over pairs of log ratios.
+
+    python benchmarks/reference.py --pairs 30 --res 224 --res 512
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from effbench import process
+from effbench.api.export import export
+from effbench.stats import student_t
+
+BARE = """
+import sys, time, numpy, onnxruntime as ort
+path, seconds = sys.argv[1], float(sys.argv[2])
+options = ort.SessionOptions()
+options.intra_op_num_threads = options.inter_op_num_threads = 1
+session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+spec = session.get_inputs()[0]
+feed = {spec.name: numpy.random.default_rng(0).standard_normal(spec.shape).astype(numpy.float32)}
+def loop(seconds):
+    times, end = [], time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times) < 5:
+        start = time.perf_counter()
+        session.run(None, feed)
+        times.append(time.perf_counter() - start)
+    return times
+loop(0.5)
+print(numpy.median(loop(seconds)) * 1e3)
+"""
+
+
+def ours(folder: str, seconds: float) -> float:
+    """Return effbench's median in ms: one round of the agent."""
+    job = {"op": "measure", "artifact": folder, "threads": 1, "min_samples": 5, "min_seconds": seconds}
+    (answer,) = process.run("effbench.agent", {**job, "round_seconds": 0}, time_limit_s=120)
+    return statistics.median(answer["round"]["samples_ns"]) / 1e6
+
+
+def bare(folder: str, seconds: float) -> float:
+    """Return the median in ms of a bare onnxruntime loop."""
+    command = [sys.executable, "-c", BARE, f"{folder}/model.onnx", str(seconds)]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def benchmark_app(folder: str, seconds: float) -> float:
+    """Return benchmark_app's median in ms, made comparable: synchronous, one stream, one thread, f32."""
+    options = ["-d", "CPU", "-hint", "none", "-nstreams", "1", "-nthreads", "1"]
+    options += ["-api", "sync", "-infer_precision", "f32"]
+    app = Path(sys.executable).with_name("benchmark_app")
+    command = [str(app), "-m", f"{folder}/model.xml", "-t", str(max(1, round(seconds + 0.5))), *options]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = re.search(r"Median:\s+([\d.]+) ms", text)
+    assert found is not None, text
+    return float(found.group(1))
+
+
+def ratio(folder: str, other: str, pairs: int, seconds: float) -> tuple[float, float, float, float]:
+    """Return the ratio of medians, its 95 % interval, and our median in ms."""
+    logs, mine = [], []
+    sides = {"ours": ours, "theirs": {"benchmark_app": benchmark_app, "onnxruntime loop": bare}[other]}
+    for index in range(pairs):
+        found = {name: sides[name](folder, seconds) for name in random.sample(sorted(sides), 2)}
+        logs.append(math.log(found["ours"] / found["theirs"]))
+        mine.append(found["ours"])
+        print(f"  pair {index + 1}/{pairs}: {found['ours']:.2f} / {found['theirs']:.2f} ms", file=sys.stderr)
+    center, half = statistics.fmean(logs), student_t(0.975, pairs - 1) * statistics.stdev(logs) / math.sqrt(pairs)
+    low, high = math.exp(center - half), math.exp(center + half)
+    return math.exp(center), low, high, statistics.median(mine)
+
+
+def main() -> None:
+    """Print a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=30)
+    parser.add_argument("--seconds", type=float, default=1.5)
+    parser.add_argument("--res", type=int, action="append")
+    parser.add_argument("--model", default="regla_m")
+    options = parser.parse_args()
+    print("| against | px | effbench p50 ms | ratio [95 %] | pairs |\n|---|---|---|---|---|", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for size in options.res or [224, 512]:
+            cells = export(options.model, ["ort", "ov"], [size], out=folder)
+            for cell, other in zip(cells, ("onnxruntime loop", "benchmark_app"), strict=True):
+                found, low, high, p50 = ratio(cell.artifact, other, options.pairs, options.seconds)
+                row = f"| {other} | {size} | {p50:.2f} | {found:.4f} [{low:.4f}, {high:.4f}] | {options.pairs} |"
+                print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()
