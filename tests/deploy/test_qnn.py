@@ -124,3 +124,14 @@ def test_the_license_is_pointed_to_and_nothing_of_it_is_ours() -> None:
     tracked = subprocess.run(["git", "ls-files"], cwd=root, capture_output=True, text=True, check=True).stdout
     assert "Qualcomm_LICENSE" not in tracked
     assert "libQnn" not in tracked
+
+
+def test_the_simulator_takes_a_stated_number_of_pictures(context: Artifact) -> None:
+    session = TARGET.open(context, 1, {})
+    images = fidelity.pictures(9, 3, (SIDE, SIDE))
+    reference = (images, {"output": np.arange(90.0).reshape(9, 10)}, "engine")
+    few, outputs, engine = fidelity.first(reference, session.pictures, 1)
+    assert len(few) == len(outputs["output"]) == session.pictures == 4
+    assert engine == "engine"
+    assert len(fidelity.first(reference, 4, 3)[0]) == 6  # whole batches
+    assert fidelity.first(reference, None, 1) is reference

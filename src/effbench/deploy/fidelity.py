@@ -115,6 +115,21 @@ def load_reference(path: Path) -> tuple[npt.NDArray[np.uint8], dict[str, Array],
         raise DataError(f"{path}: not a file of expected outputs ({error}).", hint="Export again.") from error
 
 
+Reference = tuple[npt.NDArray[np.uint8], Mapping[str, Array], str]
+
+
+def first(reference: Reference, pictures: int | None, batch: int) -> Reference:
+    """Return the first pictures of a reference with their expected outputs, whole batches; None takes all.
+
+    A simulator that needs seconds for a picture states how many it takes; the check records that number.
+    """
+    images, outputs, engine = reference
+    if pictures is None:
+        return reference
+    count = min(len(images), -(-pictures // batch) * batch)
+    return images[:count], {name: value[:count] for name, value in outputs.items()}, engine
+
+
 def compare(expected: Mapping[str, Array], found: Mapping[str, Array]) -> dict[str, float]:
     """Return the worst figures over all outputs: max_error, p99_error (of the spread), cosine, top1_agreement, spread.
 
