@@ -1,0 +1,79 @@
+"""A target in one file: the reference evaluator of the ``onnx`` package, slow and plain.
+
+In this repository it would be ``src/effbench/deploy/targets/NAME.py``. In a package of your own, name it under an entry
+point instead:
+
+    [project.entry-points."effbench.targets"]
+    onnx-ref = "mypackage.target:TARGET"
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from effbench.deploy import Array, Converted
+from effbench.errors import MissingDependencyError
+from effbench.schema import Artifact
+
+
+class Session:
+    """A loaded artifact; a call returns only when its outputs are host arrays."""
+
+    compute_precision: str | None = "fp32"
+    simulated = False
+
+    def __init__(self, path: Path) -> None:
+        # Heavy imports stand inside functions: listing the targets must not cost them.
+        try:
+            from onnx.reference import ReferenceEvaluator
+        except ImportError as error:
+            raise MissingDependencyError("Target 'onnx-ref'", "onnx", "ort") from error
+        self._evaluator = ReferenceEvaluator(str(path))
+
+    def __call__(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Run once; numpy computes at once, so nothing has to be waited for."""
+        return dict(zip(self._evaluator.output_names, self._evaluator.run(None, dict(feeds)), strict=True))
+
+    def placement(self) -> dict[str, Any]:
+        """Everything runs in numpy."""
+        return {"evaluator": "numpy"}
+
+    def close(self) -> None:
+        """Free the evaluator."""
+        del self._evaluator
+
+
+class OnnxReference:
+    """Convert copies the graph, open loads it."""
+
+    name = "onnx-ref"
+    title = "ONNX reference evaluator"
+    extra = "ort"
+    packages = ("onnx",)
+    precision = "fp32"
+    options: Mapping[str, str] = {}
+    checks: tuple[Mapping[str, str], ...] = ({},)
+
+    def available(self) -> str | None:
+        """Tell whether artifacts can be made here, without importing anything heavy."""
+        return None if find_spec("onnx") else "the package 'onnx' is not installed"
+
+    def measurable(self) -> str | None:
+        """Tell whether a latency can be measured here."""
+        return self.available()
+
+    def convert(self, graph: Artifact, out: Path, options: Mapping[str, str]) -> Converted:
+        """Heavy, on the work station: translate the graph into files below ``out``."""
+        shutil.copyfile(graph.path, out / "model.onnx")
+        return Converted("model.onnx", graph.subject.storage_precision)
+
+    def open(self, artifact: Artifact, threads: int, options: Mapping[str, str]) -> Session:
+        """Light, on the device: numpy, the standard library and the runtime alone."""
+        return Session(artifact.path)
+
+
+TARGET = OnnxReference()

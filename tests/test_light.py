@@ -1,0 +1,134 @@
+"""The part that runs on devices works under other Pythons, with numpy and the runtime alone."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from effbench import process
+from effbench.deploy import bundle, fidelity
+from effbench.errors import DataError
+from effbench.schema import Artifact, Fidelity, Round, from_json
+
+ROOT = Path(__file__).parent.parent
+VERSIONS = ("3.10", "3.12", "3.13")
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("export")]
+
+
+def interpreter(version: str) -> str | None:
+    """Return the newest interpreter of a version: on the PATH, or where pyenv keeps its own."""
+    home = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    kept = sorted(home.glob(f"versions/{version}.*/bin/python"), key=lambda path: path.parts[-3])
+    on_path = shutil.which(f"python{version}")
+    for candidate in [str(path) for path in reversed(kept)] + [on_path or ""]:
+        # A pyenv shim is on the PATH whether or not its version may be used.
+        text = "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2])"
+        found = subprocess.run([candidate or "false", "-c", text], capture_output=True, text=True, check=False)
+        if found.stdout.strip() == version:
+            return candidate
+    return None
+
+
+@pytest.fixture(scope="module", params=VERSIONS)
+def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A Python of another version with numpy and onnxruntime, and nothing else but pip."""
+    version = request.param
+    found = interpreter(version)
+    if found is None:
+        if f"python{version}" in os.environ.get("EFFBENCH_REQUIRE", "").split(","):
+            pytest.fail(f"Python {version} is required here, but there is none")
+        pytest.skip(f"there is no Python {version} here")
+    folder = tmp_path_factory.mktemp(f"python{version}")
+    subprocess.run([found, "-m", "venv", str(folder)], check=True, capture_output=True)
+    python = str(folder / "bin" / "python")
+    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "numpy", "onnxruntime"]
+    done = subprocess.run(install, capture_output=True, text=True, check=False)
+    assert 0 == done.returncode, done.stderr
+    return python
+
+
+@pytest.fixture
+def pushed(tmp_path: Path) -> dict[str, str]:
+    """The environment of a device: a copy of the sources, as the agent would bring them, and no other."""
+    shutil.copytree(ROOT / "src" / "effbench", tmp_path / "effbench", ignore=shutil.ignore_patterns("__pycache__"))
+    return {"PYTHONPATH": str(tmp_path), "PYTHONNOUSERSITE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+@pytest.fixture(scope="module")
+def artifact(exported: Path) -> Artifact:
+    return next(item for item in bundle.artifacts(exported / "runs") if item.subject.target == "ort")
+
+
+@pytest.fixture(scope="module")
+def graph(exported: Path) -> Artifact:
+    return next(item for item in bundle.artifacts(exported / "runs") if item.subject.target == "onnx")
+
+
+def installed(python: str) -> set[str]:
+    listed = subprocess.run([python, "-m", "pip", "freeze"], capture_output=True, text=True, check=True)
+    return {line.partition("==")[0].lower() for line in listed.stdout.splitlines()}
+
+
+def test_the_device_has_numpy_and_the_runtime_alone(python: str):
+    # What onnxruntime itself asks for comes with it; none of it is imported by effbench.
+    brought = {"coloredlogs", "humanfriendly", "flatbuffers", "packaging", "protobuf", "sympy", "mpmath"}
+    assert {"numpy", "onnxruntime"} == installed(python) - brought
+
+
+def test_an_artifact_is_verified(python: str, pushed: dict[str, str], artifact: Artifact, graph: Artifact):
+    reference = str(graph.folder / fidelity.REFERENCE)
+    job = {"op": "verify", "artifact": str(artifact.folder), "reference": reference}
+    (answer,) = process.run("effbench.agent", job, time_limit_s=120, python=(python,), env=pushed)
+    found = from_json(Fidelity, answer["fidelity"], "the agent's answer")
+    assert (True, True, 1.0) == (found.passed, found.finite, found.top1_agreement)
+    assert found.max_error <= 1e-3
+
+
+def test_a_round_is_measured(python: str, pushed: dict[str, str], artifact: Artifact):
+    job = {
+        "op": "measure",
+        "artifact": str(artifact.folder),
+        "min_samples": 20,
+        "min_seconds": 0.1,
+        "round_seconds": 0.5,
+        "packages": ["onnxruntime"],
+        "check_promise": True,
+    }
+    (answer,) = process.run("effbench.agent", job, time_limit_s=120, python=(python,), env=pushed)
+    found = from_json(Round, answer["round"], "the agent's answer")
+    assert len(found.samples_ns) >= 20
+    assert () == found.flags
+    assert found.load_ms > 0 < found.first_ms
+    version = subprocess.run([python, "--version"], capture_output=True, text=True, check=True).stdout.split()[1]
+    assert version == answer["before"]["python"]
+
+
+def test_a_tampered_artifact_is_refused(
+    python: str, pushed: dict[str, str], artifact: Artifact, graph: Artifact, tmp_path: Path
+):
+    shutil.copytree(artifact.folder, tmp_path / "changed")
+    with (tmp_path / "changed" / artifact.entry).open("ab") as stream:
+        stream.write(b"\0")
+    reference = str(graph.folder / fidelity.REFERENCE)
+    job = {"op": "verify", "artifact": str(tmp_path / "changed"), "reference": reference}
+    with pytest.raises(DataError, match="altered since it was exported"):
+        list(process.run("effbench.agent", job, time_limit_s=120, python=(python,), env=pushed))
+
+
+def test_the_oldest_python_is_what_the_types_are_checked_for():
+    if sys.version_info < (3, 11):
+        import tomli as tomllib
+    else:
+        import tomllib
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    oldest = re.fullmatch(r">=(3\.\d+)", settings["project"]["requires-python"])
+    assert oldest is not None
+    assert "3.10" == oldest[1] == settings["tool"]["mypy"]["python_version"]
+    assert "py310" == settings["tool"]["ruff"]["target-version"]
