@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -187,6 +189,16 @@ def test_cuda_errors_carry_cudas_words() -> None:
     pytest.importorskip("cuda.bindings.runtime")
     with pytest.raises(EffbenchError, match=r"cudaFree: .* \(cuda"):
         cuda.call("cudaFree", 1)
+
+
+@needs_no_gpu
+def test_gpu_check_without_a_gpu_is_one_sentence() -> None:
+    script = Path(__file__).parents[2] / "benchmarks" / "gpu_check.py"
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert done.returncode == 4
+    assert done.stdout.startswith("Nothing was checked: no NVIDIA GPU answers")
+    assert done.stdout.count("\n") == 1
+    assert done.stderr == ""
 
 
 @pytest.mark.gpu
