@@ -51,7 +51,7 @@ class ConvNorm(nn.Module):
 class Residual(nn.Module):
     """``x + body(x)``; a body that fuses to one depthwise convolution takes the identity into its centre tap."""
 
-    def __init__(self, body: nn.Module, gain: float = 0.3) -> None:
+    def __init__(self, body: nn.Module, gain: float = 0.2) -> None:
         """Take the body, and the share of the stream that it writes where no training set it."""
         super().__init__()
         self.body = body
@@ -222,7 +222,7 @@ def fold_before(norm: nn.BatchNorm1d | nn.BatchNorm2d, layer: Layer) -> Layer:
     scale, shift = _scale_shift(norm)
     if isinstance(layer, nn.Conv2d) and (layer.groups != 1 or layer.padding not in ((0, 0), 0)):
         raise UsageError("A BatchNorm folds into the convolution behind it only without padding and groups.")
-    weight = layer.weight.double()
+    weight: Tensor = layer.weight.double()
     spread = (slice(None), *(None,) * (weight.dim() - 2))
     bias = torch.einsum("oi...,i->o", weight, shift)
     if layer.bias is not None:
@@ -231,8 +231,8 @@ def fold_before(norm: nn.BatchNorm1d | nn.BatchNorm2d, layer: Layer) -> Layer:
 
 
 def _with(layer: Layer, weight: Tensor, bias: Tensor) -> Layer:
-    layer.weight = nn.Parameter(weight.float(), requires_grad=False)
-    layer.bias = nn.Parameter(bias.float(), requires_grad=False)
+    for name, value in (("weight", weight), ("bias", bias)):
+        setattr(layer, name, nn.Parameter(value.float(), requires_grad=False))
     return layer
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 EPSILON = 1e-3
 """Guard of the normaliser per unit of sqrt(N). Under 1e-4 half precision flushes it, and an all-zero query is NaN."""
+
+AT_WORK = 8
+"""Queries (and keys) that are above zero at a position of an untrained network, whatever their width."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +162,8 @@ class RGMA(nn.Module):
 
     def __init__(self, channels: int, width: int, options: Options) -> None:
         super().__init__()
+        if width % options.heads or channels % options.heads:
+            raise UsageError(f"heads={options.heads} does not divide {width} query and {channels} value channels.")
         self.query = ConvNorm(channels, width)
         self.key = ConvNorm(channels, width)
         self.value = ConvNorm(channels, channels)
@@ -168,11 +174,14 @@ class RGMA(nn.Module):
         self.project = ConvNorm(channels, channels)
 
     def untrained(self) -> Watchers:
-        """Make queries and keys selective and the gate quiet, and set the local path against the attention term."""
-        for norm in (self.query.norm, self.key.norm):
-            nn.init.constant_(norm.bias, -1.5)
-        nn.init.constant_(self.value.norm.weight, 3.0)
-        nn.init.constant_(self.gate.norm.weight, 0.5)
+        """Make queries and keys selective, and set the local path against the attention term."""
+        width = len(self.query.norm.bias)
+        threshold = NormalDist().inv_cdf(AT_WORK / width)
+        # Quiet queries meet the guard of the normaliser softly where hardly one of them is at work.
+        nn.init.constant_(self.query.norm.weight, 0.25)
+        nn.init.constant_(self.query.norm.bias, round(threshold, 2) / 4)
+        nn.init.constant_(self.key.norm.bias, round(threshold, 2))
+        nn.init.constant_(self.value.norm.weight, 2.0)
         return {self.attention: self._balance}
 
     @torch.no_grad()

@@ -1,0 +1,72 @@
+"""Parameters and MACs against what was published, and against the table of the reconstruction."""
+
+import json
+
+import pytest
+
+from effbench import models
+from effbench.models.index import counts, text
+
+# Parameters in M and GMACs at 224 px: arXiv:2501.15369, Table 3.
+PUBLISHED = {"iformer_t": (2.9, 0.53), "iformer_s": (6.5, 1.09), "iformer_m": (8.9, 1.64)}
+# Parameters in M, GMACs at 224 and 512 px of the reconstruction as it was specified.
+RECONSTRUCTED = {
+    "regla_t": (2.88, 0.515, 2.69),
+    "regla_s": (6.55, 1.077, 5.63),
+    "regla_m": (8.89, 1.622, 8.47),
+    "regla_l": (14.78, 2.814, 14.70),
+}
+
+
+def assert_agrees(published: float, counted: float) -> None:
+    """Within 1 %, or equal once rounded as the published figure is."""
+    decimals = len(str(published).partition(".")[2])
+    assert counted == pytest.approx(published, rel=0.01) or round(counted, decimals) == published
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_iformer_counts_are_the_published_ones(name: str) -> None:
+    found = models.get(name).counts
+    assert_agrees(PUBLISHED[name][0], found["params"] / 1e6)
+    assert_agrees(PUBLISHED[name][1], found["macs_224"] / 1e9)
+
+
+def test_iformer_l_differs_from_its_published_macs_as_the_released_code_does() -> None:
+    found = models.get("iformer_l").counts
+    assert_agrees(14.7, found["params"] / 1e6)
+    assert_agrees(2.83, found["macs_224"] / 1e9)
+
+
+@pytest.mark.parametrize("name", RECONSTRUCTED)
+def test_regla_counts_are_those_of_the_reconstruction(name: str) -> None:
+    found = models.get(name).counts
+    params, at_224, at_512 = RECONSTRUCTED[name]
+    assert found["params"] / 1e6 == pytest.approx(params, rel=0.01)
+    assert found["macs_224"] / 1e9 == pytest.approx(at_224, rel=0.01)
+    assert found["macs_512"] / 1e9 == pytest.approx(at_512, rel=0.01)
+
+
+def test_a_count_that_is_off_is_seen() -> None:
+    with pytest.raises(AssertionError):
+        assert_agrees(1.64, 1.67)
+
+
+def test_index_is_what_the_code_says() -> None:
+    assert models.INDEX.read_text() == text(), "run: python -m effbench.models.index"
+
+
+def test_index_needs_no_torch_and_keeps_reconstructions_named() -> None:
+    entries = {entry["name"]: entry for entry in json.loads(models.INDEX.read_text())}
+    assert list(entries) == list(models.models())
+    assert all(
+        ("reconstructed" in (entries[name]["reconstruction"] or "")) == name.startswith("regla") for name in entries
+    )
+
+
+def test_counts_of_one_model_are_exact_integers() -> None:
+    assert counts(models.get("iformer_t")) == {
+        "params": 2873032,
+        "macs_224": 530472064,
+        "macs_512": 3292653568,
+        "receptive_field_px": 1109,
+    }
