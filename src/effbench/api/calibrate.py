@@ -63,7 +63,8 @@ def text(found: Calibration) -> str:
         f"{machine['cpu_model']}, {machine['cores_allowed']} cores, {machine['threads']} thread(s); {found.model}",
         f"{found.rounds} rounds of {found.seconds_per_round:.1f} s, {found.workers} worker(s) a round, "
         f"typical latency at quantile {found.quantile:g}",
-        "spread of a round's log ratio: " + ", ".join(f"{key} {value:.2f} %" for key, value in found.spread_pct.items()),
+        "spread of a round's log ratio: "
+        + ", ".join(f"{key} {value:.2f} %" for key, value in found.spread_pct.items()),
         f"tail: {found.tail_noise_pct:.2f} %",
         f"false alarms: {share}, with 95 % confidence",
         f"found in 95 % of runs of {found.budget_s:g} s: {seen}",

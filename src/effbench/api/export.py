@@ -11,7 +11,7 @@ from typing import Any
 
 from effbench import deploy, process
 from effbench.api.source import Source, code_hashes, ingredients, resolve, versions
-from effbench.deploy import bundle, fidelity
+from effbench.deploy import bundle
 from effbench.errors import DataError, EffbenchError, FidelityError, UnavailableError, UsageError, did_you_mean
 from effbench.schema import (
     PRECISIONS,
@@ -310,7 +310,7 @@ def reference_of(artifact: Artifact, home: Path) -> Path:
     """Return the file of expected outputs that belongs to the graph an artifact was made from."""
     for found in bundle.artifacts(artifact.folder.parent.parent):
         if found.digest == artifact.graph_digest:
-            return found.folder / fidelity.REFERENCE
+            return found.folder / bundle.REFERENCE
     raise DataError(f"The graph that {artifact.name} was made from is gone.", hint="Export it again.")
 
 

@@ -125,7 +125,9 @@ def gate(
     if (base is None) == (baseline is None):
         raise UsageError("A gate needs a base.", hint="Give --base REF (a git ref) or --baseline PATH, one of them.")
     check_device(device)
-    asked = _asked(models, resolutions, targets, threads, batch, seed, weights, device, path, suite, home_of(out), notify)
+    asked = _asked(
+        models, resolutions, targets, threads, batch, seed, weights, device, path, suite, home_of(out), notify
+    )
     when = inconclusive or suite.get("inconclusive", "code")
     if when not in WHEN_INCONCLUSIVE:
         raise UsageError(f"--inconclusive {when}: code, pass or fail is meant.")
@@ -161,7 +163,8 @@ def _asked(
     names = tuple(models) or tuple(suite.get("models", ()))
     if not names:
         raise UsageError(
-            "No model is named.", hint='Name one (package.module:factory), or write [suite] models = ["..."] in effbench.toml.'
+            "No model is named.",
+            hint='Name one (package.module:factory), or write [suite] models = ["..."] in effbench.toml.',
         )
     sizes = [str(size) for size in (resolutions or suite.get("resolutions", (224,)))]
     return Asked(
@@ -196,7 +199,9 @@ class _Flow:
         below = self.here.relative_to(top.resolve())
         with worktree(base, top) as tree:
             self.asked.notify(f"base {base} is {git('rev-parse', '--short', 'HEAD', cwd=tree)}")
-            sides = [(model, self._side(tree, model, below), self._side(top, model, below)) for model in self.asked.models]
+            sides = [
+                (model, self._side(tree, model, below), self._side(top, model, below)) for model in self.asked.models
+            ]
         return self._decide(sides)
 
     def from_files(self, path: Path) -> tuple[list[Verdict], bool]:
@@ -222,7 +227,8 @@ class _Flow:
             return error
 
     def _decide(
-        self, sides: Sequence[tuple[str, list[Exported] | list[Artifact] | EffbenchError, list[Exported] | EffbenchError]]
+        self,
+        sides: Sequence[tuple[str, list[Exported] | list[Artifact] | EffbenchError, list[Exported] | EffbenchError]],
     ) -> tuple[list[Verdict], bool]:
         pairs: list[Pair] = []
         lonely: list[tuple[Verdict, Artifact | None]] = []
@@ -236,7 +242,8 @@ class _Flow:
         verdicts, interrupted = contest(pairs, self.setting, self.rules, self.asked.notify)
         artifacts = [b for _, _, b in pairs]
         verdicts = [
-            explain(item, a, b, self.setting, self.asked.notify) for item, (_, a, b) in zip(verdicts, pairs, strict=True)
+            explain(item, a, b, self.setting, self.asked.notify)
+            for item, (_, a, b) in zip(verdicts, pairs, strict=True)
         ]
         if self.latency:
             asked = self.asked
@@ -265,7 +272,9 @@ class _Flow:
             if failed is not None:
                 lonely.append((_failed(name, f"base: {failed.reason}", failed.next_step, 5), None))
             else:
-                lonely.append((Verdict(name, NEW, reason="the base has no such model", b_digest=candidate.digest), candidate))
+                lonely.append(
+                    (Verdict(name, NEW, reason="the base has no such model", b_digest=candidate.digest), candidate)
+                )
             return
         if partner.digest != candidate.digest and "factory" in candidate.options and self.asked.weights is None:
             candidate = share_weights(partner, candidate, self.asked.home)
@@ -286,7 +295,14 @@ class _Flow:
                 artifact = bundle.load(Path(item.cell.artifact))
                 asked = self.asked
                 found = against_stored(
-                    artifact, stored, self.rules, asked.threads, asked.device, asked.home, self.setting.budget_s, asked.notify
+                    artifact,
+                    stored,
+                    self.rules,
+                    asked.threads,
+                    asked.device,
+                    asked.home,
+                    self.setting.budget_s,
+                    asked.notify,
                 )
                 verdicts.append(self._bounded(found, artifact))
         return verdicts

@@ -129,13 +129,19 @@ def _bounds(
     if key == "accelerator_share":
         share = artifact.placement.get("accelerator_share")
         if share is None:
-            return [Bound(key, float(limit), None, "open", f"target {subject.target} does not tell where operators run")]
+            return [
+                Bound(key, float(limit), None, "open", f"target {subject.target} does not tell where operators run")
+            ]
         return [Bound(key, float(limit), float(share), "passed" if share >= limit else "missed")]
     if key == "fidelity":
         if artifact.fidelity is None:
             return [Bound(key, 1.0, None, "open", "not verified")]
         reasons = "; ".join(artifact.fidelity.reasons)
-        return [Bound(key, 1.0, float(artifact.fidelity.passed), "passed" if artifact.fidelity.passed else "missed", reasons)]
+        return [
+            Bound(
+                key, 1.0, float(artifact.fidelity.passed), "passed" if artifact.fidelity.passed else "missed", reasons
+            )
+        ]
     return [_measured(key, float(limit), measured)]
 
 

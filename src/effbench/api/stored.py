@@ -49,7 +49,9 @@ def stored_artifacts(path: Path) -> list[Artifact]:
         return [bundle.load(path)]
     found = [item for item in bundle.artifacts(path) if item.subject.target != "onnx"]
     if not found:
-        raise DataError(f"{path}: no artifacts.", hint="An artifact's folder, or one that has artifacts/ below, is meant.")
+        raise DataError(
+            f"{path}: no artifacts.", hint="An artifact's folder, or one that has artifacts/ below, is meant."
+        )
     return found
 
 

@@ -78,7 +78,9 @@ def _renamed(layers: Mapping[str, Any], model: Any) -> dict[str, Any]:
 
 def _difference(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int]:
     names = sorted({*before, *after})
-    return {name: after.get(name, 0) - before.get(name, 0) for name in names if after.get(name, 0) != before.get(name, 0)}
+    return {
+        name: after.get(name, 0) - before.get(name, 0) for name in names if after.get(name, 0) != before.get(name, 0)
+    }
 
 
 def lost_fusions(executed: Mapping[str, int], operators: Mapping[str, int]) -> tuple[str, ...]:

@@ -90,7 +90,7 @@ def _from_factory(job: dict[str, Any], draft: Path, stages: _Stages) -> Artifact
     names = [spec.name for spec in onnx_file.specs(model.graph.output)]
     expected = dict(zip(names, expected.values(), strict=True))
     fidelity.save_reference(
-        draft / fidelity.REFERENCE, images, expected, f"torch {torch.__version__} eager fp32, unfused"
+        draft / bundle.REFERENCE, images, expected, f"torch {torch.__version__} eager fp32, unfused"
     )
     params = sum(item.numel() for item in module.parameters())
     macs = onnx_file.count_macs(_static(model, resolution, job["batch"]) if job["dynamic_batch"] else model)
@@ -130,7 +130,7 @@ def _from_file(job: dict[str, Any], draft: Path, stages: _Stages) -> Artifact:
     batches = fidelity.feeds(images, batch, spec, backbone.preprocessing)
     expected = fidelity.run_all(lambda feeds: run_model(static, feeds), batches)
     onnx.save(dynamic, draft / "model.onnx")
-    fidelity.save_reference(draft / fidelity.REFERENCE, images, expected, "effbench's ONNX interpreter on torch, fp32")
+    fidelity.save_reference(draft / bundle.REFERENCE, images, expected, "effbench's ONNX interpreter on torch, fp32")
     subject = _subject(job, onnx_file.count_params(static), onnx_file.count_macs(static))
     return _artifact(job, draft, dynamic, subject, stages, backbone)
 
@@ -177,7 +177,7 @@ def precision(job: dict[str, Any], emit: Any) -> None:
         stages.begin(f"write {job['precision']} into the graph")
         model = to_fp16(onnx_file.load(source.path), job["islands"])
         onnx.save(model, draft / "model.onnx")
-        shutil.copyfile(source.folder / fidelity.REFERENCE, draft / fidelity.REFERENCE)
+        shutil.copyfile(source.folder / bundle.REFERENCE, draft / bundle.REFERENCE)
         subject = replace(source.subject, storage_precision=job["precision"])
         return replace(
             source,

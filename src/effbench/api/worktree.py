@@ -130,7 +130,9 @@ def export_tree(
     files: tuple[str, ...] = ()
     cwd = root / subfolder
     if not cwd.is_dir():
-        raise EffbenchError(f"The tree {root} has no folder '{subfolder}'.", hint="Run the gate from a folder that both have.")
+        raise EffbenchError(
+            f"The tree {root} has no folder '{subfolder}'.", hint="Run the gate from a folder that both have."
+        )
     for event in process.run(WORKER, request, time_limit_s=LIMIT_S, python=python, env=env, cwd=cwd):
         if event["event"] == "proof":
             files = tuple(event["files"])

@@ -24,6 +24,8 @@ from effbench.schema import (
 )
 
 MANIFEST = "manifest.json"
+REFERENCE = "reference.npz"
+"""Pictures and expected outputs, beside a graph; no part of what is deployed."""
 
 
 def make_key(ingredients: Mapping[str, Any]) -> str:
@@ -73,7 +75,7 @@ def write(folder: Path, build: Callable[[Path], Artifact]) -> Artifact:
         artifact = build(draft)
         files = {path.relative_to(draft).as_posix(): _info(path) for path in sorted(_files(draft))}
         artifact = replace(artifact, folder=draft, files=files, digest=digest_of(files))
-        size = sum(info.size_bytes for name, info in files.items() if not name.startswith("reference"))
+        size = sum(info.size_bytes for name, info in files.items() if name != REFERENCE)
         artifact = replace(artifact, subject=replace(artifact.subject, size_bytes=size))
         save_manifest(artifact)
         if folder.exists():

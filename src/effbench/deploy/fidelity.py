@@ -16,13 +16,13 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
+from effbench.deploy.bundle import REFERENCE as REFERENCE
 from effbench.errors import DataError
 from effbench.schema import Fidelity, Preprocessing, TensorSpec
 
 Array = npt.NDArray[Any]
 Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 
-REFERENCE = "reference.npz"
 NATURAL = 6
 """Pictures with natural-image statistics; the spread is taken over these."""
 
