@@ -1,0 +1,102 @@
+"""Put a report's tables and plot into the README: ``python benchmarks/update_readme.py runs/report-top1``.
+
+The folder is what ``effbench report --plot --format json`` wrote. The tables replace what stands between the two marks;
+the first plot of measured rows goes to ``docs/img/pareto.svg``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+PLOT = ROOT / "docs" / "img" / "pareto.svg"
+BEGIN, END = "<!-- table:begin -->", "<!-- table:end -->"
+LARGEST_PLOT_BYTES = 200_000
+
+Row = dict[str, Any]
+
+
+def measured(folder: Path) -> list[Row]:
+    """Return the measured rows of a report, ordered by size, model and target."""
+    path = folder / "report.json"
+    if not path.is_file():
+        sys.exit(f"{path}: no such file; write it with: effbench report --plot --format json")
+    rows = [row for row in json.loads(path.read_text())["rows"] if row["source"] == "measured"]
+    if not rows:
+        sys.exit(f"{path}: holds no measured row")
+    return sorted(rows, key=lambda row: (row["height_px"], row["width_px"], row["model"], row["target"]))
+
+
+def line(row: Row) -> str:
+    """Return one row of the table; what is borrowed or reconstructed is marked."""
+    size = str(row["height_px"]) + (f"x{row['width_px']}" if row["width_px"] != row["height_px"] else "")
+    precision = " / ".join(dict.fromkeys((row["storage_precision"], row["compute_precision"] or "unknown")))
+    accuracy = "-" if row["accuracy"] is None else f"{row['accuracy']:g}" + r" \*" * row["borrowed"]
+    p50 = "-" if row["p50_ms"] is None else f"{row['p50_ms']:.2f}"
+    if row["p50_low_ms"] is not None:
+        p50 += f" [{row['p50_low_ms']:.2f}, {row['p50_high_ms']:.2f}]"
+    model = row["model"] + (" †" if row["reconstruction"] else "")
+    counts = (f"{row['params'] / 1e6:.2f}", f"{row['macs'] / 1e9:.2f}")
+    return f"| {' | '.join((model, size, row['target'], precision, accuracy, p50, *counts, row['trust']))} |"
+
+
+def conditions(row: Row) -> str:
+    """Return what a row was measured under, which the whole table has to share."""
+    plural = "s" if row["threads"] != 1 else ""
+    return (
+        f"{row['machine']}; batch {row['batch']}, {row['threads']} thread{plural}, {row['scope']}, {row['protocol']}; "
+        f"{row['rounds']} rounds in fresh processes; weights {row['weights']}."
+    )
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Return the Markdown that stands between the marks: a table, and notes on what its signs mean."""
+    shared = {conditions(row): None for row in rows}
+    if len(shared) > 1:
+        sys.exit(f"the rows were not measured alike: {'; '.join(shared)}")
+    notes = [*shared, f"Runtimes: {', '.join(dict.fromkeys(row['runtime'] for row in rows))}."]
+    if any(row["borrowed"] for row in rows):
+        notes.append(r"\* *borrowed*: printed by a paper for other weights; nothing here produced it.")
+    if any(row["reconstruction"] for row in rows):
+        notes.append("† a reconstruction from an abstract, not the authors' network.")
+    if any(row["trust"] != "A" for row in rows):
+        notes.append("Trust runs from A to D ([what the grades mean](docs/trust.md)); a D is no latency of the model.")
+    header = ("model", "px", "target", "precision", "top-1 %", "p50 ms [95 %]", "params M", "GMACs", "trust")
+    return "\n".join([f"| {' | '.join(header)} |", f"|{'---|' * len(header)}", *map(line, rows), "", *notes])
+
+
+def replace(text: str, block: str) -> str:
+    """Return the text with what stands between the marks replaced."""
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        sys.exit(f"{README.name}: needs {BEGIN} and {END} once each")
+    before, _, rest = text.partition(BEGIN)
+    return f"{before}{BEGIN}\n{block}\n{END}{rest.partition(END)[2]}"
+
+
+def main() -> None:
+    """Update the README and the plot."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--plot", help="file name of the plot in that folder (default: the first)")
+    choice = parser.parse_args()
+    rows = measured(choice.folder)
+    plots = sorted(choice.folder.glob(choice.plot or "*local*.svg"))
+    if not plots:
+        sys.exit(f"{choice.folder}: holds no plot; write it with: effbench report --plot")
+    if plots[0].stat().st_size > LARGEST_PLOT_BYTES:
+        sys.exit(f"{plots[0]}: {plots[0].stat().st_size:,} bytes, more than {LARGEST_PLOT_BYTES:,}")
+    README.write_text(replace(README.read_text(), table(rows)))
+    PLOT.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(plots[0], PLOT)
+    print(f"{README.name}: {len(rows)} rows; {PLOT.relative_to(ROOT)}: from {plots[0].name}")
+
+
+if __name__ == "__main__":
+    main()
