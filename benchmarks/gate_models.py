@@ -26,14 +26,12 @@ def _constant(model: Any, name: str, value: Any) -> str:
 
 def _insert(model: Any, tensor: str, nodes: list[Any], output: str) -> None:
     """Put nodes behind the node that makes a tensor; everything that read the tensor reads ``output`` instead."""
-    new = {id(node) for node in nodes}
     place = next(i for i, node in enumerate(model.graph.node) if tensor in node.output) + 1
     for node in model.graph.node:
         for index, name in enumerate(node.input):
             if name == tensor:
                 node.input[index] = output
     for offset, node in enumerate(nodes):
-        assert id(node) in new
         model.graph.node.insert(place + offset, node)
 
 
@@ -49,7 +47,9 @@ def _identity_convs(model: Any, source: str, channels: int, count: int, target: 
     weight = _constant(model, f"{PREFIX}.{tag}.weight", eye)
     names = [source, *(f"{PREFIX}.{tag}.{i}" for i in range(count - 1)), target]
     return [
-        helper.make_node("Conv", [names[i], weight], [names[i + 1]], name=f"{PREFIX}.{tag}.{i}/Conv", kernel_shape=[1, 1])
+        helper.make_node(
+            "Conv", [names[i], weight], [names[i + 1]], name=f"{PREFIX}.{tag}.{i}/Conv", kernel_shape=[1, 1]
+        )
         for i in range(count)
     ]
 
@@ -59,7 +59,9 @@ def added_layers(count: int) -> Callable[[Any], None]:
 
     def edit(model: Any) -> None:
         tensor, channels = _wide_tensor(model)
-        _insert(model, tensor, _identity_convs(model, tensor, channels, count, f"{PREFIX}.out", "layer"), f"{PREFIX}.out")
+        _insert(
+            model, tensor, _identity_convs(model, tensor, channels, count, f"{PREFIX}.out", "layer"), f"{PREFIX}.out"
+        )
 
     return edit
 
@@ -68,7 +70,9 @@ def lost_fusion(count: int) -> Callable[[Any], None]:
     """Write the first GELUs as five elementwise operators, in an order that no runtime fuses back."""
 
     def edit(model: Any) -> None:
-        root, half = (_constant(model, f"{PREFIX}.{n}", np.float32(v)) for n, v in (("root", math.sqrt(0.5)), ("half", 0.5)))
+        root, half = (
+            _constant(model, f"{PREFIX}.{n}", np.float32(v)) for n, v in (("root", math.sqrt(0.5)), ("half", 0.5))
+        )
         gelus = [node for node in model.graph.node if node.op_type == "Gelu"][:count]
         for node in gelus:
             x, y, base = node.input[0], node.output[0], node.name.replace("/Gelu", "")
@@ -89,8 +93,8 @@ def lost_fusion(count: int) -> Callable[[Any], None]:
     return edit
 
 
-def heavier_kernel(count: int) -> Callable[[Any], None]:
-    """Pad the kernels of the first 3 x 3 depthwise convolutions with zeros to 5 x 5."""
+def heavier_kernel(count: int, ring: int) -> Callable[[Any], None]:
+    """Pad the kernels of the first 3 x 3 depthwise convolutions with rings of zeros."""
 
     def edit(model: Any) -> None:
         weights = {t.name: t for t in model.graph.initializer}
@@ -99,14 +103,14 @@ def heavier_kernel(count: int) -> Callable[[Any], None]:
             tensor = weights.get(node.input[1]) if node.op_type == "Conv" else None
             if tensor is None or list(tensor.dims[1:]) != [1, 3, 3] or done == count:
                 continue
-            value = np.pad(numpy_helper.to_array(tensor), ((0, 0), (0, 0), (1, 1), (1, 1)))
+            value = np.pad(numpy_helper.to_array(tensor), ((0, 0), (0, 0), (ring, ring), (ring, ring)))
             name = _constant(model, f"{PREFIX}.{tensor.name}", value)
             node.input[1] = name
             for attribute in node.attribute:
                 if attribute.name == "pads":
-                    attribute.ints[:] = [pad + 1 for pad in attribute.ints]
+                    attribute.ints[:] = [pad + ring for pad in attribute.ints]
                 if attribute.name == "kernel_shape":
-                    attribute.ints[:] = [5, 5]
+                    attribute.ints[:] = [3 + 2 * ring] * 2
             done += 1
         assert done == count, f"only {done} depthwise convolutions"
 
@@ -120,14 +124,19 @@ def stall(threshold: float, count: int) -> Callable[[Any], None]:
         tensor, channels = _wide_tensor(model)
         image = model.graph.input[0].name
         nodes = _identity_convs(model, tensor, channels, count, f"{PREFIX}.slow", "stall")
-        branch = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in (f"{PREFIX}.slow", f"{PREFIX}.fast")]
+        branch = [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+            for name in (f"{PREFIX}.slow", f"{PREFIX}.fast")
+        ]
         slow = helper.make_graph(nodes, "slow", [], [branch[0]])
         fast = helper.make_graph([helper.make_node("Identity", [tensor], [f"{PREFIX}.fast"])], "fast", [], [branch[1]])
         limit = _constant(model, f"{PREFIX}.limit", np.float32(threshold))
         steps = [
             helper.make_node("ReduceMean", [image], [f"{PREFIX}.mean"], keepdims=0, name=f"{PREFIX}/ReduceMean"),
             helper.make_node("Less", [f"{PREFIX}.mean", limit], [f"{PREFIX}.dark"], name=f"{PREFIX}/Less"),
-            helper.make_node("If", [f"{PREFIX}.dark"], [f"{PREFIX}.out"], then_branch=slow, else_branch=fast, name=f"{PREFIX}/If"),
+            helper.make_node(
+                "If", [f"{PREFIX}.dark"], [f"{PREFIX}.out"], then_branch=slow, else_branch=fast, name=f"{PREFIX}/If"
+            ),
         ]
         _insert(model, tensor, steps, f"{PREFIX}.out")
 
@@ -147,11 +156,11 @@ def darkest_of(count: int, resolution: tuple[int, int]) -> float:
 
 EDITS: dict[str, Callable[[], Callable[[Any], None]]] = {
     "same": lambda: lambda model: None,
-    "layer_3": lambda: added_layers(6),
-    "fusion_5": lambda: lost_fusion(5),
-    "kernel_10": lambda: heavier_kernel(10),
-    "layer_20": lambda: added_layers(40),
-    "stall_10": lambda: stall(darkest_of(5, (224, 224)), 24),
+    "layer_3": lambda: added_layers(9),
+    "fusion_5": lambda: lost_fusion(6),
+    "kernel_10": lambda: heavier_kernel(20, 3),
+    "layer_20": lambda: added_layers(58),
+    "stall_10": lambda: stall(darkest_of(5, (224, 224)), 38),
 }
 """Name -> edit. The number in a name is the slowdown aimed at, in percent (for the stall: of p90)."""
 

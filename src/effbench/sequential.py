@@ -31,7 +31,7 @@ Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 STAKE = 0.9
-"""The share of his wealth that the gambler bets: of 0.85 to 0.98 the fastest at +5 % with 3 % wild rounds (docs/gate.md)."""
+"""The share of his wealth that the gambler bets: of 0.85 to 0.98 the surest at +5 % with wild rounds."""
 
 FIRST_SCALE = 0.005
 """The payoff's scale while fewer than `LEARNED` rounds are known: two loads of one model differ by about 0.5 %."""
@@ -116,7 +116,8 @@ class Answer:
     @property
     def fails(self) -> Interval:
         """The question that counts for ``--fail-above``: the slower one of those that decided."""
-        asked = [getattr(self, name) for name in self.by] or [self.typical, self.tail]
+        found = {"typical": self.typical, "tail": self.tail}
+        asked = [found[name] for name in self.by] or list(found.values())
         return max(asked, key=lambda item: item.low)
 
 
@@ -184,13 +185,14 @@ def outcomes(typical: Floats, tail: Floats, rules: Rules, comparisons: int = 1) 
         Codes (indices into `OUTCOMES`), shape (..., n), and booleans.
     """
     beats: list[dict[str, Bools]] = []
+    middles: list[Floats] = []
     for rounds, alpha in zip((typical, tail), rules.alphas(comparisons), strict=True):
         scale, need = scales(rounds), -math.log(alpha)
         levels = {"floor": rules.floor, "fail": rules.fail_above, "margin": -rules.margin}
         up = {f"above {name}": log_wealth(rounds, m, scale) >= need for name, m in levels.items()}
         down = {f"below {name}": log_wealth(-rounds, m, scale) >= need for name, m in levels.items()}
-        middle = np.abs(_running_median(rounds))
-        beats.append({**up, **down, "middle": middle})  # type: ignore[dict-item]
+        middles.append(np.abs(_running_median(rounds)))
+        beats.append({**up, **down})
     one, two = beats
     slower = one["above floor"] | two["above floor"]
     faster = one["below floor"] | two["below floor"]
@@ -201,7 +203,7 @@ def outcomes(typical: Floats, tail: Floats, rules: Rules, comparisons: int = 1) 
     code[faster & ~slower] = FASTER
     code[slower & faster] = INCONCLUSIVE
     # Between the floor and the margin a slowdown may still show itself: go on while the middle points there.
-    calm = inside & (one["middle"] <= rules.floor) & (two["middle"] <= rules.margin / 2)
+    calm = inside & (middles[0] <= rules.floor) & (middles[1] <= rules.margin / 2)
     past_fail = one["above fail"] | two["above fail"] | one["below fail"] | two["below fail"]
     settled = ((slower | faster) & past_fail) | (slower & faster) | (calm & ~slower & ~faster)
     return code, settled

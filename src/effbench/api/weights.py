@@ -1,15 +1,19 @@
-"""Give both sides of a gate the same weights where names and shapes match, so that a change of code is all that differs."""
+"""Give both sides of a gate the same weights where names and shapes match: the code is all that may differ."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from effbench import process
 from effbench.api.export import STAGE_LIMIT_S, WORKER
 from effbench.api.why import graph_of
 from effbench.deploy import bundle, onnx_file
 from effbench.schema import Artifact
+
+if TYPE_CHECKING:
+    import onnx
 
 
 def share_weights(base: Artifact, candidate: Artifact, home: Path) -> Artifact:
@@ -54,9 +58,9 @@ def share_weights(base: Artifact, candidate: Artifact, home: Path) -> Artifact:
     return replace(made, fidelity=candidate.fidelity)
 
 
-def _with_weights(model: object, source: object) -> object:
-    known = {tensor.name: tensor for tensor in source.graph.initializer}  # type: ignore[attr-defined]
-    for tensor in model.graph.initializer:  # type: ignore[attr-defined]
+def _with_weights(model: onnx.ModelProto, source: onnx.ModelProto) -> onnx.ModelProto:
+    known = {tensor.name: tensor for tensor in source.graph.initializer}
+    for tensor in model.graph.initializer:
         other = known.get(tensor.name)
         if other is not None and other.dims == tensor.dims and other.data_type == tensor.data_type:
             tensor.CopyFrom(other)

@@ -57,7 +57,8 @@ def notes(report: Report) -> list[str]:
     lines = [
         f"{report.a} -> {report.b}; noise floor {report.floor_pct:g} %, margin {report.margin_pct:g} %, fails above "
         f"{report.fail_above_pct:g} %; chance of a false alarm at most {share} ({report.compared} timed)",
-        f"{report.machine}; {report.settings.get('threads')} thread(s), {report.settings.get('workers')} worker(s) a round",
+        f"{report.machine}; {report.settings.get('threads')} thread(s), "
+        f"{report.settings.get('workers')} worker(s) a round",
     ]
     for item in report.verdicts:
         if item.reason and not item.identical:
@@ -139,7 +140,9 @@ def junit(report: Report) -> str:
     suite = ElementTree.Element("testsuite", name="effbench gate", tests=str(len(report.verdicts)))
     counts = {"failures": 0, "errors": 0, "skipped": 0}
     for item in report.verdicts:
-        case = ElementTree.SubElement(suite, "testcase", classname="effbench.gate", name=item.name, time=f"{item.seconds:.3f}")
+        case = ElementTree.SubElement(
+            suite, "testcase", classname="effbench.gate", name=item.name, time=f"{item.seconds:.3f}"
+        )
         message = one_line(item)
         if item.outcome == FAILED:
             counts["errors"] += 1
@@ -173,7 +176,7 @@ def one_line(item: Verdict) -> str:
     return "; ".join([*parts, *([item.reason] if item.reason else [])])
 
 
-def annotations(report: Report) -> str:
+def github(report: Report) -> str:
     """Return GitHub workflow commands: errors, warnings and notices that show up beside the change.
 
     Source: docs.github.com, "Workflow commands for GitHub Actions".
@@ -230,7 +233,12 @@ def action_benchmark(report: Report) -> str:
             wide = f"± {(interval[1] - interval[0]) / 2:.4g}" if interval else ""
             found.append({"name": f"{item.name} p50", "unit": "ms", "value": item.latency_ms, "range": wide})
         for ratio in item.ratios:
-            entry = {"name": f"{item.name} {ratio.question} ratio", "unit": "ratio", "value": ratio.ratio, "extra": span(ratio)}
+            entry = {
+                "name": f"{item.name} {ratio.question} ratio",
+                "unit": "ratio",
+                "value": ratio.ratio,
+                "extra": span(ratio),
+            }
             found.append(entry)
     return json.dumps(found, indent=1) + "\n"
 
@@ -246,7 +254,7 @@ FORMATS: dict[str, tuple[str, Callable[[Report], str]]] = {
     "markdown": ("gate.md", markdown),
     "junit": ("gate.xml", junit),
     "json": ("gate.json", as_json),
-    "github": ("gate-annotations.txt", annotations),
+    "github": ("gate-annotations.txt", github),
     "bencher": ("gate-bencher.json", bencher),
     "action-benchmark": ("gate-action-benchmark.json", action_benchmark),
 }
@@ -269,6 +277,8 @@ def write(report: Report, formats: list[str], folder: Path) -> list[Path]:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / file).write_text(render(report))
         except OSError as error:
-            raise DataError(f"Cannot write {folder / file}: {error.strerror}.", hint="Choose another with --out.") from error
+            raise DataError(
+                f"Cannot write {folder / file}: {error.strerror}.", hint="Choose another with --out."
+            ) from error
         written.append(folder / file)
     return written

@@ -1,0 +1,261 @@
+"""Does the gate cry wolf, and does it see? Proof on generated series, on recorded traces, and live.
+
+    python benchmarks/gate.py series                          generated rounds with known truth, in a minute
+    python benchmarks/gate.py record --load 0 --minutes 60    rounds under a stated load (busy cores); resumable
+    python benchmarks/gate.py pack                            recorded rounds -> gate_traces.npz
+    python benchmarks/gate.py tune                            which statistic is sharper, on the tuning half
+    python benchmarks/gate.py replay                          the gate and five known rules, on the held-out half
+    python benchmarks/gate.py live --load 0 --same 67 --slower 14   whole verdicts, unattended and resumable
+    python benchmarks/gate.py tally                           what the live verdicts were
+
+`record` and `live` want a machine that does nothing else: what else runs is load that nobody stated. Their files lie
+in --home (default runs/gate).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+from tabulate import tabulate
+
+import gate_traces
+from effbench.api.calibration import wilson
+from effbench.api.duel import Duel, Setting, run
+from effbench.sequential import OUTCOMES, Rules, outcomes
+from gate_rules import RULES
+from gate_series import CELLS, rounds_of
+
+REPLAYS = 2000
+BUDGET_S = 60.0
+SERIES_ROUNDS = 24
+BLOCK = 4
+"""Replays draw blocks of so many neighboring rounds, so that what lasts longer than a round stays together."""
+
+LIVE_SLOWER = ("fusion_5", "kernel_10", "layer_20", "stall_10")
+
+
+def _stopped(codes: np.ndarray, settled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the outcome where each run stops, and the index of its last round."""
+    last = np.where(settled.any(axis=1), settled.argmax(axis=1), codes.shape[1] - 1)
+    return codes[np.arange(len(codes)), last], last
+
+
+def _spread(values: np.ndarray) -> float:
+    """Return the robust standard deviation about zero of log ratios, in percent."""
+    return 148.26 * float(np.median(np.abs(values)))
+
+
+def _shares(final: np.ndarray) -> list[str]:
+    return [f"{100 * (final == code).mean():.2f}" for code in range(len(OUTCOMES))]
+
+
+def series() -> None:
+    """Print the outcome shares of generated cells, by truth."""
+    truths = {
+        "A/A": (0.0, 0.0),
+        "+3 %": (0.03, 0.0),
+        "+5 %": (0.05, 0.0),
+        "+10 %": (0.1, 0.0),
+        "stall +12 %": (0.0, 0.12),
+    }
+    rows = []
+    for cell in CELLS:
+        for name, (slower, stall) in truths.items():
+            typical, tail = rounds_of(cell, REPLAYS, SERIES_ROUNDS, 1, slower, stall)
+            final, last = _stopped(*outcomes(typical, tail, Rules()))
+            mirrored, _ = _stopped(*outcomes(-typical, -tail, Rules()))
+            swapped = np.array([1, 0, 2, 3])[mirrored]
+            assert (swapped == final).all(), "mirrored inputs must give mirrored verdicts"
+            rows.append([cell.name, name, *_shares(final), int(np.median(last)) + 1])
+    print(f"{REPLAYS} replays a cell, at most {SERIES_ROUNDS} rounds; percent")
+    print(tabulate(rows, headers=("noise", "truth", *OUTCOMES, "median rounds"), disable_numparse=True))
+
+
+def _drawn(pool: list[gate_traces.Trace], rng: np.random.Generator) -> np.ndarray:
+    """Return indices (REPLAYS, rounds) of runs drawn from a pool: blocks of neighbors, from random places."""
+    seconds = float(np.mean([trace.seconds for trace in pool]))
+    rounds = int(BUDGET_S / seconds * 1.5) + BLOCK
+    starts = rng.integers(0, max(1, len(pool) - BLOCK + 1), (REPLAYS, -(-rounds // BLOCK)))
+    return (starts[..., None] + np.arange(BLOCK)).reshape(REPLAYS, -1)[:, :rounds] % len(pool)
+
+
+def replay(quantile: float, rules_too: bool) -> None:
+    """Print how the gate and the known rules do on the held-out half of the recorded traces."""
+    about, traces = gate_traces.read()
+    _, held = gate_traces.halves(traces)
+    print(json.dumps(about))
+    rows, others = [], []
+    for load in sorted({trace.load for trace in held}):
+        for scenario in gate_traces.WANTED:
+            pool = [trace for trace in held if (trace.load, trace.scenario) == (load, scenario)]
+            if len(pool) < 2 * BLOCK:
+                continue
+            found = [trace.evidence(quantile) for trace in pool]
+            typical, tail = (np.array([getattr(one, name) for one in found]) for name in ("typical", "tail"))
+            index = _drawn(pool, np.random.default_rng(load))
+            clock = np.cumsum(np.array([trace.seconds for trace in pool])[index], axis=1)
+            codes, settled = outcomes(typical[index], tail[index], Rules())
+            # A round that begins within the budget is finished; none begins after it.
+            over = np.argmax(clock >= BUDGET_S, axis=1)
+            settled |= np.arange(clock.shape[1]) >= over[:, None]
+            final, last = _stopped(codes, settled)
+            spent = clock[np.arange(REPLAYS), last]
+            truth = f"{100 * math.expm1(np.median(typical)):+.1f} / {100 * math.expm1(np.median(tail)):+.1f} %"
+            sd = f"{_spread(typical - np.median(typical)):.2f} / {_spread(tail - np.median(tail)):.2f}"
+            rows.append([load, scenario, len(pool), truth, sd, *_shares(final), f"{np.median(spent):.1f} s"])
+            if rules_too:
+                others += _others(load, scenario, pool, index, over)
+    header = ("busy cores", "scenario", "rounds", "median typical / tail", "spread %", *OUTCOMES, "median time")
+    print(f"this gate: {REPLAYS} replays a cell, {BUDGET_S:g} s each; percent")
+    print(tabulate(rows, headers=header, disable_numparse=True))
+    if others:
+        print("known rules, percent called slower (and faster); side by side, then one after the other")
+        print(
+            tabulate(
+                others,
+                headers=("busy cores", "scenario", "rule", "alternating", "one after the other"),
+                disable_numparse=True,
+            )
+        )
+
+
+def _others(
+    load: int, scenario: str, pool: list[gate_traces.Trace], index: np.ndarray, over: np.ndarray
+) -> list[list[str]]:
+    """Apply the known rules to the wall times of the same runs: all pairs, and A's first half against B's second."""
+    walls = [(np.array(trace.item.a_ns, float), np.array(trace.item.b_ns, float)) for trace in pool]
+    rows = []
+    for name, rule in RULES.items():
+        counts = {"alternating": [0, 0], "sequential": [0, 0]}
+        for run_index, stop in zip(index, over, strict=True):
+            chosen = [walls[i] for i in run_index[: stop + 1]]
+            half = len(chosen) // 2
+            sides = {
+                "alternating": (np.concatenate([a for a, _ in chosen]), np.concatenate([b for _, b in chosen])),
+                "sequential": (
+                    np.concatenate([a for a, _ in chosen[:half]]),
+                    np.concatenate([b for _, b in chosen[half:]]),
+                ),
+            }
+            for how, (a, b) in sides.items():
+                called = rule(a, b)
+                counts[how][0] += called == "slower"
+                counts[how][1] += called == "faster"
+        shown = [f"{100 * s / len(index):.1f} ({100 * f / len(index):.1f})" for s, f in counts.values()]
+        rows.append([str(load), scenario, name, *shown])
+    return rows
+
+
+def tune() -> None:
+    """Print the spread of each statistic on the tuning half: which quantile is sharper, and what waiting costs."""
+    _, traces = gate_traces.read()
+    half, _ = gate_traces.halves(traces)
+    rows = []
+    for load in sorted({trace.load for trace in half}):
+        pool = [trace for trace in half if trace.load == load and trace.scenario == "same"]
+        row: list[object] = [load, len(pool), f"{np.mean([trace.seconds for trace in pool]):.2f} s"]
+        for quantile in (0.5, 0.25, 0.1):
+            values = np.array([trace.evidence(quantile).typical for trace in pool])
+            row.append(f"{_spread(values):.2f} ({100 * np.abs(values).max():.1f})")
+        wall = [np.median(np.log(np.array(t.item.b_ns) / np.array(t.item.a_ns))) for t in pool]
+        tail = np.array([trace.evidence().tail for trace in pool])
+        row.append(f"{_spread(np.array(wall)):.2f} ({100 * np.abs(wall).max():.1f})")
+        row.append(f"{_spread(tail):.2f} ({100 * np.abs(tail).max():.1f})")
+        rows.append(row)
+    header = ("busy cores", "rounds", "a round", "pairs' median", "q0.25", "q0.1", "median, waiting left in", "p90")
+    print("A/A on the tuning half: robust standard deviation of a round's log ratio in percent (largest)")
+    print(tabulate(rows, headers=header, disable_numparse=True))
+
+
+def live(home: Path, load: int, same: int, slower: int) -> None:
+    """Run whole verdicts under a load until so many of each kind are there; a kill loses the one in flight."""
+    path = home / "live.jsonl"
+    artifacts = gate_traces.models(home, ["same", *LIVE_SLOWER])
+    done = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    done = [entry for entry in done if entry["load"] == load]
+    equal = sum(entry["scenario"] == "same" for entry in done)
+    todo = ["same"] * (same - equal)
+    for index in range(slower - (len(done) - equal)):
+        todo.append(LIVE_SLOWER[index % len(LIVE_SLOWER)])
+    random.shuffle(todo)
+    with gate_traces.busy(load), path.open("a") as stream:
+        for number, scenario in enumerate(todo, start=1):
+            duel = Duel(scenario, artifacts["same"], artifacts[scenario], Setting(budget_s=BUDGET_S), Rules())
+            if run([duel], lambda text: None):
+                return
+            found = duel.verdict()
+            entry = {
+                "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
+                "load": load,
+                "scenario": scenario,
+                "outcome": found.outcome,
+                "rounds": found.rounds,
+                "lost": found.lost_rounds,
+                "seconds": found.seconds,
+                "log_ratios": [[round(v, 6) for v in pair] for pair in found.round_ratios],
+            }
+            stream.write(json.dumps(entry) + "\n")
+            stream.flush()
+            print(
+                f"load {load}, {number}/{len(todo)}: {scenario} {found.outcome}, {found.rounds} rounds",
+                flush=True,
+            )
+
+
+def tally(home: Path) -> None:
+    """Print the live verdicts as k/n with Wilson's intervals."""
+    entries = [json.loads(line) for line in (home / "live.jsonl").read_text().splitlines()]
+    rows = []
+    for load in sorted({entry["load"] for entry in entries}):
+        for scenario in ("same", *LIVE_SLOWER):
+            mine = [entry for entry in entries if (entry["load"], entry["scenario"]) == (load, scenario)]
+            rows += _tally(str(load), scenario, mine)
+    rows += _tally("all", "same", [entry for entry in entries if entry["scenario"] == "same"])
+    rows += _tally("all", "slower", [entry for entry in entries if entry["scenario"] != "same"])
+    print(tabulate(rows, headers=("busy cores", "scenario", *OUTCOMES, "median time"), disable_numparse=True))
+
+
+def _tally(load: str, scenario: str, mine: list[dict[str, object]]) -> list[list[str]]:
+    if not mine:
+        return []
+    shown = []
+    for outcome in OUTCOMES:
+        count = sum(entry["outcome"] == outcome for entry in mine)
+        low, high = wilson(count, len(mine))
+        shown.append(f"{count}/{len(mine)} [{100 * low:.1f}, {100 * high:.1f} %]")
+    return [[load, scenario, *shown, f"{np.median([float(str(e['seconds'])) for e in mine]):.0f} s"]]
+
+
+def main() -> None:
+    """Run one command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=("series", "record", "pack", "tune", "replay", "live", "tally"))
+    parser.add_argument("--home", type=Path, default=Path("runs/gate"))
+    parser.add_argument("--load", type=int, default=0, choices=(0, 1, 2))
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--same", type=int, default=67)
+    parser.add_argument("--slower", type=int, default=14)
+    parser.add_argument("--quantile", type=float, default=0.5)
+    parser.add_argument("--no-rules", action="store_true", help="replay: leave the known rules out (they take minutes)")
+    asked = parser.parse_args()
+    asked.home.mkdir(parents=True, exist_ok=True)
+    commands = {
+        "series": series,
+        "record": lambda: gate_traces.record(asked.home, asked.load, asked.minutes),
+        "pack": lambda: gate_traces.pack(asked.home),
+        "tune": tune,
+        "replay": lambda: replay(asked.quantile, not asked.no_rules),
+        "live": lambda: live(asked.home, asked.load, asked.same, asked.slower),
+        "tally": lambda: tally(asked.home),
+    }
+    commands[asked.command]()
+
+
+if __name__ == "__main__":
+    main()

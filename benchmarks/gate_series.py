@@ -1,0 +1,124 @@
+"""Generated rounds with a known truth: what a machine may do to both sides, and what it may do to one.
+
+A cell gives arrays (replays, rounds) of the two log ratios, reduced from single inferences as the gate reduces them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+PAIRS = 20
+LAYOUT = 0.005
+"""Two loads of one model differ by about half a percent."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A kind of noise: each term is a log factor of one inference, arrays (replays, rounds, pairs, 2)."""
+
+    name: str
+    make: Callable[[np.random.Generator, tuple[int, int, int]], Floats]
+
+
+def _white(rng: np.random.Generator, shape: tuple[int, int, int], sigma: float) -> Floats:
+    # Skewed, as latencies are: mostly near the least, now and then far above.
+    return sigma * rng.standard_exponential((*shape, 2)) + sigma / 2 * rng.standard_normal((*shape, 2))
+
+
+def _autocorrelated(rng: np.random.Generator, shape: tuple[int, int, int]) -> Floats:
+    replays, rounds, pairs = shape
+    steps = 0.02 * math.sqrt(1 - 0.9**2) * rng.standard_normal((replays, rounds, 2 * pairs))
+    state = np.zeros((replays, rounds, 2 * pairs))
+    state[..., 0] = 0.02 * rng.standard_normal((replays, rounds))
+    for index in range(1, 2 * pairs):
+        state[..., index] = 0.9 * state[..., index - 1] + steps[..., index]
+    return _shuffled(rng, state.reshape(replays, rounds, pairs, 2))
+
+
+def _drifting(rng: np.random.Generator, shape: tuple[int, int, int]) -> Floats:
+    replays, rounds, pairs = shape
+    ramp = np.linspace(0, 0.5, rounds * pairs * 2).reshape(1, rounds, pairs, 2)
+    return _shuffled(rng, np.broadcast_to(ramp, (replays, rounds, pairs, 2)).copy()) + _white(rng, shape, 0.01)
+
+
+def _bimodal(rng: np.random.Generator, shape: tuple[int, int, int]) -> Floats:
+    replays, rounds, pairs = shape
+    flips = rng.random((replays, rounds * pairs * 2)) < 0.03
+    state = (np.cumsum(flips, axis=1) % 2).reshape(replays, rounds, pairs, 2)
+    return _shuffled(rng, 0.35 * state) + _white(rng, shape, 0.01)
+
+
+def _round_effects(rng: np.random.Generator, shape: tuple[int, int, int], sigma: float) -> Floats:
+    replays, rounds, _ = shape
+    side = sigma / math.sqrt(2) * rng.standard_normal((replays, rounds, 1, 2))
+    return side + _white(rng, shape, 0.01)
+
+
+def _wild_rounds(rng: np.random.Generator, shape: tuple[int, int, int]) -> Floats:
+    replays, rounds, _ = shape
+    wild = rng.random((replays, rounds, 1, 1)) < 0.08
+    return wild * 0.3 * rng.standard_cauchy((replays, rounds, 1, 2)).clip(-5, 5) + _white(rng, shape, 0.01)
+
+
+def _one_side(rng: np.random.Generator, shape: tuple[int, int, int]) -> Floats:
+    """Load side B alone in a fifth of the rounds, by 30 %: what random order does not average out."""
+    replays, rounds, _ = shape
+    hit = np.zeros((*shape, 2))
+    hit[..., 1] = 0.3 * (rng.random((replays, rounds, 1)) < 0.2)
+    return hit + _white(rng, shape, 0.01)
+
+
+def _cold_first(rng: np.random.Generator, shape: tuple[int, int, int]) -> Floats:
+    """Let the first round's side B pay the cold cache: twice as slow in its first half."""
+    cold = np.zeros((*shape, 2))
+    cold[:, 0, : shape[2] // 2, 1] = math.log(2)
+    return cold + _white(rng, shape, 0.01)
+
+
+def _shuffled(rng: np.random.Generator, in_time: Floats) -> Floats:
+    """Give the two slots of each pair to the sides at random, as the gate does."""
+    swap = rng.random(in_time.shape[:-1]) < 0.5
+    return np.where(swap[..., None], in_time[..., ::-1], in_time)
+
+
+CELLS = (
+    Cell("quiet, 1 %", lambda rng, shape: _white(rng, shape, 0.01)),
+    Cell("AR(1) 0.9", lambda rng, shape: _autocorrelated(rng, shape) + _white(rng, shape, 0.005)),
+    Cell("drift +65 %", _drifting),
+    Cell("bimodal clock, 42 %", _bimodal),
+    Cell("round effects, 3 %", lambda rng, shape: _round_effects(rng, shape, 0.03)),
+    Cell("round effects, 15 %", lambda rng, shape: _round_effects(rng, shape, 0.15)),
+    Cell("8 % wild rounds", _wild_rounds),
+    Cell("load on B in 20 % of rounds", _one_side),
+    Cell("B pays the cold cache", _cold_first),
+)
+
+
+def rounds_of(
+    cell: Cell, replays: int, rounds: int, seed: int, slower: float = 0.0, stall: float = 0.0
+) -> tuple[Floats, Floats]:
+    """Return the log ratios of the typical latency and of the tail, (replays, rounds) each.
+
+    Args:
+        cell: The noise.
+        replays: Independent runs.
+        rounds: Of each.
+        seed: Of everything drawn.
+        slower: B's true slowdown of every inference, as a share.
+        stall: B's true slowdown of every fifth inference, as a share.
+    """
+    rng = np.random.default_rng([seed, CELLS.index(cell)])
+    shape = (replays, rounds, PAIRS)
+    logs = cell.make(rng, shape) + LAYOUT / math.sqrt(2) * rng.standard_normal((replays, rounds, 1, 2))
+    logs[..., 1] += math.log1p(slower)
+    logs[..., ::5, 1] += math.log1p(stall)
+    typical = np.median(logs[..., 1] - logs[..., 0], axis=-1)
+    tails = np.quantile(logs, 0.9, axis=-2)
+    return typical, tails[..., 1] - tails[..., 0]
