@@ -30,7 +30,7 @@ $(VENV)/.demo: $(BIN)/python pyproject.toml constraints.txt
 
 $(VENV)/.test: $(BIN)/python pyproject.toml constraints.txt
 	@echo "installing into $(VENV) ..."
-	@$(PIP) --editable '.[all,dev]'
+	@$(PIP) --editable '.[all,trt-rtx,dev]'
 	@touch $@
 
 demo: | need
