@@ -1,0 +1,225 @@
+"""int8 and a16w8 written into the graph as Q/DQ, from calibration pictures.
+
+int8 has the one form that ONNX Runtime, OpenVINO, TensorRT and Core ML all take: signed and symmetric, weights per
+channel and stored as int8, biases in float, and only convolutions and products with a constant matrix quantized.
+NNCF chooses the scales: it measured better than onnxruntime's quantizer (docs/numerics.md).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from effbench.deploy import Array, onnx_file
+from effbench.errors import ConversionError, MissingDependencyError, UsageError
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
+
+QUANTIZED = ("Conv", "Gemm", "MatMul")
+_TRANSPARENT = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Constant")
+
+
+def signal_to_noise_db(expected: Mapping[str, Array], found: Mapping[str, Array]) -> float:
+    """Return the signal to quantization noise in dB, the lowest over the outputs; shape (B, ...), batch first.
+
+    The signal is what is left after the mean over the pictures is taken off: a constant says nothing.
+    """
+    levels = []
+    for name, value in expected.items():
+        signal = np.asarray(value, np.float64) - np.mean(value, axis=0, dtype=np.float64)
+        noise = np.asarray(found[name], np.float64) - value
+        levels.append(10 * np.log10((signal**2).sum() / max(float((noise**2).sum()), 1e-300)))
+    return float(min(levels))
+
+
+def to_int8(model: ModelProto, batches: Sequence[Mapping[str, Array]]) -> ModelProto:
+    """Return the model with convolutions and constant matrix products in int8 (Q/DQ).
+
+    Args:
+        model: An fp32 graph of static shape.
+        batches: Preprocessed calibration inputs (`effbench.deploy.calibration`).
+
+    Raises:
+        UsageError: There are no calibration batches.
+        MissingDependencyError: NNCF is not installed.
+        ConversionError: NNCF refuses the graph, or makes another form of Q/DQ than the one that all targets take.
+    """
+    if not batches:
+        raise UsageError("int8 needs calibration pictures.", hint="Give --calibration FOLDER.")
+    made = _nncf(model, batches)
+    _fold_weights(made)
+    _make_signed(made)
+    check_form(made)
+    del made.graph.value_info[:]
+    return onnx_file.infer_shapes(onnx_file.tidy(made), "the int8 graph")
+
+
+def _nncf(model: ModelProto, batches: Sequence[Mapping[str, Array]]) -> ModelProto:
+    with _quiet():
+        try:
+            import nncf
+            from nncf.quantization.advanced_parameters import (
+                AdvancedQuantizationParameters,
+                OverflowFix,
+                QuantizationMode,
+                QuantizationParameters,
+            )
+        except ImportError as error:
+            raise MissingDependencyError("int8", "nncf", "int8") from error
+        constants = {tensor.name for tensor in model.graph.initializer}
+        types = {node.op_type for node in model.graph.node} - {*QUANTIZED, *_TRANSPARENT}
+        products = [n.name for n in model.graph.node if n.op_type == "MatMul" and not constants & set(n.input)]
+        symmetric = QuantizationParameters(mode=QuantizationMode.SYMMETRIC)
+        try:
+            result = nncf.quantize(
+                model,
+                nncf.Dataset(list(batches)),
+                preset=nncf.QuantizationPreset.PERFORMANCE,
+                subset_size=len(batches),
+                ignored_scope=nncf.IgnoredScope(types=sorted(types), names=products, validate=False),
+                advanced_parameters=AdvancedQuantizationParameters(
+                    overflow_fix=OverflowFix.DISABLE, activations_quantization_params=symmetric
+                ),
+            )
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise ConversionError("int8", f"NNCF: {str(error).splitlines()[0]}") from error
+    made: ModelProto = result
+    return made
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep NNCF's progress bars off stdout, which belongs to ``--json``, and its usage statistics off the network."""
+    import os
+
+    before = os.environ.get("NNCF_CI")
+    os.environ["NNCF_CI"] = "1"
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        if before is None:
+            del os.environ["NNCF_CI"]
+        else:
+            os.environ["NNCF_CI"] = before
+
+
+def _constants(model: ModelProto) -> dict[str, Any]:
+    from onnx import numpy_helper
+
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+
+
+def _replace_constant(model: ModelProto, name: str, value: Array) -> None:
+    from onnx import numpy_helper
+
+    for tensor in model.graph.initializer:
+        if tensor.name == name:
+            tensor.CopyFrom(numpy_helper.from_array(value, name))
+
+
+def _axis(node: NodeProto) -> int:
+    return next((a.i for a in node.attribute if a.name == "axis"), 1)
+
+
+def _fold_weights(model: ModelProto) -> None:
+    """Store quantized weights as int8: TensorRT wants a constant before DequantizeLinear, and files get smaller."""
+    from onnx import numpy_helper
+
+    constants = _constants(model)
+    for node in [n for n in model.graph.node if n.op_type == "QuantizeLinear" and n.input[0] in constants]:
+        weight, scale, zero = (constants[name] for name in node.input)
+        shape = [1] * weight.ndim
+        if scale.size > 1:
+            shape[_axis(node)] = -1
+        limits = np.iinfo(zero.dtype)
+        levels = np.rint(weight / scale.reshape(shape)) + zero.reshape(shape).astype(np.float64)
+        folded = np.clip(levels, limits.min, limits.max).astype(zero.dtype)
+        model.graph.initializer.append(numpy_helper.from_array(folded, node.output[0]))
+        model.graph.node.remove(node)
+
+
+def _make_signed(model: ModelProto) -> None:
+    """Turn unsigned activations (outputs of a ReLU, say) into signed ones: the same largest value, half the levels."""
+    constants = _constants(model)
+    signed: set[str] = set()
+    for node in model.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and constants[node.input[2]].dtype == np.uint8:
+            _, scale, zero = node.input
+            if np.any(constants[zero]):
+                raise ConversionError("int8", "asymmetric activations", node=node.name, op=node.op_type)
+            if scale not in signed:
+                _replace_constant(model, scale, (constants[scale] * np.float32(255 / 127)).astype(np.float32))
+            signed |= {scale, zero}
+    for name in signed:
+        if constants[name].dtype == np.uint8:
+            _replace_constant(model, name, constants[name].astype(np.int8))
+
+
+def check_form(model: ModelProto) -> None:
+    """Check that the Q/DQ of a graph has the one form that every target takes.
+
+    Raises:
+        ConversionError: A zero point is not a signed zero, a bias or an activation constant is quantized, or something
+            else than a convolution or a matrix product reads a dequantized weight.
+    """
+    constants = _constants(model)
+    readers: dict[str, list[tuple[NodeProto, int]]] = {}
+    for node in model.graph.node:
+        for i, name in enumerate(node.input):
+            readers.setdefault(name, []).append((node, i))
+    for node in model.graph.node:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        zero = constants.get(node.input[2]) if len(node.input) > 2 else np.zeros(1, np.int8)
+        if zero is None or zero.dtype != np.int8 or np.any(zero):
+            raise ConversionError("int8", "a zero point that is not a signed zero", node=node.name, op=node.op_type)
+        weight = node.op_type == "DequantizeLinear" and node.input[0] in constants
+        for reader, slot in readers.get(node.output[0], ()):
+            if weight and (reader.op_type not in QUANTIZED or slot > 1):
+                raise ConversionError("int8", f"a quantized constant feeds {reader.op_type}", node=node.name)
+
+
+def to_a16w8(model: ModelProto, batches: Sequence[Mapping[str, Array]]) -> ModelProto:
+    """Return the model with 16-bit activations and 8-bit weights, as the Snapdragon NPU wants them (Q/DQ everywhere).
+
+    Raises:
+        UsageError: There are no calibration batches.
+        MissingDependencyError: onnxruntime is not installed.
+    """
+    import onnx
+
+    if not batches:
+        raise UsageError("a16w8 needs calibration pictures.", hint="Give --calibration FOLDER.")
+    try:
+        from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize
+        from onnxruntime.quantization.execution_providers.qnn import get_qnn_qdq_config, qnn_preprocess_model
+    except ImportError as error:
+        raise MissingDependencyError("a16w8", "onnxruntime", "ort") from error
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.left = iter(batches)
+
+        def get_next(self) -> Mapping[str, Array] | None:
+            return next(self.left, None)
+
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        source, prepared, result = (Path(folder) / f"{name}.onnx" for name in ("source", "prepared", "result"))
+        onnx.save(model, source)
+        changed = qnn_preprocess_model(source, prepared)
+        start = prepared if changed else source
+        config = get_qnn_qdq_config(
+            start, Reader(), activation_type=QuantType.QUInt16, weight_type=QuantType.QUInt8, per_channel=False
+        )
+        quantize(start, result, config)
+        return onnx.load(result)
