@@ -30,11 +30,12 @@ SOURCE = ROOT / "src" / "effbench"
 LAYERS = ("models", "deploy", "profiles", "reports")
 BASE = ("store", "stats", "registry", "process", "sequential", "verdict")
 TOP = ("api", "agent", "agent_pair")
-FLOORS = (("errors",), ("schema",), BASE, LAYERS, TOP, ("cli",))
+FLOORS = (("errors",), ("schema",), BASE, LAYERS, TOP, ("cli", "cli_gate", "pytest_plugin"))
 """Lowest first; a module imports from floors below its own and from its own part, never from above or beside."""
 
-BESIDE = {("agent_pair", "agent")}
-"""Exceptions inside one floor: the two programs that run on a device share how an artifact is opened."""
+BESIDE = {("agent_pair", "agent"), ("cli", "cli_gate"), ("cli_gate", "cli")}
+"""Exceptions inside one floor: two programs that run on a device share how an artifact is opened, and two files of
+commands how progress is shown."""
 
 TORCH_ON_IMPORT = ("models", "deploy.interpreter", "deploy.islands")
 MODELS_WITHOUT_TORCH = ("models", "models.sources", "models.weights")
@@ -203,7 +204,9 @@ def test_a_bare_interpreter_with_numpy_imports_everything_but_the_models():
     expected = {m for m in MODULES if below(m, TORCH_ON_IMPORT) and m not in MODELS_WITHOUT_TORCH}
     heavy = {m.removeprefix("effbench."): name for m, name in missing.items() if name in ("torch", "onnx")}
     assert expected == set(heavy)
-    rest = {"effbench.cli": "click"} | ({"effbench.profiles.devices": "tomli"} if sys.version_info < (3, 11) else {})
+    toml = dict.fromkeys(("effbench.profiles.devices", "effbench.api.gate", "effbench.api.limits"), "tomli")
+    rest = {"effbench.cli": "click", "effbench.cli_gate": "click", "effbench.pytest_plugin": "pytest"}
+    rest |= toml if sys.version_info < (3, 11) else {}
     assert rest == {module: name for module, name in missing.items() if module.removeprefix("effbench.") not in heavy}
 
 

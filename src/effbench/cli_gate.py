@@ -19,7 +19,7 @@ def _shared(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--budget", "budget_s", type=float, metavar="SECONDS", help="Per comparison (default: 60)."),
         click.option("--floor", "floor_pct", type=float, metavar="PCT", help="The noise floor (default: 1)."),
         click.option("--margin", "margin_pct", type=float, metavar="PCT", help="Unchanged lies within (default: 5)."),
-        click.option("--fail-above", "fail_above_pct", type=float, metavar="PCT", help="Exit 1 above (default: floor)."),
+        click.option("--fail-above", "fail_above_pct", type=float, metavar="PCT", help="Exit 1 above (default: floor)"),
         click.option("--inconclusive", type=click.Choice(["code", "pass", "fail"]), help="code is exit 3 (default)."),
         click.option("--base-python", metavar="PATH", help="Run side A under this interpreter."),
         click.option("--workers", type=click.IntRange(1, 2), help="Processes a round (default: as calibrated, or 1)."),

@@ -26,7 +26,7 @@ def prove_inside(files: list[Path], root: Path, model: str) -> None:
         if not file.resolve().is_relative_to(root.resolve()):
             raise EffbenchError(
                 f"'{model}' would be exported from {file}, which is outside {root}.",
-                hint="An installed copy hides the tree's own. The gate puts the tree (and its src/) first on the module path; "
+                hint="An installed copy hides the tree's own. The gate puts the tree (and its src/) first on the path; "
                 "name the model's folder with --path if it lies elsewhere, or take the installed copy away.",
             )
 

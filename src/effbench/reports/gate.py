@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from tabulate import tabulate
-
 from effbench.errors import DataError, did_you_mean
 from effbench.schema import FORMAT_VERSION, plain
 from effbench.verdict import FAILED, INCONCLUSIVE, Ratio, Report, Verdict, Why, code_of
@@ -108,15 +106,21 @@ def explanation(why: Why) -> list[str]:
     return lines
 
 
+def _table(report: Report, style: str) -> str:
+    from tabulate import tabulate
+
+    return tabulate(_rows(report), headers=HEADER, tablefmt=style, disable_numparse=True)
+
+
 def terminal(report: Report) -> str:
     """Return the table and its notes as plain text."""
-    table = tabulate(_rows(report), headers=HEADER, tablefmt="simple", disable_numparse=True)
+    table = _table(report, "simple")
     return "\n".join([table, *notes(report)]) + "\n"
 
 
 def markdown(report: Report) -> str:
     """Return a section for a job summary or a pull request."""
-    table = tabulate(_rows(report), headers=HEADER, tablefmt="github", disable_numparse=True)
+    table = _table(report, "github")
     listed = "\n".join(f"- {_escaped(line.strip())}" for line in notes(report))
     return f"### Latency gate: {headline(report)}\n\n{table}\n\n{listed}\n"
 

@@ -1,0 +1,191 @@
+"""Paired rounds: the order is random and balanced, waiting for a core is taken off, broken clocks are refused."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from effbench.errors import DataError, MeasurementError
+from effbench.profiles.paired import (
+    PairedRound,
+    Turns,
+    evidence,
+    foreign_wait,
+    join_turns,
+    measure_pairs,
+    measure_turns,
+    net,
+    quiet,
+)
+
+FEEDS: list[Mapping[str, np.ndarray]] = [{"x": np.zeros(1)}]
+
+
+class Script:
+    """Two sessions and a clock that only they move."""
+
+    def __init__(self, a_ns: float, b_ns: float, drift: float = 0.0) -> None:
+        self.now, self.drift = 1_000, drift
+        self.calls: list[str] = []
+        self.sessions = (self._side("a", a_ns), self._side("b", b_ns))
+
+    def _side(self, name: str, nanoseconds: float):
+        def run(feeds: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+            self.calls.append(name)
+            self.now += int(nanoseconds * (1 + self.drift * len(self.calls)))
+            return {}
+
+        return run
+
+    def clock(self) -> int:
+        return self.now
+
+
+def scripted(script: Script, seed: int = 0, seconds: float = 0.1) -> PairedRound:
+    return measure_pairs(
+        script.sessions, (FEEDS, FEEDS), seconds=seconds, order=random.Random(seed), clock=script.clock, waits=lambda: 0
+    )
+
+
+def test_a_ratio_is_found_exactly():
+    found = evidence(scripted(Script(1e6, 1.05e6)))
+    assert (math.log(1.05), math.log(1.05)) == pytest.approx((found.typical, found.tail), abs=1e-9)
+
+
+def test_a_strong_drift_stays_out_of_the_ratio():
+    ratios = [evidence(scripted(Script(1e6, 1e6, drift=0.02), seed)).typical for seed in range(40)]
+    assert 0 == pytest.approx(np.mean(ratios), abs=0.005)
+
+
+def test_the_order_is_random_and_balanced():
+    script = Script(1e6, 1e6)
+    item = scripted(script, seconds=2.0)
+    assert 0.4 < np.mean(item.b_first) < 0.6
+    assert scripted(Script(1e6, 1e6), seed=1).b_first != scripted(Script(1e6, 1e6), seed=2).b_first
+    pairs = [set(script.calls[i : i + 2]) for i in range(0, len(script.calls), 2)]
+    assert all({"a", "b"} == pair for pair in pairs)
+
+
+def test_waiting_for_a_core_is_taken_off():
+    item = PairedRound((100, 200), (100, 100), (0, 100), (0, 0))
+    a, b = net(item)
+    assert ([100, 100], [100, 100]) == (a.tolist(), b.tolist())
+    assert 0 == evidence(item).typical
+
+
+def test_a_wait_longer_than_the_call_leaves_something():
+    a, _ = net(PairedRound((100,), (100,), (500,), (0,)))
+    assert 0 < a[0]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "a_wait", "b_wait"),
+    [
+        ((), (), (), ()),
+        ((1, 2), (1,), (0, 0), (0,)),
+        ((0,), (1,), (0,), (0,)),
+        ((1,), (-5,), (0,), (0,)),
+        ((1,), (1,), (-1,), (0,)),
+    ],
+    ids=["empty", "lengths", "zero", "backwards", "negative wait"],
+)
+def test_samples_that_are_no_latencies_are_refused(a: tuple, b: tuple, a_wait: tuple, b_wait: tuple):
+    with pytest.raises(DataError):
+        PairedRound(a, b, a_wait, b_wait)
+
+
+def test_a_clock_that_stands_still_is_refused():
+    script = Script(0, 1e6)
+    with pytest.raises(DataError, match="clock"):
+        scripted(script)
+
+
+@pytest.mark.skipif(not Path("/proc/thread-self/schedstat").exists(), reason="Linux tells the waiting of a thread")
+def test_the_counter_sees_another_process_and_not_our_own_sleep():
+    waits = foreign_wait()
+    before = waits()
+    time.sleep(0.05)
+    slept = waits() - before
+    hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * (os.cpu_count() or 1))]
+    try:
+        time.sleep(0.5)
+        before, start = waits(), time.perf_counter_ns()
+        total = 0
+        while time.perf_counter_ns() - start < 400_000_000:
+            total += 1
+        waited = waits() - before
+    finally:
+        for hog in hogs:
+            hog.kill()
+            hog.wait()
+    assert slept < 20_000_000
+    assert waited > 40_000_000
+
+
+def test_quiet_waits_for_threads_that_burn():
+    stop = time.perf_counter() + 0.03
+    thread = threading.Thread(target=lambda: [None for _ in iter(lambda: time.perf_counter() < stop, False)])
+    thread.start()
+    quiet(limit_s=1.0)
+    assert time.perf_counter() >= stop - 0.005
+    thread.join()
+
+
+def both(folder: Path, run_b) -> list[BaseException | tuple]:
+    """Run two sides that take turns, each in a thread, and return what each gave or raised."""
+    pipes = [folder / "a", folder / "b"]
+    for pipe in pipes:
+        os.mkfifo(pipe)
+    results: list[BaseException | tuple] = [(), ()]
+
+    def serve(side: int) -> None:
+        turns = Turns(pipes[side], pipes[1 - side], side)
+        session = (lambda feeds: time.sleep(0.001) or {}) if side == 0 else run_b
+        try:
+            results[side] = measure_turns(session, FEEDS, side, turns, seed=3, seconds=0.02, min_pairs=12)
+        except (RuntimeError, MeasurementError) as error:
+            results[side] = error
+        finally:
+            turns.close()
+
+    threads = [threading.Thread(target=serve, args=(side,)) for side in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=20)
+        assert not thread.is_alive()
+    return results
+
+
+def test_two_workers_take_turns(tmp_path: Path):
+    halves = both(tmp_path, lambda feeds: time.sleep(0.002) or {})
+    keys = ("wall_ns", "wait_ns", "b_first")
+    a, b = (dict(zip(keys, half, strict=True)) for half in halves)
+    item = join_turns(a, b)
+    assert 12 <= len(item.a_ns)
+    assert 0.2 < evidence(item).typical < 1.2
+    with pytest.raises(DataError, match="orders"):
+        join_turns(a, {**b, "b_first": [not first for first in b["b_first"]]})
+
+
+def test_a_worker_whose_partner_ends_is_told(tmp_path: Path):
+    calls = iter(range(100))
+
+    def fails(feeds):
+        if next(calls) == 6:
+            raise RuntimeError("gone")
+        return {}
+
+    first, second = both(tmp_path, fails)
+    assert isinstance(second, RuntimeError)
+    assert isinstance(first, MeasurementError)
