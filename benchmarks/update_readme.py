@@ -69,7 +69,15 @@ def table(rows: Sequence[Row]) -> str:
     if any(row["trust"] != "A" for row in rows):
         notes.append("Trust runs from A to D ([what the grades mean](docs/trust.md)); a D is no latency of the model.")
     header = ("model", "px", "target", "precision", "top-1 %", "p50 ms [95 %]", "params M", "GMACs", "trust")
-    return "\n".join([f"| {' | '.join(header)} |", f"|{'---|' * len(header)}", *map(line, rows), "", *notes])
+    return "\n".join(
+        [
+            f"| {' | '.join(header)} |",
+            f"|{'---|' * len(header)}",
+            *map(line, rows),
+            "",
+            *(f"- {note}" for note in notes),
+        ]
+    )
 
 
 def replace(text: str, block: str) -> str:

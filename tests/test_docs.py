@@ -1,0 +1,343 @@
+"""What the documents tell a reader to type works: commands, Python, examples, links, and the tables taken from code."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import pytest
+import torch
+
+from effbench.cli import cli
+from effbench.deploy import fidelity
+from effbench.errors import UsageError
+from effbench.profiles import devices, trust
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+FIRST = ("install", "models", "export", "verify", "profile", "report", "trust", "own-model", "python-api")
+"""The order of reading, in which a later page may use what an earlier one made; other pages follow by name."""
+
+BEING_WRITTEN = {f"docs/{name}.md" for name in ("coreml", "gate", "numerics", "qnn", "tensorrt")}
+"""Pages that are linked before they are there."""
+
+SKIPPED = {
+    ("docs/install.md", "python -m pip install"): "installs packages; the continuous check runs it",
+    ("docs/models.md", "effbench export iformer_m --weights"): "needs a file of weights",
+    ("docs/own-model.md", "effbench export detector.onnx"): "needs a file of the user",
+    ("docs/trust.md", "python benchmarks/coverage.py"): "takes minutes",
+    ("CONTRIBUTING.md", "python -m effbench.models.index"): "rewrites a file of the checkout",
+}
+"""Every block that is marked as not run: its page and how its first command begins, and the reason given there."""
+
+STAND_INS = (
+    (r"\bregla_m-224-", "toy.net-64-"),
+    (r"(?<!models )\bregla_m\b", "toy:net"),
+    (r"--res (224|512)\b", "--res 64"),
+    (r"\[224\]", "[64]"),
+    (r"(?m)^effbench profile.*$", r"\g<0> --budget 1 --rounds 1"),
+    (r"budget_s=\d+, rounds=\d+", "budget_s=1, rounds=1"),
+)
+"""In the quick run a small model takes the place of regla_m; the slow run takes the pages at their word."""
+
+EXECUTED = ("effbench ", "eval ")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its page, language, text, and what the comment before it says to the tests."""
+
+    page: str
+    language: str
+    text: str
+    note: str
+
+    @property
+    def commands(self) -> list[str]:
+        """Return the lines of a shell block, continued ones joined, without prompts and comments."""
+        lines = self.text.replace("\\\n", " ").splitlines()
+        if self.language == "console":
+            lines = [line[2:] for line in lines if line.startswith("$ ")]
+        bare = (re.sub(r"\s+#\s.*$", "", line).strip() for line in lines)
+        return [line for line in bare if line and not line.startswith("#")]
+
+    @property
+    def skipped(self) -> str | None:
+        return self.note.removeprefix("skip ") if self.note.startswith("skip ") else None
+
+
+def pages() -> dict[str, str]:
+    """Return the text of every document by its path, in reading order."""
+    rest = sorted(path.stem for path in (ROOT / "docs").glob("*.md") if path.stem not in FIRST)
+    names = [*(f"docs/{name}.md" for name in (*FIRST, *rest)), "README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"]
+    return {name: (ROOT / name).read_text() for name in names}
+
+
+def blocks(page: str, text: str) -> Iterator[Block]:
+    pattern = re.compile(r"(?:<!-- test: ([^\n]*?) -->\n)?^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+    for note, language, body in pattern.findall(text):
+        yield Block(page, language, body, note)
+
+
+PAGES = pages()
+BLOCKS = [block for page, text in PAGES.items() for block in blocks(page, text)]
+SHELL = [block for block in BLOCKS if block.language in ("sh", "console", "bash")]
+COMMANDS = [(block.page, line) for block in SHELL for line in block.commands]
+
+
+def test_blocks_are_read_as_written():
+    skipped = "x\n<!-- test: skip needs a GPU -->\n```sh\neffbench a \\\n  -b  # why\n# no\n```\n"
+    first, second = blocks("p", skipped + "```console\n$ make x\nout\n```\n")
+    assert (["effbench a    -b"], "needs a GPU") == (first.commands, first.skipped)
+    assert (["make x"], None) == (second.commands, second.skipped)
+
+
+def test_every_shell_line_is_of_a_kind_that_is_tested():
+    kinds = ("effbench ", "eval ", "make ", "python ")
+    assert [] == [line for block in SHELL if not block.skipped for line in block.commands if not line.startswith(kinds)]
+    assert len(COMMANDS) > 30
+
+
+def test_nothing_is_skipped_in_silence():
+    def key(block: Block) -> tuple[str, str]:
+        begins = [name for page, name in SKIPPED if page == block.page and block.commands[0].startswith(name)]
+        return (block.page, begins[0] if begins else block.commands[0])
+
+    assert SKIPPED == {key(block): block.skipped for block in SHELL if block.skipped}
+
+
+def parse(line: str) -> None:
+    """Parse a command as the command line would, without running it; an unknown option or argument raises."""
+    arguments = shlex.split(line)[1:]
+    with cli.make_context("effbench", arguments) as context:
+        name, command, rest = cli.resolve_command(context, [*context._protected_args, *context.args])
+        assert command is not None
+        command.make_context(name, rest, parent=context)
+
+
+@pytest.mark.parametrize("line", sorted({line for _, line in COMMANDS if line.startswith("effbench ")}))
+def test_a_command_parses(line: str):
+    parse(line)
+
+
+@pytest.mark.parametrize("line", ["effbench export --resolution 224 regla_m", "effbench exprot regla_m"])
+def test_a_command_that_does_not_exist_is_seen(line: str):
+    with pytest.raises((click.UsageError, UsageError), match=r"No such option|Unknown command"):
+        parse(line)
+
+
+def test_every_make_target_exists():
+    # Not `make -n TARGET`: what calls make itself runs even then. The rules are listed beside the goal `help`.
+    make = ["make", "--dry-run", "--print-data-base", "help"]
+    listed = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    named = {shlex.split(line)[1] for _, line in COMMANDS if line.startswith("make ")}
+    assert {"demo", "test", "test-slow", "check"} <= named
+    assert named <= set(re.findall(r"^([\w-]+):", listed, re.MULTILINE))
+
+
+@pytest.mark.parametrize("line", sorted({line for _, line in COMMANDS if line.startswith("python ")}))
+def test_a_script_exists(line: str):
+    first, *rest = shlex.split(line)[1:]
+    if first != "-m":
+        assert (ROOT / first).is_file()
+    elif rest[0].startswith("effbench."):
+        assert (ROOT / "src" / rest[0].replace(".", "/")).with_suffix(".py").is_file()
+    else:
+        assert "pip" == rest[0]
+
+
+def environment(**more: str) -> dict[str, str]:
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("EFFBENCH_")}
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    return {**inherited, "PATH": path, **more}
+
+
+def perform(command: list[str], folder: Path, env: Mapping[str, str] | None = None) -> str:
+    """Run one command in a folder; it has to end well."""
+    done = subprocess.run(
+        command, cwd=folder, env=env or environment(), capture_output=True, text=True, timeout=900, check=False
+    )
+    assert 0 == done.returncode, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    assert "Traceback" not in done.stderr
+    return done.stdout
+
+
+def walk_through(page: str, folder: Path, stand_ins: tuple[tuple[str, str], ...] = ()) -> int:
+    """Do what a page says from top to bottom; return how many commands and scripts were run."""
+    done = 0
+    for block in blocks(page, PAGES[page]):
+        text = block.text
+        if block.note.startswith("file "):
+            (folder / block.note.removeprefix("file ")).write_text(text)
+            continue
+        for pattern, other in stand_ins:
+            text = re.sub(pattern, other, text)
+        if block.language == "python":
+            perform([sys.executable, "-c", text], folder)
+            done += 1
+        lines = Block(page, block.language, text, block.note).commands if block in SHELL and not block.skipped else []
+        for line in lines:
+            if line.startswith(EXECUTED):
+                perform(["bash", "-c", line], folder)
+                done += 1
+    return done
+
+
+@pytest.fixture(scope="module")
+def desk(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder where the small model is exported already, shared by the pages as a reader's would be."""
+    folder = tmp_path_factory.mktemp("desk") / "work"
+    shutil.copytree(exported, folder)
+    return folder
+
+
+@pytest.mark.xdist_group("export")
+@pytest.mark.parametrize("name", ["models", "export", "verify", "profile", "report", "python-api"])
+def test_a_page_runs_on_a_small_model(name: str, desk: Path):
+    assert walk_through(f"docs/{name}.md", desk, STAND_INS) > 0
+
+
+@pytest.fixture(scope="module")
+def own_desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty folder."""
+    return tmp_path_factory.mktemp("own_desk")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.xdist_group("export")
+@pytest.mark.parametrize("page", [page for page in PAGES if any(block.page == page for block in BLOCKS)])
+def test_a_page_runs_word_by_word(page: str, own_desk: Path):
+    expected = sum(
+        1 if block.language == "python" else len([line for line in block.commands if line.startswith(EXECUTED)])
+        for block in BLOCKS
+        if block.page == page and not block.skipped and not block.note.startswith("file ")
+        if block.language == "python" or block in SHELL
+    )
+    assert expected == walk_through(page, own_desk)
+
+
+def anchors(text: str) -> set[str]:
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_links_lead_somewhere():
+    dead, seen = [], 0
+    for page, text in {**PAGES, "CHANGELOG.md": (ROOT / "CHANGELOG.md").read_text()}.items():
+        for link in re.findall(r"\]\(([^)\s]+)\)", text):
+            if link.startswith("https://"):
+                continue
+            seen += 1
+            name, _, anchor = link.partition("#")
+            path = ((ROOT / page).parent / name).resolve() if name else ROOT / page
+            if not path.is_file():
+                dead += [link] if path.relative_to(ROOT).as_posix() not in BEING_WRITTEN else []
+            elif anchor and anchor not in anchors(path.read_text()):
+                dead.append(link)
+    assert [] == dead
+    assert seen > 20
+
+
+def rows(page: str, heading: str) -> dict[str, list[str]]:
+    """Return the lines of the table whose first heading is given: first cell -> the others."""
+    table = re.search(rf"^\| {re.escape(heading)} \|.*\n\|[-|]+\n((?:\|.*\n)+)", PAGES[page], re.MULTILINE)
+    assert table is not None, f"{page} has no table of {heading}"
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table[1].splitlines()]
+    return {first: rest for first, *rest in cells}
+
+
+def test_the_table_of_grades_is_that_of_the_code():
+    def cells(limits: trust.Limits) -> list[str]:
+        return [f"{value:g} %" if value != float("inf") else "" for value in (limits.b, limits.c, limits.d)]
+
+    expected = {
+        "half-width of p50's interval": trust.UNCERTAINTY_PCT,
+        "CPU time of other processes, of one core": trust.OTHER_CPU_PCT,
+        "share of rounds with other processes above half a core": trust.BUSY_ROUND_SHARE_PCT,
+        "time ready but not running": trust.RUN_DELAY_PCT,
+        "time taken by the hypervisor, of one core": trust.STEAL_PCT,
+        "rounds that were not stationary": trust.NOT_STATIONARY_PCT,
+        "drift within rounds": trust.DRIFT_WITHIN_PCT,
+        "drift across rounds": trust.DRIFT_ACROSS_PCT,
+        "fall of the clock frequency": trust.FREQUENCY_DROP_PCT,
+        "distance of a second mode": trust.MODE_GAP_PCT,
+    }
+    found = rows("docs/trust.md", "check")
+    assert ["", "", "always"] == found.pop("outputs not final on return")
+    assert {name: cells(limits) for name, limits in expected.items()} == found
+
+
+def test_the_table_of_fidelity_is_that_of_the_code():
+    found = {name: cells[0] for name, cells in rows("docs/verify.md", "stored precision").items()}
+    for names, text in found.items():
+        for name in names.split(", "):
+            stated = [float(number) for number in re.findall(r"(\d[\d.]*(?:e-\d+)?)(?= of the spread|$| )", text)]
+            assert sorted(fidelity.LIMITS[name].values()) == sorted(set(stated) - {99.0}), name
+    assert set(fidelity.LIMITS) == {name for names in found for name in names.split(", ")}
+
+
+def test_the_documents_say_what_regla_is():
+    for page in ("README.md", "docs/models.md"):
+        assert "reconstruct" in PAGES[page]
+        assert "not the authors' networks" in " ".join(PAGES[page].split()), page
+
+
+def test_the_readme_has_one_table_of_measurements_and_its_plot():
+    inside = PAGES["README.md"].partition("<!-- table:begin -->")[2].partition("<!-- table:end -->")[0]
+    assert 1 == len(re.findall(r"^\|-", inside, re.MULTILINE))
+    assert "trust" in inside
+    assert (ROOT / "docs" / "img" / "pareto.svg").stat().st_size < 200_000
+
+
+@pytest.fixture
+def plugin(tmp_path: Path) -> dict[str, str]:
+    """The environment of somebody who installed the examples as a package of their own."""
+    info = tmp_path / "site" / "effbench_examples-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: effbench-examples\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[effbench.models]\nplain = backbone:BACKBONES\n[effbench.targets]\nonnx-ref = target:TARGET\n"
+    )
+    return environment(PYTHONPATH=os.pathsep.join([str(info.parent), str(EXAMPLES)]))
+
+
+def test_the_example_backbone_is_listed(plugin: dict[str, str], tmp_path: Path):
+    assert "backbone:plain_tiny" in perform(["effbench", "models", "plain_tiny"], tmp_path, plugin)
+
+
+def test_the_example_backbone_gives_four_maps(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    import backbone
+
+    model = backbone.plain_tiny().eval()
+    maps = model.forward_features(torch.zeros(1, 3, 64, 96))
+    assert [(64 // s, 96 // s) for s in (4, 8, 16, 32)] == [tuple(item.shape[-2:]) for item in maps]
+
+
+@pytest.mark.xdist_group("export")
+def test_the_example_target_makes_a_verified_artifact(plugin: dict[str, str], desk: Path):
+    assert "onnx-ref" in perform(["effbench", "targets"], desk, plugin)
+    made = perform(["effbench", "export", "toy:net", "--res", "64", "--target", "onnx-ref"], desk, plugin)
+    assert re.search(r"onnx-ref +ok", made)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("export")
+def test_the_example_backbone_exports_to_the_example_target(plugin: dict[str, str], tmp_path: Path):
+    made = perform(["effbench", "export", "plain_tiny", "--res", "64", "--target", "onnx-ref"], tmp_path, plugin)
+    assert re.search(r"onnx-ref +ok", made)
+
+
+def test_the_example_device_is_read():
+    device = devices.read(EXAMPLES / "device.toml")
+    assert ("rpi5", "written from documentation") == (device.name, device.evidence)
+    assert device.source.startswith("https://")
