@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -213,3 +215,13 @@ def test_on_a_gpu_the_engine_is_still_the_same_model(home: Path) -> None:
     phases = session.phases({"image": np.zeros((1, 3, 16, 16), np.float32)})
     assert min(phases.values()) > 0
     session.close()
+
+
+@pytest.mark.slow
+def test_a_network_of_rgma_blocks_builds_without_a_gpu(run: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    # Unrewritten, its normalizers kill the compiler of TensorRT for RTX 1.7.1.
+    done = run("export", "regla_t", "--res", "224", "-t", "trt-rtx", "-t", "trt", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    cells = json.loads(done.stdout)["data"]
+    assert [cell["status"] for cell in cells] == ["ok", "ok"]
+    assert {cell["precision"] for cell in cells} == {"fp16"}
