@@ -17,10 +17,13 @@ class LazyModule:
     def __init__(self, module: str, name: str | None = None) -> None:
         self._module = module
         self._name = name
+        self._found: Any = None
 
     def __getattr__(self, attribute: str) -> Any:
-        module = _quiet_import(self._module)
-        return getattr(module if self._name is None else getattr(module, self._name), attribute)
+        if self._found is None:
+            module = _quiet_import(self._module)
+            self._found = module if self._name is None else getattr(module, self._name)
+        return getattr(self._found, attribute)
 
 
 def _quiet_import(name: str) -> Any:
