@@ -116,10 +116,10 @@ def load(job: dict[str, Any], emit: Any) -> None:
 
     from effbench import deploy
 
-    packages = deploy.get(job["target"]).packages
-    for package in packages:
-        import_module(package.replace("-", "_"))
-    emit({"event": "result", "versions": {package: version(package) for package in packages}})
+    target = deploy.get(job["target"])
+    for module in getattr(target, "modules", target.packages):
+        import_module(module.replace("-", "_"))
+    emit({"event": "result", "versions": {package: version(package) for package in target.packages}})
 
 
 def observe(job: dict[str, Any], emit: Any) -> None:

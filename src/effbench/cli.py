@@ -112,7 +112,8 @@ def doctor(out: str | None, as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("model")
+@click.argument("model", required=False)
+@click.option("--finish", "bundle", metavar="BUNDLE", help="Build, on its device, what an export elsewhere left.")
 @_target
 @click.option(
     "--res", "resolutions", multiple=True, metavar="PX", default=("224",), help="512, or 384x640. Repeatable."
@@ -128,15 +129,28 @@ def doctor(out: str | None, as_json: bool) -> None:
 @_out
 @_json
 def export(
-    model: str, targets: Sequence[str], resolutions: Sequence[str], as_json: bool, settings: Sequence[str], **rest: Any
+    model: str | None,
+    bundle: str | None,
+    targets: Sequence[str],
+    resolutions: Sequence[str],
+    as_json: bool,
+    settings: Sequence[str],
+    **rest: Any,
 ) -> None:
     """Export MODEL (a name, a .onnx file, or package.module:factory) and verify what was made."""
     from effbench.api import show
     from effbench.api.export import export as run
+    from effbench.api.export import finish
+    from effbench.errors import UsageError
 
     rest["time_limit_s"] = rest.pop("time_limit")
+    if (model is None) == (bundle is None):
+        raise UsageError("Name one MODEL to export, or one bundle with --finish.", hint="effbench export regla_m")
     with _Progress() as notify:
-        cells = run(model, targets, resolutions, options=_pairs(settings), notify=notify, **rest)
+        if bundle is not None:
+            cells = finish(bundle, options=_pairs(settings), out=rest["out"])
+        else:
+            cells = run(str(model), targets, resolutions, options=_pairs(settings), notify=notify, **rest)
     _print(as_json, cells, lambda: show.cells(cells, next_command=_after_export(cells, rest["out"])))
     sys.exit(_worst(cells))
 

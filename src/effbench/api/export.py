@@ -307,7 +307,10 @@ def verify_artifact(
 
 
 def reference_of(artifact: Artifact, home: Path) -> Path:
-    """Return the file of expected outputs that belongs to the graph an artifact was made from."""
+    """Return the file of expected outputs: an artifact's own, else that of the graph it was made from."""
+    own = artifact.folder / bundle.REFERENCE
+    if own.is_file():
+        return own
     for found in bundle.artifacts(artifact.folder.parent.parent):
         if found.digest == artifact.graph_digest:
             return found.folder / bundle.REFERENCE
@@ -348,6 +351,28 @@ def verify(
             cell = _failed(cell, error)
         cells.append(replace(cell, seconds=round(time.perf_counter() - start, 3)))
     return cells
+
+
+def finish(
+    folder: str | Path, *, options: Mapping[str, str] | None = None, out: str | Path | None = None
+) -> list[Cell]:
+    """Build, on the device that will run it, what an export elsewhere left as a bundle.
+
+    Raises:
+        UsageError: The artifact is no bundle of a target that is finished on its device.
+        UnavailableError: The toolkit or the device is missing here.
+    """
+    start = time.perf_counter()
+    left = bundle.load(Path(folder))
+    target = deploy.get(left.subject.target)
+    build = getattr(target, "finish", None)
+    if build is None:
+        raise UsageError(f"{left.name} is whole: target '{target.name}' leaves nothing to finish.")
+    made: Artifact = build(left.folder, home_of(out), dict(options or {}))
+    subject = made.subject
+    seconds = round(time.perf_counter() - start, 3)
+    cell = Cell(subject.model, subject.resolution, subject.storage_precision, subject.target, "ok")
+    return [replace(cell, artifact=str(made.folder), digest=made.digest, fidelity=made.fidelity, seconds=seconds)]
 
 
 def find_artifact(name: str, home: Path) -> Artifact:

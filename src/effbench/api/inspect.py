@@ -62,8 +62,15 @@ def doctor(out: str | Path | None = None) -> list[Check]:
     checks = [_python(), _writable(home_of(out))]
     (answer,) = process.run("effbench.agent", {"op": "observe"}, time_limit_s=60)
     for row in targets():
-        checks.append(Check(f"target {row.name}", row.state == "ready", row.reason or _loads(row.name), row.next_step))
+        checks.append(_target(row))
     return checks + _machine(answer["environment"])
+
+
+def _target(row: TargetStatus) -> Check:
+    found = row.reason or _loads(row.name)
+    license_text = getattr(deploy.registered().get(row.name), "license", "")
+    text = f"{found}; {license_text}" if license_text and not row.reason else found
+    return Check(f"target {row.name}", row.state == "ready", text, row.next_step)
 
 
 def _python() -> Check:
