@@ -115,10 +115,14 @@ def load(job: dict[str, Any], emit: Any) -> None:
     from importlib.metadata import version
 
     from effbench import deploy
+    from effbench.errors import UnavailableError
 
     target = deploy.get(job["target"])
     for module in getattr(target, "modules", target.packages):
-        import_module(module.replace("-", "_"))
+        try:
+            import_module(module.replace("-", "_"))
+        except ModuleNotFoundError as error:
+            raise UnavailableError(f"makes artifacts here, but cannot run them: no module '{error.name}'") from error
     emit({"event": "result", "versions": {package: version(package) for package in target.packages}})
 
 

@@ -92,10 +92,12 @@ def _writable(home: Path) -> Check:
 
 
 def _loads(name: str) -> str:
-    from effbench.errors import EffbenchError
+    from effbench.errors import EffbenchError, UnavailableError
 
     try:
         (answer,) = process.run("effbench.agent", {"op": "load", "target": name}, time_limit_s=120)
+    except UnavailableError as error:
+        return error.message
     except EffbenchError as error:
         return f"installed, but does not load: {error.message}"
     return f"loads ({', '.join(f'{key} {value}' for key, value in answer['versions'].items())})"
