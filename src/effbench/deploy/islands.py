@@ -24,7 +24,7 @@ SLACK = {"half-acc32": 1.0, "half-acc16": 2.5}
 known; the simulated order is a pessimistic one."""
 
 ROUNDOFF = 2.0**-11
-VISIBLE = 0.02
+VISIBLE = 0.01
 """Relative error of a tensor from which it can matter."""
 SUSPECT = (12.0, 6.0)
 """How many times worse than its inputs a result must be; networks without defects stay below 8 (docs/numerics.md)."""
@@ -183,12 +183,25 @@ def _next(experiment: Experiment, found: list[Local], islands: Islands, suspect:
             continue
         if experiment.name(local.index) not in islands:
             return frozenset({experiment.name(local.index)})
-        step = experiment.steps[local.index]
-        before = {experiment.producers[name] for name in step.inputs if name in experiment.producers}
-        new = frozenset(experiment.name(i) for i in before) - islands
-        if new:
-            return new
+        suppliers = _suppliers(experiment, local.index, islands)
+        if suppliers:
+            return suppliers
     return frozenset()
+
+
+def _suppliers(experiment: Experiment, index: int, islands: Islands) -> Islands:
+    """Return the nearest producers of a step that are no islands yet, looking back through those that are."""
+    found: set[str] = set()
+    waiting, seen = [index], {index}
+    while waiting:
+        step = experiment.steps[waiting.pop()]
+        for i in {experiment.producers[name] for name in step.inputs if name in experiment.producers} - seen:
+            seen.add(i)
+            if experiment.name(i) in islands:
+                waiting.append(i)
+            else:
+                found.add(experiment.name(i))
+    return frozenset(found)
 
 
 def _harmful(experiment: Experiment, found: list[Local]) -> set[int]:

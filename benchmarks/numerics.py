@@ -1,0 +1,155 @@
+"""How well `effbench numerics` finds what half precision breaks: defects seeded by mechanism into real graphs.
+
+Run with ``python benchmarks/numerics.py`` (about 15 minutes on 2 cores). Clean graphs come first, then each defect of
+numerics_defects.py in each family of its half. The floor of a case is the error with exactly the injected nodes in
+fp32, which only the injector knows, or the clean graph's if that is larger. A defect that does not double the error over its floor is no defect there and is
+not counted. Found: a finding names a node of the injected piece and its mechanism, and the islands bring the error
+within the bound, or within 1.5 times the floor.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import torch
+from tabulate import tabulate
+
+from effbench.deploy import Array, fidelity, graph, numerics, onnx_file
+from effbench.deploy.islands import Experiment
+from effbench.deploy.precision import node_names
+from effbench.schema import Preprocessing, Weights
+from numerics_defects import DEFECTS, Defect, Patch
+
+FAMILIES = {
+    "tuning": ("regla_t", "convnext_atto", "vit_tiny_patch16_224"),
+    "held out": ("iformer_t", "poolformer_s12", "mobilevitv2_050"),
+}
+CLEAN = ("regla_m", "iformer_m", "resnet18", "convnext_atto", "vit_tiny_patch16_224", "poolformer_s12")
+RESOLUTION = 64
+PICTURES = 3
+
+
+@dataclass(frozen=True)
+class Base:
+    """A clean graph, what it is fed, its tensors' ranges and its own error in half precision."""
+
+    model: onnx.ModelProto
+    feeds: list[dict[str, Array]]
+    report: numerics.NumericsReport
+
+    @property
+    def error(self) -> float:
+        """The larger error of the two modes, in multiples of what is allowed."""
+        return max(e.without_islands or np.inf for e in self.report.errors)
+
+
+def export(name: str) -> onnx.ModelProto:
+    from effbench import models
+
+    if name in models.models():
+        from effbench.models.build import build
+
+        module = build(models.get(name), Weights())
+    else:
+        # torchvision's wheel beside a CPU torch lacks the operators that it registers shapes for.
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for op in ("nms", "qnms"):
+            library.define(f"{op}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        import timm
+
+        torch.manual_seed(0)
+        size = {"img_size": RESOLUTION} if name.startswith("vit") else {}
+        module = timm.create_model(name, pretrained=False, **size).eval()
+    return graph.from_module(module, 3, (RESOLUTION, RESOLUTION), 1)
+
+
+def prepare(name: str) -> Base:
+    model = export(name)
+    spec = onnx_file.inputs(model)[0]
+    images = fidelity.pictures(PICTURES, 3, (RESOLUTION, RESOLUTION))
+    feeds = fidelity.feeds(images, 1, spec, Preprocessing())
+    return Base(model, feeds, numerics.examine(model, feeds))
+
+
+def places(base: Base) -> list[numerics.TensorRange]:
+    """Return the residual stream: sums of two computed tensors, pictures or tokens."""
+    shapes = onnx_file.shapes(base.model)
+    constants = {t.name for t in base.model.graph.initializer}
+    sums = {
+        node.output[0]
+        for node in base.model.graph.node
+        if node.op_type == "Add" and not constants & set(node.input) and len(shapes[node.output[0]]) in (3, 4)
+    }
+    return [r for r in base.report.ranges if r.tensor in sums]
+
+
+def injected(base: Base, defect: Defect, share: float) -> tuple[onnx.ModelProto, set[str]]:
+    """Return the graph with a defect at a share of its depth, and the names of the defect's nodes."""
+    found = places(base)
+    place = found[int(share * (len(found) - 1))]
+    model = onnx.ModelProto()
+    model.CopyFrom(base.model)
+    patch = Patch(model, place.tensor, onnx_file.shapes(base.model)[place.tensor], place.largest, place.rms)
+    model = patch.apply(defect.inject(patch))
+    return model, {node.name for node in patch.nodes}
+
+
+def judge(half: str, family: str, base: Base, defect: Defect, share: float) -> dict[str, object]:
+    model, nodes = injected(base, defect, share)
+    row: dict[str, object] = {"half": half, "family": family, "defect": defect.name, "at": f"{share:.0%}"}
+    experiment = Experiment(model, base.feeds)
+    before = experiment.worst(frozenset())
+    floor = max(1.0, base.error, experiment.worst(node_names(model, nodes)))
+    row |= {"without islands": before, "floor": floor}
+    if before <= 2 * floor:
+        return row | {"found": "harmless here"}
+    report = numerics.examine(model, base.feeds)
+    after = max(e.with_islands or np.inf for e in report.errors)
+    named = [f for f in report.findings if nodes & set(f.nodes)]
+    right = any(f.mechanism in defect.mechanisms for f in named)
+    held = after <= 1.5 * floor
+    verdict = "yes" if right and held else "wrong mechanism" if named and held else "not held" if named else "NO"
+    return row | {
+        "with islands": after,
+        "named": "; ".join(sorted({f.mechanism for f in named})),
+        "elsewhere": len(report.findings) - len(named),
+        "fp32 operators": len(report.islands),
+        "share %": report.island_share_pct,
+        "found": verdict,
+    }
+
+
+def run() -> int:
+    torch.set_num_threads(1)
+    bases: dict[str, Base] = {}
+    clean = []
+    for name in dict.fromkeys((*CLEAN, *FAMILIES["tuning"], *FAMILIES["held out"])):
+        bases[name] = prepare(name)
+        r = bases[name].report
+        clean.append({"clean graph": name, "nodes": r.nodes, "error": bases[name].error, "findings": len(r.findings)})
+    print(tabulate(clean, headers="keys", floatfmt=".3g"), "\n", flush=True)
+    rows = []
+    for half, defects in DEFECTS.items():
+        for family in FAMILIES[half]:
+            for i, defect in enumerate(defects):
+                rows.append(judge(half, family, bases[family], defect, (0.2 + 0.3 * i) % 0.9))
+                print(rows[-1], file=sys.stderr, flush=True)
+    print(tabulate(rows, headers="keys", floatfmt=".3g"), "\n")
+    for half in DEFECTS:
+        counted = [r for r in rows if r["half"] == half and r["found"] != "harmless here"]
+        good = [r for r in counted if r["found"] == "yes"]
+        shares = [float(str(r["share %"])) for r in counted]
+        print(
+            f"{half}: {len(good)} of {len(counted)} defects found ({100 * len(good) / len(counted):.0f} %); "
+            f"operators kept in fp32: median {np.median(shares):.1f} %, largest {max(shares):.1f} %"
+        )
+    alarms = sum(int(str(row["findings"])) for row in clean)
+    print(f"clean graphs: {len(clean)}, false alarms {alarms}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run())
