@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "compare": "effbench.api.compare",
+    "gate": "effbench.api.gate",
     "devices": "effbench.api.inspect",
     "doctor": "effbench.api.inspect",
     "export": "effbench.api.export",
@@ -40,7 +42,9 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
+    from effbench.api.compare import compare  # noqa: F401
     from effbench.api.export import export, verify  # noqa: F401
+    from effbench.api.gate import gate  # noqa: F401
     from effbench.api.inspect import devices, doctor, targets  # noqa: F401
     from effbench.api.profile import profile  # noqa: F401
     from effbench.api.report import report  # noqa: F401

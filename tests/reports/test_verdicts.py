@@ -1,0 +1,118 @@
+"""Every rendering of a verdict says the same: table, Markdown, JUnit, annotations, and two formats of other tools."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from effbench.errors import UsageError
+from effbench.reports import gate as reports
+from effbench.verdict import Bound, Layer, Ratio, Report, Verdict, Why, code_of
+
+SLOWER = Verdict(
+    "tiny 64 px",
+    "slower",
+    ratios=(Ratio("typical", 1.05, 1.03, 1.07, 2.5, "slower"), Ratio("tail", 1.04, None, None, None, "open")),
+    rounds=12,
+    seconds=20.4,
+    fails=True,
+    size_bytes=1000,
+    latency_ms=2.0,
+    latency_interval_ms=(1.9, 2.1),
+    why=Why(
+        {"Conv": 2}, {"Conv": 2}, ("Gelu (-1), now in parts",), (Layer("a/Conv", "Conv", 0.0, 90.0),), 1000.0, 1100.0
+    ),
+)
+SAME = Verdict("same 64 px", "unchanged", identical=True, reason="equal files on an equal runtime", size_bytes=5)
+OPEN = Verdict("open 64 px", "inconclusive", reason="3 round(s) are too few", rounds=3)
+BROKEN = Verdict("broken", "failed", reason="no such operator: <If> 100 %", next_step="export again", exit_code=5)
+
+
+def report(*verdicts: Verdict, inconclusive: str = "code") -> Report:
+    settings = {"threads": "1", "workers": "1"}
+    return Report("main", "working tree", verdicts, 1, 5, 1, 0.005, 1, inconclusive, "a machine", settings)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "when", "code"),
+    [
+        ((SAME,), "code", 0),
+        ((SLOWER, SAME), "code", 1),
+        ((replace(SLOWER, fails=False),), "code", 0),
+        ((OPEN,), "code", 3),
+        ((OPEN,), "pass", 0),
+        ((OPEN,), "fail", 1),
+        ((SLOWER, OPEN), "code", 1),
+        ((SLOWER, BROKEN), "code", 5),
+        ((replace(SAME, bounds=(Bound("macs", 1, 2, "missed"),)),), "code", 1),
+        ((replace(SAME, bounds=(Bound("p50 ms", 1, None, "open"),)),), "code", 3),
+        ((Verdict("x", "new"),), "code", 0),
+    ],
+)
+def test_the_exit_code_is_the_most_serious(verdicts: tuple[Verdict, ...], when: str, code: int):
+    assert code == report(*verdicts, inconclusive=when).exit_code()
+
+
+def test_the_table_shows_ratio_interval_rounds_seconds_and_what_could_be_seen():
+    text = reports.terminal(report(SLOWER, SAME))
+    for shown in ("+5.0 %", "+3.0 % to +7.0 %", "12", "20 s", "+2.5 %", "not bounded yet", "unchanged (identical)"):
+        assert shown in text
+    assert "layer a/Conv (Conv): 90 us, new; 90 % of the change" in text
+    assert "fusions lost: Gelu (-1), now in parts" in text
+    assert "2.000 ms [1.900, 2.100], measured apart" in text
+
+
+def test_junit_counts_what_it_holds():
+    root = ElementTree.fromstring(reports.junit(report(SLOWER, SAME, OPEN, BROKEN)))
+    suite = root[0]
+    assert ("4", "1", "1", "1") == tuple(suite.get(key) for key in ("tests", "failures", "errors", "skipped"))
+    kinds = [sorted(child.tag for child in case) for case in suite]
+    assert [["failure", "system-out"], ["system-out"], ["skipped", "system-out"], ["error", "system-out"]] == kinds
+
+
+def test_annotations_are_one_line_each_and_escaped():
+    lines = reports.github(report(SLOWER, SAME, OPEN, BROKEN)).splitlines()
+    assert ["error", "notice", "warning", "error"] == [line[2:].split(" ")[0] for line in lines]
+    assert "%0A" in lines[0]
+    assert "+5.0 %25" in lines[0]
+
+
+def test_bencher_holds_values_with_their_bounds():
+    found = json.loads(reports.bencher(report(SLOWER, SAME)))
+    assert {"value": 2e6, "lower_value": 1.9e6, "upper_value": 2.1e6} == found["tiny 64 px"]["latency"]
+    assert {"value": 1.04} == found["tiny 64 px"]["ratio-tail"]
+    assert 1.0 == found["same 64 px"]["ratio-typical"]["value"]
+    assert 1000.0 == found["tiny 64 px"]["file-size"]["value"]
+
+
+def test_github_action_benchmark_holds_a_list_of_entries():
+    found = json.loads(reports.action_benchmark(report(SLOWER, SAME)))
+    assert {"name", "unit", "value"} <= set.intersection(*(set(entry) for entry in found))
+    assert [2.0, 1.05, 1.04] == [entry["value"] for entry in found]
+
+
+def test_markdown_is_one_table_and_a_list():
+    text = reports.markdown(report(SLOWER, BROKEN))
+    assert text.startswith("### Latency gate: 1 slower, 1 failed")
+    assert "&lt;If>" in text
+    assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
+
+
+def test_json_holds_everything_and_the_exit_code():
+    data = json.loads(reports.as_json(report(SLOWER)))["data"]
+    assert (1, "slower") == (data["exit_code"], data["verdicts"][0]["outcome"])
+
+
+def test_files_are_written_and_unknown_formats_refused(tmp_path: Path):
+    written = reports.write(report(SLOWER), list(reports.FORMATS), tmp_path)
+    assert len(reports.FORMATS) == len({path.name for path in written})
+    with pytest.raises(UsageError, match="junit"):
+        reports.write(report(SLOWER), ["junt"], tmp_path)
+
+
+def test_a_failure_ends_with_its_own_code():
+    assert 4 == code_of(replace(BROKEN, exit_code=4))
