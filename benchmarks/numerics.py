@@ -2,9 +2,9 @@
 
 Run with ``python benchmarks/numerics.py`` (about 15 minutes on 2 cores). Clean graphs come first, then each defect of
 numerics_defects.py in each family of its half. The floor of a case is the error with exactly the injected nodes in
-fp32, which only the injector knows, or the clean graph's if that is larger. A defect that does not double the error over its floor is no defect there and is
-not counted. Found: a finding names a node of the injected piece and its mechanism, and the islands bring the error
-within the bound, or within 1.5 times the floor.
+fp32, which only the injector knows, or the clean graph's if that is larger. A defect that does not double the error
+over its floor is no defect there and is not counted. Found: a finding names a node of the injected piece and its
+mechanism, and the islands bring the error within the bound, or within 1.5 times the floor.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Base:
         return max(e.without_islands or np.inf for e in self.report.errors)
 
 
-def export(name: str) -> onnx.ModelProto:
+def export(name: str, resolution: int = RESOLUTION) -> onnx.ModelProto:
     from effbench import models
 
     if name in models.models():
@@ -61,9 +61,9 @@ def export(name: str) -> onnx.ModelProto:
         import timm
 
         torch.manual_seed(0)
-        size = {"img_size": RESOLUTION} if name.startswith("vit") else {}
+        size = {"img_size": resolution} if name.startswith("vit") else {}
         module = timm.create_model(name, pretrained=False, **size).eval()
-    return graph.from_module(module, 3, (RESOLUTION, RESOLUTION), 1)
+    return graph.from_module(module, 3, (resolution, resolution), 1)
 
 
 def prepare(name: str) -> Base:

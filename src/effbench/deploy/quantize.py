@@ -58,8 +58,11 @@ def to_int8(model: ModelProto, batches: Sequence[Mapping[str, Array]]) -> ModelP
     _fold_weights(made)
     _make_signed(made)
     check_form(made)
+    used = {name for node in made.graph.node for name in node.input}
+    for tensor in [tensor for tensor in made.graph.initializer if tensor.name not in used]:
+        made.graph.initializer.remove(tensor)
     del made.graph.value_info[:]
-    return onnx_file.infer_shapes(onnx_file.tidy(made), "the int8 graph")
+    return onnx_file.infer_shapes(made, "the int8 graph")
 
 
 def _nncf(model: ModelProto, batches: Sequence[Mapping[str, Array]]) -> ModelProto:
@@ -145,6 +148,9 @@ def _fold_weights(model: ModelProto) -> None:
         levels = np.rint(weight / scale.reshape(shape)) + zero.reshape(shape).astype(np.float64)
         folded = np.clip(levels, limits.min, limits.max).astype(zero.dtype)
         model.graph.initializer.append(numpy_helper.from_array(folded, node.output[0]))
+        for reader in (n for n in model.graph.node if node.output[0] in n.input):
+            for attribute in (a for a in reader.attribute if a.name == "axis"):
+                attribute.i %= weight.ndim  # some readers know no negative axis
         model.graph.node.remove(node)
 
 

@@ -142,7 +142,9 @@ def _mode(mode: str | Mode) -> Mode:
 
 def _step(node: NodeProto, opset: int) -> Step:
     where = node.name or (node.output[0] if node.output else "")
-    found = registry.find(node.op_type, opset) if node.domain in ("", "ai.onnx") else None
+    # onnxruntime's quantizer writes 16-bit Q/DQ of older opsets in its own domain; they mean the same.
+    known = node.domain in ("", "ai.onnx") or node.op_type in ("QuantizeLinear", "DequantizeLinear")
+    found = registry.find(node.op_type, opset) if known else None
     if found is None:
         name = f"{node.domain}::{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type
         raise ConversionError(

@@ -1,0 +1,104 @@
+"""Numerics of a graph in half precision: mechanisms, islands, clean graphs."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import parser
+
+from effbench.deploy import onnx_file
+from effbench.deploy.interpreter import Interpreter
+from effbench.deploy.numerics import NumericsReport, examine
+from effbench.deploy.precision import to_fp16
+from effbench.errors import UsageError
+
+HEAD = """
+<ir_version: 10, opset_import: ["" : 20]>
+g (float[1, 8, 4, 4] x) => (float[1, 8, 4, 4] y)
+<float tiny = {1e-10}, float huge = {1000.0}, float far = {3000.0}, int64[1] c = {1}, float one = {1.0}>
+"""
+
+GRAPHS = {
+    "clean": "[a] a = Mul (x, x)  [b] b = Add (a, x)  [c1] d = Sigmoid (b)  [e] y = Mul (d, x)",
+    "overflow": """[before] h = Tanh (x) [up] u = Mul (h, huge) [up2] v = Mul (u, huge) [down] w = Div (v, huge)
+                   [down2] z = Div (w, huge) [after] y = Add (z, x)""",
+    "underflow": """[dead] z = Sub (x, x) [square] s = Mul (z, z) [sum] t = ReduceSum (s, c) [eps] e = Add (t, tiny)
+                    [root] r = Sqrt (e) [unit] u = Div (z, r) [after] y = Add (u, x)""",
+    "cancellation": "[h1] h = Tanh (x) [lift] u = Add (h, far) [drop] v = Sub (u, far) [after] y = Mul (v, h)",
+}
+CULPRITS = {"overflow": {"up2", "down"}, "underflow": {"eps", "root", "unit"}, "cancellation": {"lift", "drop"}}
+
+
+def graph(kind: str) -> onnx.ModelProto:
+    return onnx_file.infer_shapes(parser.parse_model(f"{HEAD} {{ {GRAPHS[kind]} }}"), kind)
+
+
+def feeds() -> list[dict[str, np.ndarray]]:
+    rng = np.random.default_rng(0)
+    return [{"x": rng.normal(size=(1, 8, 4, 4)).astype(np.float32)} for _ in range(3)]
+
+
+def test_a_clean_graph_stays_clean() -> None:
+    report = examine(graph("clean"), feeds())
+    assert report.passed
+    assert report.findings == ()
+    assert report.islands == ()
+    assert all(e.without_islands == e.with_islands for e in report.errors)
+
+
+@pytest.mark.parametrize("kind", sorted(CULPRITS))
+def test_a_mechanism_is_named_and_cured(kind: str) -> None:
+    report = examine(graph(kind), feeds())
+    assert [f.mechanism for f in report.findings] == [kind]
+    assert set(report.findings[0].nodes) == CULPRITS[kind]
+    assert report.passed
+    assert all(e.without_islands is None or e.without_islands > 1 for e in report.errors[:1])
+    assert all(e.with_islands is not None and e.with_islands <= 1 for e in report.errors)
+
+
+@pytest.mark.parametrize("kind", sorted(CULPRITS))
+def test_no_island_can_be_spared(kind: str) -> None:
+    from effbench.deploy.islands import Experiment
+
+    model, pictures = graph(kind), feeds()
+    experiment = Experiment(model, pictures)
+    islands = frozenset(examine(model, pictures).islands)
+    assert experiment.worst(islands) <= 1
+    assert all(experiment.worst(islands - {name}) > 1 for name in islands)
+
+
+@pytest.mark.parametrize("kind", sorted(CULPRITS))
+def test_the_proposed_islands_cure_the_rewritten_graph(kind: str) -> None:
+    model, pictures = graph(kind), feeds()
+    report = examine(model, pictures)
+    cured, broken = (Interpreter(to_fp16(model, islands)) for islands in (report.islands, ()))
+    exact = Interpreter(model)
+
+    def error(candidate: Interpreter) -> float:
+        worst = 0.0
+        for feed in pictures:
+            want = exact.run(feed, "float64")["y"]
+            have = candidate.run(feed)["y"]
+            worst = max(worst, float(np.nan_to_num(np.abs(have - want), nan=np.inf).max()))
+        return worst
+
+    assert error(cured) < 0.02
+    # Without flush-to-zero a subnormal epsilon survives; 1e-10 is below the subnormals too.
+    assert error(broken) > 0.1
+
+
+def test_ranges_and_tables() -> None:
+    report: NumericsReport = examine(graph("overflow"), feeds())
+    by_tensor = {r.tensor: r for r in report.ranges}
+    assert 5e5 < by_tensor["v"].largest < 1e6
+    assert by_tensor["h"].largest < 1
+    assert report.range_rows(1)[0]["node"] == "up2"
+    assert report.rows()[0]["mechanism"] == "overflow"
+    assert "65504" in str(report.rows()[0]["what was seen"])
+    assert report.island_share_pct == pytest.approx(100 * 2 / 6)
+
+
+def test_one_picture_or_another_precision_is_refused() -> None:
+    with pytest.raises(UsageError, match="two pictures"):
+        examine(graph("clean"), feeds()[:1])
+    with pytest.raises(UsageError, match="int8"):
+        examine(graph("clean"), feeds(), "int8")

@@ -1,0 +1,203 @@
+"""int8 and a16w8 in the graph: one form for every target, little noise, refused without pictures."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper, parser
+
+from effbench.deploy import fidelity, onnx_file
+from effbench.deploy.calibration import Calibration, load_calibration
+from effbench.deploy.interpreter import Interpreter
+from effbench.deploy.quantize import check_form, signal_to_noise_db, to_a16w8, to_int8
+from effbench.errors import ConversionError, DataError, UsageError
+from effbench.schema import Preprocessing
+
+# A convolution, one behind a ReLU (unsigned by habit), an attention product without constants, a Gemm.
+BODY = """
+<ir_version: 10, opset_import: ["" : 20]>
+g (float[1, 3, 32, 32] image) => (float[1, 10] output) <int64[3] flat = {1, 16, -1}, int64[2] axes = {2, 3}>
+{
+    [stem] a = Conv <kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]> (image, w1, b1)
+    [relu] b = Relu (a)
+    [deep] c = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1], group = 4> (b, w2, b2)
+    [skip] d = Add (b, c)
+    [gelu] e = Gelu (d)
+    [tokens] f = Reshape (e, flat)
+    [turn] t = Transpose <perm = [0, 2, 1]> (f)
+    [scores] s = MatMul (f, t)
+    [soft] p = Softmax (s)
+    [mix] m = MatMul (p, f)
+    [pool] q = ReduceMean <keepdims = 0> (e, axes)
+    [mean] r = ReduceMean <keepdims = 0> (m, last)
+    [sum] u = Add (q, r)
+    [head] output = Gemm <transB = 1> (u, w3, b3)
+}
+"""
+SHAPES = {"w1": (16, 3, 3, 3), "b1": (16,), "w2": (16, 4, 3, 3), "b2": (16,), "w3": (10, 16), "b3": (10,)}
+
+
+@pytest.fixture(scope="module")
+def model() -> onnx.ModelProto:
+    rng = np.random.default_rng(0)
+    made = parser.parse_model(BODY.replace("{2, 3}>", "{2, 3}, int64[1] last = {2}>"))
+    for name, shape in SHAPES.items():
+        values = rng.normal(size=shape) / np.sqrt(max(1, np.prod(shape[1:])))
+        made.graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), name))
+    return onnx_file.infer_shapes(made, "the example")
+
+
+@pytest.fixture(scope="module")
+def synthetic() -> Calibration:
+    return load_calibration("synthetic", (32, 32), Preprocessing())
+
+
+def batches(model: onnx.ModelProto, calibration: Calibration) -> list[dict[str, np.ndarray]]:
+    return calibration.feeds(1, onnx_file.inputs(model)[0], Preprocessing())
+
+
+@pytest.fixture(scope="module")
+def quantized(model: onnx.ModelProto, synthetic: Calibration) -> onnx.ModelProto:
+    pytest.importorskip("nncf")
+    return to_int8(model, batches(model, synthetic))
+
+
+def photographs(folder: Path, count: int, seed: int = 0) -> Path:
+    from PIL import Image
+
+    folder.mkdir(exist_ok=True)
+    for i, picture in enumerate(fidelity.pictures(count, 3, (40, 60), seed)):
+        Image.fromarray(picture.transpose(1, 2, 0)).save(folder / f"{i:03d}.png")
+    return folder
+
+
+def test_the_one_form(quantized: onnx.ModelProto) -> None:
+    constants = {t.name: numpy_helper.to_array(t) for t in quantized.graph.initializer}
+    made = {n.output[0]: n for n in quantized.graph.node}
+    for node in quantized.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            assert constants[node.input[2]].dtype == np.int8
+            assert not constants[node.input[2]].any()
+    for name in ("stem", "deep", "head"):
+        node = next(n for n in quantized.graph.node if n.name == name)
+        weight = made[node.input[1]]
+        assert weight.op_type == "DequantizeLinear"
+        assert constants[weight.input[0]].dtype == np.int8
+        assert constants[weight.input[1]].size == constants[weight.input[0]].shape[0]  # per channel
+        assert constants[node.input[2]].dtype == np.float32  # the bias
+    others = [n for n in quantized.graph.node if n.op_type in ("MatMul", "Softmax", "Add")]
+    kinds = Counter(made[n.input[0]].op_type for n in others)
+    assert "DequantizeLinear" not in kinds
+
+
+def test_noise_is_low_on_pictures_that_were_not_calibrated_with(
+    model: onnx.ModelProto, quantized: onnx.ModelProto
+) -> None:
+    ort = pytest.importorskip("onnxruntime")
+    feeds = fidelity.feeds(fidelity.pictures(6, 3, (32, 32)), 1, onnx_file.inputs(model)[0], Preprocessing())
+    expected = fidelity.run_all(lambda x: Interpreter(model).run(x), feeds)
+    session = ort.InferenceSession(quantized.SerializeToString(), providers=["CPUExecutionProvider"])
+    on_ort = fidelity.run_all(lambda x: {"output": session.run(None, dict(x))[0]}, feeds)
+    simulated = fidelity.run_all(lambda x: Interpreter(quantized).run(x), feeds)
+    assert 20 < signal_to_noise_db(expected, on_ort) < 60
+    assert signal_to_noise_db(on_ort, simulated) > 30
+
+
+@pytest.mark.target("trt-rtx")
+def test_tensorrt_rtx_takes_the_form(quantized: onnx.ModelProto) -> None:
+    trt = pytest.importorskip("tensorrt_rtx")
+    logger = trt.Logger(trt.Logger.ERROR)
+    network = trt.Builder(logger).create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    onnx_parser = trt.OnnxParser(network, logger)
+    parsed = onnx_parser.parse(quantized.SerializeToString())
+    assert parsed, [str(onnx_parser.get_error(i)) for i in range(onnx_parser.num_errors)]
+
+
+@pytest.mark.target("ov")
+def test_openvino_takes_the_form(model: onnx.ModelProto, quantized: onnx.ModelProto, tmp_path: Path) -> None:
+    ov = pytest.importorskip("openvino")
+    onnx.save(quantized, tmp_path / "model.onnx")
+    hint = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = ov.Core().compile_model(str(tmp_path / "model.onnx"), "CPU", hint)
+    feeds = fidelity.feeds(fidelity.pictures(6, 3, (32, 32)), 1, onnx_file.inputs(model)[0], Preprocessing())
+    expected = fidelity.run_all(lambda x: Interpreter(model).run(x), feeds)
+    found = fidelity.run_all(lambda x: {"output": compiled(dict(x))[0]}, feeds)
+    assert signal_to_noise_db(expected, found) > 20
+
+
+def test_another_form_is_refused() -> None:
+    unsigned = parser.parse_model("""
+        <ir_version: 10, opset_import: ["" : 20]> g (float[4] x) => (float[4] y)
+        <float s = {0.1}, uint8 z = {128}> { q = QuantizeLinear (x, s, z)  y = DequantizeLinear (q, s, z) }""")
+    with pytest.raises(ConversionError, match="zero point"):
+        check_form(unsigned)
+    constant = parser.parse_model("""
+        <ir_version: 10, opset_import: ["" : 20]> g (float[4] x) => (float[4] y)
+        <float s = {0.1}, int8 z = {0}, int8[4] w = {1, 2, 3, 4}> { d = DequantizeLinear (w, s, z)  y = Add (x, d) }""")
+    with pytest.raises(ConversionError, match="feeds Add"):
+        check_form(constant)
+
+
+def test_noise_is_counted_against_what_differs_between_pictures() -> None:
+    rng = np.random.default_rng(0)
+    expected = rng.normal(size=(50, 100))
+    noise = rng.normal(size=(50, 100)) / 10
+    assert signal_to_noise_db({"y": expected}, {"y": expected + noise}) == pytest.approx(20, abs=0.2)
+    assert signal_to_noise_db({"y": expected + 1000}, {"y": expected + 1000 + noise}) == pytest.approx(20, abs=0.2)
+
+
+@pytest.mark.slow
+def test_a16w8_has_sixteen_bit_activations(model: onnx.ModelProto, synthetic: Calibration) -> None:
+    feeds = batches(model, synthetic)
+    made = to_a16w8(model, feeds)
+    types = {n.name: n.data_type for n in made.graph.initializer}
+    zeros = Counter(types[n.input[2]] for n in made.graph.node if n.op_type == "QuantizeLinear")
+    assert zeros[onnx.TensorProto.UINT16] > 0
+    expected = fidelity.run_all(lambda x: Interpreter(model).run(x), feeds[:6])
+    found = fidelity.run_all(lambda x: Interpreter(made).run(x), feeds[:6])
+    assert signal_to_noise_db(expected, found) > 20
+
+
+def test_without_pictures_int8_is_refused(model: onnx.ModelProto) -> None:
+    with pytest.raises(UsageError, match="pictures"):
+        load_calibration(None, (32, 32), Preprocessing())
+    for quantize in (to_int8, to_a16w8):
+        with pytest.raises(UsageError, match="calibration pictures"):
+            quantize(model, [])
+
+
+def test_a_folder_is_read_and_hashed(tmp_path: Path, synthetic: Calibration) -> None:
+    found = load_calibration(photographs(tmp_path / "a", 7), (32, 48), Preprocessing())
+    assert found.images.shape == (7, 3, 32, 48)
+    assert not found.latency_only
+    assert synthetic.latency_only
+    again = load_calibration(photographs(tmp_path / "b", 7), (32, 48), Preprocessing())
+    other = load_calibration(photographs(tmp_path / "c", 7, seed=1), (32, 48), Preprocessing())
+    assert found.sha256 == again.sha256
+    assert len({found.sha256, other.sha256, synthetic.sha256}) == 3
+
+
+def test_preprocessing_decides_crop_and_channel_order(tmp_path: Path) -> None:
+    from PIL import Image
+
+    board = np.zeros((64, 64, 3), np.uint8)
+    board[8:56, 8:56] = (200, 100, 50)
+    Image.fromarray(board).save(tmp_path / "board.png")
+    whole = load_calibration(tmp_path, (64, 64), Preprocessing(crop_pct=1.0)).images[0]
+    center = load_calibration(tmp_path, (64, 64), Preprocessing(crop_pct=0.7)).images[0]
+    swapped = load_calibration(tmp_path, (64, 64), Preprocessing(crop_pct=1.0, channel_order="BGR")).images[0]
+    assert whole[:, 0, 0].tolist() == [0, 0, 0]
+    assert center[:, 0, 0].tolist() == [200, 100, 50]
+    assert swapped[:, 32, 32].tolist() == [50, 100, 200]
+
+
+def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no folder"):
+        load_calibration(tmp_path / "none", (32, 32), Preprocessing())
+    with pytest.raises(DataError, match="holds no pictures"):
+        load_calibration(tmp_path, (32, 32), Preprocessing())
+    (tmp_path / "broken.png").write_bytes(b"not a picture")
+    with pytest.raises(DataError, match="cannot be read"):
+        load_calibration(tmp_path, (32, 32), Preprocessing())
