@@ -157,10 +157,10 @@ def darkest_of(count: int, resolution: tuple[int, int]) -> float:
 EDITS: dict[str, Callable[[], Callable[[Any], None]]] = {
     "same": lambda: lambda model: None,
     "layer_3": lambda: added_layers(9),
-    "fusion_5": lambda: lost_fusion(6),
-    "kernel_10": lambda: heavier_kernel(20, 3),
+    "fusion_5": lambda: lost_fusion(7),
+    "kernel_10": lambda: heavier_kernel(20, 4),
     "layer_20": lambda: added_layers(58),
-    "stall_10": lambda: stall(darkest_of(5, (224, 224)), 38),
+    "stall_10": lambda: stall(darkest_of(5, (224, 224)), 44),
 }
 """Name -> edit. The number in a name is the slowdown aimed at, in percent (for the stall: of p90)."""
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-PAIRS = 20
+PAIRS = 15
 LAYOUT = 0.005
 """Two loads of one model differ by about half a percent."""
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from effbench import process, sequential
 from effbench.errors import DataError, EffbenchError, MeasurementError
-from effbench.profiles.paired import PairedRound, evidence, join_turns
+from effbench.profiles.paired import MIN_PAIRS, PairedRound, evidence, join_turns
 from effbench.schema import Artifact
 from effbench.sequential import Rules
 from effbench.verdict import FAILED, INCONCLUSIVE, Ratio, Verdict
@@ -44,8 +44,8 @@ class Setting:
     batch: int | None = None
     workers: int = 1
     budget_s: float = 60.0
-    round_seconds: float = 0.8
-    min_pairs: int = 20
+    round_seconds: float = 0.5
+    min_pairs: int = MIN_PAIRS
     quantile: float = 0.5
     python: tuple[tuple[str, ...], tuple[str, ...]] = ((sys.executable,), (sys.executable,))
     seed: int = field(default_factory=lambda: secrets.randbits(31))

@@ -28,10 +28,10 @@ from effbench.profiles.measure import Call, Clock, Feeds, no_collection
 Floats = npt.NDArray[np.float64]
 Waits = Callable[[], int]
 
-MIN_PAIRS = 20
-"""The fewest pairs of a round: below, its p90 rests on one sample."""
+MIN_PAIRS = 15
+"""The fewest pairs of a round: below, its p90 rests on one sample. Few, for more rounds tell more than longer ones."""
 
-WARMUP_PAIRS = 4
+WARMUP_PAIRS = 3
 """Inferences of each side that are run alternately and dropped, after each side's first."""
 
 TAIL = 0.9
