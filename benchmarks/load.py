@@ -26,9 +26,10 @@ from typing import NamedTuple
 import numpy as np
 
 from effbench import stats
+from effbench.codec import from_json, to_json
 from effbench.profiles import environment, trust
 from effbench.profiles.measure import measure_round
-from effbench.schema import Round, Samples, from_json, to_json
+from effbench.schema import Round, Samples
 
 WITHIN = 0.02
 WANTED = 0.95

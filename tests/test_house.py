@@ -30,7 +30,7 @@ SOURCE = ROOT / "src" / "effbench"
 LAYERS = ("models", "deploy", "profiles", "reports")
 BASE = ("store", "stats", "registry", "process", "sequential", "verdict")
 TOP = ("api", "agent", "agent_pair")
-FLOORS = (("errors",), ("schema",), BASE, LAYERS, TOP, ("cli", "cli_gate", "pytest_plugin"))
+FLOORS = (("errors",), ("schema",), ("codec",), BASE, LAYERS, TOP, ("cli", "cli_gate", "pytest_plugin"))
 """Lowest first; a module imports from floors below its own and from its own part, never from above or beside."""
 
 BESIDE = {("agent_pair", "agent"), ("cli", "cli_gate"), ("cli_gate", "cli")}

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from effbench import process
+from effbench.codec import from_json
 from effbench.deploy import bundle, fidelity
 from effbench.errors import DataError
-from effbench.schema import Artifact, Fidelity, Round, from_json
+from effbench.schema import Artifact, Fidelity, Round
 
 ROOT = Path(__file__).parent.parent
 VERSIONS = ("3.10", "3.12", "3.13")

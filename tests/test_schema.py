@@ -7,23 +7,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from effbench.codec import canonical, from_json, to_json
 from effbench.errors import DataError, UsageError
 from effbench.schema import (
     Artifact,
     Backbone,
     Cell,
-    FileInfo,
     Fidelity,
+    FileInfo,
     Round,
     Samples,
     Subject,
     TensorSpec,
     Weights,
-    canonical,
-    from_json,
     parse_resolution,
     resolution_text,
-    to_json,
 )
 
 SUBJECT = Subject("net", "user", Weights("file", None, "w.safetensors", "ab"), (64, 96), 2, "ov", "fp16", notes=("n",))

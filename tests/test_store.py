@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from effbench.codec import to_json
 from effbench.errors import DataError
-from effbench.schema import Measurement, Round, Samples, Subject, Weights, to_json
+from effbench.schema import Measurement, Round, Samples, Subject, Weights
 from effbench.store import Store, TornLineWarning, home
 
 
@@ -90,7 +91,7 @@ def test_a_full_disk_keeps_what_was_there(tmp_path: Path) -> None:
     try:
         store = Store(tmp_path)
         written = 0
-        with pytest.raises(DataError, match="No space left"):
+        with pytest.raises(DataError, match="No space left"):  # noqa: PT012 the call that fails is the last of many
             for index in range(1000):
                 store.append(measurement(str(index), tuple(range(1, 500))))
                 written += 1

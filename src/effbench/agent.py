@@ -48,8 +48,8 @@ def _inputs(artifact: Any, batch: int, count: int) -> list[dict[str, Any]]:
 def verify(job: dict[str, Any], emit: Any) -> None:
     """Compare an artifact with its expected outputs; emits the fidelity and the placement."""
     from effbench import deploy
+    from effbench.codec import to_json
     from effbench.deploy import bundle, fidelity
-    from effbench.schema import to_json
 
     reference = fidelity.load_reference(Path(job["reference"]))
     target = deploy.get(bundle.load(Path(job["artifact"]), check_files=False).subject.target)
@@ -72,9 +72,9 @@ def verify(job: dict[str, Any], emit: Any) -> None:
 
 def measure(job: dict[str, Any], emit: Any) -> None:
     """Measure one round in this fresh process; emits the round, and the state of the machine before and after."""
+    from effbench.codec import to_json
     from effbench.profiles import environment
     from effbench.profiles.measure import measure_round
-    from effbench.schema import to_json
 
     before = environment.observe(job.get("packages", ()))
     start = time.perf_counter_ns()

@@ -30,9 +30,9 @@ def _first(session: Any, feeds: dict[str, Any]) -> float:
 
 def pair(job: dict[str, Any], emit: Any) -> None:
     """Load both artifacts in random order, warm both, and time them in pairs; emits the round."""
+    from effbench.codec import plain
     from effbench.profiles import environment
     from effbench.profiles.paired import measure_pairs
-    from effbench.schema import plain
 
     order = random.Random(job["seed"])
     sides = [0, 1] if order.random() < 0.5 else [1, 0]

@@ -254,7 +254,8 @@ def _print(as_json: bool, data: Any, text: Callable[[], str]) -> None:
     if not as_json:
         click.echo(text().rstrip())
         return
-    from effbench.schema import FORMAT_VERSION, plain
+    from effbench.codec import plain
+    from effbench.schema import FORMAT_VERSION
 
     click.echo(json.dumps({"format": FORMAT_VERSION, "data": plain(data)}, indent=1, sort_keys=True))
 

@@ -5,16 +5,11 @@ Only the standard library is imported here: these records travel to devices.
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 import math
-import types
 import typing
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from effbench.errors import DataError, UsageError
 
@@ -23,8 +18,6 @@ FORMAT_VERSION = 1
 
 PRECISIONS = ("fp32", "fp16", "int8", "a16w8")
 WEIGHT_KINDS = ("untrained", "file", "pretrained")
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -372,145 +365,6 @@ class Cell:
             raise DataError(f"Status '{self.status}'; one of {', '.join(STATUSES)} is meant.")
         if self.status != "ok" and not self.reason:
             raise DataError(f"A cell that is {self.status} needs a reason.")
-
-
-def to_json(record: Any) -> dict[str, Any]:
-    """Return a record as plain JSON data, with the format version; `from_json` is its inverse.
-
-    Paths are left out: a folder is where a manifest lies, not what it says.
-    """
-    return {"format": FORMAT_VERSION, **plain(record)}
-
-
-def plain(value: Any) -> Any:
-    """Return records, mappings and sequences as JSON data; paths inside records are left out."""
-    if dataclasses.is_dataclass(value):
-        items = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
-        return {name: plain(item) for name, item in items if not isinstance(item, Path)}
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    return value
-
-
-def from_json(kind: type[T], data: Any, where: str, **extra: Any) -> T:
-    """Build a record from JSON data.
-
-    Args:
-        kind: The record's class.
-        data: What `to_json` gave, parsed.
-        where: File (and line) for messages.
-        extra: Fields that are not in the data, such as an artifact's folder.
-
-    Raises:
-        DataError: A field is missing, unknown or of another type, or the format is newer than this version reads.
-    """
-    if not isinstance(data, dict):
-        raise DataError(f"{where}: expected a JSON object, found {type(data).__name__}.")
-    version = data.get("format")
-    if version != FORMAT_VERSION:
-        raise DataError(
-            f"{where}: format {version!r}, this version reads {FORMAT_VERSION}.",
-            hint="Export or measure again, or update effbench.",
-        )
-    rest = {key: item for key, item in data.items() if key != "format"}
-    record: T = _record(kind, {**rest, **extra}, where)
-    return record
-
-
-def _record(kind: Any, data: Any, where: str) -> Any:
-    if not isinstance(data, dict):
-        raise DataError(f"{where}: expected an object for {kind.__name__}, found {type(data).__name__}.")
-    hints = _hints(kind)
-    unknown = sorted(set(data) - set(hints))
-    if unknown:
-        raise DataError(f"{where}: unknown field '{unknown[0]}' in {kind.__name__}.")
-    values = {name: _value(hints[name], item, f"{where}: {name}") for name, item in data.items()}
-    try:
-        return kind(**values)
-    except TypeError:
-        needed = [
-            f.name
-            for f in dataclasses.fields(kind)
-            if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-        ]
-        missing = [name for name in needed if name not in values]
-        raise DataError(f"{where}: {kind.__name__} lacks {', '.join(missing)}.") from None
-    except DataError as error:
-        raise DataError(f"{where}: {error.message}") from None
-
-
-_HINTS: dict[Any, dict[str, Any]] = {}
-
-
-def _hints(kind: Any) -> dict[str, Any]:
-    if kind not in _HINTS:
-        resolved = typing.get_type_hints(kind)
-        _HINTS[kind] = {f.name: resolved[f.name] for f in dataclasses.fields(kind)}
-    return _HINTS[kind]
-
-
-def _value(hint: Any, value: Any, where: str) -> Any:
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
-        return value
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
-        return _value(next(arg for arg in args if arg is not type(None)), value, where)
-    if dataclasses.is_dataclass(hint):
-        return _record(hint, value, where)
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise DataError(f"{where}: expected a list, found {type(value).__name__}.")
-        if args[-1] is Ellipsis:
-            if args[0] is int and all(type(item) is int for item in value):
-                return tuple(value)  # samples come by the ten thousand
-            return tuple(_value(args[0], item, where) for item in value)
-        if len(args) != len(value):
-            raise DataError(f"{where}: expected {len(args)} items, found {len(value)}.")
-        return tuple(_value(arg, item, where) for arg, item in zip(args, value, strict=True))
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise DataError(f"{where}: expected an object, found {type(value).__name__}.")
-        return {key: _value(args[1], item, f"{where}.{key}") for key, item in value.items()}
-    if hint is float and type(value) in (int, float):
-        return float(value)
-    if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
-        return value
-    raise DataError(f"{where}: expected {getattr(hint, '__name__', hint)}, found {value!r}.")
-
-
-def canonical(data: Any) -> bytes:
-    """Return the one JSON text of some data: sorted keys, no blanks, no NaN. What is hashed is always this.
-
-    Raises:
-        DataError: The data holds NaN or infinity, which JSON has no words for.
-    """
-    try:
-        return json.dumps(plain(data), sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-    except ValueError as error:
-        raise DataError(f"Cannot write {error}; a number that is not finite has no place in a record.") from None
-
-
-def fingerprint(data: Any) -> str:
-    """Return the SHA-256, in hex, of the canonical JSON of some data."""
-    return hashlib.sha256(canonical(data)).hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256, in hex, of a file's content."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def digest_of(files: Mapping[str, FileInfo]) -> str:
-    """Return the digest of an artifact: a hash of its files' names and content hashes."""
-    return fingerprint({name: info.sha256 for name, info in files.items()})
 
 
 def parse_resolution(text: str | int) -> tuple[int, int]:

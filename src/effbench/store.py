@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from effbench.codec import canonical, from_json, to_json
 from effbench.errors import DataError
-from effbench.schema import Measurement, canonical, from_json, to_json
+from effbench.schema import Measurement
 
 
 class TornLineWarning(UserWarning):

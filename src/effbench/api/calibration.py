@@ -15,9 +15,10 @@ import numpy as np
 from effbench import sequential
 from effbench.api.duel import Setting, run_round
 from effbench.api.export import Notify
+from effbench.codec import from_json, to_json
 from effbench.errors import DataError, EffbenchError, MeasurementError
 from effbench.profiles.paired import PairedRound, evidence
-from effbench.schema import Artifact, from_json, to_json
+from effbench.schema import Artifact
 from effbench.sequential import Rules
 
 QUANTILES = (0.5, 0.25)

@@ -11,18 +11,10 @@ from typing import Any
 
 from effbench import deploy, process
 from effbench.api.source import Source, code_hashes, ingredients, resolve, versions
+from effbench.codec import from_json, to_json
 from effbench.deploy import bundle
 from effbench.errors import DataError, EffbenchError, FidelityError, UnavailableError, UsageError, did_you_mean
-from effbench.schema import (
-    PRECISIONS,
-    Artifact,
-    Cell,
-    Fidelity,
-    from_json,
-    parse_resolution,
-    resolution_text,
-    to_json,
-)
+from effbench.schema import PRECISIONS, Artifact, Cell, Fidelity, parse_resolution, resolution_text
 from effbench.store import home as home_of
 
 Notify = Callable[[str], None]

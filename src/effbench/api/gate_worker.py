@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from effbench import process
+from effbench.codec import to_json
 from effbench.errors import EffbenchError
-from effbench.schema import to_json
 
 
 def prove_inside(files: list[Path], root: Path, model: str) -> None:

@@ -13,9 +13,10 @@ from typing import Any
 
 from effbench import deploy, models, process
 from effbench.api.export import AGENT, Notify, at_hand, export, find_artifact, silent
+from effbench.codec import from_json
 from effbench.deploy import bundle
 from effbench.errors import EffbenchError, UsageError
-from effbench.schema import Artifact, Cell, Measurement, Round, Samples, from_json, parse_resolution, resolution_text
+from effbench.schema import Artifact, Cell, Measurement, Round, Samples, parse_resolution, resolution_text
 from effbench.store import Store
 from effbench.store import home as home_of
 

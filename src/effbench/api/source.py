@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from effbench import models
+from effbench.codec import file_sha256
 from effbench.errors import DataError, UsageError
 from effbench.models.sources import source_files
 from effbench.models.weights import weights_of
-from effbench.schema import Backbone, Weights, file_sha256
+from effbench.schema import Backbone, Weights
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from effbench.codec import from_json, to_json
 from effbench.deploy import bundle, fidelity, onnx_file
 from effbench.errors import ConversionError, DataError
-from effbench.schema import Artifact, Backbone, Stage, Subject, TensorSpec, Weights, from_json, to_json
+from effbench.schema import Artifact, Backbone, Stage, Subject, TensorSpec, Weights
 
 
 class _Stages:

@@ -14,8 +14,9 @@ from typing import Any
 
 from effbench import process
 from effbench.api.export import Notify
+from effbench.codec import from_json
 from effbench.errors import EffbenchError, UsageError
-from effbench.schema import Cell, from_json
+from effbench.schema import Cell
 
 WORKER = "effbench.api.gate_worker"
 LIMIT_S = 1800.0

@@ -11,17 +11,9 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from effbench.codec import digest_of, file_sha256, fingerprint, from_json, to_json
 from effbench.errors import DataError
-from effbench.schema import (
-    Artifact,
-    FileInfo,
-    digest_of,
-    file_sha256,
-    fingerprint,
-    from_json,
-    resolution_text,
-    to_json,
-)
+from effbench.schema import Artifact, FileInfo, resolution_text
 
 MANIFEST = "manifest.json"
 REFERENCE = "reference.npz"

@@ -9,9 +9,10 @@ import json
 from functools import cache
 from pathlib import Path
 
+from effbench.codec import from_json
 from effbench.errors import did_you_mean
 from effbench.registry import plugins
-from effbench.schema import Backbone, from_json
+from effbench.schema import Backbone
 
 INDEX = Path(__file__).with_name("index.json")
 

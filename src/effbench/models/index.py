@@ -10,11 +10,12 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from effbench.codec import to_json
 from effbench.models import INDEX
 from effbench.models.build import load_factory
 from effbench.models.layers import fuse
 from effbench.registry import in_package
-from effbench.schema import Backbone, to_json
+from effbench.schema import Backbone
 
 
 def counts(backbone: Backbone) -> dict[str, int]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from effbench.codec import file_sha256
 from effbench.errors import DataError, UsageError
-from effbench.schema import Weights, file_sha256
+from effbench.schema import Weights
 
 PICKLED = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".tar")
 

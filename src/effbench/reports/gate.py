@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from effbench.codec import plain
 from effbench.errors import DataError, did_you_mean
-from effbench.schema import FORMAT_VERSION, plain
+from effbench.schema import FORMAT_VERSION
 from effbench.verdict import FAILED, INCONCLUSIVE, Ratio, Report, Verdict, Why, code_of
 
 SHOWN_LAYERS = 5

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +176,11 @@ class TensorRtSession:
         """Return the three phases of one inference in ms, by CUDA events: times of the device alone."""
         buffers = self._load(feeds)
         marks = [cuda.call("cudaEventCreate") for _ in range(4)]
-        steps = (lambda: buffers.upload(self._stream), self._compute, lambda: buffers.download(self._stream))
+        steps: tuple[Callable[[], object], ...] = (
+            lambda: buffers.upload(self._stream),
+            self._compute,
+            lambda: buffers.download(self._stream),
+        )
         cuda.call("cudaEventRecord", marks[0], self._stream)
         for step, mark in zip(steps, marks[1:], strict=True):
             step()

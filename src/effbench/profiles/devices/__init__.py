@@ -7,8 +7,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from effbench.codec import from_json
 from effbench.errors import DataError, did_you_mean
-from effbench.schema import FORMAT_VERSION, Device, from_json
+from effbench.schema import FORMAT_VERSION, Device
 
 if sys.version_info >= (3, 11):
     import tomllib
