@@ -41,7 +41,8 @@ class SoftmaxAttention(nn.Module):
 class SHMA(nn.Module):
     """Single-head modulation attention: ``Wo(attention(q, k, sigmoid(v)) * sigmoid(g))``.
 
-    The paper's equation 3 takes the sigmoid after attention; the released code takes it before, and so does this.
+    The paper's equation 3 takes the sigmoid after attention; the released code takes it before, and so does this. Value
+    and gate are two convolutions where the code has one that is split: the same sums, without the copies.
 
     Source: arXiv:2501.15369, equations 1 to 3; class ``SHMA`` of the released code.
     """
@@ -50,24 +51,23 @@ class SHMA(nn.Module):
         super().__init__()
         self.query = ConvNorm(channels, width)
         self.key = ConvNorm(channels, width)
-        self.value_gate = ConvNorm(channels, 2 * channels)
+        self.value = ConvNorm(channels, channels)
+        self.gate = ConvNorm(channels, channels)
         self.attention = SoftmaxAttention()
         self.project = ConvNorm(channels, channels)
 
     def untrained(self) -> Watchers:
         """Sharpen attention and quieten the gate, so that where a position looks decides what it gets."""
-        channels = self.project.conv.in_channels
         for norm in (self.query.norm, self.key.norm):
             nn.init.constant_(norm.weight, 1.1)
-        nn.init.constant_(self.value_gate.norm.weight[:channels], 3.0)
-        nn.init.constant_(self.value_gate.norm.weight[channels:], 0.5)
+        nn.init.constant_(self.value.norm.weight, 3.0)
+        nn.init.constant_(self.gate.norm.weight, 0.5)
         return {}
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix positions; shape (B, channels, H, W) in and out."""
-        value, gate = torch.sigmoid(self.value_gate(x)).chunk(2, dim=1)
-        attended = self.attention(self.query(x), self.key(x), value)
-        return self.project(attended * gate)  # type: ignore[no-any-return]
+        attended = self.attention(self.query(x), self.key(x), torch.sigmoid(self.value(x)))
+        return self.project(attended * torch.sigmoid(self.gate(x)))  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)

@@ -146,12 +146,22 @@ class LinearAttention(nn.Module):
         loses the denominator on half-precision NPUs.
         """
         positions = query.shape[-2] * query.shape[-1]
-        q, k, v = (x.reshape(-1, self.heads, x.shape[1] // self.heads, positions) for x in (query, key, value))
-        state = v @ k.transpose(-1, -2)
-        normaliser = k.sum(dim=-1).unsqueeze(-2) @ q
+        q, k, v = self._rows(query, key, value, positions)
+        k = k.transpose(-1, -2)
+        normaliser = k.sum(dim=-2, keepdim=True) @ q
         # The sums grow with sqrt(N), and so does their guard: the same share at every resolution.
-        attended: Tensor = state @ q / (normaliser + self.epsilon * positions**0.5)
+        attended: Tensor = (v @ k) @ q / (normaliser + self.epsilon * positions**0.5)
         return attended.reshape(value.shape)
+
+    def _rows(self, query: Tensor, key: Tensor, value: Tensor, positions: int) -> tuple[Tensor, ...]:
+        """Return the three as matrices of positions, shape (B, heads, channels per head, N)."""
+        maps = (query, key, value)
+        if self.heads > 1:
+            return tuple(x.reshape(-1, self.heads, x.shape[1] // self.heads, positions) for x in maps)
+        # One reshape instead of three: layout operators cost an NPU more than the copy (ARCHITECTURE.md).
+        widths = [x.shape[1] for x in maps]
+        packed = torch.cat(maps, dim=1).reshape(-1, 1, sum(widths), positions)
+        return torch.split(packed, widths, dim=2)
 
 
 class RGMA(nn.Module):

@@ -1,0 +1,155 @@
+"""Untrained weights are alive, the same on any number of threads, and show what the mixer does."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from effbench import models
+from effbench.models.build import build
+from effbench.models.iformer import SoftmaxAttention
+from effbench.models.initialise import initialise, on_grid, pictures, spread
+from effbench.models.regla import RGMA, LinearAttention, regla_t
+from effbench.schema import Weights
+
+
+def probes(side: int, count: int = 4) -> Tensor:
+    """Return pictures that are not those of the initialisation."""
+    return torch.from_numpy(pictures(np.random.default_rng(99), count, side)).float()
+
+
+def centred(outputs: Tensor) -> Tensor:
+    return outputs - outputs.mean(dim=0)
+
+
+def moved(before: Tensor, after: Tensor) -> float:
+    """Return how far centred outputs moved, as a share of their spread between pictures."""
+    return float(centred(after - before).square().mean().sqrt() / centred(before).square().mean().sqrt())
+
+
+def digest(model: nn.Module) -> str:
+    return hashlib.sha256(b"".join(t.numpy().tobytes() for t in model.state_dict().values())).hexdigest()
+
+
+@contextmanager
+def attention_replaced(kind: type[nn.Module], change: Callable[..., Tensor]) -> Iterator[None]:
+    original = kind.forward
+    kind.forward = lambda self, query, key, value: change(original(self, query, key, value), query, key)
+    try:
+        yield
+    finally:
+        kind.forward = original
+
+
+def spatial_mean(attended: Tensor, query: Tensor, key: Tensor) -> Tensor:
+    return attended.mean(dim=(2, 3), keepdim=True).expand_as(attended)
+
+
+def mean_denominator(attended: Tensor, query: Tensor, key: Tensor) -> Tensor:
+    """Divide every position by the picture's mean denominator instead of its own."""
+    own = (key.sum(dim=(2, 3), keepdim=True) * query).sum(dim=1, keepdim=True)
+    return attended * own / own.mean(dim=(2, 3), keepdim=True)
+
+
+QUICK = [("regla_m", 224), ("iformer_m", 224)]
+SLOW = [(name, side) for name in models.models() for side in (224, 512) if name.startswith(("regla_", "iformer_"))]
+SHOWN = [*QUICK, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW if case not in QUICK)]
+
+
+@pytest.mark.parametrize(("name", "side"), SHOWN)
+def test_the_mixer_shows_in_the_outputs(name: str, side: int) -> None:
+    model = build(models.get(name), Weights())
+    kind = LinearAttention if name.startswith("regla") else SoftmaxAttention
+    x = probes(side)
+    with torch.no_grad():
+        expected = model(x)
+        with attention_replaced(kind, spatial_mean):
+            assert moved(expected, model(x)) >= 0.1
+        if kind is LinearAttention:
+            with attention_replaced(kind, mean_denominator):
+                assert moved(expected, model(x)) >= 0.1
+        with attention_replaced(kind, lambda attended, query, key: attended):
+            assert moved(expected, model(x)) == 0
+
+
+def test_without_its_own_gains_the_mixer_would_be_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RGMA, "untrained", lambda self: {})
+    model = build(models.get("regla_t"), Weights())
+    x = probes(224, 2)
+    with torch.no_grad():
+        expected = model(x)
+        with attention_replaced(LinearAttention, spatial_mean):
+            assert moved(expected, model(x)) < 0.05
+
+
+@pytest.mark.parametrize("name", ["regla_m", "iformer_m"])
+def test_untrained_networks_are_alive(name: str) -> None:
+    model = build(models.get(name), Weights())
+    seen: list[Tensor] = []
+    for module in model.modules():
+        module.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    with torch.no_grad():
+        features = model.forward_features(probes(160, 2))
+        scores = model.classifier(features[-1])
+    assert all(0.5 < feature.std() < 5 for feature in features)
+    assert centred(scores).std() > 0.3 * scores.std()
+    tiny = torch.finfo(torch.float32).smallest_normal
+    tensors = [t for t in (*seen, *model.state_dict().values()) if isinstance(t, Tensor)]
+    assert all(torch.isfinite(t).all() for t in tensors)
+    assert not any(((t != 0) & (t.abs() < tiny)).any() for t in tensors)
+
+
+def test_weights_are_the_same_on_one_and_two_threads() -> None:
+    threads = torch.get_num_threads()
+    digests = set()
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            model = regla_t()
+            initialise(model, seed=3)
+            digests.add(digest(model))
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(threads)
+    assert len(digests) == 1
+
+
+def test_another_seed_is_another_network() -> None:
+    first, second = regla_t(), regla_t()
+    initialise(first, 0)
+    initialise(second, 1)
+    assert digest(first) != digest(second)
+
+
+def test_initialisation_keeps_mode_and_precision_and_leaves_no_hooks() -> None:
+    model = regla_t().train()
+    initialise(model, 0)
+    assert model.training
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_grid_removes_noise_in_the_last_place() -> None:
+    values = torch.tensor([1.03, -3.3, 0.007, 0.0], dtype=torch.float64)
+    assert on_grid(values).tolist() == on_grid(values * (1 + 1e-12)).tolist()
+    torch.testing.assert_close(on_grid(values), values, rtol=1 / 16, atol=0)
+
+
+def test_spread_does_not_blow_up_a_dead_channel() -> None:
+    x = torch.randn(4, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x[:, 1] = 1e-9
+    _, deviation = spread(x)
+    assert deviation[1] >= deviation[0] / 8
+
+
+def test_pictures_fall_off_as_natural_ones_do() -> None:
+    picture = pictures(np.random.default_rng(0), 8, 64).mean(axis=1)
+    amplitude = np.abs(np.fft.rfft2(picture)).mean(axis=0)[0, 1:]
+    octaves = [amplitude[2**i - 1 : 2 ** (i + 1) - 1].mean() for i in range(4)]
+    slopes = np.diff(np.log2(octaves))
+    assert np.all(slopes < -0.6)
+    assert np.all(slopes > -1.6)
