@@ -1,7 +1,7 @@
 """How well `effbench numerics` finds what half precision breaks: defects seeded by mechanism into real graphs.
 
 Run with ``python benchmarks/numerics.py`` (about 15 minutes on 2 cores). Clean graphs come first, then each defect of
-numerics_defects.py in each family of its half. The floor of a case is the error with exactly the injected nodes in
+numerics_defects.py in two families of its half. The floor of a case is the error with exactly the injected nodes in
 fp32, which only the injector knows, or the clean graph's if that is larger. A defect that does not double the error
 over its floor is no defect there and is not counted. Found: a finding names a node of the injected piece and its
 mechanism, and the islands bring the error within the bound, or within 1.5 times the floor.
@@ -133,8 +133,10 @@ def run() -> int:
     print(tabulate(clean, headers="keys", floatfmt=".3g"), "\n", flush=True)
     rows = []
     for half, defects in DEFECTS.items():
-        for family in FAMILIES[half]:
+        for j, family in enumerate(FAMILIES[half]):
             for i, defect in enumerate(defects):
+                if (i + j) % 3 == 0:
+                    continue  # each defect goes into two families of its half
                 rows.append(judge(half, family, bases[family], defect, (0.2 + 0.3 * i) % 0.9))
                 print(rows[-1], file=sys.stderr, flush=True)
     print(tabulate(rows, headers="keys", floatfmt=".3g"), "\n")

@@ -95,12 +95,13 @@ class Experiment:
         """Return the larger error of the two modes."""
         return max(self.error(mode, islands) for mode in MODES)
 
-    def locals(self, mode: str, islands: Islands) -> list[Local]:
-        """Follow the half run beside the exact one and compare every operator's result."""
+    def locals(self, mode: str, islands: Islands, pictures: int | None = None) -> list[Local]:
+        """Follow the half run beside the exact one over the first pictures and compare every operator's result."""
         errors = [0.0] * len(self.steps)
         given = [0.0] * len(self.steps)
-        self.runs += 2 * len(self.feeds)
-        for feed in self.feeds:
+        feeds = self.feeds[:pictures]
+        self.runs += 2 * len(feeds)
+        for feed in feeds:
             known: dict[str, float] = {}
             both = zip(
                 self.interpreter.trace(feed, "float64"), self.interpreter.trace(feed, mode, islands), strict=True
@@ -168,7 +169,9 @@ def find(experiment: Experiment) -> Islands:
 def _grow(experiment: Experiment, mode: str, islands: Islands, suspect: float) -> Islands:
     limit = max(8, int(LARGEST_SHARE * len(experiment.steps)))
     while experiment.error(mode, islands) > 1 and len(islands) <= limit:
-        added = _next(experiment, experiment.locals(mode, islands), islands, suspect)
+        added: Islands = frozenset()
+        for pictures in (1, None):  # what one picture shows need not be asked of all
+            added = added or _next(experiment, experiment.locals(mode, islands, pictures), islands, suspect)
         if not added:
             break
         islands |= added
@@ -224,7 +227,7 @@ def _shrink(experiment: Experiment, islands: Islands, bound: float) -> Islands:
     while size:
         for start in reversed(range(0, len(order), size)):
             kept = order[:start] + order[start + size :]
-            if experiment.worst(frozenset(kept)) <= bound:
+            if all(experiment.error(mode, frozenset(kept)) <= bound for mode in reversed(MODES)):
                 order = kept
         size //= 2
     return frozenset(order)
