@@ -22,11 +22,12 @@ import numpy as np
 import gate_models
 from effbench.api.compare import exported
 from effbench.api.duel import Setting, run_round
+from effbench.codec import file_sha256
 from effbench.deploy import bundle
 from effbench.errors import EffbenchError
 from effbench.profiles import environment
 from effbench.profiles.paired import Evidence, PairedRound, evidence
-from effbench.schema import Artifact, file_sha256
+from effbench.schema import Artifact
 
 UNIT_NS = 10_000
 BUSY = "while True: pass"
