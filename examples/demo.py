@@ -28,7 +28,7 @@ def effbench(*arguments: str) -> None:
 def main() -> None:
     """Run the demo and print its own wall time."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--budget", type=float, default=12, help="seconds of measuring per artifact")
+    parser.add_argument("--budget", type=float, default=15, help="seconds of measuring per artifact")
     budget = parser.parse_args().budget
     start = float(os.environ.get("EFFBENCH_DEMO_START", time.time()))
     print(f"installed after {time.time() - start:.0f} s; a first number:", flush=True)
@@ -40,7 +40,7 @@ def main() -> None:
     print(f"\nmeasuring {len(MODELS) * 4} artifacts, {budget:g} s each", flush=True)
     effbench("profile", *MODELS, *TARGETS, *SIZES, "--budget", f"{budget:g}", "--rounds", "6")
     effbench("report", "--metric", "ade_miou", "--plot", "--format", "markdown")
-    effbench("report", "--metric", "top1", "--plot", "--format", "markdown", "--format", "html")
+    effbench("report", "--metric", "top1", "--plot", "--format", "markdown", "--format", "json", "--format", "html")
     print(f"\nthe whole demo took {time.time() - start:.0f} s, installation included")
 
 
