@@ -23,6 +23,9 @@ from effbench.sequential import Rules
 
 QUANTILES = (0.5, 0.25)
 REPLAYS = 2000
+MOST_ROUNDS = 60
+"""Of a replay; a small model has time for more, which only makes what is told too modest."""
+
 FILE = "calibration.json"
 
 
@@ -155,7 +158,7 @@ def _conclude(
     seconds = took[workers] / len(chosen)
     noise = 100 * spread[workers, quantile]
     lifted = lift(rules, noise)
-    per_run = max(1, int(setting.budget_s / seconds))
+    per_run = max(1, min(MOST_ROUNDS, int(setting.budget_s / seconds)))
     alarms = false_alarms(typical, tail, lifted, per_run)
     found = Calibration(
         machine=machine_of(setting.threads),
