@@ -141,7 +141,15 @@ def test_an_interrupt_keeps_what_was_measured(own: Run) -> None:
     import time
 
     command = [sys.executable, "-m", "effbench.cli", "profile", "-t", "ort", "--rounds", "50", "--budget", "500"]
-    profile = subprocess.Popen(command, cwd=own.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    profile = subprocess.Popen(
+        command,
+        cwd=own.folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A test run in the background of a shell inherits an ignored SIGINT; a user's terminal does not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     store = Store(own.folder / "runs")
     for _ in range(600):
         if store.path.exists() and store.path.stat().st_size:

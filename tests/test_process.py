@@ -108,6 +108,10 @@ def test_grandchildren_go_too(child: str) -> None:
     pid = next(events)["pid"]
     assert _alive(pid)
     events.close()
+    for _ in range(100):  # killed is not yet gone: the kernel takes a moment
+        if not _alive(pid):
+            break
+        time.sleep(0.05)
     assert not _alive(pid)
 
 
