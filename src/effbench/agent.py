@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 STARTED_NS = time.perf_counter_ns()
+SLOW_MODEL_S = 1.0
+"""A slow model may run over its share of the budget by so much, to have samples that support a median at all."""
 WARMUP_SHARE_S = 0.3
 """What warm-up usually takes, kept back from a round's share of the budget."""
 
@@ -91,7 +93,7 @@ def measure(job: dict[str, Any], emit: Any) -> None:
         feeds,
         min_samples=int(job["min_samples"]),
         min_seconds=seconds,
-        max_seconds=seconds,
+        max_seconds=max(seconds, SLOW_MODEL_S),
         load_ms=load_ms,
         contrast=other if job.get("check_promise") else None,
     )
