@@ -28,10 +28,13 @@ RESOLUTION = 224
 
 
 class Reader(CalibrationDataReader):
+    """Hands calibration batches to onnxruntime, one a call."""
+
     def __init__(self, batches: list[dict[str, Array]]) -> None:
         self.left = iter(batches)
 
     def get_next(self) -> dict[str, Array] | None:
+        """Return the next batch, None at the end."""
         return next(self.left, None)
 
 
