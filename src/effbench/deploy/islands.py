@@ -24,10 +24,9 @@ SLACK = {"half-acc32": 1.0, "half-acc16": 2.5}
 known; the simulated order is a pessimistic one."""
 
 ROUNDOFF = 2.0**-11
-VISIBLE = 0.01
-"""Relative error of a tensor from which it can matter."""
-SUSPECT = (12.0, 6.0)
-"""How many times worse than its inputs a result must be; networks without defects stay below 8 (docs/numerics.md)."""
+SUSPECT = ((12.0, 0.01), (4.0, 0.004))
+"""How many times worse than its inputs a result must be, and its relative error, to count as a culprit; the second
+pair is tried where the first does not hold the bound. Networks without defects stay below a factor of 8."""
 LARGEST_SHARE = 0.1
 """The search gives up beyond this share of all operators: then no operator is to blame, or nearly all."""
 
@@ -155,9 +154,9 @@ def find(experiment: Experiment) -> Islands:
     if start <= 1:
         return frozenset()
     islands: Islands = frozenset()
-    for suspect in SUSPECT:
+    for factor, visible in SUSPECT:
         for mode in MODES:
-            islands = _grow(experiment, mode, islands, suspect)
+            islands = _grow(experiment, mode, islands, factor, visible)
         if experiment.worst(islands) <= 1:
             break
     reached = experiment.worst(islands)
@@ -166,23 +165,23 @@ def find(experiment: Experiment) -> Islands:
     return _shrink(experiment, islands, max(1.0, 1.25 * reached))
 
 
-def _grow(experiment: Experiment, mode: str, islands: Islands, suspect: float) -> Islands:
+def _grow(experiment: Experiment, mode: str, islands: Islands, factor: float, visible: float) -> Islands:
     limit = max(8, int(LARGEST_SHARE * len(experiment.steps)))
     while experiment.error(mode, islands) > 1 and len(islands) <= limit:
         added: Islands = frozenset()
         for pictures in (1, None):  # what one picture shows need not be asked of all
-            added = added or _next(experiment, experiment.locals(mode, islands, pictures), islands, suspect)
+            added = added or _next(experiment, experiment.locals(mode, islands, pictures), islands, factor, visible)
         if not added:
             break
         islands |= added
     return islands
 
 
-def _next(experiment: Experiment, found: list[Local], islands: Islands, suspect: float) -> Islands:
+def _next(experiment: Experiment, found: list[Local], islands: Islands, factor: float, visible: float) -> Islands:
     """Return what the first culprit calls for: itself, or, where it is an island already, its producers."""
-    harmful = _harmful(experiment, found)
+    harmful = _harmful(experiment, found, visible)
     for local in found:
-        if local.index not in harmful or local.factor < suspect or local.error < VISIBLE:
+        if local.index not in harmful or local.factor < factor or local.error < visible:
             continue
         if experiment.name(local.index) not in islands:
             return frozenset({experiment.name(local.index)})
@@ -207,12 +206,12 @@ def _suppliers(experiment: Experiment, index: int, islands: Islands) -> Islands:
     return frozenset(found)
 
 
-def _harmful(experiment: Experiment, found: list[Local]) -> set[int]:
+def _harmful(experiment: Experiment, found: list[Local], visible: float) -> set[int]:
     """Return the steps whose visible error reaches an output through visible errors; others are forgiven later on."""
     outputs = set(experiment.interpreter.outputs)
     harmful: set[int] = set()
     for i in reversed(range(len(found))):
-        if found[i].error < VISIBLE:
+        if found[i].error < visible:
             continue
         ends = any(name in outputs for name in experiment.steps[i].outputs)
         if ends or any(reader in harmful for reader in experiment.readers[i]):
