@@ -3,8 +3,9 @@
 Run with ``python benchmarks/numerics.py`` (about 15 minutes on 2 cores). Clean graphs come first, then each defect of
 numerics_defects.py in each family of its half. The floor of a case is the error with exactly the injected nodes in
 fp32, which only the injector knows, or the clean graph's if that is larger. A defect that does not double the error
-over its floor is no defect there and is not counted, nor is one that breaks the graph around it as well. Found: a finding names a node of the injected piece and its
-mechanism, and the islands bring the error within the bound, or within 1.5 times the floor.
+over its floor is no defect there and is not counted, nor is one that breaks the graph around it as well. Found: a
+finding names a node of the injected piece and its mechanism, and the islands bring the error within the bound, or
+within 1.5 times the floor.
 """
 
 from __future__ import annotations

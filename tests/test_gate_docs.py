@@ -51,7 +51,7 @@ def test_every_format_and_file_of_the_page_exists():
 
 
 def test_the_workflow_and_the_action_name_options_that_exist():
-    from effbench.cli_gate import gate
+    from effbench.commands.gate import gate
 
     known = {option for parameter in gate.params for option in parameter.opts}
     for path in ("action.yml", "examples/workflow-gate.yml", "docs/gate.md"):

@@ -30,12 +30,11 @@ SOURCE = ROOT / "src" / "effbench"
 LAYERS = ("models", "deploy", "profiles", "reports")
 BASE = ("store", "stats", "registry", "process", "sequential", "verdict")
 TOP = ("api", "agent", "agent_pair")
-FLOORS = (("errors",), ("schema",), ("codec",), BASE, LAYERS, TOP, ("cli", "cli_gate", "pytest_plugin"))
+FLOORS = (("errors",), ("schema",), ("codec",), BASE, LAYERS, TOP, ("commands", "pytest_plugin"), ("cli",))
 """Lowest first; a module imports from floors below its own and from its own part, never from above or beside."""
 
-BESIDE = {("agent_pair", "agent"), ("cli", "cli_gate"), ("cli_gate", "cli")}
-"""Exceptions inside one floor: two programs that run on a device share how an artifact is opened, and two files of
-commands how progress is shown."""
+BESIDE = {("agent_pair", "agent")}
+"""The exception inside one floor: two programs that run on a device share how an artifact is opened."""
 
 TORCH_ON_IMPORT = ("models", "deploy.interpreter", "deploy.islands")
 MODELS_WITHOUT_TORCH = ("models", "models.sources", "models.weights")
@@ -205,7 +204,8 @@ def test_a_bare_interpreter_with_numpy_imports_everything_but_the_models():
     heavy = {m.removeprefix("effbench."): name for m, name in missing.items() if name in ("torch", "onnx")}
     assert expected == set(heavy)
     toml = dict.fromkeys(("effbench.profiles.devices", "effbench.api.gate", "effbench.api.limits"), "tomli")
-    rest = {"effbench.cli": "click", "effbench.cli_gate": "click", "effbench.pytest_plugin": "pytest"}
+    commands = {f"effbench.{m}": "click" for m in MODULES if below(m, ("cli", "commands")) and m != "commands"}
+    rest = {**commands, "effbench.pytest_plugin": "pytest"}
     rest |= toml if sys.version_info < (3, 11) else {}
     assert rest == {module: name for module, name in missing.items() if module.removeprefix("effbench.") not in heavy}
 

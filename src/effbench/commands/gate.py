@@ -1,4 +1,4 @@
-"""The commands ``compare`` and ``gate``; heavy imports happen inside, as in `effbench.cli`."""
+"""``compare`` and ``gate``."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any
 
 import click
 
+from effbench.commands import _shared as shared
 
-def _shared(command: Callable[..., None]) -> Callable[..., None]:
+
+def _both(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that both commands take."""
     options = [
         click.option("--res", "resolutions", multiple=True, metavar="PX", help="512, or 384x640. Repeatable."),
@@ -61,16 +63,15 @@ def _finish(found: Any, formats: Sequence[str], out: str | None, as_json: bool) 
 @click.argument("a")
 @click.argument("b")
 @click.option("--threads", default=1, show_default=True, help="Intra-operator threads of the runtime.")
-@_shared
+@_both
 def compare(a: str, b: str, formats: Sequence[str], as_json: bool, **rest: Any) -> None:
     """Say whether B is slower than A: artifacts, .onnx files or model names, measured in the same run."""
     from effbench.api.compare import compare as run
-    from effbench.cli import _Progress
 
     out = rest["out"]
     rules = _rules(rest)
     chosen = {key: value for key, value in rest.items() if value is not None}
-    with _Progress() as notify:
+    with shared.Progress() as notify:
         found = run(a, b, rules=rules, notify=notify, **chosen)
     _finish(found, formats, out, as_json)
 
@@ -85,13 +86,11 @@ def compare(a: str, b: str, formats: Sequence[str], as_json: bool, **rest: Any) 
 @click.option("--path", "path", multiple=True, metavar="DIR", help="A further folder of the tree that holds modules.")
 @click.option("--calibrate", "calibrating", is_flag=True, help="Learn what this machine can tell: A against A.")
 @click.option("--minutes", default=5.0, show_default=True, help="How long --calibrate runs.")
-@_shared
+@_both
 def gate(
     models: Sequence[str], calibrating: bool, minutes: float, formats: Sequence[str], as_json: bool, **rest: Any
 ) -> None:
     """Compare the working tree with a base, and hold it to the budgets of effbench.toml."""
-    from effbench.cli import _Progress
-
     if calibrating:
         _calibrate(models, minutes, as_json, rest)
         return
@@ -102,16 +101,15 @@ def gate(
     out = rest["out"]
     rules = _rules(rest, rules_of(read_suite(Path())))
     chosen = {key: value for key, value in rest.items() if value is not None}
-    with _Progress() as notify:
+    with shared.Progress() as notify:
         found = run(models, rules=rules, notify=notify, **chosen)
     _finish(found, formats, out, as_json)
 
 
 def _calibrate(models: Sequence[str], minutes: float, as_json: bool, options: dict[str, Any]) -> None:
     from effbench.api.calibrate import DEFAULT_MODEL, calibrate_machine, text
-    from effbench.cli import _print, _Progress
 
-    with _Progress() as notify:
+    with shared.Progress() as notify:
         found = calibrate_machine(
             models[0] if models else DEFAULT_MODEL,
             resolution=(options["resolutions"] or ("224",))[0],
@@ -124,4 +122,7 @@ def _calibrate(models: Sequence[str], minutes: float, as_json: bool, options: di
             out=options["out"],
             notify=notify,
         )
-    _print(as_json, found, lambda: text(found))
+    shared.show(as_json, found, lambda: text(found))
+
+
+COMMANDS = (compare, gate)

@@ -1,0 +1,86 @@
+"""``export`` and ``verify``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from effbench.commands import _shared as shared
+
+
+@click.command()
+@click.argument("model", required=False)
+@click.option("--finish", "bundle", metavar="BUNDLE", help="Build, on its device, what an export elsewhere left.")
+@shared.target
+@click.option(
+    "--res", "resolutions", multiple=True, metavar="PX", default=("224",), help="512, or 384x640. Repeatable."
+)
+@shared.precision
+@shared.batch
+@click.option("--dynamic-batch", is_flag=True, help="Leave the batch open.")
+@shared.weights
+@shared.seed
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="An option of the target.")
+@click.option("--verify/--no-verify", default=True, help="Compare with the fp32 reference.", show_default=True)
+@click.option("--time-limit", default=600.0, show_default=True, metavar="S", help="Seconds for each stage.")
+@shared.out
+@shared.json
+def export(
+    model: str | None,
+    bundle: str | None,
+    targets: Sequence[str],
+    resolutions: Sequence[str],
+    as_json: bool,
+    settings: Sequence[str],
+    **rest: Any,
+) -> None:
+    """Export MODEL (a name, a .onnx file, or package.module:factory) and verify what was made."""
+    from effbench.api import show
+    from effbench.api.export import export as run
+    from effbench.api.export import finish
+    from effbench.errors import UsageError
+
+    rest["time_limit_s"] = rest.pop("time_limit")
+    if (model is None) == (bundle is None):
+        raise UsageError("Name one MODEL to export, or one bundle with --finish.", hint="effbench export regla_m")
+    with shared.Progress() as notify:
+        if bundle is not None:
+            cells = finish(bundle, options=shared.pairs(settings), out=rest["out"])
+        else:
+            cells = run(str(model), targets, resolutions, options=shared.pairs(settings), notify=notify, **rest)
+    shared.show(as_json, cells, lambda: show.cells(cells, next_command=_after_export(cells, rest["out"])))
+    sys.exit(shared.worst(cells))
+
+
+@click.command()
+@click.argument("artifacts", nargs=-1, required=True)
+@shared.out
+@shared.json
+def verify(artifacts: Sequence[str], out: str | None, as_json: bool) -> None:
+    """Compare ARTIFACTS (folders, or names below the output folder) with their fp32 reference once more."""
+    from effbench.api import show
+    from effbench.api.export import verify as run
+
+    with shared.Progress() as notify:
+        cells = run(artifacts, out=out, notify=notify)
+    shared.show(as_json, cells, lambda: show.cells(cells))
+    sys.exit(shared.worst(cells))
+
+
+def _after_export(cells: Sequence[Any], out: str | None) -> str | None:
+    from effbench.schema import resolution_text
+
+    sizes = sorted({cell.resolution for cell in cells if cell.status == "ok"})
+    if not sizes:
+        return None
+    return (
+        "effbench profile"
+        + "".join(f" --res {resolution_text(size)}" for size in sizes)
+        + (f" --out {out}" if out else "")
+    )
+
+
+COMMANDS = (export, verify)
