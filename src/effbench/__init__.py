@@ -19,7 +19,7 @@ _PUBLIC = {
     "targets": "effbench.api.inspect",
     "profile": "effbench.api.profile",
     "report": "effbench.api.report",
-    "verify": "effbench.api.export",
+    "verify": "effbench.api.verify",
     "Artifact": "effbench.schema",
     "Backbone": "effbench.schema",
     "Device": "effbench.schema",
@@ -43,10 +43,11 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from effbench.api.compare import compare  # noqa: F401
-    from effbench.api.export import export, verify  # noqa: F401
+    from effbench.api.export import export  # noqa: F401
     from effbench.api.gate import gate  # noqa: F401
     from effbench.api.inspect import devices, doctor, targets  # noqa: F401
     from effbench.api.profile import profile  # noqa: F401
     from effbench.api.report import report  # noqa: F401
+    from effbench.api.verify import verify  # noqa: F401
     from effbench.errors import EffbenchError  # noqa: F401
     from effbench.schema import Artifact, Backbone, Device, Measurement, Samples  # noqa: F401

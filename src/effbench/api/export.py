@@ -1,31 +1,25 @@
-"""Export and verify: a model argument becomes one ONNX graph, the graph becomes a checked artifact per target."""
+"""Export: a model argument becomes one ONNX graph, the graph becomes a checked artifact per target."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from effbench import deploy, process
 from effbench.api.source import Source, code_hashes, ingredients, resolve, versions
-from effbench.codec import from_json, to_json
+from effbench.api.stage import AGENT, STAGE_LIMIT_S, WORKER, Notify, failed, silent
+from effbench.api.verify import find_artifact, verify_artifact
+from effbench.codec import to_json
 from effbench.deploy import bundle
 from effbench.errors import DataError, EffbenchError, FidelityError, UnavailableError, UsageError, did_you_mean
-from effbench.schema import PRECISIONS, Artifact, Cell, Fidelity, parse_resolution, resolution_text
+from effbench.schema import PRECISIONS, Artifact, Cell, parse_resolution, resolution_text
 from effbench.store import home as home_of
 
-Notify = Callable[[str], None]
-
 GRAPH_PACKAGES = ("torch", "onnx", "onnxscript", "onnx-ir", "effbench")
-STAGE_LIMIT_S = 600.0
-WORKER, AGENT = "effbench.api.worker", "effbench.agent"
-
-
-def silent(message: str) -> None:
-    """Report progress to nobody."""
 
 
 def export(
@@ -183,7 +177,7 @@ class _Request:
             if verify and made.fidelity is not None and not made.fidelity.passed:
                 raise FidelityError(f"{made.name} is not the same model: {'; '.join(made.fidelity.reasons)}.")
         except EffbenchError as error:
-            blank = _failed(blank, error)
+            blank = failed(blank, error)
         seconds = round(time.perf_counter() - start, 3)
         self.notify(_line(replace(blank, seconds=seconds)))
         return replace(blank, seconds=seconds)
@@ -277,126 +271,6 @@ class _Request:
         return bundle.load(folder), False
 
 
-def verify_artifact(
-    artifact: Artifact, home: Path, *, threads: int = 1, time_limit_s: float = STAGE_LIMIT_S
-) -> Artifact:
-    """Run an artifact over the reference pictures in a fresh process and record the result in its manifest.
-
-    Raises:
-        DataError: The graph with the expected outputs is not in the cache any more.
-    """
-    job = {
-        "op": "verify",
-        "artifact": str(artifact.folder.resolve()),
-        "reference": str(reference_of(artifact, home).resolve()),
-        "threads": threads,
-    }
-    (answer,) = process.run(AGENT, job, time_limit_s=time_limit_s)
-    found = from_json(Fidelity, answer["fidelity"], "the child's answer")
-    subject = replace(artifact.subject, compute_precision=answer["compute_precision"])
-    placement = {**artifact.placement, **answer["placement"]}
-    return bundle.annotate(replace(artifact, subject=subject), fidelity=found, placement=placement)
-
-
-def reference_of(artifact: Artifact, home: Path) -> Path:
-    """Return the file of expected outputs: an artifact's own, else that of the graph it was made from."""
-    own = artifact.folder / bundle.REFERENCE
-    if own.is_file():
-        return own
-    for found in bundle.artifacts(artifact.folder.parent.parent):
-        if found.digest == artifact.graph_digest:
-            return found.folder / bundle.REFERENCE
-    raise DataError(f"The graph that {artifact.name} was made from is gone.", hint="Export it again.")
-
-
-def verify(
-    names: Iterable[str], *, out: str | Path | None = None, time_limit_s: float = STAGE_LIMIT_S, notify: Notify = silent
-) -> list[Cell]:
-    """Verify artifacts (folders or names below the home) once more, whatever their manifests say.
-
-    Returns:
-        One cell per artifact.
-
-    Raises:
-        DataError: A folder is not an artifact, or was changed since it was exported.
-    """
-    home = home_of(out)
-    cells = []
-    for artifact in [find_artifact(name, home) for name in names]:
-        start = time.perf_counter()
-        subject = artifact.subject
-        cell = Cell(
-            subject.model,
-            subject.resolution,
-            subject.storage_precision,
-            subject.target,
-            "ok",
-            artifact=str(artifact.folder),
-        )
-        try:
-            notify(f"verify {artifact.name}")
-            made = verify_artifact(artifact, home, time_limit_s=time_limit_s)
-            cell = replace(cell, digest=made.digest, fidelity=made.fidelity)
-            if made.fidelity is not None and not made.fidelity.passed:
-                raise FidelityError(f"{made.name} is not the same model: {'; '.join(made.fidelity.reasons)}.")
-        except EffbenchError as error:
-            cell = _failed(cell, error)
-        cells.append(replace(cell, seconds=round(time.perf_counter() - start, 3)))
-    return cells
-
-
-def finish(
-    folder: str | Path, *, options: Mapping[str, str] | None = None, out: str | Path | None = None
-) -> list[Cell]:
-    """Build, on the device that will run it, what an export elsewhere left as a bundle.
-
-    Raises:
-        UsageError: The artifact is no bundle of a target that is finished on its device.
-        UnavailableError: The toolkit or the device is missing here.
-    """
-    start = time.perf_counter()
-    left = bundle.load(Path(folder))
-    target = deploy.get(left.subject.target)
-    build = getattr(target, "finish", None)
-    if build is None:
-        raise UsageError(f"{left.name} is whole: target '{target.name}' leaves nothing to finish.")
-    made: Artifact = build(left.folder, home_of(out), dict(options or {}))
-    subject = made.subject
-    seconds = round(time.perf_counter() - start, 3)
-    cell = Cell(subject.model, subject.resolution, subject.storage_precision, subject.target, "ok")
-    return [replace(cell, artifact=str(made.folder), digest=made.digest, fidelity=made.fidelity, seconds=seconds)]
-
-
-def find_artifact(name: str, home: Path) -> Artifact:
-    """Return the artifact that a user means: a folder, or the beginning of a name below the home.
-
-    Raises:
-        UsageError: No artifact has that name; near misses are listed.
-        DataError: It was changed since it was exported.
-    """
-    folder = Path(name)
-    if (folder / bundle.MANIFEST).exists() or folder.is_dir():
-        return bundle.load(folder)
-    known = {item.name: item for item in bundle.artifacts(home)}
-    matches = [item for key, item in known.items() if key == name] or [
-        v for k, v in known.items() if k.startswith(name)
-    ]
-    if len(matches) == 1:
-        return bundle.load(matches[0].folder)
-    if matches:
-        raise UsageError(f"'{name}' means {len(matches)} artifacts.", hint=", ".join(item.name for item in matches))
-    raise did_you_mean(name, known, "artifact")
-
-
-def _failed(cell: Cell, error: EffbenchError) -> Cell:
-    """Turn an error into the status it stands for."""
-    kinds = ((UnavailableError, "unavailable"), (UsageError, "unsupported"))
-    status = next((name for kind, name in kinds if isinstance(error, kind)), "failed")
-    return replace(
-        cell, status=status, reason=error.message, next_step=error.hint or "", exit_code=type(error).exit_code
-    )
-
-
 def _line(cell: Cell) -> str:
     what = f"{cell.model} {resolution_text(cell.resolution)} px {cell.precision} {cell.target}"
     if cell.status != "ok":
@@ -405,4 +279,13 @@ def _line(cell: Cell) -> str:
     return f"{what}: ok{' (cached)' if cell.cached else ''}{checked}, {cell.seconds:.1f} s"
 
 
-__all__ = ["at_hand", "export", "find_artifact", "verify"]
+__all__ = [
+    "AGENT",
+    "STAGE_LIMIT_S",
+    "WORKER",
+    "Notify",
+    "at_hand",
+    "export",
+    "find_artifact",
+    "silent",
+]

@@ -40,7 +40,7 @@ def export(
     """Export MODEL (a name, a .onnx file, or package.module:factory) and verify what was made."""
     from effbench.api import show
     from effbench.api.export import export as run
-    from effbench.api.export import finish
+    from effbench.api.verify import finish
     from effbench.errors import UsageError
 
     rest["time_limit_s"] = rest.pop("time_limit")
@@ -62,7 +62,7 @@ def export(
 def verify(artifacts: Sequence[str], out: str | None, as_json: bool) -> None:
     """Compare ARTIFACTS (folders, or names below the output folder) with their fp32 reference once more."""
     from effbench.api import show
-    from effbench.api.export import verify as run
+    from effbench.api.verify import verify as run
 
     with shared.Progress() as notify:
         cells = run(artifacts, out=out, notify=notify)

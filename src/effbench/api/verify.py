@@ -1,0 +1,127 @@
+"""Verify artifacts against the reference they were made with, find them by name, finish what a device has to build."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from effbench import deploy, process
+from effbench.api.stage import AGENT, STAGE_LIMIT_S, Notify, failed, silent
+from effbench.codec import from_json
+from effbench.deploy import bundle
+from effbench.errors import DataError, EffbenchError, FidelityError, UsageError, did_you_mean
+from effbench.schema import Artifact, Cell, Fidelity
+from effbench.store import home as home_of
+
+
+def verify_artifact(
+    artifact: Artifact, home: Path, *, threads: int = 1, time_limit_s: float = STAGE_LIMIT_S
+) -> Artifact:
+    """Run an artifact over the reference pictures in a fresh process and record the result in its manifest.
+
+    Raises:
+        DataError: The graph with the expected outputs is not in the cache any more.
+    """
+    job = {
+        "op": "verify",
+        "artifact": str(artifact.folder.resolve()),
+        "reference": str(reference_of(artifact, home).resolve()),
+        "threads": threads,
+    }
+    (answer,) = process.run(AGENT, job, time_limit_s=time_limit_s)
+    found = from_json(Fidelity, answer["fidelity"], "the child's answer")
+    subject = replace(artifact.subject, compute_precision=answer["compute_precision"])
+    placement = {**artifact.placement, **answer["placement"]}
+    return bundle.annotate(replace(artifact, subject=subject), fidelity=found, placement=placement)
+
+
+def reference_of(artifact: Artifact, home: Path) -> Path:
+    """Return the file of expected outputs: an artifact's own, else that of the graph it was made from."""
+    own = artifact.folder / bundle.REFERENCE
+    if own.is_file():
+        return own
+    for found in bundle.artifacts(artifact.folder.parent.parent):
+        if found.digest == artifact.graph_digest:
+            return found.folder / bundle.REFERENCE
+    raise DataError(f"The graph that {artifact.name} was made from is gone.", hint="Export it again.")
+
+
+def verify(
+    names: Iterable[str], *, out: str | Path | None = None, time_limit_s: float = STAGE_LIMIT_S, notify: Notify = silent
+) -> list[Cell]:
+    """Verify artifacts (folders or names below the home) once more, whatever their manifests say.
+
+    Returns:
+        One cell per artifact.
+
+    Raises:
+        DataError: A folder is not an artifact, or was changed since it was exported.
+    """
+    home = home_of(out)
+    cells = []
+    for artifact in [find_artifact(name, home) for name in names]:
+        start = time.perf_counter()
+        subject = artifact.subject
+        cell = Cell(
+            subject.model,
+            subject.resolution,
+            subject.storage_precision,
+            subject.target,
+            "ok",
+            artifact=str(artifact.folder),
+        )
+        try:
+            notify(f"verify {artifact.name}")
+            made = verify_artifact(artifact, home, time_limit_s=time_limit_s)
+            cell = replace(cell, digest=made.digest, fidelity=made.fidelity)
+            if made.fidelity is not None and not made.fidelity.passed:
+                raise FidelityError(f"{made.name} is not the same model: {'; '.join(made.fidelity.reasons)}.")
+        except EffbenchError as error:
+            cell = failed(cell, error)
+        cells.append(replace(cell, seconds=round(time.perf_counter() - start, 3)))
+    return cells
+
+
+def finish(
+    folder: str | Path, *, options: Mapping[str, str] | None = None, out: str | Path | None = None
+) -> list[Cell]:
+    """Build, on the device that will run it, what an export elsewhere left as a bundle.
+
+    Raises:
+        UsageError: The artifact is no bundle of a target that is finished on its device.
+        UnavailableError: The toolkit or the device is missing here.
+    """
+    start = time.perf_counter()
+    left = bundle.load(Path(folder))
+    target = deploy.get(left.subject.target)
+    build = getattr(target, "finish", None)
+    if build is None:
+        raise UsageError(f"{left.name} is whole: target '{target.name}' leaves nothing to finish.")
+    made: Artifact = build(left.folder, home_of(out), dict(options or {}))
+    subject = made.subject
+    seconds = round(time.perf_counter() - start, 3)
+    cell = Cell(subject.model, subject.resolution, subject.storage_precision, subject.target, "ok")
+    return [replace(cell, artifact=str(made.folder), digest=made.digest, fidelity=made.fidelity, seconds=seconds)]
+
+
+def find_artifact(name: str, home: Path) -> Artifact:
+    """Return the artifact that a user means: a folder, or the beginning of a name below the home.
+
+    Raises:
+        UsageError: No artifact has that name; near misses are listed.
+        DataError: It was changed since it was exported.
+    """
+    folder = Path(name)
+    if (folder / bundle.MANIFEST).exists() or folder.is_dir():
+        return bundle.load(folder)
+    known = {item.name: item for item in bundle.artifacts(home)}
+    matches = [item for key, item in known.items() if key == name] or [
+        v for k, v in known.items() if k.startswith(name)
+    ]
+    if len(matches) == 1:
+        return bundle.load(matches[0].folder)
+    if matches:
+        raise UsageError(f"'{name}' means {len(matches)} artifacts.", hint=", ".join(item.name for item in matches))
+    raise did_you_mean(name, known, "artifact")
