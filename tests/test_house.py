@@ -28,7 +28,7 @@ else:
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "effbench"
 LAYERS = ("models", "deploy", "profiles", "reports")
-BASE = ("store", "stats", "registry", "process", "sequential", "verdict")
+BASE = ("data", "store", "stats", "registry", "process", "sequential", "verdict")
 TOP = ("api", "agent", "agent_pair")
 FLOORS = (("errors",), ("schema",), ("codec",), BASE, LAYERS, TOP, ("commands", "pytest_plugin"), ("cli",))
 """Lowest first; a module imports from floors below its own and from its own part, never from above or beside."""
@@ -41,7 +41,19 @@ MODELS_WITHOUT_TORCH = ("models", "models.sources", "models.weights")
 """What lists models and looks for their sources and weights; the command line needs it before any export."""
 
 TORCH_INSIDE = (*TORCH_ON_IMPORT, "deploy.graph", "deploy.targets.torch", "deploy.mil", "deploy.numerics", "api.worker")
-HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "coremltools", "matplotlib", "pandas", "scipy", "timm", "PIL")
+HEAVY = (
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "coremltools",
+    "matplotlib",
+    "pandas",
+    "scipy",
+    "timm",
+    "PIL",
+    "pyarrow",
+)
 
 ABSOLUTE = re.compile(r"(?<![\w.~$})*-])/(?:home|root|Users|tmp|work)/\w")
 """Folders that exist on one machine only; ``/data/local/tmp`` of Android and ``https://x/home/`` are not meant."""

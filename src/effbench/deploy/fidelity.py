@@ -16,6 +16,7 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
+from effbench.data.pictures import normalize
 from effbench.deploy.bundle import REFERENCE as REFERENCE
 from effbench.errors import DataError
 from effbench.schema import Fidelity, Preprocessing, TensorSpec
@@ -76,13 +77,7 @@ def feeds(
     images: npt.NDArray[np.uint8], batch: int, spec: TensorSpec, preprocessing: Preprocessing
 ) -> list[dict[str, Array]]:
     """Return what to feed, batch by batch: the pictures scaled and normalized as the model wants them."""
-    channels = images.shape[1]
-    mean, std = (
-        np.resize(np.asarray(v, np.float32), channels).reshape(-1, 1, 1)
-        for v in (preprocessing.mean, preprocessing.std)
-    )
-    scaled = (images.astype(np.float32) * np.float32(preprocessing.scale) - mean) / std
-    tensors = np.ascontiguousarray(scaled.astype(spec.dtype))
+    tensors = normalize(images, preprocessing, spec.dtype)
     return [{spec.name: tensors[start : start + batch]} for start in range(0, len(tensors), batch)]
 
 

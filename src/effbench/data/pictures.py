@@ -1,0 +1,92 @@
+"""From an encoded picture to the input of a model: decoded, scaled, cut, normalized, in one way for every target."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from effbench.errors import DataError, MissingDependencyError, UsageError
+from effbench.schema import Preprocessing
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+
+
+def decode(content: bytes, name: str, channels: int = 3) -> Image:
+    """Return an encoded picture upright and in the color mode that the channels ask for.
+
+    Raises:
+        DataError: It cannot be read as a picture, or no picture has that many channels.
+        MissingDependencyError: Pillow is not installed.
+    """
+    try:
+        from PIL import Image, ImageOps
+    except ImportError as error:
+        raise MissingDependencyError("Reading pictures", "pillow", "eval") from error
+    if channels not in MODES:
+        raise DataError(f"A model with {channels} input channels takes no pictures.")
+    try:
+        with Image.open(io.BytesIO(content)) as opened:
+            return ImageOps.exif_transpose(opened).convert(MODES[channels])
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{name} cannot be read as a picture: {error}") from error
+
+
+def cut(
+    picture: Image, resolution: tuple[int, int], preprocessing: Preprocessing, channels: int = 3
+) -> npt.NDArray[np.uint8]:
+    """Return a picture as the model wants it before scaling: resized, center-cropped, shape (C, H, W), uint8.
+
+    Raises:
+        UsageError: The interpolation has no such name.
+    """
+    array = np.asarray(_fit(picture, resolution, preprocessing), np.uint8).reshape(*resolution, channels)
+    if preprocessing.channel_order == "BGR":
+        array = array[..., ::-1]
+    return np.ascontiguousarray(array.transpose(2, 0, 1))
+
+
+def _fit(picture: Image, resolution: tuple[int, int], preprocessing: Preprocessing) -> Image:
+    """Scale so that the crop covers ``crop_pct`` of the tighter side, then cut the center out.
+
+    Rounded as torchvision's Resize and CenterCrop and timm's crop_pct do, so that trained models see what they know.
+    """
+    from PIL import Image
+
+    methods = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+    methods |= {"nearest": Image.Resampling.NEAREST, "lanczos": Image.Resampling.LANCZOS}
+    if preprocessing.interpolation not in methods:
+        raise UsageError(f"Interpolation '{preprocessing.interpolation}' is none of {', '.join(methods)}.")
+    height, width = resolution
+    tall, wide = (math.floor(side / preprocessing.crop_pct) for side in resolution)
+    if picture.width * tall >= picture.height * wide:
+        size = (max(width, tall * picture.width // picture.height), tall)
+    else:
+        size = (wide, max(height, wide * picture.height // picture.width))
+    scaled = picture.resize(size, methods[preprocessing.interpolation])
+    left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
+    return scaled.crop((left, top, left + width, top + height))
+
+
+def normalize(images: npt.NDArray[np.uint8], preprocessing: Preprocessing, dtype: str = "float32") -> npt.NDArray[Any]:
+    """Return pictures, shape (N, C, H, W), scaled and normalized as the model wants them."""
+    channels = images.shape[1]
+    mean, std = (
+        np.resize(np.asarray(v, np.float32), channels).reshape(-1, 1, 1)
+        for v in (preprocessing.mean, preprocessing.std)
+    )
+    scaled = (images.astype(np.float32) * np.float32(preprocessing.scale) - mean) / std
+    return np.ascontiguousarray(scaled.astype(dtype))
+
+
+def read(
+    content: bytes, name: str, resolution: tuple[int, int], preprocessing: Preprocessing, channels: int = 3
+) -> npt.NDArray[np.uint8]:
+    """Decode and cut an encoded picture, shape (C, H, W), uint8; errors as in `decode` and `cut`."""
+    return cut(decode(content, name, channels), resolution, preprocessing, channels)

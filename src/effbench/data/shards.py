@@ -1,0 +1,98 @@
+"""Tar shards as WebDataset writes them: members that share a stem are one sample (``000.jpg`` with ``000.cls``)."""
+
+from __future__ import annotations
+
+import json
+import re
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from effbench.data import Dataset, Item
+from effbench.errors import DataError
+
+PICTURES = ("jpg", "jpeg", "png", "bmp", "webp")
+_BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
+
+
+@dataclass(frozen=True)
+class MemberContent:
+    """The bytes of a member of a tar file; a plain tar is read in place."""
+
+    shard: Path
+    offset: int
+    size: int
+
+    def __call__(self) -> bytes:
+        """Return the member's content."""
+        try:
+            with self.shard.open("rb") as stream:
+                stream.seek(self.offset)
+                content = stream.read(self.size)
+        except OSError as error:
+            raise DataError(f"{self.shard} cannot be read: {error.strerror}.") from error
+        if len(content) < self.size:
+            raise DataError(f"{self.shard} is cut short.")
+        return content
+
+
+def is_shards(place: Path) -> bool:
+    """Say whether a path means tar shards: one, a range of them, or a folder that holds them."""
+    return place.suffix == ".tar" or (place.is_dir() and any(place.glob("*.tar")))
+
+
+def read(place: Path) -> Dataset:
+    """Return the samples of all shards, by shard and key.
+
+    Raises:
+        DataError: A shard is missing or no tar file, or a sample has a label that cannot be read.
+    """
+    items: list[Item] = []
+    for shard in _shards(place):
+        try:
+            with tarfile.open(shard, "r:") as archive:
+                items += _samples(shard, archive)
+        except (tarfile.TarError, OSError, EOFError) as error:
+            raise DataError(f"{shard} cannot be read as a tar file: {error}") from error
+    return Dataset(place.name, "shards", tuple(sorted(items, key=lambda item: item.name)))
+
+
+def _shards(place: Path) -> list[Path]:
+    if place.is_dir():
+        return sorted(place.glob("*.tar"))
+    match = _BRACES.search(str(place))
+    if match is None:
+        return [place]
+    first, last = match.groups()
+    names = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
+    return [Path(str(place).replace(match.group(), name)) for name in names]
+
+
+def _samples(shard: Path, archive: tarfile.TarFile) -> Iterator[Item]:
+    samples: dict[str, dict[str, tarfile.TarInfo]] = {}
+    for member in archive:
+        if member.isfile():
+            folder, _, name = member.name.rpartition("/")
+            stem, _, ending = name.partition(".")
+            samples.setdefault(f"{folder}/{stem}".lstrip("/"), {})[ending.lower()] = member
+    for key, parts in samples.items():
+        for ending in [name for name in PICTURES if name in parts][:1]:
+            content = MemberContent(shard, parts[ending].offset_data, parts[ending].size)
+            yield Item(f"{shard.name}/{key}.{ending}", content, _tag(shard, archive, key, parts))
+
+
+def _tag(shard: Path, archive: tarfile.TarFile, key: str, parts: dict[str, tarfile.TarInfo]) -> str | None:
+    for ending in ("cls", "json"):
+        stream = archive.extractfile(parts[ending]) if ending in parts else None
+        if stream is None:
+            continue
+        text = stream.read()
+        try:
+            if ending == "cls":
+                return text.decode().strip()
+            found = json.loads(text)
+            return str(found["label"]) if "label" in found else None
+        except (ValueError, TypeError) as error:
+            raise DataError(f"{shard}: the label of {key} cannot be read: {error}") from error
+    return None

@@ -1,0 +1,80 @@
+"""Decoding and cutting against torchvision's transforms, which were not written here."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from pictures_on_disk import encoded
+from PIL import Image
+
+from effbench.data import pictures
+from effbench.errors import DataError, UsageError
+from effbench.schema import Preprocessing
+
+LIBRARY: list[torch.library.Library] = []
+
+
+def photograph(width: int, height: int) -> Image.Image:
+    rng = np.random.default_rng(1)
+    small = Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8))
+    return small.resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.target("timm")
+@pytest.mark.parametrize(("width", "height"), [(500, 375), (375, 500), (256, 256), (224, 224), (640, 200)])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_as_timm_does_it(width: int, height: int, interpolation: str):
+    if not hasattr(torch.ops.torchvision, "nms"):
+        # Built for CUDA, torchvision does not import beside a CPU torch unless these operators are declared.
+        LIBRARY.append(torch.library.Library("torchvision", "DEF"))
+        for name in ("nms", "qnms"):
+            LIBRARY[-1].define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    from timm.data import create_transform
+
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+    wanted = create_transform(
+        (3, 224, 224), interpolation=interpolation, mean=mean, std=std, crop_pct=0.875, crop_mode="center"
+    )(photograph(width, height))
+    preprocessing = Preprocessing(mean, std, interpolation=interpolation, crop_pct=0.875)
+    stream = io.BytesIO()
+    photograph(width, height).save(stream, "PNG")
+    found = pictures.normalize(
+        pictures.read(stream.getvalue(), "x.png", (224, 224), preprocessing)[None], preprocessing
+    )[0]
+    assert np.abs(found - wanted.numpy()).max() < 1e-6
+
+
+def test_upright_and_in_color():
+    picture = photograph(40, 30)
+    exif = picture.getexif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    stream = io.BytesIO()
+    picture.save(stream, "PNG", exif=exif)
+    assert (30, 40) == pictures.decode(stream.getvalue(), "x").size
+    gray = io.BytesIO()
+    picture.convert("L").save(gray, "PNG")
+    assert (3, 8, 8) == pictures.read(gray.getvalue(), "x", (8, 8), Preprocessing()).shape
+    assert (1, 8, 8) == pictures.read(gray.getvalue(), "x", (8, 8), Preprocessing(), channels=1).shape
+
+
+def test_bgr_turns_the_channels():
+    content = encoded(3, 7)
+    rgb, bgr = (pictures.read(content, "x", (8, 8), Preprocessing(channel_order=order)) for order in ("RGB", "BGR"))
+    assert np.array_equal(rgb[::-1], bgr)
+    assert (60, 7) == (rgb[0].max(), rgb[1].max())
+
+
+@pytest.mark.parametrize("content", [b"", b"not a picture", encoded(1)[:60]])
+def test_what_is_no_picture_is_named(content: bytes):
+    with pytest.raises(DataError, match=r"cat/1\.png cannot be read as a picture"):
+        pictures.decode(content, "cat/1.png")
+
+
+def test_unknown_interpolation_and_channels():
+    with pytest.raises(UsageError, match="Interpolation 'area' is none of"):
+        pictures.read(encoded(1), "x", (8, 8), Preprocessing(interpolation="area"))
+    with pytest.raises(DataError, match="5 input channels"):
+        pictures.decode(encoded(1), "x", channels=5)
