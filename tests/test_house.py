@@ -37,7 +37,7 @@ BESIDE = {("agent_pair", "agent")}
 """The exception inside one floor: two programs that run on a device share how an artifact is opened."""
 
 TORCH_ON_IMPORT = ("models", "deploy.interpreter", "deploy.islands")
-MODELS_WITHOUT_TORCH = ("models", "models.sources", "models.weights")
+MODELS_WITHOUT_TORCH = ("models", "models.mixers", "models.sources", "models.weights")
 """What lists models and looks for their sources and weights; the command line needs it before any export."""
 
 TORCH_INSIDE = (*TORCH_ON_IMPORT, "deploy.graph", "deploy.targets.torch", "deploy.mil", "deploy.numerics", "api.worker")

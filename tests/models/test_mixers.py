@@ -1,0 +1,105 @@
+"""Every mixer by name: its signature, the growth of its cost, and its definition where it has no file of its own."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from effbench.errors import UsageError
+from effbench.models import mixers
+from effbench.models.initialise import Untrained
+from effbench.models.mixers.relu_linear import ReLULinearHeads
+from effbench.models.mixers.softmax import MultiHeadAttention
+from effbench.models.mixers.windows import Join, Partition
+
+NAMES = list(mixers.mixers())
+
+
+def macs(name: str, side: int) -> int:
+    with torch.device("meta"):
+        module = mixers.build(name, 64, (side, side)).eval()
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            module(torch.empty(1, 64, side, side))
+    return int(counter.get_total_flops()) // 2
+
+
+def exponent(name: str) -> float:
+    """Return the exponent in positions of the MACs that are not those of 1x1 convolutions, from 32 to 64 a side."""
+    small, large = macs(name, 32), macs(name, 64)
+    return math.log(large / small) / math.log(4)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if mixers.get(n).order == "O(N)"])
+def test_cost_of_linear_mixers_is_exactly_linear(name: str) -> None:
+    assert [macs(name, side) for side in (32, 64)] == [macs(name, 16) * factor for factor in (4, 16)]
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if mixers.get(n).order == "O(N^2)"])
+def test_cost_of_quadratic_mixers_grows_faster(name: str) -> None:
+    assert exponent(name) > 1.5
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", NAMES)
+def test_every_mixer_keeps_the_shape_and_mixes(name: str) -> None:
+    torch.manual_seed(0)
+    module = mixers.build(name, 64, (16, 32)).eval()
+    x = torch.randn(2, 64, 16, 32)
+    y = module(x)
+    assert y.shape == x.shape
+    # The last row of the first picture reaches the first row, and no other picture.
+    x[0, :, 15, 0] += 1
+    assert not torch.equal(module(x)[0, :, 0, 0], y[0, :, 0, 0])
+    torch.testing.assert_close(module(x)[1], y[1])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_mixer_says_how_it_wants_to_start(name: str) -> None:
+    module = mixers.build(name, 64, (14, 14))
+    assert any(isinstance(part, Untrained) and not isinstance(part, nn.Sequential) for part in module.modules())
+
+
+def test_an_unknown_mixer_lists_near_misses() -> None:
+    with pytest.raises(UsageError, match="Did you mean aft-conv"):
+        mixers.get("aft-con")
+
+
+@torch.no_grad()
+def test_multi_head_attention_is_torchs() -> None:
+    torch.manual_seed(0)
+    ours, theirs, x = (
+        MultiHeadAttention(48, 3),
+        nn.MultiheadAttention(48, 3, batch_first=True),
+        torch.randn(2, 48, 5, 7),
+    )
+    theirs.in_proj_weight.copy_(ours.qkv.weight.flatten(1))
+    theirs.in_proj_bias.copy_(ours.qkv.bias)
+    theirs.out_proj.weight.copy_(ours.project.weight.flatten(1))
+    theirs.out_proj.bias.copy_(ours.project.bias)
+    tokens = x.flatten(2).transpose(1, 2)
+    expected, _ = theirs(tokens, tokens, tokens, need_weights=False)
+    torch.testing.assert_close(ours(x).flatten(2).transpose(1, 2), expected)
+
+
+@torch.no_grad()
+def test_relu_linear_attention_is_its_definition() -> None:
+    query, key, value = torch.randn(3, 2, 4, 8, 25).double()
+    weights = F.relu(query).transpose(-1, -2) @ F.relu(key)
+    expected = value @ (weights / weights.sum(-1, keepdim=True).clamp_min(1e-9)).transpose(-1, -2)
+    torch.testing.assert_close(ReLULinearHeads()(query, key, value), expected, rtol=0, atol=2e-2)
+
+
+def test_windows_are_cut_and_joined() -> None:
+    x = torch.arange(2 * 3 * 8 * 12).reshape(2, 3, 8, 12)
+    windows = Partition(4)(x)
+    assert windows.shape == (12, 3, 4, 4)
+    expected = [x[b, :, r : r + 4, c : c + 4] for b in range(2) for r in (0, 4) for c in (0, 4, 8)]
+    assert torch.equal(windows, torch.stack(expected))
+    assert torch.equal(Join()(windows, 8, 12), x)
+    with pytest.raises(UsageError, match="do not tile a map of 8 x 10"):
+        Partition(4)(torch.zeros(1, 3, 8, 10))
