@@ -23,7 +23,7 @@ from effbench.profiles import devices, trust
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
-FIRST = ("install", "models", "export", "verify", "profile", "report", "trust", "own-model", "python-api")
+FIRST = ("install", "models", "export", "verify", "profile", "state", "report", "trust", "own-model", "python-api")
 """The order of reading, in which a later page may use what an earlier one made; other pages follow by name."""
 
 BEING_WRITTEN: set[str] = set()
@@ -205,7 +205,7 @@ def desk(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.xdist_group("export")
-@pytest.mark.parametrize("name", ["models", "export", "verify", "profile", "report", "python-api"])
+@pytest.mark.parametrize("name", ["models", "export", "verify", "profile", "state", "report", "python-api"])
 def test_a_page_runs_on_a_small_model(name: str, desk: Path):
     assert walk_through(f"docs/{name}.md", desk, STAND_INS) > 0
 
@@ -274,6 +274,7 @@ def test_the_table_of_grades_is_that_of_the_code():
         "drift within rounds": trust.DRIFT_WITHIN_PCT,
         "drift across rounds": trust.DRIFT_ACROSS_PCT,
         "fall of the clock frequency": trust.FREQUENCY_DROP_PCT,
+        "frames missed by a paced round": trust.MISSED_FRAMES_PCT,
         "distance of a second mode": trust.MODE_GAP_PCT,
     }
     found = rows("docs/trust.md", "check")

@@ -77,7 +77,13 @@ def measure(job: dict[str, Any], emit: Any) -> None:
     from effbench.codec import to_json
     from effbench.profiles import environment
     from effbench.profiles.measure import measure_round
+    from effbench.profiles.protocol import Protocol, cool_down
 
+    protocol = Protocol.of(job)
+    cooled: dict[str, float] = {}
+    if job.get("cool_to_c") is not None:
+        emit({"event": "stage", "stage": f"cool down to {job['cool_to_c']:.0f} °C"})
+        cooled = cool_down(float(job["cool_to_c"]))
     before = environment.observe(job.get("packages", ()))
     start = time.perf_counter_ns()
     artifact, session = _open(job, emit)
@@ -86,8 +92,10 @@ def measure(job: dict[str, Any], emit: Any) -> None:
     feeds, other = _inputs(artifact, batch, 2)
     emit({"event": "stage", "stage": "measure"})
     # Start-up counts against the round's share of the budget, so that a budget means wall time.
-    spent = (time.perf_counter_ns() - STARTED_NS) / 1e9
+    spent = (time.perf_counter_ns() - STARTED_NS) / 1e9 - cooled.get("cool_down_s", 0.0)
     seconds = max(float(job["min_seconds"]), float(job["round_seconds"]) - spent - WARMUP_SHARE_S)
+    if protocol.minutes is not None:
+        seconds = 60 * protocol.minutes
     measured = measure_round(
         session,
         feeds,
@@ -96,12 +104,15 @@ def measure(job: dict[str, Any], emit: Any) -> None:
         max_seconds=max(seconds, SLOW_MODEL_S),
         load_ms=load_ms,
         contrast=other if job.get("check_promise") else None,
+        protocol=protocol,
     )
+    measured = replace(measured, observed={**measured.observed, **cooled})
     after = environment.observe(job.get("packages", ()))
     emit(
         {
             "event": "round",
             "round": to_json(measured),
+            "protocol": protocol.name,
             "batch": batch,
             "before": before,
             "after": after,

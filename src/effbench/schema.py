@@ -198,7 +198,8 @@ class Round:
     """One fresh process: its raw samples in nanoseconds, in order, and what was seen while it ran.
 
     ``observed`` holds plain numbers (other_cpu_pct, steal_pct, involuntary_switches, cpu_mhz, ...); a key that the
-    machine cannot tell is absent.
+    machine cannot tell is absent. ``trace`` holds series of one length along a sustained round: ``time_s``, ``samples``
+    (how many there were by then), ``cpu_mhz``, ``temperature_c``.
     """
 
     samples_ns: tuple[int, ...]
@@ -209,6 +210,7 @@ class Round:
     peak_rss_bytes: int
     observed: dict[str, float] = field(default_factory=dict)
     flags: tuple[str, ...] = ()
+    trace: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.samples_ns:
@@ -219,7 +221,7 @@ class Round:
 
 @dataclass(frozen=True)
 class Samples:
-    """Rounds of one artifact under one protocol (``back-to-back``, ``paced``, ``sustained``).
+    """Rounds of one artifact under one protocol (``back-to-back``, ``paced 30/s``, ``sustained 10 min``).
 
     ``scope`` is ``end-to-end`` (host arrays in, host arrays out) or ``device-only``; the two are never ranked together.
     """

@@ -8,43 +8,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scripted_machine import MS, A, B, Machine, cycle
 
 from effbench import stats
 from effbench.errors import MeasurementError, UsageError
 from effbench.profiles import measure, trust
 from effbench.schema import Samples
-
-MS = 1_000_000
-A = {"x": np.arange(8, dtype=np.float32)}
-B = {"x": -np.arange(8, dtype=np.float32) - 1}
-
-
-class Machine:
-    """A session and its clock: each call lets as much scripted time pass as the next latency says."""
-
-    def __init__(self, latencies_ns):
-        self.now = 0
-        self.calls = 0
-        self.latencies = iter(latencies_ns)
-
-    def clock(self):
-        return self.now
-
-    def sleep(self, seconds):
-        self.now += int(seconds * 1e9)
-
-    def __call__(self, feeds):
-        self.calls += 1
-        self.now += int(next(self.latencies))
-        return {"y": feeds["x"] * 2}
-
-    def round(self, **options):
-        bounds = {"min_samples": 50, "min_seconds": 3.0, "max_seconds": 60.0, **options}
-        return measure.measure_round(self, A, clock=self.clock, sleep=self.sleep, **bounds)
-
-
-def cycle(*latencies_ms):
-    return itertools.cycle([round(one * MS) for one in latencies_ms])
 
 
 def rounds_of(make, count=10, **options):

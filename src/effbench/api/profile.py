@@ -6,7 +6,7 @@ import random
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from effbench import deploy, models, process
 from effbench.api.export import AGENT, Notify, at_hand, export, find_artifact, silent
 from effbench.codec import from_json
 from effbench.deploy import bundle
-from effbench.errors import EffbenchError, UsageError
+from effbench.errors import EffbenchError, UnavailableError, UsageError
+from effbench.profiles.protocol import COOL_LIMIT_S, Protocol
 from effbench.schema import Artifact, Cell, Measurement, Round, Samples, parse_resolution, resolution_text
 from effbench.store import Store
 from effbench.store import home as home_of
@@ -40,6 +41,38 @@ class Profile:
 
 
 @dataclass
+class _How:
+    """The protocol of all rounds; ``start_c`` is the temperature before the first, once it is known."""
+
+    protocol: Protocol
+    cool_down: bool
+    rounds: int
+    start_c: float | None = None
+
+    @property
+    def extra_s(self) -> float:
+        """How much longer than its budget a round may take."""
+        return 60 * (self.protocol.minutes or 0) + (COOL_LIMIT_S if self.cool_down else 0)
+
+    @property
+    def job(self) -> dict[str, Any]:
+        """What the agent has to know."""
+        return {**asdict(self.protocol), "cool_to_c": self.start_c if self.cool_down else None}
+
+    def began(self, before: dict[str, Any]) -> None:
+        """Take the temperature before the first round for the one to come back to.
+
+        Raises:
+            UnavailableError: The machine tells no temperature.
+        """
+        if self.cool_down and self.start_c is None:
+            if before.get("temperature_c") is None:
+                text = "This machine tells no temperature: nothing says when it has cooled down."
+                raise UnavailableError(text, hint="Leave --cool-down out.")
+            self.start_c = float(before["temperature_c"])
+
+
+@dataclass
 class _Lane:
     """One artifact being measured."""
 
@@ -59,7 +92,10 @@ def profile(
     batch: int = 1,
     device: str = "local",
     budget_s: float = BUDGET_S,
-    rounds: int = ROUNDS,
+    rounds: int | None = None,
+    rate_hz: float | None = None,
+    minutes: float | None = None,
+    cool_down: bool = False,
     precision: str | None = None,
     weights: str | None = None,
     seed: int = 0,
@@ -77,7 +113,11 @@ def profile(
         batch: Pictures per inference.
         device: ``local`` is this machine.
         budget_s: Wall-clock seconds per artifact, start-up of the processes included.
-        rounds: Fresh processes per artifact; fewer than 6 give no interval.
+        rounds: Fresh processes per artifact; fewer than 6 give no interval. None means `ROUNDS`, or one long round
+            where ``minutes`` are given.
+        rate_hz: Inferences a second, as a camera would ask for them; None means back to back.
+        minutes: How long each round lasts, whatever the budget; None means as long as the budget allows.
+        cool_down: Wait before each round until the temperature is back where it was before the first.
         precision: None takes each target's default.
         weights: A .safetensors file for models that are exported.
         seed: Of untrained weights.
@@ -87,7 +127,9 @@ def profile(
     Returns:
         The measurements, already in the store round by round; an interrupt keeps what was measured.
     """
-    _check(threads, batch, budget_s, rounds, device)
+    chosen = rounds if rounds is not None else (ROUNDS if minutes is None else 1)
+    how = _How(Protocol(rate_hz, minutes), cool_down, chosen)
+    _check(threads, batch, budget_s, how.rounds, device)
     home = home_of(out)
     sizes = [parse_resolution(text) for text in resolutions]
     said: list[str] = []
@@ -99,7 +141,7 @@ def profile(
     choice = _Choice(home, sizes, targets, batch, precision, weights, seed, notify, say)
     artifacts, cells = choice.choose(names)
     lanes = [_Lane(artifact) for artifact in artifacts]
-    interrupted = _measure(lanes, threads, batch, device, budget_s, rounds, Store(home), notify)
+    interrupted = _measure(lanes, threads, batch, device, budget_s, how, Store(home), notify)
     cells += [_cell_of_failure(lane) for lane in lanes if lane.failure is not None]
     measured = tuple(_joined(lane.rounds) for lane in lanes if lane.rounds)
     return Profile(measured, tuple(cells), tuple(said), interrupted)
@@ -264,7 +306,7 @@ def _measure(
     batch: int,
     device: str,
     budget_s: float,
-    rounds: int,
+    how: _How,
     store: Store,
     notify: Notify,
 ) -> bool:
@@ -272,19 +314,19 @@ def _measure(
     run = uuid.uuid4().hex[:12]
     order = random.Random()
     try:
-        for index in range(rounds):
+        for index in range(how.rounds):
             alive = [lane for lane in lanes if lane.failure is None]
             order.shuffle(alive)
             for lane in alive:
-                _one_round(lane, index, rounds, threads, batch, device, budget_s, store, run)
-                notify(_progress(lane, index + 1, rounds))
+                _one_round(lane, index, how, threads, batch, device, budget_s, store, run)
+                notify(_progress(lane, index + 1, how.rounds))
     except KeyboardInterrupt:
         return True
     return False
 
 
 def _one_round(
-    lane: _Lane, index: int, rounds: int, threads: int, batch: int, device: str, budget_s: float, store: Store, run: str
+    lane: _Lane, index: int, how: _How, threads: int, batch: int, device: str, budget_s: float, store: Store, run: str
 ) -> None:
     start = time.monotonic()
     job = {
@@ -292,14 +334,16 @@ def _one_round(
         "artifact": str(lane.artifact.folder.resolve()),
         "threads": threads,
         "batch": batch,
-        "min_samples": -(-SAMPLES // rounds),
+        "min_samples": -(-SAMPLES // how.rounds),
         "min_seconds": MIN_SECONDS,
-        "round_seconds": max(0.0, (budget_s - lane.spent_s) / (rounds - index)),
+        "round_seconds": max(0.0, (budget_s - lane.spent_s) / (how.rounds - index)),
         "packages": deploy.get(lane.artifact.subject.target).packages,
         "check_promise": index == 0,
+        **how.job,
     }
     try:
-        (answer,) = process.run(AGENT, job, time_limit_s=max(120.0, 4 * budget_s))
+        (answer,) = process.run(AGENT, job, time_limit_s=max(120.0, 4 * budget_s) + how.extra_s)
+        how.began(answer["before"])
         measured = _measurement(lane.artifact, answer, threads, device, run)
         store.append(measured)
         lane.rounds.append(measured)
@@ -317,7 +361,7 @@ def _measurement(artifact: Artifact, answer: dict[str, Any], threads: int, devic
         subject=replace(artifact.subject, compute_precision=computed, batch=answer["batch"]),
         device=device,
         settings={"threads": str(threads), "batch": str(answer["batch"])},
-        samples=Samples((round_,)),
+        samples=Samples((round_,), answer["protocol"]),
         before=answer["before"],
         after=answer["after"],
         time=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -347,7 +391,7 @@ def _cell_of_failure(lane: _Lane) -> Cell:
         subject.resolution,
         subject.storage_precision,
         subject.target,
-        "failed",
+        "unavailable" if isinstance(error, UnavailableError) else "failed",
         error.message,
         error.hint or "",
         type(error).exit_code,

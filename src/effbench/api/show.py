@@ -124,6 +124,7 @@ def _reason(cell: Cell) -> list[str]:
 
 def profile(found: Profile, out: str | None) -> str:
     """Return the latencies just measured, what could not be measured, and the next command."""
+    from effbench.api import show_protocol
     from effbench.profiles.trust import grade
 
     lines = list(dict.fromkeys(found.said))
@@ -131,6 +132,8 @@ def profile(found: Profile, out: str | None) -> str:
     if found.measurements:
         body = [_latency(item, trust) for item, (trust, _) in zip(found.measurements, grades, strict=True)]
         lines += [_table(LATENCY, body), _conditions(found.measurements[0])]
+        for item in found.measurements:
+            lines += [f"{' '.join(_subject(item)[:3])}: {text}" for text in show_protocol.lines(item)]
         for item, (trust, reasons) in zip(found.measurements, grades, strict=True):
             if reasons:
                 lines.append(f"trust {trust}, {' '.join(_subject(item)[:3])}: {'; '.join(reasons)}")
@@ -158,8 +161,12 @@ def _conditions(one: Measurement) -> str:
     return (
         f"{one.device}, {one.before.get('cpu_model')}; batch {one.settings['batch']}, "
         f"{one.settings['threads']} thread(s), {one.samples.scope}, {one.samples.protocol}; "
-        f"{len(one.samples.rounds)} rounds in fresh processes; weights {one.subject.weights.kind}"
+        f"{_count(len(one.samples.rounds), 'round')} in fresh processes; weights {one.subject.weights.kind}"
     )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _subject(item: Measurement) -> tuple[str, ...]:

@@ -19,20 +19,28 @@ from effbench.commands import _shared as shared
 @shared.batch
 @click.option("--device", default="local", show_default=True, help="Where to measure (see `devices`).")
 @click.option("--budget", "budget_s", default=20.0, show_default=True, metavar="S", help="Seconds per artifact.")
-@click.option("--rounds", default=10, show_default=True, help="Fresh processes per artifact.")
+@click.option("--rounds", type=int, help="Fresh processes per artifact (default: 10; 1 with --minutes).")
+@click.option("--rate", "rate_hz", type=float, metavar="HZ", help="Paced, as a camera would; default: back to back.")
+@click.option("--minutes", type=float, help="Sustained: each round lasts so long, whatever the budget.")
+@click.option("--cool-down", is_flag=True, help="Before each round, wait for the temperature before the first.")
+@click.option("--plot", is_flag=True, help="With --minutes: also draw the curves (PNG, SVG).")
 @shared.precision
 @shared.weights
 @shared.seed
 @shared.out
 @shared.json
-def profile(names: Sequence[str], resolutions: Sequence[str], as_json: bool, **rest: Any) -> None:
+def profile(names: Sequence[str], resolutions: Sequence[str], as_json: bool, plot: bool, **rest: Any) -> None:
     """Measure latency. With no name: everything exported so far; with nothing exported: regla_m."""
-    from effbench.api import show
+    from effbench.api import show, show_protocol
     from effbench.api.profile import profile as run
+    from effbench.store import home
 
     with shared.Progress() as notify:
         found = run(names, resolutions, notify=notify, **rest)
+    files = show_protocol.plot(found.measurements, home(rest["out"])) if plot else []
     shared.show(as_json, found, lambda: show.profile(found, rest["out"]))
+    for path in files:
+        click.echo(f"wrote {path}", err=as_json)
     if found.interrupted:
         sys.exit(130)
     problems = [cell for cell in found.cells if cell.status == "failed" or not found.measurements]

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from effbench.errors import MeasurementError, UsageError
 from effbench.profiles import environment
+from effbench.profiles.protocol import Between, Protocol
 from effbench.schema import Round
 
 Array = npt.NDArray[Any]
@@ -61,6 +62,7 @@ def measure_round(
     max_warmup_seconds: float | None = None,
     load_ms: float = 0.0,
     contrast: Feeds | None = None,
+    protocol: Protocol | None = None,
     clock: Clock = time.perf_counter_ns,
     sleep: Sleep = time.sleep,
 ) -> Round:
@@ -75,6 +77,7 @@ def measure_round(
         max_warmup_seconds: Ends warm-up; by default ``max(min_seconds, 1)``.
         load_ms: How long the caller took to load the session; recorded as it is.
         contrast: Inputs that differ from ``feeds``; with them, `check_promise` follows the timed phase.
+        protocol: What decides when the next inference begins; back to back by default.
         clock: Monotonic, in nanoseconds.
         sleep: Takes seconds.
 
@@ -85,18 +88,22 @@ def measure_round(
     if min_samples < 1 or not 0 <= min_seconds <= max_seconds:
         raise UsageError(f"A round of {min_samples} samples and {min_seconds} to {max_seconds} s cannot be measured.")
     warmup_s = max(min_seconds, 1.0) if max_warmup_seconds is None else max_warmup_seconds
+    between = (protocol or Protocol()).between(clock, sleep)
     with no_collection():
         first_ns = time_one(session, feeds, clock)
-        warmup = warm_up(session, feeds, warmup_s, clock)
+        warmup = warm_up(session, feeds, warmup_s, clock, between)
         before = environment.counters()
-        samples = sample(session, feeds, min_samples, min_seconds, max_seconds, clock)
+        samples = sample(session, feeds, min_samples, min_seconds, max_seconds, clock, between)
         observed = environment.changes(before, environment.counters())
+    trace = between.trace.as_record() if between and between.trace else {}
+    observed |= between.observed() if between else {}
     peak = environment.peak_rss_bytes()
     if min(samples) <= 0:
         raise MeasurementError("The clock stood still during an inference; it is too coarse for this session.")
     # After the timed phase: the check sleeps, and a rested core is not the one that was warmed up.
     flags = () if contrast is None else check_promise(session, feeds, contrast, clock=clock, sleep=sleep)
-    return Round(tuple(samples), warmup.inferences, warmup.stationary, load_ms, first_ns / 1e6, peak, observed, flags)
+    settled = (warmup.inferences, warmup.stationary)
+    return Round(tuple(samples), *settled, load_ms, first_ns / 1e6, peak, observed, flags, trace)
 
 
 def time_one(session: Call, feeds: Feeds, clock: Clock = time.perf_counter_ns) -> int:
@@ -106,7 +113,13 @@ def time_one(session: Call, feeds: Feeds, clock: Clock = time.perf_counter_ns) -
     return clock() - start
 
 
-def warm_up(session: Call, feeds: Feeds, max_seconds: float, clock: Clock = time.perf_counter_ns) -> Warmup:
+def warm_up(
+    session: Call,
+    feeds: Feeds,
+    max_seconds: float,
+    clock: Clock = time.perf_counter_ns,
+    between: Between | None = None,
+) -> Warmup:
     """Run until latency is stationary or time is over.
 
     Stationary: the medians of the last two quarters of all warm-up inferences so far (`MIN_WINDOW` or more in each)
@@ -117,7 +130,11 @@ def warm_up(session: Call, feeds: Feeds, max_seconds: float, clock: Clock = time
     deadline = clock() + int(max_seconds * _SECOND_NS)
     samples: list[int] = []
     look = 4 * MIN_WINDOW
+    if between is not None:
+        between.restart()
     while not samples or clock() < deadline:
+        if between is not None:
+            between()
         samples.append(time_one(session, feeds, clock))
         if len(samples) >= look:
             if is_stationary(samples):
@@ -140,14 +157,27 @@ def is_stationary(samples: Sequence[int]) -> bool:
 
 
 def sample(
-    session: Call, feeds: Feeds, min_samples: int, min_seconds: float, max_seconds: float, clock: Clock
+    session: Call,
+    feeds: Feeds,
+    min_samples: int,
+    min_seconds: float,
+    max_seconds: float,
+    clock: Clock,
+    between: Between | None = None,
 ) -> list[int]:
-    """Time inferences back to back until both minima are met or the maximum is over; nanoseconds, in order."""
+    """Time inferences until both minima are met or the maximum is over; nanoseconds, in order.
+
+    They follow back to back, or as ``between`` lets them: it is called before each, outside the timed part.
+    """
     samples: list[int] = []
     append = samples.append
     begin = clock()
     enough, over = begin + int(min_seconds * _SECOND_NS), begin + int(max_seconds * _SECOND_NS)
+    if between is not None:
+        between.restart()
     while True:
+        if between is not None:
+            between()
         start = clock()
         session(feeds)
         end = clock()

@@ -75,6 +75,12 @@ six rounds in random order exceed it in under 3 of 100 cases."""
 FREQUENCY_DROP_PCT = Limits(3, 10)
 """Fall of the highest core frequency over a round, median over rounds: latency follows frequency one to one."""
 
+MISSED_FRAMES_PCT = Limits(1, 50)
+"""Frames that came while an inference was under way: from a hundredth on, the pace asked for is not the pace held."""
+
+ABOVE_START_C = Limits(2, 10)
+"""How much warmer a round began than the first, where cooling down was asked for; sensors tell it to 1 degree."""
+
 SECOND_MODE_PCT = 15.0
 """Share of the samples in the smaller of two modes from which p50 may lie in either, or between them, next time."""
 
@@ -184,6 +190,16 @@ def _frequency(samples: Samples) -> Iterator[tuple[str, str]]:
         yield FREQUENCY_DROP_PCT.grade(drop), f"throttled: the clock frequency fell {drop:.0f} % during a round"
 
 
+def _protocol(samples: Samples) -> Iterator[tuple[str, str]]:
+    missed = _observed(samples, "missed_frames_pct")
+    if len(missed):
+        worst = float(missed.max())
+        yield MISSED_FRAMES_PCT.grade(worst), f"behind its pace: {worst:.1f} % of frames were missed"
+    above = _observed(samples, "above_start_c")
+    if len(above):
+        yield ABOVE_START_C.grade(float(above.max())), f"not cooled down: a round began {above.max():.0f} °C warmer"
+
+
 def _modes(samples: Samples) -> Iterator[tuple[str, str]]:
     found = second_mode(_series(samples))
     if found is not None:
@@ -202,6 +218,7 @@ _CHECKS: tuple[Check, ...] = (
     _drift_within,
     _drift_across,
     _frequency,
+    _protocol,
     _modes,
 )
 
