@@ -28,7 +28,7 @@ else:
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "effbench"
 LAYERS = ("models", "deploy", "profiles", "reports")
-BASE = ("data", "store", "stats", "registry", "process", "sequential", "verdict")
+BASE = ("data", "store", "stats", "registry", "process", "sequential", "supervisor", "verdict")
 TOP = ("api", "agent", "agent_pair")
 FLOORS = (("errors",), ("schema",), ("codec",), BASE, LAYERS, TOP, ("commands", "pytest_plugin"), ("cli",))
 """Lowest first; a module imports from floors below its own and from its own part, never from above or beside."""

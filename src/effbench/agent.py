@@ -86,6 +86,7 @@ def measure(job: dict[str, Any], emit: Any) -> None:
         cooled = cool_down(float(job["cool_to_c"]))
     before = environment.observe(job.get("packages", ()))
     start = time.perf_counter_ns()
+    clocks = time.time() - time.perf_counter()
     artifact, session = _open(job, emit)
     load_ms = (time.perf_counter_ns() - start) / 1e6
     batch = _batch(artifact, job.get("batch"))
@@ -108,10 +109,12 @@ def measure(job: dict[str, Any], emit: Any) -> None:
     )
     measured = replace(measured, observed={**measured.observed, **cooled})
     after = environment.observe(job.get("packages", ()))
+    # Samples come from a clock that nobody sets; that the wall clock was set meanwhile still belongs to the record.
+    step = {"wall_clock_step_s": round(time.time() - time.perf_counter() - clocks, 3)}
     emit(
         {
             "event": "round",
-            "round": to_json(measured),
+            "round": to_json(replace(measured, observed={**measured.observed, **step})),
             "protocol": protocol.name,
             "batch": batch,
             "before": before,
@@ -120,6 +123,22 @@ def measure(job: dict[str, Any], emit: Any) -> None:
         }
     )
     session.close()
+
+
+def finish(job: dict[str, Any], emit: Any) -> None:
+    """Build, on this device, what an export elsewhere left as a bundle; emits the artifact and where it lies."""
+    from effbench import deploy
+    from effbench.codec import to_json
+    from effbench.deploy import bundle
+    from effbench.errors import UsageError
+
+    left = bundle.load(Path(job["artifact"]))
+    build = getattr(deploy.get(left.subject.target), "finish", None)
+    if build is None:
+        raise UsageError(f"{left.name} is whole: target '{left.subject.target}' leaves nothing to finish.")
+    emit({"event": "stage", "stage": f"build for {left.subject.target}"})
+    made = build(left.folder, left.folder.parent / "finished", job.get("options", {}))
+    emit({"event": "result", "artifact": to_json(made), "folder": str(made.folder)})
 
 
 def load(job: dict[str, Any], emit: Any) -> None:
@@ -148,7 +167,7 @@ def observe(job: dict[str, Any], emit: Any) -> None:
     emit({"event": "result", "environment": environment.observe(), "targets": reasons})
 
 
-HANDLERS = {"verify": verify, "measure": measure, "load": load, "observe": observe}
+HANDLERS = {"verify": verify, "measure": measure, "finish": finish, "load": load, "observe": observe}
 
 
 def main() -> None:

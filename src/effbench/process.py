@@ -91,35 +91,69 @@ def _events(
         child.stdin.write(json.dumps(job).encode() + b"\n")
         child.stdin.flush()
     deadline = time.monotonic() + time_limit_s
-    stage, done, pending = "start", False, b""
+    reader, pending = Reader(), b""
     with selectors.DefaultSelector() as selector:
         selector.register(child.stdout, selectors.EVENT_READ)
         while True:
             if not selector.select(timeout=min(0.5, max(0.0, deadline - time.monotonic()))):
-                _check_limits(child, stage, log, deadline, time_limit_s, memory)
+                if time.monotonic() >= deadline:
+                    reader.finish(None, time_limit_s, _tail(log))
+                _check_memory(child, reader.stage, log, memory)
                 continue
             chunk = os.read(child.stdout.fileno(), 1 << 20)
             *lines, pending = (pending + chunk).split(b"\n")
             for line in lines:
-                event: dict[str, Any] = json.loads(line)
-                stage = event.get("stage", stage)
-                if event["event"] == "error":
-                    raise _rebuild(event)
-                done = done or event["event"] == "done"
-                if event["event"] not in ("done", "stage"):
+                event = reader.read(line)
+                if event is not None:
                     yield event
             if not chunk:
                 break
-    code = child.wait()
-    if not done:
-        raise ChildFailure("crashed", f"{stage} ended with {_cause(code)}", stage, _tail(log))
+    reader.finish(child.wait(), None, _tail(log))
 
 
-def _check_limits(
-    child: subprocess.Popen[bytes], stage: str, log: IO[bytes], deadline: float, limit_s: float, memory: int | None
-) -> None:
-    if time.monotonic() >= deadline:
-        raise ChildFailure("time limit", f"{stage} was stopped after {limit_s:g} s", stage, _tail(log))
+class Reader:
+    """Understands the lines of a child, here or on a device, and says how it ended."""
+
+    def __init__(self) -> None:
+        self.stage = "start"
+        self._done = False
+        self._error: errors.EffbenchError | None = None
+
+    def read(self, line: bytes | str) -> dict[str, Any] | None:
+        """Return the event of a line, or None where it is for this reader alone."""
+        try:
+            event: dict[str, Any] = json.loads(line)
+            kind = event["event"]
+        except (ValueError, KeyError, TypeError):
+            self._error = self._error or errors.MeasurementError(f"{self.stage} sent what is no event: {line[:60]!r}.")
+            return None
+        self.stage = event.get("stage", self.stage)
+        if kind == "error":
+            self._error = self._error or _rebuild(event)
+        self._done = self._done or kind == "done"
+        return None if kind in ("done", "stage", "error") else event
+
+    def finish(self, code: int | None, limit_s: float | None, log: str) -> None:
+        """Raise what went wrong, if anything did.
+
+        Args:
+            code: The exit code, negative for a signal; None where the child was still running.
+            limit_s: The limit that it ran into, or None.
+            log: The end of what it wrote beside the protocol.
+
+        Raises:
+            EffbenchError: What the child reported.
+            ChildFailure: It ended without its result.
+        """
+        if self._error is not None:
+            raise self._error
+        if limit_s is not None:
+            raise ChildFailure("time limit", f"{self.stage} was stopped after {limit_s:g} s", self.stage, log)
+        if not self._done:
+            raise ChildFailure("crashed", f"{self.stage} ended with {_cause(code or 0)}", self.stage, log)
+
+
+def _check_memory(child: subprocess.Popen[bytes], stage: str, log: IO[bytes], memory: int | None) -> None:
     used = _resident_bytes(child.pid) if memory is not None else 0
     if memory is not None and used > memory:
         message = f"{stage} was stopped at {used / 2**20:.0f} MiB of memory, the limit is {memory / 2**20:.0f} MiB"

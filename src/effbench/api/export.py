@@ -16,7 +16,8 @@ from effbench.api.verify import find_artifact, verify_artifact
 from effbench.codec import to_json
 from effbench.deploy import bundle
 from effbench.errors import DataError, EffbenchError, FidelityError, UnavailableError, UsageError, did_you_mean
-from effbench.schema import PRECISIONS, Artifact, Cell, parse_resolution, resolution_text
+from effbench.profiles import devices
+from effbench.schema import PRECISIONS, Artifact, Cell, Device, parse_resolution, resolution_text
 from effbench.store import home as home_of
 
 GRAPH_PACKAGES = ("torch", "onnx", "onnxscript", "onnx-ir", "effbench")
@@ -33,6 +34,7 @@ def export(
     weights: str | None = None,
     seed: int = 0,
     options: Mapping[str, str] | None = None,
+    device: str | Device | None = None,
     verify: bool = True,
     out: str | Path | None = None,
     time_limit_s: float = STAGE_LIMIT_S,
@@ -50,6 +52,7 @@ def export(
         weights: A .safetensors file; without it the model is untrained, from ``seed``.
         seed: Of untrained weights.
         options: What the targets accept as ``--set key=value``.
+        device: Its profile picks targets, precisions and options where the arguments above leave them open.
         verify: Compare with the reference and record the result.
         out: The folder to write below (`store.home`).
         time_limit_s: For each stage.
@@ -70,11 +73,12 @@ def export(
         raise did_you_mean(precision, PRECISIONS, "precision")
     if batch < 1:
         raise UsageError(f"Batch {batch} is not a number of pictures.", hint="Give 1 or more.")
-    names = list(targets) or at_hand()
+    used = devices.get(device) if isinstance(device, str) else device
+    names = list(targets) or (targets_of(used) if used else at_hand())
     plan = [(size, name) for size in sizes for name in names]
     for name in names:
         check_target(name, options or {})
-    request = _Request(source, batch, dynamic_batch, dict(options or {}), home_of(out), time_limit_s, notify)
+    request = _Request(source, batch, dynamic_batch, dict(options or {}), home_of(out), time_limit_s, notify, used)
     request.prepare(sizes)
     return [request.cell(size, name, precision, verify) for size, name in plan]
 
@@ -95,6 +99,16 @@ def at_hand() -> list[str]:
             "No runtime is installed here.", hint="Install one, for example: pip install 'effbench[ort]'"
         )
     return found
+
+
+def targets_of(device: Device) -> list[str]:
+    """Return the targets of a device that artifacts can be made for here; where there is none, those that were missed.
+
+    A device's first target is the one it is for: where it can be made here, it is the only one.
+    """
+    known = [name for name in device.targets if name in deploy.registered()]
+    made = [name for name in known if deploy.get(name).available() is None]
+    return (made or known or list(device.targets))[:1]
 
 
 def check_target(name: str, options: Mapping[str, str]) -> None:
@@ -138,7 +152,9 @@ class _Request:
         home: Path,
         limit_s: float,
         notify: Notify,
+        device: Device | None,
     ) -> None:
+        self.device = device
         self.source, self.batch, self.dynamic, self.options = source, batch, dynamic, options
         self.home, self.limit_s, self.notify = home, limit_s, notify
         self._graphs: dict[tuple[int, int], Artifact | EffbenchError] = {}
@@ -189,7 +205,9 @@ class _Request:
             raise UnavailableError(
                 f"Target '{name}' cannot be made here: {reason}.", hint=f"pip install 'effbench[{target.extra}]'"
             )
-        wanted = precision or target.precision
+        device = self.device
+        wanted = precision or (device and device.precisions.get(name)) or target.precision
+        options = {**(device.options.get(name, {}) if device else {}), **self.options}
         graph = self._graphs[size]
         if isinstance(graph, EffbenchError):
             raise graph
@@ -199,13 +217,13 @@ class _Request:
             {
                 "graph": graph.key,
                 "target": name,
-                "options": self.options,
+                "options": options,
                 "versions": versions(*target.packages),
                 "code": code_hashes(f"{type(target).__module__}:TARGET"),
             }
         )
         folder = bundle.folder_of(self.home, self._name(size, wanted, name), key)
-        job = {"op": "convert", "graph": str(graph.folder), "target": name, "options": self.options}
+        job = {"op": "convert", "graph": str(graph.folder), "target": name, "options": options}
         return self._make(folder, key, job, f"convert {self.source.name} at {resolution_text(size)} to {target.title}")
 
     def graph(self, size: tuple[int, int]) -> Artifact:

@@ -85,8 +85,8 @@ def read_suite(folder: Path) -> Suite:
 def _suite(path: Path, data: dict[str, Any]) -> Suite:
     known = {"suite": SUITE_KEYS, "gate": GATE_KEYS, "budget": (*WHERE, *MEASURED, *COUNTED, "fidelity")}
     for key in data:
-        if key not in known:
-            raise did_you_mean(key, known, f"table in {path}:")
+        if key not in (*known, "devices"):  # those are read by profiles.devices
+            raise did_you_mean(key, (*known, "devices"), f"table in {path}:")
     budgets = data.get("budget", [])
     tables = [("suite", data.get("suite", {})), ("gate", data.get("gate", {})), *(("budget", item) for item in budgets)]
     for name, table in tables:

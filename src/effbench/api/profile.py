@@ -5,29 +5,32 @@ from __future__ import annotations
 import random
 import time
 import uuid
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from effbench import deploy, models, process
-from effbench.api.export import AGENT, Notify, at_hand, export, find_artifact, silent
+from effbench import deploy
+from effbench.api.choice import Choice
+from effbench.api.remote import Remote, device_of, lost
+from effbench.api.stage import AGENT, Notify, silent
 from effbench.codec import from_json
-from effbench.deploy import bundle
-from effbench.errors import EffbenchError, UnavailableError, UsageError
+from effbench.errors import EffbenchError, MeasurementError, UnavailableError, UsageError
 from effbench.profiles.protocol import COOL_LIMIT_S, Protocol
-from effbench.schema import Artifact, Cell, Measurement, Round, Samples, parse_resolution, resolution_text
+from effbench.schema import Artifact, Cell, Measurement, Round, Samples, parse_resolution
 from effbench.store import Store
 from effbench.store import home as home_of
 
-DEFAULT_MODEL = "regla_m"
 ROUNDS = 10
 """Enough for an interval whose unit is the round (six are the least) with some to spare."""
 BUDGET_S = 20.0
 SAMPLES = 120
 """Wanted over all rounds, so that a p90 can be stated; where the budget does not allow them, the budget wins."""
 MIN_SECONDS = 0.3
+GIVE_UP = 3
+"""So many rounds lost to the connection one after the other, and the device is given up."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,8 @@ class _Lane:
     rounds: list[Measurement] = field(default_factory=list)
     spent_s: float = 0.0
     failure: EffbenchError | None = None
+    lost: list[EffbenchError] = field(default_factory=list)
+    lost_in_a_row: int = 0
 
 
 def profile(
@@ -99,6 +104,7 @@ def profile(
     precision: str | None = None,
     weights: str | None = None,
     seed: int = 0,
+    record: str | Path | None = None,
     out: str | Path | None = None,
     notify: Notify = silent,
 ) -> Profile:
@@ -111,7 +117,7 @@ def profile(
         targets: None means those at hand.
         threads: Intra-operator threads of the runtime.
         batch: Pictures per inference.
-        device: ``local`` is this machine.
+        device: A name that `effbench devices` lists, or a device file; ``local`` is this machine.
         budget_s: Wall-clock seconds per artifact, start-up of the processes included.
         rounds: Fresh processes per artifact; fewer than 6 give no interval. None means `ROUNDS`, or one long round
             where ``minutes`` are given.
@@ -121,6 +127,7 @@ def profile(
         precision: None takes each target's default.
         weights: A .safetensors file for models that are exported.
         seed: Of untrained weights.
+        record: Write the exchange with the device to this file, for the transport ``replay``.
         out: The folder to write below.
         notify: Called with one line per step.
 
@@ -129,7 +136,8 @@ def profile(
     """
     chosen = rounds if rounds is not None else (ROUNDS if minutes is None else 1)
     how = _How(Protocol(rate_hz, minutes), cool_down, chosen)
-    _check(threads, batch, budget_s, how.rounds, device)
+    _check(threads, batch, budget_s, how.rounds)
+    used = device_of(device)
     home = home_of(out)
     sizes = [parse_resolution(text) for text in resolutions]
     said: list[str] = []
@@ -138,19 +146,17 @@ def profile(
         said.append(text)
         notify(text)
 
-    choice = _Choice(home, sizes, targets, batch, precision, weights, seed, notify, say)
+    choice = Choice(home, sizes, targets, batch, precision, weights, seed, used, notify, say)
     artifacts, cells = choice.choose(names)
     lanes = [_Lane(artifact) for artifact in artifacts]
-    interrupted = _measure(lanes, threads, batch, device, budget_s, how, Store(home), notify)
+    with Remote(used, Path(record) if record else None) as remote:
+        interrupted = _measure(lanes, threads, batch, remote, budget_s, how, Store(home), notify)
     cells += [_cell_of_failure(lane) for lane in lanes if lane.failure is not None]
-    measured = tuple(_joined(lane.rounds) for lane in lanes if lane.rounds)
+    measured = tuple(_joined(lane) for lane in lanes if lane.rounds)
     return Profile(measured, tuple(cells), tuple(said), interrupted)
 
 
-def _check(threads: int, batch: int, budget_s: float, rounds: int, device: str) -> None:
-    from effbench.profiles import devices
-
-    devices.get(device)
+def _check(threads: int, batch: int, budget_s: float, rounds: int) -> None:
     for label, value in (("--threads", threads), ("--batch", batch), ("--rounds", rounds)):
         if value < 1:
             raise UsageError(f"{label} {value} is too few.", hint="Give 1 or more.")
@@ -158,153 +164,11 @@ def _check(threads: int, batch: int, budget_s: float, rounds: int, device: str) 
         raise UsageError(f"--budget {budget_s:g} s leaves no time to measure.", hint="Give seconds above zero.")
 
 
-@dataclass(frozen=True)
-class _Choice:
-    """Decides what is measured when the user says little."""
-
-    home: Path
-    sizes: list[tuple[int, int]]
-    targets: Sequence[str]
-    batch: int
-    precision: str | None
-    weights: str | None
-    seed: int
-    notify: Notify
-    say: Notify
-
-    def choose(self, names: Sequence[str]) -> tuple[list[Artifact], list[Cell]]:
-        if names:
-            return self._named(names)
-        known = self._exported()
-        if not known:
-            where = " and ".join(f"{resolution_text(size)} px" for size in self.sizes or [(224, 224)])
-            wanted = list(self.targets) or at_hand()
-            self.say(f"Nothing is exported yet: exporting {DEFAULT_MODEL} at {where} for {', '.join(wanted)}.")
-            return self._export(DEFAULT_MODEL, self.sizes or [(224, 224)], wanted)
-        chosen: list[Artifact] = []
-        cells: list[Cell] = []
-        for size in self.sizes:
-            for artifact in known:
-                subject = artifact.subject
-                peers = [item for item in known if _kin(item) == _kin(artifact)]
-                at_size = [item for item in peers if item.subject.resolution == size]
-                if at_size:
-                    chosen += [item for item in at_size if item not in chosen]
-                elif artifact is peers[0]:
-                    have = ", ".join(resolution_text(item.subject.resolution) for item in peers)
-                    text = f"{subject.model} for {subject.target} exists at {have} px only"
-                    self.say(f"{text}: exporting it at {resolution_text(size)} px.")
-                    more, failed = self._export_again(artifact, size)
-                    chosen += more
-                    cells += failed
-        return self._runnable(chosen or ([] if self.sizes else known), cells)
-
-    def _exported(self) -> list[Artifact]:
-        """Return the newest artifact of each name; older ones were made from other sources or options."""
-        newest: dict[str, Artifact] = {}
-        for artifact in bundle.artifacts(self.home):
-            subject = artifact.subject
-            if subject.target == "onnx" or (self.targets and subject.target not in self.targets):
-                continue
-            stem = artifact.name.rsplit("-", 1)[0]
-            if stem not in newest or _made(artifact) > _made(newest[stem]):
-                newest[stem] = artifact
-        return list(newest.values())
-
-    def _named(self, names: Sequence[str]) -> tuple[list[Artifact], list[Cell]]:
-        artifacts: list[Artifact] = []
-        cells: list[Cell] = []
-        for name in names:
-            if self._is_model(name):
-                more, failed = self._export(name, self.sizes or [(224, 224)], list(self.targets) or at_hand())
-                artifacts += more
-                cells += failed
-            else:
-                artifacts.append(find_artifact(name, self.home))
-        return self._runnable(artifacts, cells)
-
-    def _is_model(self, name: str) -> bool:
-        if name.endswith(".onnx") or name in models.models() or (":" in name and not Path(name).exists()):
-            return True
-        exported = any(item.name.startswith(name) for item in bundle.artifacts(self.home))
-        if not exported and not Path(name).is_dir():
-            models.get(name)  # says which names there are
-        return False
-
-    def _export_again(self, artifact: Artifact, size: tuple[int, int]) -> tuple[list[Artifact], list[Cell]]:
-        subject = artifact.subject
-        again = replace(self, seed=subject.weights.seed or 0, precision=subject.storage_precision, batch=subject.batch)
-        if subject.family == "user" or subject.weights.kind != "untrained":
-            reason = "made from a file; only its owner can say which"
-            cell = Cell(
-                subject.model,
-                size,
-                subject.storage_precision,
-                subject.target,
-                "unavailable",
-                reason,
-                f"effbench export {subject.model} --res {resolution_text(size)} --target {subject.target}",
-                4,
-            )
-            return [], [cell]
-        return again._export(subject.model, [size], [subject.target])
-
-    def _export(
-        self, model: str, sizes: list[tuple[int, int]], targets: list[str]
-    ) -> tuple[list[Artifact], list[Cell]]:
-        made = export(
-            model,
-            targets,
-            [resolution_text(size) for size in sizes],
-            precision=self.precision,
-            batch=self.batch,
-            weights=self.weights,
-            seed=self.seed,
-            out=self.home,
-            notify=self.notify,
-        )
-        good = [cell for cell in made if cell.status == "ok"]
-        return [bundle.load(Path(cell.artifact)) for cell in good], [cell for cell in made if cell.status != "ok"]
-
-    def _runnable(self, artifacts: list[Artifact], cells: list[Cell]) -> tuple[list[Artifact], list[Cell]]:
-        here: list[Artifact] = []
-        for artifact in artifacts:
-            subject = artifact.subject
-            target = deploy.registered().get(subject.target)
-            reason = target.measurable() if target else "this version has no such target"
-            if reason is None:
-                here.append(artifact)
-            else:
-                cells.append(
-                    Cell(
-                        subject.model,
-                        subject.resolution,
-                        subject.storage_precision,
-                        subject.target,
-                        "unavailable",
-                        f"cannot run here: {reason}",
-                        "effbench doctor",
-                        4,
-                        artifact=str(artifact.folder),
-                    )
-                )
-        return here, cells
-
-
-def _kin(artifact: Artifact) -> tuple[Any, ...]:
-    subject = artifact.subject
-    return (subject.model, subject.target, subject.storage_precision, subject.batch, subject.weights)
-
-
-def _made(artifact: Artifact) -> float:
-    return (artifact.folder / bundle.MANIFEST).stat().st_mtime
-
-
 def _measure(
     lanes: list[_Lane],
     threads: int,
     batch: int,
-    device: str,
+    remote: Remote,
     budget_s: float,
     how: _How,
     store: Store,
@@ -318,7 +182,7 @@ def _measure(
             alive = [lane for lane in lanes if lane.failure is None]
             order.shuffle(alive)
             for lane in alive:
-                _one_round(lane, index, how, threads, batch, device, budget_s, store, run)
+                _one_round(lane, index, how, threads, batch, remote, budget_s, store, run)
                 notify(_progress(lane, index + 1, how.rounds))
     except KeyboardInterrupt:
         return True
@@ -326,12 +190,19 @@ def _measure(
 
 
 def _one_round(
-    lane: _Lane, index: int, how: _How, threads: int, batch: int, device: str, budget_s: float, store: Store, run: str
+    lane: _Lane,
+    index: int,
+    how: _How,
+    threads: int,
+    batch: int,
+    remote: Remote,
+    budget_s: float,
+    store: Store,
+    run: str,
 ) -> None:
     start = time.monotonic()
     job = {
         "op": "measure",
-        "artifact": str(lane.artifact.folder.resolve()),
         "threads": threads,
         "batch": batch,
         "min_samples": -(-SAMPLES // how.rounds),
@@ -342,24 +213,43 @@ def _one_round(
         **how.job,
     }
     try:
-        (answer,) = process.run(AGENT, job, time_limit_s=max(120.0, 4 * budget_s) + how.extra_s)
+        job["artifact"] = remote.place(lane.artifact)
+        began = time.monotonic()
+        (answer,) = remote.run(AGENT, job, time_limit_s=max(120.0, 4 * budget_s) + how.extra_s)
+        check_clock(answer["round"]["samples_ns"], time.monotonic() - began)
         how.began(answer["before"])
-        measured = _measurement(lane.artifact, answer, threads, device, run)
+        measured = _measurement(remote.finished(lane.artifact), answer, threads, remote, run)
         store.append(measured)
         lane.rounds.append(measured)
+        lane.lost_in_a_row = 0
     except EffbenchError as error:
-        lane.failure = error
+        lane.lost.append(error)
+        lane.lost_in_a_row += 1
+        if not lost(error) or lane.lost_in_a_row >= GIVE_UP:
+            lane.failure = error
     finally:
         lane.spent_s += time.monotonic() - start
 
 
-def _measurement(artifact: Artifact, answer: dict[str, Any], threads: int, device: str, run: str) -> Measurement:
+def check_clock(samples_ns: Sequence[int], elapsed_s: float) -> None:
+    """Hold the clock of a device against ours: samples cannot add up to more time than has passed here.
+
+    Raises:
+        MeasurementError: They do; the device's clock jumped or runs fast.
+    """
+    claimed_s = sum(samples_ns) / 1e9
+    if claimed_s > 1.02 * elapsed_s + 0.05:
+        text = f"The device's clock counted {claimed_s:.1f} s of inferences while {elapsed_s:.1f} s passed here"
+        raise MeasurementError(f"{text}: it jumped, or runs fast.", hint="Nothing of this round was kept.")
+
+
+def _measurement(artifact: Artifact, answer: dict[str, Any], threads: int, remote: Remote, run: str) -> Measurement:
     round_ = from_json(Round, answer["round"], "the agent's answer")
     computed = answer["compute_precision"] or artifact.subject.compute_precision
     return Measurement(
         digest=artifact.digest,
         subject=replace(artifact.subject, compute_precision=computed, batch=answer["batch"]),
-        device=device,
+        device=remote.device.name,
         settings={"threads": str(threads), "batch": str(answer["batch"])},
         samples=Samples((round_,), answer["protocol"]),
         before=answer["before"],
@@ -367,17 +257,27 @@ def _measurement(artifact: Artifact, answer: dict[str, Any], threads: int, devic
         time=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         run=run,
         placement=artifact.placement,
+        origin=remote.origin,
     )
 
 
-def _joined(rounds: list[Measurement]) -> Measurement:
+def _joined(lane: _Lane) -> Measurement:
+    rounds = lane.rounds
     together = tuple(item for measured in rounds for item in measured.samples.rounds)
-    return replace(rounds[0], samples=replace(rounds[0].samples, rounds=together), after=rounds[-1].after)
+    return replace(
+        rounds[0], samples=replace(rounds[0].samples, rounds=together), after=rounds[-1].after, notes=_lost(lane)
+    )
+
+
+def _lost(lane: _Lane) -> tuple[str, ...]:
+    """Say how many rounds were lost on the way, and to what."""
+    reasons = Counter(error.message for error in lane.lost)
+    return tuple(f"{count} round(s) lost: {reason}" for reason, count in reasons.items())
 
 
 def _progress(lane: _Lane, done: int, rounds: int) -> str:
-    if lane.failure is not None:
-        return f"{lane.artifact.name}: {lane.failure.message}"
+    if lane.lost_in_a_row:
+        return f"{lane.artifact.name}: {lane.lost[-1].message}"
     samples = sorted(lane.rounds[-1].samples.rounds[0].samples_ns)
     median = samples[len(samples) // 2] / 1e6
     return f"round {done}/{rounds}  {lane.artifact.name}  {median:.3f} ms (median of {len(samples)})"

@@ -24,6 +24,7 @@ from effbench.commands import _shared as shared
 @shared.weights
 @shared.seed
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="An option of the target.")
+@click.option("--device", metavar="NAME", help="Its profile picks target, precision and options (see `devices`).")
 @click.option("--verify/--no-verify", default=True, help="Compare with the fp32 reference.", show_default=True)
 @click.option("--time-limit", default=600.0, show_default=True, metavar="S", help="Seconds for each stage.")
 @shared.out

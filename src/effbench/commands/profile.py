@@ -27,6 +27,7 @@ from effbench.commands import _shared as shared
 @shared.precision
 @shared.weights
 @shared.seed
+@click.option("--record", metavar="FILE", help="Keep the exchange with the device (transport `replay` reads it).")
 @shared.out
 @shared.json
 def profile(names: Sequence[str], resolutions: Sequence[str], as_json: bool, plot: bool, **rest: Any) -> None:

@@ -1,13 +1,19 @@
-"""Devices by name: one TOML file each, declared facts only; what was observed belongs to a measurement."""
+"""Devices by name: one TOML file each, declared facts only; what was observed belongs to a measurement.
+
+A user's own lie in a file (``--device path/to/NAME.toml``) or in ``effbench.toml`` as ``[devices.NAME]``, which adds to
+the device of that name, or to that of ``base``.
+"""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from effbench.codec import from_json
+from effbench.codec import from_json, plain
 from effbench.errors import DataError, did_you_mean
 from effbench.schema import FORMAT_VERSION, Device
 
@@ -17,10 +23,11 @@ else:
     import tomli as tomllib
 
 FOLDER = Path(__file__).parent
+SUITE = "effbench.toml"
 
 
 @cache
-def devices() -> dict[str, Device]:
+def packaged() -> dict[str, Device]:
     """Return the devices that come with the package, by name.
 
     Raises:
@@ -30,26 +37,70 @@ def devices() -> dict[str, Device]:
     return {device.name: device for device in found}
 
 
+def devices(folder: Path | None = None) -> dict[str, Device]:
+    """Return the packaged devices and those that ``effbench.toml`` of a folder (default: this one) declares.
+
+    Raises:
+        DataError: The file is not TOML, or an entry is not a device.
+        UsageError: An entry builds on a device that does not exist.
+    """
+    path = (folder or Path()) / SUITE
+    entries = _toml(path).get("devices", {}) if path.is_file() else {}
+    found = dict(packaged())
+    for name, entry in entries.items():
+        where = f"{path}: [devices.{name}]"
+        if not isinstance(entry, dict):
+            raise DataError(f"{where} is not a table.")
+        found[name] = _merged(name, entry, found, where)
+    return found
+
+
 def read(path: Path) -> Device:
-    """Read one device file.
+    """Read one device file; it may build on a packaged device with ``base``.
 
     Raises:
         DataError: It is not TOML, or a field is missing, unknown or of another type.
     """
-    try:
-        data: dict[str, Any] = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
-        raise DataError(f"{path}: {error}.") from error
+    data = _toml(path)
+    if "base" in data:
+        return _merged(str(data.get("name", path.stem)), data, packaged(), str(path))
     return from_json(Device, {"format": FORMAT_VERSION, **data}, str(path))
 
 
 def get(name: str) -> Device:
-    """Return a device by name.
+    """Return a device by name, or from a user's file.
 
     Raises:
         UsageError: The name is unknown.
+        DataError: The file is not a device.
     """
+    if name.endswith(".toml"):
+        return read(Path(name))
     found = devices()
     if name not in found:
         raise did_you_mean(name, found, "device")
     return found[name]
+
+
+def _merged(name: str, entry: Mapping[str, Any], known: Mapping[str, Device], where: str) -> Device:
+    rest = {key: value for key, value in entry.items() if key not in ("base", "name")}
+    base = str(entry.get("base", name))
+    if base not in known:
+        if "base" in entry:
+            raise did_you_mean(base, known, f"device that {where} builds on:")
+        data: dict[str, Any] = {"kind": "host", "description": f"Declared in {SUITE}", "targets": ["ort"]}
+        return from_json(Device, {"format": FORMAT_VERSION, **data, **rest, "name": name}, where)
+    data = plain(known[base])
+    for key, value in rest.items():
+        data[key] = {**data[key], **value} if isinstance(data.get(key), dict) and isinstance(value, dict) else value
+    return replace(from_json(Device, {"format": FORMAT_VERSION, **data}, where), name=name)
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        data: dict[str, Any] = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}.", hint="`effbench devices` lists the known ones.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: {error}.") from error
+    return data

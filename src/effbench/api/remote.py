@@ -1,0 +1,158 @@
+"""A device in use: connected when it is needed, again after a loss, with the artifacts of a run pushed once each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from effbench import deploy
+from effbench.codec import from_json
+from effbench.deploy import bundle
+from effbench.errors import EffbenchError, UnavailableError
+from effbench.profiles import devices, transports
+from effbench.profiles.transports.channel import LostError
+from effbench.schema import Artifact, Device
+
+AGENT = "effbench.agent"
+WAITS_S = (0.0, 1.0, 4.0)
+"""Before each attempt to connect again: a dropped connection is back at once, a reboot is not."""
+
+FINISH_LIMIT_S = 900.0
+
+
+class Remote:
+    """One device during one command."""
+
+    def __init__(self, device: Device, record: Path | None = None) -> None:
+        self.device = device
+        self._record = record
+        self._link: transports.Link | None = None
+        self._places: dict[str, str] = {}
+        self._finished: dict[str, Artifact] = {}
+        self._boot = ""
+        self._lost = 0
+
+    def __enter__(self) -> Remote:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def local(self) -> bool:
+        """Whether the device is this process's own machine and interpreter."""
+        return self.device.transport == "local"
+
+    @property
+    def origin(self) -> str:
+        """What a measurement on this device is: measured, emulated, or replayed."""
+        if self.device.transport == "replay":
+            return "replayed"
+        return "emulated" if self.device.evidence == "emulated" else "measured"
+
+    def link(self) -> transports.Link:
+        """Return the connection, made anew where it was lost.
+
+        Raises:
+            DeviceError: The device cannot be reached, or refuses.
+        """
+        if self._link is None:
+            time.sleep(WAITS_S[min(self._lost, len(WAITS_S) - 1)])
+            try:
+                self._link = transports.connect(self.device, self._record)
+            except LostError:
+                self._lost += 1
+                raise
+        return self._link
+
+    def run(self, module: str, job: Mapping[str, Any], *, time_limit_s: float) -> Iterator[dict[str, Any]]:
+        """Run one job on the device; `process.run` for whatever the device is.
+
+        Raises:
+            DeviceError: The device was lost; the next call connects again.
+            EffbenchError: What the agent reported.
+        """
+        try:
+            yield from self.link().run(module, job, time_limit_s=time_limit_s)
+            self._lost = 0
+        except LostError:
+            self._drop()
+            raise
+
+    def place(self, artifact: Artifact) -> str:
+        """Return where an artifact lies on the device, pushing it where it is not there yet.
+
+        A bundle that its device has to finish is finished there first; see `finished`.
+        """
+        if self.local:
+            return str(artifact.folder.resolve())
+        if artifact.digest not in self._places:
+            names = [name for name in artifact.files if name != bundle.REFERENCE]
+            pushed = self._put({name: artifact.folder / name for name in (*names, bundle.MANIFEST)}, artifact.name)
+            self._places[artifact.digest] = self._finish(artifact, pushed)
+        return self._places[artifact.digest]
+
+    def finished(self, artifact: Artifact) -> Artifact:
+        """Return what is measured for an artifact: itself, or what the device made of the bundle that it is."""
+        return self._finished.get(artifact.digest, artifact)
+
+    def put(self, path: Path, folder: str) -> str:
+        """Bring one file to the device; returns where it lies."""
+        return str(path.resolve()) if self.local else f"{self._put({path.name: path}, folder)}/{path.name}"
+
+    def rebooted(self) -> bool:
+        """Tell whether the machine was started anew since this was last asked."""
+        boot = str(self.link().facts().get("boot_id", ""))
+        before, self._boot = self._boot, boot
+        return bool(before and boot and before != boot)
+
+    def close(self) -> None:
+        """End the session on the device."""
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
+
+    def _put(self, files: Mapping[str, Path], folder: str) -> str:
+        try:
+            return self.link().put(files, folder)
+        except LostError:
+            self._drop()
+            raise
+
+    def _finish(self, artifact: Artifact, pushed: str) -> str:
+        target = deploy.registered().get(artifact.subject.target)
+        if not hasattr(target, "finish") or artifact.placement.get("finished", True):
+            return pushed
+        job = {"op": "finish", "artifact": pushed, "options": artifact.options}
+        (answer,) = self.run(AGENT, job, time_limit_s=FINISH_LIMIT_S)
+        place = str(answer["folder"])
+        made = from_json(Artifact, answer["artifact"], "the agent's answer", folder=artifact.folder)
+        self._finished[artifact.digest] = made
+        return place
+
+    def _drop(self) -> None:
+        self._lost += 1
+        self._places.clear()  # the session's folder goes with the session
+        self.close()
+
+
+def device_of(name: str) -> Device:
+    """Return a device that jobs can be run on.
+
+    Raises:
+        UnavailableError: effbench knows it, but cannot drive it.
+        UsageError: It is unknown, or wrongly declared.
+    """
+    device = devices.get(name)
+    if device.transport == "none":
+        hint = f"`effbench kit MODEL --device {name}` makes a folder for whoever holds it; `effbench import` reads it."
+        raise UnavailableError(f"effbench cannot drive '{name}' ({device.description}) itself.", hint=hint)
+    transports.check(device)
+    return device
+
+
+def lost(error: EffbenchError) -> bool:
+    """Tell whether an error means that the connection is gone, so that the next round may work again."""
+    return isinstance(error, LostError)

@@ -1,0 +1,135 @@
+"""A stream of bytes to a supervisor at the other end, and the one command that starts it.
+
+The command is a constant: whatever differs from device to device (paths, arguments, the interpreter) travels as JSON
+over the channel, and no command line is ever put together from parts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import select
+import signal
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from effbench.errors import DeviceError
+
+BOOT = ("python3", "-u", "-c", "import sys,json;exec(json.loads(sys.stdin.buffer.readline()))")
+"""Runs the supervisor, whose text is the first line it reads."""
+
+COMMAND = """python3 -u -c "import sys,json;exec(json.loads(sys.stdin.buffer.readline()))\""""
+"""`BOOT` as a login shell reads it: a protocol such as ssh's carries one string, not a list."""
+
+
+class LostError(DeviceError):
+    """The connection ended, or the device stopped answering; what is asked of it next needs a new connection."""
+
+
+class Channel(Protocol):
+    """Bytes in both directions."""
+
+    def send(self, data: bytes, timeout_s: float) -> None:
+        """Send all of it.
+
+        Raises:
+            LostError: The connection is gone, or nothing was taken in that time.
+        """
+
+    def receive(self, timeout_s: float) -> bytes | None:
+        """Return what came, empty bytes at the end, or None when nothing came in that time.
+
+        Raises:
+            LostError: The connection broke.
+        """
+
+    def log(self) -> str:
+        """Return what the other end wrote beside the protocol."""
+
+    def close(self) -> None:
+        """End the connection and whatever serves it on this side."""
+
+
+class Pipe:
+    """A channel to a program on this machine: another interpreter, an emulator, or a command that leads elsewhere."""
+
+    def __init__(self, argv: Sequence[str], env: Mapping[str, str] | None = None) -> None:
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the channel
+        try:
+            self._child = subprocess.Popen(
+                list(argv),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._log,
+                env={**os.environ, **(env or {})},
+                start_new_session=True,
+            )
+        except OSError as error:
+            self._log.close()
+            raise DeviceError(f"Cannot start {argv[0]}: {error.strerror}.") from error
+        assert self._child.stdin is not None
+        assert self._child.stdout is not None
+        self._in, self._out = self._child.stdin.fileno(), self._child.stdout.fileno()
+        os.set_blocking(self._in, False)
+
+    def send(self, data: bytes, timeout_s: float) -> None:
+        """Write to its standard input."""
+        view = memoryview(data)
+        while view:
+            if not select.select([], [self._in], [], timeout_s)[1]:
+                raise LostError(f"The device took no data for {timeout_s:g} s.")
+            try:
+                view = view[os.write(self._in, view) :]
+            except OSError as error:
+                raise LostError(f"The connection is closed: {error.strerror}.", hint=self.log() or None) from error
+
+    def receive(self, timeout_s: float) -> bytes | None:
+        """Read from its standard output."""
+        if not select.select([self._out], [], [], max(0.0, timeout_s))[0]:
+            return None
+        return os.read(self._out, 1 << 20)
+
+    def log(self) -> str:
+        """Return its standard error."""
+        size = os.fstat(self._log.fileno()).st_size
+        start = max(0, size - 4000)
+        return os.pread(self._log.fileno(), size - start, start).decode(errors="replace").strip()
+
+    def close(self) -> None:
+        """Close its input, which ends it; kill it when that does not."""
+        for stream in (self._child.stdin, self._child.stdout):
+            with contextlib.suppress(OSError):
+                stream.close()  # type: ignore[union-attr]
+        try:
+            self._child.wait(1.0)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._child.pid, signal.SIGKILL)
+            self._child.wait()
+        self._log.close()
+
+
+class Inbox:
+    """What a channel that lives in another thread has received: pieces of bytes, then the reason of the end."""
+
+    def __init__(self) -> None:
+        self._queue: queue.Queue[bytes | Exception] = queue.Queue()
+
+    def add(self, item: bytes | Exception) -> None:
+        """Add a piece, empty bytes for the end, or what broke the connection."""
+        self._queue.put(item)
+
+    def next(self, timeout_s: float) -> bytes | None:
+        """Return the next piece; see `Channel.receive`."""
+        try:
+            item = self._queue.get(timeout=max(0.0, timeout_s))
+        except queue.Empty:
+            return None
+        if item == b"" or isinstance(item, Exception):
+            self._queue.put(item)  # the end stays the end
+        if isinstance(item, Exception):
+            raise LostError(f"The connection broke: {item}.") from item
+        return item

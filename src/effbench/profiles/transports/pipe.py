@@ -1,0 +1,28 @@
+"""A command of this machine that leads to another one, or to another Python: a container, an emulator.
+
+``command`` stands in front of the supervisor's own (``docker exec -i NAME``, say) and is a list, never a line.
+"""
+
+from __future__ import annotations
+
+from effbench.errors import UsageError
+from effbench.profiles.transports import needed, session
+from effbench.profiles.transports.channel import BOOT, Pipe
+from effbench.profiles.transports.session import Supervised
+from effbench.schema import Device
+
+CONNECTION = {
+    **session.CONNECTION,
+    "command": "what leads there, as a list of arguments; `python3 -u -c ...` is added to it",
+}
+
+
+def _link(device: Device) -> Supervised:
+    command = needed(device, "command", "")
+    if not isinstance(command, (list, tuple)) or not all(isinstance(part, str) for part in command):
+        text = f'[devices.{device.name}.connection] command = ["docker", "exec", "-i", "NAME"]'
+        raise UsageError(f"The command of '{device.name}' is not a list of arguments.", hint=text)
+    return Supervised(device, lambda: Pipe([*command, *BOOT]))
+
+
+TRANSPORT = _link

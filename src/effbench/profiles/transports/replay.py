@@ -1,0 +1,148 @@
+"""A recorded exchange: `Recorder` writes one while a device is used, and transport ``replay`` answers from it.
+
+A recording is JSON lines: a first one about the device, then one per call in order, with what came back. A replay
+gives the same answers to the same calls, so that a table, a bug report or a parser can be looked at without the device.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from effbench import errors
+from effbench.codec import file_sha256, fingerprint, plain
+from effbench.errors import DataError, DeviceError, EffbenchError
+from effbench.profiles.transports import Event, Link, needed
+from effbench.schema import FORMAT_VERSION, Device
+
+CONNECTION = {"file": "what `--record FILE` wrote"}
+VARIES = ("artifact", "sides", "seed", "reference")
+"""What of a job may differ in a replay: paths of a session, and the seed of an order."""
+
+
+class Recorder:
+    """A link that writes down what goes through it."""
+
+    def __init__(self, link: Link, device: Device, path: Path) -> None:
+        self._link = link
+        try:
+            self._file = path.open("w")
+        except OSError as error:
+            link.close()
+            raise DataError(
+                f"Cannot write {path}: {error.strerror}.", hint="Choose another file for --record."
+            ) from error
+        self._write({"format": FORMAT_VERSION, "device": plain(device), "facts": link.facts()})
+
+    def put(self, files: Mapping[str, Path], folder: str) -> str:
+        """Pass on; the hashes are recorded, not the files."""
+        place = self._link.put(files, folder)
+        hashes = {name: file_sha256(path) for name, path in files.items()}
+        self._write({"call": "put", "folder": folder, "files": hashes, "answer": place})
+        return place
+
+    def run(self, module: str, job: Mapping[str, Any], *, time_limit_s: float) -> Iterator[Event]:
+        """Pass on, keeping events and the error at the end."""
+        events: list[Event] = []
+        line: dict[str, Any] = {"call": "run", "module": module, "job": essence(job), "events": events}
+        try:
+            for event in self._link.run(module, job, time_limit_s=time_limit_s):
+                events.append(event)
+                yield event
+        except EffbenchError as error:
+            kind = next(cls.__name__ for cls in type(error).__mro__ if hasattr(errors, cls.__name__))
+            line["error"] = {"kind": kind, "message": error.message, "hint": error.hint}
+            raise
+        finally:
+            self._write(line)
+
+    def get(self, path: str, to: Path) -> None:
+        """Pass on; the file is recorded whole."""
+        self._link.get(path, to)
+        self._write({"call": "get", "path": path, "data": base64.b64encode(to.read_bytes()).decode()})
+
+    def facts(self) -> dict[str, Any]:
+        """Pass on."""
+        return self._link.facts()
+
+    def close(self) -> None:
+        """Pass on, and close the file."""
+        self._link.close()
+        self._file.close()
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        if not self._file.closed:
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+
+
+class Replay:
+    """A link that answers from a recording, in its order."""
+
+    def __init__(self, device: Device) -> None:
+        self._path = Path(needed(device, "file", "exchange.jsonl")).expanduser()
+        try:
+            lines = [json.loads(line) for line in self._path.read_text().splitlines()]
+        except OSError as error:
+            raise DataError(f"{self._path}: {error.strerror}.", hint="--record FILE makes a recording.") from error
+        except ValueError as error:
+            raise DataError(f"{self._path}: not a recording ({error}).") from error
+        if not lines or not isinstance(lines[0], dict) or lines[0].get("format") != FORMAT_VERSION:
+            raise DataError(f"{self._path}: not a recording of this version.", hint="--record FILE makes one.")
+        self._head, self._calls, self._at = lines[0], lines[1:], 0
+
+    def put(self, files: Mapping[str, Path], folder: str) -> str:
+        """Check that the same files are meant; returns the recorded place."""
+        call = self._next("put")
+        if call["files"] != {name: file_sha256(path) for name, path in files.items()}:
+            raise self._other("other files than the recorded ones are put")
+        return str(call["answer"])
+
+    def run(self, module: str, job: Mapping[str, Any], *, time_limit_s: float) -> Iterator[Event]:
+        """Yield the recorded events of the same job, then its recorded error."""
+        call = self._next("run")
+        if fingerprint([call["module"], call["job"]]) != fingerprint([module, essence(job)]):
+            raise self._other(f"another job than the recorded '{call['job'].get('op')}' is run")
+        yield from call["events"]
+        if "error" in call:
+            found = call["error"]
+            kind = getattr(errors, found["kind"])
+            error: EffbenchError = kind.__new__(kind)
+            EffbenchError.__init__(error, found["message"], hint=found["hint"])
+            raise error
+
+    def get(self, path: str, to: Path) -> None:
+        """Write the recorded file."""
+        to.write_bytes(base64.b64decode(self._next("get")["data"]))
+
+    def facts(self) -> dict[str, Any]:
+        """Return the recorded facts."""
+        return dict(self._head["facts"])
+
+    def close(self) -> None:
+        """Do nothing."""
+
+    def _next(self, kind: str) -> dict[str, Any]:
+        if self._at >= len(self._calls):
+            raise self._other("it holds no further call")
+        call: dict[str, Any] = self._calls[self._at]
+        self._at += 1
+        if call["call"] != kind:
+            raise self._other(f"call {self._at} is '{call['call']}', not '{kind}'")
+        return call
+
+    def _other(self, what: str) -> DeviceError:
+        hint = "Use the artifacts, options and command that it was recorded with."
+        return DeviceError(f"{self._path} answers something else: {what}.", hint=hint)
+
+
+def essence(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what makes a job the same in a replay; how long it may take depends on how long others took."""
+    left_out = (*VARIES, "round_seconds")
+    return {key: value for key, value in plain(job).items() if key not in left_out}
+
+
+TRANSPORT = Replay

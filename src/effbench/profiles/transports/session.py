@@ -1,0 +1,232 @@
+"""A link to a machine with Python: a supervisor there, the agent pushed once by content hash, one process per job."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from effbench import process
+from effbench.codec import file_sha256
+from effbench.errors import DeviceError, EffbenchError
+from effbench.profiles.transports import Event
+from effbench.profiles.transports.channel import Channel, LostError
+from effbench.profiles.transports.zipapp import agent
+from effbench.schema import Device
+
+CONNECTION = {
+    "python": "the interpreter that runs the agent, 3.10 or newer with numpy and the runtime (default: python3)",
+    "home": "the folder for the agent and for what a session needs (default: ~/.cache/effbench)",
+    "timeout_s": "how long the device may take to answer, in seconds (default: 30)",
+}
+HOME = "~/.cache/effbench"
+TIMEOUT_S = 30.0
+GRACE_S = 2.5
+"""The device ends a job at its limit; so much longer the answer may take to arrive."""
+
+PING_S = 5.0
+NOISE_BYTES = 65536
+"""What a login shell may print before the supervisor speaks."""
+
+CHUNK = 1 << 18
+SUPERVISOR = Path(process.__file__).with_name("supervisor.py")
+MARK = b"effbench1 "
+
+
+class Supervised:
+    """A link over a channel whose other end runs `effbench.supervisor`."""
+
+    def __init__(self, device: Device, open_channel: Callable[[], Channel]) -> None:
+        connection = device.connection
+        self.name = device.name
+        self._python = str(connection.get("python", ""))
+        self._timeout_s = float(connection.get("timeout_s", TIMEOUT_S))
+        self._pending, self._noise = b"", b""
+        self._busy = threading.Lock()
+        self._closed = threading.Event()
+        self._broken: LostError | None = None
+        self._channel = open_channel()
+        try:
+            self._facts = self._hello(str(connection.get("home", HOME)))
+            self._push_agent()
+        except BaseException:
+            self._channel.close()
+            raise
+        threading.Thread(target=self._ping, daemon=True).start()
+
+    def facts(self) -> dict[str, Any]:
+        """Return the supervisor's greeting: see `effbench.supervisor`."""
+        return dict(self._facts)
+
+    def put(self, files: Mapping[str, Path], folder: str) -> str:
+        """Bring files into a folder of the session, each checked by its hash over there."""
+        with self._busy, self._guarded():
+            need = sum(path.stat().st_size for path in files.values())
+            if need > self._facts["free_bytes"]:
+                raise self._full(need)
+            for name, path in files.items():
+                with path.open("rb") as stream:
+                    pieces = iter(lambda: stream.read(CHUNK), b"")
+                    self._put(f"{folder}/{name}", path.stat().st_size, file_sha256(path), pieces, need)
+        return f"{self._facts['session']}/{folder}"
+
+    def run(self, module: str, job: Mapping[str, Any], *, time_limit_s: float) -> Iterator[Event]:
+        """Run one job of the agent; see `Link.run`."""
+        pushed = agent()
+        request = {
+            "op": "run",
+            "argv": [self._python or self._facts["executable"], f"{self._facts['home']}/{pushed.path}", module],
+            "stdin": json.dumps(job) + "\n",
+            "limit_s": time_limit_s,
+            "check": {pushed.path: pushed.sha256},
+        }
+        with self._busy, self._guarded():
+            self._send(request)
+            reader = process.Reader()
+            for answer in self._answers(time_limit_s + GRACE_S):
+                if "line" in answer:
+                    event = reader.read(answer["line"])
+                    if event is not None:
+                        yield event
+                elif "error" in answer:
+                    hint = "Somebody else uses that folder; choose another home in [connection], and run again."
+                    raise DeviceError(f"'{self.name}': {answer['error']}.", hint=hint if "changed" in answer else None)
+                else:
+                    self._send({"op": "ping"})  # the supervisor waits for a word after the end of a job
+                    reader.finish(answer["exit"], time_limit_s if answer["timed_out"] else None, answer["log"])
+                    return
+
+    def get(self, path: str, to: Path) -> None:
+        """Fetch a file of the session."""
+        import base64
+
+        with self._busy, self._guarded():
+            self._send({"op": "get", "path": path})
+            with to.open("wb") as stream:
+                while "end" not in (answer := self._answer(self._timeout_s)):
+                    self._refused(answer)
+                    stream.write(base64.b64decode(answer["data"]))
+
+    def close(self) -> None:
+        """End the session; the supervisor removes its folder."""
+        self._closed.set()
+        if self._broken is None:
+            with contextlib.suppress(LostError):
+                self._channel.send(b'{"op": "bye"}\n', 2.0)
+        self._broken = LostError(f"The session with '{self.name}' was closed.")
+        self._channel.close()
+
+    def _hello(self, home: str) -> dict[str, Any]:
+        try:
+            self._channel.send(json.dumps(SUPERVISOR.read_text()).encode() + b"\n", self._timeout_s)
+            self._answer(self._timeout_s, greeting=True)
+            self._send({"op": "hello", "home": home})
+            answer = self._answer(self._timeout_s)
+        except LostError as error:
+            said = " ".join((self._noise + b" " + self._channel.log().encode()).decode(errors="replace").split())
+            hint = f"It said: {said[-300:]}" if said else "It needs a python3 (3.7 or newer) on its PATH."
+            raise DeviceError(f"'{self.name}' does not start python3: {error.message}", hint=hint) from error
+        self._refused(answer)
+        return answer
+
+    def _push_agent(self) -> None:
+        pushed = agent()
+        self._send({"op": "have", "files": {pushed.path: pushed.sha256}})
+        if self._answer(self._timeout_s)["have"]:
+            return
+        data = pushed.data
+        pieces = iter([data[start : start + CHUNK] for start in range(0, len(data), CHUNK)])
+        self._put(pushed.path, len(data), pushed.sha256, pieces, len(data))
+
+    def _put(self, path: str, size: int, sha256: str, pieces: Iterator[bytes], need: int) -> None:
+        self._send({"op": "put", "path": path, "size": size, "sha256": sha256})
+        for piece in pieces:
+            self._channel.send(piece, self._timeout_s)
+        answer = self._answer(self._timeout_s)
+        if "error" in answer and answer.get("errno") in (28, 122):  # ENOSPC, EDQUOT
+            raise self._full(need)
+        self._refused(answer)
+
+    def _full(self, need: int) -> DeviceError:
+        text = f"The disk of '{self.name}' is full: {need / 2**20:.1f} MiB are needed below {self._facts['home']}."
+        return DeviceError(text, hint="Free space there, or choose another home in [connection].")
+
+    def _refused(self, answer: Event) -> None:
+        if "error" in answer:
+            raise DeviceError(f"'{self.name}' refused: {answer['error']}.")
+
+    def _send(self, request: Mapping[str, Any]) -> None:
+        if self._broken is not None:
+            raise self._broken
+        self._channel.send(json.dumps(request).encode() + b"\n", self._timeout_s)
+
+    def _answer(self, limit_s: float, greeting: bool = False) -> Event:
+        return next(self._answers(limit_s, greeting))
+
+    def _answers(self, limit_s: float, greeting: bool = False) -> Iterator[Event]:
+        """Yield answers until the limit, which counts from now.
+
+        Raises:
+            LostError: The connection ended, the device fell silent, or what it sends is not the protocol.
+        """
+        deadline = time.monotonic() + limit_s
+        while True:
+            *lines, self._pending = self._pending.split(b"\n")
+            for index, line in enumerate(lines):
+                if line.startswith(MARK):
+                    self._pending = b"\n".join([*lines[index + 1 :], self._pending])
+                    yield json.loads(line[len(MARK) :])
+                    break
+                self._noise = (self._noise + line + b"\n")[-NOISE_BYTES:]
+                if not greeting:
+                    raise LostError(f"'{self.name}' sent something that is not effbench's protocol: {line[:60]!r}.")
+            else:
+                self._fill(deadline, limit_s)
+
+    def _fill(self, deadline: float, limit_s: float) -> None:
+        data = self._channel.receive(deadline - time.monotonic())
+        if data is None:
+            raise LostError(f"'{self.name}' did not answer within {limit_s:g} s.", hint="effbench doctor --device NAME")
+        if not data:
+            log = self._channel.log()
+            raise LostError(
+                f"'{self.name}' closed the connection.", hint=f"Its last words: {log[-300:]}" if log else None
+            )
+        self._pending += data
+        if len(self._pending) > 1 << 28:
+            raise LostError(f"'{self.name}' sends without end.")
+
+    @contextlib.contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """End the connection when an exchange was left half way: nothing that follows could be understood."""
+        if self._broken is not None:
+            raise self._broken
+        try:
+            yield
+        except LostError as error:
+            self._break(error)
+            raise
+        except EffbenchError:
+            raise  # an answer, and the exchange is complete
+        except BaseException:
+            self._break(LostError(f"The exchange with '{self.name}' was interrupted."))
+            raise
+
+    def _break(self, error: LostError) -> None:
+        self._broken = error
+        self._closed.set()
+        self._channel.close()
+
+    def _ping(self) -> None:
+        while not self._closed.wait(PING_S):
+            if self._busy.acquire(blocking=False):  # nothing is sent while a device measures
+                try:
+                    self._send({"op": "ping"})
+                except LostError as error:
+                    self._break(error)
+                finally:
+                    self._busy.release()

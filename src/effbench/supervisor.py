@@ -1,0 +1,307 @@
+"""A device's side of a connection: receive files, run agents, and end with the connection.
+
+The work station sends this file's text over the connection itself, so that nothing has to be installed and no port is
+opened. Standard library only, no other part of effbench; POSIX, Python 3.7 or newer (the agent itself needs 3.10).
+
+Requests are JSON lines on standard input; ``put`` is followed by the bytes of the file. Answers are lines that begin
+with `MARK`, so that a greeting of the login shell cannot be taken for one. While an agent runs, this process sleeps in
+``select``: it takes no time from the measurement.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Iterator  # noqa: UP035 - Python 3.7
+
+MARK = b"effbench1 "
+
+PATIENCE_S = 30.0
+"""Without a request for so long, the work station is taken for gone; it pings while it is idle."""
+
+ACK_S = 4.0
+"""After the end of an agent the work station is known to be waiting: a longer silence means a cut connection."""
+
+CHUNK = 1 << 20
+LOG_BYTES = 20_000
+
+
+class GoneError(Exception):
+    """The connection ended, or the work station fell silent."""
+
+
+class Input:
+    """Standard input, read without a library's buffer, so that ``select`` tells the truth about it."""
+
+    def __init__(self, file: int = 0) -> None:
+        self.file, self.pending = file, b""
+
+    def fill(self, timeout_s: float) -> None:
+        """Wait for more bytes.
+
+        Raises:
+            GoneError: There are none, and will be none.
+        """
+        if not select.select([self.file], [], [], timeout_s)[0]:
+            raise GoneError(f"no word for {timeout_s:g} s")
+        data = os.read(self.file, CHUNK)
+        if not data:
+            raise GoneError("the connection was closed")
+        self.pending += data
+
+    def line(self, timeout_s: float) -> bytes:
+        """Return the next line."""
+        while b"\n" not in self.pending:
+            self.fill(timeout_s)
+        found, _, self.pending = self.pending.partition(b"\n")
+        return found
+
+    def take(self, size: int) -> Iterator[bytes]:
+        """Yield so many bytes in pieces."""
+        while size:
+            if not self.pending:
+                self.fill(PATIENCE_S)
+            piece, self.pending = self.pending[:size], self.pending[size:]
+            size -= len(piece)
+            yield piece
+
+
+def answer(**fields: Any) -> None:
+    """Send one line to the work station."""
+    data = MARK + json.dumps(fields).encode() + b"\n"
+    try:
+        while data:
+            data = data[os.write(1, data) :]
+    except OSError as error:
+        raise GoneError(str(error)) from None
+
+
+class Supervisor:
+    """One connection: a home that outlives it, and a session folder that does not."""
+
+    def __init__(self, stream: Input) -> None:
+        self.stream = stream
+        self.home = Path()
+        self.session: Path | None = None
+        self.patience_s = PATIENCE_S
+
+    def hello(self, request: dict[str, Any]) -> None:
+        """Make the folders, sweep what sessions that are gone have left, and describe the machine."""
+        self.home = Path(request["home"]).expanduser()
+        try:
+            (self.home / "agents").mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.sweep()
+            self.session = Path(tempfile.mkdtemp(prefix=f"session-{os.getpid()}-", dir=self.home))
+            free = os.statvfs(self.home)
+        except OSError as error:
+            answer(error=f"{self.home}: {words(error)}")
+            return
+        answer(
+            home=str(self.home),
+            session=str(self.session),
+            free_bytes=free.f_bavail * free.f_frsize,
+            python=platform.python_version(),
+            executable=sys.executable,
+            machine=platform.machine(),
+            system=platform.system(),
+            boot_id=first_line(Path("/proc/sys/kernel/random/boot_id")),
+            time_s=time.time(),
+        )
+
+    def sweep(self) -> None:
+        """Remove the session folders of processes that are gone: a reboot leaves them."""
+        for folder in self.home.iterdir():
+            parts = folder.name.split("-")
+            if parts[0] == "session" and len(parts) > 2 and parts[1].isdigit() and not alive(int(parts[1])):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def place(self, path: str) -> Path:
+        """Return where a file belongs: ``agents/`` in the home, everything else in the session's folder."""
+        root = self.home if path.startswith("agents/") or self.session is None else self.session
+        full = Path(os.path.realpath(root / path))
+        if Path(os.path.realpath(root)) not in full.parents:
+            raise ValueError(f"{path} lies outside {root}")
+        return full
+
+    def put(self, request: dict[str, Any]) -> None:
+        """Receive a file; it is in place only once it is whole and has the hash that was promised."""
+        rest = self.stream.take(int(request["size"]))
+        draft = None
+        try:
+            path = self.place(request["path"])
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft = path.with_name(f"{path.name}.{os.getpid()}.part")
+            digest = hashlib.sha256()
+            with draft.open("wb") as file:
+                for piece in rest:
+                    digest.update(piece)
+                    file.write(piece)
+            if digest.hexdigest() != request["sha256"]:
+                raise ValueError(f"{request['path']} arrived damaged")
+            draft.replace(path)
+            answer(path=str(path))
+        except (OSError, ValueError) as error:
+            for _ in rest:
+                pass
+            if draft is not None and draft.exists():
+                draft.unlink()
+            answer(error=words(error), errno=getattr(error, "errno", None))
+
+    def have(self, request: dict[str, Any]) -> None:
+        """Tell which files are here with the hash that is expected."""
+        found = []
+        for path, sha256 in request["files"].items():
+            place = self.place(path)
+            if place.is_file() and file_sha256(place) == sha256:
+                found.append(path)
+        answer(have=found)
+
+    def get(self, request: dict[str, Any]) -> None:
+        """Send a file of the session in pieces."""
+        try:
+            with self.place(request["path"]).open("rb") as file:
+                for piece in iter(lambda: file.read(CHUNK // 4), b""):
+                    answer(data=base64.b64encode(piece).decode())
+            answer(end=True)
+        except (OSError, ValueError) as error:
+            answer(error=words(error))
+
+    def run(self, request: dict[str, Any]) -> None:
+        """Run one program: its output lines are passed on as they come; it ends at its limit or with the connection."""
+        for path, sha256 in request.get("check", {}).items():
+            place = self.place(path)
+            if not place.is_file() or file_sha256(place) != sha256:
+                answer(error=f"{place} was changed or removed since it was pushed", changed=True)
+                return
+        argv = [str(Path(part).expanduser()) if part.startswith("~") else part for part in request["argv"]]
+        with tempfile.TemporaryFile(dir=self.session) as log:
+            try:
+                child = subprocess.Popen(
+                    argv,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    cwd=self.session,
+                    env=dict(os.environ, **request.get("env", {})),
+                    start_new_session=True,
+                )
+            except OSError as error:
+                answer(error=f"{argv[0]}: {words(error)}")
+                return
+            try:
+                timed_out = self.forward(child, request)
+            finally:
+                end(child)
+            size = log.seek(0, os.SEEK_END)
+            log.seek(max(0, size - LOG_BYTES))
+            text = log.read().decode(errors="replace")
+        answer(exit=child.returncode, timed_out=timed_out, log=text)
+        self.patience_s = ACK_S
+
+    def forward(self, child: subprocess.Popen[bytes], request: dict[str, Any]) -> bool:
+        """Pass on a program's output until it ends; returns whether it ran into its limit."""
+        assert child.stdin is not None
+        assert child.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            child.stdin.write(request.get("stdin", "").encode())
+            child.stdin.close()
+        deadline, pending = time.monotonic() + float(request["limit_s"]), b""
+        output = child.stdout.fileno()
+        while True:
+            left = deadline - time.monotonic()
+            ready = select.select([output, self.stream.file], [], [], max(0.0, left))[0]
+            if not ready:
+                return True
+            if self.stream.file in ready:
+                self.stream.fill(0.0)  # nothing is asked of a busy device: this is the end of the connection, or a ping
+            if output in ready:
+                data = os.read(output, CHUNK)
+                *lines, pending = (pending + data).split(b"\n")
+                for line in lines:
+                    answer(line=line.decode(errors="replace"))
+                if not data:
+                    child.wait()
+                    return False
+
+    def serve(self) -> None:
+        """Answer requests until the connection ends, then leave nothing behind but the home."""
+        try:
+            while True:
+                request = json.loads(self.stream.line(self.patience_s))
+                self.patience_s = PATIENCE_S
+                if request["op"] in ("hello", "put", "have", "get", "run"):
+                    getattr(self, request["op"])(request)
+                elif request["op"] == "bye":
+                    return
+        except GoneError:
+            pass
+        finally:
+            if self.session is not None:
+                shutil.rmtree(self.session, ignore_errors=True)
+
+
+def end(child: subprocess.Popen[bytes]) -> None:
+    """Kill a program and what it started."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    if child.stdout is not None:
+        child.stdout.close()
+
+
+def alive(pid: int) -> bool:
+    """Tell whether a process exists."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for piece in iter(lambda: file.read(CHUNK), b""):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def first_line(path: Path) -> str:
+    """Return the first line of a file, or nothing where it cannot be read."""
+    try:
+        with path.open() as file:
+            return file.readline().strip()
+    except OSError:
+        return ""
+
+
+def words(error: Exception) -> str:
+    """Return what an error says, without its number."""
+    return getattr(error, "strerror", None) or str(error)
+
+
+def main() -> None:
+    """Serve one connection."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the end of the input says the same, and leaves time to clean up
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    answer(ready=True)  # the requests may only follow now: what came earlier would be in the boot line's buffer
+    Supervisor(Input()).serve()
+
+
+if __name__ == "__main__":
+    main()

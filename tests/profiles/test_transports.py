@@ -1,0 +1,262 @@
+"""A supervised agent at the other end of a pipe: what it answers, and how every way of losing it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from effbench.errors import DataError, DeviceError, UsageError
+from effbench.process import ChildFailure
+from effbench.profiles import transports
+from effbench.profiles.transports import session, zipapp
+from effbench.profiles.transports.channel import LostError
+from effbench.schema import Device
+
+OBSERVE = {"op": "observe"}
+
+
+def device(home: Path, *command: str, **connection: Any) -> Device:
+    # `python3` of the boot line has to be an interpreter that is here, whatever the PATH of this machine says.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    home.mkdir(exist_ok=True)
+    (home.parent / "endless.py").write_text("import time\nwhile True:\n    time.sleep(1)\n")
+    pipe = ["env", f"PATH={path}", f"PYTHONPATH={home.parent}", *command]
+    given = {"command": pipe, "home": str(home), "timeout_s": 20, "python": sys.executable, **connection}
+    return Device("bench", "host", "a test", "pipe", ("ort",), connection=given)
+
+
+def left(home: Path) -> list[str]:
+    """Return what lies in a device's home besides the agent."""
+    return [path.name for path in home.iterdir() if path.name != "agents"]
+
+
+def living(home: Path) -> list[str]:
+    """Return the processes that name this home."""
+    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
+    return [line for line in listed.splitlines() if str(home) in line and "ps -eo" not in line]
+
+
+def soon(wanted: Callable[[], bool], limit_s: float = 5.0) -> bool:
+    end = time.monotonic() + limit_s
+    while not wanted() and time.monotonic() < end:
+        time.sleep(0.05)
+    return wanted()
+
+
+@pytest.fixture
+def link(tmp_path: Path) -> Iterator[transports.Link]:
+    found = transports.connect(device(tmp_path / "home"))
+    yield found
+    found.close()
+
+
+def test_the_agent_answers(link: transports.Link):
+    (answer,) = link.run("effbench.agent", OBSERVE, time_limit_s=60)
+    assert {"ort", "ov", "trt"} <= answer["targets"].keys()
+    assert answer["environment"]["machine"] == link.facts()["machine"]
+
+
+def test_an_error_of_the_agent_arrives_as_itself_and_the_link_goes_on(link: transports.Link):
+    with pytest.raises(DataError, match="manifest"):
+        list(link.run("effbench.agent", {"op": "measure", "artifact": "nowhere"}, time_limit_s=60))
+    assert 1 == len(list(link.run("effbench.agent", OBSERVE, time_limit_s=60)))
+
+
+def test_the_agent_is_small_and_pushed_once(tmp_path: Path):
+    assert len(zipapp.agent().data) < 1_000_000
+    home = tmp_path / "home"
+    for _ in range(2):
+        transports.connect(device(home)).close()
+    (only,) = (home / "agents").iterdir()
+    assert zipapp.agent().data == only.read_bytes()
+
+
+def test_files_are_put_and_fetched(link: transports.Link, tmp_path: Path):
+    source = tmp_path / "big.bin"
+    source.write_bytes(os.urandom(3_000_000))
+    place = link.put({"big.bin": source, "sub/other.bin": source}, "model")
+    link.get("model/sub/other.bin", tmp_path / "back.bin")
+    assert source.read_bytes() == Path(place, "big.bin").read_bytes() == (tmp_path / "back.bin").read_bytes()
+
+
+@pytest.mark.parametrize("path", ["../outside", "agents/../../outside"])
+def test_nothing_is_put_outside_the_session(link: transports.Link, tmp_path: Path, path: str):
+    source = tmp_path / "x"
+    source.write_bytes(b"x")
+    with pytest.raises(DeviceError, match="lies outside"):
+        link.put({path: source}, ".")
+
+
+def test_a_session_leaves_the_agent_and_nothing_else(tmp_path: Path):
+    home = tmp_path / "home"
+    link = transports.connect(device(home))
+    link.put({"x": Path(__file__)}, "model")
+    assert 1 == len(left(home))
+    link.close()
+    assert soon(lambda: left(home) == [])
+    assert soon(lambda: living(home) == [])
+
+
+def test_a_job_ends_at_its_limit_over_there(link: transports.Link):
+    start = time.monotonic()
+    with pytest.raises(ChildFailure, match="stopped after 1 s"):
+        list(link.run("endless", {}, time_limit_s=1))
+    assert time.monotonic() - start < 6
+    assert 1 == len(list(link.run("effbench.agent", OBSERVE, time_limit_s=60)))
+
+
+def test_a_killed_supervisor_is_a_lost_device_and_takes_its_agent_along(tmp_path: Path):
+    home = tmp_path / "home"
+    link = transports.connect(device(home))
+    running = link.run("endless", {}, time_limit_s=30)
+    supervisor = int(left(home)[0].split("-")[1])
+    import threading
+
+    threading.Timer(0.7, os.kill, (supervisor, signal.SIGKILL)).start()
+    with pytest.raises(LostError, match="closed the connection"):
+        list(running)
+    with pytest.raises(LostError):
+        list(link.run("effbench.agent", OBSERVE, time_limit_s=60))
+    transports.connect(device(home)).close()
+    assert soon(lambda: left(home) == []), "what a session that is gone left is swept by the next"
+
+
+def test_a_device_that_never_answers_is_given_up(tmp_path: Path):
+    start = time.monotonic()
+    with pytest.raises(DeviceError, match="did not answer within 1 s"):
+        transports.connect(device(tmp_path / "home", "sh", "-c", "exec sleep 60", timeout_s=1))
+    assert time.monotonic() - start < 6
+
+
+def test_a_frozen_device_is_given_up(tmp_path: Path):
+    home = tmp_path / "home"
+    link = transports.connect(device(home))
+    supervisor = int(left(home)[0].split("-")[1])
+    os.kill(supervisor, signal.SIGSTOP)
+    start = time.monotonic()
+    try:
+        with pytest.raises(LostError, match="did not answer within"):
+            list(link.run("effbench.agent", OBSERVE, time_limit_s=1))
+        assert time.monotonic() - start < 1 + 5
+    finally:
+        link.close()
+    assert soon(lambda: living(home) == [])
+
+
+def test_a_greeting_of_the_login_shell_is_no_answer(tmp_path: Path):
+    script = 'echo Welcome; echo to this machine >&2; exec "$@"'
+    found = transports.connect(device(tmp_path / "home", "sh", "-c", script, "sh"))
+    assert 1 == len(list(found.run("effbench.agent", OBSERVE, time_limit_s=60)))
+    found.close()
+
+
+def test_garbage_on_the_channel_ends_the_connection(tmp_path: Path):
+    script = '(sleep 2; echo \'{"line": "x"}\') & exec "$@"'
+    found = transports.connect(device(tmp_path / "home", "sh", "-c", script, "sh"))
+    with pytest.raises(LostError, match="not effbench's protocol"):
+        list(found.run("endless", {}, time_limit_s=30))
+    found.close()
+    assert soon(lambda: living(tmp_path / "home") == [])
+
+
+def test_a_device_without_python_says_what_it_said(tmp_path: Path):
+    with pytest.raises(DeviceError, match="no such thing") as caught:
+        transports.connect(device(tmp_path / "home", "sh", "-c", "echo no such thing >&2; exit 127"))
+    assert "does not start python3" in caught.value.message
+
+
+def test_a_changed_agent_is_not_run(tmp_path: Path):
+    home = tmp_path / "home"
+    link = transports.connect(device(home))
+    (home / zipapp.agent().path).write_bytes(b"something else")
+    with pytest.raises(DeviceError, match="was changed or removed"):
+        list(link.run("effbench.agent", OBSERVE, time_limit_s=60))
+    link.close()
+    link = transports.connect(device(home))
+    assert 1 == len(list(link.run("effbench.agent", OBSERVE, time_limit_s=60))), "the next session pushes it again"
+    link.close()
+
+
+def test_a_silent_work_station_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    home = tmp_path / "home"
+    text = session.SUPERVISOR.read_text()
+    impatient = tmp_path / "supervisor.py"
+    impatient.write_text(text.replace("PATIENCE_S = 30.0", "PATIENCE_S = 0.5"))
+    monkeypatch.setattr(session, "SUPERVISOR", impatient)
+    monkeypatch.setattr(session, "PING_S", 60.0)
+    link = transports.connect(device(home))
+    assert soon(lambda: left(home) == [])
+    with pytest.raises(LostError):
+        list(link.run("effbench.agent", OBSERVE, time_limit_s=60))
+    link.close()
+
+
+def test_an_idle_link_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    text = session.SUPERVISOR.read_text()
+    impatient = tmp_path / "supervisor.py"
+    impatient.write_text(text.replace("PATIENCE_S = 30.0", "PATIENCE_S = 1.0"))
+    monkeypatch.setattr(session, "SUPERVISOR", impatient)
+    monkeypatch.setattr(session, "PING_S", 0.2)
+    link = transports.connect(device(tmp_path / "home"))
+    time.sleep(2.0)
+    assert 1 == len(list(link.run("effbench.agent", OBSERVE, time_limit_s=60)))
+    link.close()
+
+
+def test_a_recording_replays_the_same_answers(tmp_path: Path):
+    file = tmp_path / "exchange.jsonl"
+    link = transports.connect(device(tmp_path / "home"), record=file)
+    expected = list(link.run("effbench.agent", OBSERVE, time_limit_s=60))
+    with pytest.raises(DataError, match="manifest") as caught:
+        list(link.run("effbench.agent", {"op": "measure", "artifact": "nowhere"}, time_limit_s=60))
+    place = link.put({"x": Path(__file__)}, "model")
+    link.close()
+    again = transports.connect(Device("bench", "host", "", "replay", ("ort",), connection={"file": str(file)}))
+    assert expected == list(again.run("effbench.agent", OBSERVE, time_limit_s=1))
+    with pytest.raises(DataError) as repeated:
+        list(again.run("effbench.agent", {"op": "measure", "artifact": "elsewhere"}, time_limit_s=1))
+    assert str(caught.value) == str(repeated.value)
+    assert place == again.put({"x": Path(__file__)}, "model")
+    with pytest.raises(DeviceError, match="no further call"):
+        list(again.run("effbench.agent", OBSERVE, time_limit_s=1))
+
+
+def test_a_replay_refuses_another_job(tmp_path: Path):
+    file = tmp_path / "exchange.jsonl"
+    link = transports.connect(device(tmp_path / "home"), record=file)
+    list(link.run("effbench.agent", OBSERVE, time_limit_s=60))
+    link.close()
+    again = transports.connect(Device("bench", "host", "", "replay", ("ort",), connection={"file": str(file)}))
+    with pytest.raises(DeviceError, match="another job"):
+        list(again.run("effbench.agent", {"op": "load", "target": "ort"}, time_limit_s=1))
+
+
+@pytest.mark.parametrize("text", ["", "{}", "no json", json.dumps({"format": 99})])
+def test_what_is_no_recording_is_refused(tmp_path: Path, text: str):
+    file = tmp_path / "exchange.jsonl"
+    file.write_text(text)
+    with pytest.raises(DataError, match="not a recording"):
+        transports.connect(Device("bench", "host", "", "replay", ("ort",), connection={"file": str(file)}))
+
+
+@pytest.mark.parametrize(
+    ("transport", "connection", "said"),
+    [
+        ("shh", {}, "ssh"),
+        ("ssh", {"hots": "x"}, "host"),
+        ("ssh", {}, r"\[devices.bench.connection\] host"),
+        ("pipe", {"command": "docker exec -i x"}, "not a list"),
+    ],
+)
+def test_a_wrong_declaration_is_explained(transport: str, connection: dict[str, Any], said: str):
+    with pytest.raises(UsageError, match=said):
+        transports.connect(Device("bench", "host", "", transport, ("ort",), connection=connection))
