@@ -1,0 +1,123 @@
+"""A state of training on disk: tensors in safetensors, the rest in JSON, written whole or not at all. No pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from effbench.codec import file_sha256
+from effbench.errors import DataError
+
+TENSORS, STATE = "tensors.safetensors", "state.json"
+KEPT = 2
+"""Checkpoints that stay: the newest, and one in case it is lost with its disk block."""
+
+
+def pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """Return a nested state as JSON data; its tensors go to ``tensors`` under names of their own.
+
+    Raises:
+        TypeError: A value is none of tensor, number, text, list, tuple, dictionary, None.
+    """
+    if torch.is_tensor(value):
+        # A tensor of a name each: safetensors refuses memory that is shared.
+        tensors[name] = value.detach().cpu().contiguous().clone()
+        return {"tensor": name}
+    if isinstance(value, dict):
+        return {"items": [[key, pack(item, f"{name}.{key}", tensors)] for key, item in value.items()]}
+    if isinstance(value, (list, tuple)):
+        packed = [pack(item, f"{name}.{index}", tensors) for index, item in enumerate(value)]
+        return {"tuple" if isinstance(value, tuple) else "list": packed}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(f"{name} is a {type(value).__name__}, which a checkpoint does not hold")
+
+
+def unpack(data: Any, tensors: dict[str, Tensor]) -> Any:
+    """Return what was packed; the inverse of `pack`."""
+    if not isinstance(data, dict):
+        return data
+    ((kind, inner),) = data.items()
+    if kind == "tensor":
+        return tensors[inner]
+    if kind == "items":
+        return {key: unpack(item, tensors) for key, item in inner}
+    values = [unpack(item, tensors) for item in inner]
+    return tuple(values) if kind == "tuple" else values
+
+
+def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
+    """Write the state after a step below a folder, and remove all but the newest checkpoints.
+
+    Raises:
+        DataError: The disk is full or the folder cannot be written; earlier checkpoints stay.
+    """
+    from safetensors.torch import save_file
+
+    tensors: dict[str, Tensor] = {}
+    packed = pack(state, "state", tensors)
+    final = folder / f"step-{step:09d}"
+    draft = folder / f".step-{step:09d}.{os.getpid()}"
+    try:
+        draft.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, draft / TENSORS)
+        text = json.dumps({"step": step, "sha256": file_sha256(draft / TENSORS), "state": packed})
+        (draft / STATE).write_text(text)
+        for name in (TENSORS, STATE):
+            sync(draft / name)
+        shutil.rmtree(final, ignore_errors=True)
+        draft.rename(final)
+        sync(folder)
+    except OSError as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise DataError(
+            f"Cannot write {final}: {error.strerror or error}.",
+            hint="The checkpoint before it is kept; free space and start the same command again.",
+        ) from error
+    for old in _all(folder)[:-KEPT]:
+        shutil.rmtree(old, ignore_errors=True)
+    for rest in folder.glob(".step-*"):
+        shutil.rmtree(rest, ignore_errors=True)
+    return final
+
+
+def load(folder: Path) -> tuple[int, dict[str, Any]] | None:
+    """Return the step and state of the newest checkpoint below a folder, or None where there is none.
+
+    Raises:
+        DataError: It cannot be read, or its tensors are not those that were written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    found = _all(folder)
+    if not found:
+        return None
+    newest = found[-1]
+    hint = f"Remove {newest} to go on from the checkpoint before it."
+    try:
+        data = json.loads((newest / STATE).read_text())
+        if file_sha256(newest / TENSORS) != data["sha256"]:
+            raise DataError(f"{newest / TENSORS}: not the file that was written.", hint=hint)
+        return data["step"], unpack(data["state"], load_file(newest / TENSORS))
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise DataError(f"{newest}: not a whole checkpoint ({error}).", hint=hint) from error
+
+
+def sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _all(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("step-*") if path.is_dir())

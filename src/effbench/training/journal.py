@@ -1,0 +1,71 @@
+"""What a training logs: a line per step in ``curve.jsonl``, and the same for TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from effbench.errors import MissingDependencyError
+
+CURVE = "curve.jsonl"
+
+
+class Journal:
+    """The log of a training that goes on after ``step``; lines behind it belong to steps that a kill took back.
+
+    Only the process that ``writes`` writes.
+    """
+
+    def __init__(self, folder: Path, step: int, writes: bool) -> None:
+        self.folder, self.step, self.writes = folder, step, writes
+        self._board: Any = None
+        self._curve: Any = None
+
+    def __enter__(self) -> Journal:
+        if self.writes:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            path = self.folder / CURVE
+            kept = [json.dumps(line) for line in read(path) if line["step"] <= self.step]
+            draft = path.with_suffix(".tmp")
+            draft.write_text("".join(f"{line}\n" for line in kept))
+            draft.replace(path)
+            self._curve = path.open("a", buffering=1)
+            self._board = _board(self.folder / "tensorboard", self.step)
+        return self
+
+    def write(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Log the numbers of a step."""
+        if self.writes:
+            self._curve.write(json.dumps({"step": step, **numbers}) + "\n")
+            for name, value in numbers.items():
+                self._board.add_scalar(name, value, step)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if self.writes:
+            self._curve.close()
+            self._board.close()
+
+
+def read(path: Path) -> list[dict[str, float]]:
+    """Return the lines of a curve; a line that a kill cut short ends it."""
+    found: list[dict[str, float]] = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            break
+    return found
+
+
+def _board(folder: Path, step: int) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            from torch.utils.tensorboard.writer import SummaryWriter
+    except ImportError as error:
+        raise MissingDependencyError("The log of a training", "tensorboard", "train") from error
+    return SummaryWriter(str(folder), purge_step=step + 1)

@@ -1,0 +1,370 @@
+"""The loop: batches in a fixed order, losses over all processes, a checkpoint now and then, weights at the end.
+
+Accelerate brings devices, precision and processes (started by torchrun); timm the schedule, the groups of weight decay
+and the moving average.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from effbench.data import Dataset
+from effbench.errors import DataError, EffbenchError, MissingDependencyError, UsageError
+from effbench.models.torchvision_operators import import_timm
+from effbench.schema import Preprocessing
+from effbench.training import checkpoint, losses
+from effbench.training.cache import FeatureCache, Scale
+from effbench.training.features import observe
+from effbench.training.journal import Journal
+from effbench.training.projectors import Student, grid_of
+from effbench.training.recipe import Recipe
+from effbench.training.synchronise import synchronised
+from effbench.training.teachers import Answer, Teacher
+from effbench.training.views import Order, Views, drawn_from, prepare, seed_of
+
+Notify = Callable[[str], None]
+
+SAMPLED = 2048
+"""Pictures from which the scale of a teacher's features is taken."""
+
+ORDER, VIEWS, STEP, PROJECTORS = range(4)
+"""What a random number is for; each has a stream of its own."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is trained, on what, and where it is written.
+
+    ``canvas`` is the size of the views, the largest that the student or a teacher takes; ``workers`` are processes that
+    decode pictures beside each training process.
+    """
+
+    student: nn.Module
+    size: tuple[int, int]
+    how: Preprocessing
+    pictures: Dataset
+    teachers: tuple[Teacher, ...]
+    recipe: Recipe
+    folder: Path
+    cache: Path
+    validation: Dataset | None = None
+    channels: int = 3
+    workers: int = 0
+
+    @property
+    def canvas(self) -> tuple[int, int]:
+        """The size of the views."""
+        sizes = [self.size, *(teacher.size for teacher in self.teachers)]
+        return (max(height for height, _ in sizes), max(width for _, width in sizes))
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a training ended: its steps, seconds of this run, last loss, and accuracy on the validation pictures."""
+
+    steps: int
+    resumed_at: int
+    seconds: float
+    loss: float
+    top1: float | None
+    notes: tuple[str, ...] = ()
+
+
+def accelerator(recipe: Recipe, needs_all: bool = True) -> Any:
+    """Return Accelerate's `Accelerator` for this process; it reads torchrun's variables.
+
+    Raises:
+        MissingDependencyError: Accelerate is not installed.
+        UsageError: Half precision was asked for where it cannot be had.
+    """
+    try:
+        from accelerate import Accelerator
+        from accelerate.utils import DistributedDataParallelKwargs
+    except ImportError as error:
+        raise MissingDependencyError("Training", "accelerate", "train") from error
+    unused = DistributedDataParallelKwargs(find_unused_parameters=not needs_all)
+    mixed = {"fp32": "no"}.get(recipe.precision, recipe.precision)
+    if recipe.precision == "fp16" and not torch.cuda.is_available():
+        raise UsageError("--precision fp16 trains on a GPU only.", hint="On a CPU give fp32 or bf16.")
+    return Accelerator(mixed_precision=mixed, cpu=not torch.cuda.is_available(), kwargs_handlers=[unused])
+
+
+class Training:
+    """One training, ready to go on from where its newest checkpoint is."""
+
+    def __init__(self, job: Job, notify: Notify) -> None:
+        self.job, self.recipe, self.notify = job, job.recipe, notify
+        recipe = job.recipe
+        self.accelerator = accelerator(recipe, bool(recipe.logits or recipe.labels))
+        self.device: torch.device = self.accelerator.device
+        self.rank, self.processes = self.accelerator.process_index, self.accelerator.num_processes
+        if recipe.batch % self.processes:
+            raise UsageError(f"--batch {recipe.batch} cannot be shared by {self.processes} processes.")
+        fixed = recipe.views > 0
+        self.views = Views(job.pictures, job.canvas, recipe.augmentation, _stream(recipe, VIEWS), job.how, fixed)
+        share = recipe.labelled_share if recipe.labels else 0.0
+        self.order = Order(self.views.labels, recipe.batch, _stream(recipe, ORDER), recipe.views, share)
+        self.steps = recipe.epochs * self.order.steps_per_epoch
+        probe = _probe(job)
+        self.grid, self.classes = grid_of(probe), 0 if probe.logits is None else probe.logits.shape[1]
+        self._check_labels()
+        self.caches = self._fill_caches()
+        self.scales = [self._scale(teacher, cache) for teacher, cache in zip(job.teachers, self.caches, strict=True)]
+        self._build(tuple(x.shape[1] for x in probe.maps))
+        self.step = self._restore()
+
+    def _check_labels(self) -> None:
+        recipe, known = self.recipe, self.views.labels[self.views.labels != losses.UNLABELLED]
+        if recipe.labels and not len(known):
+            if not self.job.teachers:
+                raise DataError(
+                    "No picture has a label and there is no teacher: there is nothing to learn from.",
+                    hint="Give a folder per class, or a --teacher.",
+                )
+        elif recipe.labels and not self.classes:
+            raise UsageError("The student gives no class scores, so that labels mean nothing to it.", hint="--labels 0")
+        elif recipe.labels and known.max() >= self.classes:
+            raise DataError(f"A label is {known.max()}, but the student has {self.classes} outputs.")
+
+    def _fill_caches(self) -> list[FeatureCache | None]:
+        if not self.recipe.views:
+            return [None for _ in self.job.teachers]
+        views = self.recipe.views if self.views.transform is not None else 1
+        caches = [FeatureCache(self.job.cache, item, self.views, views, self.grid) for item in self.job.teachers]
+        for cache in caches:
+            cache.fill(self.device, self.rank, self.processes, self.notify)
+        self.accelerator.wait_for_everyone()
+        return list(caches)
+
+    def _scale(self, teacher: Teacher, cache: FeatureCache | None) -> Scale:
+        count = len(self.views.labels)
+        places = [(int(index), 0) for index in range(0, count, max(1, count // SAMPLED))]
+        groups = [places[start : start + 128] for start in range(0, len(places), 128)]
+        if cache is not None:
+            return Scale.of([cache.answer(group) for group in groups])
+        return Scale.of([self._ask(teacher, torch.stack([self.views[p][0] for p in group])) for group in groups])
+
+    def _ask(self, teacher: Teacher, pixels: Tensor) -> Answer:
+        return teacher(pixels.to(self.device), self.grid)
+
+    def _build(self, widths: tuple[int, ...]) -> None:
+        recipe = self.recipe
+        outputs = {t.name: s.widths for t, s in zip(self.job.teachers, self.scales, strict=True)}
+        with drawn_from(_stream(recipe, PROJECTORS)):
+            model = Student(self.job.student, widths, outputs if recipe.features else {})
+        timm_utils = import_timm("timm.utils", "Training", "train")
+        self.ema = timm_utils.ModelEmaV3(model.backbone, recipe.ema_decay) if recipe.ema_decay else None
+        if self.ema is not None:
+            self.ema.to(self.device)
+        whole = synchronised(model, self.device)
+        groups = import_timm("timm.optim", "Training", "train").param_groups_weight_decay(whole, recipe.weight_decay)
+        optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate)
+        scheduler = import_timm("timm.scheduler", "Training", "train").CosineLRScheduler(
+            optimizer,
+            t_initial=self.steps,
+            lr_min=recipe.final_learning_rate,
+            warmup_t=round(recipe.warmup_epochs * self.order.steps_per_epoch),
+            warmup_lr_init=recipe.learning_rate * 1e-3,
+            t_in_epochs=False,
+        )
+        self.scheduler = scheduler
+        self.model, self.optimizer = self.accelerator.prepare(whole, optimizer)
+
+    @property
+    def bare(self) -> Student:
+        """The student with its projectors, without what processes and precision put around it."""
+        found = self.accelerator.unwrap_model(self.model)
+        assert isinstance(found, Student)
+        return found
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that a checkpoint has to hold."""
+        scaler = getattr(self.accelerator, "scaler", None)
+        return {
+            "model": dict(self.bare.state_dict()),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": dict(self.ema.module.state_dict()) if self.ema is not None else None,
+            "scaler": scaler.state_dict() if scaler is not None else None,
+            "threads": torch.get_num_threads(),
+        }
+
+    def _restore(self) -> int:
+        found = checkpoint.load(self.job.folder)
+        if found is None:
+            return 0
+        step, state = found
+        self.bare.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.ema is not None:
+            self.ema.module.load_state_dict(state["ema"])
+        if state["scaler"] is not None and getattr(self.accelerator, "scaler", None) is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.notify(f"going on from step {step} of {self.steps}")
+        return step
+
+    def run(self) -> Result:
+        """Train to the end, and return how it ended; the weights are in `weights`."""
+        start, first = time.monotonic(), self.step
+        every = self.recipe.checkpoint_steps or self.order.steps_per_epoch
+        loss = float("nan")
+        with Journal(self.job.folder, self.step, self.rank == 0) as journal:
+            for batch in self._batches():
+                found = self._one_step(*batch)
+                loss = found["loss"]
+                self.step += 1
+                journal.write(self.step, found)
+                self._tell(loss, start, first)
+                if self.step % every == 0 or self.step == self.steps:
+                    self._checkpoint()
+            top1 = self._validate()
+            if top1 is not None:
+                journal.write(self.step, {"validation/top1": top1})
+        notes = (f"went on from step {first}",) if first else ()
+        return Result(self.steps, first, round(time.monotonic() - start, 3), loss, top1, notes)
+
+    def _tell(self, loss: float, start: float, first: int) -> None:
+        left = (time.monotonic() - start) / (self.step - first) * (self.steps - self.step)
+        self.notify(f"step {self.step} of {self.steps}, loss {loss:.4f}, {left:.0f} s left")
+
+    def _checkpoint(self) -> None:
+        if self.rank == 0:
+            checkpoint.save(self.job.folder, self.step, self.state())
+        self.accelerator.wait_for_everyone()
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor, list[tuple[int, int]]]]:
+        remaining = self.order.rest(self.step, self.steps, self.rank, self.processes)
+        loader = DataLoader(self.views, batch_sampler=remaining, num_workers=self.job.workers)
+        for pixels, labels, index, view in loader:
+            places = list(zip(index.tolist(), view.tolist(), strict=True))
+            yield pixels.to(self.device), labels.to(self.device), places
+
+    def _one_step(self, pixels: Tensor, labels: Tensor, places: list[tuple[int, int]]) -> dict[str, float]:
+        self.scheduler.step_update(self.step)
+        self.model.train()
+        answers = [
+            self._ask(teacher, pixels) if cache is None else _to(cache.answer(cache.known(places)), self.device)
+            for teacher, cache in zip(self.job.teachers, self.caches, strict=True)
+        ]
+        inputs = prepare(pixels, self.job.size, self.job.how, self.job.channels)
+        # Dropout draws from the step, not from what ran before it.
+        with drawn_from(_stream(self.recipe, STEP), self.step, self.rank), self.accelerator.autocast():
+            found, logits = self.model(inputs)
+        terms, seen = self._losses(found, logits.float() if logits is not None else None, answers, labels)
+        loss = torch.stack(list(terms.values())).sum()
+        # Gradients are averaged over processes, while each loss is a part of the whole batch's.
+        self.accelerator.backward(loss * self.processes)
+        if self.recipe.clip_norm:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.ema is not None:
+            self.ema.update(self.bare.backbone, self.step)
+        return self._numbers(loss, terms, seen)
+
+    def _losses(
+        self, found: Mapping[str, losses.Target], logits: Tensor | None, answers: Sequence[Answer], labels: Tensor
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        recipe, names = self.recipe, [teacher.name for teacher in self.job.teachers]
+        terms, seen = {}, {}
+        if answers and recipe.features:
+            targets = {n: scale(a) for n, scale, a in zip(names, self.scales, answers, strict=True)}
+            rows = losses.teacher_losses(found, targets, recipe.cosine, recipe.smooth_l1)
+            kept = losses.keep(rows, self._uniform(len(names), len(labels)), recipe.drop_teacher)
+            terms["features"] = recipe.features * losses.distillation(rows, kept, self._total)
+            for name, row, share in zip(names, rows.detach(), kept, strict=True):
+                seen[f"teacher/{name}"] = row.sum() / self.recipe.batch
+                seen[f"kept/{name}"] = share.sum() / self.recipe.batch
+        spoken = [a.logits for a in answers if a.logits is not None and a.logits.shape[1] == self.classes]
+        if recipe.logits:
+            if logits is None or not spoken:
+                raise UsageError(
+                    f"--logits {recipe.logits:g}: no teacher has the student's {self.classes} classes.",
+                    hint="Learn from their features alone: --logits 0.",
+                )
+            terms["logits"] = recipe.logits * losses.soft_labels(logits, spoken, recipe.temperature, self._total)
+        if recipe.labels and logits is not None:
+            terms["labels"] = recipe.labels * losses.hard_labels(logits, labels, recipe.label_smoothing, self._total)
+        return terms, seen
+
+    def _uniform(self, teachers: int, pictures: int) -> Tensor:
+        """Return this process's part of the numbers that are drawn for the whole batch."""
+        generator = torch.Generator().manual_seed(seed_of(_stream(self.recipe, STEP), self.step))
+        numbers = torch.rand(teachers, self.recipe.batch, generator=generator)[:, self.rank :: self.processes]
+        assert numbers.shape[1] == pictures
+        return numbers.to(self.device)
+
+    def _total(self, value: Tensor) -> Tensor:
+        return self.accelerator.reduce(value, "sum")  # type: ignore[no-any-return]
+
+    def _numbers(self, loss: Tensor, terms: Mapping[str, Tensor], seen: Mapping[str, Tensor]) -> dict[str, float]:
+        named = {"loss": loss, **{f"loss/{name}": term for name, term in terms.items()}, **seen}
+        summed = self._total(torch.stack([value.detach().float() for value in named.values()])).tolist()
+        found = dict(zip(named, summed, strict=True))
+        if not torch.isfinite(torch.tensor(found["loss"])):
+            raise EffbenchError(
+                f"The loss of step {self.step} is {found['loss']}.",
+                hint="Try a smaller --learning-rate, or --clip-norm 1. The checkpoint before it is kept.",
+            )
+        return {**found, "learning_rate": self.optimizer.param_groups[0]["lr"]}
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the student's weights (the moving average where there is one), without projectors."""
+        module = self.ema.module if self.ema is not None else self.bare.backbone
+        return {name: value.detach().cpu().contiguous().clone() for name, value in module.state_dict().items()}
+
+    def _validate(self) -> float | None:
+        if self.job.validation is None or not self.classes:
+            return None
+        module = self.ema.module if self.ema is not None else self.bare.backbone
+        return accuracy(module, self.job.validation, self.job.size, self.job.how, self.job.channels, self.device)
+
+
+@torch.no_grad()
+def accuracy(
+    module: nn.Module,
+    pictures: Dataset,
+    size: tuple[int, int],
+    how: Preprocessing,
+    channels: int = 3,
+    device: torch.device | None = None,
+) -> float:
+    """Return the share of labelled pictures whose highest score is their class, with the model in eval mode."""
+    views = Views(pictures, size, "none", 0, how, fixed=False)
+    known = [index for index, label in enumerate(views.labels) if label != losses.UNLABELLED]
+    training = module.training
+    module.eval()
+    right = 0
+    for start in range(0, len(known), 256):
+        part = [views[index, 0] for index in known[start : start + 256]]
+        pixels = torch.stack([item[0] for item in part]).to(device)
+        logits = observe(module, prepare(pixels, size, how, channels)).logits
+        assert logits is not None
+        right += int((logits.argmax(dim=1).cpu() == torch.tensor([item[1] for item in part])).sum())
+    module.train(training)
+    return right / max(1, len(known))
+
+
+@torch.no_grad()
+def _probe(job: Job) -> Any:
+    """Return the student's features of empty pictures: their number, widths and positions."""
+    training = job.student.training
+    job.student.eval()
+    found = observe(job.student, torch.zeros(2, job.channels, *job.size))
+    job.student.train(training)
+    return found
+
+
+def _stream(recipe: Recipe, purpose: int) -> int:
+    return seed_of(recipe.seed, purpose)
+
+
+def _to(answer: Answer, device: torch.device) -> Answer:
+    return Answer(**{kind: value.to(device) for kind, value in answer.kinds().items()})
