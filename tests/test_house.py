@@ -30,15 +30,37 @@ SOURCE = ROOT / "src" / "effbench"
 LAYERS = ("models", "deploy", "profiles", "reports")
 BASE = ("data", "store", "stats", "registry", "process", "sequential", "supervisor", "verdict")
 TOP = ("api", "agent", "agent_pair")
-FLOORS = (("errors",), ("schema",), ("codec",), BASE, LAYERS, TOP, ("commands", "pytest_plugin"), ("cli",))
+STANDS_ON = {"training": "models"}
+"""A part between the layers and what composes them: of the layers it may import that one."""
+
+FLOORS = (
+    ("errors",),
+    ("schema",),
+    ("codec",),
+    BASE,
+    LAYERS,
+    tuple(STANDS_ON),
+    TOP,
+    ("commands", "pytest_plugin"),
+    ("cli",),
+)
 """Lowest first; a module imports from floors below its own and from its own part, never from above or beside."""
 
 BESIDE = {("agent_pair", "agent")}
 """The exception inside one floor: two programs that run on a device share how an artifact is opened."""
 
-TORCH_ON_IMPORT = ("models", "deploy.interpreter", "deploy.islands")
-MODELS_WITHOUT_TORCH = ("models", "models.mixers", "models.sources", "models.weights")
-"""What lists models and looks for their sources and weights; the command line needs it before any export."""
+TORCH_ON_IMPORT = ("models", "training", "deploy.interpreter", "deploy.islands")
+WITHOUT_TORCH = (
+    "models",
+    "models.mixers",
+    "models.sources",
+    "models.torchvision_operators",
+    "models.weights",
+    "training",
+    "training.journal",
+    "training.recipe",
+)
+"""What the command line needs before any export or training."""
 
 TORCH_INSIDE = (*TORCH_ON_IMPORT, "deploy.graph", "deploy.targets.torch", "deploy.mil", "deploy.numerics", "api.worker")
 HEAVY = (
@@ -138,6 +160,8 @@ def forbidden(one: Import) -> bool:
     here, there = part(one.module), part(one.name)
     if here == there or (here, there) in BESIDE:
         return False
+    if here in STANDS_ON and there in LAYERS:
+        return there != STANDS_ON[here]
     return floor(one.name) >= floor(one.module)
 
 
@@ -162,6 +186,8 @@ def test_imports_run_one_way():
         ("schema", "from importlib import import_module\nimport_module('effbench.store')"),
         ("store", "from effbench.stats import quantile"),
         ("agent", "from effbench.api import source"),
+        ("training.loop", "from effbench.deploy import fidelity"),
+        ("models.regla", "from effbench.training import recipe"),
         ("api.export", "if True:\n    import effbench.cli"),
     ],
 )
@@ -212,7 +238,7 @@ def test_a_bare_interpreter_with_numpy_imports_everything_but_the_models():
     done = bare(f"NAMES = {names!r}" + IMPORT_ALL, "numpy")
     assert 0 == done.returncode, done.stderr
     missing = dict(line.split() for line in done.stdout.splitlines())
-    expected = {m for m in MODULES if below(m, TORCH_ON_IMPORT) and m not in MODELS_WITHOUT_TORCH}
+    expected = {m for m in MODULES if below(m, TORCH_ON_IMPORT) and m not in WITHOUT_TORCH}
     heavy = {m.removeprefix("effbench."): name for m, name in missing.items() if name in ("torch", "onnx")}
     assert expected == set(heavy)
     toml = dict.fromkeys(("effbench.profiles.devices", "effbench.api.gate", "effbench.api.limits"), "tomli")

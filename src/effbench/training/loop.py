@@ -119,7 +119,7 @@ class Training:
         self.caches = self._fill_caches()
         self.scales = [self._scale(teacher, cache) for teacher, cache in zip(job.teachers, self.caches, strict=True)]
         self._build(tuple(x.shape[1] for x in probe.maps))
-        self.step = self._restore()
+        self.step, self._told = self._restore(), 0.0
 
     def _check_labels(self) -> None:
         recipe, known = self.recipe, self.views.labels[self.views.labels != losses.UNLABELLED]
@@ -131,8 +131,8 @@ class Training:
                 )
         elif recipe.labels and not self.classes:
             raise UsageError("The student gives no class scores, so that labels mean nothing to it.", hint="--labels 0")
-        elif recipe.labels and known.max() >= self.classes:
-            raise DataError(f"A label is {known.max()}, but the student has {self.classes} outputs.")
+        elif recipe.labels:
+            self.job.pictures.check_head(self.classes, "the student")
 
     def _fill_caches(self) -> list[FeatureCache | None]:
         if not self.recipe.views:
@@ -231,6 +231,9 @@ class Training:
         return Result(self.steps, first, round(time.monotonic() - start, 3), loss, top1, notes)
 
     def _tell(self, loss: float, start: float, first: int) -> None:
+        if time.monotonic() - self._told < 1 and self.step < self.steps:
+            return
+        self._told = time.monotonic()
         left = (time.monotonic() - start) / (self.step - first) * (self.steps - self.step)
         self.notify(f"step {self.step} of {self.steps}, loss {loss:.4f}, {left:.0f} s left")
 
