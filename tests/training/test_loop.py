@@ -157,6 +157,7 @@ def together(processes: int, arguments: list[str]) -> None:
         assert 0 == child.returncode, said[-3000:]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_two_processes_give_the_loss_curve_of_one(tmp_path: Path):
     alone = train(tmp_path / "one" / "t", dropout=0.0)
