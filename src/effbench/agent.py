@@ -77,6 +77,7 @@ def measure(job: dict[str, Any], emit: Any) -> None:
     from effbench.codec import to_json
     from effbench.profiles import environment
     from effbench.profiles.measure import measure_round
+    from effbench.profiles.power import meter
     from effbench.profiles.protocol import Protocol, cool_down
 
     protocol = Protocol.of(job)
@@ -97,16 +98,18 @@ def measure(job: dict[str, Any], emit: Any) -> None:
     seconds = max(float(job["min_seconds"]), float(job["round_seconds"]) - spent - WARMUP_SHARE_S)
     if protocol.minutes is not None:
         seconds = 60 * protocol.minutes
-    measured = measure_round(
-        session,
-        feeds,
-        min_samples=int(job["min_samples"]),
-        min_seconds=seconds,
-        max_seconds=max(seconds, SLOW_MODEL_S),
-        load_ms=load_ms,
-        contrast=other if job.get("check_promise") else None,
-        protocol=protocol,
-    )
+    with meter() as power:
+        measured = measure_round(
+            session,
+            feeds,
+            min_samples=int(job["min_samples"]),
+            min_seconds=seconds,
+            max_seconds=max(seconds, SLOW_MODEL_S),
+            load_ms=load_ms,
+            contrast=other if job.get("check_promise") else None,
+            protocol=protocol,
+            meter=power,
+        )
     measured = replace(measured, observed={**measured.observed, **cooled})
     after = environment.observe(job.get("packages", ()))
     # Samples come from a clock that nobody sets; that the wall clock was set meanwhile still belongs to the record.

@@ -294,6 +294,9 @@ class Measurement:
         "governor",
         "cgroup_cpus",
         "cgroup_memory_bytes",
+        "power_mode",
+        "power_source",
+        "thermal_status",
         "runtime",
     )
 

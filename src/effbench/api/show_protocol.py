@@ -13,8 +13,12 @@ BAR_COUNT = 60
 
 
 def lines(item: Measurement) -> Iterator[str]:
-    """Yield a line on missed frames where they were paced, and on the curve where they were sustained."""
+    """Yield a line on energy where it is known, on frames where they were paced, on the curve of sustained rounds."""
     rounds = item.samples.rounds
+    energy = energy_mj(rounds)
+    if energy:
+        told = ", ".join(f"{value:.3g} mJ ({name})" for name, value in energy.items())
+        yield f"energy per inference, idle power included: {told}"
     missed = [one.observed["missed_frames_pct"] for one in rounds if "missed_frames_pct" in one.observed]
     if missed:
         worst = max(missed)
@@ -22,6 +26,21 @@ def lines(item: Measurement) -> Iterator[str]:
     if item.samples.protocol.startswith("sustained"):
         for number, one in enumerate(rounds, 1):
             yield from _sustained(one, f"round {number}: " if len(rounds) > 1 else "")
+
+
+def energy_mj(rounds: Sequence[Round]) -> dict[str, float]:
+    """Return millijoules an inference by what was measured, such as ``package-0`` or ``VDD_IN``; none where unknown.
+
+    All that the rail took while inferences were timed is divided by their number: what the machine draws when idle is
+    in it, and so are the waits of a paced round.
+    """
+    names = sorted({key for one in rounds for key in one.observed if key.startswith("energy_")})
+    found = {}
+    for name in names:
+        known = [one for one in rounds if name in one.observed]
+        joules = sum(one.observed[name] for one in known)
+        found[name.removeprefix("energy_").removesuffix("_j")] = 1e3 * joules / sum(len(r.samples_ns) for r in known)
+    return found
 
 
 def _sustained(one: Round, prefix: str) -> Iterator[str]:

@@ -15,6 +15,8 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from effbench.profiles import sources
+
 if sys.platform != "win32":
     import resource
 
@@ -53,6 +55,7 @@ def observe(packages: Iterable[str] = ()) -> dict[str, Value]:
         "cgroup_memory_bytes": _cgroup_memory_bytes(),
         "memory_bytes": _meminfo("MemTotal"),
         "memory_available_bytes": _meminfo("MemAvailable"),
+        **sources.state(SYS.parent),
         "numpy": _version("numpy"),
         "runtime": ", ".join(f"{name} {_version(name) or 'not installed'}" for name in packages) or None,
     }
@@ -63,7 +66,7 @@ def counters() -> dict[str, float]:
 
     Keys: ``wall_s``, ``own_cpu_s``, and where readable ``busy_cpu_s`` and ``steal_s`` (all cores), ``run_delay_s``
     (time this process's threads were ready but not running), ``involuntary_switches``, ``pressure_s``, ``cpu_mhz``,
-    ``temperature_c``.
+    ``temperature_c``, and the running totals of energy (``energy_NAME_j``).
     """
     found: dict[str, float | None] = {
         "own_cpu_s": time.process_time(),
@@ -75,7 +78,7 @@ def counters() -> dict[str, float]:
         "temperature_c": temperature_c(),
         "wall_s": time.perf_counter(),
     }
-    return {key: value for key, value in found.items() if value is not None}
+    return {key: value for key, value in found.items() if value is not None} | sources.energy_counters(SYS.parent)
 
 
 def changes(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
@@ -83,7 +86,7 @@ def changes(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str
 
     Keys: ``other_cpu_pct`` (CPU time of everything but this process) and ``steal_pct``, both in percent of one core;
     ``run_delay_pct`` and ``pressure_pct`` in percent of wall time; ``involuntary_switches`` (a count), ``cpu_ratio``
-    (own CPU time over wall time), ``wall_s``, and frequency and temperature before and after.
+    (own CPU time over wall time), ``wall_s``, ``energy_NAME_j``, and frequency and temperature before and after.
     """
     wall_s = max(after["wall_s"] - before["wall_s"], 1e-9)
 
@@ -108,7 +111,8 @@ def changes(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str
         "temperature_before_c": before.get("temperature_c"),
         "temperature_after_c": after.get("temperature_c"),
     }
-    return {key: float(value) for key, value in found.items() if value is not None}
+    known = {key: float(value) for key, value in found.items() if value is not None}
+    return known | sources.energy_changes(before, after)
 
 
 def cpu_mhz() -> float | None:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from effbench.errors import MeasurementError, UsageError
 from effbench.profiles import environment
+from effbench.profiles.power import Meter
 from effbench.profiles.protocol import Between, Protocol
 from effbench.schema import Round
 
@@ -63,6 +64,7 @@ def measure_round(
     load_ms: float = 0.0,
     contrast: Feeds | None = None,
     protocol: Protocol | None = None,
+    meter: Meter | None = None,
     clock: Clock = time.perf_counter_ns,
     sleep: Sleep = time.sleep,
 ) -> Round:
@@ -78,6 +80,7 @@ def measure_round(
         load_ms: How long the caller took to load the session; recorded as it is.
         contrast: Inputs that differ from ``feeds``; with them, `check_promise` follows the timed phase.
         protocol: What decides when the next inference begins; back to back by default.
+        meter: Integrates the power over the timed phase, where sensors tell it.
         clock: Monotonic, in nanoseconds.
         sleep: Takes seconds.
 
@@ -92,9 +95,10 @@ def measure_round(
     with no_collection():
         first_ns = time_one(session, feeds, clock)
         warmup = warm_up(session, feeds, warmup_s, clock, between)
-        before = environment.counters()
+        before, begin = environment.counters(), clock()
         samples = sample(session, feeds, min_samples, min_seconds, max_seconds, clock, between)
-        observed = environment.changes(before, environment.counters())
+        end, observed = clock(), environment.changes(before, environment.counters())
+    observed |= meter.energy_j(begin, end) if meter else {}
     trace = between.trace.as_record() if between and between.trace else {}
     observed |= between.observed() if between else {}
     peak = environment.peak_rss_bytes()

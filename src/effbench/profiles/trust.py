@@ -225,9 +225,14 @@ _CHECKS: tuple[Check, ...] = (
 
 def _environment(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     # Facts that no measurement changes by itself; frequency, temperature and load do move and are judged per round.
-    for key in ("governor", "turbo", "cgroup_cpus", "cores_allowed", "cpu_model"):
+    for key in ("governor", "turbo", "power_mode", "power_source", "cgroup_cpus", "cores_allowed", "cpu_model"):
         if key in before and key in after and before[key] != after[key]:
             yield "C", f"the machine changed: {key} was {before[key]}, then {after[key]}"
+    reasons = after.get("throttle_reasons") or before.get("throttle_reasons")
+    if reasons:
+        yield "C", f"throttled: the device itself says {reasons}"
+    if before.get("thermal_status") != after.get("thermal_status"):
+        yield "C", f"heated up: thermal status was {before.get('thermal_status')}, then {after.get('thermal_status')}"
 
 
 def second_mode(rounds: Sequence[Sequence[int]]) -> tuple[float, float] | None:

@@ -183,8 +183,8 @@ def _as_published(subject: Subject, fact: published.Fact) -> bool:
 def machine_text(before: Mapping[str, Any]) -> str:
     """Return, in one line, what has to be the same before two rows of one device name are ranked together."""
     parts = [str(before[key]) for key in ("cpu_model", "machine") if before.get(key)]
-    if before.get("governor"):
-        parts.append(f"governor {before['governor']}")
+    states = {"governor": "governor", "power_mode": "power mode", "power_source": "on", "thermal_status": "thermal"}
+    parts += [f"{word} {before[key]}" for key, word in states.items() if before.get(key)]
     if before.get("cgroup_cpus"):
         parts.append(f"{before['cgroup_cpus']:g} CPUs allowed" if _number(before["cgroup_cpus"]) else "")
     if _number(before.get("cgroup_memory_bytes")):
