@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -42,13 +43,17 @@ def eats(job, emit):
         hoard.append(bytearray(b"x" * (1 << 24)))
         time.sleep(0.02)
 
+def chatters(job, emit):
+    while True:
+        emit({"event": "stage", "stage": "talking"})
+
 def has_a_child(job, emit):
     import subprocess
     child = subprocess.Popen(["sleep", "600"])
     emit({"event": "result", "pid": child.pid})
     time.sleep(600)
 
-process.serve({f.__name__: f for f in (fine, refuses, surprised, crashes, hangs, eats, has_a_child)})
+process.serve({f.__name__: f for f in (fine, refuses, surprised, crashes, hangs, eats, chatters, has_a_child)})
 """
 
 
@@ -94,6 +99,28 @@ def test_too_much_memory_ends_at_its_limit(child: str) -> None:
     with pytest.raises(process.ChildFailure, match="the limit is 200 MiB") as caught:
         list(process.run(child, {"op": "eats"}, time_limit_s=60, memory_limit_bytes=200 << 20))
     assert caught.value.status == "memory limit"
+
+
+def test_a_child_that_never_stops_talking_ends_at_its_limit(child: str) -> None:
+    with pytest.raises(process.ChildFailure, match="talking was stopped after 2 s"):
+        list(process.run(child, {"op": "chatters"}, time_limit_s=2))
+
+
+def test_an_error_carries_the_log_of_the_child(child: str) -> None:
+    with pytest.raises(process.ChildFailure) as caught:
+        list(process.run(child, {"op": "surprised"}, time_limit_s=60))
+    assert "ValueError: an accident" in caught.value.log
+
+
+def test_children_of_other_threads_can_be_ended(child: str) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(lambda: list(process.run(child, {"op": "hangs"}, time_limit_s=600)))
+        while not process._LIVE:
+            time.sleep(0.01)
+        process.end_all()
+        with pytest.raises(process.ChildFailure, match="SIGKILL"):
+            waiting.result(timeout=60)
+    assert process._LIVE == set()
 
 
 def _alive(pid: int) -> bool:

@@ -25,6 +25,10 @@ class EffbenchError(Exception):
     """The root of all errors raised on purpose."""
 
     exit_code = 5
+    log = ""
+    """What a child process had written when it failed; empty where there was none."""
+    record = ""
+    """The folder that keeps the failure's log and a script that runs it again; empty where there is none."""
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         self.message = message

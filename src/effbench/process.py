@@ -36,9 +36,19 @@ class ChildFailure(errors.EffbenchError):
     def __init__(self, status: str, message: str, stage: str, log: str) -> None:
         self.status = status
         self.stage = stage
-        self.log = log
         last = next((line for line in reversed(log.strip().splitlines()) if line.strip()), "")
         super().__init__(message, hint=f"Its last words: {last.strip()[:300]}" if last else None)
+        self.log = log
+
+
+_LIVE: set[subprocess.Popen[bytes]] = set()
+
+
+def end_all() -> None:
+    """Kill every child of this process, whichever thread waits for it: what an interrupt has to do."""
+    for child in tuple(_LIVE):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(child.pid, signal.SIGKILL)
 
 
 def run(
@@ -76,10 +86,12 @@ def run(
             cwd=cwd,
             start_new_session=True,  # Ctrl-C reaches the parent alone, which then ends the child
         )
+        _LIVE.add(child)
         try:
             yield from _events(child, job, log, time_limit_s, memory_limit_bytes)
         finally:
             _end(child)
+            _LIVE.discard(child)
 
 
 def _events(
@@ -92,13 +104,16 @@ def _events(
         child.stdin.flush()
     deadline = time.monotonic() + time_limit_s
     reader, pending = Reader(), b""
+    # Memory grows by gigabytes a second; without a limit on it, looking twice a second is enough.
+    glance_s = 0.5 if memory is None else 0.1
     with selectors.DefaultSelector() as selector:
         selector.register(child.stdout, selectors.EVENT_READ)
         while True:
-            if not selector.select(timeout=min(0.5, max(0.0, deadline - time.monotonic()))):
-                if time.monotonic() >= deadline:
-                    reader.finish(None, time_limit_s, _tail(log))
-                _check_memory(child, reader.stage, log, memory)
+            ready = selector.select(timeout=min(glance_s, max(0.0, deadline - time.monotonic())))
+            if time.monotonic() >= deadline:
+                reader.finish(None, time_limit_s, _tail(log))
+            _check_memory(child, reader.stage, log, memory)
+            if not ready:
                 continue
             chunk = os.read(child.stdout.fileno(), 1 << 20)
             *lines, pending = (pending + chunk).split(b"\n")
@@ -146,6 +161,7 @@ class Reader:
             ChildFailure: It ended without its result.
         """
         if self._error is not None:
+            self._error.log = log
             raise self._error
         if limit_s is not None:
             raise ChildFailure("time limit", f"{self.stage} was stopped after {limit_s:g} s", self.stage, log)
@@ -207,6 +223,7 @@ def serve(handlers: Mapping[str, Handler]) -> None:
     A handler emits events; an `EffbenchError` it raises is reported as such, any other exception with its last line.
     """
     _die_with_parent()
+    _die_first()
     channel = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
 
@@ -230,6 +247,12 @@ def serve(handlers: Mapping[str, Handler]) -> None:
         raise
     finally:
         channel.close()
+
+
+def _die_first() -> None:
+    """Ask Linux, where memory runs out, to end this process and not its parent, which has the record to write."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("500")
 
 
 def _die_with_parent() -> None:

@@ -375,6 +375,7 @@ class Cell:
     """How one cell of model x resolution x precision x target ended; nothing is left blank.
 
     ``status`` is ok, failed, unsupported or unavailable; every status but ok has a reason and a next step.
+    ``cause`` tells a crash and the limits of time and memory apart; ``record`` is the folder of the failure's log;
     ``exit_code`` is what a command that did only this cell ends with.
     """
 
@@ -392,6 +393,14 @@ class Cell:
     seconds: float = 0.0
     fidelity: Fidelity | None = None
     notes: tuple[str, ...] = ()
+    cause: str = ""
+    record: str = ""
+    placement: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> str:
+        """The status with its cause: ``failed: time limit``."""
+        return f"{self.status}: {self.cause}" if self.cause else self.status
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:

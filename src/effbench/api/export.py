@@ -9,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from effbench import deploy, process
+from effbench import deploy
+from effbench.api import failures, stage
 from effbench.api.source import Source, code_hashes, ingredients, resolve, versions
-from effbench.api.stage import AGENT, STAGE_LIMIT_S, WORKER, Notify, failed, silent
+from effbench.api.stage import AGENT, STAGE_LIMIT_S, WORKER, Limits, Notify, failed, silent
 from effbench.api.verify import find_artifact, verify_artifact
 from effbench.codec import to_json
 from effbench.deploy import bundle
@@ -38,6 +39,8 @@ def export(
     verify: bool = True,
     out: str | Path | None = None,
     time_limit_s: float = STAGE_LIMIT_S,
+    memory_limit_bytes: int | None = None,
+    reduce_s: float = failures.REDUCE_S,
     notify: Notify = silent,
 ) -> list[Cell]:
     """Export a model to targets, once per resolution, and verify each artifact against the fp32 reference.
@@ -56,6 +59,8 @@ def export(
         verify: Compare with the reference and record the result.
         out: The folder to write below (`store.home`).
         time_limit_s: For each stage.
+        memory_limit_bytes: For each stage; None takes four fifths of the machine's memory.
+        reduce_s: How long to look for a smaller graph that fails in the same way; 0 looks for none.
         notify: Called with one line per step.
 
     Returns:
@@ -78,9 +83,11 @@ def export(
     plan = [(size, name) for size in sizes for name in names]
     for name in names:
         check_target(name, options or {})
-    request = _Request(source, batch, dynamic_batch, dict(options or {}), home_of(out), time_limit_s, notify, used)
+    limits = Limits.of(time_limit_s, memory_limit_bytes)
+    request = _Request(source, batch, dynamic_batch, dict(options or {}), home_of(out), limits, notify, used)
     request.prepare(sizes)
-    return [request.cell(size, name, precision, verify) for size, name in plan]
+    cells = [request.cell(size, name, precision, verify) for size, name in plan]
+    return reduced(cells, reduce_s, notify)
 
 
 def at_hand() -> list[str]:
@@ -140,6 +147,21 @@ def check_resolution(source: Source, size: tuple[int, int]) -> None:
         raise UsageError(f"{source.name} takes {backbone.fixed_resolution} px only, not {text}.")
 
 
+def reduced(cells: Sequence[Cell], limit_s: float, notify: Notify = silent) -> list[Cell]:
+    """Reduce the graph of each kind of failure once, and tell in the cell how that ended."""
+    found, seen = [], set()
+    for cell in cells:
+        if cell.record and limit_s > 0:
+            record = failures.read(Path(cell.record))
+            kind = (cell.target, record["signature"])
+            if record["job"]["op"] == "convert" and kind not in seen:
+                seen.add(kind)
+                notify(f"look for a smaller graph that fails like {Path(cell.record).name}")
+                cell = replace(cell, notes=(*cell.notes, failures.reduce(Path(cell.record), limit_s)))
+        found.append(cell)
+    return found
+
+
 class _Request:
     """One call of `export`: what all its cells share."""
 
@@ -150,13 +172,13 @@ class _Request:
         dynamic: bool,
         options: dict[str, str],
         home: Path,
-        limit_s: float,
+        limits: Limits,
         notify: Notify,
         device: Device | None,
     ) -> None:
         self.device = device
         self.source, self.batch, self.dynamic, self.options = source, batch, dynamic, options
-        self.home, self.limit_s, self.notify = home, limit_s, notify
+        self.home, self.limits, self.notify = home, limits, notify
         self._graphs: dict[tuple[int, int], Artifact | EffbenchError] = {}
 
     def prepare(self, sizes: Sequence[tuple[int, int]]) -> None:
@@ -175,7 +197,8 @@ class _Request:
 
     def cell(self, size: tuple[int, int], target: str, precision: str | None, verify: bool) -> Cell:
         start = time.perf_counter()
-        blank = Cell(self.source.name, size, precision or "default", target, "ok")
+        known = deploy.registered().get(target)
+        blank = Cell(self.source.name, size, precision or (known.precision if known else "default"), target, "ok")
         try:
             made, cached = self.artifact(size, target, precision)
             blank = replace(
@@ -185,11 +208,11 @@ class _Request:
             if verify and made.fidelity is None:
                 self.notify(f"verify {made.name}")
                 try:
-                    made = verify_artifact(made, self.home, time_limit_s=self.limit_s)
+                    made = verify_artifact(made, self.home, self.limits)
                 except UnavailableError as error:
                     # Made here, for a machine that this one is not: whole, and said to be unverified.
                     blank = replace(blank, notes=(*blank.notes, f"not verified here: {error.message}"))
-            blank = replace(blank, fidelity=made.fidelity)
+            blank = replace(blank, fidelity=made.fidelity, placement=made.placement)
             if verify and made.fidelity is not None and not made.fidelity.passed:
                 raise FidelityError(f"{made.name} is not the same model: {'; '.join(made.fidelity.reasons)}.")
         except EffbenchError as error:
@@ -280,8 +303,7 @@ class _Request:
                     return found, True
                 self.notify(what)
                 request = {**job, "folder": str(folder), "key": key}
-                for _ in process.run(WORKER, request, time_limit_s=self.limit_s):
-                    pass
+                stage.run(WORKER, request, self.limits, self.home, folder.name)
         except OSError as error:
             raise DataError(
                 f"Cannot write {folder.parent}: {error.strerror}.", hint="Choose another with --out."

@@ -97,7 +97,7 @@ def cells(rows: Sequence[Cell], next_command: str | None = None) -> str:
                 resolution_text(row.resolution),
                 row.precision,
                 row.target,
-                row.status + (" (cached)" if row.cached else ""),
+                row.verdict + (" (cached)" if row.cached else ""),
                 "" if checked is None else f"{checked.max_error:.1e}",
                 "" if checked is None else f"{checked.cosine:.6f}",
                 f"{row.seconds:.1f} s",
@@ -119,7 +119,8 @@ def cells(rows: Sequence[Cell], next_command: str | None = None) -> str:
 
 def _reason(cell: Cell) -> list[str]:
     what = f"{cell.model} {resolution_text(cell.resolution)} px {cell.target}: {cell.status}: {cell.reason}"
-    return [what, f"  {cell.next_step}"] if cell.next_step else [what]
+    record = f"log, and a script that runs it again: {cell.record}" if cell.record else ""
+    return [what, *(f"  {text}" for text in (cell.next_step, record) if text)]
 
 
 def profile(found: Profile, out: str | None) -> str:

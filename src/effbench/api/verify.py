@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from effbench import deploy, process
-from effbench.api.stage import AGENT, STAGE_LIMIT_S, Notify, failed, silent
+from effbench import deploy
+from effbench.api.stage import AGENT, STAGE_LIMIT_S, Limits, Notify, failed, run, silent
 from effbench.codec import from_json
 from effbench.deploy import bundle
 from effbench.errors import DataError, EffbenchError, FidelityError, UsageError, did_you_mean
@@ -16,9 +16,7 @@ from effbench.schema import Artifact, Cell, Fidelity
 from effbench.store import home as home_of
 
 
-def verify_artifact(
-    artifact: Artifact, home: Path, *, threads: int = 1, time_limit_s: float = STAGE_LIMIT_S
-) -> Artifact:
+def verify_artifact(artifact: Artifact, home: Path, limits: Limits, *, threads: int = 1) -> Artifact:
     """Run an artifact over the reference pictures in a fresh process and record the result in its manifest.
 
     Raises:
@@ -30,7 +28,7 @@ def verify_artifact(
         "reference": str(reference_of(artifact, home).resolve()),
         "threads": threads,
     }
-    (answer,) = process.run(AGENT, job, time_limit_s=time_limit_s)
+    (answer,) = run(AGENT, job, limits, home, artifact.name)
     found = from_json(Fidelity, answer["fidelity"], "the child's answer")
     subject = replace(artifact.subject, compute_precision=answer["compute_precision"])
     placement = {**artifact.placement, **answer["placement"]}
@@ -74,7 +72,7 @@ def verify(
         )
         try:
             notify(f"verify {artifact.name}")
-            made = verify_artifact(artifact, home, time_limit_s=time_limit_s)
+            made = verify_artifact(artifact, home, Limits.of(time_limit_s))
             cell = replace(cell, digest=made.digest, fidelity=made.fidelity)
             if made.fidelity is not None and not made.fidelity.passed:
                 raise FidelityError(f"{made.name} is not the same model: {'; '.join(made.fidelity.reasons)}.")

@@ -233,13 +233,36 @@ def convert(job: dict[str, Any], emit: Any) -> None:
     bundle.write(Path(job["folder"]), build)
 
 
+def attempt(job: dict[str, Any], emit: Any) -> None:
+    """Convert a variant of a graph and keep nothing: what a reduction and a reproducer ask."""
+    import shutil
+    import tempfile
+    from dataclasses import replace
+
+    from effbench import deploy
+
+    target = deploy.get(job["target"])
+    source = bundle.load(Path(job["graph"]), check_files=False)
+    model = onnx_file.load(Path(job["model"]))
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "graph"
+        (out := Path(scratch) / "made").mkdir()
+        shutil.copytree(source.folder, folder, ignore=shutil.ignore_patterns(source.entry))
+        shutil.copyfile(job["model"], folder / source.entry)
+        graph = replace(
+            source, folder=folder, inputs=onnx_file.inputs(model), outputs=onnx_file.specs(model.graph.output)
+        )
+        emit({"event": "stage", "stage": f"convert to {target.title}"})
+        target.convert(graph, out, job["options"])
+
+
 def read_graph(job: dict[str, Any], emit: Any) -> None:
     """Tell inputs of an .onnx file, so that the parent can choose a resolution without importing onnx."""
     spec = onnx_file.image_input(onnx_file.load(Path(job["path"])), Path(job["path"]).name)
     emit({"event": "result", "input": to_json(spec)})
 
 
-HANDLERS = {"graph": graph, "precision": precision, "convert": convert, "read_graph": read_graph}
+HANDLERS = {"graph": graph, "precision": precision, "convert": convert, "attempt": attempt, "read_graph": read_graph}
 
 if __name__ == "__main__":
     from effbench.process import serve
