@@ -25,8 +25,8 @@ import numpy as np
 from tabulate import tabulate
 
 import gate_traces
-from effbench.api.calibration import wilson
 from effbench.api.duel import Duel, Setting, run
+from effbench.proportions import wilson
 from effbench.sequential import OUTCOMES, Rules, outcomes
 from gate_rules import RULES
 from gate_series import CELLS, rounds_of

@@ -28,7 +28,7 @@ else:
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "effbench"
 LAYERS = ("models", "deploy", "profiles", "reports")
-BASE = ("data", "store", "stats", "registry", "process", "sequential", "supervisor", "verdict")
+BASE = ("data", "store", "proportions", "stats", "registry", "process", "sequential", "supervisor", "verdict")
 TOP = ("api", "agent", "agent_pair")
 STANDS_ON = {"training": "models"}
 """A part between the layers and what composes them: of the layers it may import that one."""
@@ -52,6 +52,7 @@ BESIDE = {("agent_pair", "agent")}
 TORCH_ON_IMPORT = ("models", "training", "deploy.interpreter", "deploy.islands")
 WITHOUT_TORCH = (
     "models",
+    "models.declared",
     "models.mixers",
     "models.sources",
     "models.torchvision_operators",

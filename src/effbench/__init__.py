@@ -13,8 +13,10 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "compare": "effbench.api.compare",
     "gate": "effbench.api.gate",
+    "declare": "effbench.models.declared",
     "devices": "effbench.api.inspect",
     "doctor": "effbench.api.inspect",
+    "evaluate": "effbench.api.evaluate",
     "export": "effbench.api.export",
     "targets": "effbench.api.inspect",
     "profile": "effbench.api.profile",
@@ -25,6 +27,7 @@ _PUBLIC = {
     "Device": "effbench.schema",
     "EffbenchError": "effbench.errors",
     "Measurement": "effbench.schema",
+    "Preprocessing": "effbench.schema",
     "Samples": "effbench.schema",
 }
 
@@ -50,4 +53,5 @@ if TYPE_CHECKING:
     from effbench.api.report import report  # noqa: F401
     from effbench.api.verify import verify  # noqa: F401
     from effbench.errors import EffbenchError  # noqa: F401
-    from effbench.schema import Artifact, Backbone, Device, Measurement, Samples  # noqa: F401
+    from effbench.models.declared import declare  # noqa: F401
+    from effbench.schema import Artifact, Backbone, Device, Measurement, Preprocessing, Samples  # noqa: F401

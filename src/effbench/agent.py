@@ -24,6 +24,11 @@ def _open(job: dict[str, Any], emit: Any) -> tuple[Any, Any]:
 
     emit({"event": "stage", "stage": "check files"})
     artifact = bundle.load(Path(job["artifact"]))
+    if artifact.subject.target == "onnx":
+        # The graph itself, which no runtime owns: the reference of a model that came as an .onnx file.
+        from effbench.deploy.interpreter.session import InterpreterSession
+
+        return artifact, InterpreterSession(artifact, int(job.get("threads", 1)))
     target = deploy.get(artifact.subject.target)
     emit({"event": "stage", "stage": f"load in {target.title}"})
     return artifact, target.open(artifact, int(job.get("threads", 1)), {**artifact.options, **job.get("options", {})})
@@ -144,6 +149,40 @@ def finish(job: dict[str, Any], emit: Any) -> None:
     emit({"event": "result", "artifact": to_json(made), "folder": str(made.folder)})
 
 
+def evaluate(job: dict[str, Any], emit: Any) -> None:
+    """Run an artifact over labelled pictures, once per preprocessing asked for; emits predictions every second."""
+    import os
+
+    from effbench.codec import from_json, plain
+    from effbench.data import open_dataset, pictures
+    from effbench.profiles import accuracy
+    from effbench.schema import Preprocessing
+
+    emit({"event": "stage", "stage": "find the pictures"})
+    data = open_dataset(job["data"], job["classes"])
+    artifact, session = _open(job, emit)
+    batch, spec = _batch(artifact, job.get("batch")), artifact.inputs[0]
+    output = accuracy.head(artifact.outputs, artifact.name).name
+    workers = int(job.get("workers") or max(1, min(8, (os.cpu_count() or 2) - 1)))
+    for task in job["tasks"]:
+        preprocessing = from_json(Preprocessing, task["preprocessing"], "job")
+        places = task["places"]
+
+        def load(place: int, preprocessing: Preprocessing = preprocessing) -> Any:
+            item = data.items[place]
+            size = artifact.subject.resolution
+            image = pictures.read(item.read(), item.name, size, preprocessing, spec.shape[1] or 3)
+            return pictures.normalize(image[None], preprocessing, spec.dtype)[0]
+
+        labels = [-1 if label is None else label for label in (data.items[place].label for place in places)]
+        emit({"event": "stage", "stage": "evaluate"})
+        found = accuracy.evaluate(session, load, places, labels, spec=spec, output=output, batch=batch, workers=workers)
+        for portion, seconds in found:
+            emit({"event": "predictions", "task": task["name"], "predictions": plain(portion), "seconds": seconds})
+    emit({"event": "result", "compute_precision": session.compute_precision, "simulated": session.simulated})
+    session.close()
+
+
 def load(job: dict[str, Any], emit: Any) -> None:
     """Import the packages of a target, to find out whether they work, and tell their versions."""
     from importlib import import_module
@@ -170,7 +209,14 @@ def observe(job: dict[str, Any], emit: Any) -> None:
     emit({"event": "result", "environment": environment.observe(), "targets": reasons})
 
 
-HANDLERS = {"verify": verify, "measure": measure, "finish": finish, "load": load, "observe": observe}
+HANDLERS = {
+    "verify": verify,
+    "measure": measure,
+    "evaluate": evaluate,
+    "finish": finish,
+    "load": load,
+    "observe": observe,
+}
 
 
 def main() -> None:

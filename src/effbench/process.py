@@ -56,6 +56,7 @@ def run(
     job: Mapping[str, Any],
     *,
     time_limit_s: float,
+    renewed: bool = False,
     memory_limit_bytes: int | None = None,
     python: Sequence[str] = (sys.executable,),
     env: Mapping[str, str] | None = None,
@@ -67,6 +68,7 @@ def run(
         module: What ``python -m`` runs; it ends in `serve`.
         job: A JSON object.
         time_limit_s: The child is killed when it takes longer.
+        renewed: Every event starts the time anew, for work whose length is not known: what is limited is silence.
         memory_limit_bytes: The child is killed when its resident memory grows beyond.
         python: The interpreter and its options.
         env: Variables set in addition to this process's own.
@@ -88,14 +90,19 @@ def run(
         )
         _LIVE.add(child)
         try:
-            yield from _events(child, job, log, time_limit_s, memory_limit_bytes)
+            yield from _events(child, job, log, time_limit_s, renewed, memory_limit_bytes)
         finally:
             _end(child)
             _LIVE.discard(child)
 
 
 def _events(
-    child: subprocess.Popen[bytes], job: Mapping[str, Any], log: IO[bytes], time_limit_s: float, memory: int | None
+    child: subprocess.Popen[bytes],
+    job: Mapping[str, Any],
+    log: IO[bytes],
+    time_limit_s: float,
+    renewed: bool,
+    memory: int | None,
 ) -> Iterator[dict[str, Any]]:
     assert child.stdin is not None
     assert child.stdout is not None
@@ -116,6 +123,7 @@ def _events(
             if not ready:
                 continue
             chunk = os.read(child.stdout.fileno(), 1 << 20)
+            deadline = time.monotonic() + time_limit_s if renewed else deadline
             *lines, pending = (pending + chunk).split(b"\n")
             for line in lines:
                 event = reader.read(line)

@@ -313,12 +313,78 @@ class Measurement:
 
 
 @dataclass(frozen=True)
+class DataInfo:
+    """Encoded pictures that something was evaluated on; ``sha256`` hashes their names, labels and contents."""
+
+    name: str
+    sha256: str
+    pictures: int
+    layout: str = ""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a classifier said of some pictures: one entry a picture, in the order in which they were taken.
+
+    ``pictures`` holds places in the data set; ``top1`` the class said; ``ranks`` how many classes stood above the
+    label (0 is right, below 5 is right among five); ``log_likelihoods`` ln p(label). ``labels`` and ``ranks`` are -1
+    and ``log_likelihoods`` 0 where there is no label. ``confidences`` holds p(top1), and ``margins`` the distance of
+    the two best logits, in nats: how near the answer was to another.
+    """
+
+    pictures: tuple[int, ...] = ()
+    labels: tuple[int, ...] = ()
+    top1: tuple[int, ...] = ()
+    ranks: tuple[int, ...] = ()
+    log_likelihoods: tuple[float, ...] = ()
+    confidences: tuple[float, ...] = ()
+    margins: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        lengths = {len(value) for value in vars(self).values()}
+        if len(lengths) > 1:
+            raise DataError("Predictions hold lists of different lengths.")
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Predictions of the files of one digest on one data set, decoded and cut as ``preprocessing`` says.
+
+    The store keeps one JSON line per second of work, so that a kill loses that second; lines that agree in what
+    `identity` names are read back as one evaluation, each picture counted once. ``engine`` names what ran the files, a
+    simulator as one. ``classes`` is the number of outputs. ``as_declared`` is False where another preprocessing than
+    the artifact's own was tried: that is no accuracy of the artifact.
+    """
+
+    digest: str
+    subject: Subject
+    data: DataInfo
+    preprocessing: Preprocessing
+    engine: str
+    simulated: bool
+    classes: int
+    predictions: Predictions
+    time: str
+    seconds: float
+    as_declared: bool = True
+
+    def identity(self) -> tuple[Any, ...]:
+        """Return what makes two lines parts of one evaluation."""
+        return (self.digest, self.data.sha256, self.preprocessing, self.engine)
+
+
+@dataclass(frozen=True)
 class Row:
     """One line of a table or one point of a plot; measured, published and predicted rows differ in ``source``.
 
     ``machine`` says on what the device's name stood at that time: rows are ranked only where it agrees.
     ``accuracy_status`` is measured, published or implied; ``accuracy_px`` the image size it was taken at;
-    ``citations`` are the keys of the papers that published figures of the row come from.
+    ``accuracy_data`` names the data set of an accuracy measured here; only equal ones are ranked.
+    ``accuracy_digest`` is the digest that was evaluated, where it was measured: a row whose latency has another mixes
+    two artifacts, and is refused. ``citations`` are the keys of the papers that published figures of the row come from.
     """
 
     device: str
@@ -343,6 +409,9 @@ class Row:
     accuracy: float | None = None
     accuracy_metric: str = ""
     accuracy_source: str = ""
+    accuracy_interval: tuple[float, float] | None = None
+    accuracy_digest: str = ""
+    accuracy_data: str = ""
     borrowed: bool = False
     params: int | None = None
     macs: int | None = None
@@ -365,6 +434,13 @@ class Row:
     accuracy_px: int | None = None
     citations: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.accuracy_digest and self.accuracy_digest != self.digest:
+            raise DataError(
+                f"{self.model}: the accuracy is of {self.accuracy_digest[:12]}, the latency of {self.digest[:12]}; "
+                "one row shows one artifact."
+            )
 
 
 STATUSES = ("ok", "failed", "unsupported", "unavailable")

@@ -1,17 +1,20 @@
-"""Measurements on disk: one JSON line per round, appended whole, never rewritten."""
+"""Measurements and evaluations on disk: JSON lines, appended whole, never rewritten."""
 
 from __future__ import annotations
 
 import json
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 from effbench.codec import canonical, from_json, to_json
 from effbench.errors import DataError
-from effbench.schema import Measurement
+from effbench.schema import Evaluation, Measurement, Predictions
+
+T = TypeVar("T", Measurement, Evaluation)
 
 
 class TornLineWarning(UserWarning):
@@ -24,27 +27,29 @@ def home(out: str | os.PathLike[str] | None = None) -> Path:
 
 
 class Store:
-    """The measurements of one folder, in the order they were made."""
+    """The measurements and evaluations of one folder, in the order they were made."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "measurements.jsonl"
+        self.evaluations_path = folder / "evaluations.jsonl"
 
-    def append(self, measurement: Measurement) -> None:
-        """Add a measurement, as a rule of one round; it is on the disk when this returns.
+    def append(self, record: Measurement | Evaluation) -> None:
+        """Add a measurement of one round, or an evaluation of some pictures; it is on the disk when this returns.
 
         Raises:
             DataError: The folder cannot be written or the disk is full; earlier lines stay as they were.
         """
         from filelock import FileLock
 
-        line = canonical(to_json(measurement)) + b"\n"
+        path = self.path if isinstance(record, Measurement) else self.evaluations_path
+        line = canonical(to_json(record)) + b"\n"
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.path.with_suffix(".lock")), self.path.open("ab", buffering=0) as stream:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(path.with_suffix(".lock")), path.open("ab", buffering=0) as stream:
                 size = stream.tell()
                 try:
                     # A line torn by an earlier kill must not swallow this one.
-                    rest = (b"\n" if _torn(self.path, size) else b"") + line
+                    rest = (b"\n" if _torn(path, size) else b"") + line
                     while rest:  # unbuffered: nothing is left to be written once it failed
                         rest = rest[stream.write(rest) :]
                     os.fsync(stream.fileno())
@@ -53,32 +58,54 @@ class Store:
                     raise
         except OSError as error:
             raise DataError(
-                f"Cannot write {self.path}: {error.strerror}.",
+                f"Cannot write {path}: {error.strerror}.",
                 hint="Nothing earlier was lost; free space or choose another folder with --out.",
             ) from error
 
     def __iter__(self) -> Iterator[Measurement]:
         """Yield every measurement, its rounds joined; a line that is cut short is reported with its number."""
         joined: dict[tuple[str, str, str], Measurement] = {}
-        for line in self._lines():
+        for line in _lines(self.path, Measurement):
             key = (line.run, line.digest, canonical(line.settings).decode())
             joined[key] = _join(joined[key], line) if key in joined else line
         yield from joined.values()
 
-    def _lines(self) -> Iterator[Measurement]:
-        if not self.path.exists():
-            return
-        with self.path.open("rb") as stream:
-            for number, line in enumerate(stream, start=1):
-                where = f"{self.path}:{number}"
-                try:
-                    data = json.loads(line)
-                except ValueError:
-                    warnings.warn(
-                        TornLineWarning(f"{where}: not a whole JSON line; left out, the others are kept."), stacklevel=3
-                    )
-                    continue
-                yield from_json(Measurement, data, where)
+    def evaluations(self) -> list[Evaluation]:
+        """Return every evaluation, its lines joined; a picture that two lines hold counts once."""
+        joined: dict[tuple[Any, ...], list[Evaluation]] = {}
+        for line in _lines(self.evaluations_path, Evaluation):
+            joined.setdefault(line.identity(), []).append(line)
+        return [merge(lines) for lines in joined.values()]
+
+
+def _lines(path: Path, kind: type[T]) -> Iterator[T]:
+    if not path.exists():
+        return
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            where = f"{path}:{number}"
+            try:
+                data = json.loads(line)
+            except ValueError:
+                warnings.warn(
+                    TornLineWarning(f"{where}: not a whole JSON line; left out, the others are kept."), stacklevel=4
+                )
+                continue
+            yield from_json(kind, data, where)
+
+
+def merge(lines: Sequence[Evaluation]) -> Evaluation:
+    """Join lines of one evaluation; a picture that two of them hold counts once."""
+    seen: set[int] = set()
+    columns: dict[str, list[Any]] = {name: [] for name in vars(lines[0].predictions)}
+    for line in lines:
+        fresh = [place for place, picture in enumerate(line.predictions.pictures) if picture not in seen]
+        seen |= set(line.predictions.pictures)
+        for name, column in columns.items():
+            values = getattr(line.predictions, name)
+            column += [values[place] for place in fresh]
+    predictions = Predictions(**{name: tuple(column) for name, column in columns.items()})
+    return replace(lines[-1], predictions=predictions, seconds=sum(line.seconds for line in lines))
 
 
 def _join(first: Measurement, more: Measurement) -> Measurement:

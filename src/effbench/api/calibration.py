@@ -18,6 +18,7 @@ from effbench.api.export import Notify
 from effbench.codec import from_json, to_json
 from effbench.errors import DataError, EffbenchError, MeasurementError
 from effbench.profiles.paired import PairedRound, evidence
+from effbench.proportions import wilson
 from effbench.schema import Artifact
 from effbench.sequential import Rules
 
@@ -208,11 +209,3 @@ def detectable(typical: Any, tail: Any, rules: Rules, rounds: int, power: float 
         if (codes == sequential.SLOWER).mean() >= power:
             return float(pct)
     return None
-
-
-def wilson(hits: int, total: int, z: float = 1.96) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of a share. Source: Wilson 1927, JASA 22:209."""
-    share = hits / total
-    middle = (share + z * z / (2 * total)) / (1 + z * z / total)
-    half = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    return max(0.0, middle - half), min(1.0, middle + half)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,8 @@ from effbench.store import home as home_of
 if TYPE_CHECKING:
     import pandas
 
-    from effbench.schema import Measurement, Row
+    from effbench.reports.rows import Accuracy
+    from effbench.schema import Evaluation, Measurement, Row
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,43 @@ def rows(metric: str = "top1", *, published: str = "same", out: str | Path | Non
     def judge(one: Measurement) -> tuple[str, tuple[str, ...]]:
         return grade(one.samples, one.before, one.after)
 
-    return list(build_rows(measurements, grade=judge, metric=metric, published_rows=published))
+    found = measured(store.evaluations(), {one.digest for one in measurements}) if metric == "top1" else {}
+    return list(build_rows(measurements, grade=judge, metric=metric, accuracies=found, published_rows=published))
+
+
+def measured(evaluations: Sequence[Evaluation], digests: Collection[str]) -> dict[str, Accuracy]:
+    """Return the top-1 accuracy measured of each digest, all on one data set: that of most of them, then
+    the latest.
+
+    Of several engines the hardware comes before a simulator, then the one that saw more pictures.
+    """
+    from effbench.api.accuracy import within
+    from effbench.reports.rows import Accuracy
+
+    fitting = [one for one in evaluations if one.as_declared and one.digest in digests]
+    reach: dict[str, set[str]] = {}
+    last: dict[str, str] = {}
+    for one in fitting:
+        reach.setdefault(one.data.sha256, set()).add(one.digest)
+        last[one.data.sha256] = max(one.time, last.get(one.data.sha256, ""))
+    chosen = max(reach, key=lambda data: (len(reach[data]), last[data]), default=None)
+    found = {}
+    for one in sorted(fitting, key=lambda one: (not one.simulated, len(one.predictions))):
+        top1 = within(one.predictions, 1)
+        if one.data.sha256 != chosen or top1 is None:
+            continue
+        part = "" if top1.of == one.data.pictures else f" of {one.data.pictures}"
+        found[one.digest] = Accuracy(
+            value=top1.pct,
+            status="measured",
+            source=f"here: {top1.hits} of {top1.of} right on {one.data.name} ({top1.of}{part} pictures, "
+            f"{one.data.sha256[:12]}), {one.engine}",
+            borrowed=False,
+            interval=top1.interval_pct,
+            digest=one.digest,
+            data=one.data.sha256,
+        )
+    return found
 
 
 def report(metric: str = "top1", *, published: str = "same", out: str | Path | None = None) -> pandas.DataFrame:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 from typing import Any
 
 from effbench import models
 from effbench.codec import file_sha256
 from effbench.errors import DataError, UsageError
-from effbench.models.sources import source_files
+from effbench.models.sources import imported_packages, source_files
 from effbench.models.weights import weights_of
 from effbench.schema import Backbone, Weights
 
@@ -76,6 +77,8 @@ def ingredients(source: Source) -> dict[str, Any]:
         made_of["factory"] = source.backbone.factory
         made_of["sources"] = code_hashes(source.backbone.factory, "effbench.models.build:build")
         made_of["preprocessing"] = source.backbone.preprocessing
+        if source.backbone.family == "user":
+            made_of["packages"] = versions(*distributions(imported_packages(source.backbone.factory)))
     return made_of
 
 
@@ -94,6 +97,12 @@ def code_hashes(*import_strings: str) -> list[str]:
 def _external_hashes(path: Path) -> dict[str, str]:
     """Hash what lies beside an .onnx file and may be its external data; names only decide which."""
     return {item.name: file_sha256(item) for item in sorted(path.parent.glob(f"{path.name}*data")) if item.is_file()}
+
+
+def distributions(modules: Iterable[str]) -> list[str]:
+    """Return the distributions that modules at the top level belong to; one that belongs to none is left out."""
+    owners = packages_distributions()
+    return sorted({owner for module in modules for owner in owners.get(module, ())})
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -75,6 +75,8 @@ def _from_factory(job: dict[str, Any], draft: Path, stages: _Stages) -> Artifact
     weights = from_json(Weights, job["weights"], "job")
     stages.begin("build the model")
     module = build_unfused(backbone, weights, Path(job["state"]) if job["state"] else None)
+    if backbone.family == "user":
+        backbone, job = _as_declared(backbone, module, job)
     resolution, batch = tuple(job["resolution"]), job["batch"]
     stages.begin("reference outputs")
     images = fidelity.pictures(fidelity.count_for(batch), backbone.in_channels, resolution)
@@ -96,6 +98,20 @@ def _from_factory(job: dict[str, Any], draft: Path, stages: _Stages) -> Artifact
     params = sum(item.numel() for item in module.parameters())
     macs = onnx_file.count_macs(_static(model, resolution, job["batch"]) if job["dynamic_batch"] else model)
     return _artifact(job, draft, model, _subject(job, params, macs), stages, backbone)
+
+
+def _as_declared(backbone: Backbone, module: Any, job: dict[str, Any]) -> tuple[Backbone, dict[str, Any]]:
+    """Take over what a user's factory says of its preprocessing and of the weights it loaded itself."""
+    from dataclasses import replace
+
+    from effbench.models.build import load_factory, state_sha256
+    from effbench.models.declared import declaration
+
+    said = declaration(load_factory(backbone.factory), module)
+    if said.weights is not None and job["weights"]["kind"] == "untrained":
+        weights = Weights("pretrained", None, said.weights, state_sha256(module))
+        job = {**job, "weights": to_json(weights)}
+    return replace(backbone, preprocessing=said.preprocessing or backbone.preprocessing), job
 
 
 def _eager(module: Any, images: Any, spec: Any, backbone: Backbone) -> dict[str, Any]:

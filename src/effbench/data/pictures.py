@@ -76,13 +76,18 @@ def _fit(picture: Image, resolution: tuple[int, int], preprocessing: Preprocessi
 
 def normalize(images: npt.NDArray[np.uint8], preprocessing: Preprocessing, dtype: str = "float32") -> npt.NDArray[Any]:
     """Return pictures, shape (N, C, H, W), scaled and normalized as the model wants them."""
-    channels = images.shape[1]
     mean, std = (
-        np.resize(np.asarray(v, np.float32), channels).reshape(-1, 1, 1)
-        for v in (preprocessing.mean, preprocessing.std)
+        np.resize(np.asarray(value, np.float32), images.shape[1]).reshape(-1, 1, 1)
+        for value in (preprocessing.mean, preprocessing.std)
     )
     scaled = (images.astype(np.float32) * np.float32(preprocessing.scale) - mean) / std
     return np.ascontiguousarray(scaled.astype(dtype))
+
+
+def affine(preprocessing: Preprocessing, channels: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Return what normalization comes to per channel, on pixels between 0 and 1: input = pixel * slope + offset."""
+    mean, std = (np.resize(np.asarray(v, np.float64), channels) for v in (preprocessing.mean, preprocessing.std))
+    return 255 * preprocessing.scale / std, -mean / std
 
 
 def read(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -145,3 +146,12 @@ def _listed(what: str, names: set[str]) -> list[str]:
     shown = sorted(names)[:3]
     more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
     return [f"{what}: {', '.join(shown)}{more}"]
+
+
+def state_sha256(model: nn.Module) -> str:
+    """Return the SHA-256, in hex, of a model's weights: names, types, shapes and values, in the order of names."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

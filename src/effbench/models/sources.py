@@ -46,6 +46,28 @@ def source_files(import_string: str) -> tuple[Path, ...]:
     return tuple(sorted(set(found.values())))
 
 
+def imported_packages(import_string: str) -> tuple[str, ...]:
+    """Return the names, at the top level, of the other packages that a factory's own modules import; sorted.
+
+    Weights may come from them, and so their versions are part of what a model is made from.
+    """
+    module = import_string.partition(":")[0]
+    own = module.partition(".")[0]
+    found: set[str] = set()
+    waiting, seen = [module], set[str]()
+    while waiting:
+        name = waiting.pop()
+        path = _locate(name)
+        if name in seen or path is None:
+            continue
+        seen.add(name)
+        for item in _imports(name, path):
+            top = item.partition(".")[0]
+            waiting += [item] if top == own else []
+            found |= {top} if top != own and top not in sys.stdlib_module_names else set()
+    return tuple(sorted(found - {"effbench", ""}))
+
+
 def _locate(name: str) -> Path | None:
     """Return the source file of a module, a package's ``__init__``, or None where there is none."""
     spec = _spec(name)

@@ -153,7 +153,9 @@ def _accuracy(row: Row, notes: Footnotes) -> str:
     if row.accuracy is None:
         return EMPTY
     sign = IMPLIED if row.accuracy_status == "implied" else BORROWED if row.borrowed else ""
-    return f"{points(row.accuracy)}{sign}{notes.mark(_accuracy_note(row))}"
+    low, high = row.accuracy_interval or (None, None)
+    interval = "" if low is None or high is None else f" [{low:.1f}, {high:.1f}]"
+    return f"{points(row.accuracy)}{interval}{sign}{notes.mark(_accuracy_note(row))}"
 
 
 def points(value: float) -> str:
@@ -218,7 +220,11 @@ def _header(rows: Sequence[Row], metric: str) -> Iterable[str]:
     if any(row.accuracy_status == "implied" for row in rows):
         yield f"{IMPLIED} implied: derived from published gains, printed by nobody; only on the borrowed front."
     for text in dict.fromkeys(row.reconstruction.rstrip(".") for row in rows if row.reconstruction):
-        yield f"{RECONSTRUCTION} {text}. Accuracy beside it is the authors', not that of this reconstruction."
+        borrows = any(row.borrowed for row in rows if row.reconstruction)
+        theirs = " Accuracy beside it is the authors', not that of this reconstruction." if borrows else ""
+        yield f"{RECONSTRUCTION} {text}.{theirs}"
+    if any(row.accuracy_interval for row in rows):
+        yield "Accuracy measured here stands with its 95 % interval: the files of that very digest were run."
     if len({pareto.comparable(row) for row in rows}) > 1:
         yield "Rows with different batch, threads, scope or protocol are listed together but never ranked together."
     if first.source == "measured":

@@ -68,7 +68,7 @@ def front(points: Sequence[tuple[float, float]]) -> set[int]:
 
 
 def mark(rows: Iterable[Row]) -> tuple[Row, ...]:
-    """Set ``on_front`` of every row; a borrowed accuracy competes with borrowed ones only.
+    """Set ``on_front`` of every row; borrowed accuracies compete among themselves, and so does each data set.
 
     The order of the rows is kept.
     """
@@ -76,7 +76,7 @@ def mark(rows: Iterable[Row]) -> tuple[Row, ...]:
     groups: dict[Hashable, list[int]] = defaultdict(list)
     for index, row in enumerate(marked):
         if obstacle(row) is None:
-            groups[(comparable(row), row.borrowed)].append(index)
+            groups[(comparable(row), row.borrowed, row.accuracy_data)].append(index)
     on_front: set[int] = set()
     for indices in groups.values():
         found = front([position(marked[index]) for index in indices])

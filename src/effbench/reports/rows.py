@@ -25,7 +25,10 @@ Grader = Callable[[Measurement], tuple[str, Sequence[str]]]
 
 @dataclass(frozen=True)
 class Accuracy:
-    """An accuracy with its provenance; ``image_px`` is None where a task fixes the size itself."""
+    """An accuracy with its provenance; ``image_px`` is None where a task fixes the size itself.
+
+    Of one measured here, ``digest`` is that of the files that were run and ``data`` the data set's.
+    """
 
     value: float
     status: str
@@ -33,6 +36,9 @@ class Accuracy:
     borrowed: bool
     image_px: int | None = None
     citations: tuple[str, ...] = ()
+    interval: tuple[float, float] | None = None
+    digest: str = ""
+    data: str = ""
 
 
 def build_rows(
@@ -220,6 +226,9 @@ def _with_accuracy(row: Row, accuracy: Accuracy | None) -> Row:
         accuracy_status=accuracy.status,
         accuracy_source=accuracy.source,
         accuracy_px=accuracy.image_px,
+        accuracy_interval=accuracy.interval,
+        accuracy_digest=accuracy.digest,
+        accuracy_data=accuracy.data,
         borrowed=accuracy.borrowed,
         citations=tuple(sorted({*row.citations, *accuracy.citations})),
     )

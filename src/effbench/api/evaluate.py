@@ -1,0 +1,164 @@
+"""Evaluate: the deployed files, through their own runtime, over labelled pictures; resumed where it was stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from effbench import models
+from effbench.api.accuracy import Suspicion
+from effbench.api.evaluation import Call, Result
+from effbench.api.export import Notify, at_hand, export, find_artifact, silent
+from effbench.data import open_dataset
+from effbench.deploy import bundle
+from effbench.errors import DataError, EffbenchError, UsageError
+from effbench.profiles.accuracy import head
+from effbench.schema import Artifact, Cell, DataInfo
+from effbench.store import home as home_of
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What one call of `evaluate` gave."""
+
+    data: DataInfo
+    classes: tuple[str, ...] | None
+    results: tuple[Result, ...]
+    cells: tuple[Cell, ...] = ()
+    suspicions: tuple[tuple[str, Suspicion], ...] = ()
+
+
+def evaluate(
+    names: Sequence[str],
+    data: str | Path,
+    *,
+    targets: Sequence[str] = (),
+    resolutions: Sequence[str | int] = (),
+    classes: str | Path | Sequence[str] | None = None,
+    pictures: int | None = None,
+    precision: str | None = None,
+    weights: str | None = None,
+    seed: int = 0,
+    threads: int = 1,
+    batch: int | None = None,
+    workers: int | None = None,
+    reference: bool = True,
+    check_preprocessing: bool = True,
+    out: str | Path | None = None,
+    notify: Notify = silent,
+) -> Evaluated:
+    """Evaluate artifacts on labelled pictures, and compare each with the fp32 reference picture by picture.
+
+    Args:
+        names: Artifacts, or models (exported first where needed). None means every artifact exported so far.
+        data: A folder, a list or shards (`effbench.data.open_dataset`).
+        targets: For models; none means those at hand.
+        resolutions: For models; none means 224.
+        classes: The classes in the order of the outputs, or a file that lists them.
+        pictures: At most so many, drawn at random with a fixed seed; a larger number takes the same and more.
+        precision: For models; None takes each target's default.
+        weights: For models, a .safetensors file.
+        seed: Of untrained weights.
+        threads: Of the runtime.
+        batch: Pictures per inference; None takes what the artifact was exported with.
+        workers: Threads that decode; None takes the cores that the runtime leaves.
+        reference: Evaluate the fp32 reference too, once per model and data set, and compare with it.
+        check_preprocessing: Try common alternatives on a few labelled pictures, once per model.
+        out: The folder to write below.
+        notify: Called with one line per step.
+
+    Raises:
+        DataError: There are no pictures, one cannot be read, or the classes do not fit; what was done is kept.
+        UsageError: An argument that means nothing.
+    """
+    if pictures is not None and pictures < 1:
+        raise UsageError(f"--pictures {pictures} is too few.", hint="Give 1 or more.")
+    home = home_of(out)
+    found = open_dataset(data, None if classes is None else classes)
+    artifacts, cells = _chosen(names, targets, resolutions, precision, weights, seed, out, notify)
+    for artifact in artifacts:
+        found.check_head(int(head(artifact.outputs, artifact.name).shape[1] or 0), artifact.name)
+    notify(f"hash {len(found.items)} pictures")
+    call = Call(home, Path(data), classes, found, pictures, threads, batch, workers, notify)
+    results: list[Result] = []
+    suspicions: list[tuple[str, Suspicion]] = []
+    checked: set[str] = set()
+    for artifact in artifacts:
+        try:
+            result = call.evaluate(artifact)
+            if reference:
+                result = call.compared(result, artifact)
+            results.append(result)
+            root = call.root(artifact)
+            if check_preprocessing and found.labelled and root not in checked and not result.evaluation.simulated:
+                checked.add(root)
+                doubt = call.suspect(artifact, result.evaluation)
+                suspicions += [(artifact.subject.model, doubt)] if doubt else []
+        except DataError:
+            raise
+        except EffbenchError as error:
+            cells.append(_cell(artifact, error))
+    return Evaluated(call.info, found.classes, tuple(results), tuple(cells), tuple(suspicions))
+
+
+def _chosen(
+    names: Sequence[str],
+    targets: Sequence[str],
+    resolutions: Sequence[str | int],
+    precision: str | None,
+    weights: str | None,
+    seed: int,
+    out: str | Path | None,
+    notify: Notify,
+) -> tuple[list[Artifact], list[Cell]]:
+    home = home_of(out)
+    known = [item for item in bundle.artifacts(home) if item.subject.target != "onnx"]
+    if not names:
+        if not known:
+            raise UsageError("Nothing is exported yet.", hint="Name a model: effbench evaluate MODEL --data FOLDER")
+        return [bundle.load(item.folder) for item in known if not targets or item.subject.target in targets], []
+    artifacts: list[Artifact] = []
+    cells: list[Cell] = []
+    for name in names:
+        if not _is_model(name, known):
+            artifacts.append(find_artifact(name, home))
+            continue
+        made = export(
+            name,
+            list(targets) or at_hand(),
+            list(resolutions) or [224],
+            precision=precision,
+            weights=weights,
+            seed=seed,
+            out=out,
+            notify=notify,
+        )
+        artifacts += [bundle.load(Path(cell.artifact)) for cell in made if cell.status == "ok"]
+        cells += [cell for cell in made if cell.status != "ok"]
+    return artifacts, cells
+
+
+def _is_model(name: str, known: Iterable[Artifact]) -> bool:
+    if name.endswith(".onnx") or name in models.models() or (":" in name and not Path(name).exists()):
+        return True
+    if not Path(name).is_dir() and not any(item.name.startswith(name) for item in known):
+        models.get(name)  # says which names there are
+    return False
+
+
+def _cell(artifact: Artifact, error: EffbenchError) -> Cell:
+    subject = artifact.subject
+    status = "unavailable" if error.exit_code == 4 else "failed"
+    return Cell(
+        subject.model,
+        subject.resolution,
+        subject.storage_precision,
+        subject.target,
+        status,
+        error.message,
+        error.hint or "",
+        error.exit_code,
+        str(artifact.folder),
+        artifact.digest,
+    )

@@ -1,0 +1,139 @@
+"""The evaluating loop and what scores say, against torch's own functions and by hand."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, seed, settings
+from hypothesis import strategies as st
+
+from effbench.errors import DataError
+from effbench.profiles.accuracy import evaluate, head, predictions
+from effbench.schema import Predictions, TensorSpec
+
+SPEC = TensorSpec("image", "float32", (1, 1, 2, 2))
+
+
+@seed(2)
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 9), st.integers(2, 12))
+def test_logits_as_torch_reads_them(start: int, count: int, classes: int):
+    rng = np.random.default_rng(start)
+    scores, labels = rng.normal(0, 4, (count, classes)), rng.integers(0, classes, count)
+    found = predictions(scores, range(count), [int(label) for label in labels])
+    logits = torch.from_numpy(scores)
+    cross = torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels), reduction="none")
+    top = logits.topk(classes).indices
+    assert [int(row[0]) for row in top] == list(found.top1)
+    assert [row.tolist().index(label) for row, label in zip(top, labels, strict=True)] == list(found.ranks)
+    assert np.allclose(-cross.numpy(), found.log_likelihoods, rtol=1e-5)
+    assert np.allclose(logits.softmax(1).amax(1).numpy(), found.confidences, rtol=1e-5)
+
+
+def test_probabilities_are_not_squashed_twice():
+    found = predictions(np.array([[0.7, 0.2, 0.1]]), [0], [1])
+    assert np.allclose((np.log(0.2), 0.7), (found.log_likelihoods[0], found.confidences[0]), rtol=1e-6)
+    assert np.allclose(np.log(0.7 / 0.2), found.margins[0], rtol=1e-6)
+
+
+def test_of_equal_scores_the_lower_class_stands_above():
+    found = predictions(np.zeros((3, 4)), [0, 1, 2], [0, 3, -1])
+    assert ((0, 0, 0), (0, 3, -1)) == (found.top1, found.ranks)
+
+
+def test_not_a_number_is_said():
+    with pytest.raises(DataError, match="NaN or infinity"):
+        predictions(np.array([[0.0, np.nan]]), [0], [0])
+
+
+class Session:
+    """Answers with one high score at the class that the picture's first pixel names."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def __call__(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        image = feeds["image"]
+        self.batches.append(len(image))
+        return {"scores": np.eye(5)[image[:, 0, 0, 0].astype(int)] * 9}
+
+
+def load(place: int) -> Any:
+    return np.full((1, 2, 2), place % 5, np.float32)
+
+
+def run(session: Any, places: list[int], batch: int = 1, load: Any = load, clock: Any = None) -> list[Predictions]:
+    extra = {} if clock is None else {"clock": clock}
+    labels = [place % 5 for place in places]
+    found = evaluate(session, load, places, labels, spec=SPEC, output="scores", batch=batch, workers=3, **extra)
+    return [portion for portion, _ in found]
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_every_picture_once_and_in_order(batch: int):
+    session, places = Session(), [3, 1, 7, 0, 12, 5, 2, 9, 30]
+    (found,) = run(session, places, batch)
+    assert (tuple(places), (0,) * 9) == (found.pictures, found.ranks)
+    assert {batch} == set(session.batches)
+
+
+def test_portions_leave_once_a_second():
+    ticks = iter(range(0, 100))
+    found = run(Session(), list(range(7)), clock=lambda: next(ticks) * 0.5)
+    assert 7 == sum(len(portion) for portion in found)
+    assert len(found) > 2
+
+
+def test_an_unreadable_picture_ends_it_and_what_went_before_stands():
+    def broken(place: int) -> Any:
+        if place == 4:
+            raise DataError("4.png cannot be read")
+        return load(place)
+
+    ticks = iter(range(100))
+    kept: list[int] = []
+
+    def go() -> None:
+        places, clock = range(9), lambda: next(ticks)
+        found = evaluate(
+            Session(), broken, places, [0] * 9, spec=SPEC, output="scores", batch=1, workers=2, clock=clock
+        )
+        for portion, _ in found:
+            kept.extend(portion.pictures)
+
+    with pytest.raises(DataError, match=r"4\.png"):
+        go()
+    assert [0, 1, 2, 3] == kept
+
+
+def test_decoding_runs_beside_and_its_memory_is_bounded():
+    ahead, most, lock = 0, 0, threading.Lock()
+
+    def counted(place: int) -> Any:
+        nonlocal ahead, most
+        with lock:
+            ahead += 1
+            most = max(most, ahead)
+        return load(place)
+
+    class Counting(Session):
+        def __call__(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+            nonlocal ahead
+            with lock:
+                ahead -= 1
+            return super().__call__(feeds)
+
+    run(Counting(), list(range(200)), load=counted)
+    assert 1 < most <= 9
+
+
+def test_the_head_is_the_output_of_one_score_per_class():
+    maps = TensorSpec("maps", "float32", (1, 8, 7, 7))
+    assert "scores" == head([maps, TensorSpec("scores", "float32", (None, 5))], "m").name
+    with pytest.raises(DataError, match=r"m has no output of one score per class: maps \[1, 8, 7, 7\]"):
+        head([maps], "m")
