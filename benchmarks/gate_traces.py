@@ -30,7 +30,8 @@ from effbench.profiles.paired import Evidence, PairedRound, evidence
 from effbench.schema import Artifact
 
 UNIT_NS = 10_000
-BUSY = "while True: pass"
+BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
+"""Ends with the benchmark that started it, however that ends."""
 PACKED = Path(__file__).with_name("gate_traces.npz")
 WANTED = {"same": 3, "layer_3": 1, "fusion_5": 1, "kernel_10": 1, "layer_20": 1, "stall_10": 1}
 """Share of the rounds that each scenario gets: false alarms are rare, so that equal sides need the most."""

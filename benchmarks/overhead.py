@@ -1,11 +1,12 @@
 """Time that the harness adds per inference over a bare loop of the same call.
 
-Two ways at once. *Accounted*: the median time from the end of one sample to the start of the next in the harness's
-timed loop, plus the clock reading that lies inside each sample; it is free of the session's own scatter and decides.
+Two ways at once. *Accounted*: the wall time of the harness's timed loop less the sum of its samples, per inference
+(median over blocks), plus the clock reading that lies inside each sample; it is free of the session's own scatter and
+decides.
 *Paired*: blocks of that loop against blocks of a bare ``for`` loop, in random order; the difference of wall time per
 call, as a check that nothing was forgotten, which fails if its whole interval lies above the limit. After a long
-inference the interpreter's own code is out of the caches, so that even the barest loop that reads a clock twice has a
-gap; it stands beside.
+inference the interpreter's own code is out of the caches, so that even the barest loop that reads a clock twice takes
+time outside; it stands beside.
 
 Three sessions: one that does nothing, one of 0.1 ms or so, and with ``--model`` an ONNX graph on ONNX Runtime.
 
@@ -61,35 +62,22 @@ def bare_ns(session: Call, feeds: Feeds, calls: int) -> float:
     return (time.perf_counter_ns() - start) / calls
 
 
-class Recorder:
-    """A clock that writes its readings down, which takes time itself: gaps seen through it err on the high side."""
-
-    def __init__(self) -> None:
-        self.readings: list[int] = []
-
-    def __call__(self) -> int:
-        """Read the clock, in nanoseconds."""
-        self.readings.append(time.perf_counter_ns())
-        return self.readings[-1]
-
-    def gap_ns(self) -> float:
-        """Return the median time from the end of one inference to the start of the next."""
-        return float(np.median(np.array(self.readings[2::2]) - np.array(self.readings[1:-1:2])))
-
-
 def harness_ns(session: Call, feeds: Feeds, calls: int) -> tuple[float, float, float]:
-    """Return wall time per call of the harness's loop, its gap, and that of the barest loop that reads a clock."""
+    """Return per call: wall time of the harness's loop, what of it lies outside its samples, and so for a barest loop.
+
+    No clock but the real one: one that writes its readings down is Python code itself, and cold after a long inference.
+    """
     start = time.perf_counter_ns()
-    sample(session, feeds, calls, 0.0, 3600.0, time.perf_counter_ns)
+    samples = sample(session, feeds, calls, 0.0, 3600.0, time.perf_counter_ns)
     wall = time.perf_counter_ns() - start
-    harness, timed = Recorder(), Recorder()
-    sample(session, feeds, calls, 0.0, 3600.0, harness)
-    del harness.readings[0]  # sets the deadlines
+    inside, clock = 0, time.perf_counter_ns
+    start = clock()
     for _ in range(calls):
-        timed()
+        begin = clock()
         session(feeds)
-        timed()
-    return wall / calls, harness.gap_ns(), timed.gap_ns()
+        inside += clock() - begin
+    barest = clock() - start
+    return wall / calls, (wall - sum(samples)) / calls, (barest - inside) / calls
 
 
 def pairs_ns(session: Call, feeds: Feeds, pairs: int, calls: int) -> Iterator[tuple[float, float, float, float]]:
