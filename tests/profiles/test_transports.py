@@ -253,7 +253,7 @@ def test_what_is_no_recording_is_refused(tmp_path: Path, text: str):
     [
         ("shh", {}, "ssh"),
         ("ssh", {"hots": "x"}, "host"),
-        ("ssh", {}, r"\[devices.bench.connection\] host"),
+        ("ssh", {}, r"devices.bench.connection.host ="),
         ("pipe", {"command": "docker exec -i x"}, "not a list"),
     ],
 )

@@ -9,8 +9,9 @@ from typing import Any
 
 from effbench import deploy, models
 from effbench.api import calibration
-from effbench.api.duel import Duel, Setting, run
+from effbench.api.duel import Duel, Setting, on_device, run
 from effbench.api.export import Notify, export, find_artifact, silent
+from effbench.api.remote import Remote, device_of
 from effbench.deploy import bundle
 from effbench.errors import EffbenchError, UnavailableError, UsageError
 from effbench.schema import Artifact, parse_resolution, resolution_text
@@ -40,6 +41,7 @@ def compare(
     latency: bool = False,
     inconclusive: str = "code",
     seed: int | None = None,
+    record: str | Path | None = None,
     out: str | Path | None = None,
     notify: Notify = silent,
 ) -> Report:
@@ -52,7 +54,7 @@ def compare(
         targets: Likewise; none means that of the artifact, or ``ort``.
         threads: Intra-operator threads of the runtime.
         batch: Pictures per inference.
-        device: Where to run.
+        device: Where to run; both sides alternate inside one agent there.
         budget_s: Wall-clock seconds per comparison.
         rules: Floor, margin, chance of a false alarm; None takes the defaults, the floor no lower than calibrated.
         workers: 1 (both sides in one process) or 2 (taking turns); None takes what calibration chose.
@@ -60,22 +62,26 @@ def compare(
         latency: Also measure B's latency, in runs of its own.
         inconclusive: ``code`` (exit 3), ``pass`` or ``fail``.
         seed: Of the order of sides; None draws one.
+        record: Write the exchange with the device to this file.
         out: The folder to write below.
         notify: Called with one line per step.
     """
-    check_device(device)
+    used = device_of(device)
     if inconclusive not in WHEN_INCONCLUSIVE:
         raise UsageError(f"--inconclusive {inconclusive}: code, pass or fail is meant.")
     home = home_of(out)
-    known = calibration.load(home, threads)
+    known = calibration.load(home, threads) if used.transport == "local" else None  # learned on this machine
     rules = calibration.lift(rules or Rules(), known.layout_noise_pct if known else 0.0)
     pairs = choose(a, b, resolutions, targets, batch, home, notify)
     setting = setting_of(known, threads, batch, budget_s, workers, base_python, seed)
-    verdicts, interrupted = contest(pairs, setting, rules, notify)
+    with Remote(used, Path(record) if record else None) as remote:
+        verdicts, interrupted = contest(pairs, setting, rules, notify, remote=remote)
+        seen = None if remote.local else remote.observe()
     if latency:
         verdicts = with_latency(verdicts, [b_side for _, _, b_side in pairs], threads, device, home, notify)
-    verdicts = [explain(item, x, y, setting, notify) for item, (_, x, y) in zip(verdicts, pairs, strict=True)]
-    return report(a, b, verdicts, rules, setting, inconclusive, interrupted)
+    if used.transport == "local":  # layers are timed on this machine
+        verdicts = [explain(item, x, y, setting, notify) for item, (_, x, y) in zip(verdicts, pairs, strict=True)]
+    return report(a, b, verdicts, rules, setting, inconclusive, interrupted, seen)
 
 
 def check_device(device: str) -> None:
@@ -200,16 +206,18 @@ def contest(
     notify: Notify,
     *,
     settings: Mapping[str, Setting] | None = None,
+    remote: Remote | None = None,
 ) -> tuple[list[Verdict], bool]:
     """Decide every pair: equal digests at once, the others by rounds, the error budget split among those."""
+    here = remote is None or remote.local
     timed = [pair for pair in pairs if not identical(pair[1], pair[2], setting)]
     for _, a, b in timed:
-        for side in (a, b):
+        for side in (a, b) if here else ():
             reason = deploy.get(side.subject.target).measurable()
             if reason is not None:
                 raise UnavailableError(f"{side.name} cannot run here: {reason}.", hint="effbench doctor")
     duels = {name: Duel(name, a, b, (settings or {}).get(name, setting), rules, len(timed)) for name, a, b in timed}
-    interrupted = run(list(duels.values()), notify)
+    interrupted = run(list(duels.values()), notify, None if here or remote is None else on_device(remote))
     verdicts = []
     for name, a, b in pairs:
         if name in duels:
@@ -283,12 +291,19 @@ def with_latency(
 
 
 def report(
-    a: str, b: str, verdicts: Sequence[Verdict], rules: Rules, setting: Setting, inconclusive: str, interrupted: bool
+    a: str,
+    b: str,
+    verdicts: Sequence[Verdict],
+    rules: Rules,
+    setting: Setting,
+    inconclusive: str,
+    interrupted: bool,
+    seen: dict[str, Any] | None = None,
 ) -> Report:
-    """Put verdicts, rules and machine together."""
+    """Put verdicts, rules and machine (this one, unless another was observed) together."""
     from effbench.profiles import environment
 
-    seen = environment.observe()
+    seen = environment.observe() if seen is None else seen
     return Report(
         a=a,
         b=b,

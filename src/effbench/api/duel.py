@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from effbench import process, sequential
-from effbench.errors import DataError, EffbenchError, MeasurementError
+from effbench.api.remote import Remote, check_clock, lost
+from effbench.errors import DataError, EffbenchError, MeasurementError, UsageError
 from effbench.profiles.paired import MIN_PAIRS, PairedRound, evidence, join_turns
 from effbench.schema import Artifact
 from effbench.sequential import Rules
@@ -74,6 +75,30 @@ def run_round(a: Artifact, b: Artifact, setting: Setting, seed: int) -> PairedRo
     if setting.workers == 2:
         return _two_workers(job, setting)
     (answer,) = process.run(WORKER, job, time_limit_s=ROUND_LIMIT_S, python=setting.python[0])
+    return _paired(answer)
+
+
+def on_device(remote: Remote) -> Callable[[Artifact, Artifact, Setting, int], PairedRound]:
+    """Return how a round is measured on a device: both sides inside one agent there.
+
+    Its rounds raise `UsageError` where two workers are asked for, and `MeasurementError` where the clock there jumped.
+    """
+
+    def measure(a: Artifact, b: Artifact, setting: Setting, seed: int) -> PairedRound:
+        if setting.workers == 2:
+            text = "On a device both sides run in one process."
+            raise UsageError(text, hint="Leave --workers and --base-python out.")
+        job = {**job_of(a, b, setting, seed), "sides": [{"artifact": remote.place(item)} for item in (a, b)]}
+        began = time.monotonic()
+        (answer,) = remote.run(WORKER, job, time_limit_s=ROUND_LIMIT_S)
+        found = _paired(answer)
+        check_clock([*found.a_ns, *found.b_ns], time.monotonic() - began)
+        return found
+
+    return measure
+
+
+def _paired(answer: dict[str, Any]) -> PairedRound:
     fields = {key: tuple(value) for key, value in answer["round"].items() if key != "observed"}
     return PairedRound(**fields, observed=answer["round"]["observed"])
 
@@ -165,7 +190,8 @@ class Duel:
     def _lose(self, error: EffbenchError) -> None:
         self.lost.append(error)
         self._in_a_row += 1
-        if self._in_a_row >= GIVE_UP or not isinstance(error, (process.ChildFailure, DataError, MeasurementError)):
+        transient = isinstance(error, (process.ChildFailure, DataError, MeasurementError)) or lost(error)
+        if self._in_a_row >= GIVE_UP or not transient:
             self.stopped = error.message
 
     def verdict(self) -> Verdict:
@@ -217,7 +243,11 @@ class Duel:
         return Ratio(question, math.exp(item.estimate), low, high, seen, outcome)
 
 
-def run(duels: Sequence[Duel], notify: Notify) -> bool:
+def run(
+    duels: Sequence[Duel],
+    notify: Notify,
+    measure: Callable[[Artifact, Artifact, Setting, int], PairedRound] | None = None,
+) -> bool:
     """Run rounds of all comparisons in turn until each has its answer; returns whether the user interrupted.
 
     The rounds of a suite are interleaved, so that a quarter of an hour of noise cannot spoil one model's whole share.
@@ -225,7 +255,7 @@ def run(duels: Sequence[Duel], notify: Notify) -> bool:
     try:
         while open_ones := [duel for duel in duels if not duel.done]:
             for duel in open_ones:
-                duel.step()
+                duel.step(measure or run_round)
                 notify(progress(duel))
     except KeyboardInterrupt:
         return True

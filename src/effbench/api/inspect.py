@@ -63,7 +63,7 @@ def doctor(out: str | Path | None = None) -> list[Check]:
     (answer,) = process.run("effbench.agent", {"op": "observe"}, time_limit_s=60)
     for row in targets():
         checks.append(_target(row))
-    return checks + _machine(answer["environment"])
+    return checks + machine_checks(answer["environment"])
 
 
 def _target(row: TargetStatus) -> Check:
@@ -103,7 +103,8 @@ def _loads(name: str) -> str:
     return f"loads ({', '.join(f'{key} {value}' for key, value in answer['versions'].items())})"
 
 
-def _machine(environment: dict[str, Any]) -> list[Check]:
+def machine_checks(environment: dict[str, Any]) -> list[Check]:
+    """Say what of a machine's state would spoil a measurement: other load, a governor that saves power."""
     load = environment.get("load_average_1m")
     cores = environment.get("cores_online") or 1
     checks = [Check("processor", True, f"{environment.get('cpu_model')}, {cores} cores")]

@@ -14,10 +14,10 @@ from typing import Any
 
 from effbench import deploy
 from effbench.api.choice import Choice
-from effbench.api.remote import Remote, device_of, lost
+from effbench.api.remote import Remote, check_clock, device_of, lost
 from effbench.api.stage import AGENT, Notify, silent
 from effbench.codec import from_json
-from effbench.errors import EffbenchError, MeasurementError, UnavailableError, UsageError
+from effbench.errors import EffbenchError, UnavailableError, UsageError
 from effbench.profiles.protocol import COOL_LIMIT_S, Protocol
 from effbench.schema import Artifact, Cell, Measurement, Round, Samples, parse_resolution
 from effbench.store import Store
@@ -229,18 +229,6 @@ def _one_round(
             lane.failure = error
     finally:
         lane.spent_s += time.monotonic() - start
-
-
-def check_clock(samples_ns: Sequence[int], elapsed_s: float) -> None:
-    """Hold the clock of a device against ours: samples cannot add up to more time than has passed here.
-
-    Raises:
-        MeasurementError: They do; the device's clock jumped or runs fast.
-    """
-    claimed_s = sum(samples_ns) / 1e9
-    if claimed_s > 1.02 * elapsed_s + 0.05:
-        text = f"The device's clock counted {claimed_s:.1f} s of inferences while {elapsed_s:.1f} s passed here"
-        raise MeasurementError(f"{text}: it jumped, or runs fast.", hint="Nothing of this round was kept.")
 
 
 def _measurement(artifact: Artifact, answer: dict[str, Any], threads: int, remote: Remote, run: str) -> Measurement:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from effbench import deploy
 from effbench.codec import from_json
 from effbench.deploy import bundle
-from effbench.errors import EffbenchError, UnavailableError
+from effbench.errors import EffbenchError, MeasurementError, UnavailableError
 from effbench.profiles import devices, transports
 from effbench.profiles.transports.channel import LostError
 from effbench.schema import Artifact, Device
@@ -102,6 +102,15 @@ class Remote:
         """Bring one file to the device; returns where it lies."""
         return str(path.resolve()) if self.local else f"{self._put({path.name: path}, folder)}/{path.name}"
 
+    def observe(self) -> dict[str, Any]:
+        """Return what the device says of itself (`environment.observe` over there), or nothing where it is lost."""
+        try:
+            (answer,) = self.run(AGENT, {"op": "observe"}, time_limit_s=60)
+        except LostError:
+            return {}
+        found: dict[str, Any] = answer["environment"]
+        return found
+
     def rebooted(self) -> bool:
         """Tell whether the machine was started anew since this was last asked."""
         boot = str(self.link().facts().get("boot_id", ""))
@@ -146,7 +155,7 @@ def device_of(name: str) -> Device:
         UsageError: It is unknown, or wrongly declared.
     """
     device = devices.get(name)
-    if device.transport == "none":
+    if device.transport == transports.NONE:
         hint = f"`effbench kit MODEL --device {name}` makes a folder for whoever holds it; `effbench import` reads it."
         raise UnavailableError(f"effbench cannot drive '{name}' ({device.description}) itself.", hint=hint)
     transports.check(device)
@@ -156,3 +165,15 @@ def device_of(name: str) -> Device:
 def lost(error: EffbenchError) -> bool:
     """Tell whether an error means that the connection is gone, so that the next round may work again."""
     return isinstance(error, LostError)
+
+
+def check_clock(samples_ns: Sequence[int], elapsed_s: float) -> None:
+    """Hold the clock of a device against ours: samples cannot add up to more time than has passed here.
+
+    Raises:
+        MeasurementError: They do; the device's clock jumped or runs fast.
+    """
+    claimed_s = sum(samples_ns) / 1e9
+    if claimed_s > 1.02 * elapsed_s + 0.05:
+        text = f"The device's clock counted {claimed_s:.1f} s of inferences while {elapsed_s:.1f} s passed here"
+        raise MeasurementError(f"{text}: it jumped, or runs fast.", hint="Nothing of this round was kept.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from effbench.schema import Backbone, Cell, Device, Measurement, resolution_text
@@ -73,10 +73,41 @@ def targets(rows: Sequence[TargetStatus]) -> str:
     return _table(("target", "runtime", "state", "default precision", "reason", "next step"), body)
 
 
-def devices(rows: Sequence[Device]) -> str:
-    """Return the list of devices."""
-    body = [(d.name, d.kind, d.description, d.transport, " ".join(d.targets), d.evidence) for d in rows]
-    return _table(("device", "kind", "description", "transport", "targets", "evidence"), body)
+def devices(rows: Sequence[Device], tried: Mapping[str, str] | None = None) -> str:
+    """Return the list of devices, with what a try of each connection gave."""
+    header = ("device", "kind", "description", "transport", "targets", "evidence", *(("connection",) if tried else ()))
+    body = [
+        (
+            d.name,
+            d.kind,
+            d.description,
+            d.transport,
+            " ".join(d.targets),
+            d.evidence,
+            *((tried[d.name],) if tried else ()),
+        )
+        for d in rows
+    ]
+    return _table(header, body)
+
+
+def device(item: Device) -> str:
+    """Return one device with every declared fact and its source."""
+    connection = " ".join(f"{key}={value}" for key, value in item.connection.items())
+    lines = [
+        item.name,
+        f"  {'description':18} {item.description}",
+        f"  {'SoC':18} {item.soc}",
+        f"  {'transport':18} {item.transport} {connection or '(no connection declared)'}",
+        f"  {'targets':18} {' '.join(item.targets)}",
+        f"  {'evidence':18} {item.evidence}",
+        f"  {'source':18} {item.source}",
+    ]
+    for target, options in item.options.items():
+        lines.append(f"  {f'options of {target}':18} {' '.join(f'{k}={v}' for k, v in options.items())}")
+    for name, fact in item.facts.items():
+        lines.append(f"  {name:18} {fact.value}{f' ({fact.note})' if fact.note else ''}  [{fact.source}]")
+    return "\n".join(lines)
 
 
 def checks(rows: Sequence[Check]) -> str:

@@ -8,30 +8,43 @@ from dataclasses import replace
 from pathlib import Path
 
 from effbench import deploy
+from effbench.api.remote import Remote, device_of
 from effbench.api.stage import AGENT, STAGE_LIMIT_S, Limits, Notify, failed, run, silent
 from effbench.codec import from_json
 from effbench.deploy import bundle
 from effbench.errors import DataError, EffbenchError, FidelityError, UsageError, did_you_mean
+from effbench.profiles import devices
 from effbench.schema import Artifact, Cell, Fidelity
 from effbench.store import home as home_of
 
 
-def verify_artifact(artifact: Artifact, home: Path, limits: Limits, *, threads: int = 1) -> Artifact:
+def verify_artifact(
+    artifact: Artifact, home: Path, limits: Limits, *, threads: int = 1, remote: Remote | None = None
+) -> Artifact:
     """Run an artifact over the reference pictures in a fresh process and record the result in its manifest.
+
+    With a device that process runs there; what the device made of a bundle has no manifest here to record it in.
 
     Raises:
         DataError: The graph with the expected outputs is not in the cache any more.
     """
+    reference = reference_of(artifact, home)
+    remote = remote or Remote(devices.get("local"))
     job = {
         "op": "verify",
-        "artifact": str(artifact.folder.resolve()),
-        "reference": str(reference_of(artifact, home).resolve()),
+        "artifact": remote.place(artifact),
+        "reference": remote.put(reference, f"reference-{artifact.digest[:10]}"),
         "threads": threads,
     }
-    (answer,) = run(AGENT, job, limits, home, artifact.name)
+    if remote.local:
+        (answer,) = run(AGENT, job, limits, home, artifact.name)
+    else:
+        (answer,) = remote.run(AGENT, job, time_limit_s=limits.seconds())
     found = from_json(Fidelity, answer["fidelity"], "the child's answer")
     subject = replace(artifact.subject, compute_precision=answer["compute_precision"])
     placement = {**artifact.placement, **answer["placement"]}
+    if remote.finished(artifact) is not artifact:
+        return replace(artifact, subject=subject, fidelity=found, placement=placement)
     return bundle.annotate(replace(artifact, subject=subject), fidelity=found, placement=placement)
 
 
@@ -47,9 +60,14 @@ def reference_of(artifact: Artifact, home: Path) -> Path:
 
 
 def verify(
-    names: Iterable[str], *, out: str | Path | None = None, time_limit_s: float = STAGE_LIMIT_S, notify: Notify = silent
+    names: Iterable[str],
+    *,
+    device: str = "local",
+    out: str | Path | None = None,
+    time_limit_s: float = STAGE_LIMIT_S,
+    notify: Notify = silent,
 ) -> list[Cell]:
-    """Verify artifacts (folders or names below the home) once more, whatever their manifests say.
+    """Verify artifacts (folders or names below the home) once more, whatever their manifests say, here or on a device.
 
     Returns:
         One cell per artifact.
@@ -58,28 +76,25 @@ def verify(
         DataError: A folder is not an artifact, or was changed since it was exported.
     """
     home = home_of(out)
-    cells = []
-    for artifact in [find_artifact(name, home) for name in names]:
-        start = time.perf_counter()
-        subject = artifact.subject
-        cell = Cell(
-            subject.model,
-            subject.resolution,
-            subject.storage_precision,
-            subject.target,
-            "ok",
-            artifact=str(artifact.folder),
-        )
-        try:
-            notify(f"verify {artifact.name}")
-            made = verify_artifact(artifact, home, Limits.of(time_limit_s))
-            cell = replace(cell, digest=made.digest, fidelity=made.fidelity)
-            if made.fidelity is not None and not made.fidelity.passed:
-                raise FidelityError(f"{made.name} is not the same model: {'; '.join(made.fidelity.reasons)}.")
-        except EffbenchError as error:
-            cell = failed(cell, error)
-        cells.append(replace(cell, seconds=round(time.perf_counter() - start, 3)))
-    return cells
+    artifacts = [find_artifact(name, home) for name in names]
+    with Remote(device_of(device)) as remote:
+        return [_verified(artifact, home, remote, time_limit_s, notify) for artifact in artifacts]
+
+
+def _verified(artifact: Artifact, home: Path, remote: Remote, time_limit_s: float, notify: Notify) -> Cell:
+    start = time.perf_counter()
+    subject = artifact.subject
+    names = (subject.model, subject.resolution, subject.storage_precision, subject.target)
+    cell = Cell(*names, "ok", artifact=str(artifact.folder))
+    try:
+        notify(f"verify {artifact.name}")
+        made = verify_artifact(artifact, home, Limits.of(time_limit_s), remote=remote)
+        cell = replace(cell, digest=made.digest, fidelity=made.fidelity)
+        if made.fidelity is not None and not made.fidelity.passed:
+            raise FidelityError(f"{made.name} is not the same model: {'; '.join(made.fidelity.reasons)}.")
+    except EffbenchError as error:
+        cell = failed(cell, error)
+    return replace(cell, seconds=round(time.perf_counter() - start, 3))
 
 
 def finish(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from effbench.commands import _shared as shared
@@ -39,24 +41,42 @@ def targets(as_json: bool) -> None:
 
 
 @click.command()
+@click.argument("name", required=False)
+@click.option("--check", "checking", is_flag=True, help="Try to reach each of them (or the one named).")
 @shared.json
-def devices(as_json: bool) -> None:
-    """List the devices effbench can measure on."""
+def devices(name: str | None, checking: bool, as_json: bool) -> None:
+    """List the devices effbench knows, or all that is declared of one."""
     from effbench.api import inspect, show
+    from effbench.profiles import devices as declared
 
-    rows = inspect.devices()
-    shared.show(as_json, rows, lambda: show.devices(rows))
+    rows = inspect.devices() if name is None else [declared.get(name)]
+    if checking:
+        from effbench.api.reach import tried
+
+        found = tried(rows)
+        shared.show(as_json, found, lambda: show.devices(rows, found))
+    elif name is None:
+        shared.show(as_json, rows, lambda: show.devices(rows))
+    else:
+        shared.show(as_json, rows[0], lambda: show.device(rows[0]))
 
 
 @click.command()
+@click.option("--device", "name", metavar="NAME", help="Look at that device instead of this machine.")
 @shared.out
 @shared.json
-def doctor(out: str | None, as_json: bool) -> None:
-    """Tell what can run here, what is missing, and the line that installs it."""
+def doctor(name: str | None, out: str | None, as_json: bool) -> None:
+    """Tell what can run here or on a device, what is missing, and what to do about it."""
     from effbench.api import inspect, show
 
-    checks = inspect.doctor(out)
+    if name is None or name == "local":
+        checks = inspect.doctor(out)
+    else:
+        from effbench.api import reach
+
+        checks = reach.doctor(name)
     shared.show(as_json, checks, lambda: show.checks(checks))
+    sys.exit(4 if any(item.what == "connection" and not item.ok for item in checks) else 0)
 
 
 COMMANDS = (models, targets, devices, doctor)

@@ -58,15 +58,16 @@ def export(
 
 @click.command()
 @click.argument("artifacts", nargs=-1, required=True)
+@click.option("--device", default="local", show_default=True, help="Where to run them (see `devices`).")
 @shared.out
 @shared.json
-def verify(artifacts: Sequence[str], out: str | None, as_json: bool) -> None:
+def verify(artifacts: Sequence[str], device: str, out: str | None, as_json: bool) -> None:
     """Compare ARTIFACTS (folders, or names below the output folder) with their fp32 reference once more."""
     from effbench.api import show
     from effbench.api.verify import verify as run
 
     with shared.Progress() as notify:
-        cells = run(artifacts, out=out, notify=notify)
+        cells = run(artifacts, device=device, out=out, notify=notify)
     shared.show(as_json, cells, lambda: show.cells(cells))
     sys.exit(shared.worst(cells))
 

@@ -63,6 +63,7 @@ def _finish(found: Any, formats: Sequence[str], out: str | None, as_json: bool) 
 @click.argument("a")
 @click.argument("b")
 @click.option("--threads", default=1, show_default=True, help="Intra-operator threads of the runtime.")
+@click.option("--record", metavar="FILE", help="Keep the exchange with the device (transport `replay` reads it).")
 @_both
 def compare(a: str, b: str, formats: Sequence[str], as_json: bool, **rest: Any) -> None:
     """Say whether B is slower than A: artifacts, .onnx files or model names, measured in the same run."""

@@ -38,6 +38,8 @@ def obstacle(row: Row) -> str | None:
         return "no accuracy"
     if row.fidelity_passed is False:
         return "fidelity failed"
+    if row.source == "emulated":
+        return "emulated: an emulator's time is no latency"
     if row.source == "measured" and row.trust not in GRADES_ON_A_FRONT:
         return f"trust {row.trust}" if row.trust else "not graded"
     return None

@@ -156,7 +156,7 @@ def _front_line(axes: Axes, rows: Sequence[Row], borrowed: bool) -> None:
 
 def _frame(axes: Axes, rows: Sequence[Row], metric: str) -> None:
     latencies = [row.p50_ms for row in rows if row.p50_ms]
-    axes.set_xlabel("latency p50, ms" if rows[0].source == "measured" else "published latency, ms")
+    axes.set_xlabel("published latency, ms" if rows[0].source == "published" else "latency p50, ms")
     axes.set_ylabel(check_metric(metric))
     if max(latencies) > 8 * min(latencies):
         axes.set_xscale("log")
@@ -203,7 +203,7 @@ def _legend(figure: Figure, rows: Sequence[Row], looks: dict[str, tuple[str, str
     for name, (color, shape) in looks.items():
         if name:
             handles.append(Line2D([], [], color=color, marker=shape, linestyle="none", markersize=7, label=name))
-    mine = "measured" if rows[0].source == "measured" else "published"
+    mine = rows[0].source
     dot: dict[str, Any] = {"color": SOFT, "marker": "o", "linestyle": "none", "markersize": 7}
     kinds, fronts = {row.borrowed for row in rows}, {row.borrowed for row in rows if row.on_front}
     if False in kinds:

@@ -15,7 +15,7 @@ from typing import Any
 
 from effbench.codec import from_json, plain
 from effbench.errors import DataError, did_you_mean
-from effbench.schema import FORMAT_VERSION, Device
+from effbench.schema import EVIDENCE, FORMAT_VERSION, Device
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -89,6 +89,7 @@ def _merged(name: str, entry: Mapping[str, Any], known: Mapping[str, Device], wh
         if "base" in entry:
             raise did_you_mean(base, known, f"device that {where} builds on:")
         data: dict[str, Any] = {"kind": "host", "description": f"Declared in {SUITE}", "targets": ["ort"]}
+        data["evidence"] = EVIDENCE[0]  # it is there: its owner declares it
         return from_json(Device, {"format": FORMAT_VERSION, **data, **rest, "name": name}, where)
     data = plain(known[base])
     for key, value in rest.items():

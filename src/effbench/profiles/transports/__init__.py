@@ -20,6 +20,10 @@ Event = dict[str, Any]
 NAMES = ("local", "pipe", "ssh", "replay")
 
 
+NONE = "none"
+"""Of a device that only its owner can drive: `effbench kit` and `effbench import` serve it."""
+
+
 class Link(Protocol):
     """A connection to a device. Each method raises `DeviceError` when the device is lost, refuses, or stays silent."""
 
@@ -54,9 +58,11 @@ def check(device: Device) -> None:
     Raises:
         UsageError: With the valid names.
     """
+    if device.transport == NONE:
+        return
     known = transports()
     if device.transport not in known:
-        raise did_you_mean(device.transport, known, f"transport of device '{device.name}':")
+        raise did_you_mean(device.transport, (*known, NONE), f"transport of device '{device.name}':")
     keys = known[device.transport].CONNECTION
     for key in device.connection:
         if key not in keys:
@@ -76,7 +82,7 @@ def connect(device: Device, record: Path | None = None) -> Link:
         UsageError: Its connection is not declared, or declared wrongly.
     """
     check(device)
-    if device.transport == "none":
+    if device.transport == NONE:
         raise UnavailableError(f"effbench cannot drive '{device.name}'.", hint="effbench kit MODEL --device NAME")
     link: Link = transports()[device.transport].TRANSPORT(device)
     if record is None:
@@ -94,7 +100,7 @@ def needed(device: Device, key: str, example: str) -> Any:
     """
     value = device.connection.get(key)
     if value in (None, ""):
-        text = f'[devices.{device.name}.connection] {key} = "{example}"'
+        text = f'devices.{device.name}.connection.{key} = "{example}"'
         raise UsageError(f"Where is '{device.name}'? Its {key} is not declared.", hint=f"In effbench.toml: {text}")
     return value
 
