@@ -6,7 +6,8 @@
     ├── UsageError                2  an argument that cannot be meant; lists the valid names
     ├── DataError                 2  a file that cannot be read as what it claims to be (path:line)
     ├── UnavailableError          4  a target or device that cannot run here
-    │   └── MissingDependencyError   a package is missing; carries the pip line
+    │   ├── MissingDependencyError   a package is missing; carries the pip line
+    │   └── UnsupportedError         a target that takes this precision or form nowhere
     ├── ConversionError           5  a stage of an export failed (stage, node, op)
     ├── FidelityError             1  the artifact is not the same model any more
     ├── DeviceError               4  a device was lost or refused
@@ -64,6 +65,10 @@ class MissingDependencyError(UnavailableError):
             f"{what} needs the package '{package}', which is not installed.",
             hint=f"Install it with: pip install 'effbench[{extra}]'",
         )
+
+
+class UnsupportedError(UnavailableError):
+    """A target does not take this precision or form of graph, on no machine."""
 
 
 class ConversionError(EffbenchError):

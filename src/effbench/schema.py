@@ -17,6 +17,10 @@ FORMAT_VERSION = 1
 """Written into every manifest and measurement; a reader refuses a newer one."""
 
 PRECISIONS = ("fp32", "fp16", "int8", "a16w8")
+CALIBRATED = ("int8", "a16w8")
+"""Precisions that need pictures to calibrate with."""
+LATENCY_ONLY = "latency only: calibrated with synthetic pictures, so it has no accuracy"
+"""The note of an artifact that has a latency and nothing else; it travels into measurements and reports."""
 WEIGHT_KINDS = ("untrained", "file", "pretrained")
 
 
@@ -119,6 +123,8 @@ class Fidelity:
     reasons: tuple[str, ...] = ()
     engine: str = ""
     """What ran the artifact; a simulator is named as one."""
+    snr_db: float | None = None
+    """Signal to noise over the natural pictures, their mean taken off; for int8 the signal to quantization noise."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +146,11 @@ class Subject:
     size_bytes: int = 0
     fidelity_passed: bool | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def latency_only(self) -> bool:
+        """Whether no accuracy may be stated for it, measured or borrowed."""
+        return LATENCY_ONLY in self.notes
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,20 @@ def test_a_wrong_weight_fails(precision: str) -> None:
     assert found.reasons
 
 
+def test_int8_is_held_to_natural_pictures_and_the_noise_is_stated() -> None:
+    def clipped(feeds: Any) -> dict[str, Any]:
+        found = model(feeds)["output"]
+        extreme = np.ptp(feeds["image"]) == 0
+        return {"output": found * 0 if extreme else found + np.float32(0.02)}
+
+    found = checked(clipped, "int8")
+    assert (found.passed, found.inputs) == (True, fidelity.NATURAL)
+    expected = reference()[1]["output"][: fidelity.NATURAL].astype(np.float64)
+    power = np.mean((expected - expected.mean(axis=0)) ** 2)
+    assert found.snr_db == pytest.approx(10 * np.log10(power / 4e-4), abs=0.1)
+    assert not checked(clipped, "fp16").passed
+
+
 def test_a_wrong_channel_order_fails() -> None:
     assert not checked(lambda feeds: model({"image": feeds["image"][:, ::-1]})).passed
 

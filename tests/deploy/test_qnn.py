@@ -10,7 +10,7 @@ from small_graphs import SIDE, attention, converted, graph_artifact
 
 from effbench.deploy import fidelity, snapdragon
 from effbench.deploy.targets.qnn import TARGET
-from effbench.errors import ConversionError, DataError, EffbenchError, UnavailableError, UsageError
+from effbench.errors import ConversionError, DataError, EffbenchError, UnavailableError, UnsupportedError, UsageError
 from effbench.schema import Artifact
 
 pytestmark = pytest.mark.target("qnn")
@@ -69,10 +69,10 @@ def test_options_that_mean_nothing_are_refused(context: Artifact, options: dict[
         TARGET.convert(context, tmp_path, options)
 
 
-def test_what_the_htp_has_not_is_unavailable(home: Path, tmp_path: Path) -> None:
-    with pytest.raises(UnavailableError, match="no fp32"):
+def test_what_the_htp_has_not_is_unsupported(home: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="no fp32"):
         TARGET.convert(graph_artifact(home, attention()), tmp_path, {})
-    with pytest.raises(UnavailableError, match="fixed shapes"):
+    with pytest.raises(UnsupportedError, match="fixed shapes"):
         TARGET.convert(graph_artifact(home, attention(batch=None), "fp16"), tmp_path, {})
 
 

@@ -115,6 +115,13 @@ def test_tensorrt_rtx_takes_the_form(quantized: onnx.ModelProto) -> None:
     assert parsed, [str(onnx_parser.get_error(i)) for i in range(onnx_parser.num_errors)]
 
 
+def test_weights_that_are_summed_keep_to_half_the_range(quantized: onnx.ModelProto) -> None:
+    constants = {t.name: numpy_helper.to_array(t) for t in quantized.graph.initializer}
+    weights = [constants[n.input[0]] for n in quantized.graph.node if n.input[0] in constants and "Linear" in n.op_type]
+    assert len(weights) == 3
+    assert all(64 >= np.abs(weight.astype(int)).max() >= 60 for weight in weights)
+
+
 @pytest.mark.target("ov")
 def test_openvino_takes_the_form(model: onnx.ModelProto, quantized: onnx.ModelProto, tmp_path: Path) -> None:
     ov = pytest.importorskip("openvino")

@@ -12,7 +12,8 @@ from effbench.api.export import at_hand, export
 from effbench.api.stage import Notify
 from effbench.api.verify import find_artifact
 from effbench.deploy import bundle
-from effbench.schema import Artifact, Cell, Device, resolution_text
+from effbench.deploy.calibration import SYNTHETIC
+from effbench.schema import CALIBRATED, Artifact, Cell, Device, resolution_text
 
 DEFAULT_MODEL = "regla_m"
 
@@ -26,6 +27,7 @@ class Choice:
     targets: Sequence[str]
     batch: int
     precision: str | None
+    calibration: str | Path | None
     weights: str | None
     seed: int
     device: Device
@@ -99,9 +101,12 @@ class Choice:
 
     def _export_again(self, artifact: Artifact, size: tuple[int, int]) -> tuple[list[Artifact], list[Cell]]:
         subject = artifact.subject
+        pictures = self.calibration if subject.storage_precision in CALIBRATED else None
+        pictures = SYNTHETIC if subject.latency_only and pictures is None else pictures
         again = replace(self, seed=subject.weights.seed or 0, precision=subject.storage_precision, batch=subject.batch)
-        if subject.family == "user" or subject.weights.kind != "untrained":
-            reason = "made from a file; only its owner can say which"
+        again = replace(again, calibration=pictures)
+        reason = _why_not_again(artifact, pictures)
+        if reason:
             cell = Cell(
                 subject.model,
                 size,
@@ -123,6 +128,7 @@ class Choice:
             targets,
             [resolution_text(size) for size in sizes],
             precision=self.precision,
+            calibration=self.calibration,
             batch=self.batch,
             weights=self.weights,
             seed=self.seed,
@@ -166,6 +172,15 @@ class Choice:
             return None if reason is None else f"cannot run here: {reason}"
         fits = name in self.device.targets
         return None if fits else f"'{self.device.name}' runs {', '.join(self.device.targets)}, not {name}"
+
+
+def _why_not_again(artifact: Artifact, calibration: str | Path | None) -> str | None:
+    subject = artifact.subject
+    if subject.family == "user" or subject.weights.kind != "untrained":
+        return "made from a file; only its owner can say which"
+    if subject.storage_precision in CALIBRATED and calibration is None:
+        return "calibrated with pictures; only their owner can say which (--calibration FOLDER)"
+    return None
 
 
 def _kin(artifact: Artifact) -> tuple[Any, ...]:

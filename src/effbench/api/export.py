@@ -11,16 +11,26 @@ from typing import Any
 
 from effbench import deploy
 from effbench.api import failures, stage
+from effbench.api.pictures import Pictures, pictures_for
 from effbench.api.source import Source, code_hashes, ingredients, resolve, versions
 from effbench.api.stage import AGENT, STAGE_LIMIT_S, WORKER, Limits, Notify, failed, silent
 from effbench.api.verify import find_artifact, verify_artifact
 from effbench.codec import to_json
 from effbench.deploy import bundle
-from effbench.errors import DataError, EffbenchError, FidelityError, UnavailableError, UsageError, did_you_mean
+from effbench.errors import (
+    DataError,
+    EffbenchError,
+    FidelityError,
+    UnavailableError,
+    UnsupportedError,
+    UsageError,
+    did_you_mean,
+)
 from effbench.profiles import devices
-from effbench.schema import PRECISIONS, Artifact, Cell, Device, parse_resolution, resolution_text
+from effbench.schema import CALIBRATED, PRECISIONS, Artifact, Cell, Device, parse_resolution, resolution_text
 from effbench.store import home as home_of
 
+PRECISION_PACKAGES = {"int8": ("nncf",), "a16w8": ("onnxruntime",)}
 GRAPH_PACKAGES = ("torch", "onnx", "onnxscript", "onnx-ir", "effbench")
 
 
@@ -30,6 +40,7 @@ def export(
     resolutions: Sequence[str | int] = (224,),
     *,
     precision: str | None = None,
+    calibration: str | Path | None = None,
     batch: int = 1,
     dynamic_batch: bool = False,
     weights: str | None = None,
@@ -50,6 +61,7 @@ def export(
         targets: Names; none means every target that runs on this machine.
         resolutions: Pixels (``512``) or height x width (``384x640``).
         precision: Written into the graph; None takes each target's default.
+        calibration: A folder of pictures that int8 and a16w8 are calibrated with, or ``synthetic``: latency only.
         batch: Fixed batch size.
         dynamic_batch: Leave the batch open instead.
         weights: A .safetensors file; without it the model is untrained, from ``seed``.
@@ -85,6 +97,8 @@ def export(
         check_target(name, options or {})
     limits = Limits.of(time_limit_s, memory_limit_bytes)
     request = _Request(source, batch, dynamic_batch, dict(options or {}), home_of(out), limits, notify, used)
+    wanted = [request.wanted(name, precision) for name in names if name in deploy.registered()]
+    request.pictures = pictures_for(calibration, source.backbone, sizes, wanted)
     request.prepare(sizes)
     cells = [request.cell(size, name, precision, verify) for size, name in plan]
     return reduced(cells, reduce_s, notify)
@@ -179,6 +193,7 @@ class _Request:
         self.device = device
         self.source, self.batch, self.dynamic, self.options = source, batch, dynamic, options
         self.home, self.limits, self.notify = home, limits, notify
+        self.pictures = Pictures()
         self._graphs: dict[tuple[int, int], Artifact | EffbenchError] = {}
 
     def prepare(self, sizes: Sequence[tuple[int, int]]) -> None:
@@ -213,6 +228,7 @@ class _Request:
                     # Made here, for a machine that this one is not: whole, and said to be unverified.
                     blank = replace(blank, notes=(*blank.notes, f"not verified here: {error.message}"))
             blank = replace(blank, fidelity=made.fidelity, placement=made.placement)
+            blank = replace(blank, notes=(*blank.notes, *_computed(made)))
             if verify and made.fidelity is not None and not made.fidelity.passed:
                 raise FidelityError(f"{made.name} is not the same model: {'; '.join(made.fidelity.reasons)}.")
         except EffbenchError as error:
@@ -228,9 +244,12 @@ class _Request:
             raise UnavailableError(
                 f"Target '{name}' cannot be made here: {reason}.", hint=f"pip install 'effbench[{target.extra}]'"
             )
-        device = self.device
-        wanted = precision or (device and device.precisions.get(name)) or target.precision
-        options = {**(device.options.get(name, {}) if device else {}), **self.options}
+        wanted = self.wanted(name, precision)
+        options = {**(self.device.options.get(name, {}) if self.device else {}), **self.options}
+        refused: Mapping[str, str] = getattr(target, "refuses", {})
+        if wanted in refused:
+            others = ", ".join(name for name in PRECISIONS if name not in refused)
+            raise UnsupportedError(f"Target '{name}' takes no {wanted}: {refused[wanted]}.", hint=f"It takes {others}.")
         graph = self._graphs[size]
         if isinstance(graph, EffbenchError):
             raise graph
@@ -248,6 +267,11 @@ class _Request:
         folder = bundle.folder_of(self.home, self._name(size, wanted, name), key)
         job = {"op": "convert", "graph": str(graph.folder), "target": name, "options": options}
         return self._make(folder, key, job, f"convert {self.source.name} at {resolution_text(size)} to {target.title}")
+
+    def wanted(self, target: str, precision: str | None) -> str:
+        """Return the precision of a target: the one asked for, else the device's, else the target's own."""
+        device = self.device.precisions.get(target) if self.device else None
+        return precision or device or deploy.get(target).precision
 
     def graph(self, size: tuple[int, int]) -> Artifact:
         source = self.source
@@ -277,12 +301,14 @@ class _Request:
         return self._make(folder, key, job, f"export {source.name} at {resolution_text(size)} to ONNX")[0]
 
     def _in_precision(self, graph: Artifact, precision: str) -> Artifact:
-        if precision != "fp16":
-            raise UnavailableError(f"Precision '{precision}' is not built yet.", hint="fp32 and fp16 are.")
-        code = code_hashes("effbench.deploy.precision:to_fp16")
-        key = bundle.make_key({"graph": graph.key, "precision": precision, "islands": [], "code": code})
-        folder = bundle.folder_of(self.home, self._name(graph.subject.resolution, precision, "onnx"), key)
-        job = {"op": "precision", "graph": str(graph.folder), "precision": precision, "islands": []}
+        size, packages = graph.subject.resolution, PRECISION_PACKAGES.get(precision, ())
+        pictures = self.pictures.hashes.get(size) if precision in CALIBRATED else None
+        how: dict[str, Any] = {"precision": precision, "calibration": pictures}
+        code = code_hashes("effbench.deploy.precision:to_fp16", "effbench.deploy.quantize:to_int8")
+        key = bundle.make_key({"graph": graph.key, **how, "versions": versions(*packages), "code": code})
+        folder = bundle.folder_of(self.home, self._name(size, precision, "onnx"), key)
+        job = {"op": "precision", "graph": str(graph.folder), **how, "pictures": self.pictures.place}
+        job["packages"] = packages
         return self._make(folder, key, job, f"write {precision} into {graph.name}")[0]
 
     def _name(self, size: tuple[int, int], precision: str, target: str) -> str:
@@ -309,6 +335,12 @@ class _Request:
                 f"Cannot write {folder.parent}: {error.strerror}.", hint="Choose another with --out."
             ) from error
         return bundle.load(folder), False
+
+
+def _computed(artifact: Artifact) -> tuple[str, ...]:
+    """Say what the runtime computes in where that is not what is stored; fp32 in place of half is allowed, and said."""
+    computed, stored = artifact.subject.compute_precision, artifact.subject.storage_precision
+    return (f"computed {computed}",) if computed not in (None, stored) else ()
 
 
 def _line(cell: Cell) -> str:

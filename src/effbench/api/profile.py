@@ -102,6 +102,7 @@ def profile(
     minutes: float | None = None,
     cool_down: bool = False,
     precision: str | None = None,
+    calibration: str | Path | None = None,
     weights: str | None = None,
     seed: int = 0,
     record: str | Path | None = None,
@@ -125,6 +126,7 @@ def profile(
         minutes: How long each round lasts, whatever the budget; None means as long as the budget allows.
         cool_down: Wait before each round until the temperature is back where it was before the first.
         precision: None takes each target's default.
+        calibration: Pictures for models that are exported in int8 or a16w8, as for `export`.
         weights: A .safetensors file for models that are exported.
         seed: Of untrained weights.
         record: Write the exchange with the device to this file, for the transport ``replay``.
@@ -146,7 +148,7 @@ def profile(
         said.append(text)
         notify(text)
 
-    choice = Choice(home, sizes, targets, batch, precision, weights, seed, used, notify, say)
+    choice = Choice(home, sizes, targets, batch, precision, calibration, weights, seed, used, notify, say)
     artifacts, cells = choice.choose(names)
     lanes = [_Lane(artifact) for artifact in artifacts]
     with Remote(used, Path(record) if record else None) as remote:

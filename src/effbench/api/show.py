@@ -131,11 +131,12 @@ def cells(rows: Sequence[Cell], next_command: str | None = None) -> str:
                 row.verdict + (" (cached)" if row.cached else ""),
                 "" if checked is None else f"{checked.max_error:.1e}",
                 "" if checked is None else f"{checked.cosine:.6f}",
+                "" if checked is None or checked.snr_db is None else f"{checked.snr_db:.1f}",
                 f"{row.seconds:.1f} s",
                 row.artifact,
             )
         )
-    header = ("model", "px", "precision", "target", "status", "max error", "cosine", "time", "artifact")
+    header = ("model", "px", "precision", "target", "status", "max error", "cosine", "SNR dB", "time", "artifact")
     lines = [_table(header, body)]
     if any(row.fidelity for row in rows):
         lines.append("max error: of the spread of outputs between pictures, against the fp32 reference")

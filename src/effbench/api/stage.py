@@ -12,7 +12,7 @@ from typing import Any
 
 from effbench import process
 from effbench.api import failures
-from effbench.errors import EffbenchError, UnavailableError, UsageError
+from effbench.errors import EffbenchError, UnavailableError, UnsupportedError, UsageError
 from effbench.schema import Cell
 
 Notify = Callable[[str], None]
@@ -81,7 +81,7 @@ def run(module: str, job: Mapping[str, Any], limits: Limits, home: Path, name: s
 
 def failed(cell: Cell, error: EffbenchError) -> Cell:
     """Turn an error into the status it stands for."""
-    kinds = ((UnavailableError, "unavailable"), (UsageError, "unsupported"))
+    kinds = ((UnsupportedError, "unsupported"), (UnavailableError, "unavailable"), (UsageError, "unsupported"))
     status = next((name for kind, name in kinds if isinstance(error, kind)), "failed")
     return replace(
         cell,

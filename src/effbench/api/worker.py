@@ -11,8 +11,8 @@ from typing import Any
 
 from effbench.codec import from_json, to_json
 from effbench.deploy import bundle, fidelity, onnx_file
-from effbench.errors import ConversionError, DataError
-from effbench.schema import Artifact, Backbone, Stage, Subject, TensorSpec, Weights
+from effbench.errors import ConversionError, DataError, UnsupportedError
+from effbench.schema import LATENCY_ONLY, Artifact, Backbone, Stage, Subject, TensorSpec, Weights
 
 
 class _Stages:
@@ -185,28 +185,58 @@ def precision(job: dict[str, Any], emit: Any) -> None:
 
     import onnx
 
-    from effbench.deploy.precision import to_fp16
+    from effbench.api.source import versions
 
     stages = _Stages(emit)
     source = bundle.load(Path(job["graph"]))
 
     def build(draft: Path) -> Artifact:
         stages.begin(f"write {job['precision']} into the graph")
-        model = to_fp16(onnx_file.load(source.path), job["islands"])
+        write = _half if job["precision"] == "fp16" else _quantized
+        model, found, notes = write(source, onnx_file.load(source.path), job)
         onnx.save(model, draft / "model.onnx")
         shutil.copyfile(source.folder / bundle.REFERENCE, draft / bundle.REFERENCE)
-        subject = replace(source.subject, storage_precision=job["precision"])
+        notes = (*source.subject.notes, *notes)
+        subject = replace(source.subject, storage_precision=job["precision"], notes=notes)
         return replace(
             source,
             folder=draft,
             key=job["key"],
             subject=subject,
             graph_digest=source.digest,
+            calibration=job["calibration"],
+            versions={**source.versions, **versions(*job["packages"])},
             stages=(*source.stages, *stages.end()),
-            placement={"operators": onnx_file.operators(model), "fp32_islands": job["islands"]},
+            placement={"operators": onnx_file.operators(model), **found},
         )
 
     bundle.write(Path(job["folder"]), build)
+
+
+def _half(source: Artifact, model: Any, job: dict[str, Any]) -> tuple[Any, dict[str, Any], tuple[str, ...]]:
+    from effbench.deploy.precision import to_fp16
+
+    return to_fp16(model), {"fp32_islands": []}, ()
+
+
+def _quantized(source: Artifact, model: Any, job: dict[str, Any]) -> tuple[Any, dict[str, Any], tuple[str, ...]]:
+    from effbench.deploy.calibration import load_calibration
+    from effbench.deploy.quantize import to_a16w8, to_int8
+
+    spec = source.inputs[0]
+    if spec.shape[0] is None:
+        raise UnsupportedError(
+            f"{job['precision']} is calibrated at a fixed batch.", hint="Export without --dynamic-batch."
+        )
+    pictures = load_calibration(
+        job["pictures"], source.subject.resolution, source.preprocessing, source.inputs[0].shape[1] or 3
+    )
+    if pictures.sha256 != job["calibration"]:
+        raise DataError(f"The pictures in {job['pictures']} changed while they were read.", hint="Export again.")
+    write = to_int8 if job["precision"] == "int8" else to_a16w8
+    made = write(model, pictures.feeds(spec.shape[0], spec, source.preprocessing))
+    found = {"calibration_pictures": len(pictures.images)}
+    return made, found, (LATENCY_ONLY,) if pictures.latency_only else ()
 
 
 def convert(job: dict[str, Any], emit: Any) -> None:

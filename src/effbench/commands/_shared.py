@@ -15,7 +15,8 @@ json = click.option("--json", "as_json", is_flag=True, help="Print one JSON docu
 target = click.option("--target", "-t", "targets", multiple=True, metavar="NAME", help="Repeatable (see `targets`).")
 weights = click.option("--weights", metavar="FILE", help="A .safetensors file; without it: untrained, seeded.")
 seed = click.option("--seed", default=0, show_default=True, help="Of untrained weights.")
-precision = click.option("--precision", metavar="P", help="fp32, fp16, int8 (default: the target's).")
+precision = click.option("--precision", metavar="P", help="fp32, fp16, int8, a16w8 (default: the target's).")
+calibration = click.option("--calibration", metavar="FOLDER", help="Pictures for int8; or synthetic: latency only.")
 batch = click.option("--batch", default=1, show_default=True, help="Pictures per inference.")
 
 

@@ -19,6 +19,7 @@ from effbench.commands import _shared as shared
     "--res", "resolutions", multiple=True, metavar="PX", default=("224",), help="512, or 384x640. Repeatable."
 )
 @shared.precision
+@shared.calibration
 @shared.batch
 @click.option("--dynamic-batch", is_flag=True, help="Leave the batch open.")
 @shared.weights

@@ -25,6 +25,7 @@ from effbench.commands import _shared as shared
 @click.option("--cool-down", is_flag=True, help="Before each round, wait for the temperature before the first.")
 @click.option("--plot", is_flag=True, help="With --minutes: also draw the curves (PNG, SVG).")
 @shared.precision
+@shared.calibration
 @shared.weights
 @shared.seed
 @click.option("--record", metavar="FILE", help="Keep the exchange with the device (transport `replay` reads it).")

@@ -63,7 +63,10 @@ class Converted:
 
 
 class Target(Protocol):
-    """A runtime that artifacts are made for."""
+    """A runtime that artifacts are made for.
+
+    It may also have ``refuses``: precisions that it takes on no machine, each with the reason.
+    """
 
     name: str
     title: str

@@ -146,7 +146,7 @@ def _model(row: Row, notes: Footnotes) -> str:
 
 
 def _target(row: Row, notes: Footnotes) -> str:
-    return row.target + notes.mark(row.settings and f"set: {row.settings}")
+    return row.target + notes.mark(row.settings and f"set: {row.settings}", *row.notes)
 
 
 def _accuracy(row: Row, notes: Footnotes) -> str:

@@ -39,6 +39,7 @@ class CoreMLTarget:
         "accumulate": "off a Mac: sums of simulated half precision in float32 (default) or float16",
     }
     checks: tuple[Mapping[str, str], ...] = ({"accumulate": "float32"}, {"accumulate": "float16"})
+    refuses: Mapping[str, str] = {"a16w8": "ML programs quantize activations to 8 bits only"}
     """What fidelity is checked with on the simulator; a faithful artifact passes all of them."""
 
     def available(self) -> str | None:

@@ -12,6 +12,7 @@ from effbench.errors import (
     DataError,
     MissingDependencyError,
     UnavailableError,
+    UnsupportedError,
     UsageError,
     did_you_mean,
 )
@@ -77,6 +78,7 @@ class QnnTarget:
         "fallback": "yes leaves to the CPU what the HTP does not run, and records it; default no",
     }
     checks: tuple[Mapping[str, str], ...] = ({},)
+    refuses: Mapping[str, str] = {"fp32": "the HTP has no fp32, it would compute in half"}
 
     @property
     def license(self) -> str | None:
@@ -100,7 +102,7 @@ class QnnTarget:
         Raises:
             ConversionError: The provider refuses the graph, or leaves operators to the CPU without leave.
             MissingDependencyError: onnxruntime-qnn is not installed.
-            UnavailableError: fp32 was asked for, or an open batch: the HTP has neither.
+            UnsupportedError: fp32 was asked for, or an open batch: the HTP has neither.
             UsageError: An option's value means nothing.
         """
         htp = chosen(options)
@@ -108,9 +110,9 @@ class QnnTarget:
         if snapdragon.missing():
             raise MissingDependencyError("Target 'qnn'", snapdragon.PACKAGE, self.extra)
         if precision == "fp32":
-            raise UnavailableError("The HTP has no fp32; it would compute in half.", hint="--precision fp16")
+            raise UnsupportedError("The HTP has no fp32; it would compute in half.", hint="--precision fp16")
         if any(None in spec.shape for spec in graph.inputs):
-            raise UnavailableError("A context binary has fixed shapes.", hint="Export without --dynamic-batch.")
+            raise UnsupportedError("A context binary has fixed shapes.", hint="Export without --dynamic-batch.")
         placement = {"htp": htp, "soc": snapdragon.SOCS[htp][1], "sdk": snapdragon.sdk_version()}
         placement |= compile_context(graph.path, out, htp)
         _check_fallback(placement, options.get("fallback", "no") == "yes")
@@ -169,12 +171,24 @@ def compile_context(model: Path, out: Path, htp: str) -> dict[str, Any]:
     if not (out / ENTRY).exists():
         raise ConversionError("QNN compile", "no operator of this graph went to the HTP.")
     written = onnx.load(out / ENTRY, load_external_data=False)
+    placement["border_operators"] = border(written)
     placement["contexts"] = sum(node.op_type == "EPContext" for node in written.graph.node)
     return placement
 
 
+def border(written: Any) -> list[str]:
+    """Name what turns float inputs and outputs into integers and back, outside the context: all stay on the CPU."""
+    ends = {value.name for value in (*written.graph.input, *written.graph.output)}
+    return [
+        f"{node.name} ({node.op_type})"
+        for node in written.graph.node
+        if (node.op_type == "QuantizeLinear" and node.input[0] in ends)
+        or (node.op_type == "DequantizeLinear" and node.output[0] in ends)
+    ]
+
+
 def _check_fallback(placement: Mapping[str, Any], allowed: bool) -> None:
-    left = placement["cpu_operators"]
+    left = [name for name in placement["cpu_operators"] if name not in placement["border_operators"]]
     if left and not allowed:
         shown = ", ".join(left[:5]) + (", ..." if len(left) > 5 else "")
         raise ConversionError(

@@ -138,6 +138,9 @@ class TorchTarget:
         "mode": "eager (default), compile (torch.compile), or cuda-graph on device=cuda",
     }
     checks: tuple[Mapping[str, str], ...] = ({},)
+    refuses: Mapping[str, str] = dict.fromkeys(
+        ("fp16", "int8", "a16w8"), "it is the fp32 reference, other precisions live in the ONNX graph"
+    )
 
     def available(self) -> str | None:
         """Tell whether torch is installed, without importing it."""
@@ -151,12 +154,10 @@ class TorchTarget:
         """Copy the weights that were saved beside the graph.
 
         Raises:
-            UsageError: The graph came from an .onnx file, or its precision is not fp32.
+            UsageError: The graph came from an .onnx file.
         """
         if "factory" not in graph.options:
             raise UsageError("Target 'torch' runs models made by a Python factory; this one came as an .onnx file.")
-        if graph.subject.storage_precision != "fp32":
-            raise UnavailableError("Target 'torch' is the fp32 reference; other precisions live in the ONNX graph.")
         source = graph.folder / WEIGHTS
         try:
             (out / WEIGHTS).write_bytes(source.read_bytes())

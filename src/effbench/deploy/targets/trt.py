@@ -29,6 +29,7 @@ class TensorRtTarget:
         "timing_cache": "a file that keeps kernel timings between builds on this device",
     }
     checks: tuple[Mapping[str, str], ...] = ({},)
+    refuses: Mapping[str, str] = {"a16w8": "TensorRT has no 16-bit integers"}
 
     def available(self) -> str | None:
         """Tell whether `convert` can leave something here: it needs the package onnx, neither TensorRT nor a GPU."""

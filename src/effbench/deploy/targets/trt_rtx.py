@@ -34,6 +34,7 @@ class RtxTarget:
         "runtime_cache": "when it is opened: a file that keeps the kernels compiled on this GPU",
     }
     checks: tuple[Mapping[str, str], ...] = ({},)
+    refuses: Mapping[str, str] = {"a16w8": "TensorRT has no 16-bit integers"}
 
     def available(self) -> str | None:
         """Tell whether engines can be built here: wherever the library is installed, GPU or not."""
