@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 import uuid
@@ -17,6 +18,7 @@ from effbench.api.choice import Choice
 from effbench.api.remote import Remote, check_clock, device_of, lost
 from effbench.api.stage import AGENT, Notify, silent
 from effbench.codec import from_json
+from effbench.deploy import bundle
 from effbench.errors import EffbenchError, UnavailableError, UsageError
 from effbench.profiles.protocol import COOL_LIMIT_S, Protocol
 from effbench.schema import Artifact, Cell, Measurement, Round, Samples, parse_resolution
@@ -212,6 +214,7 @@ def _one_round(
         "round_seconds": max(0.0, (budget_s - lane.spent_s) / (how.rounds - index)),
         "packages": deploy.get(lane.artifact.subject.target).packages,
         "check_promise": index == 0,
+        **_told(lane.artifact),
         **how.job,
     }
     try:
@@ -233,6 +236,14 @@ def _one_round(
         lane.spent_s += time.monotonic() - start
 
 
+def _told(artifact: Artifact) -> dict[str, Any]:
+    """Return what a runner that is no agent has to know of an artifact: it cannot read a manifest."""
+    shape = [side or 1 for side in artifact.inputs[0].shape]
+    files = sorted(name for name in artifact.files if name != bundle.REFERENCE)
+    known = {"target": artifact.subject.target, "entry": artifact.entry, "files": files}
+    return {**known, "input_elements": math.prod(shape)}
+
+
 def _measurement(artifact: Artifact, answer: dict[str, Any], threads: int, remote: Remote, run: str) -> Measurement:
     round_ = from_json(Round, answer["round"], "the agent's answer")
     computed = answer["compute_precision"] or artifact.subject.compute_precision
@@ -248,6 +259,7 @@ def _measurement(artifact: Artifact, answer: dict[str, Any], threads: int, remot
         run=run,
         placement=artifact.placement,
         origin=remote.origin,
+        notes=tuple(answer.get("notes", ())),
     )
 
 
@@ -255,7 +267,10 @@ def _joined(lane: _Lane) -> Measurement:
     rounds = lane.rounds
     together = tuple(item for measured in rounds for item in measured.samples.rounds)
     return replace(
-        rounds[0], samples=replace(rounds[0].samples, rounds=together), after=rounds[-1].after, notes=_lost(lane)
+        rounds[0],
+        samples=replace(rounds[0].samples, rounds=together),
+        after=rounds[-1].after,
+        notes=(*rounds[0].notes, *_lost(lane)),
     )
 
 

@@ -179,6 +179,18 @@ def profile(found: Profile, out: str | None) -> str:
     return "\n".join(lines)
 
 
+def imported(item: Measurement, out: str | None) -> str:
+    """Return what was imported and how far it can be trusted."""
+    rounds = [one.samples_ns for one in item.samples.rounds]
+    whole = len(rounds) == 1 and len(rounds[0]) == 1
+    median = f"{rounds[0][0] / 1e6:.3f}" if whole else _quantile(rounds, 0.5)
+    header = ("model", "px", "target", "precision", "device", "p50 ms", "samples", "scope", "tool")
+    shown = f"{sum(map(len, rounds))} in {len(rounds)} round(s)"
+    body = (*_subject(item), item.device, median, shown, item.samples.scope, item.settings["tool"])
+    lines = [_table(header, [body]), *item.notes]
+    return "\n".join([*lines, "next: effbench report" + (f" --out {out}" if out else "")])
+
+
 LATENCY = (
     *("model", "px", "target", "precision", "p50 ms [95 %]", "p90 ms [95 %]", "p99 ms"),
     *("img/s", "first ms", "load ms", "peak MiB", "trust"),

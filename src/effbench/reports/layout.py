@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 from effbench.reports import pareto
-from effbench.reports.rows import check_metric, order
+from effbench.reports.rows import AGGREGATE, check_metric, order
 from effbench.schema import Row, resolution_text
 
 EMPTY = "-"
@@ -96,7 +96,7 @@ def _measured_columns(head: str) -> list[tuple[str, bool, Cell]]:
         ("weights", False, lambda row, _: row.weights or EMPTY),
         ("run", False, lambda row, _: conditions(row)),
         (head, True, _accuracy),
-        ("p50 ms", True, lambda row, notes: _percentile(row.p50_ms, row.p50_interval_ms, notes)),
+        ("p50 ms", True, _p50),
         ("p90 ms", True, _p90),
         ("img/s", True, lambda row, _: EMPTY if row.images_per_s is None else f"{row.images_per_s:.1f}"),
         ("params M", True, lambda row, _: _scaled(row.params, 1e6)),
@@ -170,6 +170,13 @@ def _accuracy_note(row: Row) -> str:
 
 def _p90(row: Row, notes: Footnotes) -> str:
     return EMPTY + notes.mark(FEW_SAMPLES) if row.p90_ms is None else milliseconds(row.p90_ms)
+
+
+def _p50(row: Row, notes: Footnotes) -> str:
+    aggregate = next((note for note in row.notes if note.startswith(AGGREGATE)), None)
+    if aggregate is not None:
+        return milliseconds(row.p50_ms) + notes.mark(aggregate)
+    return _percentile(row.p50_ms, row.p50_interval_ms, notes)
 
 
 def _percentile(value: float | None, interval: tuple[float, float] | None, notes: Footnotes) -> str:

@@ -18,6 +18,9 @@ from effbench.schema import Measurement, Row, Samples, Subject
 METRICS = {"top1": "top-1 %", "coco_ap": "COCO box AP", "ade_miou": "ADE20K mIoU %"}
 """What a report may show as accuracy, and the head of its column."""
 
+AGGREGATE = "aggregate:"
+"""Begins the note of an imported measurement whose tool gave statistics instead of times."""
+
 PUBLISHED_CHOICES = ("none", "same", "all")
 
 Grader = Callable[[Measurement], tuple[str, Sequence[str]]]
@@ -155,7 +158,12 @@ def measured_row(
         digest=one.digest,
         notes=(*subject.notes, *one.notes),
     )
-    return _with_statistics(_with_accuracy(row, accuracy), one.samples)
+    shown = _with_statistics(_with_accuracy(row, accuracy), one.samples)
+    if not any(note.startswith(AGGREGATE) for note in one.notes):
+        return shown
+    # A tool's own statistic is one figure a run: no percentile can be taken from it, and it is marked as what it is.
+    figure_ms = median(value for item in one.samples.rounds for value in item.samples_ns) / 1e6
+    return replace(shown, p50_ms=figure_ms, p50_interval_ms=None, p90_ms=None, p99_ms=None, images_per_s=None)
 
 
 def accuracy_of(subject: Subject, metric: str) -> Accuracy | None:

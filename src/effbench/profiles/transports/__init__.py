@@ -17,7 +17,7 @@ from effbench.errors import UnavailableError, UsageError, did_you_mean
 from effbench.schema import Device
 
 Event = dict[str, Any]
-NAMES = ("local", "pipe", "ssh", "replay")
+NAMES = ("local", "pipe", "ssh", "adb", "replay")
 
 
 NONE = "none"

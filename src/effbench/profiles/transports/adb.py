@@ -1,0 +1,187 @@
+"""An Android device behind adb: vendors' runners do the timing there, since a phone has no Python.
+
+A job of the agent is answered by the runner of its target; its output is read by `effbench.profiles.vendors`. Commands
+reach the device's shell as one constant script that reads the arguments from its standard input, one per line: ``adb
+shell`` would join them into a line for the shell to take apart again.
+
+Written from documentation (adb's own help, the runners' READMEs); no device was at hand.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from effbench.errors import DeviceError, MeasurementError, UnavailableError, UsageError
+from effbench.profiles import vendors
+from effbench.profiles.transports import Event, android
+from effbench.profiles.transports.channel import LostError
+from effbench.schema import Device
+
+CONNECTION = {
+    "serial": "of `adb devices`, or host:port (default: the only one attached)",
+    "home": "a folder where programs may run (default: /data/local/tmp/effbench)",
+    "timeout_s": "how long the device may take to answer, in seconds (default: 30)",
+    **{f"runner_{name}": f"file of {title}, built for the device" for name, title in android.RUNNERS.items()},
+    "viewer": "qnn-profile-viewer of the QNN SDK, on this machine",
+    "libraries": "folder of shared libraries that the runner needs (QNN's, say)",
+    "cores": "which cores to run on, as taskset's mask in hex (f0: the four big ones of eight)",
+}
+HOME = "/data/local/tmp/effbench"
+SCRIPT = 'while IFS= read -r a; do set -- "$@" "$a"; done; exec "$@"'
+"""The one command line; the arguments come on standard input, one per line."""
+
+GONE = re.compile(r"device offline|no devices/emulators|device '.*' not found|error: closed|unauthorized")
+TIMEOUT_S = 30.0
+
+
+class Adb:
+    """A link through the adb program."""
+
+    def __init__(self, device: Device) -> None:
+        found = shutil.which("adb")
+        if found is None:
+            hint = "Install Android's platform tools (Debian: apt install adb)."
+            raise UnavailableError("Transport 'adb' needs the program adb, which is not on the PATH.", hint=hint)
+        connection = device.connection
+        self.name, self._device = device.name, device
+        self._adb = [found, *(["-s", str(connection["serial"])] if "serial" in connection else [])]
+        self._timeout_s = float(connection.get("timeout_s", TIMEOUT_S))
+        self._home = f"{connection.get('home', HOME)}/session-{os.getpid()}-{time.time_ns():x}"
+        self.shell(["mkdir", "-p", self._home])
+        self._runner = ""
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the device tells of itself: build, processor, battery, thermal status, governor, free space."""
+        return {"system": "Android", "home": self._home, **android.facts(self.shell)}
+
+    def put(self, files: Mapping[str, Path], folder: str) -> str:
+        """Push files; adb reports a full disk and a lost device by its exit code."""
+        place = f"{self._home}/{folder}"
+        self.shell(["mkdir", "-p", place])
+        for name, path in files.items():
+            self._run(["push", str(path), f"{place}/{name}"], 600.0)
+        return place
+
+    def get(self, path: str, to: Path) -> None:
+        """Pull a file."""
+        self._run(["pull", path, str(to)], 600.0)
+
+    def run(self, module: str, job: Mapping[str, Any], *, time_limit_s: float) -> Iterator[Event]:
+        """Answer a job by the runner of its target."""
+        if job["op"] == "observe":
+            yield {"event": "result", "environment": android.environment(self.facts()), "targets": {}}
+            return
+        if job["op"] != "measure":
+            raise UnavailableError(
+                f"'{self.name}' has no Python: it measures, but does not {job['op']}.",
+                hint=f"effbench kit MODEL --device {self.name} brings the expected outputs along.",
+            )
+        if job.get("rate_hz") is not None or job.get("minutes") is not None:
+            raise UnavailableError(f"The runners on '{self.name}' know no pace: they run back to back.")
+        plan = self._plan(job)
+        before = android.environment(self.facts())
+        text = self.shell(plan.command, time_limit_s, env=plan.env)
+        text = self._viewed(plan.result) if plan.runner == "qnn" else text + self._printed(plan.result)
+        _, reading = vendors.read(text, f"the output of {plan.runner}", plan.runner)
+        after = android.environment(self.facts())
+        answer = {"round": android.round_of(reading), "batch": int(job.get("batch") or 1), "compute_precision": None}
+        notes = [f"aggregate: {reading.aggregate}; the tool gave no raw times"] if reading.aggregate else []
+        notes.append(f"timed by {android.RUNNERS[plan.runner]}, not by effbench's clock")
+        yield {"event": "round", **answer, "before": before, "after": after, "protocol": "back-to-back", "notes": notes}
+
+    def _printed(self, path: str) -> str:
+        return self.shell(["cat", path]) if path else ""
+
+    def _viewed(self, log: str) -> str:
+        """Turn the profile of qnn-net-run into text, with Qualcomm's viewer on this machine."""
+        viewer = self._device.connection.get("viewer", "qnn-profile-viewer")
+        with tempfile.TemporaryDirectory() as folder:
+            self.get(log, Path(folder) / "profile.log")
+            command = [str(viewer), "--input_log", str(Path(folder) / "profile.log")]
+            try:
+                done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+            except OSError as error:
+                hint = f'devices.{self.name}.connection.viewer = "FILE" (it comes with the QNN SDK)'
+                raise UnavailableError(f"{viewer}: {error.strerror}.", hint=hint) from error
+            return done.stdout
+
+    def close(self) -> None:
+        """Remove the session's folder."""
+        try:
+            self.shell(["rm", "-rf", self._home])
+        except DeviceError:
+            return  # a device that is gone cannot be tidied; its folder goes with /data/local/tmp
+
+    def shell(self, command: Sequence[str], limit_s: float | None = None, env: Mapping[str, str] | None = None) -> str:
+        """Run a program on the device and return what it printed.
+
+        Raises:
+            LostError: The device is gone or silent.
+            MeasurementError: The program failed.
+        """
+        words = [*(["env", *(f"{key}={value}" for key, value in env.items())] if env else []), *command]
+        if any("\n" in word for word in words):
+            raise UsageError(f"An argument with a line break cannot be sent to '{self.name}'.")
+        stdin = "".join(f"{word}\n" for word in words).encode()
+        return self._run(["shell", "-T", SCRIPT], limit_s or self._timeout_s, stdin)
+
+    def _run(self, arguments: Sequence[str], limit_s: float, stdin: bytes = b"") -> str:
+        command = [*self._adb, *arguments]
+        try:
+            done = subprocess.run(command, input=stdin, capture_output=True, timeout=limit_s, check=False)
+        except subprocess.TimeoutExpired:
+            raise LostError(f"'{self.name}' did not answer within {limit_s:g} s.", hint="adb devices") from None
+        output, said = done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace").strip()
+        if done.returncode == 0:
+            return output
+        last = (said or output).strip().splitlines()[-1:] or ["nothing"]
+        if GONE.search(said):
+            raise LostError(f"'{self.name}' is not there: {last[0]}.", hint="adb devices; accept the key on its screen")
+        if "No space left" in said + output:
+            raise DeviceError(f"The disk of '{self.name}' is full below {self._home}.", hint="Free some space there.")
+        raise MeasurementError(f"'{self.name}' failed ({done.returncode}): {last[0]}")
+
+    def _plan(self, job: Mapping[str, Any]) -> android.Plan:
+        connection = self._device.connection
+        runner = android.runner_of(str(job["target"]))
+        file = connection.get(f"runner_{runner}")
+        if not file:
+            text = f'devices.{self.name}.connection.runner_{runner} = "FILE"'
+            raise UsageError(
+                f"Which {android.RUNNERS[runner]} runs on '{self.name}'?", hint=f"In effbench.toml: {text}"
+            )
+        if self._runner != runner:
+            self._push_runner(Path(str(file)).expanduser(), runner)
+        if runner == "qnn":
+            self._put_inputs(job)
+        plan = android.plan(runner, f"{self._home}/runner", job, self._device.settings)
+        mask = connection.get("cores")
+        return android.pinned(plan, str(mask)) if mask else plan
+
+    def _put_inputs(self, job: Mapping[str, Any]) -> None:
+        """Leave one input of zeros beside an artifact; latency of a dense network does not depend on it."""
+        with tempfile.TemporaryDirectory() as folder:
+            raw, listed = Path(folder) / "input.raw", Path(folder) / "input_list.txt"
+            raw.write_bytes(bytes(4 * int(job["input_elements"])))
+            listed.write_text(f"{job['artifact']}/input.raw\n")
+            for path in (raw, listed):
+                self._run(["push", str(path), f"{job['artifact']}/{path.name}"], 600.0)
+
+    def _push_runner(self, file: Path, runner: str) -> None:
+        libraries = self._device.connection.get("libraries")
+        others = sorted(Path(str(libraries)).expanduser().glob("*.so")) if libraries else []
+        place = self.put({path.name: path for path in (file, *others)}, "runner")
+        self.shell(["mv", f"{place}/{file.name}", f"{place}/{runner}"])
+        self.shell(["chmod", "755", f"{place}/{runner}"])
+        self._runner = runner
+
+
+TRANSPORT = Adb

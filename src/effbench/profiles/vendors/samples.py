@@ -1,0 +1,39 @@
+"""Plain times: one number per line, in milliseconds, or a JSON list of them.
+
+For tools whose file format is not published, such as Xcode's performance reports: the times that they show are written
+down one per line, and ``#`` begins a comment.
+"""
+
+from __future__ import annotations
+
+import json
+
+from effbench.errors import DataError
+from effbench.profiles.vendors import MS, Reader, Reading, to_ns
+
+
+def _numbers(text: str) -> list[float]:
+    if text.lstrip().startswith("["):
+        return [float(value) for value in json.loads(text)]
+    lines = [line.partition("#")[0].strip() for line in text.splitlines()]
+    return [float(line) for line in lines if line]
+
+
+def _matches(text: str) -> bool:
+    try:
+        return bool(_numbers(text))
+    except (ValueError, TypeError):
+        return False
+
+
+def _read(text: str, where: str) -> Reading:
+    try:
+        found = _numbers(text)
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{where}: not a list of milliseconds ({error}).") from error
+    if len(found) == 1:
+        return Reading((to_ns(found[0], MS),), aggregate="one figure, typed from what a tool shows")
+    return Reading(tuple(to_ns(value, MS) for value in found))
+
+
+READER = Reader("samples", "milliseconds, one per line or a JSON list (Xcode's figures)", _matches, _read)
