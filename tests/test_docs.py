@@ -34,6 +34,7 @@ SKIPPED = {
     ("docs/models.md", "effbench export iformer_m --weights"): "needs a file of weights",
     ("docs/own-model.md", "effbench export detector.onnx"): "needs a file of the user",
     ("docs/trust.md", "python benchmarks/coverage.py"): "takes minutes",
+    ("docs/scaling.md", "effbench claims --scaling"): "takes minutes",
     ("CONTRIBUTING.md", "python -m effbench.models.index"): "rewrites a file of the checkout",
 }
 """Every block that is marked as not run: its page and how its first command begins, and the reason given there."""

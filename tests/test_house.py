@@ -54,6 +54,7 @@ WITHOUT_TORCH = (
     "models",
     "models.declared",
     "models.mixers",
+    "models.parts",
     "models.sources",
     "models.torchvision_operators",
     "models.weights",

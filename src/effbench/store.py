@@ -39,28 +39,8 @@ class Store:
         Raises:
             DataError: The folder cannot be written or the disk is full; earlier lines stay as they were.
         """
-        from filelock import FileLock
-
         path = self.path if isinstance(record, Measurement) else self.evaluations_path
-        line = canonical(to_json(record)) + b"\n"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(path.with_suffix(".lock")), path.open("ab", buffering=0) as stream:
-                size = stream.tell()
-                try:
-                    # A line torn by an earlier kill must not swallow this one.
-                    rest = (b"\n" if _torn(path, size) else b"") + line
-                    while rest:  # unbuffered: nothing is left to be written once it failed
-                        rest = rest[stream.write(rest) :]
-                    os.fsync(stream.fileno())
-                except OSError:
-                    stream.truncate(size)
-                    raise
-        except OSError as error:
-            raise DataError(
-                f"Cannot write {path}: {error.strerror}.",
-                hint="Nothing earlier was lost; free space or choose another folder with --out.",
-            ) from error
+        append_line(path, canonical(to_json(record)))
 
     def __iter__(self) -> Iterator[Measurement]:
         """Yield every measurement, its rounds joined; a line that is cut short is reported with its number."""
@@ -78,7 +58,36 @@ class Store:
         return [merge(lines) for lines in joined.values()]
 
 
-def _lines(path: Path, kind: type[T]) -> Iterator[T]:
+def append_line(path: Path, line: bytes) -> None:
+    """Add a line to a file, as a JSON document; it is on the disk when this returns.
+
+    Raises:
+        DataError: The folder cannot be written or the disk is full; earlier lines stay as they were.
+    """
+    from filelock import FileLock
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")), path.open("ab", buffering=0) as stream:
+            size = stream.tell()
+            try:
+                # A line torn by an earlier kill must not swallow this one.
+                rest = (b"\n" if _torn(path, size) else b"") + line + b"\n"
+                while rest:  # unbuffered: nothing is left to be written once it failed
+                    rest = rest[stream.write(rest) :]
+                os.fsync(stream.fileno())
+            except OSError:
+                stream.truncate(size)
+                raise
+    except OSError as error:
+        raise DataError(
+            f"Cannot write {path}: {error.strerror}.",
+            hint="Nothing earlier was lost; free space or choose another folder with --out.",
+        ) from error
+
+
+def read_lines(path: Path, stacklevel: int = 3) -> Iterator[tuple[str, Any]]:
+    """Yield each JSON line with where it stands; a line that is cut short is reported with its number."""
     if not path.exists():
         return
     with path.open("rb") as stream:
@@ -87,11 +96,15 @@ def _lines(path: Path, kind: type[T]) -> Iterator[T]:
             try:
                 data = json.loads(line)
             except ValueError:
-                warnings.warn(
-                    TornLineWarning(f"{where}: not a whole JSON line; left out, the others are kept."), stacklevel=4
-                )
+                text = f"{where}: not a whole JSON line; left out, the others are kept."
+                warnings.warn(TornLineWarning(text), stacklevel=stacklevel)
                 continue
-            yield from_json(kind, data, where)
+            yield where, data
+
+
+def _lines(path: Path, kind: type[T]) -> Iterator[T]:
+    for where, data in read_lines(path, stacklevel=5):
+        yield from_json(kind, data, where)
 
 
 def merge(lines: Sequence[Evaluation]) -> Evaluation:

@@ -49,7 +49,9 @@ def initialise(model: nn.Module, seed: int) -> None:
     training = model.training
     model.double().eval()
     with _one_thread(), _hooks(model, watchers), torch.no_grad():
-        model(torch.from_numpy(pictures(generator, PICTURES, SIDE)))
+        # A model that is built for one size of picture says so.
+        side = int(getattr(model, "untrained_side", SIDE))
+        model(torch.from_numpy(pictures(generator, PICTURES, side)))
     model.float().train(training)
 
 

@@ -1,0 +1,58 @@
+"""``claims``: what papers say, tested on this machine; and how mixers and models scale."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from effbench.commands import _shared as shared
+
+
+@click.command()
+@click.argument("names", metavar="[CLAIM|MIXER|MODEL]...", nargs=-1)
+@click.option("--scaling", "is_scaling", is_flag=True, help="Measure latency and memory of NAMES over resolution.")
+@click.option("--res", "resolutions", metavar="PX..PX", help="Of --scaling (default: 224..1024).")
+@shared.target
+@click.option("--threads", default=1, show_default=True, help="Threads of the runtime.")
+@click.option("--passes", type=int, metavar="N", help="Fresh processes per size (default: 8; 6 give an interval).")
+@click.option("--minutes", type=float, metavar="M", help="Stop measuring then; the next run goes on from there.")
+@shared.out
+@shared.json
+def claims(
+    names: Sequence[str],
+    is_scaling: bool,
+    resolutions: str | None,
+    targets: Sequence[str],
+    as_json: bool,
+    **rest: Any,
+) -> None:
+    """Test what the papers claim, as far as this machine can, or measure how NAMES scale (--scaling)."""
+    from effbench.errors import UsageError
+
+    rest = {key: value for key, value in rest.items() if value is not None}
+    if targets:
+        rest["targets"] = targets
+    if not is_scaling:
+        raise UsageError("Only --scaling is built yet.")
+    _scaling(names, resolutions, as_json, rest)
+
+
+def _scaling(names: Sequence[str], resolutions: str | None, as_json: bool, rest: dict[str, Any]) -> None:
+    from effbench.api.scaling import RANGE, scaling
+    from effbench.errors import UsageError
+    from effbench.reports.scaling import table
+
+    if not names:
+        raise UsageError("Name a mixer, block or model.", hint="effbench claims --scaling rgma softmax --res 128..1024")
+    with shared.Progress() as notify:
+        found = scaling(names, resolutions or RANGE, notify=notify, **rest)
+    shared.show(as_json, found, lambda: "\n".join([table(found.series), *(f"wrote {path}" for path in found.files)]))
+    if found.interrupted:
+        sys.exit(130)
+    sys.exit(0 if any(one.latency_ms for one in found.series) else 5)
+
+
+COMMANDS = (claims,)

@@ -1,0 +1,155 @@
+"""How things grow with resolution: a table, and latency and memory on logarithmic axes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from effbench.errors import MissingDependencyError
+from effbench.reports.growth import Growth, Series
+from effbench.reports.plot import COLORS, GRID, SHAPES, SOFT, STYLE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+HEADER = ("what", "order", "target", "MACs", "latency exponent [95 %]", "memory exponent [95 %]", "misfit", "trust")
+
+
+def table(found: Sequence[Series], style: str = "simple") -> str:
+    """Return the exponents in pixels, then the latencies in ms, one column per size."""
+    from tabulate import tabulate
+
+    laws = [_laws(one) for one in found]
+    sizes = sorted({px for one in found for px in one.px})
+    columns = ("what", "target", *(f"{px} px" for px in sizes), f"MiB at {sizes[-1]} px" if sizes else "MiB")
+    parts = [
+        tabulate(laws, headers=HEADER, tablefmt=style, disable_numparse=True),
+        tabulate([_values(one, sizes) for one in found], headers=columns, tablefmt=style, disable_numparse=True),
+    ]
+    return "\n\n".join([*parts, *missing(found)])
+
+
+def missing(found: Iterable[Series]) -> list[str]:
+    """Return one line per size that has no figure, with the reason."""
+    return [
+        f"{one.name} at {px} px on {one.target}: {why}" for one in found for px, why in sorted(one.failures.items())
+    ]
+
+
+def exponent(one: Growth | None) -> str:
+    """Return ``1.02 [0.99, 1.05]``, without the interval where there is none."""
+    if one is None:
+        return "-"
+    span = "" if one.interval is None else f" [{one.interval[0]:.2f}, {one.interval[1]:.2f}]"
+    return f"{one.law.p:.2f}{span}"
+
+
+def macs_exponent(one: Series) -> str:
+    """Return ``1 exactly`` where the MACs are proportional to the pixels, else the slope between the last two sizes."""
+    if len(one.px) < 2 or not all(one.macs):
+        return "-"
+    if one.exactly_linear:
+        return "1 exactly"
+    slope = np.log(one.macs[-1] / one.macs[-2]) / np.log(one.pixels[-1] / one.pixels[-2])
+    return f"{slope:.2f} at the end"
+
+
+def _laws(one: Series) -> tuple[str, ...]:
+    latency, memory = one.growth("latency"), one.growth("memory")
+    misfit = "-" if latency is None else f"{100 * latency.law.misfit:.0f} %"
+    return (
+        one.name,
+        one.order,
+        one.target,
+        macs_exponent(one),
+        exponent(latency),
+        exponent(memory),
+        misfit,
+        one.trust,
+    )
+
+
+def _values(one: Series, sizes: Sequence[int]) -> tuple[str, ...]:
+    latency = dict(zip(one.px, medians(one.latency_ms), strict=True)) if one.latency_ms else {}
+    memory = dict(zip(one.px, medians(one.memory_bytes), strict=True)) if one.memory_bytes else {}
+    peak = memory.get(sizes[-1]) if sizes else None
+    cells = [f"{latency[px]:.3g}" if px in latency else "-" for px in sizes]
+    return (one.name, one.target, *cells, "-" if peak is None else f"{peak / 2**20:.0f}")
+
+
+def medians(passes: Sequence[Sequence[float]]) -> list[float]:
+    """Return the median over passes of each size."""
+    return [float(value) for value in np.median(np.asarray(passes, float), axis=0)]
+
+
+def draw_series(found: Sequence[Series], folder: Path, name: str) -> tuple[Path, ...]:
+    """Write ``NAME.svg`` and ``NAME.png``: medians over passes with their range, and the fitted laws.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingDependencyError("A plot", "matplotlib", "plots") from None
+    folder.mkdir(parents=True, exist_ok=True)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9.6, 5.4), layout="constrained")
+        FigureCanvasAgg(figure)
+        panels: Any = figure.subplots(1, 2)
+        for axes, quantity in zip(panels, ("latency", "memory"), strict=True):
+            for index, one in enumerate(found):
+                _draw(axes, one, quantity, index)
+            _frame(axes, quantity, sorted({px for one in found for px in one.px}))
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8.2, frameon=False)
+        paths = folder / f"{name}.svg", folder / f"{name}.png"
+        figure.savefig(paths[0], metadata={"Date": None, "Creator": None})
+        figure.savefig(paths[1], dpi=160, metadata={"Software": None})
+    return paths
+
+
+def _draw(axes: Axes, one: Series, quantity: str, index: int) -> None:
+    passes, unit = (one.latency_ms, 1.0) if quantity == "latency" else (one.memory_bytes, 2.0**20)
+    if not passes:
+        return
+    values = np.asarray(passes, float) / unit
+    middle = np.median(values, axis=0)
+    # Seven colours, and then seven more by the shape and the dashes.
+    turn, color = index // len(COLORS), COLORS[index % len(COLORS)]
+    shape = SHAPES[(index + turn) % len(SHAPES)]
+    law = one.growth(quantity)
+    label = f"{one.name} ({one.target})" + ("" if law is None else f": p = {exponent(law)}")
+    reach = [middle - values.min(axis=0), values.max(axis=0) - middle]
+    axes.errorbar(
+        one.px, middle, yerr=reach, color=color, marker=shape, markersize=5.5, linestyle="none", label=label, capsize=2
+    )
+    if law is not None:
+        x = np.geomspace(one.px[0], one.px[-1], 100)
+        share = (x / one.px[-1]) ** 2
+        y = (law.law.a + law.law.b * share**law.law.p) / unit
+        axes.plot(x, y, color=color, linewidth=1.2, linestyle="--" if turn else "-", zorder=1)
+
+
+def _frame(axes: Axes, quantity: str, sizes: Sequence[int]) -> None:
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("side of the picture, px")
+    axes.set_title("latency, ms" if quantity == "latency" else "peak memory of the process, MiB", loc="left")
+    axes.xaxis.set_major_locator(FixedLocator(sizes))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.tick_params(axis="x", labelrotation=45, labelsize=8)
+    axes.tick_params(length=0, colors=SOFT)
+    axes.grid(color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
