@@ -35,6 +35,9 @@ SKIPPED = {
     ("docs/own-model.md", "effbench export detector.onnx"): "needs a file of the user",
     ("docs/trust.md", "python benchmarks/coverage.py"): "takes minutes",
     ("docs/scaling.md", "effbench claims --scaling"): "takes minutes",
+    ("docs/kit.md", "sh run.sh"): "runs in the kit's folder, on the device",
+    ("docs/kit.md", "effbench import result.jsonl"): "needs the result that came back",
+    ("docs/import.md", "effbench import times.json"): "needs a file of another tool",
     ("CONTRIBUTING.md", "python -m effbench.models.index"): "rewrites a file of the checkout",
 }
 """Every block that is marked as not run: its page and how its first command begins, and the reason given there."""

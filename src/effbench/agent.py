@@ -124,6 +124,7 @@ def measure(job: dict[str, Any], emit: Any) -> None:
             "event": "round",
             "round": to_json(replace(measured, observed={**measured.observed, **step})),
             "protocol": protocol.name,
+            "agent_s": (time.perf_counter_ns() - STARTED_NS) / 1e9,
             "batch": batch,
             "before": before,
             "after": after,

@@ -56,7 +56,8 @@ def pair(job: dict[str, Any], emit: Any) -> None:
         settle=int(job.get("threads", 1)) > 1,
     )
     observed = environment.changes(before, environment.counters())
-    emit({"event": "round", "round": {**plain(found), "observed": observed}, "first_ms": [first[0], first[1]]})
+    answer = {"round": {**plain(found), "observed": observed}, "first_ms": [first[0], first[1]]}
+    emit({"event": "round", **answer, "agent_s": (time.perf_counter_ns() - agent.STARTED_NS) / 1e9})
     for session in opened.values():
         session.close()
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -35,6 +36,9 @@ ACK_S = 4.0
 """After the end of an agent the work station is known to be waiting: a longer silence means a cut connection."""
 
 CHUNK = 1 << 20
+LOCK = ".lock"
+"""Held by the process of a session: a pid would be another's after a reboot, and a zombie's for a while."""
+
 LOG_BYTES = 20_000
 
 
@@ -104,6 +108,8 @@ class Supervisor:
             (self.home / "agents").mkdir(mode=0o700, parents=True, exist_ok=True)
             self.sweep()
             self.session = Path(tempfile.mkdtemp(prefix=f"session-{os.getpid()}-", dir=self.home))
+            self.lock = os.open(self.session / LOCK, os.O_CREAT | os.O_RDWR)
+            fcntl.flock(self.lock, fcntl.LOCK_EX)
             free = os.statvfs(self.home)
         except OSError as error:
             answer(error=f"{self.home}: {words(error)}")
@@ -121,11 +127,19 @@ class Supervisor:
         )
 
     def sweep(self) -> None:
-        """Remove the session folders of processes that are gone: a reboot leaves them."""
-        for folder in self.home.iterdir():
-            parts = folder.name.split("-")
-            if parts[0] == "session" and len(parts) > 2 and parts[1].isdigit() and not alive(int(parts[1])):
+        """Remove the session folders that no process holds any more: a kill or a reboot leaves them."""
+        for folder in self.home.glob("session-*"):
+            try:
+                lock = os.open(folder / LOCK, os.O_RDWR)
+            except OSError:
+                continue  # being made, or being removed
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(folder, ignore_errors=True)
+            except OSError:
+                pass  # held: that session lives
+            finally:
+                os.close(lock)
 
     def place(self, path: str) -> Path:
         """Return where a file belongs: ``agents/`` in the home, everything else in the session's folder."""
@@ -196,6 +210,7 @@ class Supervisor:
                     cwd=self.session,
                     env=dict(os.environ, **request.get("env", {})),
                     start_new_session=True,
+                    preexec_fn=die_together,
                 )
             except OSError as error:
                 answer(error=f"{argv[0]}: {words(error)}")
@@ -252,6 +267,15 @@ class Supervisor:
                 shutil.rmtree(self.session, ignore_errors=True)
 
 
+def die_together() -> None:
+    """Ask Linux, in the child, to end it when this process is killed; elsewhere its closed output does that later."""
+    if sys.platform.startswith("linux"):
+        import ctypes
+
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
 def end(child: subprocess.Popen[bytes]) -> None:
     """Kill a program and what it started."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -259,17 +283,6 @@ def end(child: subprocess.Popen[bytes]) -> None:
     child.wait()
     if child.stdout is not None:
         child.stdout.close()
-
-
-def alive(pid: int) -> bool:
-    """Tell whether a process exists."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def file_sha256(path: Path) -> str:

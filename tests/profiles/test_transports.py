@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -41,8 +41,11 @@ def left(home: Path) -> list[str]:
 
 def living(home: Path) -> list[str]:
     """Return the processes that name this home."""
-    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
-    return [line for line in listed.splitlines() if str(home) in line and "ps -eo" not in line]
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            found.append(file.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    return [line for line in found if f"{home}/" in line]
 
 
 def soon(wanted: Callable[[], bool], limit_s: float = 5.0) -> bool:
@@ -124,6 +127,7 @@ def test_a_killed_supervisor_is_a_lost_device_and_takes_its_agent_along(tmp_path
     threading.Timer(0.7, os.kill, (supervisor, signal.SIGKILL)).start()
     with pytest.raises(LostError, match="closed the connection"):
         list(running)
+    assert soon(lambda: living(home) == []), "the agent goes with its supervisor"
     with pytest.raises(LostError):
         list(link.run("effbench.agent", OBSERVE, time_limit_s=60))
     transports.connect(device(home)).close()

@@ -7,9 +7,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from uuid import uuid4
 
+from effbench.api import kits
 from effbench.api.verify import find_artifact
 from effbench.codec import file_sha256
-from effbench.errors import DataError
+from effbench.errors import DataError, UsageError
 from effbench.profiles import devices, vendors
 from effbench.profiles.vendors import Reading
 from effbench.schema import Artifact, Measurement, Round, Samples
@@ -21,19 +22,20 @@ ORIGIN = "imported"
 
 def imported(
     files: Sequence[str | Path],
-    artifact: str,
-    device: str,
+    artifact: str | None = None,
+    device: str | None = None,
     *,
     form: str | None = None,
     threads: int | None = None,
     settings: dict[str, str] | None = None,
     out: str | Path | None = None,
-) -> Measurement:
-    """Read files of another tool as one measurement of an artifact on a device, and store it.
+) -> list[Measurement]:
+    """Read a kit's result, or files of another tool as one measurement of an artifact on a device, and store it.
 
     Args:
         files: Each is one round: one run of the tool in a process of its own.
-        artifact: Whose files were run; its digest ties the figures to fidelity and accuracy.
+        artifact: Whose files were run (a kit's result knows that itself); its digest ties the figures to fidelity and
+            accuracy.
         device: A name that `effbench devices` lists, or a device file.
         form: The format, one of `vendors.readers`; None tells it from the file.
         threads: Of the runtime, where the file does not tell.
@@ -45,8 +47,14 @@ def imported(
         DataError: A file cannot be read, or its figures are no latency.
     """
     home = home_of(out)
+    texts = {Path(name): _text(Path(name)) for name in files}
+    if all(kits.is_result(text) for text in texts.values()):
+        return [one for path, text in texts.items() for one in kits.bring_home(text, str(path), home)]
+    if artifact is None or device is None:
+        hint = "Add --artifact NAME and --device NAME; only a kit's result knows them itself."
+        raise UsageError("Whose figures are these, and on what device?", hint=hint)
     found, used = find_artifact(artifact, home), devices.get(device)
-    readings = [_read(Path(name), form) for name in files]
+    readings = [_read(path, text, form) for path, text in texts.items()]
     if len({(reader, reading.scope) for reader, reading in readings}) > 1:
         raise DataError("The files come from different tools; import them one tool at a time.")
     (tool, first) = readings[0]
@@ -68,14 +76,17 @@ def imported(
         notes=(*_notes(found, first), *(f"{Path(name).name}: {file_sha256(Path(name))[:12]}" for name in files)),
     )
     Store(home).append(one)
-    return one
+    return [one]
 
 
-def _read(path: Path, form: str | None) -> tuple[str, Reading]:
+def _text(path: Path) -> str:
     try:
-        text = path.read_text(errors="replace")
+        return path.read_text(errors="replace")
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}.") from error
+
+
+def _read(path: Path, text: str, form: str | None) -> tuple[str, Reading]:
     reader, reading = vendors.read(text, str(path), form)
     return reader.name, reading
 

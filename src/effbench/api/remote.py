@@ -167,13 +167,18 @@ def lost(error: EffbenchError) -> bool:
     return isinstance(error, LostError)
 
 
-def check_clock(samples_ns: Sequence[int], elapsed_s: float) -> None:
-    """Hold the clock of a device against ours: samples cannot add up to more time than has passed here.
+def check_clock(samples_ns: Sequence[int], counted_s: float, elapsed_s: float) -> None:
+    """Hold the clock of a device against ours: it cannot have counted more time than has passed here.
+
+    Args:
+        samples_ns: Of the round, all sides together.
+        counted_s: From the start of the agent to its answer by its own clock; 0 where nothing tells.
+        elapsed_s: From the request to the answer by ours.
 
     Raises:
-        MeasurementError: They do; the device's clock jumped or runs fast.
+        MeasurementError: It did; the device's clock jumped or runs fast.
     """
-    claimed_s = sum(samples_ns) / 1e9
+    claimed_s = max(sum(samples_ns) / 1e9, counted_s)
     if claimed_s > 1.02 * elapsed_s + 0.05:
-        text = f"The device's clock counted {claimed_s:.1f} s of inferences while {elapsed_s:.1f} s passed here"
+        text = f"The device's clock counted {claimed_s:.1f} s while {elapsed_s:.1f} s passed here"
         raise MeasurementError(f"{text}: it jumped, or runs fast.", hint="Nothing of this round was kept.")

@@ -9,6 +9,7 @@ from effbench.schema import Backbone, Cell, Device, Measurement, resolution_text
 
 if TYPE_CHECKING:
     from effbench.api.inspect import Check, TargetStatus
+    from effbench.api.kits import Kit
     from effbench.api.profile import Profile
 
 
@@ -177,6 +178,12 @@ def profile(found: Profile, out: str | None) -> str:
     if found.measurements:
         lines.append("next: effbench report" + (f" --out {out}" if out else ""))
     return "\n".join(lines)
+
+
+def kit(found: Kit) -> str:
+    """Return what a kit holds and what its holder does with it."""
+    lines = [f"wrote {found.folder}: {', '.join(found.artifacts)}", *found.steps]
+    return "\n".join([*lines, *(text for cell in found.cells for text in _reason(cell))])
 
 
 def imported(item: Measurement, out: str | None) -> str:

@@ -78,7 +78,9 @@ class SshChannel:
         return self._log.decode(errors="replace").strip()
 
     def close(self) -> None:
-        """End the connection and the thread."""
+        """End the connection and the thread; a second time does nothing."""
+        if self._loop.is_closed() or not self._thread.is_alive():
+            return
         with contextlib.suppress(DeviceError):
             self._wait(self._end(), 3.0)
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -168,6 +170,11 @@ class SshChannel:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._connection.wait_closed(), 1.0)
             self._connection.abort()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await asyncio.sleep(0.01)  # lets the loop close its sockets, which it does a turn later
 
 
 def _words(error: Exception) -> str:

@@ -1,0 +1,104 @@
+"""Devices: every fact with its source, users' own on top of them, and wrong ones explained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from effbench.api.export import targets_of
+from effbench.deploy.snapdragon import SOCS
+from effbench.errors import DataError, UsageError
+from effbench.profiles import devices, transports
+from effbench.schema import EVIDENCE, PRECISIONS, Device
+
+UNITS = ("_mhz", "_gb", "_gb_per_s", "_tops", "_tflops", "_w", "_mt_per_s")
+PLAIN = ("compute_capability", "htp_arch", "cores", "gpu_cores", "cuda_cores", "xe_cores")
+WANTED = {
+    "local", "jetson-orin-nano", "jetson-agx-orin", "jetson-thor", "desktop-rtx", "nvidia-h100", "iphone-13",
+    "iphone-16-pro", "mac-m2", "pixel-8", "pixel-9", "galaxy-s24", "galaxy-s25", "raspberry-pi-5", "core-ultra-cpu",
+    "core-ultra-gpu", "core-ultra-npu",
+}  # fmt: skip
+ALL = sorted(devices.packaged().values(), key=lambda item: item.name)
+
+
+def test_the_devices_of_the_plan_are_there():
+    assert WANTED == set(devices.packaged())
+
+
+@pytest.mark.parametrize("device", ALL, ids=lambda item: item.name)
+def test_a_device_is_declared_with_sources(device: Device):
+    assert device.source.startswith(("http://", "https://", "observed"))
+    assert device.evidence in EVIDENCE
+    assert device.targets
+    assert set(device.precisions) <= set(device.targets)
+    assert set(device.precisions.values()) <= set(PRECISIONS)
+    assert set(device.options) <= set(device.targets)
+    for name, fact in device.facts.items():
+        assert name in PLAIN or name.endswith(UNITS), name
+        assert fact.source.startswith(("http://", "https://")), name
+        assert isinstance(fact.value, str) or fact.value > 0
+    transports.check(device)
+    assert (device.evidence == "run on hardware") == (device.name == "local")
+
+
+@pytest.mark.parametrize("name", ["galaxy-s24", "galaxy-s25"])
+def test_the_htp_of_a_galaxy_is_that_of_its_chip(name: str):
+    device = devices.get(name)
+    htp = device.options["qnn"]["htp"]
+    assert htp == device.facts["htp_arch"].value
+    assert SOCS[htp][1] in device.soc
+
+
+def declare(folder: Path, text: str) -> dict[str, Device]:
+    (folder / "effbench.toml").write_text(text)
+    return devices.devices(folder)
+
+
+def test_a_users_connection_is_added_to_a_packaged_device(tmp_path: Path):
+    found = declare(tmp_path, '[devices.jetson-orin-nano.connection]\nhost = "10.0.0.7"\n')["jetson-orin-nano"]
+    packaged = devices.packaged()["jetson-orin-nano"]
+    assert ({"host": "10.0.0.7"}, packaged.facts) == (found.connection, found.facts)
+    assert {} == packaged.connection
+
+
+def test_a_users_device_builds_on_another(tmp_path: Path):
+    text = '[devices.mine]\nbase = "raspberry-pi-5"\ndescription = "on my desk"\nsettings = { threads = "4" }\n'
+    found = declare(tmp_path, text)["mine"]
+    assert ("mine", "on my desk", ("ort", "ov"), "4") == (
+        found.name,
+        found.description,
+        found.targets,
+        found.settings["threads"],
+    )
+
+
+def test_a_device_of_a_users_own_needs_a_transport_and_little_else(tmp_path: Path):
+    found = declare(tmp_path, '[devices.box]\ntransport = "ssh"\nconnection = { host = "box" }\n')["box"]
+    assert (("ort",), "run on hardware") == (found.targets, found.evidence)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[devices.x]\nbase = "raspberry"\n', "raspberry-pi-5"),
+        ('[devices.x]\ntransport = "ssh"\ncolour = "red"\n', "unknown field 'colour'"),
+        ("[devices]\nx = 3\n", "not a table"),
+        ("[devices.x\n", "effbench.toml"),
+        ('[devices.x]\ntransport = "ssh"\nevidence = "seen it"\n', "run on hardware"),
+    ],
+)
+def test_a_wrong_declaration_is_explained(tmp_path: Path, text: str, said: str):
+    with pytest.raises((DataError, UsageError), match=said):
+        declare(tmp_path, text)
+
+
+def test_a_file_is_a_device(tmp_path: Path):
+    (tmp_path / "mine.toml").write_text('base = "raspberry-pi-5"\nconnection = { host = "pi" }\n')
+    found = devices.get(str(tmp_path / "mine.toml"))
+    assert ("mine", "pi") == (found.name, found.connection["host"])
+
+
+def test_the_preferred_target_is_exported(monkeypatch: pytest.MonkeyPatch):
+    assert ["ov"] == targets_of(devices.get("core-ultra-npu"))
+    assert 1 == len(targets_of(devices.get("raspberry-pi-5")))

@@ -1,0 +1,446 @@
+"""A device behind an ssh server of our own on 127.0.0.1: the real protocol, and every way of losing it.
+
+Needs Debian's openssh-server (and openssh-client for the keys); libfaketime and ip-netns for one test each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from effbench.api.profile import Profile, profile
+from effbench.api.verify import verify
+from effbench.deploy import bundle
+from effbench.errors import DeviceError
+from effbench.profiles import transports
+from effbench.profiles.transports.channel import LostError
+from effbench.schema import Device
+
+pytest.importorskip("asyncssh", reason="asyncssh is not installed")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ssh")]
+
+SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
+OBSERVE = {"op": "observe"}
+
+
+@dataclass
+class Server:
+    """An sshd with its own key, port and configuration, whose sessions are its children."""
+
+    folder: Path
+    port: int
+    address: str = "127.0.0.1"
+    prefix: tuple[str, ...] = ()
+    process: subprocess.Popen[bytes] | None = None
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def start(self) -> None:
+        settings = {
+            "Port": self.port,
+            "ListenAddress": self.address,
+            "HostKey": self.folder / "host",
+            "AuthorizedKeysFile": self.folder / "me.pub",
+            "PidFile": "none",
+            "StrictModes": "no",
+            "UsePAM": "no",
+            "PasswordAuthentication": "no",
+        }
+        path = os.pathsep.join([str(Path(sys.executable).parent), "/usr/bin", "/bin"])
+        variables = " ".join(f"{key}={value}" for key, value in {"PATH": path, **self.environment}.items())
+        text = "".join(f"{key} {value}\n" for key, value in {**settings, "SetEnv": variables}.items())
+        (self.folder / "config").write_text(text)
+        command = [*self.prefix, SSHD, "-D", "-e", "-f", str(self.folder / "config")]
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(command, stderr=log, start_new_session=True)
+        if not self.prefix:
+            assert soon(self.answers), (self.folder / "log").read_text()
+
+    def answers(self) -> bool:
+        with contextlib.suppress(OSError), socket.create_connection((self.address, self.port), 1.0):
+            return True
+        return False
+
+    def tree(self) -> list[int]:
+        """Return the processes of the server and of all its sessions."""
+        assert self.process is not None
+        return descendants(self.process.pid)
+
+    def power_off(self) -> None:
+        """End everything at once, as a power cut would: nobody says goodbye."""
+        for pid in reversed(self.tree()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        assert self.process is not None
+        self.process.wait()
+
+    def stop(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.power_off()
+
+
+def descendants(root: int) -> list[int]:
+    listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    parents = [tuple(map(int, line.split())) for line in listed.splitlines()]
+    found = [root]
+    for pid in found:
+        found += [child for child, parent in parents if parent == pid]
+    return found
+
+
+def soon(wanted: Callable[[], bool], limit_s: float = 8.0) -> bool:
+    end = time.monotonic() + limit_s
+    while not wanted() and time.monotonic() < end:
+        time.sleep(0.05)
+    return wanted()
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def left(home: Path) -> list[str]:
+    return [path.name for path in home.iterdir() if path.name != "agents"]
+
+
+def commands() -> dict[int, str]:
+    """Return every process with its arguments."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    return found
+
+
+def agents_of(home: Path) -> list[str]:
+    return [line for line in commands().values() if f"{home}/" in line]
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    if not Path(SSHD).exists() or shutil.which("ssh-keygen") is None:
+        pytest.skip("sshd is not installed (Debian: openssh-server)")
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)
+    folder = tmp_path / "sshd"
+    folder.mkdir(mode=0o700)
+    for name in ("host", "me", "other"):
+        make = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
+        subprocess.run(make, check=True)
+    found = Server(folder, free_port())
+    trust(found, "host")
+    found.start()
+    yield found
+    found.stop()
+
+
+def trust(server: Server, key: str) -> None:
+    kind, public = (server.folder / f"{key}.pub").read_text().split()[:2]
+    (server.folder / "known").write_text(f"[{server.address}]:{server.port} {kind} {public}\n")
+
+
+@pytest.fixture
+def device(server: Server, tmp_path: Path) -> Device:
+    import getpass
+
+    connection = {
+        "host": server.address,
+        "port": server.port,
+        "user": getpass.getuser(),
+        "key": str(server.folder / "me"),
+        "known_hosts": str(server.folder / "known"),
+        "python": sys.executable,
+        "home": str(tmp_path / "home"),
+        "timeout_s": 10,
+    }
+    return Device("loopback", "host", "sshd on 127.0.0.1", "ssh", ("ort",), connection=connection)
+
+
+@pytest.fixture
+def work(own: Any, device: Device, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the exported toy model, where `loopback` is a declared device."""
+    monkeypatch.chdir(own.folder)
+    lines = [f"{key} = {value!r}".replace("'", '"') for key, value in device.connection.items()]
+    (own.folder / "effbench.toml").write_text(
+        '[devices.loopback]\ntransport = "ssh"\ntargets = ["ort"]\n[devices.loopback.connection]\n' + "\n".join(lines)
+    )
+    folder: Path = own.folder
+    return folder
+
+
+def artifact(work: Path) -> str:
+    return str(next(item for item in bundle.artifacts(work / "runs") if item.subject.target == "ort").folder)
+
+
+def measured(work: Path, **more: Any) -> Profile:
+    return profile([artifact(work)], device="loopback", out=work / "runs", **{"rounds": 3, "budget_s": 4.0, **more})
+
+
+def while_measuring(server: Server, act: Callable[[], None]) -> threading.Thread:
+    """Act once an agent has begun to run on the server."""
+
+    def wait() -> None:
+        if soon(lambda: any("agents/" in line for line in arguments(server)), 30.0):
+            time.sleep(0.5)
+            act()
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
+
+
+def arguments(server: Server) -> list[str]:
+    known = commands()
+    return [known.get(pid, "") for pid in server.tree()]
+
+
+def clean(server: Server, home: Path) -> bool:
+    return soon(lambda: left(home) == [] and len(server.tree()) == 1 and agents_of(home) == [])
+
+
+def test_a_profile_over_ssh_leaves_nothing(server: Server, work: Path, tmp_path: Path):
+    found = measured(work)
+    (one,) = found.measurements
+    assert ("loopback", 3, (), ()) == (one.device, len(one.samples.rounds), found.cells, one.notes)
+    assert clean(server, tmp_path / "home")
+
+
+def test_a_wrong_host_key_is_refused(server: Server, device: Device):
+    trust(server, "other")
+    with pytest.raises(DeviceError, match="host key of 'loopback'"):
+        transports.connect(device)
+    assert soon(lambda: len(server.tree()) == 1)
+
+
+def test_an_unknown_host_key_is_refused(server: Server, device: Device):
+    (server.folder / "known").write_text("")
+    with pytest.raises(DeviceError, match=r"(?s)host key.*never accepts"):
+        transports.connect(device)
+    assert "" == (server.folder / "known").read_text()
+
+
+def test_a_key_that_is_not_let_in(server: Server, device: Device):
+    connection = {**device.connection, "key": str(server.folder / "other")}
+    with pytest.raises(DeviceError, match="lets nobody in"):
+        transports.connect(replace(device, connection=connection))
+
+
+def test_nobody_listens(server: Server, device: Device):
+    server.stop()
+    start = time.monotonic()
+    with pytest.raises(LostError, match="cannot be reached"):
+        transports.connect(device)
+    assert time.monotonic() - start < 10 + 5
+
+
+def test_a_port_that_never_answers(device: Device):
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()
+        connection = {**device.connection, "port": mute.getsockname()[1], "timeout_s": 2}
+        start = time.monotonic()
+        with pytest.raises(LostError):
+            transports.connect(replace(device, connection=connection))
+        assert time.monotonic() - start < 2 + 5
+
+
+def test_a_dropped_connection_loses_one_round(server: Server, work: Path, tmp_path: Path):
+    def drop() -> None:
+        sessions = [pid for pid in server.tree()[1:] if "sshd" in Path(f"/proc/{pid}/comm").read_text()]
+        os.kill(sessions[-1], signal.SIGKILL)
+
+    thread = while_measuring(server, drop)
+    found = measured(work, rounds=4, budget_s=8.0)
+    thread.join()
+    (one,) = found.measurements
+    assert 3 == len(one.samples.rounds)
+    assert one.notes[0].startswith("1 round(s) lost: ")
+    assert clean(server, tmp_path / "home")
+
+
+def test_a_reboot_in_mid_round_loses_one_round(server: Server, work: Path, tmp_path: Path):
+    def reboot() -> None:
+        server.power_off()
+        time.sleep(0.5)
+        server.start()
+
+    thread = while_measuring(server, reboot)
+    found = measured(work, rounds=4, budget_s=8.0)
+    thread.join()
+    (one,) = found.measurements
+    assert len(one.samples.rounds) >= 2
+    assert "round(s) lost" in one.notes[0]
+    assert clean(server, tmp_path / "home")
+
+
+def test_a_device_that_is_gone_for_good_ends_as_a_cell_with_a_reason(server: Server, work: Path, tmp_path: Path):
+    thread = while_measuring(server, server.power_off)
+    start = time.monotonic()
+    found = measured(work, rounds=8, budget_s=16.0)
+    thread.join()
+    assert time.monotonic() - start < 60
+    (cell,) = found.cells
+    assert ("failed", 4) == (cell.status, cell.exit_code)
+    assert "cannot be reached" in cell.reason or "connection" in cell.reason
+    assert [] == agents_of(tmp_path / "home")
+
+
+def test_a_killed_work_station_leaves_nothing_on_the_device(server: Server, work: Path, tmp_path: Path):
+    command = [sys.executable, "-m", "effbench.cli", "profile", artifact(work), "--device", "loopback"]
+    running = subprocess.Popen([*command, "--rounds", "9", "--budget", "60"], cwd=work, stdout=subprocess.DEVNULL)
+    assert soon(lambda: any("agents/" in line for line in arguments(server)), 60.0)
+    running.kill()
+    running.wait()
+    assert clean(server, tmp_path / "home")
+
+
+def test_an_interrupt_keeps_what_was_measured(server: Server, work: Path, tmp_path: Path):
+    command = [sys.executable, "-m", "effbench.cli", "profile", artifact(work), "--device", "loopback"]
+    running = subprocess.Popen([*command, "--rounds", "9", "--budget", "60"], cwd=work, stdout=subprocess.DEVNULL)
+    store = work / "runs" / "measurements.jsonl"
+    assert soon(lambda: store.exists() and len(store.read_text().splitlines()) >= 1, 90.0)
+    running.send_signal(signal.SIGINT)
+    assert 130 == running.wait(20)
+    assert clean(server, tmp_path / "home")
+
+
+def test_a_full_disk_is_a_reason(server: Server, device: Device, tmp_path: Path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], capture_output=True, check=False
+    )
+    if mount.returncode != 0:
+        pytest.skip("no file system can be mounted here (it takes root)")
+    try:
+        link = transports.connect(replace(device, connection={**device.connection, "home": str(disk)}))
+        big = tmp_path / "big"
+        big.write_bytes(bytes(4 << 20))
+        with pytest.raises(DeviceError, match="disk of 'loopback' is full"):
+            link.put({"big": big}, "model")
+        link._facts["free_bytes"] = 1 << 40  # type: ignore[attr-defined]
+        with pytest.raises(DeviceError, match="disk of 'loopback' is full"):
+            link.put({"big": big}, "model")
+        assert 1 == len(list(link.run("effbench.agent", OBSERVE, time_limit_s=60)))
+        link.close()
+        assert soon(lambda: left(disk) == [])
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_clock_that_runs_fast_is_refused(server: Server, work: Path, tmp_path: Path):
+    library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
+    if library is None:
+        pytest.skip("libfaketime is not installed (Debian: faketime)")
+    fast = tmp_path / "fast-python"
+    fast.write_text(f'#!/bin/sh\nLD_PRELOAD={library} FAKETIME="+0 x8" exec {sys.executable} "$@"\n')
+    fast.chmod(0o755)
+    text = (work / "effbench.toml").read_text()
+    (work / "effbench.toml").write_text(text.replace(f'python = "{sys.executable}"', f'python = "{fast}"'))
+    found = measured(work)
+    (cell,) = found.cells
+    assert "it jumped, or runs fast" in cell.reason
+    assert () == found.measurements
+    assert clean(server, tmp_path / "home")
+
+
+@pytest.fixture
+def namespaces() -> Iterator[tuple[str, str]]:
+    """Two ends of a cable: this namespace at 10.231.0.1, another one at 10.231.0.2."""
+    name = f"effbench{os.getpid()}"
+    steps = [
+        f"ip netns add {name}",
+        f"ip link add {name[:13]}a type veth peer name {name[:13]}b",
+        f"ip link set {name[:13]}b netns {name}",
+        f"ip addr add 10.231.0.1/24 dev {name[:13]}a",
+        f"ip link set {name[:13]}a up",
+        f"ip netns exec {name} ip addr add 10.231.0.2/24 dev {name[:13]}b",
+        f"ip netns exec {name} ip link set {name[:13]}b up",
+    ]
+    try:
+        for step in steps:
+            if shutil.which("ip") is None or subprocess.run(step.split(), capture_output=True, check=False).returncode:
+                pytest.skip(f"no second network namespace can be made here ({step})")
+        yield name, f"{name[:13]}a"
+    finally:
+        subprocess.run(["ip", "link", "del", f"{name[:13]}a"], capture_output=True, check=False)
+        subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+
+
+def test_a_cut_network_leaves_nothing_on_either_side(
+    server: Server, device: Device, namespaces: tuple[str, str], tmp_path: Path
+):
+    name, cable = namespaces
+    server.stop()
+    server.address, server.prefix = "10.231.0.2", ("ip", "netns", "exec", name)
+    trust(server, "host")
+    server.start()
+    assert soon(server.answers)
+    endless = tmp_path / "endless"
+    endless.mkdir()
+    (endless / "endless.py").write_text("import time\nwhile True:\n    time.sleep(1)\n")
+    server.environment["PYTHONPATH"] = str(endless)
+    server.stop()
+    server.start()
+    assert soon(server.answers)
+    link = transports.connect(replace(device, connection={**device.connection, "host": "10.231.0.2"}))
+    running = link.run("endless", {}, time_limit_s=6)
+    threading.Timer(1.5, subprocess.run, (["ip", "link", "set", cable, "down"],)).start()
+    start = time.monotonic()
+    with pytest.raises(LostError, match="did not answer within"):
+        list(running)
+    assert time.monotonic() - start < 6 + 5
+    link.close()
+    home = tmp_path / "home"
+    assert soon(lambda: agents_of(home) == [] and left(home) == [], 6 + 5)
+
+
+@pytest.fixture
+def board(server: Server, device: Device, tmp_path: Path) -> Device:
+    """A Jetson-like host: aarch64 Python, numpy and ONNX Runtime under qemu-user, behind our sshd."""
+    root, qemu = os.environ.get("EFFBENCH_AARCH64_ROOT"), shutil.which("qemu-aarch64-static")
+    if root is None or qemu is None:
+        pytest.skip("no aarch64 Python: qemu-user-static, and EFFBENCH_AARCH64_ROOT (benchmarks/aarch64_root.py)")
+    tools = tmp_path / "aarch64"
+    tools.mkdir()
+    (tools / "python3").write_text(f'#!/bin/sh\nexec {qemu} -L {root} {root}/usr/bin/python3.11 "$@"\n')
+    (tools / "python3").chmod(0o755)
+    server.stop()
+    server.environment["PATH"] = f"{tools}:/usr/bin:/bin"
+    server.start()
+    connection = {**device.connection, "python": str(tools / "python3"), "timeout_s": 60}
+    return replace(device, name="board", connection=connection, evidence="emulated")
+
+
+@pytest.mark.timeout(600)
+def test_an_aarch64_host_gives_the_right_result_and_an_emulated_latency(
+    board: Device, own: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(own.folder)
+    declared = "".join(f"{key} = {value!r}\n".replace("'", '"') for key, value in board.connection.items())
+    head = '[devices.board]\ntransport = "ssh"\ntargets = ["ort"]\nevidence = "emulated"\n[devices.board.connection]\n'
+    (own.folder / "effbench.toml").write_text(head + declared)
+    (cell,) = verify([artifact(own.folder)], device="board", out=own.folder / "runs")
+    assert ("ok", True) == (cell.status, cell.fidelity and cell.fidelity.passed)
+    found = profile([artifact(own.folder)], device="board", rounds=2, budget_s=4.0, out=own.folder / "runs")
+    assert () == found.cells
+    (one,) = found.measurements
+    assert ("emulated", "aarch64") == (one.origin, one.before["machine"])
+    assert "onnxruntime 1.22.1" == one.before["runtime"]
+    report = own("report").stdout
+    assert "board, 64 px (emulated)" in report
+    assert "an emulator's time is no latency" in report or "no accuracy" in report
