@@ -209,7 +209,9 @@ def desk(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.xdist_group("export")
-@pytest.mark.parametrize("name", ["models", "export", "verify", "profile", "evaluate", "state", "report", "python-api"])
+@pytest.mark.parametrize(
+    "name", ["models", "export", "verify", "profile", "evaluate", "state", "report", "devices", "kit", "python-api"]
+)
 def test_a_page_runs_on_a_small_model(name: str, desk: Path):
     assert walk_through(f"docs/{name}.md", desk, STAND_INS) > 0
 
