@@ -111,8 +111,8 @@ def test_memory_is_linear_in_batch_and_positions() -> None:
     layer = fuse(LambdaConv(8, 8, 2, 4, 3))
     small, middle, large = (written(layer, 1, side) for side in (8, 16, 32))
     assert large - middle == 4 * (middle - small)
-    one, two, three = (written(layer, batch, 16) for batch in (1, 2, 3))
-    assert three - two == two - one
+    two, three, four = (written(layer, batch, 16) for batch in (2, 3, 4))
+    assert four - three == three - two
     attention = MultiHeadAttention(8, 1)
     assert written(attention, 1, 32) > 100 * written(attention, 1, 8)
 
