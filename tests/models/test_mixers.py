@@ -101,5 +101,11 @@ def test_windows_are_cut_and_joined() -> None:
     expected = [x[b, :, r : r + 4, c : c + 4] for b in range(2) for r in (0, 4) for c in (0, 4, 8)]
     assert torch.equal(windows, torch.stack(expected))
     assert torch.equal(Join()(windows, 8, 12), x)
-    with pytest.raises(UsageError, match="do not tile a map of 8 x 10"):
-        Partition(4)(torch.zeros(1, 3, 8, 10))
+
+
+def test_a_map_that_windows_do_not_tile_is_padded_and_cut() -> None:
+    x = torch.rand(1, 3, 5, 9)
+    windows = Partition(4)(x)
+    assert windows.shape == (6, 3, 4, 4)
+    assert torch.equal(windows[5, :, 1:], torch.zeros(3, 3, 4))
+    assert torch.equal(Join()(windows, 5, 9), x)

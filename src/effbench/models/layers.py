@@ -127,11 +127,11 @@ def stem(inputs: int, channels: int) -> nn.Sequential:
 
 
 class Classifier(nn.Module):
-    """Global average pool, BatchNorm and a linear layer; the BatchNorm folds into the layer behind it."""
+    """Global average pool, BatchNorm (or none) and a linear layer; the BatchNorm folds into the layer behind it."""
 
-    def __init__(self, channels: int, classes: int) -> None:
+    def __init__(self, channels: int, classes: int, normalise: bool = True) -> None:
         super().__init__()
-        self.norm: nn.Module = nn.BatchNorm1d(channels)
+        self.norm: nn.Module = nn.BatchNorm1d(channels) if normalise else nn.Identity()
         self.linear = nn.Linear(channels, classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -182,16 +182,48 @@ class Network(nn.Module):
         return self.classifier(self.forward_features(x)[-1])  # type: ignore[no-any-return]
 
 
-def check_sides(height: int, width: int) -> None:
-    """Refuse a resolution that the four stages cannot halve exactly.
+class ChannelNorm(nn.Module):
+    """LayerNorm over the channels of each position of a map, without turning the map around.
+
+    Args:
+        channels: Channels of the map.
+        eps: Added to the variance.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight: nn.Parameter | None = nn.Parameter(torch.ones(channels))
+        self.bias: nn.Parameter | None = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise; shape (B, channels, H, W) in and out."""
+        centred = x - x.mean(dim=1, keepdim=True)
+        normed: Tensor = centred * torch.rsqrt((centred * centred).mean(dim=1, keepdim=True) + self.eps)
+        if self.weight is None or self.bias is None:
+            return normed
+        return normed * self.weight[:, None, None] + self.bias[:, None, None]
+
+    @torch.no_grad()
+    def fold_into(self, *layers: Layer) -> None:
+        """Give gain and bias to the layers that read this norm: unpadded convolutions, or linear ones."""
+        if self.weight is None or self.bias is None:
+            return
+        for layer in layers:
+            _absorb(self.weight.double(), self.bias.double(), layer)
+        self.weight = self.bias = None
+
+
+def check_sides(height: int, width: int, stride: int = STRIDE) -> None:
+    """Refuse a resolution that a network cannot divide exactly.
 
     Raises:
-        UsageError: A side is not a positive multiple of 32 pixels.
+        UsageError: A side is not a positive multiple of the stride, in pixels.
     """
-    if min(height, width) < STRIDE or height % STRIDE or width % STRIDE:
+    if min(height, width) < stride or height % stride or width % stride:
         raise UsageError(
             f"Resolution {height}x{width} does not fit this backbone.",
-            hint=f"Both sides must be multiples of {STRIDE} pixels, from {STRIDE} on.",
+            hint=f"Both sides must be multiples of {stride} pixels, from {stride} on.",
         )
 
 
@@ -219,7 +251,11 @@ def fold_before(norm: nn.BatchNorm1d | nn.BatchNorm2d, layer: Layer) -> Layer:
     Raises:
         UsageError: The layer pads or groups, so that the shift would not be constant.
     """
-    scale, shift = _scale_shift(norm)
+    return _absorb(*_scale_shift(norm), layer)
+
+
+def _absorb(scale: Tensor, shift: Tensor, layer: Layer) -> Layer:
+    """Return a layer that computes ``layer(scale * x + shift)``."""
     if isinstance(layer, nn.Conv2d) and (layer.groups != 1 or layer.padding not in ((0, 0), 0)):
         raise UsageError("A BatchNorm folds into the convolution behind it only without padding and groups.")
     weight: Tensor = layer.weight.double()

@@ -43,6 +43,10 @@ class _AFT(nn.Module):
         self.value = _pointwise(channels, channels)
         self.project = _pointwise(channels, channels, bias=True)
 
+    def entrances(self) -> tuple[nn.Conv2d, ...]:
+        """Return the layers that read the input, for a norm in front to fold into."""
+        return self.query, self.key, self.value
+
     def attend(self, key: Tensor, value: Tensor) -> Tensor:
         """Return the weighted means of the values, of a shape that broadcasts to (B, channels, H, W)."""
         raise NotImplementedError
@@ -241,9 +245,9 @@ class AFTConv(_AFT):
 
     @torch.no_grad()
     def untrained(self) -> Watchers:
-        """Let the filters weigh: a spread of one, around a bias that favours the neighbourhood."""
-        self.gain.fill_(1.0)
-        self.bias.fill_(2.0)
+        """Let a few places of each filter weigh most, and all of them more than what lies outside."""
+        self.gain.fill_(2.0)
+        self.bias.fill_(1.0)
         return super().untrained()
 
     def fused(self) -> nn.Module:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
-
 from effbench.models.iformer import SHMA
-from effbench.models.mixers.windows import SIDE, Join, Partition
+from effbench.models.mixers.windows import SIDE, Windowed
 from effbench.models.regla import DEFAULT, RGMA
 
 
@@ -17,18 +15,6 @@ def rgma(channels: int, width: int | None = None) -> RGMA:
 def shma(channels: int, width: int | None = None) -> SHMA:
     """Build SHMA with queries and keys of half the channels, as in stage 3."""
     return SHMA(channels, width or channels // 2)
-
-
-class Windowed(nn.Module):
-    """A mixer that works in each window of the map alone."""
-
-    def __init__(self, mixer: nn.Module, side: int = SIDE) -> None:
-        super().__init__()
-        self.partition, self.mixer, self.join = Partition(side), mixer, Join()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Mix positions of each window; shape (B, C, H, W) in and out, sides multiples of the window's."""
-        return self.join(self.mixer(self.partition(x)), x.shape[2], x.shape[3])  # type: ignore[no-any-return]
 
 
 def windowed_shma(channels: int, width: int | None = None, side: int = SIDE) -> Windowed:

@@ -49,6 +49,10 @@ class MultiHeadAttention(nn.Module):
         self.attention = SoftmaxHeads()
         self.project = nn.Conv2d(channels, channels, 1)
 
+    def entrances(self) -> tuple[nn.Conv2d, ...]:
+        """Return the layers that read the input, for a norm in front to fold into."""
+        return (self.qkv,)
+
     @torch.no_grad()
     def untrained(self) -> Watchers:
         """Sharpen attention, so that where a position looks decides what it gets."""

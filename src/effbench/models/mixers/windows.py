@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor, nn
-
-from effbench.errors import UsageError
 
 SIDE = 16
 """Side of a window in positions, as iFormer's ``*_faster`` networks have it."""
@@ -20,12 +19,15 @@ class Partition(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return shape (B n, C, side, side) for maps of shape (B, C, H, W), n windows each.
 
-        Raises:
-            UsageError: The windows do not fit the map.
+        Where windows do not tile the map, it grows by rows and columns of zeros, which take part in what follows.
+
+        Source: the padding is that of iFormer's released code, class ``WindowPartion``.
         """
         (_, channels, height, width), side = x.shape, self.side
-        check_windows(height, width, side)
-        rows, columns = height // side, width // side
+        below, right = -height % side, -width % side
+        if below or right:
+            x = F.pad(x, (0, right, 0, below))
+        rows, columns = (height + below) // side, (width + right) // side
         # Two exchanges of neighbouring axes instead of one permutation of six axes, which many NPUs refuse.
         x = x.reshape(-1, side, columns, side).transpose(1, 2)
         x = x.reshape(-1, channels, rows * columns, side * side).transpose(1, 2)
@@ -38,20 +40,19 @@ class Join(nn.Module):
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
         """Return maps of shape (B, C, height, width)."""
         _, channels, side, _ = x.shape
-        rows, columns = height // side, width // side
+        rows, columns = -(-height // side), -(-width // side)
         x = x.reshape(-1, rows * columns, channels, side * side).transpose(1, 2)
         x = x.reshape(-1, columns, side, side).transpose(1, 2)
-        return x.reshape(-1, channels, height, width)
+        return x.reshape(-1, channels, rows * side, columns * side)[:, :, :height, :width]
 
 
-def check_windows(height: int, width: int, side: int) -> None:
-    """Refuse a map that windows do not tile.
+class Windowed(nn.Module):
+    """Units that work in each window of the map alone."""
 
-    Raises:
-        UsageError: With the sizes that fit.
-    """
-    if height % side or width % side:
-        raise UsageError(
-            f"Windows of {side} x {side} do not tile a map of {height} x {width} positions.",
-            hint=f"Both sides of the map must be multiples of {side}.",
-        )
+    def __init__(self, inside: nn.Module, side: int = SIDE) -> None:
+        super().__init__()
+        self.partition, self.inside, self.join = Partition(side), inside, Join()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix positions of each window; shape (B, C, H, W) in and out."""
+        return self.join(self.inside(self.partition(x)), x.shape[2], x.shape[3])  # type: ignore[no-any-return]

@@ -1,0 +1,162 @@
+"""DeiT's column of equal blocks on a map: patches of 16 px, then mixer and feed-forward units with norms in front.
+
+`deit_*` and `aft_*` share it, so that only the mixer differs. Against DeiT there is no class token: the map is
+averaged, as in AFT; attention, which knows no places, keeps DeiT's learned position embeddings.
+
+Source: Touvron et al., arXiv:2012.12877, Table 1; widths, depth and feed-forward of AFT's models are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from effbench.models.initialise import Watchers
+from effbench.models.layers import ChannelNorm, check_sides
+from effbench.models.mixers.aft import resampled
+from effbench.models.mixers.softmax import MultiHeadAttention
+from effbench.schema import Backbone
+
+PATCH, DEPTH, SIDE = 16, 12, 14
+"""Pixels of a patch, blocks of the column, and positions of the side of a map at 224 px."""
+WIDTHS = {"t": 192, "s": 384}
+
+
+class Block(nn.Module):
+    """``x + mixer(norm(x))``, then ``x + feed_forward(norm(x))``."""
+
+    def __init__(self, mixer: nn.Module, channels: int) -> None:
+        super().__init__()
+        self.norm1: ChannelNorm = ChannelNorm(channels)
+        self.mixer = mixer
+        self.norm2: ChannelNorm = ChannelNorm(channels)
+        self.expand = nn.Conv2d(channels, 4 * channels, 1)
+        self.contract = nn.Conv2d(4 * channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix positions, then channels; shape (B, channels, H, W) in and out."""
+        x = x + self.mixer(self.norm1(x))
+        return x + self.contract(F.gelu(self.expand(self.norm2(x))))  # type: ignore[no-any-return]
+
+    def fused(self) -> Block:
+        """Fold gains and biases of the norms into the projections behind them."""
+        self.norm1.fold_into(*self.mixer.entrances())  # type: ignore[operator]
+        self.norm2.fold_into(self.expand)
+        return self
+
+
+class Places(nn.Module):
+    """Learned embeddings of the places of a map, added to it; on a map of another size they are resampled."""
+
+    def __init__(self, channels: int, resolution: tuple[int, int]) -> None:
+        super().__init__()
+        self.resolution = resolution
+        self.embedding = nn.Parameter(
+            nn.init.uniform_(torch.empty(resolution[0] * resolution[1], channels), -0.02, 0.02)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add the embeddings; shape (B, channels, H, W) in and out."""
+        values = resampled(self.embedding, self.resolution, (x.shape[2], x.shape[3]))
+        return x + values.T.reshape(1, *x.shape[1:])
+
+    @torch.no_grad()
+    def fit(self, resolution: tuple[int, int]) -> None:
+        """Resample the embeddings for good to a map of this size."""
+        values = resampled(self.embedding, self.resolution, resolution).contiguous()
+        self.embedding, self.resolution = nn.Parameter(values), resolution
+
+    @torch.no_grad()
+    def untrained(self) -> Watchers:
+        """Give places half the deviation of what the patches say."""
+        self.embedding.mul_(0.5 * 3**0.5 / 0.02)
+        return {}
+
+
+class Column(nn.Module):
+    """Patches, twelve blocks of one width, and a classifier on the averaged map.
+
+    Args:
+        inputs: Channels of the picture.
+        channels: Width.
+        mixer: Makes a mixer from the width.
+        classes: Number of classes.
+        places: Whether learned position embeddings are added to the patches.
+    """
+
+    def __init__(
+        self, inputs: int, channels: int, mixer: Callable[[int], nn.Module], classes: int, places: bool = False
+    ) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(inputs, channels, PATCH, stride=PATCH)
+        self.places = Places(channels, (SIDE, SIDE)) if places else nn.Identity()
+        self.blocks = nn.ModuleList(Block(mixer(channels), channels) for _ in range(DEPTH))
+        self.norm = ChannelNorm(channels)
+        self.linear = nn.Linear(channels, classes)
+
+    def forward_features(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return the maps behind blocks 3, 6, 9 and 12; all have stride 16.
+
+        Raises:
+            UsageError: A side is not a positive multiple of 16 pixels.
+        """
+        check_sides(x.shape[-2], x.shape[-1], PATCH)
+        x = self.places(self.patches(x))
+        features = []
+        for index, block in enumerate(self.blocks, start=1):
+            x = block(x)
+            if index % (DEPTH // 4) == 0:
+                features.append(x)
+        return tuple(features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return class scores, shape (B, classes), for pictures of shape (B, inputs, H, W)."""
+        pooled = F.adaptive_avg_pool2d(self.norm(self.forward_features(x)[-1]), 1).flatten(1)
+        return self.linear(pooled)  # type: ignore[no-any-return]
+
+    def fused(self) -> Column:
+        """Fold gain and bias of the last norm into the classifier; an average passes them on."""
+        self.norm.fold_into(self.linear)
+        return self
+
+    def fit(self, resolution: tuple[int, int]) -> tuple[str, ...]:
+        """Resample what belongs to one map size to that of pictures of this size; return what was resampled."""
+        height, width = resolution[0] // PATCH, resolution[1] // PATCH
+        bound = [m for m in self.modules() if m is not self and hasattr(m, "fit") and m.resolution != (height, width)]
+        for module in bound:
+            module.fit((height, width))  # type: ignore[operator]
+        if not bound:
+            return ()
+        return (f"position factors resampled from {SIDE}x{SIDE} to {height}x{width} positions (bicubic)",)
+
+
+def _deit(size: str, in_channels: int, classes: int) -> Column:
+    return Column(in_channels, WIDTHS[size], MultiHeadAttention, classes, places=True)
+
+
+def deit_t(in_channels: int = 3, classes: int = 1000) -> Column:
+    """Build DeiT-tiny on a map (5.7 M parameters as published, with class token)."""
+    return _deit("t", in_channels, classes)
+
+
+def deit_s(in_channels: int = 3, classes: int = 1000) -> Column:
+    """Build DeiT-small on a map (22.1 M parameters as published, with class token)."""
+    return _deit("s", in_channels, classes)
+
+
+BACKBONES = tuple(
+    Backbone(
+        name=f"deit_{size}",
+        family="deit",
+        factory=f"effbench.models.deit:deit_{size}",
+        published=f"DeiT-{name}",
+        mixer="softmax attention",
+        mixer_order="O(N^2)",
+        stride=PATCH,
+        source="arXiv:2012.12877, Table 1; without class token, the map is averaged",
+    )
+    for size, name in (("t", "Tiny"), ("s", "Small"))
+)
