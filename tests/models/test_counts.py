@@ -3,12 +3,32 @@
 import json
 
 import pytest
+import torch
 
 from effbench import models
-from effbench.models.index import counts, text
+from effbench.models.build import load_factory
+from effbench.models.index import counts, receptive_field, text
 
 # Parameters in M and GMACs at 224 px: arXiv:2501.15369, Table 3.
-PUBLISHED = {"iformer_t": (2.9, 0.53), "iformer_s": (6.5, 1.09), "iformer_m": (8.9, 1.64)}
+PUBLISHED = {
+    "iformer_t": (2.9, 0.53),
+    "iformer_s": (6.5, 1.09),
+    "iformer_m": (8.9, 1.64),
+    "iformer_l2": (24.5, 4.50),
+}
+# Parameters in M: arXiv:2105.14103, Table 7, DeiT's included; LambdaResNet-50: d-li14/lambda.pytorch.
+TRAINED_PARAMS = {
+    "aft_full_t": 6.3,
+    "aft_full_s": 22.6,
+    "aft_conv_t_h32": 5.4,
+    "aft_conv_t_h192": 5.9,
+    "aft_conv_s_h16": 20.3,
+    "aft_conv_s_h384": 22.5,
+    "aft_conv_s_h384_k15": 23.0,
+    "deit_t": 5.7,
+    "deit_s": 22.1,
+    "lambda_resnet50": 14.995,
+}
 # Parameters in M, GMACs at 224 and 512 px of the reconstruction as it was specified.
 RECONSTRUCTED = {
     "regla_t": (2.88, 0.515, 2.69),
@@ -29,6 +49,25 @@ def test_iformer_counts_are_the_published_ones(name: str) -> None:
     found = models.get(name).counts
     assert_agrees(PUBLISHED[name][0], found["params"] / 1e6)
     assert_agrees(PUBLISHED[name][1], found["macs_224"] / 1e9)
+
+
+@pytest.mark.parametrize("name", TRAINED_PARAMS)
+def test_parameters_are_the_published_ones_as_trained_and_as_deployed(name: str) -> None:
+    with torch.device("meta"):
+        trained = sum(item.numel() for item in load_factory(models.get(name).factory)().parameters())
+    assert_agrees(TRAINED_PARAMS[name], trained / 1e6)
+    assert_agrees(TRAINED_PARAMS[name], models.get(name).counts["params"] / 1e6)
+
+
+def test_lambda_resnet50_has_the_macs_that_its_other_implementation_lists() -> None:
+    assert_agrees(6.576, models.get("lambda_resnet50").counts["macs_224"] / 1e9)
+
+
+def test_a_shortcut_beside_a_longer_path_adds_nothing_to_the_receptive_field() -> None:
+    longer = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 3, 2), torch.nn.MaxPool2d(2), torch.nn.Conv2d(1, 1, 3))
+    assert receptive_field(longer) == 3 + 2 + 8
+    longer.add_module("shortcut", torch.nn.Conv2d(1, 1, 9, 4))
+    assert receptive_field(longer) == 3 + 2 + 8
 
 
 def test_iformer_l_differs_from_its_published_macs_as_the_released_code_does() -> None:

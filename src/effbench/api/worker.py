@@ -43,7 +43,7 @@ def graph(job: dict[str, Any], emit: Any) -> None:
     bundle.write(Path(job["folder"]), lambda draft: make(job, draft, stages))
 
 
-def _subject(job: dict[str, Any], params: int, macs: int | None) -> Subject:
+def _subject(job: dict[str, Any], params: int, macs: int | None, notes: tuple[str, ...] = ()) -> Subject:
     backbone = from_json(Backbone, job["backbone"], "job")
     return Subject(
         model=backbone.name,
@@ -57,7 +57,7 @@ def _subject(job: dict[str, Any], params: int, macs: int | None) -> Subject:
         reconstruction=backbone.reconstruction,
         params=params,
         macs=macs,
-        notes=("dynamic batch",) if job["dynamic_batch"] else (),
+        notes=(*(("dynamic batch",) if job["dynamic_batch"] else ()), *notes),
     )
 
 
@@ -67,7 +67,7 @@ def _from_factory(job: dict[str, Any], draft: Path, stages: _Stages) -> Artifact
 
     from effbench.deploy import graph as torch_graph
     from effbench.deploy.targets.torch import save_weights
-    from effbench.models.build import build_unfused
+    from effbench.models.build import build_unfused, fit_resolution
     from effbench.models.layers import fuse
 
     torch.set_num_threads(int(job["threads"]))
@@ -78,6 +78,7 @@ def _from_factory(job: dict[str, Any], draft: Path, stages: _Stages) -> Artifact
     if backbone.family == "user":
         backbone, job = _as_declared(backbone, module, job)
     resolution, batch = tuple(job["resolution"]), job["batch"]
+    notes = fit_resolution(module, resolution)
     stages.begin("reference outputs")
     images = fidelity.pictures(fidelity.count_for(batch), backbone.in_channels, resolution)
     spec = TensorSpec(torch_graph.INPUT, "float32", (batch, backbone.in_channels, *resolution))
@@ -97,7 +98,7 @@ def _from_factory(job: dict[str, Any], draft: Path, stages: _Stages) -> Artifact
     )
     params = sum(item.numel() for item in module.parameters())
     macs = onnx_file.count_macs(_static(model, resolution, job["batch"]) if job["dynamic_batch"] else model)
-    return _artifact(job, draft, model, _subject(job, params, macs), stages, backbone)
+    return _artifact(job, draft, model, _subject(job, params, macs, notes), stages, backbone)
 
 
 def _as_declared(backbone: Backbone, module: Any, job: dict[str, Any]) -> tuple[Backbone, dict[str, Any]]:

@@ -57,13 +57,24 @@ def build_unfused(backbone: Backbone, weights: Weights, state_path: Path | None 
     return model.float().eval()
 
 
-def skeleton(import_string: str) -> nn.Module:
-    """Build a factory's model as `build` does, folded, with whatever weights the factory gives; a state is loaded next.
+def fit_resolution(model: nn.Module, resolution: tuple[int, int]) -> tuple[str, ...]:
+    """Give parameters that belong to one picture size the values for another, in place; return what was changed.
+
+    A model takes part by having a method of this name; others take any size, or refuse it when they run.
+    """
+    method = getattr(model, "fit_resolution", None)
+    return tuple(method(resolution)) if callable(method) else ()
+
+
+def skeleton(import_string: str, resolution: tuple[int, int]) -> nn.Module:
+    """Build a factory's model as it is exported, with whatever weights the factory gives; a state is loaded next.
 
     Raises:
         UsageError: The factory cannot be imported or called.
     """
-    return fuse(_call(load_factory(import_string), import_string)).float().eval()
+    model = _call(load_factory(import_string), import_string)
+    fit_resolution(model, resolution)
+    return fuse(model).float().eval()
 
 
 def load_factory(import_string: str) -> Callable[..., Any]:

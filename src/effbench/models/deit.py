@@ -122,10 +122,10 @@ class Column(nn.Module):
         self.norm.fold_into(self.linear)
         return self
 
-    def fit(self, resolution: tuple[int, int]) -> tuple[str, ...]:
+    def fit_resolution(self, resolution: tuple[int, int]) -> tuple[str, ...]:
         """Resample what belongs to one map size to that of pictures of this size; return what was resampled."""
         height, width = resolution[0] // PATCH, resolution[1] // PATCH
-        bound = [m for m in self.modules() if m is not self and hasattr(m, "fit") and m.resolution != (height, width)]
+        bound = [m for m in self.modules() if hasattr(m, "fit") and m.resolution != (height, width)]
         for module in bound:
             module.fit((height, width))  # type: ignore[operator]
         if not bound:

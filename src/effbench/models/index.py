@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from effbench.codec import to_json
 from effbench.models import INDEX
-from effbench.models.build import load_factory
+from effbench.models.build import fit_resolution, load_factory
 from effbench.models.layers import fuse
 from effbench.registry import in_package
 from effbench.schema import Backbone
@@ -26,9 +26,13 @@ def counts(backbone: Backbone) -> dict[str, int]:
     """
     with torch.device("meta"):
         model = fuse(load_factory(backbone.factory)())
-    sides = {side: macs(model, side, backbone.in_channels) for side in (224, 512)}
+    params = sum(parameter.numel() for parameter in model.parameters())
+    sides = {}
+    for side in (224, 512):
+        fit_resolution(model, (side, side))
+        sides[side] = macs(model, side, backbone.in_channels)
     return {
-        "params": sum(parameter.numel() for parameter in model.parameters()),
+        "params": params,
         **{f"macs_{side}": count for side, count in sides.items()},
         "receptive_field_px": receptive_field(model),
     }
@@ -43,12 +47,21 @@ def macs(model: nn.Module, side: int, channels: int = 3) -> int:
 
 
 def receptive_field(model: nn.Module) -> int:
-    """Return the side in pixels that one cell of the last map sees through convolutions, in the order they run."""
+    """Return the side in pixels that one cell of the last map sees through convolutions and pools, in running order.
+
+    What is named ``shortcut`` runs beside a longer path and is left out.
+    """
     field, jump = 1, 1
-    for conv in (module for module in model.modules() if isinstance(module, nn.Conv2d)):
-        field += (conv.kernel_size[0] - 1) * conv.dilation[0] * jump
-        jump *= conv.stride[0]
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)) and "shortcut" not in name:
+            kernel, stride, dilation = (_side(getattr(module, key, 1)) for key in ("kernel_size", "stride", "dilation"))
+            field += (kernel - 1) * dilation * jump
+            jump *= stride
     return field
+
+
+def _side(value: int | tuple[int, ...]) -> int:
+    return value if isinstance(value, int) else value[0]
 
 
 def entries() -> Iterator[Backbone]:

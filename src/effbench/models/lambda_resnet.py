@@ -109,7 +109,7 @@ def _stages(depths: tuple[int, ...]) -> Iterator[list[nn.Module]]:
         units: list[nn.Module] = []
         for unit in range(depth):
             stride = 2 if index and not unit else 1
-            units.append(Bottleneck(inputs, width, stride, min(1.0, 2 * depth**-0.5)))
+            units.append(Bottleneck(inputs, width, stride, depth**-0.5))
             inputs = EXPANSION * width
         yield units
 

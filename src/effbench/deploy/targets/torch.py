@@ -39,7 +39,7 @@ class TorchSession:
         _check(torch, device, mode)
         torch.set_num_threads(threads)
         # The artifact names the function that builds its empty module, so that this target depends on no model code.
-        module = resolve(artifact.options["loader"])(artifact.options["factory"])
+        module = resolve(artifact.options["loader"])(artifact.options["factory"], artifact.subject.resolution)
         load_model(module, str(artifact.path))
         self._torch, self._device, self.mode = torch, torch.device(device), mode
         self._module = module.to(self._device)

@@ -58,8 +58,9 @@ class _AFT(nn.Module):
 
     @torch.no_grad()
     def untrained(self) -> Watchers:
-        """Make the keys selective."""
+        """Make the keys selective, and give means, which vary little, the weight of what they are added to."""
         self.key.weight.mul_(SELECTIVE)
+        self.project.weight.mul_(3)
         return {}
 
 
@@ -274,9 +275,8 @@ def _filtered(x: Tensor, filters: Tensor, scale: Tensor) -> Tensor:
 
 
 class DeployedAFTConv(_AFT):
-    """`AFTConv` as it is exported: its filters are constants."""
+    """`AFTConv` as it is exported: its filters are constants, kept by the convolution of the denominator."""
 
-    filters: Tensor
     scale: Tensor
 
     def __init__(self, layer: AFTConv) -> None:
@@ -284,9 +284,11 @@ class DeployedAFTConv(_AFT):
         self.query, self.key, self.value, self.project = layer.query, layer.key, layer.value, layer.project
         with torch.no_grad():
             filters, scale = layer.filters()
-        self.filters = nn.Parameter(filters, requires_grad=False)
+        heads, _, kernel, _ = filters.shape
+        self.near = nn.Conv2d(heads, heads, kernel, padding=kernel // 2, groups=heads, bias=False)
+        self.near.weight = nn.Parameter(filters, requires_grad=False)
         self.scale = nn.Parameter(scale, requires_grad=False)
 
     def attend(self, key: Tensor, value: Tensor) -> Tensor:
         """Return the means, shape (B, channels, H, W)."""
-        return conv_means(key, value, self.filters, self.scale)
+        return conv_means(key, value, self.near.weight, self.scale)

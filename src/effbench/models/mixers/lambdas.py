@@ -15,6 +15,12 @@ from effbench.models.layers import ConvNorm
 SELECTIVE = 2.0
 """Gain of untrained keys: a few positions weigh most, so that which ones they are shows."""
 
+QUERY = 0.15
+"""Deviation of untrained queries around 1 or -1."""
+
+REACH = 2.0
+"""Deviation in positions of what an untrained scope sees."""
+
 
 class _Lambda(nn.Module):
     """What both forms share: projections, content lambdas, and queries applied to lambdas.
@@ -36,6 +42,7 @@ class _Lambda(nn.Module):
         self.query = ConvNorm(channels, heads * depth)
         self.key = nn.Conv2d(channels, depth * intra, 1, bias=False)
         self.value = ConvNorm(channels, self.width * intra)
+        self.position: nn.Conv2d
 
     def position_lambdas(self, value: Tensor) -> Tensor:
         """Return shape (B, v, k, N) for values of shape (B, v u, H, W)."""
@@ -48,33 +55,38 @@ class _Lambda(nn.Module):
         # Channels of key and value are ordered (k, u) and (v, u), so that u joins the positions without a transpose.
         key = torch.softmax(self.key(x).reshape(-1, self.depth, self.intra, positions), dim=-1)
         value = self.value(x)
-        content = content_lambdas(key, value.reshape(-1, self.width, self.intra, positions))
-        mixed: Tensor = content @ query + apply_lambdas(query, self.position_lambdas(value))
-        return mixed.reshape(-1, self.heads * self.width, x.shape[2], x.shape[3])
+        rows = value.reshape(-1, 1, self.width, self.intra * positions)
+        content: Tensor = rows @ key.reshape(-1, 1, self.depth, self.intra * positions).transpose(-1, -2) @ query
+        position = apply_lambdas(query, self.position_lambdas(value))
+        maps = (-1, self.heads * self.width, x.shape[2], x.shape[3])
+        return content.reshape(maps) + position.reshape(maps)
 
     @torch.no_grad()
     def untrained(self) -> Watchers:
-        """Make the keys selective."""
+        """Make the keys selective, let queries vary around a constant, and scopes fade towards their ends.
+
+        Queries times values grow with the square of a picture's contrast, and sums over a whole scope with the size of
+        the map; block after block, without training, that would leave the range of numbers.
+        """
         self.key.weight.mul_(SELECTIVE)
+        nn.init.constant_(self.query.norm.weight, QUERY)
+        bias = self.query.norm.bias
+        bias.copy_(1 - 2.0 * (torch.arange(len(bias)) % 2))
+        rows, columns = (torch.arange(side) - side // 2 for side in self.position.kernel_size)
+        fading = torch.exp(-(rows[:, None] ** 2 + columns**2) / (2 * REACH**2))
+        self.position.weight.mul_(fading / fading.square().mean().sqrt())
         return {}
 
 
-def content_lambdas(key: Tensor, value: Tensor) -> Tensor:
-    """Return ``V K^T``, shape (B, 1, v, k), for normalised keys (B, k, u, N) and values (B, v, u, N)."""
-    key, value = key.flatten(2)[:, None], value.flatten(2)[:, None]
-    return value @ key.transpose(-1, -2)
-
-
 def apply_lambdas(query: Tensor, lambdas: Tensor) -> Tensor:
-    """Return, per head and position, ``lambda^T q``: shape (B, heads, v, N).
+    """Return, per head and position, ``lambda^T q``: shape (B, heads v, N).
 
     Args:
         query: Shape (B, heads, k, N).
         lambdas: Shape (B, v, k, N).
     """
     # Products and a sum: as matrix products, one per position, the lambdas would have to be transposed.
-    heads = [(lambdas * head).sum(dim=2, keepdim=True) for head in torch.split(query, 1, dim=1)]
-    return torch.cat(heads, dim=2).transpose(1, 2)
+    return torch.cat([(lambdas * head).sum(dim=2) for head in torch.split(query, 1, dim=1)], dim=1)
 
 
 class LambdaConv(_Lambda):
