@@ -15,7 +15,8 @@ from effbench import process
 from effbench.codec import from_json
 from effbench.deploy import bundle, fidelity
 from effbench.errors import DataError
-from effbench.schema import Artifact, Fidelity, Round
+from effbench.profiles import transports
+from effbench.schema import Artifact, Device, Fidelity, Round
 
 ROOT = Path(__file__).parent.parent
 VERSIONS = ("3.10", "3.12", "3.13")
@@ -109,6 +110,36 @@ def test_a_round_is_measured(python: str, pushed: dict[str, str], artifact: Arti
     assert found.load_ms > 0 < found.first_ms
     version = subprocess.run([python, "--version"], capture_output=True, text=True, check=True).stdout.split()[1]
     assert version == answer["before"]["python"]
+
+
+@pytest.mark.parametrize("own_python", [True, False], ids=["as-supervisor", "as-agent"])
+def test_a_device_with_that_python_measures(python: str, artifact: Artifact, tmp_path: Path, own_python: bool):
+    # The agent as it is pushed: one zip file, under a supervisor of this version or of the one that runs the tests.
+    folder = Path(python).parent if own_python else Path(sys.executable).parent
+    connection = {"command": ["env", f"PATH={folder}:/usr/bin:/bin"], "home": str(tmp_path / "home"), "python": python}
+    link = transports.connect(Device("other", "host", "", "pipe", ("ort",), connection=connection))
+    place = link.put({path.name: path for path in artifact.folder.iterdir()}, "model")
+    job = {"op": "measure", "artifact": place, "min_samples": 20, "min_seconds": 0.1, "round_seconds": 0.5}
+    (answer,) = link.run("effbench.agent", {**job, "packages": ["onnxruntime"]}, time_limit_s=120)
+    link.close()
+    assert len(answer["round"]["samples_ns"]) >= 20
+    version = subprocess.run([python, "--version"], capture_output=True, text=True, check=True).stdout.split()[1]
+    assert version == answer["before"]["python"]
+    assert 0 < answer["agent_s"] < 120
+
+
+@pytest.mark.parametrize("version", ["3.7", "3.8", "3.9"])
+def test_the_supervisor_runs_on_older_pythons_and_says_what_the_agent_needs(version: str, tmp_path: Path):
+    home = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    found = sorted(home.glob(f"versions/{version}.*/bin"))
+    if not found:
+        pytest.skip(f"there is no Python {version} here")
+    connection = {"command": ["env", f"PATH={found[-1]}:/usr/bin:/bin"], "home": str(tmp_path / "home")}
+    link = transports.connect(Device("old", "host", "", "pipe", ("ort",), connection=connection))
+    assert link.facts()["python"].startswith(version)
+    with pytest.raises(process.ChildFailure, match=r"needs Python 3\.10 or newer; this is 3\."):
+        list(link.run("effbench.agent", {"op": "observe"}, time_limit_s=60))
+    link.close()
 
 
 def test_a_tampered_artifact_is_refused(

@@ -44,6 +44,7 @@ def test_a_kit_is_run_elsewhere_and_brought_home(own: Any, tmp_path: Path):
     assert all(len(item.samples_ns) >= 20 for item in one.samples.rounds)
 
 
+@pytest.mark.slow
 def test_a_changed_artifact_in_a_kit_is_refused_and_said_so(own: Any):
     folder = make(own)
     model = next((folder / "artifacts").glob("*/model.onnx"))

@@ -5,7 +5,6 @@ Needs Debian's openssh-server (and openssh-client for the keys); libfaketime and
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import signal
@@ -15,11 +14,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import loopback
 import pytest
+from loopback import Server, commands, soon, trust
 
 from effbench.api.profile import Profile, profile
 from effbench.api.verify import verify
@@ -32,98 +33,11 @@ from effbench.schema import Device
 pytest.importorskip("asyncssh", reason="asyncssh is not installed")
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ssh")]
 
-SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
 OBSERVE = {"op": "observe"}
-
-
-@dataclass
-class Server:
-    """An sshd with its own key, port and configuration, whose sessions are its children."""
-
-    folder: Path
-    port: int
-    address: str = "127.0.0.1"
-    prefix: tuple[str, ...] = ()
-    process: subprocess.Popen[bytes] | None = None
-    environment: dict[str, str] = field(default_factory=dict)
-
-    def start(self) -> None:
-        settings = {
-            "Port": self.port,
-            "ListenAddress": self.address,
-            "HostKey": self.folder / "host",
-            "AuthorizedKeysFile": self.folder / "me.pub",
-            "PidFile": "none",
-            "StrictModes": "no",
-            "UsePAM": "no",
-            "PasswordAuthentication": "no",
-        }
-        path = os.pathsep.join([str(Path(sys.executable).parent), "/usr/bin", "/bin"])
-        variables = " ".join(f"{key}={value}" for key, value in {"PATH": path, **self.environment}.items())
-        text = "".join(f"{key} {value}\n" for key, value in {**settings, "SetEnv": variables}.items())
-        (self.folder / "config").write_text(text)
-        command = [*self.prefix, SSHD, "-D", "-e", "-f", str(self.folder / "config")]
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(command, stderr=log, start_new_session=True)
-        if not self.prefix:
-            assert soon(self.answers), (self.folder / "log").read_text()
-
-    def answers(self) -> bool:
-        with contextlib.suppress(OSError), socket.create_connection((self.address, self.port), 1.0):
-            return True
-        return False
-
-    def tree(self) -> list[int]:
-        """Return the processes of the server and of all its sessions."""
-        assert self.process is not None
-        return descendants(self.process.pid)
-
-    def power_off(self) -> None:
-        """End everything at once, as a power cut would: nobody says goodbye."""
-        for pid in reversed(self.tree()):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        assert self.process is not None
-        self.process.wait()
-
-    def stop(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            self.power_off()
-
-
-def descendants(root: int) -> list[int]:
-    listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
-    parents = [tuple(map(int, line.split())) for line in listed.splitlines()]
-    found = [root]
-    for pid in found:
-        found += [child for child, parent in parents if parent == pid]
-    return found
-
-
-def soon(wanted: Callable[[], bool], limit_s: float = 8.0) -> bool:
-    end = time.monotonic() + limit_s
-    while not wanted() and time.monotonic() < end:
-        time.sleep(0.05)
-    return wanted()
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def left(home: Path) -> list[str]:
     return [path.name for path in home.iterdir() if path.name != "agents"]
-
-
-def commands() -> dict[int, str]:
-    """Return every process with its arguments."""
-    found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-    return found
 
 
 def agents_of(home: Path) -> list[str]:
@@ -132,42 +46,18 @@ def agents_of(home: Path) -> list[str]:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    if not Path(SSHD).exists() or shutil.which("ssh-keygen") is None:
-        pytest.skip("sshd is not installed (Debian: openssh-server)")
-    if os.geteuid() == 0:
-        Path("/run/sshd").mkdir(exist_ok=True)
-    folder = tmp_path / "sshd"
-    folder.mkdir(mode=0o700)
-    for name in ("host", "me", "other"):
-        make = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
-        subprocess.run(make, check=True)
-    found = Server(folder, free_port())
-    trust(found, "host")
+    reason = loopback.missing()
+    if reason is not None:
+        pytest.skip(reason)
+    found = loopback.make(tmp_path / "sshd")
     found.start()
     yield found
     found.stop()
 
 
-def trust(server: Server, key: str) -> None:
-    kind, public = (server.folder / f"{key}.pub").read_text().split()[:2]
-    (server.folder / "known").write_text(f"[{server.address}]:{server.port} {kind} {public}\n")
-
-
 @pytest.fixture
 def device(server: Server, tmp_path: Path) -> Device:
-    import getpass
-
-    connection = {
-        "host": server.address,
-        "port": server.port,
-        "user": getpass.getuser(),
-        "key": str(server.folder / "me"),
-        "known_hosts": str(server.folder / "known"),
-        "python": sys.executable,
-        "home": str(tmp_path / "home"),
-        "timeout_s": 10,
-    }
-    return Device("loopback", "host", "sshd on 127.0.0.1", "ssh", ("ort",), connection=connection)
+    return loopback.device_of(server, tmp_path / "home")
 
 
 @pytest.fixture
@@ -258,6 +148,19 @@ def test_a_port_that_never_answers(device: Device):
         assert time.monotonic() - start < 2 + 5
 
 
+def test_an_unreachable_device_is_one_cell_with_a_reason_in_time(server: Server, work: Path):
+    server.stop()
+    with socket.socket() as mute:
+        mute.bind((server.address, server.port))
+        mute.listen()
+        start = time.monotonic()
+        found = measured(work)
+        assert time.monotonic() - start < 10 + 5
+    (cell,) = found.cells
+    assert ("failed", 4, ()) == (cell.status, cell.exit_code, found.measurements)
+    assert cell.reason
+
+
 def test_a_dropped_connection_loses_one_round(server: Server, work: Path, tmp_path: Path):
     def drop() -> None:
         sessions = [pid for pid in server.tree()[1:] if "sshd" in Path(f"/proc/{pid}/comm").read_text()]
@@ -339,7 +242,7 @@ def test_a_full_disk_is_a_reason(server: Server, device: Device, tmp_path: Path)
         link.close()
         assert soon(lambda: left(disk) == [])
     finally:
-        subprocess.run(["umount", str(disk)], check=True)
+        assert soon(lambda: subprocess.run(["umount", str(disk)], capture_output=True, check=False).returncode == 0)
 
 
 def test_a_clock_that_runs_fast_is_refused(server: Server, work: Path, tmp_path: Path):

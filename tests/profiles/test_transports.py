@@ -141,6 +141,7 @@ def test_a_device_that_never_answers_is_given_up(tmp_path: Path):
     assert time.monotonic() - start < 6
 
 
+@pytest.mark.slow
 def test_a_frozen_device_is_given_up(tmp_path: Path):
     home = tmp_path / "home"
     link = transports.connect(device(home))
@@ -204,6 +205,7 @@ def test_a_silent_work_station_is_noticed(tmp_path: Path, monkeypatch: pytest.Mo
     link.close()
 
 
+@pytest.mark.slow
 def test_an_idle_link_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     text = session.SUPERVISOR.read_text()
     impatient = tmp_path / "supervisor.py"

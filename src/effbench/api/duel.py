@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from effbench import process, sequential
-from effbench.api.remote import Remote, check_clock, lost
+from effbench.api.remote import Remote, lost
 from effbench.errors import DataError, EffbenchError, MeasurementError, UsageError
 from effbench.profiles.paired import MIN_PAIRS, PairedRound, evidence, join_turns
 from effbench.schema import Artifact
@@ -92,7 +92,7 @@ def on_device(remote: Remote) -> Callable[[Artifact, Artifact, Setting, int], Pa
         began = time.monotonic()
         (answer,) = remote.run(WORKER, job, time_limit_s=ROUND_LIMIT_S)
         found = _paired(answer)
-        check_clock([*found.a_ns, *found.b_ns], answer.get("agent_s", 0.0), time.monotonic() - began)
+        remote.check_clock([*found.a_ns, *found.b_ns], answer, time.monotonic() - began)
         return found
 
     return measure

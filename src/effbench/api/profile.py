@@ -15,7 +15,7 @@ from typing import Any
 
 from effbench import deploy
 from effbench.api.choice import Choice
-from effbench.api.remote import Remote, check_clock, device_of, lost
+from effbench.api.remote import Remote, device_of, lost
 from effbench.api.stage import AGENT, Notify, silent
 from effbench.codec import from_json
 from effbench.deploy import bundle
@@ -221,7 +221,7 @@ def _one_round(
         job["artifact"] = remote.place(lane.artifact)
         began = time.monotonic()
         (answer,) = remote.run(AGENT, job, time_limit_s=max(120.0, 4 * budget_s) + how.extra_s)
-        check_clock(answer["round"]["samples_ns"], answer.get("agent_s", 0.0), time.monotonic() - began)
+        remote.check_clock(answer["round"]["samples_ns"], answer, time.monotonic() - began)
         how.began(answer["before"])
         measured = _measurement(remote.finished(lane.artifact), answer, threads, remote, run)
         store.append(measured)

@@ -10,9 +10,10 @@ from typing import Any
 from effbench import deploy
 from effbench.codec import from_json
 from effbench.deploy import bundle
-from effbench.errors import EffbenchError, MeasurementError, UnavailableError
+from effbench.errors import DeviceError, EffbenchError, MeasurementError, UnavailableError
 from effbench.profiles import devices, transports
 from effbench.profiles.transports.channel import LostError
+from effbench.profiles.transports.session import TIMEOUT_S
 from effbench.schema import Artifact, Device
 
 AGENT = "effbench.agent"
@@ -31,8 +32,9 @@ class Remote:
         self._link: transports.Link | None = None
         self._places: dict[str, str] = {}
         self._finished: dict[str, Artifact] = {}
-        self._boot = ""
         self._lost = 0
+        self._lost_at = 0.0
+        self._reached = False
 
     def __enter__(self) -> Remote:
         return self
@@ -59,12 +61,16 @@ class Remote:
             DeviceError: The device cannot be reached, or refuses.
         """
         if self._link is None:
-            time.sleep(WAITS_S[min(self._lost, len(WAITS_S) - 1)])
+            time.sleep(WAITS_S[min(self._lost, len(WAITS_S) - 1)] if self._reached else 0.0)
             try:
                 self._link = transports.connect(self.device, self._record)
-            except LostError:
+            except LostError as error:
                 self._lost += 1
-                raise
+                timeout_s = float(self.device.connection.get("timeout_s", TIMEOUT_S))
+                if self._reached and time.monotonic() - self._lost_at < timeout_s:
+                    raise  # it was there a moment ago, and may be back
+                raise DeviceError(error.message, hint=error.hint) from error
+            self._reached = True
         return self._link
 
     def run(self, module: str, job: Mapping[str, Any], *, time_limit_s: float) -> Iterator[dict[str, Any]]:
@@ -111,11 +117,10 @@ class Remote:
         found: dict[str, Any] = answer["environment"]
         return found
 
-    def rebooted(self) -> bool:
-        """Tell whether the machine was started anew since this was last asked."""
-        boot = str(self.link().facts().get("boot_id", ""))
-        before, self._boot = self._boot, boot
-        return bool(before and boot and before != boot)
+    def check_clock(self, samples_ns: Sequence[int], answer: Mapping[str, Any], elapsed_s: float) -> None:
+        """Hold the device's clock against ours (`check_clock`); a replay takes no time of its own."""
+        if self.origin != "replayed":
+            check_clock(samples_ns, float(answer.get("agent_s", 0.0)), elapsed_s)
 
     def close(self) -> None:
         """End the session on the device."""
@@ -142,6 +147,8 @@ class Remote:
         return place
 
     def _drop(self) -> None:
+        if self._lost == 0:
+            self._lost_at = time.monotonic()
         self._lost += 1
         self._places.clear()  # the session's folder goes with the session
         self.close()
@@ -158,7 +165,7 @@ def device_of(name: str) -> Device:
     if device.transport == transports.NONE:
         hint = f"`effbench kit MODEL --device {name}` makes a folder for whoever holds it; `effbench import` reads it."
         raise UnavailableError(f"effbench cannot drive '{name}' ({device.description}) itself.", hint=hint)
-    transports.check(device)
+    transports.declared(device)
     return device
 
 

@@ -69,6 +69,17 @@ def check(device: Device) -> None:
             raise did_you_mean(key, keys, f"key of [connection] of device '{device.name}' ({device.transport}):")
 
 
+def declared(device: Device) -> None:
+    """Refuse a device whose place is not declared, before any work is done for it.
+
+    Raises:
+        UsageError: With the line that declares it.
+    """
+    check(device)
+    for key, example in getattr(transports()[device.transport], "REQUIRED", {}).items():
+        needed(device, key, example)
+
+
 def connect(device: Device, record: Path | None = None) -> Link:
     """Open a link to a device.
 
@@ -105,4 +116,4 @@ def needed(device: Device, key: str, example: str) -> Any:
     return value
 
 
-__all__ = ["Connect", "Event", "Link", "check", "connect", "needed", "transports"]
+__all__ = ["NONE", "Connect", "Event", "Link", "check", "connect", "declared", "needed", "transports"]

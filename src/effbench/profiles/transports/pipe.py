@@ -15,10 +15,11 @@ CONNECTION = {
     **session.CONNECTION,
     "command": "what leads there, as a list of arguments; `python3 -u -c ...` is added to it",
 }
+REQUIRED = {"command": "docker exec -i NAME"}
 
 
 def _link(device: Device) -> Supervised:
-    command = needed(device, "command", "")
+    command = needed(device, "command", REQUIRED["command"])
     if not isinstance(command, (list, tuple)) or not all(isinstance(part, str) for part in command):
         text = f'[devices.{device.name}.connection] command = ["docker", "exec", "-i", "NAME"]'
         raise UsageError(f"The command of '{device.name}' is not a list of arguments.", hint=text)

@@ -19,6 +19,7 @@ from effbench.profiles.transports import Event, Link, needed
 from effbench.schema import FORMAT_VERSION, Device
 
 CONNECTION = {"file": "what `--record FILE` wrote"}
+REQUIRED = {"file": "exchange.jsonl"}
 VARIES = ("artifact", "sides", "seed", "reference")
 """What of a job may differ in a replay: paths of a session, and the seed of an order."""
 

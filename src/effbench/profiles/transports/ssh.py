@@ -27,6 +27,7 @@ CONNECTION = {
     "key": "file of the private key (default: the agent's and the usual files)",
     "known_hosts": "file of the keys that are trusted (default: ~/.ssh/known_hosts)",
 }
+REQUIRED = {"host": "192.168.1.20"}
 KEEPALIVE_S = 15.0
 T = TypeVar("T")
 
@@ -40,7 +41,7 @@ class SshChannel:
         except ImportError as error:
             raise MissingDependencyError("Transport 'ssh'", "asyncssh", "ssh") from error
         self._device = device
-        self._host = str(needed(device, "host", "192.168.1.20"))
+        self._host = str(needed(device, "host", REQUIRED["host"]))
         self._timeout_s = float(device.connection.get("timeout_s", TIMEOUT_S))
         self._inbox = Inbox()
         self._log = b""

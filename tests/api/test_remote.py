@@ -1,0 +1,121 @@
+"""Commands on a device: another interpreter at the other end of a pipe, a recording, and devices that are not there."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from effbench.api.remote import check_clock
+from effbench.errors import MeasurementError
+from effbench.store import Store
+
+pytestmark = pytest.mark.xdist_group("export")
+ARTIFACT = "toy.net-64-b1-fp32-ort"
+
+
+@pytest.fixture
+def bench(own: Any) -> Any:
+    """A command line in a folder that declares the device ``bench``."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    command = json.dumps(["env", f"PATH={path}"])
+    (own.folder / "effbench.toml").write_text(
+        f'[devices.bench]\ntransport = "pipe"\nconnection = {{ command = {command}, home = "{own.folder}/home" }}\n'
+        '[devices.tape]\ntransport = "replay"\nconnection = { file = "exchange.jsonl" }\n'
+    )
+    return own
+
+
+def test_a_profile_is_recorded_and_replayed(bench: Any):
+    done = bench(*f"profile {ARTIFACT} --device bench --rounds 2 --budget 2 --record exchange.jsonl".split())
+    assert 0 == done.returncode, done.stderr
+    again = bench(*f"profile {ARTIFACT} --device tape --rounds 2 --budget 2".split())
+    assert 0 == again.returncode, again.stderr
+    first, second = Store(bench.folder / "runs")
+    assert first.samples.rounds == second.samples.rounds
+    assert [("bench", "measured"), ("tape", "replayed")] == [(item.device, item.origin) for item in (first, second)]
+    assert "tape, 64 px (replayed)" in bench("report").stdout
+    assert ["agents"] == [path.name for path in (bench.folder / "home").iterdir()]
+
+
+def test_fidelity_is_checked_on_the_device(bench: Any):
+    done = bench("verify", ARTIFACT, "--device", "bench")
+    assert 0 == done.returncode, done.stderr
+    assert " ok " in done.stdout
+
+
+def test_pairs_run_inside_one_agent(bench: Any):
+    line = f"compare {ARTIFACT} toy.net-64-b1-fp32-ov --device bench --budget 3 --inconclusive pass --json"
+    done = bench(*line.split())
+    assert done.returncode in (0, 1), done.stderr
+    (verdict,) = json.loads(done.stdout)["data"]["verdicts"]
+    assert verdict["rounds"] >= 1
+    assert 0 == verdict["lost_rounds"]
+
+
+def test_two_workers_are_not_for_a_device(bench: Any):
+    done = bench(*f"compare {ARTIFACT} toy.net-64-b1-fp32-ov --device bench --budget 3 --workers 2".split())
+    assert "both sides run in one process" in done.stdout + done.stderr
+
+
+def test_what_a_device_does_not_run_is_unavailable(bench: Any):
+    done = bench(*["profile", "toy.net-64-b1-fp32-ov", "--device", "bench"])
+    assert 4 == done.returncode
+    assert "'bench' runs ort, not ov" in done.stdout
+
+
+def test_doctor_and_check_of_a_device(bench: Any):
+    done = bench("doctor", "--device", "bench")
+    assert 0 == done.returncode, done.stderr
+    for what in ("connection", "space below", "Python", "target ort", "processor"):
+        assert what in done.stdout
+    assert "reached: Linux" in bench("devices", "bench", "--check").stdout
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "said"),
+    [
+        ("doctor --device jetson-thor", 4, 'devices.jetson-thor.connection.host = "'),
+        ("profile --device jetson-thor", 2, "Its host is not declared"),
+        ("profile --device iphone-13", 4, "effbench kit MODEL --device iphone-13"),
+        ("profile --device jetson-thro", 2, "jetson-thor"),
+        ("devices jetson-thor --check", 0, "not reached"),
+        ("devices nothing.toml", 2, "No such file"),
+    ],
+)
+def test_a_device_that_cannot_be_used_says_what_to_do(run: Any, line: str, code: int, said: str):
+    done = run(*line.split(), "--out", "runs") if line.startswith("profile") else run(*line.split())
+    assert (code, True) == (done.returncode, said in done.stdout + done.stderr), done.stdout + done.stderr
+
+
+def test_export_takes_target_precision_and_options_from_the_device(own: Any):
+    done = own(*["export", "toy:net", "--res", "64", "--device", "core-ultra-npu", "--no-verify", "--json"])
+    assert 0 == done.returncode, done.stderr
+    (cell,) = json.loads(done.stdout)["data"]
+    assert ("ov", "fp16") == (cell["target"], cell["precision"])
+    manifest = json.loads((own.folder / cell["artifact"] / "manifest.json").read_text())
+    assert "NPU" == manifest["options"]["device"]
+
+
+def test_flags_win_over_the_device(own: Any):
+    line = "export toy:net --res 64 --device core-ultra-npu -t ort --precision fp32 --no-verify --json"
+    (cell,) = json.loads(own(*line.split()).stdout)["data"]
+    assert ("ort", "fp32") == (cell["target"], cell["precision"])
+
+
+@pytest.mark.parametrize(
+    ("samples", "counted_s", "elapsed_s", "fine"),
+    [((10**9,), 1.4, 1.5, True), ((10**9,), 0.0, 0.9, False), ((1,), 8.0, 1.0, False), ((1,), 1.0, 1.0, True)],
+)
+def test_the_clock_of_a_device_is_held_against_ours(
+    samples: tuple[int, ...], counted_s: float, elapsed_s: float, fine: bool
+):
+    if fine:
+        check_clock(samples, counted_s, elapsed_s)
+        return
+    with pytest.raises(MeasurementError, match="it jumped, or runs fast"):
+        check_clock(samples, counted_s, elapsed_s)
