@@ -132,8 +132,8 @@ def _alike(one: Preprocessing, other: Preprocessing) -> bool:
     return bool((apart <= SAME_RANGE * slope).all())
 
 
-def suspicion(declared: Evaluation, others: Mapping[str, Evaluation]) -> Suspicion | None:
-    """Return the alternative that knows the labels better by most, where that is no luck; else None.
+def suspicions(declared: Evaluation, others: Mapping[str, Evaluation]) -> tuple[Suspicion, ...]:
+    """Return the alternatives that know the labels better, where that is no luck; most right, then most gained, first.
 
     Paired, picture by picture, on ln p(label); the level is shared out among the alternatives (Bonferroni).
     """
@@ -154,7 +154,7 @@ def suspicion(declared: Evaluation, others: Mapping[str, Evaluation]) -> Suspici
             found.append(
                 Suspicion(what, other.preprocessing, len(gains), float(gains.mean()), p_value, right[0], right[1])
             )
-    return max(found, key=lambda one: one.gain_nats, default=None)
+    return tuple(sorted(found, key=lambda one: (-one.right_instead, -one.gain_nats)))
 
 
 def _rows(predictions: Predictions) -> list[tuple[int, float]]:

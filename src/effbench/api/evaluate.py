@@ -93,8 +93,8 @@ def evaluate(
             root = call.root(artifact)
             if check_preprocessing and found.labelled and root not in checked and not result.evaluation.simulated:
                 checked.add(root)
-                doubt = call.suspect(artifact, result.evaluation)
-                suspicions += [(artifact.subject.model, doubt)] if doubt else []
+                found_better = call.suspect(artifact, result.evaluation)
+                suspicions += [(artifact.subject.model, doubt) for doubt in found_better]
         except DataError:
             raise
         except EffbenchError as error:

@@ -93,6 +93,15 @@ class Call:
             images_per_s=computed / seconds if seconds > 0 else None,
         )
 
+    def predictions(self, artifact: Artifact, places: Sequence[int]) -> Predictions:
+        """Return what an artifact says of some pictures; what the store lacks is evaluated."""
+        self._run(artifact, {DECLARED: (artifact.preprocessing, places)})
+        whole = self._stored(artifact, artifact.preprocessing)
+        found = whole.predictions if whole is not None else Predictions()
+        wanted = set(places)
+        kept = [row for row, picture in enumerate(found.pictures) if picture in wanted]
+        return Predictions(**{name: tuple(column[row] for row in kept) for name, column in vars(found).items()})
+
     def compared(self, result: Result, artifact: Artifact) -> Result:
         """Add the comparison with the fp32 reference on the pictures that the artifact saw."""
         reference = self.reference(artifact)
@@ -107,15 +116,15 @@ class Call:
         agreed, parted = accuracy.agreement(other.predictions, result.evaluation.predictions, names)
         return replace(result, reference=reference.name, agreement=agreed, parted=parted)
 
-    def suspect(self, artifact: Artifact, declared: Evaluation) -> Suspicion | None:
-        """Try the common alternatives of the preprocessing on a few pictures; return what would fit better."""
+    def suspect(self, artifact: Artifact, declared: Evaluation) -> tuple[Suspicion, ...]:
+        """Try the common alternatives of the preprocessing on a few pictures; return those that fit better."""
         few = self.order[:CHECK_PICTURES]
         if len(few) < accuracy.FEWEST:
-            return None
+            return ()
         others = accuracy.alternatives(artifact.preprocessing)
         self._run(artifact, {what: (other, few) for what, other in others.items()})
         found = {what: self._stored(artifact, other) for what, other in others.items()}
-        return accuracy.suspicion(declared, {what: one for what, one in found.items() if one is not None})
+        return accuracy.suspicions(declared, {what: one for what, one in found.items() if one is not None})
 
     def root(self, artifact: Artifact) -> str:
         """Return the digest of the fp32 graph that an artifact goes back to."""

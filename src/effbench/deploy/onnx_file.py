@@ -198,21 +198,36 @@ def count_params(model: onnx.ModelProto) -> int:
     return sum(math.prod(t.dims) for t in model.graph.initializer if t.data_type in floating and t.dims)
 
 
+HEAVY = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""Operators whose multiply-accumulates are counted."""
+
+
 def count_macs(model: onnx.ModelProto) -> int | None:
     """Return the multiply-accumulates of one inference: convolutions and matrix products only, as papers count.
 
     None where a shape that decides the count is not known.
     """
+    found = macs_by_node(model)
+    heavy = sum(node.op_type in HEAVY for node in model.graph.node)
+    return sum(found.values()) if len(found) == heavy else None
+
+
+def macs_by_node(model: onnx.ModelProto) -> dict[str, int]:
+    """Return the multiply-accumulates of each convolution and matrix product, by the node's first output.
+
+    A node is left out where a shape that decides the count is not known.
+    """
     known = shapes(model)
-    total = 0
+    found = {}
     for node in model.graph.node:
-        if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
-            left, right, out = (known.get(name) for name in (node.input[0], node.input[1], node.output[0]))
-            if left is None or right is None or out is None or None in (*left, *right, *out):
-                return None
-            per_output = _depth(node, left, right)
-            total += math.prod(side for side in (left if node.op_type == "ConvTranspose" else out) if side) * per_output
-    return total
+        if node.op_type not in HEAVY:
+            continue
+        left, right, out = (known.get(name) for name in (node.input[0], node.input[1], node.output[0]))
+        if left is None or right is None or out is None or None in (*left, *right, *out):
+            continue
+        side = left if node.op_type == "ConvTranspose" else out
+        found[node.output[0]] = math.prod(one for one in side if one) * _depth(node, left, right)
+    return found
 
 
 def _depth(node: onnx.NodeProto, left: tuple[int | None, ...], right: tuple[int | None, ...]) -> int:

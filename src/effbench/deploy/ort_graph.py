@@ -14,11 +14,18 @@ _PRECISIONS = {1: "fp32", 10: "fp16", 11: "fp64"}
 """ONNX's numbers of tensor types."""
 
 
-def heavy_by_precision(path: Path, provider: str) -> dict[str, int]:
-    """Count convolutions and matrix products by the type they compute in.
+def left_unfused(path: Path) -> dict[str, int]:
+    """Count, in the graph that the CPU provider runs, operators in int8 and Q/DQ nodes that stand alone.
 
-    The CPU provider computes most of an fp16 graph in fp32: it casts around each operator. The count shows it.
+    One that stands alone costs a pass over its tensor and saves nothing.
     """
+    kinds = Counter(node.op_type for node in optimized(path, "CPUExecutionProvider").graph.node)
+    borders = kinds["QuantizeLinear"] + kinds["DequantizeLinear"]
+    return {"int8": sum(kinds[name] for name in QUANTIZED), "pairs": borders}
+
+
+def optimized(path: Path, provider: str) -> Any:
+    """Return the graph as ONNX Runtime rewrites it, before the layouts of one processor."""
     import onnx
     import onnxruntime as ort
 
@@ -29,7 +36,15 @@ def heavy_by_precision(path: Path, provider: str) -> dict[str, int]:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.log_severity_level = 3
         ort.InferenceSession(str(path), options, providers=[provider])
-        model = onnx.load(options.optimized_model_filepath)
+        return onnx.load(options.optimized_model_filepath)
+
+
+def heavy_by_precision(path: Path, provider: str) -> dict[str, int]:
+    """Count convolutions and matrix products by the type they compute in.
+
+    The CPU provider computes most of an fp16 graph in fp32: it casts around each operator. The count shows it.
+    """
+    model = optimized(path, provider)
     types = {value.name: value.type.tensor_type.elem_type for value in (*model.graph.value_info, *model.graph.input)}
     types |= {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     types |= {node.output[0]: _cast_to(node) for node in model.graph.node if node.op_type == "Cast"}

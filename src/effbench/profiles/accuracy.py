@@ -125,7 +125,7 @@ def predictions(scores: Array, places: Sequence[int], labels: Sequence[int]) -> 
     """
     if not np.isfinite(scores).all():
         raise DataError("The model gave NaN or infinity for a picture.", hint="effbench numerics tells where from.")
-    logs = _log_probabilities(scores)
+    logs = log_probabilities(scores)
     best = scores.argmax(axis=1)
     two = np.sort(np.partition(logs, -2, axis=1)[:, -2:], axis=1)
     wanted = np.asarray(labels, np.int64)
@@ -145,7 +145,8 @@ def predictions(scores: Array, places: Sequence[int], labels: Sequence[int]) -> 
     )
 
 
-def _log_probabilities(scores: Array) -> Array:
+def log_probabilities(scores: Array) -> Array:
+    """Return ln p of every class, shape (N, K), from logits, or from probabilities where every row is one."""
     if (scores >= 0).all() and np.allclose(scores.sum(axis=1), 1, atol=1e-2):
         return np.asarray(np.log(np.maximum(scores, 1e-12)))
     shifted = scores - scores.max(axis=1, keepdims=True)

@@ -1,0 +1,98 @@
+"""The heavy half of quantizing within a bound, in a child process: mixed graphs, and how much each block suffers.
+
+``python -m effbench.api.mix_worker`` reads one job from standard input and answers in JSON lines.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from effbench.deploy import bundle, onnx_file
+from effbench.errors import MissingDependencyError
+from effbench.schema import Artifact
+
+
+def mix(job: dict[str, Any], emit: Any) -> None:
+    """Make a graph artifact with some nodes in int8 and the others in ``rest``: fp32 or fp16."""
+    import onnx
+
+    from effbench.deploy.mix import in_half, mixed
+
+    source, int8 = bundle.load(Path(job["graph"])), bundle.load(Path(job["int8"]))
+
+    def build(draft: Path) -> Artifact:
+        emit({"event": "stage", "stage": "mix int8 and float in the graph"})
+        model = mixed(onnx_file.load(source.path), onnx_file.load(int8.path), job["floats"])
+        model = in_half(model) if job["rest"] == "fp16" else model
+        onnx.save(model, draft / "model.onnx")
+        shutil.copyfile(source.folder / bundle.REFERENCE, draft / bundle.REFERENCE)
+        subject = replace(int8.subject, notes=(*int8.subject.notes, job["note"]))
+        placement = {"operators": onnx_file.operators(model), "float_nodes": job["floats"], "float_type": job["rest"]}
+        return replace(
+            int8, folder=draft, key=job["key"], subject=subject, graph_digest=source.digest, placement=placement
+        )
+
+    bundle.write(Path(job["folder"]), build)
+
+
+def sensitivity(job: dict[str, Any], emit: Any) -> None:
+    """Emit each block with the divergence that int8 in it alone brings: mean KL from the fp32 answers, in nats."""
+    from effbench.data import open_dataset, pictures
+    from effbench.deploy.mix import blocks, mixed, quantized
+    from effbench.profiles.accuracy import head
+
+    source = bundle.load(Path(job["graph"]))
+    model, int8 = onnx_file.load(source.path), onnx_file.load(bundle.load(Path(job["int8"])).path)
+    names = quantized(int8)
+    emit({"event": "stage", "stage": "sensitivity: read pictures"})
+    data = open_dataset(job["data"], job["classes"])
+    spec, output = source.inputs[0], head(source.outputs, source.name).name
+    size, channels = source.subject.resolution, spec.shape[1] or 3
+    items = [data.items[place] for place in job["places"]]
+    images = np.stack([pictures.read(one.read(), one.name, size, source.preprocessing, channels) for one in items])
+    tensors = pictures.normalize(images, source.preprocessing, spec.dtype)
+    batch = spec.shape[0] or 1
+    feeds = [tensors[start : start + batch] for start in range(0, len(tensors) // batch * batch, batch)]
+    expected = _log_probabilities(model, spec.name, output, feeds)
+    for block in blocks(model, names):
+        emit({"event": "stage", "stage": f"sensitivity of block {block.name}"})
+        alone = mixed(model, int8, set(names) - set(block.nodes))
+        found = _log_probabilities(alone, spec.name, output, feeds)
+        divergence = float((np.exp(expected) * (expected - found)).sum(axis=1).mean())
+        emit(
+            {
+                "event": "block",
+                "name": block.name,
+                "nodes": list(block.nodes),
+                "macs": block.macs,
+                "divergence": divergence,
+            }
+        )
+
+
+def _log_probabilities(model: Any, name: str, output: str, feeds: list[Any]) -> Any:
+    from effbench.profiles.accuracy import log_probabilities
+
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        raise MissingDependencyError("The sensitivity of blocks", "onnxruntime", "ort") from error
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    scores = np.concatenate([session.run([output], {name: feed})[0] for feed in feeds])
+    return log_probabilities(np.asarray(scores, np.float64))
+
+
+HANDLERS = {"mix": mix, "sensitivity": sensitivity}
+
+if __name__ == "__main__":
+    from effbench.process import serve
+
+    serve(HANDLERS)
