@@ -33,6 +33,7 @@ SKIPPED = {
     ("docs/install.md", "python -m pip install"): "installs packages; the continuous check runs it",
     ("docs/models.md", "effbench export iformer_m --weights"): "needs a file of weights",
     ("docs/own-model.md", "effbench export detector.onnx"): "needs a file of the user",
+    ("docs/quantize.md", "effbench export mynet:small"): "needs labelled pictures of the user",
     ("docs/trust.md", "python benchmarks/coverage.py"): "takes minutes",
     ("docs/scaling.md", "effbench claims --scaling"): "takes minutes",
     ("docs/kit.md", "sh run.sh"): "runs in the kit's folder, on the device",

@@ -13,8 +13,8 @@ import numpy as np
 from effbench import deploy, process
 from effbench.api import accuracy
 from effbench.api.accuracy import Parted, Share, Suspicion
-from effbench.api.export import AGENT, STAGE_LIMIT_S, Notify
 from effbench.api.source import versions
+from effbench.api.stage import AGENT, STAGE_LIMIT_S, Notify
 from effbench.codec import from_json, to_json
 from effbench.data import Dataset
 from effbench.deploy import bundle

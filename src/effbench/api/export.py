@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from effbench import deploy
-from effbench.api import failures, stage
+from effbench.api import bounded, failures, stage
 from effbench.api.pictures import Pictures, pictures_for
 from effbench.api.source import Source, code_hashes, ingredients, resolve, versions
 from effbench.api.stage import AGENT, STAGE_LIMIT_S, WORKER, Limits, Notify, failed, silent
@@ -27,7 +27,16 @@ from effbench.errors import (
     did_you_mean,
 )
 from effbench.profiles import devices
-from effbench.schema import CALIBRATED, PRECISIONS, Artifact, Cell, Device, parse_resolution, resolution_text
+from effbench.schema import (
+    CALIBRATED,
+    PRECISIONS,
+    Artifact,
+    Cell,
+    Device,
+    Preprocessing,
+    parse_resolution,
+    resolution_text,
+)
 from effbench.store import home as home_of
 
 PRECISION_PACKAGES = {"int8": ("nncf",), "a16w8": ("onnxruntime",)}
@@ -41,6 +50,9 @@ def export(
     *,
     precision: str | None = None,
     calibration: str | Path | None = None,
+    max_drop: float | None = None,
+    data: str | Path | None = None,
+    classes: str | Path | None = None,
     batch: int = 1,
     dynamic_batch: bool = False,
     weights: str | None = None,
@@ -62,6 +74,9 @@ def export(
         resolutions: Pixels (``512``) or height x width (``384x640``).
         precision: Written into the graph; None takes each target's default.
         calibration: A folder of pictures that int8 and a16w8 are calibrated with, or ``synthetic``: latency only.
+        max_drop: With int8: how many points of top-1 it may cost; what costs more stays in float (docs/quantize.md).
+        data: The pictures that `max_drop` is judged on, with labels or without.
+        classes: A file that lists their classes in the order of the outputs.
         batch: Fixed batch size.
         dynamic_batch: Leave the batch open instead.
         weights: A .safetensors file; without it the model is untrained, from ``seed``.
@@ -99,7 +114,15 @@ def export(
     request = _Request(source, batch, dynamic_batch, dict(options or {}), home_of(out), limits, notify, used)
     wanted = [request.wanted(name, precision) for name in names if name in deploy.registered()]
     request.pictures = pictures_for(calibration, source.backbone, sizes, wanted)
+    if max_drop is not None or data is not None:
+        bounded.check_arguments(precision, calibration, max_drop, data)
     request.prepare(sizes)
+    declared = request.declared()
+    if declared is not None and declared != source.backbone.preprocessing:
+        backbone = replace(source.backbone, preprocessing=declared)
+        request.pictures = pictures_for(calibration, backbone, sizes, wanted)
+    if max_drop is not None and data is not None:
+        return bounded.cells(request, plan, verify, max_drop, Path(data), classes)
     cells = [request.cell(size, name, precision, verify) for size, name in plan]
     return reduced(cells, reduce_s, notify)
 
@@ -194,7 +217,12 @@ class _Request:
         self.source, self.batch, self.dynamic, self.options = source, batch, dynamic, options
         self.home, self.limits, self.notify = home, limits, notify
         self.pictures = Pictures()
+        self.mixes: dict[tuple[int, int], bounded.Mix] = {}
         self._graphs: dict[tuple[int, int], Artifact | EffbenchError] = {}
+
+    def declared(self) -> Preprocessing | None:
+        """Return the preprocessing that the made graphs carry: a user's factory may declare its own."""
+        return next((graph.preprocessing for graph in self._graphs.values() if isinstance(graph, Artifact)), None)
 
     def prepare(self, sizes: Sequence[tuple[int, int]]) -> None:
         """Make the graphs of all sizes, as many at once as there are cores to spare; each is one thread's work."""
@@ -254,7 +282,9 @@ class _Request:
         if isinstance(graph, EffbenchError):
             raise graph
         if wanted != "fp32":
-            graph = self._in_precision(graph, wanted)
+            graph = self.in_precision(size, wanted)
+        if wanted == "int8" and size in self.mixes:
+            graph = self._mixed(size, graph, self.mixes[size])
         key = bundle.make_key(
             {
                 "graph": graph.key,
@@ -300,8 +330,14 @@ class _Request:
         }
         return self._make(folder, key, job, f"export {source.name} at {resolution_text(size)} to ONNX")[0]
 
-    def _in_precision(self, graph: Artifact, precision: str) -> Artifact:
-        size, packages = graph.subject.resolution, PRECISION_PACKAGES.get(precision, ())
+    def in_precision(self, size: tuple[int, int], precision: str) -> Artifact:
+        """Return the graph of a size in a precision; made where it is not there."""
+        graph = self._graphs[size]
+        if isinstance(graph, EffbenchError):
+            raise graph
+        if precision == "fp32":
+            return graph
+        packages = PRECISION_PACKAGES.get(precision, ())
         pictures = self.pictures.hashes.get(size) if precision in CALIBRATED else None
         how: dict[str, Any] = {"precision": precision, "calibration": pictures}
         code = code_hashes("effbench.deploy.precision:to_fp16", "effbench.deploy.quantize:to_int8")
@@ -311,10 +347,21 @@ class _Request:
         job["packages"] = packages
         return self._make(folder, key, job, f"write {precision} into {graph.name}")[0]
 
+    def _mixed(self, size: tuple[int, int], int8: Artifact, mix: bounded.Mix) -> Artifact:
+        graph = self.in_precision(size, "fp32")
+        how = {"floats": list(mix.floats), "rest": mix.rest, "note": mix.note}
+        code = code_hashes("effbench.deploy.mix:mixed")
+        key = bundle.make_key({"graph": graph.key, "int8": int8.key, **how, "code": code})
+        folder = bundle.folder_of(self.home, self._name(size, "int8", "onnx"), key)
+        job = {"op": "mix", "graph": str(graph.folder), "int8": str(int8.folder), **how}
+        return self._make(folder, key, job, f"write a {mix.note}", bounded.WORKER)[0]
+
     def _name(self, size: tuple[int, int], precision: str, target: str) -> str:
         return bundle.name_of(self.source.name, size, None if self.dynamic else self.batch, precision, target)
 
-    def _make(self, folder: Path, key: str, job: Mapping[str, Any], what: str) -> tuple[Artifact, bool]:
+    def _make(
+        self, folder: Path, key: str, job: Mapping[str, Any], what: str, worker: str = WORKER
+    ) -> tuple[Artifact, bool]:
         from filelock import FileLock
 
         found = bundle.find(folder, key)
@@ -329,7 +376,7 @@ class _Request:
                     return found, True
                 self.notify(what)
                 request = {**job, "folder": str(folder), "key": key}
-                stage.run(WORKER, request, self.limits, self.home, folder.name)
+                stage.run(worker, request, self.limits, self.home, folder.name)
         except OSError as error:
             raise DataError(
                 f"Cannot write {folder.parent}: {error.strerror}.", hint="Choose another with --out."

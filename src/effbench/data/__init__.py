@@ -63,6 +63,11 @@ class Dataset:
         """Say whether every picture has a label."""
         return all(item.label is not None for item in self.items)
 
+    @property
+    def partly_labelled(self) -> bool:
+        """Say whether some pictures have a label and others none."""
+        return not self.labelled and any(item.label is not None for item in self.items)
+
     @cached_property
     def sha256(self) -> str:
         """The hash of names, labels and contents; a change of any of them is another data set."""

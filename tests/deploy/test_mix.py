@@ -1,0 +1,112 @@
+"""Mixes of int8 and float: between the two graphs they are made of, and the same function where nothing is in int8."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper, parser
+
+from effbench.deploy import fidelity, onnx_file
+from effbench.deploy.calibration import load_calibration
+from effbench.deploy.interpreter import Interpreter
+from effbench.deploy.mix import blocks, in_half, mixed, quantized
+from effbench.deploy.ort_graph import left_unfused
+from effbench.deploy.quantize import check_form, signal_to_noise_db, to_int8
+from effbench.schema import Preprocessing
+
+BODY = """
+<ir_version: 10, opset_import: ["" : 20]>
+g (float[1, 3, 32, 32] image) => (float[1, 10] output) <int64[2] axes = {2, 3}>
+{
+    [stem] a = Conv <kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]> (image, w1, b1)
+    [relu] b = Relu (a)
+    [deep] c = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1], group = 4> (b, w2, b2)
+    [wide] d = Conv <kernel_shape = [1, 1]> (c, w4, b4)
+    [skip] e = Add (b, d)
+    [pool] q = ReduceMean <keepdims = 0> (e, axes)
+    [head] output = Gemm <transB = 1> (q, w3, b3)
+}
+"""
+SHAPES = {
+    "w1": (16, 3, 3, 3),
+    "b1": (16,),
+    "w2": (16, 4, 3, 3),
+    "b2": (16,),
+    "w3": (10, 16),
+    "b3": (10,),
+    "w4": (16, 16, 1, 1),
+    "b4": (16,),
+}
+
+
+@pytest.fixture(scope="module")
+def model() -> onnx.ModelProto:
+    rng = np.random.default_rng(0)
+    made = parser.parse_model(BODY)
+    for name, shape in SHAPES.items():
+        values = rng.normal(size=shape) / np.sqrt(max(1, np.prod(shape[1:])))
+        made.graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), name))
+    return onnx_file.infer_shapes(made, "the example")
+
+
+@pytest.fixture(scope="module")
+def int8(model: onnx.ModelProto) -> onnx.ModelProto:
+    pytest.importorskip("nncf")
+    pictures = load_calibration("synthetic", (32, 32), Preprocessing())
+    return to_int8(model, pictures.feeds(1, onnx_file.inputs(model)[0], Preprocessing()))
+
+
+def outputs(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    spec = onnx_file.inputs(model)[0]
+    feeds = fidelity.feeds(fidelity.pictures(6, 3, (32, 32)), 1, spec, Preprocessing())
+    interpreter = Interpreter(model)
+    return fidelity.run_all(interpreter.run, feeds)
+
+
+def test_blocks_hold_every_quantized_node_once(model: onnx.ModelProto, int8: onnx.ModelProto):
+    names = quantized(int8)
+    assert ("a", "c", "d", "output") == names
+    found = blocks(model, names)
+    # Inside a residual no single tensor joins the halves: its convolutions stay together.
+    assert [("a",), ("c", "d"), ("output",)] == [block.nodes for block in blocks(model, names, most=100)]
+    assert list(names) == [name for block in found for name in block.nodes]
+    assert onnx_file.count_macs(model) == sum(block.macs for block in found)
+
+
+def test_all_in_float_is_the_graph_and_none_is_int8(model: onnx.ModelProto, int8: onnx.ModelProto):
+    names = quantized(int8)
+    expected = outputs(model)
+    assert all(np.array_equal(expected[k], v) for k, v in outputs(mixed(model, int8, names)).items())
+    theirs = outputs(int8)
+    assert all(np.allclose(theirs[k], v, atol=1e-5) for k, v in outputs(mixed(model, int8, ())).items())
+
+
+def test_less_int8_is_less_noise(model: onnx.ModelProto, int8: onnx.ModelProto):
+    expected, names = outputs(model), quantized(int8)
+    some = mixed(model, int8, names[:2])
+    check_form(some)
+    assert set(names[2:]) == set(quantized(some))
+    assert signal_to_noise_db(expected, outputs(int8)) < signal_to_noise_db(expected, outputs(some))
+
+
+def test_the_float_part_in_half_keeps_the_pattern_of_int8(model: onnx.ModelProto, int8: onnx.ModelProto):
+    some = mixed(model, int8, ("a",))
+    half = in_half(some)
+    # Half precision moves values over the edges of quantization levels, and so is compared by the noise as a whole.
+    expected = outputs(model)
+    assert signal_to_noise_db(expected, outputs(half)) > signal_to_noise_db(expected, outputs(some)) - 1
+    kinds = {t.name: t.data_type for t in half.graph.initializer}
+    scales = [kinds[n.input[1]] for n in half.graph.node if n.op_type == "DequantizeLinear"]
+    assert {onnx.TensorProto.FLOAT} == set(scales)
+    assert onnx.TensorProto.FLOAT16 == kinds[next(n for n in half.graph.node if n.op_type == "Conv").input[1]]
+
+
+@pytest.mark.target("ort")
+def test_what_onnx_runtime_does_not_fuse_is_counted(int8: onnx.ModelProto, model: onnx.ModelProto, tmp_path: Path):
+    onnx.save(int8, tmp_path / "int8.onnx")
+    onnx.save(model, tmp_path / "fp32.onnx")
+    assert {"int8": 0, "pairs": 0} == left_unfused(tmp_path / "fp32.onnx")
+    assert left_unfused(tmp_path / "int8.onnx")["pairs"] > 0
