@@ -29,7 +29,7 @@ ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "effbench"
 LAYERS = ("models", "deploy", "profiles", "reports")
 BASE = ("data", "store", "proportions", "stats", "registry", "process", "sequential", "supervisor", "verdict")
-TOP = ("api", "agent", "agent_pair", "kit")
+TOP = ("api", "agent", "agent_pair", "agent_kit")
 STANDS_ON = {"training": "models"}
 """A part between the layers and what composes them: of the layers it may import that one."""
 
@@ -46,7 +46,7 @@ FLOORS = (
 )
 """Lowest first; a module imports from floors below its own and from its own part, never from above or beside."""
 
-BESIDE = {("agent_pair", "agent"), ("api", "kit")}
+BESIDE = {("agent_pair", "agent"), ("api", "agent_kit")}
 """The exception inside one floor: two programs that run on a device share how an artifact is opened."""
 
 TORCH_ON_IMPORT = ("models", "training", "deploy.interpreter", "deploy.islands")

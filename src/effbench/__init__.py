@@ -17,6 +17,8 @@ _PUBLIC = {
     "devices": "effbench.api.inspect",
     "doctor": "effbench.api.inspect",
     "evaluate": "effbench.api.evaluate",
+    "imported": "effbench.api.imports",
+    "kit": "effbench.api.kits",
     "export": "effbench.api.export",
     "targets": "effbench.api.inspect",
     "profile": "effbench.api.profile",
@@ -48,7 +50,9 @@ if TYPE_CHECKING:
     from effbench.api.compare import compare  # noqa: F401
     from effbench.api.export import export  # noqa: F401
     from effbench.api.gate import gate  # noqa: F401
+    from effbench.api.imports import imported  # noqa: F401
     from effbench.api.inspect import devices, doctor, targets  # noqa: F401
+    from effbench.api.kits import kit  # noqa: F401
     from effbench.api.profile import profile  # noqa: F401
     from effbench.api.report import report  # noqa: F401
     from effbench.api.verify import verify  # noqa: F401

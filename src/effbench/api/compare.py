@@ -85,19 +85,19 @@ def compare(
 
 
 def check_device(device: str) -> None:
-    """Refuse a device on which the two sides cannot alternate.
+    """Refuse a device that a gate, or its calibration, cannot run on.
 
     Raises:
         UsageError: The device is unknown.
-        UnavailableError: It is known, but only its own host runs pairs.
+        UnavailableError: It is another machine.
     """
     from effbench.profiles import devices
 
     found = devices.get(device)
     if found.transport != "local":
         raise UnavailableError(
-            f"Pairs on '{device}' ({found.transport}) are not built yet: both sides have to alternate on the device.",
-            hint="Run `effbench compare` on the device itself, or leave --device out.",
+            f"A gate on '{device}' ({found.transport}) is not built yet.",
+            hint=f"effbench compare A B --device {device} decides single pairs there.",
         )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 from effbench import deploy
+from effbench.agent_kit import PLAN, RESULT
 from effbench.api.choice import Choice
 from effbench.api.remote import check_clock
 from effbench.api.stage import Notify, silent
@@ -18,7 +19,6 @@ from effbench.api.verify import reference_of
 from effbench.codec import from_json
 from effbench.deploy import bundle
 from effbench.errors import DataError, UsageError
-from effbench.kit import PLAN, RESULT
 from effbench.profiles import devices, transports
 from effbench.profiles.transports import android
 from effbench.profiles.transports.zipapp import agent
@@ -38,7 +38,7 @@ from effbench.store import home as home_of
 
 RUN = """#!/bin/sh
 # Verifies and measures what lies in this folder, and writes {result}. Nothing is installed and nothing is sent.
-cd "$(dirname "$0")" && exec "${{PYTHON:-python3}}" agent.pyz effbench.kit
+cd "$(dirname "$0")" && exec "${{PYTHON:-python3}}" agent.pyz effbench.agent_kit
 """
 
 

@@ -95,7 +95,7 @@ def profile(
     resolutions: Sequence[str | int] = (),
     *,
     targets: Sequence[str] = (),
-    threads: int = 1,
+    threads: int | None = None,
     batch: int = 1,
     device: str = "local",
     budget_s: float = BUDGET_S,
@@ -118,7 +118,7 @@ def profile(
             artifact at all, `DEFAULT_MODEL` for the targets at hand.
         resolutions: Pixels; none means 224 for models, and for artifacts whatever they were exported at.
         targets: None means those at hand.
-        threads: Intra-operator threads of the runtime.
+        threads: Intra-operator threads of the runtime; None means the device's setting, or 1.
         batch: Pictures per inference.
         device: A name that `effbench devices` lists, or a device file; ``local`` is this machine.
         budget_s: Wall-clock seconds per artifact, start-up of the processes included.
@@ -140,8 +140,9 @@ def profile(
     """
     chosen = rounds if rounds is not None else (ROUNDS if minutes is None else 1)
     how = _How(Protocol(rate_hz, minutes), cool_down, chosen)
-    _check(threads, batch, budget_s, how.rounds)
     used = device_of(device)
+    threads = int(used.settings.get("threads", 1)) if threads is None else threads
+    _check(threads, batch, budget_s, how.rounds)
     home = home_of(out)
     sizes = [parse_resolution(text) for text in resolutions]
     said: list[str] = []

@@ -15,7 +15,7 @@ from effbench.commands import _shared as shared
 @click.argument("names", metavar="[MODEL|ARTIFACT]...", nargs=-1)
 @click.option("--res", "resolutions", multiple=True, metavar="PX", help="512, or 384x640. Repeatable.")
 @shared.target
-@click.option("--threads", default=1, show_default=True, help="Threads of the runtime.")
+@click.option("--threads", type=int, metavar="N", help="Threads of the runtime (default: the device's, or 1).")
 @shared.batch
 @click.option("--device", default="local", show_default=True, help="Where to measure (see `devices`).")
 @click.option("--budget", "budget_s", default=20.0, show_default=True, metavar="S", help="Seconds per artifact.")

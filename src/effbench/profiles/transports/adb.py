@@ -87,6 +87,8 @@ class Adb:
         if job.get("rate_hz") is not None or job.get("minutes") is not None:
             raise UnavailableError(f"The runners on '{self.name}' know no pace: they run back to back.")
         plan = self._plan(job)
+        if plan.result:
+            self.shell(["rm", "-f", plan.result])  # onnxruntime_perf_test adds to it
         before = android.environment(self.facts())
         text = self.shell(plan.command, time_limit_s, env=plan.env)
         text = self._viewed(plan.result) if plan.runner == "qnn" else text + self._printed(plan.result)

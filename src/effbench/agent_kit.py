@@ -1,7 +1,7 @@
 """What a kit runs on the device of whoever holds it: verify each artifact, measure it in rounds, write one result file.
 
-``python3 agent.pyz effbench.kit`` in the kit's folder. It needs Python >= 3.10, numpy and the runtime; nothing is sent
-anywhere: the result is a file to bring home.
+``python3 agent.pyz effbench.agent_kit`` in the kit's folder. It needs Python >= 3.10, numpy and the runtime; nothing is
+sent anywhere: the result is a file to bring home.
 """
 
 from __future__ import annotations
