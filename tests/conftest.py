@@ -20,6 +20,7 @@ MODULES = {
     "trt": "tensorrt",
     "trt-rtx": "tensorrt_rtx",
     "qnn": "onnxruntime_qnn",
+    "litert": "ai_edge_litert",
     "timm": "timm",
 }
 

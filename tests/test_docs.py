@@ -32,6 +32,7 @@ BEING_WRITTEN: set[str] = set()
 SKIPPED = {
     ("docs/install.md", "python -m pip install"): "installs packages; the continuous check runs it",
     ("docs/models.md", "effbench export iformer_m --weights"): "needs a file of weights",
+    ("docs/litert.md", "python3.12 -m venv"): "needs Python 3.12 and installs packages",
     ("docs/own-model.md", "effbench export detector.onnx"): "needs a file of the user",
     ("docs/quantize.md", "effbench export mynet:small"): "needs labelled pictures of the user",
     ("docs/trust.md", "python benchmarks/coverage.py"): "takes minutes",

@@ -41,6 +41,7 @@ FLOORS = (
     LAYERS,
     tuple(STANDS_ON),
     TOP,
+    ("lab",),
     ("commands", "pytest_plugin"),
     ("cli",),
 )

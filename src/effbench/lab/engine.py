@@ -1,0 +1,186 @@
+"""Deal jobs to devices: one at a time each, lost ones elsewhere, failing devices set aside with the reason."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from effbench.lab.job import FAULT, OK, Job
+from effbench.lab.results import Results
+
+Notify = Callable[[str], None]
+
+FAULTS = 3
+"""So many faults one after the other, and a device is set aside: a cable that came loose once is not broken."""
+
+ATTEMPTS = 4
+"""A job that met faults on so many devices is given up: then it is the job that breaks devices."""
+
+PATIENCE_S = 60.0
+"""How long jobs wait for a device of their name to appear, before they end as unavailable."""
+
+POLL_S = 0.2
+LOST = "lost"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended. ``status`` is ok, failed or unavailable; ``cached`` means that the store had it already."""
+
+    job: Job
+    status: str
+    result: Any = None
+    reason: str = ""
+    next_step: str = ""
+    unit: str = ""
+    attempts: int = 0
+    seconds: float = 0.0
+    cached: bool = False
+
+
+class Pool(Protocol):
+    """Who runs jobs: units, each of them one device."""
+
+    def units(self) -> Mapping[str, str]:
+        """Return the units that are there now: address -> name of the device."""
+
+    def start(self, job: Job, unit: str, store: str | None) -> None:
+        """Begin a job on a unit; it returns at once."""
+
+    def finished(self, timeout_s: float) -> list[tuple[str, dict[str, Any]]]:
+        """Return the units whose jobs have ended since, each with the answer of `effbench.lab.job.run`."""
+
+    def abandon(self, unit: str) -> None:
+        """Forget the job of a unit: the unit is lost, or the job overdue."""
+
+    def close(self) -> None:
+        """Let go of everything; what runs elsewhere ends by itself."""
+
+
+class Engine:
+    """One sweep over the devices of a pool."""
+
+    def __init__(self, pool: Pool, store: str | None, notify: Notify, clock: Callable[[], float] = time.monotonic):
+        self._pool, self._store, self._notify, self._clock = pool, store, notify, clock
+        self._waiting: dict[str, deque[Job]] = {}
+        self._running: dict[str, tuple[Job, float]] = {}
+        self._attempts: Counter[str] = Counter()
+        self._faults: Counter[str] = Counter()
+        self._last_seen: dict[str, float] = {}
+        self._tried: dict[str, set[str]] = {}
+        self.set_aside: dict[str, str] = {}
+        """Unit -> why it gets no more jobs."""
+
+    def run(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
+        """Yield the outcome of every job, as they end; what the store holds already comes first."""
+        known = Results(self._store).keys() if self._store is not None else set()
+        seen: set[str] = set()
+        for job in jobs:
+            if job.key in seen:
+                continue
+            seen.add(job.key)
+            if self._store is not None and job.key in known:
+                yield Outcome(job, OK, Results(self._store).get(job.key), cached=True)
+            else:
+                self._waiting.setdefault(job.device, deque()).append(job)
+        begin = self._clock()
+        self._last_seen = dict.fromkeys(self._waiting, begin)
+        while self._running or any(self._waiting.values()):
+            units = self._pool.units()
+            yield from self._lose(units)
+            self._deal(units)
+            yield from self._give_up(units)
+            for unit, answer in self._pool.finished(POLL_S):
+                yield from self._ended(unit, answer)
+            yield from self._overdue()
+
+    def _deal(self, units: Mapping[str, str]) -> None:
+        for unit, device in units.items():
+            if unit in self.set_aside:
+                continue
+            self._last_seen[device] = self._clock()
+            if unit not in self._running and (job := self._next(unit, device, units)) is not None:
+                self._attempts[job.key] += 1
+                self._running[unit] = (job, self._clock())
+                self._pool.start(job, unit, self._store)
+
+    def _next(self, unit: str, device: str, units: Mapping[str, str]) -> Job | None:
+        """Take the next job for a unit; one that met a fault there waits for another unit, where there is one."""
+        queue = self._waiting.get(device, deque())
+        healthy = {name for name, other in units.items() if other == device and name not in self.set_aside}
+        for job in queue:
+            tried = self._tried.get(job.key, set())
+            if unit not in tried or not healthy - tried:
+                queue.remove(job)
+                return job
+        return None
+
+    def _ended(self, unit: str, answer: Mapping[str, Any]) -> Iterator[Outcome]:
+        if unit not in self._running:
+            return
+        job, begin = self._running.pop(unit)
+        if answer["status"] == FAULT:
+            yield from self._fault(job, unit, str(answer["reason"]), str(answer.get("next_step", "")))
+            return
+        self._faults[unit] = 0
+        yield Outcome(
+            job,
+            answer["status"],
+            answer.get("result"),
+            answer.get("reason", ""),
+            answer.get("next_step", ""),
+            unit,
+            self._attempts[job.key],
+            self._clock() - begin,
+            answer.get("new") is False,
+        )
+
+    def _fault(self, job: Job, unit: str, reason: str, next_step: str = "") -> Iterator[Outcome]:
+        self._faults[unit] += 1
+        self._tried.setdefault(job.key, set()).add(unit)
+        if self._faults[unit] >= FAULTS and unit not in self.set_aside:
+            self.set_aside[unit] = reason
+            self._notify(f"{unit} ({job.device}) is set aside after {FAULTS} faults in a row: {reason}")
+        if self._attempts[job.key] < ATTEMPTS:
+            self._waiting[job.device].appendleft(job)
+            return
+        yield self._unavailable(job, f"{reason} (after {ATTEMPTS} attempts)", next_step)
+
+    def _lose(self, units: Mapping[str, str]) -> Iterator[Outcome]:
+        for unit in [unit for unit in self._running if unit not in units]:
+            job, _ = self._running.pop(unit)
+            self._pool.abandon(unit)
+            self._notify(f"{unit} ({job.device}) is lost; its job is tried elsewhere")
+            yield from self._fault(job, unit, f"the worker {unit} was lost")
+
+    def _overdue(self) -> Iterator[Outcome]:
+        now = self._clock()
+        for unit, (job, begin) in list(self._running.items()):
+            if now - begin > job.limit_s:
+                del self._running[unit]
+                self._pool.abandon(unit)
+                # Something may still run there: this unit gets no more jobs.
+                self.set_aside[unit] = f"did not answer within {job.limit_s:g} s"
+                self._notify(f"{unit} ({job.device}) is set aside: {self.set_aside[unit]}")
+                yield from self._fault(job, unit, self.set_aside[unit])
+
+    def _give_up(self, units: Mapping[str, str]) -> Iterator[Outcome]:
+        """End the jobs that no unit will ever take: all of theirs are set aside, or none has been there for long."""
+        now = self._clock()
+        for device, queue in self._waiting.items():
+            here = [unit for unit, name in units.items() if name == device]
+            aside = {unit: self.set_aside[unit] for unit in here if unit in self.set_aside}
+            if not queue or len(aside) < len(here) or any(job.device == device for job, _ in self._running.values()):
+                continue
+            if not here and now - self._last_seen.get(device, now) < PATIENCE_S:
+                continue
+            reasons = "; ".join(f"{unit}: {reason}" for unit, reason in aside.items())
+            reason = f"every '{device}' is set aside ({reasons})" if aside else f"no worker offers '{device}'"
+            while queue:
+                yield self._unavailable(queue.popleft(), reason, "Bring the device back, then run the sweep again.")
+
+    def _unavailable(self, job: Job, reason: str, next_step: str) -> Outcome:
+        return Outcome(job, "unavailable", None, reason, next_step, attempts=self._attempts[job.key])

@@ -1,0 +1,108 @@
+"""Results of a lab, one object each below an address: made if absent, never changed, so none is stored twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from effbench.codec import canonical
+from effbench.errors import DataError, MissingDependencyError
+
+SUFFIX = ".json"
+
+
+class Results:
+    """The results below a local folder or any fsspec address (``s3://bucket/lab``, ``memory://lab``).
+
+    On object stores "made if absent" is theirs (a conditional write, as far as the file system offers it to fsspec);
+    on a local disk it is a hard link, which is there whole or not at all.
+    """
+
+    def __init__(self, address: str | Path) -> None:
+        scheme, found, path = str(address).partition("://")
+        self._local = Path(path if found and scheme == "file" else address) if not found or scheme == "file" else None
+        self.address = str(address).rstrip("/")
+        self._fs: Any = None if self._local is not None else _file_system(self.address)
+
+    def add(self, key: str, result: Any) -> bool:
+        """Keep a result; return False, and change nothing, where there is one already.
+
+        Raises:
+            DataError: It cannot be written.
+        """
+        data = canonical(result)
+        try:
+            return self._add_local(key, data) if self._local is not None else self._add_remote(key, data)
+        except OSError as error:
+            raise DataError(
+                f"Cannot write {self.address}: {error.strerror or error}.", hint="Nothing earlier was lost."
+            ) from error
+
+    def _add_local(self, key: str, data: bytes) -> bool:
+        assert self._local is not None
+        self._local.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=self._local, prefix=".making-") as draft:
+            draft.write(data)
+            draft.flush()
+            os.fsync(draft.fileno())
+            try:
+                os.link(draft.name, self._local / f"{key}{SUFFIX}")
+            except FileExistsError:
+                return False
+        return True
+
+    def _add_remote(self, key: str, data: bytes) -> bool:
+        try:
+            self._fs.pipe_file(f"{self.address}/{key}{SUFFIX}", data, mode="create")
+        except FileExistsError:
+            return False
+        return True
+
+    def keys(self) -> set[str]:
+        """Return the names of what is there."""
+        if self._local is not None:
+            return {path.stem for path in self._local.glob(f"*{SUFFIX}") if not path.name.startswith(".")}
+        self._fs.invalidate_cache()
+        try:
+            listed = self._fs.ls(self.address, detail=False)
+        except FileNotFoundError:
+            return set()
+        return {Path(name).stem for name in listed if str(name).endswith(SUFFIX)}
+
+    def get(self, key: str) -> Any:
+        """Return one result.
+
+        Raises:
+            DataError: There is none of that name, or it is not JSON.
+        """
+        where = f"{self.address}/{key}{SUFFIX}"
+        try:
+            data = (
+                (self._local / f"{key}{SUFFIX}").read_bytes() if self._local is not None else self._fs.cat_file(where)
+            )
+            return json.loads(data)
+        except FileNotFoundError:
+            raise DataError(f"{where}: there is no such result.") from None
+        except ValueError as error:
+            raise DataError(f"{where}: not JSON ({error}).") from error
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        """Yield every result with its name, in the order of the names."""
+        for key in sorted(self.keys()):
+            yield key, self.get(key)
+
+
+def _file_system(address: str) -> Any:
+    try:
+        import fsspec
+    except ImportError as error:
+        raise MissingDependencyError(f"The store {address}", "fsspec", "lab") from error
+    try:
+        fs, _ = fsspec.core.url_to_fs(address)
+    except (ImportError, ValueError) as error:
+        raise DataError(f"The store {address} cannot be opened: {error}.") from error
+    return fs

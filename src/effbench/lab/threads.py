@@ -1,0 +1,54 @@
+"""A pool without a cluster: a thread for each device, in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from effbench.lab import job as jobs
+from effbench.lab.job import Job
+
+
+class Threads:
+    """Each device is driven from here; the jobs themselves work in child processes or on the devices."""
+
+    def __init__(self, devices: Sequence[str]) -> None:
+        self._devices = {name: name for name in devices}
+        self._ended: queue.Queue[tuple[str, int, dict[str, Any]]] = queue.Queue()
+        self._turn: dict[str, int] = {}
+
+    def units(self) -> Mapping[str, str]:
+        """Return the devices, each its own unit."""
+        return self._devices
+
+    def start(self, job: Job, unit: str, store: str | None) -> None:
+        """Begin a job in a thread of its own; it dies with this process."""
+        turn = self._turn[unit] = self._turn.get(unit, 0) + 1
+
+        def work() -> None:
+            try:
+                answer = jobs.run(job.function, job.arguments, store, job.key)
+            except Exception as error:  # noqa: BLE001 - the engine waits for an answer: what nobody foresaw is one
+                answer = {"status": jobs.FAILED, "reason": f"{type(error).__name__}: {error}"}
+            self._ended.put((unit, turn, answer))
+
+        threading.Thread(target=work, name=f"lab-{unit}", daemon=True).start()
+
+    def finished(self, timeout_s: float) -> list[tuple[str, dict[str, Any]]]:
+        """Wait for an answer, and return all there are."""
+        found = []
+        with contextlib.suppress(queue.Empty):
+            found.append(self._ended.get(timeout=timeout_s))
+            while True:
+                found.append(self._ended.get_nowait())
+        return [(unit, answer) for unit, turn, answer in found if self._turn.get(unit) == turn]
+
+    def abandon(self, unit: str) -> None:
+        """Ignore what the job under way will say."""
+        self._turn[unit] = self._turn.get(unit, 0) + 1
+
+    def close(self) -> None:
+        """Nothing to let go of: the threads are daemons."""

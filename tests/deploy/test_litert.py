@@ -1,0 +1,114 @@
+"""LiteRT: where operators run, on lists of nodes and on files that were really converted."""
+
+import os
+
+import numpy as np
+import pytest
+from small_graphs import SIDE, attention, converted, graph_artifact
+
+from effbench.deploy.targets import litert
+from effbench.errors import DataError, UnavailableError, UsageError
+
+
+def node(index, name, inputs, outputs):
+    return {"index": index, "op_name": name, "inputs": inputs, "outputs": outputs}
+
+
+def test_nodes_between_a_partition_s_inputs_and_outputs_are_the_delegate_s():
+    # 0 -CONV-> 1 -ODD-> 2 -CONV-> 3 -ADD(1)-> 4, in two partitions around the odd one.
+    own = [
+        node(0, "CONV_2D", [0, 10], [1]),
+        node(1, "ODD", [1], [2]),
+        node(2, "CONV_2D", [2, 11], [3]),
+        node(3, "ADD", [3, 1], [4]),
+    ]
+    parts = [node(4, "DELEGATE", [0, 10], [1]), node(5, "DELEGATE", [2, 11, 1], [4])]
+    expected = {
+        "operators": {"XNNPACK": {"ADD": 1, "CONV_2D": 2}, "CPU": {"ODD": 1}},
+        "partitions": 2,
+        "cpu_operators": ["ODD (1)"],
+    }
+    assert expected == litert.placed([*own, *parts])
+
+
+def test_without_a_delegate_everything_is_left():
+    found = litert.placed([node(0, "ADD", [0, 1], [2])])
+    assert ({"CPU": {"ADD": 1}}, 0, ["ADD (0)"]) == (found["operators"], found["partitions"], found["cpu_operators"])
+
+
+def test_a_converter_is_looked_for_where_it_is_said_to_be(monkeypatch):
+    monkeypatch.setenv(litert.VARIABLE, "/somewhere/python")
+    assert "/somewhere/python" == litert.converter({})
+    assert "/else/python" == litert.converter({"python": "/else/python"})
+    assert not litert.TARGET.on_request
+    monkeypatch.delenv(litert.VARIABLE)
+    monkeypatch.setattr(litert, "find_spec", lambda name: None)
+    assert litert.TARGET.on_request
+    assert litert.TARGET.available()
+
+
+@pytest.mark.parametrize(
+    ("python", "error", "text"),
+    [("/no/such/python", UsageError, "there is no such file"), ("/bin/sh", UnavailableError, "has no onnx2tf")],
+)
+def test_an_interpreter_that_cannot_convert_is_named(tmp_path, python, error, text):
+    if python == "/bin/sh":
+        python = str(tmp_path / "python")
+        words = "ModuleNotFoundError: No module named 'onnx2tf'"
+        (tmp_path / "python").write_text(f'#!/bin/sh\necho "{words}" >&2\nexit 1\n')
+        (tmp_path / "python").chmod(0o755)
+    graph = graph_artifact(tmp_path, attention())
+    out = tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(error, match=text):
+        litert.TARGET.convert(graph, out, {"python": python})
+    assert [] == list(out.iterdir())
+
+
+def test_half_precision_is_said_to_be_missing(tmp_path):
+    graph = graph_artifact(tmp_path, attention(), "fp16")
+    with pytest.raises(UnavailableError, match="takes fp32 graphs so far, not fp16"):
+        litert.TARGET.convert(graph, tmp_path, {})
+
+
+@pytest.mark.target("litert")
+def test_a_damaged_file_is_named(tmp_path):
+    from dataclasses import replace
+
+    artifact = replace(graph_artifact(tmp_path, attention()), entry="broken.tflite")
+    (artifact.folder / "broken.tflite").write_bytes(b"nothing")
+    with pytest.raises(DataError, match=r"broken\.tflite: LiteRT does not load it"):
+        litert.TARGET.open(artifact, 1, {})
+
+
+def converting():
+    if not os.environ.get(litert.VARIABLE):
+        if "onnx2tf" in os.environ.get("EFFBENCH_REQUIRE", "").split(","):
+            pytest.fail(f"onnx2tf is required here, but {litert.VARIABLE} names no interpreter")
+        pytest.skip(f"no interpreter with onnx2tf is named by {litert.VARIABLE}")
+
+
+@pytest.mark.slow
+@pytest.mark.target("litert")
+def test_a_converted_graph_computes_the_same(tmp_path):
+    converting()
+    import onnxruntime as ort
+
+    model = attention()
+    before = model.SerializeToString()
+    graph = graph_artifact(tmp_path, model)
+    artifact = converted(graph, litert.TARGET)
+    assert before == graph.path.read_bytes(), "the converter wrote into the graph"
+    assert ["model.tflite"] == sorted(path.name for path in artifact.folder.glob("model*"))
+    session = litert.TARGET.open(artifact, 1, {})
+    value = np.random.default_rng(0).standard_normal((1, 3, SIDE, SIDE)).astype(np.float32)
+    name = graph.inputs[0].name
+    (expected,) = ort.InferenceSession(before, providers=["CPUExecutionProvider"]).run(None, {name: value})
+    (found,) = session({name: value}).values()
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    placement = session.placement()
+    assert placement["partitions"] >= 1
+    session.close()
+    alone = litert.TARGET.open(artifact, 1, {"delegate": "none"})
+    assert 0 == alone.placement()["partitions"]
+    np.testing.assert_allclose(next(iter(alone({name: value}).values())), expected, rtol=1e-4, atol=1e-5)

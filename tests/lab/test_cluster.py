@@ -1,0 +1,186 @@
+"""The lab on a real Dask scheduler with workers in processes of their own, which are killed."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from effbench.errors import DeviceError, UnavailableError, UsageError
+from effbench.lab.engine import Engine
+from effbench.lab.job import OK, Job
+from effbench.lab.results import Results
+
+distributed = pytest.importorskip("distributed")
+
+from effbench.lab.cluster import Cluster  # noqa: E402
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.xdist_group("lab"),
+    # distributed itself leaves loops and sockets to the collector when a scheduler is killed under it.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+HERE = str(Path(__file__).parent)
+
+
+class Lab:
+    """A scheduler and workers, each a process of its own; all of them end with the test."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.processes = {}
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.address = f"tcp://127.0.0.1:{self.port}"
+        self._start("scheduler", "scheduler", "--host", "127.0.0.1", "--port", str(self.port), "--no-dashboard")
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+                return
+            time.sleep(0.1)
+        raise AssertionError("no scheduler after 60 s")
+
+    def worker(self, name, device):
+        options = ["--host", "127.0.0.1", "--nthreads", "1", "--no-nanny", "--no-dashboard", "--memory-limit", "0"]
+        options += ["--resources", f"{device}=1", "--name", name, "--local-directory", str(self.folder / "dask")]
+        self._start(name, "worker", self.address, *options)
+
+    def _start(self, name, kind, *options):
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join([HERE, os.environ.get("PYTHONPATH", "")])}
+        with (self.folder / f"{name}.log").open("wb") as log:
+            self.processes[name] = subprocess.Popen(
+                [sys.executable, "-m", "distributed.cli.dask_" + kind, *options], env=env, stdout=log, stderr=log
+            )
+
+    def kill(self, name):
+        self.processes[name].send_signal(signal.SIGKILL)
+        self.processes[name].wait()
+
+    def close(self):
+        for process in self.processes.values():
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def lab(tmp_path):
+    made = Lab(tmp_path)
+    yield made
+    made.close()
+
+
+def job(name, folder, device="orin", **more):
+    return Job(device, "simulated:work", {"name": name, "folder": str(folder), **more}, limit_s=60)
+
+
+def sweep(lab, jobs, store, devices=("orin",), said=None):
+    pool = Cluster(lab.address, devices)
+    try:
+        yield from Engine(pool, str(store), (said if said is not None else []).append).run(jobs)
+    finally:
+        pool.close()
+
+
+def runs(folder):
+    return {path.stem: len(path.read_text().splitlines()) for path in folder.glob("*.runs")}
+
+
+def test_jobs_go_where_their_device_is(lab, tmp_path):
+    lab.worker("orin-a", "orin")
+    lab.worker("pixel-a", "pixel")
+    jobs = [job(f"o{i}", tmp_path) for i in range(4)] + [job(f"p{i}", tmp_path, "pixel") for i in range(4)]
+    outcomes = list(sweep(lab, jobs, tmp_path / "lab", ("orin", "pixel")))
+    assert [OK] * 8 == [one.status for one in outcomes]
+    by_device = {
+        device: {one.result["pid"] for one in outcomes if one.job.device == device} for device in ("orin", "pixel")
+    }
+    assert {lab.processes["orin-a"].pid} == by_device["orin"]
+    assert {lab.processes["pixel-a"].pid} == by_device["pixel"]
+    assert set(runs(tmp_path).values()) == {1}
+
+
+def test_the_job_of_a_killed_worker_is_done_elsewhere_and_stored_once(lab, tmp_path):
+    lab.worker("a", "orin")
+    lab.worker("b", "orin")
+    jobs = [
+        job("0", tmp_path, seconds=0.2, faults=("kill",)),
+        *(job(str(i), tmp_path, seconds=0.2) for i in range(1, 8)),
+    ]
+    said = []
+    outcomes = list(sweep(lab, jobs, tmp_path / "lab", said=said))
+    assert [OK] * 8 == [one.status for one in outcomes]
+    assert 8 == len(Results(tmp_path / "lab").keys())
+    assert {"0": 2, **{str(i): 1 for i in range(1, 8)}} == runs(tmp_path)
+    assert any("is lost; its job is tried elsewhere" in text for text in said)
+
+
+def test_a_killed_scheduler_ends_the_sweep_and_the_next_one_does_the_rest(lab, tmp_path):
+    lab.worker("a", "orin")
+    jobs = [job(str(i), tmp_path, seconds=0.3) for i in range(6)]
+    running = sweep(lab, jobs, tmp_path / "lab")
+    done = [next(running), next(running)]
+    lab.kill("scheduler")
+    with pytest.raises(DeviceError, match="is gone"):
+        done += running
+    kept = Results(tmp_path / "lab").keys()
+    assert {one.job.key for one in done} <= kept
+    (tmp_path / "second").mkdir()
+    again = Lab(tmp_path / "second")
+    try:
+        again.worker("c", "orin")
+        outcomes = list(sweep(again, jobs, tmp_path / "lab"))
+    finally:
+        again.close()
+    assert [OK] * 6 == [one.status for one in outcomes]
+    assert {one.key for one in jobs} == Results(tmp_path / "lab").keys()
+    assert {True} == {one.cached for one in outcomes if one.job.key in kept}
+
+
+def test_a_killed_sweep_loses_what_was_in_flight_and_stores_nothing_twice(lab, tmp_path):
+    lab.worker("a", "orin")
+    lab.worker("b", "orin")
+    script = f"""
+from effbench.lab.cluster import Cluster
+from effbench.lab.engine import Engine
+from effbench.lab.job import Job
+arguments = [{{"name": str(i), "folder": {str(tmp_path)!r}, "seconds": 0.3}} for i in range(12)]
+jobs = [Job("orin", "simulated:work", one, limit_s=60) for one in arguments]
+for one in Engine(Cluster({lab.address!r}, ("orin",)), {str(tmp_path / "lab")!r}, print).run(jobs):
+    print(one.status, flush=True)
+"""
+    first = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert first.stdout is not None
+    for _ in range(4):
+        assert "ok\n" == first.stdout.readline()
+    first.kill()
+    first.wait()
+    first.stdout.close()
+    jobs = [job(str(i), tmp_path, seconds=0.3) for i in range(12)]
+    outcomes = list(sweep(lab, jobs, tmp_path / "lab"))
+    assert [OK] * 12 == [one.status for one in outcomes]
+    assert 12 == len(Results(tmp_path / "lab").keys())
+    # Two workers, so that at most two jobs were in flight and are done again.
+    assert 12 <= sum(runs(tmp_path).values()) <= 14
+
+
+def test_without_a_scheduler_the_message_says_what_to_do(tmp_path, monkeypatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setattr("effbench.lab.cluster.CONNECT_S", 1.0)
+    with pytest.raises(UnavailableError, match="No scheduler answers at tcp://127"):
+        Cluster(f"tcp://127.0.0.1:{port}", ("orin",))
+
+
+def test_encryption_without_certificates_is_refused():
+    with pytest.raises(UsageError, match="no certificates are configured"):
+        Cluster("tls://lab.example:8786", ("orin",))
