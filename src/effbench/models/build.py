@@ -47,9 +47,7 @@ def build_unfused(backbone: Backbone, weights: Weights, state_path: Path | None 
     if weights.kind == "file" and state_path is None:
         raise UsageError("Weights of kind 'file' need the path of that file.")
     seed = weights.seed or 0
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = _call(load_factory(backbone.factory), backbone.factory)
+    model = fresh(backbone, seed)
     if weights.kind == "file" and state_path is not None:
         load_state(model, state_path)
     elif backbone.factory.startswith(OURS):
@@ -64,6 +62,17 @@ def fit_resolution(model: nn.Module, resolution: tuple[int, int]) -> tuple[str, 
     """
     method = getattr(model, "fit_resolution", None)
     return tuple(method(resolution)) if callable(method) else ()
+
+
+def fresh(backbone: Backbone, seed: int) -> nn.Module:
+    """Build a backbone with the weights that its factory draws from a seed, as a training begins.
+
+    Raises:
+        UsageError: The factory cannot be imported or called.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _call(load_factory(backbone.factory), backbone.factory)
 
 
 def skeleton(import_string: str, resolution: tuple[int, int]) -> nn.Module:

@@ -111,12 +111,16 @@ class FeatureCache:
 
     def answer(self, places: list[tuple[int, int]]) -> Answer:
         """Return the features of some views, in their order."""
-        rows: dict[str, list[npt.NDArray[Any]]] = {}
-        for index, view in places:
-            shard, row = divmod(index * self.views + view, SHARD)
-            for kind, values in self._open(shard).items():
-                rows.setdefault(kind, []).append(values[row])
-        return Answer(**{kind: torch.from_numpy(np.stack(found)).float() for kind, found in rows.items()})
+        numbers = np.array([index * self.views + view for index, view in places])
+        shards, rows = np.divmod(numbers, SHARD)
+        found: dict[str, npt.NDArray[np.float16]] = {}
+        for shard in np.unique(shards):
+            where = np.flatnonzero(shards == shard)
+            for kind, values in self._open(int(shard)).items():
+                if kind not in found:
+                    found[kind] = np.empty((len(places), *values.shape[1:]), values.dtype)
+                found[kind][where] = values[rows[where]]
+        return Answer(**{kind: torch.from_numpy(value).float() for kind, value in found.items()})
 
 
 class Scale:

@@ -23,7 +23,7 @@ from effbench.schema import Preprocessing
 from effbench.training import checkpoint, losses
 from effbench.training.cache import FeatureCache, Scale
 from effbench.training.features import observe
-from effbench.training.journal import Journal
+from effbench.training.journal import CURVE, Journal, read
 from effbench.training.projectors import Student, grid_of
 from effbench.training.recipe import Recipe
 from effbench.training.synchronise import synchronised
@@ -34,6 +34,9 @@ Notify = Callable[[str], None]
 
 SAMPLED = 2048
 """Pictures from which the scale of a teacher's features is taken."""
+
+CHECKPOINT_S = 60.0
+"""Between checkpoints, where no number of steps is asked for: what a kill costs at most."""
 
 ORDER, VIEWS, STEP, PROJECTORS = range(4)
 """What a random number is for; each has a stream of its own."""
@@ -119,7 +122,8 @@ class Training:
         self.caches = self._fill_caches()
         self.scales = [self._scale(teacher, cache) for teacher, cache in zip(job.teachers, self.caches, strict=True)]
         self._build(tuple(x.shape[1] for x in probe.maps))
-        self.step, self._told = self._restore(), 0.0
+        self.step = self._restore()
+        self._told, self._saved = 0.0, time.monotonic()
 
     def _check_labels(self) -> None:
         recipe, known = self.recipe, self.views.labels[self.views.labels != losses.UNLABELLED]
@@ -213,8 +217,7 @@ class Training:
     def run(self) -> Result:
         """Train to the end, and return how it ended; the weights are in `weights`."""
         start, first = time.monotonic(), self.step
-        every = self.recipe.checkpoint_steps or self.order.steps_per_epoch
-        loss = float("nan")
+        loss = next((line["loss"] for line in reversed(read(self.job.folder / CURVE)) if "loss" in line), 0.0)
         with Journal(self.job.folder, self.step, self.rank == 0) as journal:
             for batch in self._batches():
                 found = self._one_step(*batch)
@@ -222,8 +225,8 @@ class Training:
                 self.step += 1
                 journal.write(self.step, found)
                 self._tell(loss, start, first)
-                if self.step % every == 0 or self.step == self.steps:
-                    self._checkpoint()
+                self._checkpoint()
+            self.accelerator.wait_for_everyone()
             top1 = self._validate()
             if top1 is not None:
                 journal.write(self.step, {"validation/top1": top1})
@@ -238,9 +241,12 @@ class Training:
         self.notify(f"step {self.step} of {self.steps}, loss {loss:.4f}, {left:.0f} s left")
 
     def _checkpoint(self) -> None:
-        if self.rank == 0:
+        """Write a checkpoint where one is due; the first process does so alone, the others need not know."""
+        every = self.recipe.checkpoint_steps
+        due = self.step % every == 0 if every else time.monotonic() - self._saved > CHECKPOINT_S
+        if self.rank == 0 and (due or self.step == self.steps):
             checkpoint.save(self.job.folder, self.step, self.state())
-        self.accelerator.wait_for_everyone()
+            self._saved = time.monotonic()
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor, list[tuple[int, int]]]]:
         remaining = self.order.rest(self.step, self.steps, self.rank, self.processes)

@@ -13,7 +13,13 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 # What `timm.data.create_transform` is called with. Geometry first: digits must not be mirrored.
 AUGMENTATIONS: dict[str, dict[str, Any]] = {
     "none": {},
-    "shift": {"scale": (0.7, 1.0), "ratio": (0.9, 1.1), "hflip": 0.0, "color_jitter": None},
+    "shift": {
+        "train_crop_mode": "rkrr",  # scaled, then cut or padded at random
+        "scale": (0.75, 1.3),
+        "ratio": (0.9, 1.1),
+        "hflip": 0.0,
+        "color_jitter": None,
+    },
     "crop": {"scale": (0.35, 1.0), "hflip": 0.5, "color_jitter": None},
     "randaugment": {"scale": (0.08, 1.0), "hflip": 0.5, "auto_augment": "rand-m9-mstd0.5-inc1", "color_jitter": None},
     "unic": {
@@ -28,38 +34,38 @@ AUGMENTATIONS: dict[str, dict[str, Any]] = {
 """``unic`` is that of Sariyildiz et al. (ECCV 2024) without its solarization, which timm has no option for."""
 
 
+def _setting(default: Any, help: str) -> Any:
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """The settings of a training.
+    """The settings of a training; each field's metadata says what it means, for the command line too."""
 
-    ``batch`` is that of all processes together. ``features``, ``logits`` and ``labels`` weigh the three terms of the
-    loss; 0 leaves a term out. ``views`` is the number of fixed random views of each picture, whose teacher features are
-    kept on disk; with 0 every epoch draws new ones and the teachers run along. ``labelled_share`` of each batch comes
-    from the pictures that have a label, 0 takes pictures as they come. ``checkpoint_steps`` 0 means once an epoch.
-    """
-
-    epochs: int = 100
-    batch: int = 256
-    learning_rate: float = 1e-3
-    final_learning_rate: float = 1e-6
-    warmup_epochs: float = 5.0
-    weight_decay: float = 0.03
-    clip_norm: float = 0.0
-    features: float = 1.0
-    logits: float = 0.0
-    labels: float = 1.0
-    cosine: float = 0.5
-    smooth_l1: float = 0.5
-    drop_teacher: float = 0.5
-    temperature: float = 1.0
-    label_smoothing: float = 0.0
-    labelled_share: float = 0.0
-    augmentation: str = "none"
-    views: int = 1
-    ema_decay: float = 0.0
-    precision: str = "fp32"
-    seed: int = 0
-    checkpoint_steps: int = 0
+    epochs: int = _setting(100, "Passes over the pictures.")
+    batch: int = _setting(256, "Pictures of a step, of all processes together.")
+    learning_rate: float = _setting(1e-3, "The largest of AdamW, after warm-up; not scaled by the batch.")
+    final_learning_rate: float = _setting(1e-6, "The last, on a half cosine.")
+    warmup_epochs: float = _setting(5.0, "Of a linear rise.")
+    weight_decay: float = _setting(0.03, "Of weights; biases and normalizations have none.")
+    clip_norm: float = _setting(0.0, "Largest norm of the gradient; 0 for none.")
+    features: float = _setting(1.0, "Weight of the teachers' features.")
+    logits: float = _setting(0.0, "Weight of the teachers' class probabilities, where their classes are the student's.")
+    labels: float = _setting(1.0, "Weight of the labels, where pictures have any.")
+    cosine: float = _setting(0.5, "Share of the cosine distance in the loss of features.")
+    smooth_l1: float = _setting(0.5, "Share of the smooth L1 distance in it.")
+    drop_teacher: float = _setting(
+        0.5, "Probability to leave out, per picture, a teacher whose loss is not the largest."
+    )
+    temperature: float = _setting(1.0, "Of the teachers' class probabilities.")
+    label_smoothing: float = _setting(0.0, "Share of a label that goes to all classes.")
+    labelled_share: float = _setting(0.0, "Of each batch, from pictures with a label; 0 takes pictures as they come.")
+    augmentation: str = _setting("none", f"One of {', '.join(AUGMENTATIONS)}.")
+    views: int = _setting(1, "Fixed random views of a picture, their features kept on disk; 0: new ones each epoch.")
+    ema_decay: float = _setting(0.0, "Of a moving average of the weights, which is then what is kept; 0 for none.")
+    precision: str = _setting("fp32", f"Of training: {', '.join(PRECISIONS)}.")
+    seed: int = _setting(0, "Of everything that is drawn.")
+    checkpoint_steps: int = _setting(0, "Steps between checkpoints; 0: a minute.")
 
     def __post_init__(self) -> None:
         _one_of("precision", self.precision, PRECISIONS)
