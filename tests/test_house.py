@@ -65,7 +65,16 @@ WITHOUT_TORCH = (
 )
 """What the command line needs before any export or training."""
 
-TORCH_INSIDE = (*TORCH_ON_IMPORT, "deploy.graph", "deploy.targets.torch", "deploy.mil", "deploy.numerics", "api.worker")
+TORCH_INSIDE = (
+    *TORCH_ON_IMPORT,
+    "deploy.graph",
+    "deploy.targets.torch",
+    "deploy.mil",
+    "deploy.numerics",
+    "api.distill",
+    "api.teachers",
+    "api.worker",
+)
 HEAVY = (
     "torch",
     "onnx",

@@ -53,14 +53,14 @@ def distill(student: str, teachers: Sequence[str], data: str, out: str | None, a
     it with `torchrun --nproc-per-node N -m effbench.cli distill ...`.
     """
     from effbench.api.distill import distill as run
+    from effbench.codec import plain
 
     recipe = Recipe(**{field.name: rest.pop(field.name) for field in dataclasses.fields(Recipe)})
     with shared.Progress() as notify:
         made = run(student, data, teachers, recipe=recipe, out=out, notify=notify, **rest)
     if os.environ.get("RANK", "0") == "0":
-        shared.show(
-            as_json, {**dataclasses.asdict(made), "weights": str(made.weights)}, lambda: _text(made, student, out)
-        )
+        record = {**plain(made), "folder": str(made.folder), "weights": str(made.weights)}
+        shared.show(as_json, record, lambda: _text(made, student, out))
 
 
 def _text(made: Trained, student: str, out: str | None) -> str:
