@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -118,12 +120,18 @@ def test_what_a_phone_cannot_do_is_said(phone: Device):
         list(link.run("effbench.agent", job("x", target="coreml"), time_limit_s=5))
 
 
-def test_the_real_adb_without_a_device():
+def test_the_real_adb_without_a_device(monkeypatch: pytest.MonkeyPatch):
     if shutil.which("adb") is None:
-        pytest.skip("adb is not installed")
+        pytest.skip("adb is not installed (Debian: adb)")
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(one.getsockname()[1]))
     device = Device("phone", "phone", "", "adb", ("litert",), connection={"serial": "not-there-0"})
-    with pytest.raises(DeviceError, match="is not there"):
-        transports.connect(device)
+    try:
+        with pytest.raises(DeviceError, match="is not there"):
+            transports.connect(device)
+    finally:
+        subprocess.run(["adb", "kill-server"], capture_output=True, check=False)
 
 
 def test_cores_and_context_enter_the_command():
