@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -93,6 +94,7 @@ def main() -> None:
     parser.add_argument("--devices", type=int, default=50)
     parser.add_argument("--jobs", type=int, default=2000)
     parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--logs", type=Path, help="Keep what the scheduler and the workers say in this folder.")
     asked = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the workers end with us
     broken = round(BROKEN_SHARE * asked.devices)
@@ -122,6 +124,10 @@ def main() -> None:
                     process.wait(15)
                 except subprocess.TimeoutExpired:
                     process.kill()
+        if asked.logs is not None:
+            asked.logs.mkdir(parents=True, exist_ok=True)
+            for log in folder.glob("*.log"):
+                shutil.copy(log, asked.logs)
         _report(asked, folder, jobs, outcomes, total / (asked.devices - broken), wall, said)
 
 
@@ -141,7 +147,8 @@ def _report(
     print(f"outcomes {dict(Counter(one.status for one in outcomes))}")
     print(f"workers lost {sum('is lost' in text for text in said)}, set aside {sum('set aside' in t for t in said)}")
     print(f"ideal {ideal:.1f} s, wall {wall:.1f} s, wall/ideal {wall / ideal:.3f}")
-    print(f"duplicates {sum(count > 1 for count in ended.values()) + sum(one.cached for one in outcomes)}")
+    print(f"stored or told twice {sum(count > 1 for count in ended.values())}")
+    print(f"done again although it was stored {sum(one.cached for one in outcomes)}")
     print(f"lost {sum(job.key not in kept for job in jobs)} of {len(jobs)}")
 
 
