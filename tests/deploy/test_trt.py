@@ -32,7 +32,7 @@ def graph(home: Path) -> Artifact:
 
 @pytest.fixture
 def left(graph: Artifact) -> Artifact:
-    return converted(graph, TARGET, dla="0", dla_fallback="yes")
+    return converted(graph, TARGET, dla="0", fallback="yes")
 
 
 @bare
@@ -42,7 +42,7 @@ def test_without_tensorrt_a_whole_bundle_is_left(left: Artifact, graph: Artifact
     recipe = bundle.read_recipe(left.folder)
     assert recipe["strongly_typed"] is True
     assert recipe["tf32"] is False
-    assert recipe["options"] == {"dla": "0", "dla_fallback": "yes"}
+    assert recipe["options"] == {"dla": "0", "fallback": "yes"}
     assert left.files["reference.npz"].sha256 == graph.files["reference.npz"].sha256
     assert left.subject.notes[0].startswith("unfinished: ")
     assert "effbench export --finish" in left.subject.notes[0]
@@ -113,7 +113,7 @@ def test_a_recipe_is_checked(tmp_path: Path, text: str, message: str) -> None:
         bundle.read_recipe(tmp_path)
 
 
-@pytest.mark.parametrize("options", [{"dla": "2"}, {"dla": "yes"}, {"dla_fallback": "maybe"}, {"batch": "8:1:1"}])
+@pytest.mark.parametrize("options", [{"dla": "2"}, {"dla": "yes"}, {"fallback": "maybe"}, {"batch": "8:1:1"}])
 def test_meaningless_options_end_on_the_work_station(graph: Artifact, options: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         TARGET.convert(graph, tmp_path, options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from effbench.api.source import Source, code_hashes, ingredients, resolve, versi
 from effbench.api.stage import AGENT, STAGE_LIMIT_S, WORKER, Limits, Notify, failed, silent
 from effbench.api.verify import find_artifact, verify_artifact
 from effbench.codec import to_json
-from effbench.deploy import bundle
+from effbench.deploy import bundle, placement
 from effbench.errors import (
     DataError,
     EffbenchError,
@@ -26,6 +27,7 @@ from effbench.errors import (
     UsageError,
     did_you_mean,
 )
+from effbench.process import ChildFailure
 from effbench.profiles import devices
 from effbench.schema import (
     CALIBRATED,
@@ -61,7 +63,9 @@ def export(
     device: str | Device | None = None,
     verify: bool = True,
     out: str | Path | None = None,
+    allow_fallback: bool = False,
     time_limit_s: float = STAGE_LIMIT_S,
+    cell_limit_s: float | None = None,
     memory_limit_bytes: int | None = None,
     reduce_s: float = failures.REDUCE_S,
     notify: Notify = silent,
@@ -85,7 +89,9 @@ def export(
         device: Its profile picks targets, precisions and options where the arguments above leave them open.
         verify: Compare with the reference and record the result.
         out: The folder to write below (`store.home`).
+        allow_fallback: Accept operators that another unit takes over, and record them.
         time_limit_s: For each stage.
+        cell_limit_s: For all stages of this call together; None sets none.
         memory_limit_bytes: For each stage; None takes four fifths of the machine's memory.
         reduce_s: How long to look for a smaller graph that fails in the same way; 0 looks for none.
         notify: Called with one line per step.
@@ -110,13 +116,14 @@ def export(
     plan = [(size, name) for size in sizes for name in names]
     for name in names:
         check_target(name, options or {})
-    limits = Limits.of(time_limit_s, memory_limit_bytes)
+    limits = Limits.of(time_limit_s, memory_limit_bytes, cell_limit_s)
     request = _Request(source, batch, dynamic_batch, dict(options or {}), home_of(out), limits, notify, used)
     wanted = [request.wanted(name, precision) for name in names if name in deploy.registered()]
     request.pictures = pictures_for(calibration, source.backbone, sizes, wanted)
     if max_drop is not None or data is not None:
         bounded.check_arguments(precision, calibration, max_drop, data)
     request.prepare(sizes)
+    request.allow_fallback = allow_fallback
     declared = request.declared()
     if declared is not None and declared != source.backbone.preprocessing:
         backbone = replace(source.backbone, preprocessing=declared)
@@ -219,6 +226,7 @@ class _Request:
         self.home, self.limits, self.notify = home, limits, notify
         self.pictures = Pictures()
         self.mixes: dict[tuple[int, int], bounded.Mix] = {}
+        self.allow_fallback = False
         self._graphs: dict[tuple[int, int], Artifact | EffbenchError] = {}
 
     def declared(self) -> Preprocessing | None:
@@ -258,6 +266,8 @@ class _Request:
                     blank = replace(blank, notes=(*blank.notes, f"not verified here: {error.message}"))
             blank = replace(blank, fidelity=made.fidelity, placement=made.placement)
             blank = replace(blank, notes=(*blank.notes, *_computed(made)))
+            if not self.allow_fallback:
+                placement.check(made.placement, made.name)
             if verify and made.fidelity is not None and not made.fidelity.passed:
                 raise FidelityError(f"{made.name} is not the same model: {'; '.join(made.fidelity.reasons)}.")
         except EffbenchError as error:
@@ -279,6 +289,8 @@ class _Request:
         if wanted in refused:
             others = ", ".join(name for name in PRECISIONS if name not in refused)
             raise UnsupportedError(f"Target '{name}' takes no {wanted}: {refused[wanted]}.", hint=f"It takes {others}.")
+        if self.allow_fallback and "fallback" in target.options:
+            options.setdefault("fallback", "yes")
         graph = self._graphs[size]
         if isinstance(graph, EffbenchError):
             raise graph
@@ -363,7 +375,7 @@ class _Request:
     def _make(
         self, folder: Path, key: str, job: Mapping[str, Any], what: str, worker: str = WORKER
     ) -> tuple[Artifact, bool]:
-        from filelock import FileLock
+        from filelock import FileLock, Timeout
 
         found = bundle.find(folder, key)
         if found is not None:
@@ -372,12 +384,17 @@ class _Request:
             locks = folder.parent / ".locks"
             locks.mkdir(parents=True, exist_ok=True)
             # Two exports of the same thing at once: the second waits, then finds it made.
-            with FileLock(locks / folder.name):
+            wait_s = self.limits.seconds()
+            with FileLock(locks / folder.name, timeout=-1 if math.isinf(self.limits.until) else wait_s):
                 if (found := bundle.find(folder, key)) is not None:
                     return found, True
                 self.notify(what)
                 request = {**job, "folder": str(folder), "key": key}
                 stage.run(worker, request, self.limits, self.home, folder.name)
+        except Timeout:
+            raise ChildFailure(
+                "time limit", f"{what}: another export makes it, for more than {wait_s:g} s", "wait", ""
+            ) from None
         except OSError as error:
             raise DataError(
                 f"Cannot write {folder.parent}: {error.strerror}.", hint="Choose another with --out."

@@ -18,7 +18,18 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-SUITE_KEYS = ("models", "targets", "resolutions", "precisions", "devices", "threads", "batch")
+SUITE_KEYS = (
+    "models",
+    "targets",
+    "resolutions",
+    "precisions",
+    "devices",
+    "threads",
+    "batch",
+    "seed",
+    "calibration",
+    "allow_fallback",
+)
 GATE_KEYS = ("base", "floor_pct", "margin_pct", "fail_above_pct", "budget_s", "inconclusive", "false_alarms", "path")
 MEASURED = ("latency_ms", "p90_ms", "peak_mib")
 COUNTED = ("size_mib", "macs", "params", "operators", "accelerator_share")
@@ -71,15 +82,27 @@ def read_suite(folder: Path) -> Suite:
     for path, keys in ((folder / "effbench.toml", ()), (folder / "pyproject.toml", ("tool", "effbench"))):
         if not path.is_file():
             continue
-        try:
-            data: dict[str, Any] = tomllib.loads(path.read_text())
-        except tomllib.TOMLDecodeError as error:
-            raise DataError(f"{path}: {error}.") from None
+        data = _toml(path)
         for key in keys:
             data = data.get(key, {})
         if data:
             return _suite(path, data)
     return Suite()
+
+
+def read_suite_file(path: Path) -> Suite:
+    """Read a suite by its path; arguments and errors as in `read_suite`, and the file has to be there."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such file.")
+    return _suite(path, _toml(path))
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        data: dict[str, Any] = tomllib.loads(path.read_text())
+        return data
+    except tomllib.TOMLDecodeError as error:
+        raise DataError(f"{path}: {error}.") from None
 
 
 def _suite(path: Path, data: dict[str, Any]) -> Suite:

@@ -31,6 +31,8 @@ from effbench.commands import _shared as shared
 @click.option("--device", metavar="NAME", help="Its profile picks target, precision and options (see `devices`).")
 @click.option("--verify/--no-verify", default=True, help="Compare with the fp32 reference.", show_default=True)
 @click.option("--time-limit", default=600.0, show_default=True, metavar="S", help="Seconds for each stage.")
+@click.option("--memory-limit", type=float, metavar="MIB", help="For each stage (default: 80 % of what there is).")
+@click.option("--allow-fallback", is_flag=True, help="Accept and record operators left to another unit.")
 @shared.out
 @shared.json
 def export(
@@ -49,6 +51,8 @@ def export(
     from effbench.errors import UsageError
 
     rest["time_limit_s"] = rest.pop("time_limit")
+    memory_mib = rest.pop("memory_limit")
+    rest["memory_limit_bytes"] = None if memory_mib is None else int(memory_mib * 2**20)
     if (model is None) == (bundle is None):
         raise UsageError("Name one MODEL to export, or one bundle with --finish.", hint="effbench export regla_m")
     with shared.Progress() as notify:

@@ -15,6 +15,7 @@ from effbench.deploy.mil.evaluator import Evaluator
 from effbench.deploy.mil.lazy import LazyModule, ct, quiet_coremltools, torch
 from effbench.deploy.mil.package import Package, read
 from effbench.deploy.mil.translator.graph import Port, ports
+from effbench.deploy.placement import record
 from effbench.errors import DataError, UnavailableError, UsageError
 from effbench.schema import Preprocessing
 
@@ -93,7 +94,10 @@ class MilSession:
     def placement(self) -> dict[str, Any]:
         """Say that this is a simulation, and in which arithmetic."""
         package = self._evaluator.package
-        return {"devices": ["simulated in torch"], "accumulate": self._accumulate, "operations": package.count()}
+        # Which unit takes an operation Core ML decides on the device; a simulation cannot tell.
+        undecided = {**record({}, partitions=None, copies=None), "units_unknown": "decided by Core ML on the device"}
+        found = {"devices": ["simulated in torch"], "accumulate": self._accumulate, "operations": package.count()}
+        return {**found, **undecided}
 
     def close(self) -> None:
         """Free the program."""
@@ -141,7 +145,10 @@ class CoreMLSession:
             path=self._model.get_compiled_model_path(), compute_units=getattr(ct.ComputeUnit, self._units)
         )
         operations = plan.model_structure.program.functions["main"].block.operations
-        return {"compute_units": self._units, **summarize(plan, operations)}
+        found = summarize(plan, operations)
+        wanted = {"CPU_ONLY": "CPU", "CPU_AND_NE": "NeuralEngine", "CPU_AND_GPU": "GPU"}.get(self._units)
+        counted = record(found["operations_by_unit"], partitions=None, copies=None, wanted=wanted)
+        return {"compute_units": self._units, **found, **counted}
 
     def close(self) -> None:
         """Free the model."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from effbench.deploy import Array, Converted
+from effbench.deploy.placement import record
 from effbench.errors import ConversionError, FidelityError, MissingDependencyError, UnavailableError
 from effbench.schema import Artifact
 
@@ -74,7 +75,13 @@ class OpenVinoSession:
     def placement(self) -> dict[str, Any]:
         """Name the devices and count the layers by precision."""
         devices = self._compiled.get_property("EXECUTION_DEVICES")
-        return {"devices": list(devices), "layers_by_precision": self.precisions()}
+        layers = self.precisions()
+        unit = str(next(iter(devices))).split(".")[0]
+        return {
+            "devices": list(devices),
+            "layers_by_precision": layers,
+            **record({unit: sum(layers.values())}, wanted=unit),
+        }
 
     def close(self) -> None:
         """Free the request and the compiled model."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from effbench.deploy import Array, Converted
+from effbench.deploy.placement import record
 from effbench.errors import ConversionError, MissingDependencyError, UnavailableError
 from effbench.schema import Artifact
 
@@ -36,8 +37,7 @@ class OrtSession:
         options.inter_op_num_threads = 1
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         options.log_severity_level = 3
-        if provider != CPU:
-            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         try:
             self._session = ort.InferenceSession(
                 str(artifact.path), options, providers=[(provider, PROVIDER_OPTIONS.get(provider, {}))]
@@ -68,12 +68,14 @@ class OrtSession:
 
             counted = found["heavy_operators_by_precision"] = heavy_by_precision(self._path, self.provider)
             self.compute_precision = max(counted, key=lambda name: counted[name]) if counted else None
-        if self.provider != CPU:
-            taken: Counter[str] = Counter()
-            for part in self._session.get_provider_graph_assignment_info():
-                taken[part.ep_name] += len(part.get_nodes())
-            found["operators_by_provider"] = dict(sorted(taken.items()))
-        return found
+        parts = self._session.get_provider_graph_assignment_info()
+        taken: Counter[str] = Counter()
+        for part in parts:
+            taken[part.ep_name.removesuffix("ExecutionProvider")] += len(part.get_nodes())
+        alone = len(taken) < 2
+        counts = {"partitions": 1 if alone else len(parts), "copies": 0 if alone else None}
+        wanted = self.provider.removesuffix("ExecutionProvider")
+        return {**found, **record(dict(sorted(taken.items())), wanted=wanted, **counts)}
 
     def close(self) -> None:
         """Free the session."""

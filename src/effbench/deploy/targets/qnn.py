@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from effbench.deploy import Array, Converted, snapdragon
+from effbench.deploy.placement import record
 from effbench.errors import (
     ConversionError,
     DataError,
@@ -75,7 +76,7 @@ class QnnTarget:
     precision = "fp16"
     options: Mapping[str, str] = {
         "htp": f"HTP architecture: {', '.join(snapdragon.SOCS)}; default {DEFAULT_HTP}",
-        "fallback": "yes leaves to the CPU what the HTP does not run, and records it; default no",
+        "fallback": "what --allow-fallback sets: yes leaves to the CPU what the HTP does not run; default no",
     }
     checks: tuple[Mapping[str, str], ...] = ({},)
     refuses: Mapping[str, str] = {"fp32": "the HTP has no fp32, it would compute in half"}
@@ -173,7 +174,22 @@ def compile_context(model: Path, out: Path, htp: str) -> dict[str, Any]:
     written = onnx.load(out / ENTRY, load_external_data=False)
     placement["border_operators"] = border(written)
     placement["contexts"] = sum(node.op_type == "EPContext" for node in written.graph.node)
-    return placement
+    units = {unit: sum(kinds.values()) for unit, kinds in placement["operators"].items()}
+    left = len(placement["cpu_operators"])
+    parts = placement["partitions"] + (left > 0)
+    return {**placement, **record(units, partitions=parts, copies=_handed_over(written.graph), wanted="HTP")}
+
+
+def _handed_over(graph: Any) -> int:
+    """Count the tensors that pass between the HTP's contexts and the CPU's operators inside the graph."""
+    makers = {name: node.op_type == "EPContext" for node in graph.node for name in node.output}
+    crossings = {
+        (name, on_htp)
+        for node in graph.node
+        for name in node.input
+        if name in makers and makers[name] != (on_htp := node.op_type == "EPContext")
+    }
+    return len(crossings)
 
 
 def border(written: Any) -> list[str]:
@@ -194,7 +210,7 @@ def _check_fallback(placement: Mapping[str, Any], allowed: bool) -> None:
         raise ConversionError(
             "QNN placement",
             f"left to the CPU: {shown} ({len(left)} of them, {placement['contexts']} contexts on the HTP).",
-            hint="--set fallback=yes accepts that, and records it.",
+            hint="--allow-fallback accepts that, and records it.",
         )
 
 

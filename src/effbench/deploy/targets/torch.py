@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from effbench.deploy import Array, Converted
+from effbench.deploy.placement import record
 from effbench.errors import ConversionError, MissingDependencyError, UnavailableError, UsageError, did_you_mean
 from effbench.registry import resolve
 from effbench.schema import Artifact
@@ -71,10 +72,15 @@ class TorchSession:
     def placement(self) -> dict[str, Any]:
         """Name the device and how the module is run on it."""
         if self._device.type == "cpu":
-            return {"devices": ["cpu"], "mode": self.mode}
+            return {"devices": ["cpu"], "mode": self.mode, **self._units("CPU")}
         properties = self._torch.cuda.get_device_properties(self._device)
         capability = f"{properties.major}{properties.minor}"
-        return {"devices": [properties.name], "mode": self.mode, "compute_capability": capability}
+        placed = {"devices": [properties.name], "mode": self.mode, "compute_capability": capability}
+        return {**placed, **self._units("GPU")}
+
+    def _units(self, unit: str) -> dict[str, Any]:
+        """Count the modules that compute: eager PyTorch runs them all where their weights are."""
+        return record({unit: sum(not list(module.children()) for module in self._module.modules())}, wanted=unit)
 
     def close(self) -> None:
         """Free the module and what was made of it."""

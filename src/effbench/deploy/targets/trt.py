@@ -25,7 +25,7 @@ class TensorRtTarget:
         "batch": "smallest:usual:largest batch of a graph whose batch is open; default 1:1:8",
         "sides": "smallest:usual:largest picture side of a graph whose size is open",
         "dla": "DLA core of an Orin to place layers on: 0 or 1; default none",
-        "dla_fallback": "yes leaves to the GPU what the DLA does not run; default no",
+        "fallback": "what --allow-fallback sets: yes leaves to the GPU what the DLA does not run; default no",
         "timing_cache": "a file that keeps kernel timings between builds on this device",
     }
     checks: tuple[Mapping[str, str], ...] = ({},)
@@ -69,7 +69,7 @@ class TensorRtTarget:
             return Converted(bundle.MODEL, precision, None, {**placement, "finished": False}, tuple(notes))
         cache = Path(options["timing_cache"]) if "timing_cache" in options else None
         made = bundle.make_engine(plain, shapes, options, out, cache)
-        placement |= {**made.record, "network": made.network, "finished": True}
+        placement |= {**made.record, "network": made.network, "finished": True, **bundle.units(made)}
         return Converted(bundle.ENGINE, precision, build.compute_precision(made.network), placement)
 
     def open(self, artifact: Artifact, threads: int, options: Mapping[str, str]) -> Any:
@@ -103,7 +103,7 @@ def check_options(options: Mapping[str, str]) -> None:
     Raises:
         UsageError: With the values that are meant.
     """
-    for key, allowed in (("dla", ("0", "1")), ("dla_fallback", ("yes", "no"))):
+    for key, allowed in (("dla", ("0", "1")), ("fallback", ("yes", "no"))):
         if key in options and options[key] not in allowed:
             raise UsageError(f"{key}={options[key]} is not one of {', '.join(allowed)}.")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from effbench.deploy import Converted
+from effbench.deploy.placement import record
 from effbench.deploy.tensorrt import build, cuda
 from effbench.deploy.tensorrt.build import Engine, Profile
 from effbench.deploy.tensorrt.library import RTX
@@ -72,6 +73,7 @@ class RtxTarget:
             notes = (f"no engine for compute capability {TURING}: {error.message}",)
         (out / ENTRY).write_bytes(made.plan)
         placement = {**RTX.identity(), **made.record, "network": made.network, "sums_rewritten": rewritten}
+        placement |= record({"GPU": made.network["layers"]}, wanted="GPU")
         (out / "network.json").write_text(json.dumps(placement, indent=1) + "\n")
         precision = build.compute_precision(made.network)
         return Converted(ENTRY, graph.subject.storage_precision, precision, placement, notes)

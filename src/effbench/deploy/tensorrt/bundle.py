@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from effbench.deploy import bundle as folders
-from effbench.deploy import fidelity
+from effbench.deploy import fidelity, placement
 from effbench.deploy.tensorrt import build, cuda
 from effbench.deploy.tensorrt.library import RTX, TENSORRT
 from effbench.errors import DataError, UnavailableError, UsageError
@@ -45,7 +45,7 @@ def leave(
         "strongly_typed": True,
         "tf32": False,
         "profile": {name: [list(shape) for shape in triple] for name, triple in shapes.items()},
-        "options": {key: value for key, value in options.items() if key in ("dla", "dla_fallback")},
+        "options": {key: value for key, value in options.items() if key in ("dla", "fallback")},
         "command": COMMAND,
         "preflight": _preflight(model),
     }
@@ -127,7 +127,7 @@ def _finished(source: Artifact, draft: Path, key: str, timing_cache: Path | None
         subject=subject,
         entry=ENGINE,
         fidelity=None,
-        placement={**source.placement, **made.record, "network": made.network, "finished": True},
+        placement={**source.placement, **made.record, "network": made.network, "finished": True, **units(made)},
         stages=(*source.stages, Stage("build the engine on the device", round(time.perf_counter() - start, 3))),
     )
 
@@ -170,10 +170,22 @@ def _inspected(plan: bytes) -> str:
     return str(engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
 
 
+def units(made: build.Engine) -> dict[str, Any]:
+    """Return the placement of an engine: the GPU, or a DLA core with what it leaves to the GPU."""
+    layers = int(made.network["layers"])
+    dla = made.record["dla"]
+    if dla["status"] == "not asked for":
+        return placement.record({"GPU": layers}, wanted="GPU")
+    left = len(dla["left_to_gpu"])
+    counted = {"DLA": layers - left, "GPU": left}
+    whole = left == 0
+    return placement.record(counted, wanted="DLA", partitions=1 if whole else None, copies=0 if whole else None)
+
+
 def place_on_dla(trt: Any, builder: Any, network: Any, config: Any, options: Mapping[str, str]) -> dict[str, Any]:
     """Ask for a DLA core of an Orin where the options do; returns how far the layers fit, as a status.
 
-    Fallback to the GPU is an error unless ``dla_fallback=yes`` allows it; then what stays on the GPU is named.
+    Fallback to the GPU is an error unless ``fallback=yes`` allows it; then what stays on the GPU is named.
 
     Raises:
         UnavailableError: There is no such core, or layers do not fit and fallback is not allowed.
@@ -187,10 +199,10 @@ def place_on_dla(trt: Any, builder: Any, network: Any, config: Any, options: Map
     config.DLA_core = core
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     left = [layer.name for layer in layers if not config.can_run_on_DLA(layer)]
-    if left and options.get("dla_fallback", "no") != "yes":
+    if left and options.get("fallback", "no") != "yes":
         raise UnavailableError(
             f"{len(left)} of {len(layers)} layers do not run on the DLA, the first is '{left[0]}'.",
-            hint="--set dla_fallback=yes leaves them to the GPU, and records them.",
+            hint="--allow-fallback leaves them to the GPU, and records them.",
         )
     if left:
         config.set_flag(trt.BuilderFlag.GPU_FALLBACK)

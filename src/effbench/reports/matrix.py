@@ -1,0 +1,193 @@
+"""A matrix of cells as one table: a line per model, resolution and precision, a column per target, reasons below."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import textwrap
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from effbench.codec import plain
+from effbench.errors import did_you_mean
+from effbench.schema import FORMAT_VERSION, Cell, resolution_text
+
+FORMATS = {"markdown": "md", "json": "json", "csv": "csv"}
+NOT_RUN = "not run yet"
+WIDTH = 118
+
+Place = tuple[str, str, str, str]
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Cells that ended, places (model, resolution, precision, target) that did not run, and p50 texts by digest."""
+
+    cells: Sequence[Cell]
+    not_run: Sequence[Place] = ()
+    latency: Mapping[str, str] = field(default_factory=dict)
+
+
+def render(matrix: Matrix, form: str) -> str:
+    """Return the matrix as ``terminal`` text, ``markdown``, ``json`` or ``csv``.
+
+    Raises:
+        UsageError: The format is unknown.
+    """
+    forms = {"terminal": _terminal, "markdown": _markdown, "json": _json, "csv": _csv}
+    if form not in forms:
+        raise did_you_mean(form, forms, "format")
+    return forms[form](matrix)
+
+
+def counts(matrix: Matrix) -> str:
+    """Return how many cells ended how, in one line; every cell is in it."""
+    found = Counter(cell.verdict for cell in matrix.cells)
+    parts = [f"{number} {verdict}" for verdict, number in sorted(found.items(), key=lambda item: (-item[1], item[0]))]
+    parts += [f"{len(matrix.not_run)} {NOT_RUN}"] if matrix.not_run else []
+    return f"{len(matrix.cells) + len(matrix.not_run)} cells: {', '.join(parts)}"
+
+
+def place(cell: Cell) -> Place:
+    """Return where a cell stands in the table."""
+    return (cell.model, resolution_text(cell.resolution), cell.precision, cell.target)
+
+
+class _Notes:
+    """Footnotes, numbered as they come; the same words are one note."""
+
+    def __init__(self) -> None:
+        self.texts: dict[str, int] = {}
+
+    def mark(self, text: str) -> str:
+        return f"[{self.texts.setdefault(text, len(self.texts) + 1)}]"
+
+
+def _grid(matrix: Matrix) -> tuple[list[str], list[list[str]], list[str], list[str]]:
+    """Return head, lines, footnotes, and the lines that did not run at all."""
+    notes = _Notes()
+    ended = {place(cell): cell for cell in matrix.cells}
+    places = [*ended, *matrix.not_run]
+    targets = list(dict.fromkeys(place[3] for place in places))
+    begun = dict.fromkeys(place[:3] for place in ended)
+    lines = []
+    for row in begun:
+        texts = []
+        for target in targets:
+            cell = ended.get((*row, target))
+            missing = NOT_RUN if (*row, target) in matrix.not_run else "not asked for"
+            texts.append(missing if cell is None else _text(cell, matrix.latency, notes))
+        lines.append([*row, *texts])
+    left = Counter(place[:3] for place in matrix.not_run if place[:3] not in begun)
+    unreached = [f"{model} {size} px {precision} ({number})" for (model, size, precision), number in left.items()]
+    return ["model", "px", "precision", *targets], lines, list(notes.texts), unreached
+
+
+def _text(cell: Cell, latency: Mapping[str, str], notes: _Notes) -> str:
+    parts = [cell.verdict]
+    if cell.digest in latency:
+        parts.append(latency[cell.digest])
+    parts += [text for text in (shared(cell.placement),) if text]
+    marks = [notes.mark(_reason(cell))] if cell.reason else [notes.mark(_plain(note, cell)) for note in cell.notes]
+    return " ".join([", ".join(parts), *marks])
+
+
+def shared(placement: Mapping[str, Any]) -> str:
+    """Say which units share a graph: ``HTP 280 + CPU 5, 3 partitions``; nothing where one unit has it whole."""
+    units = placement.get("units") or {}
+    partitions = placement.get("partitions") or 1
+    if len(units) < 2 and partitions < 2:
+        return ""
+    text = " + ".join(f"{unit} {number}" for unit, number in units.items())
+    return f"{text}, {partitions} partitions"
+
+
+def _reason(cell: Cell) -> str:
+    step = f" Next: {' '.join(cell.next_step.split())}" if cell.next_step else ""
+    return _plain(" ".join(cell.reason.split()), cell) + _plain(step, cell)
+
+
+def _plain(text: str, cell: Cell) -> str:
+    """Leave out what differs from cell to cell without telling anything: the name of the artifact."""
+    name = cell.artifact.rsplit("/", 1)[-1]
+    return text.replace(f"{name} is ", "").replace(name, "the artifact") if name else text
+
+
+def _terminal(matrix: Matrix) -> str:
+    from tabulate import tabulate
+
+    head, lines, notes, unreached = _grid(matrix)
+    drawn = tabulate(lines, headers=head, tablefmt="simple", disable_numparse=True)
+    wrapped = [line for number, text in enumerate(notes, 1) for line in _wrap(f"[{number}] {text}")]
+    return "\n".join([drawn, counts(matrix), *wrapped, *_wrap(_unreached(unreached))]) + "\n"
+
+
+def _wrap(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, subsequent_indent="    ", break_on_hyphens=False)
+
+
+def _unreached(texts: Sequence[str]) -> str:
+    return f"{NOT_RUN}: {'; '.join(texts)}" if texts else ""
+
+
+def _markdown(matrix: Matrix) -> str:
+    from tabulate import tabulate
+
+    head, lines, notes, unreached = _grid(matrix)
+    escaped = [[_escape(text) for text in line] for line in lines]
+    drawn = tabulate(escaped, headers=head, tablefmt="pipe", disable_numparse=True)
+    listed = "\n".join(f"{number}. {_escape(text)}" for number, text in enumerate(notes, 1))
+    parts = [counts(matrix), drawn, listed, _escape(_unreached(unreached))]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _escape(text: str) -> str:
+    for sign in "\\*_|<>`":
+        text = text.replace(sign, f"\\{sign}")
+    return text
+
+
+def records(matrix: Matrix) -> list[dict[str, Any]]:
+    """Return one flat record per cell, those that did not run included."""
+    found = []
+    for cell in matrix.cells:
+        checked, placed = cell.fidelity, cell.placement
+        found.append(
+            {
+                **dict(zip(("model", "resolution", "precision", "target"), place(cell), strict=True)),
+                "status": cell.status,
+                "cause": cell.cause,
+                "reason": cell.reason,
+                "next_step": cell.next_step,
+                "notes": "; ".join(cell.notes),
+                "max_error": checked.max_error if checked else None,
+                "cosine": checked.cosine if checked else None,
+                "units": " ".join(f"{unit}:{number}" for unit, number in (placed.get("units") or {}).items()),
+                "partitions": placed.get("partitions"),
+                "copies": placed.get("copies"),
+                "p50": matrix.latency.get(cell.digest, ""),
+                "seconds": cell.seconds,
+                "digest": cell.digest,
+            }
+        )
+    empty = dict.fromkeys(found[0] if found else (), None)
+    for missing in matrix.not_run:
+        named = dict(zip(("model", "resolution", "precision", "target"), missing, strict=True))
+        found.append({**empty, **named, "status": NOT_RUN})
+    return found
+
+
+def _json(matrix: Matrix) -> str:
+    return json.dumps({"format": FORMAT_VERSION, "cells": plain(records(matrix))}, indent=1, allow_nan=False) + "\n"
+
+
+def _csv(matrix: Matrix) -> str:
+    lines = records(matrix)
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, list(lines[0]) if lines else ["model"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return stream.getvalue()
