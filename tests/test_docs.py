@@ -40,6 +40,7 @@ SKIPPED = {
     ("docs/kit.md", "sh run.sh"): "runs in the kit's folder, on the device",
     ("docs/kit.md", "effbench import result.jsonl"): "needs the result that came back",
     ("docs/import.md", "effbench import times.json"): "needs a file of another tool",
+    ("docs/scaling.md", "effbench claims"): "takes half an hour",
     ("CONTRIBUTING.md", "python -m effbench.models.index"): "rewrites a file of the checkout",
 }
 """Every block that is marked as not run: its page and how its first command begins, and the reason given there."""

@@ -19,6 +19,7 @@ from effbench.commands import _shared as shared
 @click.option("--threads", default=1, show_default=True, help="Threads of the runtime.")
 @click.option("--passes", type=int, metavar="N", help="Fresh processes per size (default: 8; 6 give an interval).")
 @click.option("--minutes", type=float, metavar="M", help="Stop measuring then; the next run goes on from there.")
+@click.option("--page", metavar="FILE", help="Write the claims as Markdown here (default: below --out).")
 @shared.out
 @shared.json
 def claims(
@@ -26,6 +27,7 @@ def claims(
     is_scaling: bool,
     resolutions: str | None,
     targets: Sequence[str],
+    page: str | None,
     as_json: bool,
     **rest: Any,
 ) -> None:
@@ -35,9 +37,27 @@ def claims(
     rest = {key: value for key, value in rest.items() if value is not None}
     if targets:
         rest["targets"] = targets
-    if not is_scaling:
-        raise UsageError("Only --scaling is built yet.")
-    _scaling(names, resolutions, as_json, rest)
+    if is_scaling:
+        if page is not None:
+            raise UsageError("--page is for claims; --scaling draws below the output folder.")
+        _scaling(names, resolutions, as_json, rest)
+    elif resolutions is not None:
+        raise UsageError("--res belongs to --scaling; a claim brings its own sizes.")
+    else:
+        _claims(names, page, as_json, rest)
+
+
+def _claims(names: Sequence[str], page: str | None, as_json: bool, rest: dict[str, Any]) -> None:
+    from effbench.api.claims import claims as run
+    from effbench.reports.claims import terminal
+
+    with shared.Progress() as notify:
+        found = run(names, page=page, notify=notify, **rest)
+    shared.show(
+        as_json, found, lambda: "\n".join([terminal(found.findings), *(f"wrote {path}" for path in found.files)])
+    )
+    if found.interrupted:
+        sys.exit(130)
 
 
 def _scaling(names: Sequence[str], resolutions: str | None, as_json: bool, rest: dict[str, Any]) -> None:

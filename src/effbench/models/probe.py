@@ -16,7 +16,7 @@ from effbench.models import mixers
 from effbench.models.layers import ConvUnit
 
 # All by name, so that an artifact's key knows the sources it is made from.
-from effbench.models.mixers import aft, hybrid, lambdas, relu_linear, softmax, windows  # noqa: F401
+from effbench.models.mixers import aft, hybrid, lambdas, local, relu_linear, softmax, windows  # noqa: F401
 from effbench.models.parts import parts
 from effbench.models.regla import elrf
 

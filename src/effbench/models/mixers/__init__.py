@@ -46,6 +46,8 @@ MIXERS = (
     Mixer("aft-conv", f"{_HERE}.aft:AFTConv", "O(N)", _AFT),
     Mixer("lambda", f"{_HERE}.lambdas:LambdaLayer", "O(N^2)", _LAMBDA, bound=True),
     Mixer("lambda-conv", f"{_HERE}.lambdas:LambdaConv", "O(N)", _LAMBDA),
+    Mixer("lambda-conv-7", f"{_HERE}.lambdas:LambdaConv", "O(N)", _LAMBDA, options={"kernel": 7}),
+    Mixer("local", f"{_HERE}.local:LocalAttention", "O(N)", "arXiv:1906.05909"),
 )
 
 
