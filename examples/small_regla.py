@@ -12,8 +12,10 @@ from itertools import pairwise
 
 from torch import nn
 
+from effbench import declare
 from effbench.models.layers import Classifier, ConvNorm, FeedForward, Network, Residual, position_encoding
 from effbench.models.regla import DEFAULT, RGMA, elrf
+from effbench.schema import Preprocessing
 
 WIDTHS = (16, 32, 48, 64)
 
@@ -38,6 +40,13 @@ class SmallReGLA(Network):
         self.classifier = Classifier(widths[-1], classes)
 
 
+@declare(preprocessing=Preprocessing(mean=(0.13,) * 3, std=(0.31,) * 3, crop_pct=1.0))
 def small_regla() -> nn.Module:
     """Build the network for ten classes."""
     return SmallReGLA()
+
+
+@declare(preprocessing=Preprocessing(mean=(0.13,) * 3, std=(0.31,) * 3, crop_pct=1.0))
+def wider_regla() -> nn.Module:
+    """Build a network half as wide again, as a teacher."""
+    return SmallReGLA(tuple(width * 3 // 2 for width in WIDTHS))

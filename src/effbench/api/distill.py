@@ -146,7 +146,8 @@ def _job(
     workers: int,
     notify: Notify,
 ) -> tuple[Job, dict[str, str]]:
-    from effbench.models.build import fit_resolution, fresh, load_state
+    from effbench.models.build import fit_resolution, fresh, load_factory, load_state
+    from effbench.models.declared import declaration
     from effbench.training.loop import Job
 
     backbone = source.backbone
@@ -154,6 +155,7 @@ def _job(
     if source.state is not None:
         load_state(module, source.state)
     fit_resolution(module, size)
+    how = declaration(load_factory(backbone.factory), module).preprocessing or backbone.preprocessing
     made = []
     for number, one in enumerate(frozen, start=1):
         notify(f"teacher {one.name}")
@@ -164,6 +166,7 @@ def _job(
         {
             "student": ingredients(source),
             "size": size,
+            "how": how,
             "recipe": recipe,
             "teachers": list(known.values()),
             "pictures": pictures.sha256,
@@ -174,7 +177,7 @@ def _job(
     job = Job(
         student=module,
         size=size,
-        how=backbone.preprocessing,
+        how=how,
         pictures=pictures,
         teachers=tuple(made),
         recipe=recipe,

@@ -63,13 +63,16 @@ def build(source: Source, size: tuple[int, int], number: int) -> Teacher:
     name = f"{number}-{source.name}"
     if source.path is not None:
         return _from_onnx(source, size, name)
-    from effbench.models.build import build_unfused, fit_resolution
+    from effbench.models.build import build_unfused, fit_resolution, load_factory
+    from effbench.models.declared import declaration
     from effbench.training.teachers import from_module
 
     module = build_unfused(source.backbone, source.weights, source.state)
     own = _size(source.backbone, module, size)
     fit_resolution(module, own)
-    return from_module(name, module, own, source.backbone.preprocessing, source.backbone.in_channels)
+    said = declaration(load_factory(source.backbone.factory), module)
+    how = said.preprocessing or source.backbone.preprocessing
+    return from_module(name, module, own, how, source.backbone.in_channels)
 
 
 def _size(backbone: Backbone, module: nn.Module, size: tuple[int, int]) -> tuple[int, int]:
