@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -147,3 +151,38 @@ def test_lost_and_won_are_counted_pair_by_pair():
     assert (1, 1) == paired(reference, found)
     none = (-1,) * 4
     assert (3, 0) == paired(said((1, 1, 2, 2), none, (0, 1, 2, 3)), said((3, 1, 2, 1), none, (3, 2, 1, 0)))
+
+
+@pytest.mark.slow
+def test_a_killed_search_goes_on_and_ends_as_an_undisturbed_one(bench: Run):
+    pytest.importorskip("nncf")
+    pictures(bench.folder / "data", 30)
+    line = ["export", "outlier:net", "--res", "32", "-t", "ort", "--precision", "int8", "--calibration", "calibration"]
+    line += ["--no-verify", "--json", "--data", "data", "--max-drop", "5"]
+    store = bench.folder / "runs" / "evaluations.jsonl"
+    child = subprocess.Popen([sys.executable, "-m", "effbench.cli", *line], cwd=bench.folder, stdout=subprocess.DEVNULL)
+    end = time.monotonic() + 200
+    # Behind the first candidate: fp32 and all in int8 are in the store.
+    while not (store.exists() and store.read_bytes().count(b"\n") >= 2) and time.monotonic() < end:
+        time.sleep(0.02)
+    child.kill()
+    assert -signal.SIGKILL == child.wait(30)
+    before = store.read_bytes()
+    resumed = run_json(bench, line)
+    assert store.read_bytes().startswith(before), "what was evaluated before the kill stands"
+    (bench.folder / "runs").rename(bench.folder / "resumed")
+    fresh = run_json(bench, line)
+    assert fresh["digest"] == resumed["digest"]
+    trials = [[note for note in one["notes"] if "blocks in int8: lost" in note] for one in (resumed, fresh)]
+    assert trials[0] == trials[1]
+    # No picture was evaluated twice: each is held once for each digest.
+    for folder in ("resumed", "runs"):
+        lines = [json.loads(text) for text in (bench.folder / folder / "evaluations.jsonl").read_text().splitlines()]
+        pairs = [(one["digest"], picture) for one in lines for picture in one["predictions"]["pictures"]]
+        assert len(pairs) == len(set(pairs))
+
+
+def run_json(bench: Run, line: list[str]) -> dict[str, Any]:
+    done = bench(*line)
+    assert 0 == done.returncode, done.stdout + done.stderr
+    return dict(json.loads(done.stdout)["data"][0])

@@ -29,6 +29,8 @@ from effbench.store import Store, TornLineWarning
 
 pytestmark = pytest.mark.xdist_group("export")
 NAMES = [f"c{number}" for number in range(10)]
+COUNT = 5000
+"""Pictures of the test that kills: some seconds of work, so that the signal comes in the middle."""
 
 
 def picture(start: int, size: tuple[int, int] = (80, 70), kind: str = "PNG") -> bytes:
@@ -135,9 +137,10 @@ def test_what_cannot_be_evaluated_ends_with_a_sentence(own: Run, data: Path, spo
 @pytest.mark.slow
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT])
 def test_killed_and_resumed_nothing_is_lost_or_counted_twice(own: Run, sign: signal.Signals):
+    encoded = [picture(number, (400, 300), "JPEG") for number in range(40)]
     with tarfile.open(own.folder / "d.tar", "w") as archive:
-        for number in range(1500):
-            for ending, content in (("jpg", picture(number % 40, (400, 300), "JPEG")), ("cls", b"%d" % (number % 10))):
+        for number in range(COUNT):
+            for ending, content in (("jpg", encoded[number % 40]), ("cls", b"%d" % (number % 10))):
                 member = tarfile.TarInfo(f"{number:05d}.{ending}")
                 member.size = len(content)
                 archive.addfile(member, io.BytesIO(content))
@@ -157,7 +160,7 @@ def test_killed_and_resumed_nothing_is_lost_or_counted_twice(own: Run, sign: sig
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TornLineWarning)  # the kill may come inside the next write
         (before,) = Store(own.folder / "runs").evaluations()
-    assert 0 < len(before.predictions) < 1500
+    assert 0 < len(before.predictions) < COUNT
     lines = store.read_bytes()
     if sign == signal.SIGKILL:
         # As if the kill had come inside a write, and once more behind it.
@@ -166,8 +169,8 @@ def test_killed_and_resumed_nothing_is_lost_or_counted_twice(own: Run, sign: sig
         warnings.simplefilter("ignore", TornLineWarning)
         after = answer(own(*line, "--json"))["results"][0]
         (whole,) = Store(own.folder / "runs").evaluations()
-    assert after["computed"] == 1500 - len(before.predictions)
-    assert sorted(whole.predictions.pictures) == list(range(1500))
+    assert after["computed"] == COUNT - len(before.predictions)
+    assert sorted(whole.predictions.pictures) == list(range(COUNT))
     (own.folder / "runs" / "evaluations.jsonl").unlink()
     fresh = answer(own(*line, "--json"))["results"][0]["evaluation"]["predictions"]
     assert whole.predictions == Predictions(**{name: tuple(values) for name, values in fresh.items()})

@@ -1,0 +1,79 @@
+"""Throughput of `effbench evaluate` against a bare loop over the same session, interleaved picture portion by portion.
+
+Run with ``python benchmarks/evaluate.py`` (about 3 minutes on 2 quiet cores). The bare loop has its tensors ready and
+decodes nothing; the evaluating loop decodes JPEG pictures of 500 x 375 px in threads beside the runtime (1 thread).
+"""
+
+from __future__ import annotations
+
+import io
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tabulate import tabulate
+
+from effbench.api.export import export
+from effbench.data import pictures
+from effbench.deploy import bundle, fidelity
+from effbench.deploy import get as target_of
+from effbench.profiles.accuracy import evaluate, head
+
+MODEL, TARGETS, ROUNDS, PORTION, WORKERS = "regla_m", ("ort", "ov"), 8, 48, 1
+
+
+def photographs(count: int) -> list[bytes]:
+    found = []
+    for picture in fidelity.pictures(count, 3, (375, 500), 50):
+        stream = io.BytesIO()
+        Image.fromarray(picture.transpose(1, 2, 0)).save(stream, "JPEG", quality=90)
+        found.append(stream.getvalue())
+    return found
+
+
+def ratio(target: str, home: Path) -> tuple[float, float, float]:
+    """Return pictures a second of the bare loop and of ours, and the median ratio of the rounds."""
+    (cell,) = export(MODEL, [target], [224], verify=False, out=home)
+    artifact = bundle.load(Path(cell.artifact))
+    session = target_of(target).open(artifact, 1, {})
+    spec, output, encoded = artifact.inputs[0], head(artifact.outputs, artifact.name).name, photographs(PORTION)
+
+    def load(place: int) -> np.ndarray:
+        image = pictures.read(encoded[place % PORTION], "x", (224, 224), artifact.preprocessing)
+        return pictures.normalize(image[None], artifact.preprocessing, spec.dtype)[0]
+
+    ready = [load(place)[None] for place in range(PORTION)]
+    places, bare_s, ours_s = range(PORTION), [], []
+    for number in range(ROUNDS + 1):
+        sides = [("bare", bare_s), ("ours", ours_s)]
+        for name, seconds in sides if number % 2 else sides[::-1]:
+            start = time.perf_counter()
+            if name == "bare":
+                for tensor in ready:
+                    session({spec.name: tensor})
+            else:
+                list(evaluate(session, load, places, [0] * PORTION, spec=spec, output=output, batch=1, workers=WORKERS))
+            if number:  # the first round warms up
+                seconds.append(time.perf_counter() - start)
+    pairs = [bare / ours for bare, ours in zip(bare_s, ours_s, strict=True)]
+    rates = [PORTION / statistics.median(seconds) for seconds in (bare_s, ours_s)]
+    return rates[0], rates[1], statistics.median(pairs)
+
+
+def run() -> int:
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for target in TARGETS:
+            bare, ours, seen = ratio(target, Path(folder))
+            rows.append((MODEL, target, bare, ours, seen, ">= 0.95"))
+    header = ("model, 224 px", "target", "bare loop, pictures/s", "evaluate, pictures/s", "ratio", "to reach")
+    print(tabulate(rows, headers=header, floatfmt=("", "", ".1f", ".1f", ".3f", "")))
+    return 0 if all(row[4] >= 0.95 for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(run())
