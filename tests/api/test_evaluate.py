@@ -29,7 +29,7 @@ from effbench.store import Store, TornLineWarning
 
 pytestmark = pytest.mark.xdist_group("export")
 NAMES = [f"c{number}" for number in range(10)]
-COUNT = 5000
+COUNT = 3000
 """Pictures of the test that kills: some seconds of work, so that the signal comes in the middle."""
 
 
