@@ -94,7 +94,8 @@ class Cluster:
                     f"The scheduler at {self._address} is gone.",
                     hint="What was finished is stored; start it again, and run the sweep again for the rest.",
                 )
-            workers = self._client.scheduler_info(n_workers=-1)["workers"]
+            # Not client.scheduler_info(): its own refresh, cut to five workers, may come between asking and reading.
+            workers = self._client.sync(self._client.scheduler.identity, n_workers=-1)["workers"]
             offered = {address: set(worker["resources"]) & set(self._devices) for address, worker in workers.items()}
             self._units = {address: min(names) for address, names in offered.items() if names}
         return self._units
