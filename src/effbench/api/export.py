@@ -134,6 +134,12 @@ def export(
     return reduced(cells, reduce_s, notify)
 
 
+def graph_of(source: Source, size: tuple[int, int], home: Path, limits: Limits, notify: Notify = silent) -> Artifact:
+    """Return the fp32 graph of a model at one size and batch 1; made where it is not there."""
+    check_resolution(source, size)
+    return _Request(source, 1, False, {}, home, limits, notify, None).graph(size)
+
+
 def at_hand() -> list[str]:
     """Return the targets that can run here, the reference (torch) left out.
 

@@ -240,6 +240,26 @@ def _quantized(source: Artifact, model: Any, job: dict[str, Any]) -> tuple[Any, 
     return made, found, (LATENCY_ONLY,) if pictures.latency_only else ()
 
 
+def numerics(job: dict[str, Any], emit: Any) -> None:
+    """Examine how a graph fares in half precision, over the first natural pictures or a user's own."""
+    from effbench.deploy.calibration import load_calibration
+    from effbench.deploy.numerics import examine
+
+    stages = _Stages(emit)
+    stages.begin("read pictures")
+    source = bundle.load(Path(job["graph"]))
+    spec, size, count = source.inputs[0], source.subject.resolution, int(job["count"])
+    if job["pictures"]:
+        read = load_calibration(job["pictures"], size, source.preprocessing, spec.shape[1] or 3)
+        feeds = read.feeds(1, spec, source.preprocessing)[:count]
+    else:
+        images = fidelity.pictures(count, spec.shape[1] or 3, size)
+        feeds = fidelity.feeds(images, 1, spec, source.preprocessing)
+    stages.begin("examine numerics")
+    report = examine(onnx_file.load(source.path), feeds, job["precision"])
+    emit({"event": "result", "report": to_json(report)})
+
+
 def convert(job: dict[str, Any], emit: Any) -> None:
     """Translate a graph artifact into one of a target."""
     from dataclasses import replace
@@ -309,7 +329,14 @@ def read_graph(job: dict[str, Any], emit: Any) -> None:
     emit({"event": "result", "input": to_json(spec)})
 
 
-HANDLERS = {"graph": graph, "precision": precision, "convert": convert, "attempt": attempt, "read_graph": read_graph}
+HANDLERS = {
+    "graph": graph,
+    "numerics": numerics,
+    "precision": precision,
+    "convert": convert,
+    "attempt": attempt,
+    "read_graph": read_graph,
+}
 
 if __name__ == "__main__":
     from effbench.process import serve
