@@ -42,7 +42,7 @@ SKIPPED = {
     (
         "docs/numerics.md",
         "effbench numerics regla_m",
-    ): "takes half a minute; tests/api/test_numerics_command.py runs it on a small model",
+    ): "takes minutes on a busy machine; tests/api/test_numerics_command.py runs it on a small model",
     ("docs/install.md", "python -m pip install"): "installs packages; the continuous check runs it",
     ("docs/models.md", "effbench export iformer_m --weights"): "needs a file of weights",
     ("docs/litert.md", "python3.12 -m venv"): "needs Python 3.12 and installs packages",

@@ -1,4 +1,4 @@
-"""``effbench numerics``: a sound graph holds, an epsilon that dies in half is named and kept in fp32."""
+"""``effbench numerics``: a sound model holds; what cannot be meant is refused."""
 
 from __future__ import annotations
 
