@@ -16,6 +16,10 @@ from effbench.models.weights import weights_of
 from effbench.schema import Backbone, Weights
 
 
+TIMM, PRETRAINED = "timm/", "pretrained"
+"""How a timm model is named, and the word in place of a file that asks for its trained weights."""
+
+
 @dataclass(frozen=True)
 class Source:
     """A model and where its weights come from; ``path`` is its .onnx file, ``state`` its .safetensors file."""
@@ -40,6 +44,10 @@ def resolve(argument: str, weights: str | None = None, seed: int = 0) -> Source:
     """
     if argument.endswith(".onnx"):
         return _from_onnx(Path(argument), weights)
+    if argument.startswith(TIMM):
+        return _from_timm(argument, weights, seed)
+    if weights == PRETRAINED:
+        raise UsageError(f"No pretrained weights are known for '{argument}'.", hint="Give a file with --weights.")
     if ":" in argument and not Path(argument).exists():
         module = argument.partition(":")[0]
         backbone = Backbone(
@@ -55,6 +63,29 @@ def resolve(argument: str, weights: str | None = None, seed: int = 0) -> Source:
     if weights is None:
         return Source(backbone, Weights("untrained", seed))
     return Source(backbone, weights_of(Path(weights)), state=Path(weights))
+
+
+def _from_timm(argument: str, weights: str | None, seed: int) -> Source:
+    name = argument.removeprefix(TIMM)
+    backbone = Backbone(
+        name=argument,
+        family="user",
+        factory=f"effbench.models.timm_zoo:{name}",
+        published=name,
+        stride=1,
+        min_resolution=1,
+        source=f"timm, {name}",
+    )
+    if weights == PRETRAINED:
+        return Source(backbone, Weights("pretrained", None, f"timm {version_of('timm')}, {name}"))
+    if weights is None:
+        return Source(backbone, Weights("untrained", seed))
+    return Source(backbone, weights_of(Path(weights)), state=Path(weights))
+
+
+def version_of(package: str) -> str:
+    """Return the installed version of one distribution."""
+    return versions(package)[package]
 
 
 def _from_onnx(path: Path, weights: str | None) -> Source:

@@ -15,7 +15,7 @@ from effbench.models.layers import ConvNorm
 SELECTIVE = 2.0
 """Gain of untrained keys: a few positions weigh most, so that which ones they are shows."""
 
-QUERY = 0.15
+QUERY = 0.02
 """Deviation of untrained queries around 1 or -1."""
 
 REACH = 2.0

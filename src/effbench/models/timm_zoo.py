@@ -1,0 +1,121 @@
+"""Any timm model as a factory: ``effbench.models.timm_zoo:NAME`` builds ``timm.create_model(NAME)``.
+
+timm is imported when a model is built, never before. Preprocessing comes from the model's own ``pretrained_cfg``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from effbench.errors import MissingDependencyError, UnavailableError, UsageError
+
+_stand_in: Any = None
+"""Operators that stand for torchvision's; they last as long as this object."""
+
+
+def __getattr__(name: str) -> Callable[..., nn.Module]:
+    if name.startswith("__"):
+        raise AttributeError(name)
+
+    def factory(pretrained: bool = False) -> nn.Module:
+        return create(name, pretrained)
+
+    return factory
+
+
+def create(name: str, pretrained: bool = False) -> nn.Module:
+    """Build a timm model; pretrained weights are downloaded, or taken from the cache of the hub.
+
+    Raises:
+        UsageError: timm has no such model, or no weights for it.
+        UnavailableError: The weights could not be fetched.
+    """
+    timm = load_timm()
+    known = timm.list_models()
+    if name.partition(".")[0] not in known:
+        raise _unknown(name, known)
+    try:
+        model: nn.Module = timm.create_model(name, pretrained=pretrained)
+    except OSError as error:
+        raise UnavailableError(f"The weights of timm/{name} could not be fetched: {error}.") from error
+    except (RuntimeError, ValueError) as error:
+        raise UsageError(f"timm cannot build '{name}': {error}.") from error
+    return deployable(model)
+
+
+def _unknown(name: str, known: list[str]) -> UsageError:
+    import difflib
+
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"Did you mean {' or '.join(near)}?" if near else "timm.list_models() lists them."
+    return UsageError(f"timm has no model '{name}' among its {len(known)}.", hint=hint)
+
+
+def load_timm() -> Any:
+    """Import timm, also beside a torchvision whose compiled operators do not fit this torch.
+
+    Raises:
+        MissingDependencyError: timm is not installed.
+    """
+    if find_spec("timm") is None:
+        raise MissingDependencyError("A timm model", "timm", "timm")
+    stand_in_for_torchvision()
+    import timm
+
+    return timm
+
+
+def stand_in_for_torchvision() -> bool:
+    """Define the operators that torchvision looks for where its own cannot be loaded; tell whether that was needed.
+
+    A torchvision built for CUDA beside a torch for CPUs ends in ``operator torchvision::nms does not exist``. No
+    classifier needs these operators.
+    """
+    global _stand_in
+    spec = find_spec("torchvision")
+    if _stand_in is not None or spec is None or not spec.submodule_search_locations:
+        return _stand_in is not None
+    for library in Path(spec.submodule_search_locations[0]).glob("_C*.so"):
+        try:
+            torch.ops.load_library(str(library))
+        except OSError:
+            _stand_in = torch.library.Library("torchvision", "DEF")
+            for operator in ("nms", "qnms"):
+                _stand_in.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            return True
+    return False
+
+
+class _Deployable:
+    """What a timm model learns here: to be reparameterised, and to be set to another picture size."""
+
+    def fused(self) -> nn.Module:
+        """Fold the branches that timm folds for deployment."""
+        from timm.utils.model import reparameterize_model
+
+        model: nn.Module = reparameterize_model(self)
+        return model
+
+    def fit_resolution(self, resolution: tuple[int, int]) -> tuple[str, ...]:
+        """Set the picture size where the model has one; return the notes for the artifact."""
+        notes = (TRAP,) if _stand_in is not None else ()
+        own = tuple(self.pretrained_cfg["input_size"][1:])  # type: ignore[attr-defined]
+        if resolution == own or not hasattr(self, "set_input_size"):
+            return notes
+        self.set_input_size(img_size=resolution)
+        return (*notes, f"timm resampled what belongs to {own[0]}x{own[1]} px to {resolution[0]}x{resolution[1]} px")
+
+
+TRAP = "torchvision's operators do not fit this torch; empty ones stand in, which classifiers never call"
+
+
+def deployable(model: nn.Module) -> nn.Module:
+    """Return the model with `_Deployable`'s methods; its state keeps its names."""
+    model.__class__ = type(type(model).__name__, (_Deployable, type(model)), {})
+    return model
