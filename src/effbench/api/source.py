@@ -15,7 +15,6 @@ from effbench.models.sources import imported_packages, source_files
 from effbench.models.weights import weights_of
 from effbench.schema import Backbone, Weights
 
-
 TIMM, PRETRAINED = "timm/", "pretrained"
 """How a timm model is named, and the word in place of a file that asks for its trained weights."""
 

@@ -26,6 +26,7 @@ from effbench.commands import _shared as shared
 @shared.batch
 @click.option("--dynamic-batch", is_flag=True, help="Leave the batch open.")
 @shared.weights
+@click.option("--pretrained", is_flag=True, help="timm/NAME: its trained weights; opens the network.")
 @shared.seed
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="An option of the target.")
 @click.option("--device", metavar="NAME", help="Its profile picks target, precision and options (see `devices`).")
@@ -53,6 +54,11 @@ def export(
     rest["time_limit_s"] = rest.pop("time_limit")
     memory_mib = rest.pop("memory_limit")
     rest["memory_limit_bytes"] = None if memory_mib is None else int(memory_mib * 2**20)
+    if rest.pop("pretrained"):
+        if rest["weights"] is not None:
+            raise UsageError("--pretrained and --weights are two answers to one question.", hint="Give one of them.")
+        rest["weights"] = "pretrained"
+        click.echo("--pretrained: timm may open the network for the weights", err=True)
     if (model is None) == (bundle is None):
         raise UsageError("Name one MODEL to export, or one bundle with --finish.", hint="effbench export regla_m")
     with shared.Progress() as notify:

@@ -18,7 +18,7 @@ from effbench.models.layers import fuse
 from effbench.models.weights import check_weights_file
 from effbench.schema import Backbone, Weights
 
-OURS = "effbench.models."
+OURS, ZOO = "effbench.models.", "effbench.models.timm_zoo:"
 """Factories of this package leave their weights to `initialise`; anybody else's keep what they came with."""
 
 
@@ -43,15 +43,27 @@ def build(backbone: Backbone, weights: Weights, state_path: Path | None = None) 
 def build_unfused(backbone: Backbone, weights: Weights, state_path: Path | None = None) -> nn.Module:
     """Build a backbone as it is trained, with its BatchNorms; arguments and errors as in `build`."""
     if weights.kind == "pretrained":
-        raise UsageError(f"No pretrained weights are known for '{backbone.name}'.", hint="Give a file with --weights.")
+        return _pretrained(backbone)
     if weights.kind == "file" and state_path is None:
         raise UsageError("Weights of kind 'file' need the path of that file.")
     seed = weights.seed or 0
     model = fresh(backbone, seed)
     if weights.kind == "file" and state_path is not None:
         load_state(model, state_path)
-    elif backbone.factory.startswith(OURS):
+    elif backbone.factory.startswith(OURS) and not _of_one_size(model):
         initialise(model, seed)
+    return model.float().eval()
+
+
+def _of_one_size(model: nn.Module) -> bool:
+    """Tell whether a timm model cannot run at the size that `initialise` runs at; it keeps timm's own weights."""
+    return bool(getattr(model, "pretrained_cfg", {}).get("fixed_input_size"))
+
+
+def _pretrained(backbone: Backbone) -> nn.Module:
+    if not backbone.factory.startswith(ZOO):
+        raise UsageError(f"No pretrained weights are known for '{backbone.name}'.", hint="Give a file with --weights.")
+    model: nn.Module = load_factory(backbone.factory)(pretrained=True)
     return model.float().eval()
 
 

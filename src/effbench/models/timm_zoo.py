@@ -20,7 +20,8 @@ _stand_in: Any = None
 
 
 def __getattr__(name: str) -> Callable[..., nn.Module]:
-    if name.startswith("__"):
+    # Names of timm are in lower case; what else is asked for is no factory.
+    if name.startswith("_") or not name.islower():
         raise AttributeError(name)
 
     def factory(pretrained: bool = False) -> nn.Module:
@@ -83,9 +84,9 @@ def stand_in_for_torchvision() -> bool:
         return _stand_in is not None
     for library in Path(spec.submodule_search_locations[0]).glob("_C*.so"):
         try:
-            torch.ops.load_library(str(library))
+            torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]
         except OSError:
-            _stand_in = torch.library.Library("torchvision", "DEF")
+            _stand_in = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
             for operator in ("nms", "qnms"):
                 _stand_in.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
             return True
@@ -99,7 +100,7 @@ class _Deployable:
         """Fold the branches that timm folds for deployment."""
         from timm.utils.model import reparameterize_model
 
-        model: nn.Module = reparameterize_model(self)
+        model: nn.Module = reparameterize_model(self)  # type: ignore[arg-type]
         return model
 
     def fit_resolution(self, resolution: tuple[int, int]) -> tuple[str, ...]:
