@@ -45,6 +45,7 @@ SKIPPED = {
     ): "takes minutes on a busy machine; tests/api/test_numerics_command.py runs it on a small model",
     ("docs/install.md", "python -m pip install"): "installs packages; the continuous check runs it",
     ("docs/models.md", "effbench export iformer_m --weights"): "needs a file of weights",
+    ("docs/models.md", "effbench export timm/resnet50.a1_in1k"): "needs timm and minutes",
     ("docs/litert.md", "python3.12 -m venv"): "needs Python 3.12 and installs packages",
     ("docs/own-model.md", "effbench export detector.onnx"): "needs a file of the user",
     ("docs/quantize.md", "effbench export mynet:small"): "needs labelled pictures of the user",
