@@ -242,7 +242,12 @@ def test_a_full_disk_is_a_reason(server: Server, device: Device, tmp_path: Path)
         link.close()
         assert soon(lambda: left(disk) == [])
     finally:
-        assert soon(lambda: subprocess.run(["umount", str(disk)], capture_output=True, check=False).returncode == 0)
+
+        def unmounted() -> bool:
+            subprocess.run(["umount", str(disk)], capture_output=True, check=False)
+            return not disk.is_mount()
+
+        assert soon(unmounted)
 
 
 def test_a_clock_that_runs_fast_is_refused(server: Server, work: Path, tmp_path: Path):
