@@ -19,7 +19,7 @@ from effbench.api.source import code_hashes, ingredients, resolve, versions
 from effbench.api.stage import Notify, failed, silent
 from effbench.codec import fingerprint, from_json, to_json
 from effbench.errors import DataError, EffbenchError, UnavailableError, UsageError, did_you_mean
-from effbench.schema import PRECISIONS, Cell, parse_resolution, resolution_text
+from effbench.schema import CALIBRATED, PRECISIONS, Cell, parse_resolution, resolution_text
 from effbench.store import append_line
 
 Job = dict[str, Any]
@@ -72,7 +72,9 @@ def plan(
     for size, precision, model, target in product(sizes, precisions, models, targets):
         wanted = precision or deploy.get(target).precision
         place = {"model": model, "resolution": size, "precision": wanted, "target": target}
-        jobs.append({**defaults, **common, **place})
+        job = {**defaults, **common, **place}
+        # Pictures belong to the precisions that are calibrated; an export refuses them for the others.
+        jobs.append(job if wanted in CALIBRATED else {**job, "calibration": None})
     return jobs
 
 
