@@ -21,6 +21,9 @@ from effbench.schema import Backbone
 DEPTHS = {26: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 WIDTHS = (64, 128, 256, 512)
 EXPANSION = 4
+SHARE = 0.2
+"""What the units of a stage write to the stream together, untrained, as a share of it: with more, what lies outside the
+pictures that set the statistics (noise, say) grows from block to block, and rounding errors with it."""
 
 
 class ScaleShift(nn.Module):
@@ -109,7 +112,7 @@ def _stages(depths: tuple[int, ...]) -> Iterator[list[nn.Module]]:
         units: list[nn.Module] = []
         for unit in range(depth):
             stride = 2 if index and not unit else 1
-            units.append(Bottleneck(inputs, width, stride, depth**-0.5))
+            units.append(Bottleneck(inputs, width, stride, SHARE * depth**-0.5))
             inputs = EXPANSION * width
         yield units
 
