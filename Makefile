@@ -33,7 +33,7 @@ $(VENV)/.demo: $(BIN)/python pyproject.toml constraints.txt
 
 $(VENV)/.test: $(BIN)/python pyproject.toml constraints.txt
 	@echo "installing into $(VENV) ..."
-	@$(PIP) --editable '.[all,trt-rtx,dev]'
+	@$(PIP) --editable '.[all,debug,int8,lab,litert,train,trt-rtx,dev]'
 	@$(PIP) --no-deps $(KNOWN_ANSWER)
 	@touch $@
 
@@ -44,7 +44,6 @@ demo: | demo-start $(VENV)/.demo
 	@EFFBENCH_DEMO_START=$$(cat runs/.demo-start) EFFBENCH_PROGRESS=1 $(BIN)/python examples/demo.py --budget $(DEMO_BUDGET)
 
 demo-accuracy: $(VENV)/.test
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,int8]'
 	@$(BIN)/python examples/demo_accuracy.py
 
 test: $(VENV)/.test

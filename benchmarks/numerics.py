@@ -21,6 +21,7 @@ from tabulate import tabulate
 from effbench.deploy import Array, fidelity, graph, numerics, onnx_file
 from effbench.deploy.islands import Experiment
 from effbench.deploy.precision import node_names
+from effbench.models.torchvision_operators import import_timm
 from effbench.schema import Preprocessing, Weights
 from numerics_defects import DEFECTS, Defect, Patch
 
@@ -55,11 +56,7 @@ def export(name: str, resolution: int = RESOLUTION) -> onnx.ModelProto:
 
         module = build(models.get(name), Weights())
     else:
-        # torchvision's wheel beside a CPU torch lacks the operators that it registers shapes for.
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        for op in ("nms", "qnms"):
-            library.define(f"{op}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        import timm
+        timm = import_timm()
 
         torch.manual_seed(0)
         size = {"img_size": resolution} if name.startswith("vit") else {}

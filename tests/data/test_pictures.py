@@ -6,15 +6,13 @@ import io
 
 import numpy as np
 import pytest
-import torch
 from pictures_on_disk import encoded
 from PIL import Image
 
 from effbench.data import pictures
 from effbench.errors import DataError, UsageError
+from effbench.models.torchvision_operators import import_timm_data
 from effbench.schema import Preprocessing
-
-LIBRARY: list[torch.library.Library] = []
 
 
 def photograph(width: int, height: int) -> Image.Image:
@@ -27,12 +25,7 @@ def photograph(width: int, height: int) -> Image.Image:
 @pytest.mark.parametrize(("width", "height"), [(500, 375), (375, 500), (256, 256), (224, 224), (640, 200)])
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 def test_as_timm_does_it(width: int, height: int, interpolation: str):
-    if not hasattr(torch.ops.torchvision, "nms"):
-        # Built for CUDA, torchvision does not import beside a CPU torch unless these operators are declared.
-        LIBRARY.append(torch.library.Library("torchvision", "DEF"))
-        for name in ("nms", "qnms"):
-            LIBRARY[-1].define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    from timm.data import create_transform
+    create_transform = import_timm_data().create_transform
 
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
     wanted = create_transform(

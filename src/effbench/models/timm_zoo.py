@@ -6,17 +6,12 @@ timm is imported when a model is built, never before. Preprocessing comes from t
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from effbench.errors import MissingDependencyError, UnavailableError, UsageError
-
-_stand_in: Any = None
-"""Operators that stand for torchvision's; they last as long as this object."""
+from effbench.errors import UnavailableError, UsageError
+from effbench.models.torchvision_operators import import_timm, make_importable
 
 
 def __getattr__(name: str) -> Callable[..., nn.Module]:
@@ -37,7 +32,7 @@ def create(name: str, pretrained: bool = False) -> nn.Module:
         UsageError: timm has no such model, or no weights for it.
         UnavailableError: The weights could not be fetched.
     """
-    timm = load_timm()
+    timm: Any = import_timm()
     known = timm.list_models()
     if name.partition(".")[0] not in known:
         raise _unknown(name, known)
@@ -58,41 +53,6 @@ def _unknown(name: str, known: list[str]) -> UsageError:
     return UsageError(f"timm has no model '{name}' among its {len(known)}.", hint=hint)
 
 
-def load_timm() -> Any:
-    """Import timm, also beside a torchvision whose compiled operators do not fit this torch.
-
-    Raises:
-        MissingDependencyError: timm is not installed.
-    """
-    if find_spec("timm") is None:
-        raise MissingDependencyError("A timm model", "timm", "timm")
-    stand_in_for_torchvision()
-    import timm
-
-    return timm
-
-
-def stand_in_for_torchvision() -> bool:
-    """Define the operators that torchvision looks for where its own cannot be loaded; tell whether that was needed.
-
-    A torchvision built for CUDA beside a torch for CPUs ends in ``operator torchvision::nms does not exist``. No
-    classifier needs these operators.
-    """
-    global _stand_in
-    spec = find_spec("torchvision")
-    if _stand_in is not None or spec is None or not spec.submodule_search_locations:
-        return _stand_in is not None
-    for library in Path(spec.submodule_search_locations[0]).glob("_C*.so"):
-        try:
-            torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]
-        except OSError:
-            _stand_in = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
-            for operator in ("nms", "qnms"):
-                _stand_in.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-            return True
-    return False
-
-
 class _Deployable:
     """What a timm model learns here: to be reparameterised, and to be set to another picture size."""
 
@@ -105,7 +65,7 @@ class _Deployable:
 
     def fit_resolution(self, resolution: tuple[int, int]) -> tuple[str, ...]:
         """Set the picture size where the model has one; return the notes for the artifact."""
-        notes = (TRAP,) if _stand_in is not None else ()
+        notes = (TRAP,) if make_importable() else ()
         own = tuple(self.pretrained_cfg["input_size"][1:])  # type: ignore[attr-defined]
         if resolution == own or not hasattr(self, "set_input_size"):
             return notes

@@ -18,8 +18,8 @@ _kept: list[Any] = []
 
 
 @cache
-def make_importable() -> None:
-    """Define torchvision's two missing operators where it does not bring them."""
+def make_importable() -> bool:
+    """Define torchvision's two missing operators where it does not bring them; tell whether that was needed."""
     import torch
 
     try:
@@ -32,6 +32,8 @@ def make_importable() -> None:
         for name in ("nms", "qnms"):
             library.define(f"{name}{SIGNATURE}")  # type: ignore[no-untyped-call]
         _kept.append(library)
+        return True
+    return False
 
 
 def import_timm(name: str = "timm", what: str = "timm's models", extra: str = "timm") -> ModuleType:
