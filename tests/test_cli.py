@@ -243,3 +243,9 @@ def test_the_public_names_exist() -> None:
     for name in effbench.__all__:
         assert getattr(effbench, name) is not None
     assert Path(effbench.__file__).name == "__init__.py"
+
+
+def test_models_are_filtered_by_mixer_and_size(run: Run):
+    found = json.loads(run("models", "--mixer", "LAMBDA", "--max-params", "12", "--max-macs", "5", "--json").stdout)
+    assert ["lambda_resnet26"] == [item["name"] for item in found["data"]]
+    assert "192 x 14 x 14" in run("models", "regla_m").stdout

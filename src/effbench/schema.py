@@ -42,7 +42,8 @@ class Backbone:
     """A model that effbench knows by name.
 
     ``factory`` is an import string (``package.module:callable``), so that a list of models needs no torch. ``counts``
-    holds what is counted from the code: ``params``, ``macs_224``, ``macs_512``, ``receptive_field_px``.
+    holds what is counted from the code: ``params``, ``macs_224``, ``macs_512``, ``receptive_field_px``; ``stages`` the
+    channels and the stride of each feature map.
     ``published`` is the model's name in the tables of published results, or None.
     """
 
@@ -60,6 +61,7 @@ class Backbone:
     fixed_resolution: int | None = None
     preprocessing: Preprocessing = Preprocessing()
     counts: dict[str, int] = field(default_factory=dict)
+    stages: tuple[tuple[int, int], ...] = ()
     source: str = ""
 
 

@@ -109,3 +109,10 @@ def test_counts_of_one_model_are_exact_integers() -> None:
         "macs_512": 3292653568,
         "receptive_field_px": 1109,
     }
+
+
+def test_stages_are_those_of_the_feature_maps() -> None:
+    assert ((48, 4), (96, 8), (192, 16), (384, 32)) == models.get("regla_m").stages
+    assert {(item.name, 4) for item in models.models().values() if item.family != "user"} == {
+        (name, len(item.stages)) for name, item in models.models().items()
+    }

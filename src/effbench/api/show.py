@@ -48,7 +48,7 @@ def models(found: Sequence[Backbone]) -> str:
                 "" if top1 is None else f"{top1.value:g} ({top1.source.split(' (')[0].split(' + ')[0]})",
             )
         )
-    header = ("model", "family", "params", "MACs@224", "MACs@512", "field", "mixer", "order", "published top-1 %")
+    header = ("model", "family", "params", "MACs@224", "MACs@512", "conv field", "mixer", "order", "published top-1 %")
     notes = dict.fromkeys(f"* {item.reconstruction}" for item in found if item.reconstruction)
     return "\n".join([_table(header, rows), *notes])
 
@@ -65,7 +65,18 @@ def model(item: Backbone) -> str:
         **counts,
         "factory": item.factory,
     }
-    return "\n".join([item.name, *(f"  {key:18} {value}" for key, value in facts.items() if value)])
+    lines = [item.name, *(f"  {key:18} {value}" for key, value in facts.items() if value)]
+    return "\n".join([*lines, "", stages(item)] if item.stages else lines)
+
+
+def stages(item: Backbone) -> str:
+    """Draw the feature maps of a backbone, a bar as long as the side of each, with their shapes at its resolutions."""
+    finest = min(stride for _, stride in item.stages)
+    rows = []
+    for number, (channels, stride) in enumerate(item.stages, start=1):
+        shapes = (f"{channels} x {side // stride} x {side // stride}" for side in item.resolutions)
+        rows.append((number, f"1/{stride}", *shapes, "#" * max(1, 32 * finest // stride)))
+    return _table(("stage", "stride", *(f"at {side} px" for side in item.resolutions), "side"), rows)
 
 
 def targets(rows: Sequence[TargetStatus]) -> str:

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from effbench.commands import _shared as shared
 
+if TYPE_CHECKING:
+    from effbench.schema import Backbone
+
 
 @click.command()
 @click.argument("name", required=False)
 @click.option("--family", metavar="NAME", help="Only this family.")
+@click.option("--mixer", metavar="TEXT", help="Only those whose mixer's name holds this.")
+@click.option("--max-params", type=float, metavar="M", help="At most so many million parameters.")
+@click.option("--max-macs", type=float, metavar="G", help="At most so many billion MACs at 224 px.")
 @shared.json
-def models(name: str | None, family: str | None, as_json: bool) -> None:
-    """List the backbones: parameters, MACs, published accuracy with its source."""
+def models(name: str | None, family: str | None, as_json: bool, **limits: Any) -> None:
+    """List the backbones: parameters, MACs, published accuracy with its source; with NAME, its stages."""
     from effbench import models as registered
     from effbench.api import show
     from effbench.errors import did_you_mean
@@ -26,8 +33,14 @@ def models(name: str | None, family: str | None, as_json: bool) -> None:
     families = {item.family for item in every}
     if family is not None and family not in families:
         raise did_you_mean(family, families, "family")
-    found = [item for item in every if family in (None, item.family)]
+    found = [item for item in every if family in (None, item.family) and _within(item, **limits)]
     shared.show(as_json, found, lambda: show.models(found))
+
+
+def _within(item: Backbone, mixer: str | None, max_params: float | None, max_macs: float | None) -> bool:
+    params, macs = item.counts.get("params", 0) / 1e6, item.counts.get("macs_224", 0) / 1e9
+    named = mixer is None or mixer.lower() in item.mixer.lower()
+    return named and params <= (max_params or params) and macs <= (max_macs or macs)
 
 
 @click.command()

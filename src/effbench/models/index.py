@@ -38,6 +38,16 @@ def counts(backbone: Backbone) -> dict[str, int]:
     }
 
 
+def stages(backbone: Backbone) -> tuple[tuple[int, int], ...]:
+    """Return channels and stride of each map that ``forward_features`` gives."""
+    side = 224
+    with torch.device("meta"), torch.no_grad():
+        model = load_factory(backbone.factory)()
+        fit_resolution(model, (side, side))
+        maps = model.forward_features(torch.empty(1, backbone.in_channels, side, side))
+    return tuple((one.shape[1], side // one.shape[2]) for one in maps)
+
+
 def macs(model: nn.Module, side: int, channels: int = 3) -> int:
     """Return the multiply-accumulates of one square picture; a model on the meta device is enough."""
     device = next(model.parameters()).device
@@ -67,7 +77,7 @@ def _side(value: int | tuple[int, ...]) -> int:
 def entries() -> Iterator[Backbone]:
     """Yield every backbone of this package with its counts."""
     for family in in_package("effbench.models", "BACKBONES"):
-        yield from (replace(backbone, counts=counts(backbone)) for backbone in family)
+        yield from (replace(one, counts=counts(one), stages=stages(one)) for one in family)
 
 
 def text() -> str:
