@@ -34,3 +34,20 @@ def test_deployment_keeps_what_the_model_computes() -> None:
 def test_an_unknown_name_lists_near_misses() -> None:
     with pytest.raises(UsageError, match="Did you mean resnet50"):
         load_factory("effbench.models.timm_zoo:resnet5x")()
+
+
+def test_our_models_are_built_by_timm_as_well() -> None:
+    from effbench.models import in_timm
+    from effbench.models.torchvision_operators import import_timm
+
+    timm = import_timm()
+    assert "regla_m" in in_timm.register()
+    assert () == in_timm.register()
+    assert {"regla_t", "aft_conv_t_h32"} <= set(timm.list_models())
+    model = timm.create_model("regla_t", in_chans=1, num_classes=7)
+    assert (2, 7) == tuple(model(torch.zeros(2, 1, 64, 64)).shape)
+    assert 4 == len(model.forward_features(torch.zeros(1, 1, 64, 64)))
+    with pytest.raises(UsageError, match="No pretrained weights are known for 'regla_t'"):
+        timm.create_model("regla_t", pretrained=True)
+    with pytest.raises(UsageError, match="not drop_path_rate"):
+        timm.create_model("regla_t", drop_path_rate=0.1)
