@@ -61,6 +61,9 @@ class OrtSession:
         """Name the execution providers in use; off the CPU, count which provider took how many operators.
 
         Below fp32 the heavy operators are counted by the type they compute in, which settles the compute precision.
+
+        Raises:
+            UnavailableError: This ONNX Runtime does not tell where operators went, off the CPU.
         """
         found: dict[str, Any] = {"providers": self._session.get_providers()}
         if self.compute_precision is None and find_spec("onnx"):
@@ -68,6 +71,14 @@ class OrtSession:
 
             counted = found["heavy_operators_by_precision"] = heavy_by_precision(self._path, self.provider)
             self.compute_precision = max(counted, key=lambda name: counted[name]) if counted else None
+        if not hasattr(self._session, "get_provider_graph_assignment_info"):
+            # An older ONNX Runtime does not tell; on the CPU provider alone there is nothing to tell apart.
+            if self.provider != CPU:
+                raise UnavailableError(
+                    "This ONNX Runtime does not tell which operators its provider took.",
+                    hint="Update onnxruntime: without that, a fallback to the CPU would go unseen.",
+                )
+            return found
         parts = self._session.get_provider_graph_assignment_info()
         taken: Counter[str] = Counter()
         for part in parts:
