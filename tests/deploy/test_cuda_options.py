@@ -20,7 +20,7 @@ def layer() -> object:
     return library.nn.Sequential(library.nn.Conv2d(3, 4, 3, stride=2), library.nn.GELU(), library.nn.Flatten())
 
 
-def empty(factory: str) -> object:
+def empty(factory: str, resolution: tuple[int, int]) -> object:
     assert factory == "test_cuda_options:layer"
     return layer()
 
