@@ -309,7 +309,7 @@ def test_the_table_of_fidelity_is_that_of_the_code():
     found = {name: cells[0] for name, cells in rows("docs/verify.md", "stored precision").items()}
     for names, text in found.items():
         for name in names.split(", "):
-            stated = [float(number) for number in re.findall(r"(\d[\d.]*(?:e-\d+)?)(?= of the spread|$| )", text)]
+            stated = [float(number) for number in re.findall(r"(\d[\d.]*(?:e-\d+)?)(?= of the spread|$|,| )", text)]
             assert sorted(fidelity.LIMITS[name].values()) == sorted(set(stated) - {99.0}), name
     assert set(fidelity.LIMITS) == {name for names in found for name in names.split(", ")}
 
