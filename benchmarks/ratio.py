@@ -21,7 +21,19 @@ from effbench.api.duel import Setting, run_round
 from effbench.api.export import export
 from effbench.deploy import bundle
 from effbench.profiles.paired import evidence
+from effbench.schema import Artifact
 from effbench.stats import student_t
+
+
+def paired(a: Artifact, b: Artifact, setting: Setting, rounds: int, name: str = "") -> tuple[float, float, float]:
+    """Return the ratio b over a of typical latencies with its 95 % interval over rounds: low, middle, high."""
+    logs = []
+    for index in range(rounds):
+        logs.append(evidence(run_round(a, b, setting, random.getrandbits(30))).typical)
+        print(f"  {name} {index + 1}: {math.exp(logs[-1]):.3f}", file=sys.stderr)
+    half = student_t(0.975, len(logs) - 1) * statistics.stdev(logs) / math.sqrt(len(logs))
+    low, middle, high = (math.exp(statistics.fmean(logs) + shift) for shift in (-half, 0, half))
+    return low, middle, high
 
 
 def main() -> None:
@@ -44,15 +56,11 @@ def main() -> None:
                 sides.append({cell.target: bundle.load(Path(cell.artifact)) for cell in cells})
             for target, a in sides[0].items():
                 b = sides[1][target]
-                logs = []
-                for index in range(options.rounds):
-                    logs.append(evidence(run_round(a, b, setting, random.getrandbits(30))).typical)
-                    print(f"  {target} {size} px {index + 1}: {math.exp(logs[-1]):.3f}", file=sys.stderr)
-                half = student_t(0.975, len(logs) - 1) * statistics.stdev(logs) / math.sqrt(len(logs))
-                low, mid, high = (math.exp(statistics.fmean(logs) + shift) for shift in (-half, 0, half))
+                low, mid, high = paired(a, b, setting, options.rounds, f"{target} {size} px")
                 macs = (b.subject.macs or 0) / (a.subject.macs or 1)
                 print(
-                    f"| {target} | {size} | {macs:.2f} | {mid:.3f} [{low:.3f}, {high:.3f}] | {len(logs)} |", flush=True
+                    f"| {target} | {size} | {macs:.2f} | {mid:.3f} [{low:.3f}, {high:.3f}] | {options.rounds} |",
+                    flush=True,
                 )
 
 

@@ -2,6 +2,8 @@
 
 Each side of a pair is a fresh process on the same file, one thread, fp32; which side goes first is drawn. The figure is
 the ratio of medians, effbench over the other tool: a 20 % trimmed mean of log ratios over pairs, and its interval.
+With ``--together`` the two of a pair run at the same time instead, each kept to a core of its own, cores drawn: on a
+shared host, whose clock moves by percents from one second to the next, both then see the same.
 
     python benchmarks/reference.py --pairs 30 --res 224 --res 512
 """
@@ -10,12 +12,15 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import random
 import re
 import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +28,9 @@ import numpy as np
 from effbench import process
 from effbench.api.export import export
 from effbench.stats import student_t
+
+Side = Callable[[str, float], float]
+Pair = Callable[[dict[str, Side], str, float], dict[str, float]]
 
 BARE = """
 import sys, time, numpy, onnxruntime as ort
@@ -69,12 +77,29 @@ def benchmark_app(folder: str, seconds: float) -> float:
     return float(found.group(1))
 
 
-def ratio(folder: str, other: str, pairs: int, seconds: float) -> tuple[float, float, float, float]:
+def in_turn(sides: dict[str, Side], folder: str, seconds: float) -> dict[str, float]:
+    """Run one side after the other, in an order that is drawn; returns each side's median in ms."""
+    return {name: sides[name](folder, seconds) for name in random.sample(sorted(sides), 2)}
+
+
+def together(sides: dict[str, Side], folder: str, seconds: float) -> dict[str, float]:
+    """Run both sides at the same time, on two cores that are drawn; returns each side's median in ms."""
+    cores = random.sample(sorted(os.sched_getaffinity(0)), 2)
+
+    def run(name: str, core: int) -> float:
+        os.sched_setaffinity(0, {core})  # of this thread; the process it starts inherits it
+        return sides[name](folder, seconds)
+
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(sides, pool.map(run, sides, cores), strict=True))
+
+
+def ratio(folder: str, other: str, pairs: int, seconds: float, how: Pair) -> tuple[float, float, float, float]:
     """Return the ratio of medians, its 95 % interval, and our median in ms."""
     logs, mine = [], []
-    sides = {"ours": ours, "theirs": {"benchmark_app": benchmark_app, "onnxruntime loop": bare}[other]}
+    sides: dict[str, Side] = {"ours": ours, "theirs": {"benchmark_app": benchmark_app, "onnxruntime loop": bare}[other]}
     for index in range(pairs):
-        found = {name: sides[name](folder, seconds) for name in random.sample(sorted(sides), 2)}
+        found = how(sides, folder, seconds)
         logs.append(math.log(found["ours"] / found["theirs"]))
         mine.append(found["ours"])
         print(f"  pair {index + 1}/{pairs}: {found['ours']:.2f} / {found['theirs']:.2f} ms", file=sys.stderr)
@@ -104,13 +129,15 @@ def main() -> None:
     parser.add_argument("--res", type=int, action="append")
     parser.add_argument("--model", default="regla_m")
     parser.add_argument("--target", action="append", help="ort, ov (default both)")
+    parser.add_argument("--together", action="store_true", help="both of a pair at once, a core each")
     options = parser.parse_args()
+    how = together if options.together else in_turn
     print("| against | px | effbench p50 ms | ratio [95 %] | pairs |\n|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         for size in options.res or [224, 512]:
             for cell in export(options.model, options.target or ["ort", "ov"], [size], out=folder):
                 other = {"ort": "onnxruntime loop", "ov": "benchmark_app"}[cell.target]
-                found, low, high, p50 = ratio(cell.artifact, other, options.pairs, options.seconds)
+                found, low, high, p50 = ratio(cell.artifact, other, options.pairs, options.seconds, how)
                 row = f"| {other} | {size} | {p50:.2f} | {found:.4f} [{low:.4f}, {high:.4f}] | {options.pairs} |"
                 print(row, flush=True)
 

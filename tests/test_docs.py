@@ -342,19 +342,38 @@ def test_the_readme_is_filled_from_a_report(desk: Path, monkeypatch: pytest.Monk
     assert PAGES["README.md"].partition("<!-- table:end -->")[2] == filled.partition("<!-- table:end -->")[2]
 
 
-@pytest.fixture
-def plugin(tmp_path: Path) -> dict[str, str]:
-    """The environment of somebody who installed the examples as a package of their own."""
-    info = tmp_path / "site" / "effbench_examples-1.0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: effbench-examples\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(
-        "[effbench.models]\nplain = backbone:BACKBONES\n[effbench.targets]\nonnx-ref = target:TARGET\n"
-    )
-    return environment(PYTHONPATH=os.pathsep.join([str(info.parent), str(EXAMPLES)]))
+PACKAGE = """
+[build-system]
+requires = ["setuptools"]
+build-backend = "setuptools.build_meta"
+[project]
+name = "effbench-examples"
+version = "1.0"
+[project.entry-points."effbench.models"]
+plain = "backbone:BACKBONES"
+[project.entry-points."effbench.targets"]
+onnx-ref = "target:TARGET"
+[tool.setuptools]
+py-modules = ["backbone", "target"]
+"""
+
+
+@pytest.fixture(scope="module")
+def plugin(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of somebody who made the examples a package and installed it; pip puts it into a folder apart."""
+    folder = tmp_path_factory.mktemp("plugin")
+    (folder / "pyproject.toml").write_text(PACKAGE)
+    for name in ("backbone.py", "target.py"):
+        shutil.copy(EXAMPLES / name, folder / name)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
+    done = subprocess.run([*pip, "--target", folder / "site", folder], capture_output=True, text=True, check=False)
+    assert 0 == done.returncode, done.stderr
+    return environment(PYTHONPATH=str(folder / "site"))
 
 
 def test_the_example_backbone_is_listed(plugin: dict[str, str], tmp_path: Path):
+    # Only as installed: the examples' own folder is not on the path.
+    assert str(EXAMPLES) not in plugin["PYTHONPATH"]
     assert "backbone:plain_tiny" in perform(["effbench", "models", "plain_tiny"], tmp_path, plugin)
 
 

@@ -13,6 +13,9 @@ from effbench import models
 from effbench.models.build import build
 from effbench.models.iformer import SoftmaxAttention
 from effbench.models.initialise import initialise, on_grid, pictures, spread
+from effbench.models.mixers.aft import AFTConv, AFTFull
+from effbench.models.mixers.lambdas import LambdaConv, LambdaLayer
+from effbench.models.mixers.softmax import MultiHeadAttention
 from effbench.models.regla import RGMA, LinearAttention, regla_t
 from effbench.schema import Weights
 
@@ -55,6 +58,7 @@ def mean_denominator(attended: Tensor, query: Tensor, key: Tensor) -> Tensor:
     return attended * own / own.mean(dim=(2, 3), keepdim=True)
 
 
+MIXERS = (AFTConv, AFTFull, LambdaConv, LambdaLayer, MultiHeadAttention)
 QUICK = [("regla_m", 224), ("iformer_m", 224)]
 SLOW = [(name, side) for name in models.models() for side in (224, 512) if name.startswith(("regla_", "iformer_"))]
 SHOWN = [*QUICK, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW if case not in QUICK)]
@@ -76,6 +80,30 @@ def test_the_mixer_shows_in_the_outputs(name: str, side: int) -> None:
             assert moved(expected, model(x)) == 0
 
 
+def flat(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+    return output.mean(dim=(2, 3), keepdim=True).expand_as(output)
+
+
+RIVALS = ["aft_conv_t_h32", "aft_full_t", "deit_t", "lambda_resnet26"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("side", [224, 512])
+@pytest.mark.parametrize("name", RIVALS)
+def test_the_mixer_of_a_rival_shows_in_the_outputs(name: str, side: int) -> None:
+    model = build(models.get(name), Weights())
+    x = probes(side)
+    mixers = [module for module in model.modules() if isinstance(module, MIXERS)]
+    assert mixers
+    with torch.no_grad():
+        expected = model(x)
+        hooks = [module.register_forward_hook(flat) for module in mixers]
+        assert moved(expected, model(x)) >= 0.1
+        for hook in hooks:
+            hook.remove()
+        assert moved(expected, model(x)) == 0
+
+
 def test_without_its_own_gains_the_mixer_would_be_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RGMA, "untrained", lambda self: {})
     model = build(models.get("regla_t"), Weights())
@@ -86,7 +114,9 @@ def test_without_its_own_gains_the_mixer_would_be_hidden(monkeypatch: pytest.Mon
             assert moved(expected, model(x)) < 0.05
 
 
-@pytest.mark.parametrize("name", ["regla_m", "iformer_m"])
+@pytest.mark.parametrize(
+    "name", ["regla_m", "iformer_m", *(pytest.param(name, marks=pytest.mark.slow) for name in RIVALS)]
+)
 def test_untrained_networks_are_alive(name: str) -> None:
     model = build(models.get(name), Weights())
     seen: list[Tensor] = []

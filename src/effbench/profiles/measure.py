@@ -35,6 +35,9 @@ EARLY_RETURN = "early return"
 MIN_WINDOW = 5
 """Inferences in each of the two windows that warm-up compares: the fewest whose median outlives two outliers."""
 
+FEWEST_TO_TELL = 2 * MIN_WINDOW
+"""Inferences of a warm-up below which nothing can be said about its being over."""
+
 TOLERANCE = 0.01
 """Warm-up is over when the windows' medians agree this well: half of what a graded p50 may be off (2 %)."""
 
@@ -145,7 +148,7 @@ def warm_up(
                 return Warmup(len(samples), True)
             look = math.ceil(look * _WINDOW_GROWTH)
     # A session slower than a twentieth of the time allowed never gets to 20: half as many then decide.
-    return Warmup(len(samples), len(samples) >= 2 * MIN_WINDOW and is_stationary(samples))
+    return Warmup(len(samples), len(samples) >= FEWEST_TO_TELL and is_stationary(samples))
 
 
 def is_stationary(samples: Sequence[int]) -> bool:

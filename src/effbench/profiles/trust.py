@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from effbench import stats
+from effbench.profiles.measure import FEWEST_TO_TELL
 from effbench.schema import Samples
 
 Floats = npt.NDArray[np.float64]
@@ -160,11 +161,11 @@ def _preemption(samples: Samples) -> Iterator[tuple[str, str]]:
 
 
 def _warmup(samples: Samples) -> Iterator[tuple[str, str]]:
-    share = 100 * float(np.mean([not one.stationary for one in samples.rounds]))
-    yield (
-        NOT_STATIONARY_PCT.grade(share),
-        f"not stationary: latency still moved after warm-up in {share:.0f} % of rounds",
-    )
+    unsettled = [one for one in samples.rounds if not one.stationary]
+    share = 100 * len(unsettled) / len(samples.rounds)
+    short = sum(one.warmup < FEWEST_TO_TELL for one in unsettled)
+    what = "warm-up was too short to tell" if 2 * short > len(unsettled) else "latency still moved after warm-up"
+    yield NOT_STATIONARY_PCT.grade(share), f"not stationary: {what} in {share:.0f} % of rounds"
 
 
 def _drift_within(samples: Samples) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,87 @@
+"""The lambda convolution as a 2-D convolution over folded value channels, over its 3-D form: latency ratio, paired.
+
+One layer of LambdaResNet (256 channels, 4 queries per lambda, depth 16, scope 23) behind a stem that costs next to
+nothing; both forms hold the same weights and give the same outputs, which is checked first. One thread, both sides
+alternating in one fresh process per round; a t-interval over rounds.
+
+    python benchmarks/lambda_forms.py [--rounds 12] [--side 14 --side 32] [--target ort --target ov]
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from effbench.api.duel import Setting
+from effbench.api.export import export
+from effbench.deploy import bundle
+from effbench.models.mixers.lambdas import LambdaConv
+from ratio import paired
+
+STRIDE = 16
+AGREE = 1e-4
+
+
+class LambdaConv3d(LambdaConv):
+    """The same layer with its position lambdas from a 3-D convolution, value channels as its depth."""
+
+    def __init__(self, channels: int, kernel: int) -> None:
+        super().__init__(channels, kernel=kernel)
+        reach = kernel // 2
+        self.volume = nn.Conv3d(self.intra, self.depth, (1, kernel, kernel), padding=(0, reach, reach), bias=False)
+
+    def position_lambdas(self, value: Tensor) -> Tensor:
+        height, width = value.shape[2:]
+        volume = value.reshape(-1, self.width, self.intra, height, width).transpose(1, 2)
+        lambdas: Tensor = self.volume(volume)
+        return lambdas.transpose(1, 2).reshape(-1, self.width, self.depth, height * width)
+
+
+def networks(channels: int = 256, kernel: int = 23) -> tuple[nn.Module, nn.Module]:
+    """Return the 3-D and the 2-D form with the same weights, each behind the same stem."""
+    torch.manual_seed(0)
+    stem, volume = nn.Conv2d(3, channels, 1, stride=STRIDE), LambdaConv3d(channels, kernel)
+    nn.init.normal_(volume.volume.weight, std=1 / kernel)
+    flat = LambdaConv(channels, kernel=kernel)
+    shared = {name: value for name, value in volume.state_dict().items() if not name.startswith("volume.")}
+    flat.load_state_dict({**shared, "position.weight": volume.volume.weight.squeeze(2)})
+    return nn.Sequential(stem, volume).eval(), nn.Sequential(stem, flat).eval()
+
+
+def main() -> None:
+    """Print a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--side", type=int, action="append", help="side of the map, in positions")
+    parser.add_argument("--target", action="append")
+    options = parser.parse_args()
+    setting = Setting(round_seconds=options.seconds, min_pairs=5)
+    print("| target | map | 2-D / 3-D form [95 %] | rounds |\n|---|---|---|---|", flush=True)
+    for side in options.side or [14, 32]:
+        picture = torch.randn(1, 3, side * STRIDE, side * STRIDE)
+        with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+            forms = networks()
+            one, other = (form(picture) for form in forms)
+            apart = float((one - other).abs().max() / one.std())
+            if apart > AGREE:
+                raise SystemExit(f"The two forms differ by {apart:.1e} of the deviation of their outputs.")
+            made = []
+            for name, form in zip(("volume", "flat"), forms, strict=True):
+                path = Path(folder) / f"{name}.onnx"
+                torch.onnx.export(form, (picture,), path, dynamo=True, opset_version=20, external_data=False)
+                cells = export(str(path), options.target or ["ort", "ov"], [side * STRIDE], out=folder)
+                made.append({cell.target: bundle.load(Path(cell.artifact)) for cell in cells if cell.artifact})
+            for target, volume in made[0].items():
+                low, mid, high = paired(volume, made[1][target], setting, options.rounds)
+                print(
+                    f"| {target} | {side}x{side} | {mid:.3f} [{low:.3f}, {high:.3f}] | {options.rounds} |", flush=True
+                )
+
+
+if __name__ == "__main__":
+    main()
