@@ -1,13 +1,8 @@
 """The lab on a real Dask scheduler with workers in processes of their own, which are killed."""
 
-import contextlib
-import os
-import signal
 import socket
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
 
@@ -18,6 +13,8 @@ from effbench.lab.results import Results
 
 distributed = pytest.importorskip("distributed")
 
+from scheduler import Lab  # noqa: E402
+
 from effbench.lab.cluster import Cluster  # noqa: E402
 
 pytestmark = [
@@ -27,48 +24,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-
-HERE = str(Path(__file__).parent)
-
-
-class Lab:
-    """A scheduler and workers, each a process of its own; all of them end with the test."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        self.processes = {}
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.address = f"tcp://127.0.0.1:{self.port}"
-        self._start("scheduler", "scheduler", "--host", "127.0.0.1", "--port", str(self.port), "--no-dashboard")
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
-                return
-            time.sleep(0.1)
-        raise AssertionError("no scheduler after 60 s")
-
-    def worker(self, name, device):
-        options = ["--host", "127.0.0.1", "--nthreads", "1", "--no-nanny", "--no-dashboard", "--memory-limit", "0"]
-        options += ["--resources", f"{device}=1", "--name", name, "--local-directory", str(self.folder / "dask")]
-        self._start(name, "worker", self.address, *options)
-
-    def _start(self, name, kind, *options):
-        env = {**os.environ, "PYTHONPATH": os.pathsep.join([HERE, os.environ.get("PYTHONPATH", "")])}
-        with (self.folder / f"{name}.log").open("wb") as log:
-            self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "distributed.cli.dask_" + kind, *options], env=env, stdout=log, stderr=log
-            )
-
-    def kill(self, name):
-        self.processes[name].send_signal(signal.SIGKILL)
-        self.processes[name].wait()
-
-    def close(self):
-        for process in self.processes.values():
-            process.kill()
-            process.wait()
 
 
 @pytest.fixture

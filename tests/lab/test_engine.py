@@ -207,9 +207,9 @@ def test_a_job_answers_with_what_is_wrong(tmp_path):
     assert FAILED == run(f"{HERE}:work", {**arguments, "fails": True})["status"]
 
 
-@pytest.mark.parametrize("address", ["{folder}", "file://{folder}", "memory://lab-{name}"])
+@pytest.mark.parametrize("address", ["{folder}", "file://{folder}", "local://{folder}/deep", "memory://lab-{name}"])
 def test_a_result_is_made_once_and_never_changed(tmp_path, address):
-    if address.startswith("memory"):
+    if address.startswith(("memory", "local")):
         pytest.importorskip("fsspec")
     results = Results(address.format(folder=tmp_path / "r", name=tmp_path.name))
     assert set() == results.keys()

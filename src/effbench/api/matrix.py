@@ -11,12 +11,22 @@ from effbench import stats
 from effbench.api.limits import read_suite, read_suite_file
 from effbench.api.stage import Notify, silent
 from effbench.api.sweep import Sweep, sweep
-from effbench.errors import DataError
+from effbench.errors import DataError, UsageError
 from effbench.reports.matrix import FORMATS, Matrix, render
 from effbench.schema import Measurement
 from effbench.store import home as home_of
 
-OF_A_SUITE = ("targets", "resolutions", "precisions", "batch", "threads", "seed", "calibration", "allow_fallback")
+OF_A_SUITE = (
+    "devices",
+    "targets",
+    "resolutions",
+    "precisions",
+    "batch",
+    "threads",
+    "seed",
+    "calibration",
+    "allow_fallback",
+)
 """What a suite may say besides its models; a flag wins over it."""
 
 
@@ -41,7 +51,29 @@ def settings(names: Sequence[str], flags: Mapping[str, Any], folder: Path = Path
     given = dict(flags)
     if "memory_limit_mib" in given:
         given["memory_limit_bytes"] = int(given.pop("memory_limit_mib") * 2**20)
-    return {**chosen, **given, "models": models}
+    chosen |= {**given, "models": models}
+    if "devices" in chosen:
+        chosen["devices"] = [name for part in chosen["devices"] for name in str(part).split(",") if name]
+    return chosen
+
+
+def over_devices(chosen: Mapping[str, Any]) -> bool:
+    """Tell whether a sweep is one over devices, rather than over this machine alone.
+
+    Raises:
+        UsageError: What belongs to devices was said without any, or the other way round.
+    """
+    devices = chosen.get("devices", ())
+    for key in ("scheduler", "store"):
+        if key in chosen and not devices:
+            raise UsageError(f"--{key} belongs to a sweep over devices.", hint="Add --devices NAME,NAME.")
+    if set(devices) <= {"local"} and "scheduler" not in chosen and "store" not in chosen:
+        return False
+    for key, said in (("measure", "--no-profile"), ("retry", "--retry")):
+        if chosen.get(key, key == "measure") != (key == "measure"):
+            hint = "A sweep over devices measures, and does again what did not end as ok."
+            raise UsageError(f"{said} does not go with --devices.", hint=hint)
+    return True
 
 
 def run(chosen: Mapping[str, Any], notify: Notify = silent) -> Sweep:

@@ -7,7 +7,7 @@ import random
 import time
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -33,6 +33,8 @@ SAMPLES = 120
 MIN_SECONDS = 0.3
 GIVE_UP = 3
 """So many rounds lost to the connection one after the other, and the device is given up."""
+
+Keep = Callable[[Measurement], None]
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ def profile(
     weights: str | None = None,
     seed: int = 0,
     record: str | Path | None = None,
+    keep: Keep | None = None,
     out: str | Path | None = None,
     notify: Notify = silent,
 ) -> Profile:
@@ -132,6 +135,7 @@ def profile(
         weights: A .safetensors file for models that are exported.
         seed: Of untrained weights.
         record: Write the exchange with the device to this file, for the transport ``replay``.
+        keep: Where each round goes as it ends; None means the store of the folder.
         out: The folder to write below.
         notify: Called with one line per step.
 
@@ -155,7 +159,7 @@ def profile(
     artifacts, cells = choice.choose(names)
     lanes = [_Lane(artifact) for artifact in artifacts]
     with Remote(used, Path(record) if record else None) as remote:
-        interrupted = _measure(lanes, threads, batch, remote, budget_s, how, Store(home), notify)
+        interrupted = _measure(lanes, threads, batch, remote, budget_s, how, keep or Store(home).append, notify)
     cells += [_cell_of_failure(lane) for lane in lanes if lane.failure is not None]
     measured = tuple(_joined(lane) for lane in lanes if lane.rounds)
     return Profile(measured, tuple(cells), tuple(said), interrupted)
@@ -176,7 +180,7 @@ def _measure(
     remote: Remote,
     budget_s: float,
     how: _How,
-    store: Store,
+    keep: Keep,
     notify: Notify,
 ) -> bool:
     """Run all rounds; returns whether the user interrupted."""
@@ -187,7 +191,7 @@ def _measure(
             alive = [lane for lane in lanes if lane.failure is None]
             order.shuffle(alive)
             for lane in alive:
-                _one_round(lane, index, how, threads, batch, remote, budget_s, store, run)
+                _one_round(lane, index, how, threads, batch, remote, budget_s, keep, run)
                 notify(_progress(lane, index + 1, how.rounds))
     except KeyboardInterrupt:
         return True
@@ -202,7 +206,7 @@ def _one_round(
     batch: int,
     remote: Remote,
     budget_s: float,
-    store: Store,
+    keep: Keep,
     run: str,
 ) -> None:
     start = time.monotonic()
@@ -225,7 +229,7 @@ def _one_round(
         remote.check_clock(answer["round"]["samples_ns"], answer, time.monotonic() - began)
         how.began(answer["before"])
         measured = _measurement(remote.finished(lane.artifact), answer, threads, remote, run)
-        store.append(measured)
+        keep(measured)
         lane.rounds.append(measured)
         lane.lost_in_a_row = 0
     except EffbenchError as error:

@@ -23,6 +23,9 @@ from effbench.commands import _shared as shared
 @click.option("--allow-fallback", is_flag=True, default=None, help="Accept and record operators left to another unit.")
 @click.option("--profile/--no-profile", "measure", default=None, help="Measure what is ok (default), or stop there.")
 @click.option("--threads", type=int, help="Of the runtime, when measured (default: 1).")
+@click.option("--devices", multiple=True, metavar="A,B", help="Measure on these, all at once (see `devices`).")
+@click.option("--scheduler", metavar="ADDRESS", help="With --devices: of a Dask scheduler (docs/lab.md).")
+@click.option("--store", metavar="PLACE", help="With --devices: folder or fsspec address (default: OUT/lab).")
 @click.option("--rounds", type=int, help="Fresh processes per artifact (default: 10).")
 @click.option("--budget", "budget_s", type=float, metavar="S", help="Seconds of measuring per artifact (default: 20).")
 @click.option("--workers", type=click.IntRange(1), help="Cells at a time (default: as cores and memory allow).")
@@ -38,6 +41,9 @@ def sweep(names: Sequence[str], formats: Sequence[str], as_json: bool, **flags: 
     from effbench.reports.matrix import render
 
     chosen = matrix.settings(names, {key: value for key, value in flags.items() if value not in (None, ())})
+    if matrix.over_devices(chosen):
+        _over_devices(chosen, formats, as_json)
+        return
     with shared.Progress() as notify:
         found = matrix.run(chosen, notify)
     table = matrix.table(found)
@@ -49,6 +55,24 @@ def sweep(names: Sequence[str], formats: Sequence[str], as_json: bool, **flags: 
         click.echo("Interrupted: what ended is kept; the same command goes on from there.", err=True)
         sys.exit(130)
     sys.exit(shared.worst([*found.cells, *found.unmeasured]))
+
+
+def _over_devices(chosen: dict[str, Any], formats: Sequence[str], as_json: bool) -> None:
+    from effbench.lab import table
+    from effbench.lab.sweep import sweep as run
+    from effbench.reports.lab import render
+
+    out = chosen.get("out")
+    with shared.Progress() as notify:
+        found = run(**{key: value for key, value in chosen.items() if key not in ("measure", "retry")}, notify=notify)
+    click.echo(render(table.records(found), found.set_aside, "json" if as_json else "terminal").rstrip())
+    for path in table.write(found, formats, out):
+        click.echo(f"wrote {path}", err=as_json)
+    if found.interrupted:
+        click.echo("Interrupted: what ended is kept; the same command goes on from there.", err=True)
+        sys.exit(130)
+    codes = {"failed": 5, "unavailable": 4, "unsupported": 4}
+    sys.exit(next((codes[name] for name in codes if any(one.status == name for one in found.outcomes)), 0))
 
 
 COMMANDS = (sweep,)

@@ -37,7 +37,7 @@ def check_address(address: str) -> bool:
     parts = urlsplit(address)
     if parts.scheme not in ("tcp", "tls") or not parts.hostname:
         raise UsageError(f"--scheduler {address}: expected tls://HOST:PORT, or tcp://127.0.0.1:PORT on this machine.")
-    if parts.scheme == "tcp" and not _is_here(parts.hostname):
+    if parts.scheme == "tcp" and not is_here(address):
         raise UsageError(
             f"--scheduler {address} leaves this machine unencrypted: whoever reaches it could run code on the lab.",
             hint="Use tls:// with certificates (docs/lab.md).",
@@ -45,7 +45,9 @@ def check_address(address: str) -> bool:
     return parts.scheme == "tls"
 
 
-def _is_here(host: str) -> bool:
+def is_here(address: str) -> bool:
+    """Return whether an address of a scheduler is on this machine."""
+    host = urlsplit(address).hostname or ""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -28,7 +28,7 @@ LOST = "lost"
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended. ``status`` is ok, failed or unavailable; ``cached`` means that the store had it already."""
+    """How a job ended: ok, failed, unsupported or unavailable; ``cached`` means that the store had it already."""
 
     job: Job
     status: str
@@ -143,7 +143,7 @@ class Engine:
         self._tried.setdefault(job.key, set()).add(unit)
         if self._faults[unit] >= FAULTS and unit not in self.set_aside:
             self.set_aside[unit] = reason
-            self._notify(f"{unit} ({job.device}) is set aside after {FAULTS} faults in a row: {reason}")
+            self._notify(f"{_named(unit, job.device)} is set aside after {FAULTS} faults in a row: {reason}")
         if self._attempts[job.key] < ATTEMPTS:
             self._waiting[job.device].appendleft(job)
             return
@@ -153,7 +153,7 @@ class Engine:
         for unit in [unit for unit in self._running if unit not in units]:
             job, _ = self._running.pop(unit)
             self._pool.abandon(unit)
-            self._notify(f"{unit} ({job.device}) is lost; its job is tried elsewhere")
+            self._notify(f"{_named(unit, job.device)} is lost; its job is tried elsewhere")
             yield from self._fault(job, unit, f"the worker {unit} was lost")
 
     def _overdue(self) -> Iterator[Outcome]:
@@ -164,7 +164,7 @@ class Engine:
                 self._pool.abandon(unit)
                 # Something may still run there: this unit gets no more jobs.
                 self.set_aside[unit] = f"did not answer within {job.limit_s:g} s"
-                self._notify(f"{unit} ({job.device}) is set aside: {self.set_aside[unit]}")
+                self._notify(f"{_named(unit, job.device)} is set aside: {self.set_aside[unit]}")
                 yield from self._fault(job, unit, self.set_aside[unit])
 
     def _give_up(self, units: Mapping[str, str]) -> Iterator[Outcome]:
@@ -184,3 +184,7 @@ class Engine:
 
     def _unavailable(self, job: Job, reason: str, next_step: str) -> Outcome:
         return Outcome(job, "unavailable", None, reason, next_step, attempts=self._attempts[job.key])
+
+
+def _named(unit: str, device: str) -> str:
+    return unit if unit == device else f"{unit} ({device})"

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from effbench.codec import fingerprint
-from effbench.errors import DeviceError, EffbenchError
+from effbench.errors import DeviceError, EffbenchError, UnavailableError, UnsupportedError
 from effbench.registry import resolve
 
-OK, FAILED, FAULT = "ok", "failed", "fault"
+OK, FAILED, UNAVAILABLE, UNSUPPORTED, FAULT = "ok", "failed", "unavailable", "unsupported", "fault"
 """A *failed* job would fail anywhere; a *fault* is the device's, and the job is tried on another."""
 
 
@@ -43,13 +43,17 @@ def run(function: str, arguments: dict[str, Any], store: str | None = None, key:
     start = time.monotonic()
     try:
         answer: dict[str, Any] = {"status": OK, "result": resolve(function)(**arguments)}
-    except DeviceError as error:
-        answer = {"status": FAULT, "reason": error.message, "next_step": error.hint or ""}
     except EffbenchError as error:
-        answer = {"status": FAILED, "reason": error.message, "next_step": error.hint or ""}
+        answer = {"status": status(error), "reason": error.message, "next_step": error.hint or ""}
     answer["seconds"] = time.monotonic() - start
     if store is not None and answer["status"] == OK:
         from effbench.lab.results import Results
 
         answer["new"] = Results(store).add(key, answer["result"])
     return answer
+
+
+def status(error: EffbenchError) -> str:
+    """Return how a job ends with an error."""
+    kinds = ((DeviceError, FAULT), (UnsupportedError, UNSUPPORTED), (UnavailableError, UNAVAILABLE))
+    return next((name for kind, name in kinds if isinstance(error, kind)), FAILED)

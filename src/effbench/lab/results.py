@@ -56,8 +56,13 @@ class Results:
         return True
 
     def _add_remote(self, key: str, data: bytes) -> bool:
+        where = f"{self.address}/{key}{SUFFIX}"
         try:
-            self._fs.pipe_file(f"{self.address}/{key}{SUFFIX}", data, mode="create")
+            try:
+                self._fs.pipe_file(where, data, mode="create")
+            except FileNotFoundError:  # a file system with folders; object stores have none, and are not asked for any
+                self._fs.makedirs(self.address, exist_ok=True)
+                self._fs.pipe_file(where, data, mode="create")
         except FileExistsError:
             return False
         return True

@@ -1,0 +1,265 @@
+"""A sweep over devices: cells x devices as jobs, rounds stored as they end, brought home once they are all there."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from effbench import process
+from effbench.api import jobs as cells
+from effbench.api.export import at_hand, targets_of
+from effbench.api.profile import BUDGET_S, ROUNDS
+from effbench.api.remote import device_of
+from effbench.api.stage import MEMORY_SHARE, Notify, memory_bytes, silent
+from effbench.api.sweep import default_workers
+from effbench.codec import fingerprint, from_json, plain
+from effbench.errors import DataError, EffbenchError, UsageError
+from effbench.lab import job as answers
+from effbench.lab.cluster import Cluster, is_here
+from effbench.lab.engine import Engine, Outcome, Pool
+from effbench.lab.job import OK, UNSUPPORTED, Job
+from effbench.lab.measure import FUNCTION, exported, rounds_of
+from effbench.lab.results import Results
+from effbench.lab.threads import Threads
+from effbench.schema import Device, Measurement
+from effbench.store import Store
+from effbench.store import home as home_of
+
+JOB_LIMIT_S = 600.0
+"""What a job may take beyond its export and four times its budget: connections, a device that finishes a bundle."""
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What a sweep over devices knows: how each job ended, the measurements, and the devices that were set aside."""
+
+    outcomes: tuple[Outcome, ...]
+    measurements: Mapping[str, Measurement] = field(default_factory=dict)
+    """By the run that an outcome names."""
+    set_aside: Mapping[str, str] = field(default_factory=dict)
+    not_run: tuple[Job, ...] = ()
+    interrupted: bool = False
+
+
+def sweep(
+    models: Sequence[str],
+    devices: Sequence[str],
+    targets: Sequence[str] = (),
+    resolutions: Sequence[str | int] = (224,),
+    precisions: Sequence[str] = (),
+    *,
+    scheduler: str | None = None,
+    store: str | None = None,
+    batch: int = 1,
+    weights: str | None = None,
+    seed: int = 0,
+    calibration: str | None = None,
+    allow_fallback: bool = False,
+    threads: int | None = None,
+    rounds: int = ROUNDS,
+    budget_s: float = BUDGET_S,
+    rate_hz: float | None = None,
+    workers: int | None = None,
+    time_limit_s: float = cells.CELL_LIMIT_S,
+    memory_limit_bytes: int | None = None,
+    out: str | Path | None = None,
+    notify: Notify = silent,
+) -> Swept:
+    """Export and measure every cell on every device: each device one job at a time, all devices at once.
+
+    Args:
+        models: Names, ``.onnx`` files or factories.
+        devices: Names that `effbench devices` lists; with a scheduler, also on the hosts of the workers.
+        targets: None means each device's first one, and for this machine those at hand.
+        resolutions: Pixels, or height x width.
+        precisions: None means what each device's profile says, or the target's default.
+        scheduler: The address of a Dask scheduler; None runs everything from this process.
+        store: A folder or an fsspec address for rounds and results; None means ``lab`` below ``out``.
+        batch: Pictures per inference.
+        weights: A .safetensors file, for a single model.
+        seed: Of untrained weights.
+        calibration: Pictures for int8 and a16w8, or ``synthetic``.
+        allow_fallback: Accept operators that another unit takes over, and record them.
+        threads: Of the runtime; None means each device's setting, or 1.
+        rounds: Fresh processes per artifact and device.
+        budget_s: Seconds of measuring per artifact and device.
+        rate_hz: Inferences a second; None means back to back.
+        workers: Exports at a time here; None means as many as cores and memory allow.
+        time_limit_s: For each export.
+        memory_limit_bytes: For each stage of an export here.
+        out: The folder to write below.
+        notify: Called with one line per step.
+
+    Returns:
+        How everything ended; an interrupt keeps all rounds that ended.
+
+    Raises:
+        UsageError: A name that means nothing; nothing was done then.
+        UnavailableError: A device cannot be driven, or no scheduler answers.
+    """
+    home = home_of(out)
+    if not models or not devices:
+        raise UsageError("Name models and devices.", hint="effbench sweep regla_m --devices orin,pixel")
+    if scheduler and store is None and not is_here(scheduler):
+        hint = "Name a folder that all hosts share, or an fsspec address: --store s3://bucket/lab"
+        raise UsageError("Workers on other hosts cannot reach this machine's folder.", hint=hint)
+    address = store or str((home / "lab").absolute())
+    workers = workers or default_workers()
+    share = int(memory_bytes() * MEMORY_SHARE / workers)
+    common: dict[str, Any] = {"batch": batch, "weights": weights, "seed": seed, "calibration": calibration}
+    common |= {"allow_fallback": allow_fallback, "time_limit_s": time_limit_s}
+    common |= {} if scheduler else {"memory_limit_bytes": memory_limit_bytes or share}
+    how = {"rounds": rounds, "budget_s": budget_s, "threads": threads, "rate_hz": rate_hz}
+    plan = _Plan(how, address, None if scheduler else str(home.absolute()))
+    for device in map(device_of, dict.fromkeys(devices)):
+        plan.add(device, models, targets, resolutions, precisions, common)
+    known = Results(f"{address}/jobs").keys()
+    notify(f"{len(plan.jobs)} jobs on {len(set(devices))} devices, {len(plan.jobs.keys() & known)} done already")
+    pool = _pool(scheduler, tuple(dict.fromkeys(devices)))
+    try:
+        return _Run(plan, pool, address, home, notify).go(known, 0 if scheduler else workers)
+    finally:
+        pool.close()
+
+
+def _pool(scheduler: str | None, devices: tuple[str, ...]) -> Pool:
+    if scheduler is None:
+        return Threads(devices)
+    return Cluster(scheduler, devices)
+
+
+class _Plan:
+    """The jobs, and the outcomes that are known before anything is done."""
+
+    def __init__(self, how: Mapping[str, Any], address: str, out: str | None) -> None:
+        self._how, self._address, self._out = dict(how), address, out
+        self.jobs: dict[str, Job] = {}
+        self.refused: list[Outcome] = []
+        self.devices: dict[str, Device] = {}
+
+    def add(
+        self,
+        device: Device,
+        models: Sequence[str],
+        targets: Sequence[str],
+        resolutions: Sequence[str | int],
+        precisions: Sequence[str],
+        common: Mapping[str, Any],
+    ) -> None:
+        """Add every cell for one device; each target has the precisions asked for, or that of the profile."""
+        self.devices[device.name] = device
+        here = device.transport == "local"
+        for name in list(targets) or (at_hand() if here else targets_of(device)):
+            wanted: list[str | None] = list(precisions) or [device.precisions.get(name)]
+            for cell in cells.plan(models, [name], resolutions, wanted, **common):
+                job = self._job(device, cell)
+                if here or name in device.targets:
+                    self.jobs.setdefault(job.key, job)
+                else:
+                    reason = f"'{device.name}' runs {', '.join(device.targets)}, not {name}"
+                    self.refused.append(Outcome(job, UNSUPPORTED, None, reason))
+
+    def _job(self, device: Device, cell: cells.Job) -> Job:
+        declared = {key: value for key, value in plain(device).items() if key in ("precisions", "options", "settings")}
+        same = {"cell": cells.identity(cell), "device": device.name, "declared": declared, "how": self._how}
+        key = fingerprint(same)[:24]
+        arguments: dict[str, Any] = {"cell": cell, "device": device.name, "how": self._how}
+        arguments |= {"address": self._address, "key": key, "out": self._out}
+        limit = float(cell["time_limit_s"]) + max(120.0, 4 * float(self._how["budget_s"])) + JOB_LIMIT_S
+        return Job(device.name, FUNCTION, arguments, limit, key)
+
+
+class _Run:
+    """One sweep under way."""
+
+    def __init__(self, plan: _Plan, pool: Pool, address: str, home: Path, notify: Notify) -> None:
+        self._plan, self._address, self._home, self._notify = plan, address, home, notify
+        self._engine = Engine(pool, f"{address}/jobs", notify)
+        self._ended: dict[str, Outcome] = {}
+        self._total = len(plan.jobs)
+
+    def go(self, known: set[str], workers: int) -> Swept:
+        """Make what is missing here (``workers`` at a time; 0 leaves it to the workers of a scheduler), then measure.
+
+        Nothing is measured on this machine while it exports: that would be seen in the latencies.
+        """
+        interrupted = False
+        try:
+            for outcome in self._export(known, workers) if workers else ():
+                self._end(outcome)
+            left = [job for job in self._plan.jobs.values() if job.key not in self._ended]
+            for outcome in self._engine.run(left):
+                self._end(outcome)
+        except KeyboardInterrupt:
+            process.end_all()
+            interrupted = True
+        runs = [str(one.result["run"]) for one in self._ended.values() if one.status == OK]
+        measured = bring(self._address, runs, self._home)
+        not_run = tuple(job for key, job in self._plan.jobs.items() if key not in self._ended)
+        outcomes = (*self._ended.values(), *self._plan.refused)
+        return Swept(outcomes, measured, dict(self._engine.set_aside), not_run, interrupted)
+
+    def _export(self, known: set[str], workers: int) -> Iterator[Outcome]:
+        """Yield the outcome of each job whose artifact cannot be made; one cell of a graph goes ahead of the others."""
+        missing = [job for job in self._plan.jobs.values() if job.key not in known]
+        first = {cells.group(job.arguments["cell"]): job for job in reversed(missing)}
+        for batch in (list(first.values()), [job for job in missing if job not in first.values()]):
+            with ThreadPoolExecutor(workers) as pool:
+                try:
+                    for outcome in pool.map(self._made, batch):
+                        if outcome is not None:
+                            yield outcome
+                except BaseException:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    process.end_all()
+                    raise
+
+    def _made(self, job: Job) -> Outcome | None:
+        try:
+            exported(job.arguments["cell"], self._plan.devices[job.device], str(self._home))
+        except EffbenchError as error:
+            return Outcome(job, answers.status(error), None, error.message, error.hint or "")
+        self._notify(f"exported {title(job)}")
+        return None
+
+    def _end(self, outcome: Outcome) -> None:
+        self._ended[outcome.job.key] = outcome
+        text = "done already" if outcome.cached else outcome.status
+        reason = f": {outcome.reason}" if outcome.reason else ""
+        self._notify(f"{len(self._ended)}/{self._total}  {title(outcome.job)}: {text}{reason}")
+
+
+def title(job: Job) -> str:
+    """Return a job in words."""
+    cell = job.arguments["cell"]
+    return f"{job.device}: {cell['model']} {cell['resolution']} px {cell['precision']} {cell['target']}"
+
+
+def bring(address: str, runs: Sequence[str], home: Path) -> dict[str, Measurement]:
+    """Bring the rounds of runs into the store of a folder, those that are not there yet; returns each run as one.
+
+    Raises:
+        DataError: A round cannot be read, or the folder not be written.
+    """
+    if not runs:
+        return {}
+    home.mkdir(parents=True, exist_ok=True)
+    store = Store(home)
+    with FileLock(home / "lab.lock"):
+        have = Counter({one.run: len(one.samples.rounds) for one in store})
+        for run in runs:
+            kept = [
+                from_json(Measurement, data, f"{address}/rounds/{run}/{name}") for name, data in rounds_of(address, run)
+            ]
+            if not kept:
+                hint = "Workers on other hosts need a --store that all of them and this machine share."
+                raise DataError(f"{address} has no rounds of run {run}, though its job is done.", hint=hint)
+            for one in kept[have[run] :]:
+                store.append(one)
+    return {one.run: one for one in store if one.run in set(runs)}

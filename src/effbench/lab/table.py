@@ -1,0 +1,64 @@
+"""What a sweep over devices found, as records for a table; the files it is written to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from effbench import stats
+from effbench.errors import DataError
+from effbench.lab.engine import Outcome
+from effbench.lab.job import OK, Job
+from effbench.lab.sweep import Swept
+from effbench.profiles.trust import grade
+from effbench.reports.lab import FORMATS, NOT_RUN, render
+from effbench.store import home as home_of
+
+
+def records(found: Swept) -> list[dict[str, Any]]:
+    """Return one flat record per cell and device, those that did not run included."""
+    ended = [_record(outcome, found) for outcome in found.outcomes]
+    left = [{**_named(job), "status": NOT_RUN} for job in found.not_run]
+    return sorted([*ended, *left], key=lambda one: (one["device"], one["model"], one["resolution"], one["target"]))
+
+
+def _record(outcome: Outcome, found: Swept) -> dict[str, Any]:
+    record = {**_named(outcome.job), "status": outcome.status, "cached": outcome.cached}
+    record |= {"reason": outcome.reason, "next_step": outcome.next_step, "attempts": outcome.attempts}
+    if outcome.status != OK:
+        return record
+    measured = found.measurements[str(outcome.result["run"])]
+    rounds = measured.samples.rounds
+    p50 = stats.estimate([one.samples_ns for one in rounds], 0.5)
+    trust, reasons = grade(measured.samples, measured.before, measured.after)
+    record |= {"rounds": len(rounds), "digest": measured.digest, "run": measured.run, "origin": measured.origin}
+    record |= {"p50_ms": None if p50 is None else p50.value / 1e6, "trust": trust, "trust_reasons": list(reasons)}
+    interval = None if p50 is None or p50.interval is None else [side / 1e6 for side in p50.interval]
+    return {**record, "p50_interval_ms": interval, "unit": outcome.unit}
+
+
+def _named(job: Job) -> dict[str, Any]:
+    cell = job.arguments["cell"]
+    names = ("model", "resolution", "precision", "target")
+    return {"device": job.device, **{name: cell[name] for name in names}}
+
+
+def write(found: Swept, formats: Sequence[str], out: str | None) -> list[Path]:
+    """Write the table as ``lab.md``, ``.csv`` or ``.json`` below the output folder.
+
+    Raises:
+        UsageError: A format is unknown.
+        DataError: The folder cannot be written.
+    """
+    files = []
+    for form in formats:
+        text = render(records(found), found.set_aside, form)
+        path = home_of(out) / f"lab.{FORMATS.get(form, 'txt')}"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        except OSError as error:
+            raise DataError(f"Cannot write {path}: {error.strerror}.") from error
+        files.append(path)
+    return files

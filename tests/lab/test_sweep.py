@@ -1,0 +1,111 @@
+"""A sweep over devices as a user runs it: another interpreter at the end of a pipe, this machine, one that is gone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from effbench.lab.results import Results
+from effbench.lab.sweep import bring
+from effbench.store import Store
+
+pytestmark = pytest.mark.xdist_group("export")
+LINE = ["sweep", "toy:net", "--res", "64", "-t", "ort", "--rounds", "2", "--budget", "2", "--threads", "1"]
+
+
+@pytest.fixture
+def lab(own: Any) -> Any:
+    """A command line in a folder that declares two devices that work and one that does not."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    command = json.dumps(["env", f"PATH={path}"])
+    (own.folder / "effbench.toml").write_text(
+        f'[devices.bench]\ntransport = "pipe"\nconnection = {{ command = {command}, home = "{own.folder}/home" }}\n'
+        '[devices.gone]\ntransport = "pipe"\nconnection = { command = ["false"] }\n'
+    )
+    return own
+
+
+def rounds(folder: Path) -> list[tuple[str, int]]:
+    """Return the device and the number of rounds of every measurement in the store."""
+    return sorted((one.device, len(one.samples.rounds)) for one in Store(folder / "runs"))
+
+
+def test_every_device_is_measured_and_a_second_sweep_does_nothing(lab: Any):
+    first = lab(*LINE, "--devices", "bench,local", "--json")
+    assert 0 == first.returncode, first.stderr
+    told = json.loads(first.stdout)["jobs"]
+    assert [("bench", "ok", 2), ("local", "ok", 2)] == [(one["device"], one["status"], one["rounds"]) for one in told]
+    assert [("bench", 2), ("local", 2)] == rounds(lab.folder)
+    assert 2 == len(list((lab.folder / "runs/lab/rounds").glob("*/0001.json")))
+    again = lab(*LINE, "--devices", "bench,local")
+    assert "2 jobs: 2 ok (2 of them from an earlier sweep)" in again.stdout
+    assert [("bench", 2), ("local", 2)] == rounds(lab.folder)
+    assert "bench" in lab("report").stdout
+    for path in (lab.folder / "runs/lab/rounds").iterdir():
+        for home in (lab.folder / "runs", lab.folder / "elsewhere", lab.folder / "elsewhere"):
+            brought = bring(str(lab.folder / "runs/lab"), [path.name], home)
+            assert 2 == len(brought[path.name].samples.rounds)
+    assert [("bench", 2), ("local", 2)] == rounds(lab.folder)
+
+
+def test_a_device_that_is_gone_keeps_nothing_from_being_measured(lab: Any):
+    done = lab(*LINE, "--devices", "gone,bench", "--store", f"local://{lab.folder}/far", "--format", "csv")
+    assert 4 == done.returncode, done.stderr
+    assert "2 jobs: 1 ok, 1 unavailable" in done.stdout
+    assert "gone was set aside" in done.stdout
+    assert [("bench", 2)] == rounds(lab.folder)
+    assert {"jobs", "rounds"} == {path.name for path in (lab.folder / "far").iterdir()}
+    assert (lab.folder / "runs/lab.csv").read_text().startswith("device,model,resolution")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--devices", "bensh"], 2, "Did you mean bench"),
+        (["--devices", "iphone-13"], 4, "effbench cannot drive 'iphone-13'"),
+        (["--devices", "bench", "--store", "x", "--scheduler", "tcp://lab.example:8786"], 2, "tls://"),
+        (["--devices", "bench", "--scheduler", "tls://lab.example:8786"], 2, "all hosts share"),
+        (["--scheduler", "tcp://127.0.0.1:1"], 2, "Add --devices"),
+        (["--devices", "bench", "--no-profile"], 2, "--no-profile does not go with --devices"),
+    ],
+)
+def test_what_cannot_be_meant_says_so_before_any_work(lab: Any, words: list[str], code: int, said: str):
+    done = lab(*LINE, *words)
+    assert (code, True) == (done.returncode, said in done.stderr), done.stderr
+    assert not (lab.folder / "runs/lab").exists()
+
+
+@pytest.mark.slow
+def test_what_a_device_does_not_run_is_told(lab: Any):
+    done = lab(*LINE, "-t", "ov", "--devices", "bench")
+    assert (4, True) == (done.returncode, "'bench' runs ort, not ov" in done.stdout), done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_loses_the_rounds_in_flight_alone(lab: Any):
+    line = [*LINE[:5], "ort", "--rounds", "8", "--budget", "8", "--devices", "bench,local"]
+    sweep = subprocess.Popen([sys.executable, "-m", "effbench.cli", *line], cwd=lab.folder, stdout=subprocess.DEVNULL)
+    found: list[str] = []
+    deadline = time.monotonic() + 120
+    while len(found) < 5 and time.monotonic() < deadline:
+        time.sleep(0.05)
+        found = [str(path) for path in (lab.folder / "runs/lab/rounds").glob("*/*.json")]
+    sweep.send_signal(signal.SIGKILL)
+    sweep.wait()
+    before = {path: Path(path).read_bytes() for path in found}
+    done = lab(*line)
+    assert 0 == done.returncode, done.stderr
+    assert [("bench", 8), ("local", 8)] == rounds(lab.folder)
+    assert before == {path: Path(path).read_bytes() for path in found}
+    runs = Counter(path.parent.name for path in (lab.folder / "runs/lab/rounds").glob("*/*.json"))
+    assert [8, 8] == list(runs.values())
+    assert 2 == len(Results(lab.folder / "runs/lab/jobs").keys())
