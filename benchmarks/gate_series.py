@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from effbench.profiles.paired import tail
+
 Floats = npt.NDArray[np.float64]
 
 PAIRS = 15
@@ -119,6 +121,5 @@ def rounds_of(
     logs = cell.make(rng, shape) + LAYOUT / math.sqrt(2) * rng.standard_normal((replays, rounds, 1, 2))
     logs[..., 1] += math.log1p(slower)
     logs[..., ::5, 1] += math.log1p(stall)
-    typical = np.median(logs[..., 1] - logs[..., 0], axis=-1)
-    tails = np.quantile(logs, 0.9, axis=-2)
-    return typical, tails[..., 1] - tails[..., 0]
+    pairs = logs[..., 1] - logs[..., 0]
+    return np.median(pairs, axis=-1), tail(pairs)

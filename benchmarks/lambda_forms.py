@@ -73,7 +73,9 @@ def main() -> None:
             made = []
             for name, form in zip(("volume", "flat"), forms, strict=True):
                 path = Path(folder) / f"{name}.onnx"
-                torch.onnx.export(form, (picture,), path, dynamo=True, opset_version=20, external_data=False, verbose=False)
+                torch.onnx.export(
+                    form, (picture,), path, dynamo=True, opset_version=20, external_data=False, verbose=False
+                )
                 cells = export(str(path), options.target or ["ort", "ov"], [side * STRIDE], out=folder)
                 made.append({cell.target: bundle.load(Path(cell.artifact)) for cell in cells if cell.artifact})
             for target, volume in made[0].items():

@@ -62,6 +62,34 @@ def test_a_ratio_is_found_exactly():
     assert (math.log(1.05), math.log(1.05)) == pytest.approx((found.typical, found.tail), abs=1e-9)
 
 
+def in_pairs(shared: np.ndarray, a: np.ndarray, b: np.ndarray) -> PairedRound:
+    """A round of 10 ms inferences: what both members of a pair took longer, and what each side did, as log factors."""
+    sides = [tuple(int(ns) for ns in 1e7 * np.exp(shared + own)) for own in (a, b)]
+    return PairedRound(*sides, (0,) * len(shared), (0,) * len(shared))
+
+
+def test_a_stall_of_a_fifth_of_calls_is_a_tail_and_nothing_typical():
+    still, stalls = np.zeros(20), np.where(np.arange(20) % 5 == 0, 0.1, 0)
+    found = evidence(in_pairs(still, still, stalls))
+    assert (0, 0.1) == pytest.approx((found.typical, found.tail), abs=1e-6)
+
+
+def test_a_clock_that_changes_between_pairs_is_no_tail():
+    clock = 0.35 * (np.arange(20) % 3 == 0)
+    stalls = np.where(np.arange(20) % 5 == 0, 0.1, 0)
+    assert 0.1 == pytest.approx(evidence(in_pairs(clock, np.zeros(20), stalls)).tail, abs=1e-6)
+    assert 0 == pytest.approx(evidence(in_pairs(clock, np.zeros(20), np.zeros(20))).tail, abs=1e-6)
+
+
+def test_a_tail_that_both_sides_have_cancels_and_mirrors():
+    draw = np.random.default_rng(5)
+    a, b = (0.5 * (draw.random(2000) < 0.2) for _ in "ab")
+    found = [evidence(in_pairs(np.zeros(2000), *sides)).tail for sides in ((a, b), (b, a), (a, 1.2 * b))]
+    assert 0 == pytest.approx(found[0] + found[1], abs=1e-6)
+    assert 0 == pytest.approx(found[0], abs=0.02)
+    assert 0.1 == pytest.approx(found[2], abs=0.02)
+
+
 def test_a_strong_drift_stays_out_of_the_ratio():
     ratios = [evidence(scripted(Script(1e6, 1e6, drift=0.02), seed)).typical for seed in range(40)]
     assert 0 == pytest.approx(np.mean(ratios), abs=0.005)

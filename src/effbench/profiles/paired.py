@@ -83,10 +83,20 @@ def evidence(item: PairedRound, quantile: float = 0.5) -> Evidence:
     """
     a, b = net(item)
     pairs = np.log(b / a)
-    if quantile == 0.5:
-        # A clock that changes within a round shifts both members of a pair, and so drops out before the median.
-        return Evidence(float(np.median(pairs)), _log_ratio(a, b, TAIL))
-    return Evidence(_log_ratio(a, b, quantile), _log_ratio(a, b, TAIL))
+    typical = float(np.median(pairs)) if quantile == 0.5 else _log_ratio(a, b, quantile)
+    return Evidence(typical, float(tail(pairs)))
+
+
+def tail(pairs: Floats) -> npt.NDArray[Any]:
+    """Return the log ratio of the slow ends (p90) from log ratios of pairs, along the last axis.
+
+    A clock that changes within a round shifts both members of a pair: it would be most of either side's own p90, and
+    drops out of their ratio. Of those ratios the upper end is where B was slow and its partner was not, the lower end
+    where A was; what they have in common, the typical ratio, counts once. So a shift of B's every inference gives that
+    shift, one of a fifth of B's inferences gives that, and sides that are equal give zero, whatever tail they share.
+    """
+    low, middle, high = np.quantile(pairs, (1 - TAIL, 0.5, TAIL), axis=-1)
+    return np.asarray(high + low - middle)
 
 
 def net(item: PairedRound) -> tuple[Floats, Floats]:
