@@ -34,9 +34,11 @@ from torch import Tensor, nn
 from effbench.data import Dataset, Item
 from effbench.data.table import CellContent
 from effbench.schema import Preprocessing
-from effbench.training.loop import Job, Training, accuracy
+from effbench.training.job import Job
+from effbench.training.loop import Training
 from effbench.training.recipe import Recipe
 from effbench.training.teachers import Teacher, from_module
+from effbench.training.validation import accuracy
 
 SIDE = (28, 28)
 HOW = Preprocessing(mean=(0.13,), std=(0.31,), crop_pct=1.0)

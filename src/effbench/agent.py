@@ -54,11 +54,15 @@ def _inputs(artifact: Any, batch: int, count: int) -> list[dict[str, Any]]:
 
 def verify(job: dict[str, Any], emit: Any) -> None:
     """Compare an artifact with its expected outputs; emits the fidelity and the placement."""
+    from importlib.util import find_spec
+
     from effbench import deploy
     from effbench.codec import to_json
-    from effbench.deploy import bundle, fidelity
+    from effbench.deploy import bundle, encoded, fidelity
 
     reference = fidelity.load_reference(Path(job["reference"]))
+    # Decoding takes Pillow, which a device may lack; the record then says that it was not checked.
+    example = encoded.load(Path(job["reference"])) if find_spec("PIL") else None
     target = deploy.get(bundle.load(Path(job["artifact"]), check_files=False).subject.target)
     found = []
     for options in target.checks:
@@ -68,7 +72,7 @@ def verify(job: dict[str, Any], emit: Any) -> None:
         precision = artifact.subject.storage_precision
         emit({"event": "stage", "stage": "verify"})
         some = fidelity.first(reference, getattr(session, "pictures", None), batch)
-        one = fidelity.check(session, some, batch, artifact.inputs[0], artifact.preprocessing, precision)
+        one = fidelity.check(session, some, batch, artifact.inputs[0], artifact.preprocessing, precision, example)
         how = "".join(f", {key} {value}" for key, value in options.items())
         found.append(replace(one, engine=f"{target.title}{', simulated' if session.simulated else ''}{how}"))
         placement = session.placement()  # what settles the compute precision where a runtime has to be asked for it

@@ -127,6 +127,9 @@ class Fidelity:
     """What ran the artifact; a simulator is named as one."""
     snr_db: float | None = None
     """Signal to noise over the natural pictures, their mean taken off; for int8 the signal to quantization noise."""
+    prepared_levels: float | None = None
+    """How far the input made of an encoded picture lies from the reference path's, in levels of 255; None where
+    nothing can decode it."""
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,8 @@ from effbench.store import Store, TornLineWarning
 
 pytestmark = pytest.mark.xdist_group("export")
 NAMES = [f"c{number}" for number in range(10)]
-COUNT = 3000
-"""Pictures of the test that kills: some seconds of work, so that the signal comes in the middle."""
+COUNT = 400
+"""Pictures of the test that kills: large, so that they are some seconds of work and the signal comes in the middle."""
 
 
 def picture(start: int, size: tuple[int, int] = (80, 70), kind: str = "PNG") -> bytes:
@@ -137,7 +137,7 @@ def test_what_cannot_be_evaluated_ends_with_a_sentence(own: Run, data: Path, spo
 @pytest.mark.slow
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT])
 def test_killed_and_resumed_nothing_is_lost_or_counted_twice(own: Run, sign: signal.Signals):
-    encoded = [picture(number, (400, 300), "JPEG") for number in range(40)]
+    encoded = [picture(number, (1200, 900), "JPEG") for number in range(40)]
     with tarfile.open(own.folder / "d.tar", "w") as archive:
         for number in range(COUNT):
             for ending, content in (("jpg", encoded[number % 40]), ("cls", b"%d" % (number % 10))):

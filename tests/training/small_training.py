@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from effbench.data import Dataset, Item
 from effbench.data.table import CellContent
 from effbench.schema import Preprocessing
-from effbench.training.loop import Job, Training
+from effbench.training.job import Job
+from effbench.training.loop import Training
 from effbench.training.recipe import Recipe
 from effbench.training.teachers import Teacher, from_module
 

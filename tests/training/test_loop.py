@@ -21,8 +21,9 @@ from safetensors.torch import load_file
 
 from effbench.errors import DataError, EffbenchError, UsageError
 from effbench.training.journal import CURVE, read
-from effbench.training.loop import Training, accuracy
+from effbench.training.loop import Training
 from effbench.training.recipe import Recipe
+from effbench.training.validation import accuracy
 
 SCRIPT = Path(small.__file__)
 

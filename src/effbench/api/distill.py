@@ -21,7 +21,7 @@ from effbench.store import home as home_of
 from effbench.training.recipe import Recipe
 
 if TYPE_CHECKING:
-    from effbench.training.loop import Job
+    from effbench.training.job import Job
 
 TRAINED = "trained.json"
 WEIGHTS = "student.safetensors"
@@ -148,7 +148,7 @@ def _job(
 ) -> tuple[Job, dict[str, str]]:
     from effbench.models.build import fit_resolution, fresh, load_factory, load_state
     from effbench.models.declared import declaration
-    from effbench.training.loop import Job
+    from effbench.training.job import Job
 
     backbone = source.backbone
     module = fresh(backbone, recipe.seed)

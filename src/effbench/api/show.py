@@ -153,12 +153,20 @@ def cells(rows: Sequence[Cell], next_command: str | None = None) -> str:
     if any(row.fidelity for row in rows):
         lines.append("max error: of the spread of outputs between pictures, against the fp32 reference")
     lines += [text for row in rows if row.status != "ok" for text in _reason(row)]
+    lines += [text for row in rows for text in _not_decoded(row)]
     lines += [
         f"{row.model} {resolution_text(row.resolution)} px {row.target}: {note}" for row in rows for note in row.notes
     ]
     if next_command:
         lines.append(f"next: {next_command}")
     return "\n".join(lines)
+
+
+def _not_decoded(cell: Cell) -> list[str]:
+    if cell.fidelity is None or cell.fidelity.prepared_levels is not None:
+        return []
+    what = f"{cell.model} {resolution_text(cell.resolution)} px {cell.target}"
+    return [f"{what}: decoding and preparing of pictures was not checked (no Pillow there, or none has such channels)"]
 
 
 def _reason(cell: Cell) -> list[str]:

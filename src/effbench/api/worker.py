@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from effbench.codec import from_json, to_json
-from effbench.deploy import bundle, fidelity, onnx_file
+from effbench.deploy import bundle, encoded, fidelity, onnx_file
 from effbench.errors import ConversionError, DataError, UnsupportedError
 from effbench.schema import LATENCY_ONLY, Artifact, Backbone, Stage, Subject, TensorSpec, Weights
 
@@ -82,7 +83,9 @@ def _from_factory(job: dict[str, Any], draft: Path, stages: _Stages) -> Artifact
     stages.begin("reference outputs")
     images = fidelity.pictures(fidelity.count_for(batch), backbone.in_channels, resolution)
     spec = TensorSpec(torch_graph.INPUT, "float32", (batch, backbone.in_channels, *resolution))
-    expected = _eager(module, images, spec, backbone)
+    run = _eager(module, spec)
+    expected = fidelity.run_all(run, fidelity.feeds(images, batch, spec, backbone.preprocessing))
+    example = encoded.example(run, spec, batch, backbone.preprocessing)
     module = fuse(module)
     stages.begin("torch -> ONNX")
     shape = None if job["dynamic_batch"] else batch
@@ -93,9 +96,9 @@ def _from_factory(job: dict[str, Any], draft: Path, stages: _Stages) -> Artifact
     save_weights(module, draft)
     names = [spec.name for spec in onnx_file.specs(model.graph.output)]
     expected = dict(zip(names, expected.values(), strict=True))
-    fidelity.save_reference(
-        draft / bundle.REFERENCE, images, expected, f"torch {torch.__version__} eager fp32, unfused"
-    )
+    example = example and replace(example, outputs=dict(zip(names, example.outputs.values(), strict=True)))
+    engine = f"torch {torch.__version__} eager fp32, unfused"
+    fidelity.save_reference(draft / bundle.REFERENCE, images, expected, engine, example)
     params = sum(item.numel() for item in module.parameters())
     macs = onnx_file.count_macs(_static(model, resolution, job["batch"]) if job["dynamic_batch"] else model)
     return _artifact(job, draft, model, _subject(job, params, macs, notes), stages, backbone)
@@ -103,8 +106,6 @@ def _from_factory(job: dict[str, Any], draft: Path, stages: _Stages) -> Artifact
 
 def _as_declared(backbone: Backbone, module: Any, job: dict[str, Any]) -> tuple[Backbone, dict[str, Any]]:
     """Take over what a user's factory says of its preprocessing and of the weights it loaded itself."""
-    from dataclasses import replace
-
     from effbench.models.build import load_factory, state_sha256
     from effbench.models.declared import declaration
 
@@ -115,7 +116,7 @@ def _as_declared(backbone: Backbone, module: Any, job: dict[str, Any]) -> tuple[
     return replace(backbone, preprocessing=said.preprocessing or backbone.preprocessing), job
 
 
-def _eager(module: Any, images: Any, spec: Any, backbone: Backbone) -> dict[str, Any]:
+def _eager(module: Any, spec: TensorSpec) -> fidelity.Run:
     import torch
 
     def run(feeds: Any) -> dict[str, Any]:
@@ -127,7 +128,7 @@ def _eager(module: Any, images: Any, spec: Any, backbone: Backbone) -> dict[str,
         outputs = (found,) if torch.is_tensor(found) else tuple(found)
         return {str(index): value.numpy() for index, value in enumerate(outputs)}
 
-    return fidelity.run_all(run, fidelity.feeds(images, spec.shape[0], spec, backbone.preprocessing))
+    return run
 
 
 def _from_file(job: dict[str, Any], draft: Path, stages: _Stages) -> Artifact:
@@ -147,8 +148,10 @@ def _from_file(job: dict[str, Any], draft: Path, stages: _Stages) -> Artifact:
     images = fidelity.pictures(fidelity.count_for(batch), spec.shape[1] or 3, resolution)
     batches = fidelity.feeds(images, batch, spec, backbone.preprocessing)
     expected = fidelity.run_all(lambda feeds: run_model(static, feeds), batches)
+    example = encoded.example(lambda feeds: run_model(static, feeds), spec, batch, backbone.preprocessing)
     onnx.save(dynamic, draft / "model.onnx")
-    fidelity.save_reference(draft / bundle.REFERENCE, images, expected, "effbench's ONNX interpreter on torch, fp32")
+    engine = "effbench's ONNX interpreter on torch, fp32"
+    fidelity.save_reference(draft / bundle.REFERENCE, images, expected, engine, example)
     subject = _subject(job, onnx_file.count_params(static), onnx_file.count_macs(static))
     return _artifact(job, draft, dynamic, subject, stages, backbone)
 
@@ -182,7 +185,6 @@ def _artifact(
 def precision(job: dict[str, Any], emit: Any) -> None:
     """Write a precision into an fp32 graph; the result is a graph artifact with the same reference."""
     import shutil
-    from dataclasses import replace
 
     import onnx
 
@@ -262,8 +264,6 @@ def numerics(job: dict[str, Any], emit: Any) -> None:
 
 def convert(job: dict[str, Any], emit: Any) -> None:
     """Translate a graph artifact into one of a target."""
-    from dataclasses import replace
-
     from effbench import deploy
     from effbench.api.source import versions
 
@@ -304,7 +304,6 @@ def attempt(job: dict[str, Any], emit: Any) -> None:
     """Convert a variant of a graph and keep nothing: what a reduction and a reproducer ask."""
     import shutil
     import tempfile
-    from dataclasses import replace
 
     from effbench import deploy
 

@@ -16,16 +16,16 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
-from effbench.data.pictures import normalize
+from effbench.data.pictures import normalize, read
+from effbench.deploy import encoded
 from effbench.deploy.bundle import REFERENCE as REFERENCE
+from effbench.deploy.synthetic import NATURAL as NATURAL
+from effbench.deploy.synthetic import pictures as pictures
 from effbench.errors import DataError
 from effbench.schema import CALIBRATED, Fidelity, Preprocessing, TensorSpec
 
 Array = npt.NDArray[Any]
 Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
-
-NATURAL = 6
-"""Pictures with natural-image statistics; the spread is taken over these."""
 
 LIMITS: dict[str, dict[str, float]] = {
     "fp32": {"max_error": 1e-3},
@@ -38,37 +38,6 @@ LIMITS: dict[str, dict[str, float]] = {
 int8 and a16w8 are held to the natural pictures alone: black, white and noise lie outside what any calibration with
 typical pictures has seen, and are clipped.
 """
-
-
-def pictures(count: int, channels: int, resolution: tuple[int, int], seed: int = 0) -> npt.NDArray[np.uint8]:
-    """Return test pictures, shape (count, C, H, W), uint8.
-
-    The first `NATURAL` have natural-image statistics (an amplitude spectrum of 1/f, correlated colors; Field 1987),
-    each from a seed of its own; then black, white, and noise of full contrast; further ones are natural again.
-    """
-    found = [_natural(channels, resolution, seed + index) for index in range(count)]
-    extremes = (
-        np.zeros((channels, *resolution), np.uint8),
-        np.full((channels, *resolution), 255, np.uint8),
-        np.random.default_rng(seed).integers(0, 256, (channels, *resolution), dtype=np.uint8),
-    )
-    for index, picture in enumerate(extremes, start=NATURAL):
-        if index < count:
-            found[index] = picture
-    return np.stack(found)
-
-
-def _natural(channels: int, resolution: tuple[int, int], seed: int) -> npt.NDArray[np.uint8]:
-    rng = np.random.default_rng([seed, 20])
-    frequency = np.hypot(*np.meshgrid(*(np.fft.fftfreq(side) * side for side in resolution), indexing="ij"))
-    amplitude = 1 / np.maximum(frequency, 1)
-    planes = np.fft.ifft2(np.fft.fft2(rng.standard_normal((channels, *resolution))) * amplitude).real
-    planes /= planes.std(axis=(1, 2), keepdims=True) + 1e-12
-    shared = planes[:1] * 0.8 + planes * 0.6
-    brightness = rng.uniform(80, 170, (channels, 1, 1))
-    contrast = rng.uniform(25, 60)
-    picture: npt.NDArray[np.uint8] = np.clip(np.rint(brightness + contrast * shared), 0, 255).astype(np.uint8)
-    return picture
 
 
 def count_for(batch: int) -> int:
@@ -94,9 +63,16 @@ def run_all(run: Run, batches: Sequence[Mapping[str, Array]]) -> dict[str, Array
     return {name: np.concatenate(values) for name, values in collected.items()}
 
 
-def save_reference(path: Path, images: npt.NDArray[np.uint8], outputs: Mapping[str, Array], engine: str) -> None:
+def save_reference(
+    path: Path,
+    images: npt.NDArray[np.uint8],
+    outputs: Mapping[str, Array],
+    engine: str,
+    example: encoded.Example | None = None,
+) -> None:
     """Write pictures and expected outputs; a device needs nothing else to verify an artifact."""
     arrays = {f"output:{name}": value for name, value in outputs.items()}
+    arrays |= encoded.arrays(example) if example else {}
     np.savez(path, images=images, engine=np.array(engine), **arrays)  # type: ignore[arg-type]
 
 
@@ -184,6 +160,7 @@ def check(
     spec: TensorSpec,
     preprocessing: Preprocessing,
     precision: str,
+    example: encoded.Example | None = None,
 ) -> Fidelity:
     """Run an artifact over the reference pictures and decide whether it is still the same model.
 
@@ -194,6 +171,7 @@ def check(
         spec: The session's picture input.
         preprocessing: The model's.
         precision: Storage precision; picks the limits.
+        example: A picture to begin from its bytes, decoded and prepared here.
 
     Raises:
         DataError: The number or shape of outputs differs from the reference's.
@@ -212,6 +190,10 @@ def check(
     )
     limits = LIMITS[precision]
     reasons = _reasons(figures, limits, finite, repeatable)
+    levels = None
+    if example is not None:
+        levels, from_encoded = _from_encoded(run, example, expected, batch, spec, preprocessing)
+        reasons += from_encoded
     return Fidelity(
         passed=not reasons,
         reference=engine,
@@ -225,6 +207,7 @@ def check(
         limits=limits,
         reasons=tuple(reasons),
         snr_db=round(figures["snr_db"], 2),
+        prepared_levels=None if levels is None else round(levels, 3),
     )
 
 
@@ -244,7 +227,37 @@ def worst(found: Sequence[Fidelity]) -> Fidelity:
         ),
         engine="; ".join(one.engine for one in found),
         snr_db=min((one.snr_db for one in found if one.snr_db is not None), default=None),
+        prepared_levels=max((one.prepared_levels for one in found if one.prepared_levels is not None), default=None),
     )
+
+
+def _from_encoded(
+    run: Run,
+    example: encoded.Example,
+    expected: Mapping[str, Array],
+    batch: int,
+    spec: TensorSpec,
+    preprocessing: Preprocessing,
+) -> tuple[float, list[str]]:
+    """Return how far the input made of an encoded picture is from the reference path's, in levels, and what failed."""
+    height, width = spec.shape[2:]
+    image = read(example.content, "the encoded picture", (height or 0, width or 0), preprocessing, spec.shape[1] or 3)
+    tensor = normalize(image[None], preprocessing, spec.dtype)
+    levels, reasons = encoded.levels(tensor[0], example.tensor), []
+    if levels > encoded.LEVELS:
+        reasons.append(
+            f"an encoded picture, decoded and prepared here, lies {levels:.1f} levels of 255 from the reference path's "
+            "input: the preprocessing is another one"
+        )
+    found = run_all(run, [{spec.name: np.repeat(tensor, batch, axis=0)}])
+    joined = [
+        {name: np.concatenate([expected[name][:NATURAL], side[:1]]) for name, side in zip(expected, row, strict=True)}
+        for row in (example.outputs.values(), (np.nan_to_num(value) for value in found.values()))
+    ]
+    cosine = compare(*joined)["cosine"]
+    if cosine < LIMITS["int8"]["cosine"]:
+        reasons.append(f"from an encoded picture: cosine {cosine:.3g} is below {LIMITS['int8']['cosine']:g}")
+    return levels, reasons
 
 
 def _close(left: Array, right: Array) -> bool:

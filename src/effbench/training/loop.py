@@ -7,27 +7,24 @@ and the moving average.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
-from effbench.data import Dataset
-from effbench.errors import DataError, EffbenchError, MissingDependencyError, UsageError
+from effbench.errors import DataError, EffbenchError, UsageError
 from effbench.models.torchvision_operators import import_timm
-from effbench.schema import Preprocessing
 from effbench.training import checkpoint, losses
 from effbench.training.cache import FeatureCache, Scale
-from effbench.training.features import observe
+from effbench.training.job import ORDER, PROJECTORS, STEP, VIEWS, Job, Result, accelerator, probe, stream
 from effbench.training.journal import CURVE, Journal, read
+from effbench.training.objective import Objective
 from effbench.training.projectors import Student, grid_of
-from effbench.training.recipe import Recipe
 from effbench.training.synchronise import synchronised
 from effbench.training.teachers import Answer, Teacher
+from effbench.training.validation import accuracy
 from effbench.training.views import Order, Views, drawn_from, prepare, seed_of
 
 Notify = Callable[[str], None]
@@ -37,67 +34,6 @@ SAMPLED = 2048
 
 CHECKPOINT_S = 60.0
 """Between checkpoints, where no number of steps is asked for: what a kill costs at most."""
-
-ORDER, VIEWS, STEP, PROJECTORS = range(4)
-"""What a random number is for; each has a stream of its own."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """What is trained, on what, and where it is written.
-
-    ``canvas`` is the size of the views, the largest that the student or a teacher takes; ``workers`` are processes that
-    decode pictures beside each training process.
-    """
-
-    student: nn.Module
-    size: tuple[int, int]
-    how: Preprocessing
-    pictures: Dataset
-    teachers: tuple[Teacher, ...]
-    recipe: Recipe
-    folder: Path
-    cache: Path
-    validation: Dataset | None = None
-    channels: int = 3
-    workers: int = 0
-
-    @property
-    def canvas(self) -> tuple[int, int]:
-        """The size of the views."""
-        sizes = [self.size, *(teacher.size for teacher in self.teachers)]
-        return (max(height for height, _ in sizes), max(width for _, width in sizes))
-
-
-@dataclass(frozen=True)
-class Result:
-    """How a training ended: its steps, seconds of this run, last loss, and accuracy on the validation pictures."""
-
-    steps: int
-    resumed_at: int
-    seconds: float
-    loss: float
-    top1: float | None
-    notes: tuple[str, ...] = ()
-
-
-def accelerator(recipe: Recipe, needs_all: bool = True) -> Any:
-    """Return Accelerate's `Accelerator` for this process; it reads torchrun's variables.
-
-    Raises:
-        MissingDependencyError: Accelerate is not installed.
-        UsageError: Half precision was asked for where it cannot be had.
-    """
-    try:
-        from accelerate import Accelerator
-        from accelerate.utils import DistributedDataParallelKwargs
-    except ImportError as error:
-        raise MissingDependencyError("Training", "accelerate", "train") from error
-    unused = DistributedDataParallelKwargs(find_unused_parameters=not needs_all)
-    mixed = {"fp32": "no"}.get(recipe.precision, recipe.precision)
-    if recipe.precision == "fp16" and not torch.cuda.is_available():
-        raise UsageError("--precision fp16 trains on a GPU only.", hint="On a CPU give fp32 or bf16.")
-    return Accelerator(mixed_precision=mixed, cpu=not torch.cuda.is_available(), kwargs_handlers=[unused])
 
 
 class Training:
@@ -112,16 +48,18 @@ class Training:
         if recipe.batch % self.processes:
             raise UsageError(f"--batch {recipe.batch} cannot be shared by {self.processes} processes.")
         fixed = recipe.views > 0
-        self.views = Views(job.pictures, job.canvas, recipe.augmentation, _stream(recipe, VIEWS), job.how, fixed)
+        self.views = Views(job.pictures, job.canvas, recipe.augmentation, stream(recipe, VIEWS), job.how, fixed)
         share = recipe.labelled_share if recipe.labels else 0.0
-        self.order = Order(self.views.labels, recipe.batch, _stream(recipe, ORDER), recipe.views, share)
+        self.order = Order(self.views.labels, recipe.batch, stream(recipe, ORDER), recipe.views, share)
         self.steps = recipe.epochs * self.order.steps_per_epoch
-        probe = _probe(job)
-        self.grid, self.classes = grid_of(probe), 0 if probe.logits is None else probe.logits.shape[1]
+        empty = probe(job)
+        self.grid, self.classes = grid_of(empty), 0 if empty.logits is None else empty.logits.shape[1]
         self._check_labels()
         self.caches = self._fill_caches()
         self.scales = [self._scale(teacher, cache) for teacher, cache in zip(job.teachers, self.caches, strict=True)]
-        self._build(tuple(x.shape[1] for x in probe.maps))
+        names = [teacher.name for teacher in job.teachers]
+        self.objective = Objective(recipe, names, self.scales, self.classes, self._total)
+        self._build(tuple(x.shape[1] for x in empty.maps))
         self.step = self._restore()
         self._told, self._saved = 0.0, time.monotonic()
 
@@ -162,7 +100,7 @@ class Training:
     def _build(self, widths: tuple[int, ...]) -> None:
         recipe = self.recipe
         outputs = {t.name: s.widths for t, s in zip(self.job.teachers, self.scales, strict=True)}
-        with drawn_from(_stream(recipe, PROJECTORS)):
+        with drawn_from(stream(recipe, PROJECTORS)):
             model = Student(self.job.student, widths, outputs if recipe.features else {})
         timm_utils = import_timm("timm.utils", "Training", "train")
         self.ema = timm_utils.ModelEmaV3(model.backbone, recipe.ema_decay) if recipe.ema_decay else None
@@ -264,9 +202,10 @@ class Training:
         ]
         inputs = prepare(pixels, self.job.size, self.job.how, self.job.channels)
         # Dropout draws from the step, not from what ran before it.
-        with drawn_from(_stream(self.recipe, STEP), self.step, self.rank), self.accelerator.autocast():
+        with drawn_from(stream(self.recipe, STEP), self.step, self.rank), self.accelerator.autocast():
             found, logits = self.model(inputs)
-        terms, seen = self._losses(found, logits.float() if logits is not None else None, answers, labels)
+        uniform = self._uniform(len(answers), len(labels))
+        terms, seen = self.objective(found, logits.float() if logits is not None else None, answers, labels, uniform)
         loss = torch.stack(list(terms.values())).sum()
         # Gradients are averaged over processes, while each loss is a part of the whole batch's.
         self.accelerator.backward(loss * self.processes)
@@ -278,34 +217,9 @@ class Training:
             self.ema.update(self.bare.backbone, self.step)
         return self._numbers(loss, terms, seen)
 
-    def _losses(
-        self, found: Mapping[str, losses.Target], logits: Tensor | None, answers: Sequence[Answer], labels: Tensor
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        recipe, names = self.recipe, [teacher.name for teacher in self.job.teachers]
-        terms, seen = {}, {}
-        if answers and recipe.features:
-            targets = {n: scale(a) for n, scale, a in zip(names, self.scales, answers, strict=True)}
-            rows = losses.teacher_losses(found, targets, recipe.cosine, recipe.smooth_l1)
-            kept = losses.keep(rows, self._uniform(len(names), len(labels)), recipe.drop_teacher)
-            terms["features"] = recipe.features * losses.distillation(rows, kept, self._total)
-            for name, row, share in zip(names, rows.detach(), kept, strict=True):
-                seen[f"teacher/{name}"] = row.sum() / self.recipe.batch
-                seen[f"kept/{name}"] = share.sum() / self.recipe.batch
-        spoken = [a.logits for a in answers if a.logits is not None and a.logits.shape[1] == self.classes]
-        if recipe.logits:
-            if logits is None or not spoken:
-                raise UsageError(
-                    f"--logits {recipe.logits:g}: no teacher has the student's {self.classes} classes.",
-                    hint="Learn from their features alone: --logits 0.",
-                )
-            terms["logits"] = recipe.logits * losses.soft_labels(logits, spoken, recipe.temperature, self._total)
-        if recipe.labels and logits is not None:
-            terms["labels"] = recipe.labels * losses.hard_labels(logits, labels, recipe.label_smoothing, self._total)
-        return terms, seen
-
     def _uniform(self, teachers: int, pictures: int) -> Tensor:
         """Return this process's part of the numbers that are drawn for the whole batch."""
-        generator = torch.Generator().manual_seed(seed_of(_stream(self.recipe, STEP), self.step))
+        generator = torch.Generator().manual_seed(seed_of(stream(self.recipe, STEP), self.step))
         numbers = torch.rand(teachers, self.recipe.batch, generator=generator)[:, self.rank :: self.processes]
         assert numbers.shape[1] == pictures
         return numbers.to(self.device)
@@ -334,45 +248,6 @@ class Training:
             return None
         module = self.ema.module if self.ema is not None else self.bare.backbone
         return accuracy(module, self.job.validation, self.job.size, self.job.how, self.job.channels, self.device)
-
-
-@torch.no_grad()
-def accuracy(
-    module: nn.Module,
-    pictures: Dataset,
-    size: tuple[int, int],
-    how: Preprocessing,
-    channels: int = 3,
-    device: torch.device | None = None,
-) -> float:
-    """Return the share of labelled pictures whose highest score is their class, with the model in eval mode."""
-    views = Views(pictures, size, "none", 0, how, fixed=False)
-    known = [index for index, label in enumerate(views.labels) if label != losses.UNLABELLED]
-    training = module.training
-    module.eval()
-    right = 0
-    for start in range(0, len(known), 256):
-        part = [views[index, 0] for index in known[start : start + 256]]
-        pixels = torch.stack([item[0] for item in part]).to(device)
-        logits = observe(module, prepare(pixels, size, how, channels)).logits
-        assert logits is not None
-        right += int((logits.argmax(dim=1).cpu() == torch.tensor([item[1] for item in part])).sum())
-    module.train(training)
-    return right / max(1, len(known))
-
-
-@torch.no_grad()
-def _probe(job: Job) -> Any:
-    """Return the student's features of empty pictures: their number, widths and positions."""
-    training = job.student.training
-    job.student.eval()
-    found = observe(job.student, torch.zeros(2, job.channels, *job.size))
-    job.student.train(training)
-    return found
-
-
-def _stream(recipe: Recipe, purpose: int) -> int:
-    return seed_of(recipe.seed, purpose)
 
 
 def _to(answer: Answer, device: torch.device) -> Answer:
