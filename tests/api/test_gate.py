@@ -135,6 +135,24 @@ def test_most_changes_cost_nothing_and_a_slowdown_is_explained(repo: Path):
 
 
 @pytest.mark.slow
+def test_both_trees_alternate_inside_an_agent_of_a_device(repo: Path, tmp_path: Path):
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    connection = f'{{ command = ["env", "PATH={path}"], home = "{tmp_path}/home" }}'
+    device = f'[devices.bench]\ntransport = "pipe"\nconnection = {connection}\n'
+    (repo / "effbench.toml").write_text(SUITE + device)
+    code, report, said = gate(repo, "--base", "HEAD", "--device", "bench")
+    assert (0, True) == (code, report["verdicts"][0]["identical"]), said
+    assert not (tmp_path / "home").exists(), "identical files need no device"
+    (repo / "src" / "tiny" / "__init__.py").write_text(MODEL.format(depth=8))
+    code, report, said = gate(repo, "--base", "HEAD", "--device", "bench", "--budget", "150")
+    assert (1, "slower") == (code, report["verdicts"][0]["outcome"]), said
+    assert [] == list((tmp_path / "home").glob("sessions/*"))
+    code, _, said = gate(repo, "--base", "HEAD", "--device", "bench", "--base-python", sys.executable)
+    assert 2 == code
+    assert "interpreter of this machine" in said
+
+
+@pytest.mark.slow
 def test_a_model_that_only_moved_its_random_numbers_is_identical(repo: Path):
     text = MODEL.format(depth=4).replace("    layers = [", "    torch.rand(3)\n    layers = [")
     (repo / "src" / "tiny" / "__init__.py").write_text(text)

@@ -85,7 +85,7 @@ def compare(
 
 
 def check_device(device: str) -> None:
-    """Refuse a device that a gate, or its calibration, cannot run on.
+    """Refuse a device that a gate cannot be calibrated for.
 
     Raises:
         UsageError: The device is unknown.
@@ -96,8 +96,8 @@ def check_device(device: str) -> None:
     found = devices.get(device)
     if found.transport != "local":
         raise UnavailableError(
-            f"A gate on '{device}' ({found.transport}) is not built yet.",
-            hint=f"effbench compare A B --device {device} decides single pairs there.",
+            f"A gate is calibrated for this machine only, not for '{device}' ({found.transport}).",
+            hint=f"A gate with --device {device} needs no calibration: it takes the default noise floor.",
         )
 
 

@@ -11,7 +11,6 @@ from effbench.api import calibration, limits
 from effbench.api.compare import (
     TARGET,
     Pair,
-    check_device,
     contest,
     explain,
     name_of,
@@ -21,6 +20,7 @@ from effbench.api.compare import (
 )
 from effbench.api.duel import Setting
 from effbench.api.export import Notify, silent
+from effbench.api.remote import Remote, device_of
 from effbench.api.stored import against_stored, is_stored, read_stored, stored_artifacts
 from effbench.api.weights import share_weights
 from effbench.api.worktree import Exported, export_tree, git, top_of, worktree
@@ -85,6 +85,7 @@ def gate(
     seed: int = 0,
     order_seed: int | None = None,
     path: Sequence[str] = (),
+    record: str | Path | None = None,
     folder: str | Path = ".",
     out: str | Path | None = None,
     notify: Notify = silent,
@@ -99,7 +100,7 @@ def gate(
         targets: None means the suite's, or ``ort``.
         threads: Intra-operator threads of the runtime.
         batch: Pictures per inference.
-        device: Where to run.
+        device: Where both sides run: here, or in pairs inside one agent there. Models are exported on this machine.
         budget_s: Wall-clock seconds per comparison.
         rules: Floor, margin, chance of a false alarm; None takes the suite's.
         workers: As in `compare`.
@@ -110,6 +111,7 @@ def gate(
         seed: Of untrained weights.
         order_seed: Of the order of sides; None draws one.
         path: Further folders of the tree that hold modules, beside ``src`` and the tree itself.
+        record: Write the exchange with the device to this file.
         folder: Where the user stands.
         out: The folder to write below.
         notify: Called with one line per step.
@@ -124,18 +126,20 @@ def gate(
         base = suite.get("base", None)
     if (base is None) == (baseline is None):
         raise UsageError("A gate needs a base.", hint="Give --base REF (a git ref) or --baseline PATH, one of them.")
-    check_device(device)
+    used = device_of(device)
+    if base_python is not None and used.transport != "local":
+        raise UsageError("--base-python is an interpreter of this machine.", hint=f"Leave --device {device} out.")
     asked = _asked(
         models, resolutions, targets, threads, batch, seed, weights, device, path, suite, home_of(out), notify
     )
     when = inconclusive or suite.get("inconclusive", "code")
     if when not in WHEN_INCONCLUSIVE:
         raise UsageError(f"--inconclusive {when}: code, pass or fail is meant.")
-    known = calibration.load(asked.home, asked.threads)
+    known = calibration.load(asked.home, asked.threads) if used.transport == "local" else None  # of this machine
     rules = calibration.lift(rules or rules_of(suite), known.layout_noise_pct if known else 0.0)
     seconds = float(budget_s or suite.get("budget_s", 60.0))
     setting = setting_of(known, asked.threads, asked.batch, seconds, workers, base_python, order_seed)
-    flow = _Flow(asked, setting, rules, suite, latency, here)
+    flow = _Flow(asked, setting, rules, suite, latency, here, Path(record) if record else None)
     verdicts, interrupted = flow.from_git(base) if base is not None else flow.from_files(Path(str(baseline)))
     return report(base or str(baseline), "working tree", verdicts, rules, setting, when, interrupted)
 
@@ -193,6 +197,7 @@ class _Flow:
     suite: limits.Suite
     latency: bool
     here: Path
+    record: Path | None
 
     def from_git(self, base: str) -> tuple[list[Verdict], bool]:
         top = top_of(self.here)
@@ -239,12 +244,14 @@ class _Flow:
             known = [] if isinstance(base, EffbenchError) else base
             for item in candidate:
                 self._sort(model, item, known, pairs, lonely)
-        verdicts, interrupted = contest(pairs, self.setting, self.rules, self.asked.notify)
+        with Remote(device_of(self.asked.device), self.record) as remote:
+            verdicts, interrupted = contest(pairs, self.setting, self.rules, self.asked.notify, remote=remote)
         artifacts = [b for _, _, b in pairs]
-        verdicts = [
-            explain(item, a, b, self.setting, self.asked.notify)
-            for item, (_, a, b) in zip(verdicts, pairs, strict=True)
-        ]
+        if remote.local:  # layers are timed on this machine
+            verdicts = [
+                explain(item, a, b, self.setting, self.asked.notify)
+                for item, (_, a, b) in zip(verdicts, pairs, strict=True)
+            ]
         if self.latency:
             asked = self.asked
             verdicts = with_latency(verdicts, artifacts, asked.threads, asked.device, asked.home, asked.notify)

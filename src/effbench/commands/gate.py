@@ -17,7 +17,8 @@ def _both(command: Callable[..., None]) -> Callable[..., None]:
     options = [
         click.option("--res", "resolutions", multiple=True, metavar="PX", help="512, or 384x640. Repeatable."),
         click.option("--target", "-t", "targets", multiple=True, metavar="NAME", help="Repeatable (default: ort)."),
-        click.option("--device", default="local", show_default=True, help="Where both sides run."),
+        click.option("--device", default="local", show_default=True, help="Where both sides run, in pairs."),
+        click.option("--record", metavar="FILE", help="Keep the exchange with the device (`replay` reads it)."),
         click.option("--budget", "budget_s", type=float, metavar="SECONDS", help="Per comparison (default: 60)."),
         click.option("--floor", "floor_pct", type=float, metavar="PCT", help="The noise floor (default: 1)."),
         click.option("--margin", "margin_pct", type=float, metavar="PCT", help="Unchanged lies within (default: 5)."),
@@ -63,7 +64,6 @@ def _finish(found: Any, formats: Sequence[str], out: str | None, as_json: bool) 
 @click.argument("a")
 @click.argument("b")
 @click.option("--threads", default=1, show_default=True, help="Intra-operator threads of the runtime.")
-@click.option("--record", metavar="FILE", help="Keep the exchange with the device (transport `replay` reads it).")
 @_both
 def compare(a: str, b: str, formats: Sequence[str], as_json: bool, **rest: Any) -> None:
     """Say whether B is slower than A: artifacts, .onnx files or model names, measured in the same run."""
