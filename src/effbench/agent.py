@@ -214,6 +214,27 @@ def observe(job: dict[str, Any], emit: Any) -> None:
     emit({"event": "result", "environment": environment.observe(), "targets": reasons})
 
 
+def roofline(job: dict[str, Any], emit: Any) -> None:
+    """Reach for the processor's peaks at a number of threads; emits GFLOP/s and GB/s."""
+    from effbench.profiles import roofline as roof
+
+    threads = int(job["threads"])
+    roof.limit_threads(threads)
+    emit({"event": "stage", "stage": "reach for the peaks"})
+    peaks = {"gflops": roof.gflops(), "gb_per_s": roof.gb_per_s(threads)}
+    emit({"event": "result", **peaks})
+
+
+def layers(job: dict[str, Any], emit: Any) -> None:
+    """Time the layers of one artifact of ONNX Runtime; emits each with its work."""
+    from effbench.deploy import bundle
+    from effbench.profiles import roofline as roof
+
+    emit({"event": "stage", "stage": "time the layers"})
+    artifact = bundle.load(Path(job["artifact"]))
+    emit({"event": "result", "layers": roof.layers(artifact.path, int(job["threads"]), int(job["runs"]))})
+
+
 HANDLERS = {
     "verify": verify,
     "measure": measure,
@@ -221,6 +242,8 @@ HANDLERS = {
     "finish": finish,
     "load": load,
     "observe": observe,
+    "roofline": roofline,
+    "layers": layers,
 }
 
 

@@ -138,7 +138,7 @@ def test_a_lab_with_certificates(own: Any, tmp_path: Path):
         line = [*LINE[:5], "ort", "--rounds", "1", "--budget", "1", "--devices", "orin", "--scheduler"]
         done = own(*line, lab.address, **names)
         assert 0 == done.returncode, done.stdout + done.stderr
-        assert "1 jobs: 1 ok" in done.stdout
+        assert "1 job: 1 ok" in done.stdout
         refused = own(*line, lab.address)
         assert (2, True) == (refused.returncode, "no certificates are configured" in refused.stderr), refused.stderr
     finally:

@@ -23,7 +23,8 @@ from effbench.commands import _shared as shared
 @click.option("--rate", "rate_hz", type=float, metavar="HZ", help="Paced, as a camera would; default: back to back.")
 @click.option("--minutes", type=float, help="Sustained: each round lasts so long, whatever the budget.")
 @click.option("--cool-down", is_flag=True, help="Before each round, wait for the temperature before the first.")
-@click.option("--plot", is_flag=True, help="With --minutes: also draw the curves (PNG, SVG).")
+@click.option("--roofline", is_flag=True, help="Also the device's peaks, and what models and layers reach of them.")
+@click.option("--plot", is_flag=True, help="With --minutes or --roofline: also draw them (PNG, SVG).")
 @shared.precision
 @shared.calibration
 @shared.weights
@@ -31,7 +32,9 @@ from effbench.commands import _shared as shared
 @click.option("--record", metavar="FILE", help="Keep the exchange with the device (transport `replay` reads it).")
 @shared.out
 @shared.json
-def profile(names: Sequence[str], resolutions: Sequence[str], as_json: bool, plot: bool, **rest: Any) -> None:
+def profile(
+    names: Sequence[str], resolutions: Sequence[str], as_json: bool, plot: bool, roofline: bool, **rest: Any
+) -> None:
     """Measure latency. With no name: everything exported so far; with nothing exported: regla_m."""
     from effbench.api import show, show_protocol
     from effbench.api.profile import profile as run
@@ -39,14 +42,30 @@ def profile(names: Sequence[str], resolutions: Sequence[str], as_json: bool, plo
 
     with shared.Progress() as notify:
         found = run(names, resolutions, notify=notify, **rest)
+        roofs = _roofs(found, rest["device"], rest["out"], notify) if roofline else None
     files = show_protocol.plot(found.measurements, home(rest["out"])) if plot else []
-    shared.show(as_json, found, lambda: show.profile(found, rest["out"]))
+    shared.show(
+        as_json,
+        found if roofs is None else {"profile": found, "roofline": roofs},
+        lambda: show.profile(found, rest["out"]),
+    )
+    if roofs is not None:
+        from effbench.api import show_roofline
+
+        click.echo("" if as_json else f"\n{show_roofline.text(roofs)}", nl=not as_json)
+        files += show_roofline.plot(roofs, home(rest["out"])) if plot else []
     for path in files:
         click.echo(f"wrote {path}", err=as_json)
     if found.interrupted:
         sys.exit(130)
     problems = [cell for cell in found.cells if cell.status == "failed" or not found.measurements]
     sys.exit(shared.worst(problems))
+
+
+def _roofs(found: Any, device: str, out: str | None, notify: Any) -> Any:
+    from effbench.api.roofline import roofline
+
+    return roofline(found.measurements, device, out, notify) if found.measurements and not found.interrupted else None
 
 
 COMMANDS = (profile,)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import logging
 import queue
 import time
 from collections.abc import Mapping
@@ -63,6 +64,9 @@ class Cluster:
             distributed: Any = import_module("distributed")
         except ImportError as error:
             raise MissingDependencyError("--scheduler", "distributed", "lab") from error
+        for name in ("distributed", "distributed.client", "tornado.application", "asyncio"):
+            # A scheduler or worker that goes away is news to them, with tracebacks; the engine says it in one sentence.
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         security = distributed.Security(require_encryption=True) if encrypted else None
         if security is not None and not security.tls_client_cert:
             raise UsageError(
@@ -92,15 +96,19 @@ class Cluster:
         if time.monotonic() - self._looked >= LOOK_EVERY_S:
             self._looked = time.monotonic()
             if self._client.status != "running":
-                raise DeviceError(
-                    f"The scheduler at {self._address} is gone.",
-                    hint="What was finished is stored; start it again, and run the sweep again for the rest.",
-                )
-            # Not client.scheduler_info(): its own refresh, cut to five workers, may come between asking and reading.
-            workers = self._client.sync(self._client.scheduler.identity, n_workers=-1)["workers"]
+                raise self._gone()
+            try:
+                # Not client.scheduler_info(): its own refresh, cut to five workers, may come in between.
+                workers = self._client.sync(self._client.scheduler.identity, n_workers=-1)["workers"]
+            except OSError as error:
+                raise self._gone() from error
             offered = {address: set(worker["resources"]) & set(self._devices) for address, worker in workers.items()}
             self._units = {address: min(names) for address, names in offered.items() if names}
         return self._units
+
+    def _gone(self) -> DeviceError:
+        hint = "What was finished is stored; start it again, and run the sweep again for the rest."
+        return DeviceError(f"The scheduler at {self._address} is gone.", hint=hint)
 
     def start(self, job: Job, unit: str, store: str | None) -> None:
         """Submit a job to one worker; its device's resource keeps a second sweep from taking it at the same time."""

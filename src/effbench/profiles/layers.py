@@ -10,12 +10,13 @@ import random
 import statistics
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from effbench.errors import MissingDependencyError
 
+T = TypeVar("T")
 SUFFIX = "_kernel_time"
 WARMUP = 5
 
@@ -31,6 +32,15 @@ def measure_layers(models: Sequence[Path], *, seed: int, runs: int, threads: int
 
     Returns:
         For each side: ``layers`` (name -> [operator, median microseconds]) and ``operators`` (as executed, with count).
+
+    Raises:
+        MissingDependencyError: onnxruntime is not installed.
+    """
+    return profiled(models, seed=seed, runs=runs, threads=threads, read=read_profile)
+
+
+def profiled(models: Sequence[Path], *, seed: int, runs: int, threads: int, read: Callable[[Path], T]) -> list[T]:
+    """Run models in turn, the first of each turn at random, under the profiler; return each file as read.
 
     Raises:
         MissingDependencyError: onnxruntime is not installed.
@@ -56,10 +66,10 @@ def measure_layers(models: Sequence[Path], *, seed: int, runs: int, threads: int
             feeds.append({spec.name: np.random.default_rng(0).standard_normal(shape).astype(kind)})
             sessions.append(session)
         for _ in range(WARMUP + runs):
-            for side in (1, 0) if order.random() < 0.5 else (0, 1):
+            for side in order.sample(range(len(models)), len(models)):
                 sessions[side].run(None, feeds[side])
         files = [Path(session.end_profiling()) for session in sessions]
-        return [read_profile(file) for file in files]
+        return [read(file) for file in files]
 
 
 def read_profile(file: Path) -> dict[str, Any]:

@@ -45,7 +45,9 @@ def counts(records: Sequence[Mapping[str, Any]]) -> str:
     found = Counter(str(one["status"]) for one in records)
     parts = [f"{number} {status}" for status, number in sorted(found.items(), key=lambda item: (-item[1], item[0]))]
     again = sum(bool(one.get("cached")) for one in records)
-    return f"{len(records)} jobs: {', '.join(parts)}" + (f" ({again} of them from an earlier sweep)" if again else "")
+    return f"{len(records)} job{'s' * (len(records) != 1)}: {', '.join(parts)}" + (
+        f" ({again} of them from an earlier sweep)" if again else ""
+    )
 
 
 def _text(records: Sequence[Mapping[str, Any]], set_aside: Mapping[str, str], form: str) -> str:

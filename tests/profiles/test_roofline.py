@@ -1,0 +1,91 @@
+"""Work of layers from the shapes that a profiler saw, and peaks that this machine really reaches."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from effbench.api.roofline import Layer, Peak, Peaks, Roof, declared
+from effbench.deploy import bundle
+from effbench.profiles import devices, roofline
+
+
+def seen(operator: str, inputs: list[list[int]], output: list[int]) -> dict[str, Any]:
+    return {
+        "op_name": operator,
+        "input_type_shape": [{"float": shape} for shape in inputs],
+        "output_type_shape": [{"float": output}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("wanted", "args"),
+    [
+        (16 * 32 * 32 * 3 * 25, seen("Conv", [[1, 3, 64, 64], [16, 3, 5, 5], [16]], [1, 16, 32, 32])),
+        (8 * 4 * 4 * 9, seen("Conv", [[1, 8, 4, 4], [8, 1, 3, 3]], [1, 8, 4, 4])),  # depthwise
+        (2 * 4 * 16 * 64 * 128, seen("FusedMatMul", [[2, 4, 16, 64], [2, 4, 128, 64]], [2, 4, 16, 128])),
+        (2 * 16 * 64 * 128, seen("MatMul", [[16, 64], [2, 64, 128]], [2, 16, 128])),  # the left side is spread
+        (256 * 1000, seen("Gemm", [[1, 256], [1000]], [1, 1000])),  # weights packed away
+        (0, seen("Gelu", [[1, 8, 4, 4]], [1, 8, 4, 4])),
+        (None, seen("Conv", [[1, 8, 4, 4], [8]], [1, 8, 4, 4])),
+    ],
+)
+def test_multiply_accumulates_from_shapes(wanted: int | None, args: dict[str, Any]):
+    assert wanted == roofline.macs(args)
+
+
+def test_packed_weights_are_still_moved(tmp_path: Path):
+    args = {**seen("Gemm", [[1, 256], [1000]], [1, 1000]), "activation_size": "1024", "output_size": "4000"}
+    events = [
+        {"cat": "Node", "name": "head_kernel_time", "dur": us, "args": {**args, "parameter_size": "4000"}}
+        for us in (900, 900, 900, 900, 900, 70, 50, 60)
+    ]
+    (tmp_path / "profile.json").write_text(json.dumps(events))
+    (layer,) = roofline.read_layers(tmp_path / "profile.json")
+    assert (60, 256_000, 1024 + 4000 + 4000 + 4 * 256_000) == (layer["us"], layer["macs"], layer["bytes"])
+
+
+@pytest.mark.target("ort")
+@pytest.mark.xdist_group("export")
+def test_the_layers_work_is_the_model_s(exported: Path):
+    (artifact,) = [one for one in bundle.artifacts(exported / "runs") if one.subject.target == "ort"]
+    layers = roofline.layers(artifact.path, 1, 3)
+    assert artifact.subject.macs == sum(layer["macs"] for layer in layers)
+    assert all(layer["bytes"] > 0 for layer in layers)
+
+
+def test_peaks_are_of_this_century():
+    assert 0.1 < roofline.gflops(256, 0.02) < 1e5
+    assert 0.1 < roofline.gb_per_s(2, 8 << 20, 0.02) < 1e5
+
+
+def measured(value: float, low: float) -> Peak:
+    return Peak(value, low, value, "measured")
+
+
+def test_the_roof_of_a_layer_is_the_higher_of_its_two_times():
+    peaks = Peaks(1, measured(100, 50), measured(20, 10))
+    compute, memory = Layer("a", "Conv", 40, 1_000_000, 1000), Layer("b", "Gelu", 50, 0, 400_000)
+    assert (20.0, 20.0) == (compute.roof_us(peaks), memory.roof_us(peaks))
+    roof = Roof("r", "m", (64, 64), "fp32", "ort", 0.1, 1_000_000, peaks, (compute, memory))
+    assert (0.4, 0.4, 0.8) == pytest.approx(roof.share())  # at half the peaks twice as much of them is reached
+    alone = Roof("r", "m", (64, 64), "fp32", "ov", 0.1, 1_000_000, peaks)
+    assert (0.2, 0.2, 0.4) == pytest.approx(alone.share())
+
+
+def test_a_layer_whose_work_is_unknown_leaves_the_model_open():
+    peaks = Peaks(1, measured(100, 50), measured(20, 10))
+    roof = Roof("r", "m", (64, 64), "fp32", "ort", 0.1, 9, peaks, (Layer("a", "Conv", 40, None, 1000),))
+    assert roof.share() is None
+
+
+def test_declared_peaks_name_their_source():
+    peaks = declared(devices.get("desktop-rtx"), "fp16", 1)
+    assert peaks.arithmetic is not None
+    assert peaks.bandwidth is not None
+    assert (165_150, 1008) == (pytest.approx(peaks.arithmetic.value), peaks.bandwidth.value)
+    assert peaks.arithmetic.source.startswith("declared: http")
+    assert declared(devices.get("iphone-13"), "fp16", 1).arithmetic is None
