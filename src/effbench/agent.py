@@ -235,6 +235,27 @@ def layers(job: dict[str, Any], emit: Any) -> None:
     emit({"event": "result", "layers": roof.layers(artifact.path, int(job["threads"]), int(job["runs"]))})
 
 
+def clocks(job: dict[str, Any], emit: Any) -> None:
+    """Tell what locking this device's clocks would change, lock them while our parent lives, or unlock them."""
+    import os
+
+    from effbench.errors import UnavailableError
+    from effbench.profiles import clocks as found
+    from effbench.profiles import environment
+
+    root, folder = environment.SYS.parent, Path("~/.cache/effbench").expanduser()
+    try:
+        if job["do"] == "plan":
+            emit({"event": "result", "said": [setting.said for setting in found.plan(root, folder)]})
+        elif job["do"] == "lock":
+            emit({"event": "result", "said": found.lock(root, folder, os.getppid())})
+        else:
+            emit({"event": "result", "restored": found.unlock(folder)})
+    except found.ClockError as error:
+        hint = "These settings need root: run effbench as root there, or allow `sudo -n` for that user."
+        raise UnavailableError(f"The clocks cannot be locked: {error}.", hint=hint) from error
+
+
 HANDLERS = {
     "verify": verify,
     "measure": measure,
@@ -244,6 +265,7 @@ HANDLERS = {
     "observe": observe,
     "roofline": roofline,
     "layers": layers,
+    "clocks": clocks,
 }
 
 

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from effbench import deploy
+from effbench.api import clocks
 from effbench.api.choice import Choice
+from effbench.api.clocks import Ask
 from effbench.api.remote import Remote, device_of, lost
 from effbench.api.stage import AGENT, Notify, silent
 from effbench.codec import from_json
@@ -111,6 +113,7 @@ def profile(
     seed: int = 0,
     record: str | Path | None = None,
     keep: Keep | None = None,
+    lock_clocks: Ask | None = None,
     out: str | Path | None = None,
     notify: Notify = silent,
 ) -> Profile:
@@ -136,6 +139,7 @@ def profile(
         seed: Of untrained weights.
         record: Write the exchange with the device to this file, for the transport ``replay``.
         keep: Where each round goes as it ends; None means the store of the folder.
+        lock_clocks: Lock the device's clocks if this agrees to the changes that it is shown; None locks none.
         out: The folder to write below.
         notify: Called with one line per step.
 
@@ -158,7 +162,7 @@ def profile(
     choice = Choice(home, sizes, targets, batch, precision, calibration, weights, seed, used, notify, say)
     artifacts, cells = choice.choose(names)
     lanes = [_Lane(artifact) for artifact in artifacts]
-    with Remote(used, Path(record) if record else None) as remote:
+    with Remote(used, Path(record) if record else None) as remote, clocks.locked(remote, lock_clocks, say):
         interrupted = _measure(lanes, threads, batch, remote, budget_s, how, keep or Store(home).append, notify)
     cells += [_cell_of_failure(lane) for lane in lanes if lane.failure is not None]
     measured = tuple(_joined(lane) for lane in lanes if lane.rounds)
@@ -256,7 +260,7 @@ def _measurement(artifact: Artifact, answer: dict[str, Any], threads: int, remot
         digest=artifact.digest,
         subject=replace(artifact.subject, compute_precision=computed, batch=answer["batch"]),
         device=remote.device.name,
-        settings={"threads": str(threads), "batch": str(answer["batch"])},
+        settings={"threads": str(threads), "batch": str(answer["batch"]), **clocks.setting(remote)},
         samples=Samples((round_,), answer["protocol"]),
         before=answer["before"],
         after=answer["after"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,9 @@ class Remote:
         self._lost = 0
         self._lost_at = 0.0
         self._reached = False
+        self.after_connecting: Callable[[], None] | None = None
+        """Called each time the connection is made anew: what went with the old one has to be done again."""
+        self.clocks_locked = False
 
     def __enter__(self) -> Remote:
         return self
@@ -70,7 +73,9 @@ class Remote:
                 if self._reached and time.monotonic() - self._lost_at < timeout_s:
                     raise  # it was there a moment ago, and may be back
                 raise DeviceError(error.message, hint=error.hint) from error
-            self._reached = True
+            again, self._reached = self._reached, True
+            if again and self.after_connecting is not None:
+                self.after_connecting()
         return self._link
 
     def run(self, module: str, job: Mapping[str, Any], *, time_limit_s: float) -> Iterator[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -23,6 +23,8 @@ from effbench.commands import _shared as shared
 @click.option("--rate", "rate_hz", type=float, metavar="HZ", help="Paced, as a camera would; default: back to back.")
 @click.option("--minutes", type=float, help="Sustained: each round lasts so long, whatever the budget.")
 @click.option("--cool-down", is_flag=True, help="Before each round, wait for the temperature before the first.")
+@click.option("--lock-clocks", is_flag=True, help="Lock the device's clocks meanwhile; asks before, puts them back.")
+@click.option("--yes", is_flag=True, help="With --lock-clocks: agree without being asked.")
 @click.option("--roofline", is_flag=True, help="Also the device's peaks, and what models and layers reach of them.")
 @click.option("--plot", is_flag=True, help="With --minutes or --roofline: also draw them (PNG, SVG).")
 @shared.precision
@@ -40,6 +42,8 @@ def profile(
     from effbench.api.profile import profile as run
     from effbench.store import home
 
+    yes = rest.pop("yes")
+    rest["lock_clocks"] = _agreed(yes) if rest.pop("lock_clocks") else None
     with shared.Progress() as notify:
         found = run(names, resolutions, notify=notify, **rest)
         roofs = _roofs(found, rest["device"], rest["out"], notify) if roofline else None
@@ -60,6 +64,19 @@ def profile(
         sys.exit(130)
     problems = [cell for cell in found.cells if cell.status == "failed" or not found.measurements]
     sys.exit(shared.worst(problems))
+
+
+def _agreed(yes: bool) -> Callable[[Sequence[str]], bool]:
+    """Return a function that shows what would be changed and asks."""
+    from effbench.errors import UsageError
+
+    def ask(changes: Sequence[str]) -> bool:
+        click.echo("\n".join(["--lock-clocks changes on the device, until the measurement ends:", *changes]), err=True)
+        if not yes and not sys.stdin.isatty():
+            raise UsageError("Nobody is there to agree to that.", hint="Add --yes to agree beforehand.")
+        return yes or click.confirm("Go on?", err=True)
+
+    return ask
 
 
 def _roofs(found: Any, device: str, out: str | None, notify: Any) -> Any:
