@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -153,23 +153,31 @@ def test_lost_and_won_are_counted_pair_by_pair():
     assert (3, 0) == paired(said((1, 1, 2, 2), none, (0, 1, 2, 3)), said((3, 1, 2, 1), none, (3, 2, 1, 0)))
 
 
+MOMENTS = (
+    "export outlier.net at 32",
+    "write int8 into",
+    "sensitivity",
+    "block ",
+    "search: ",
+    "judged: ",
+    "paired latency",
+)
+"""Lines of progress at which the command is killed, in the order in which they come."""
+
+
 @pytest.mark.slow
-def test_a_killed_search_goes_on_and_ends_as_an_undisturbed_one(bench: Run):
+def test_killed_at_every_step_it_goes_on_and_ends_as_an_undisturbed_one(bench: Run):
     pytest.importorskip("nncf")
     pictures(bench.folder / "data", 30)
     line = ["export", "outlier:net", "--res", "32", "-t", "ort", "--precision", "int8", "--calibration", "calibration"]
     line += ["--no-verify", "--json", "--data", "data", "--max-drop", "5"]
-    store = bench.folder / "runs" / "evaluations.jsonl"
-    child = subprocess.Popen([sys.executable, "-m", "effbench.cli", *line], cwd=bench.folder, stdout=subprocess.DEVNULL)
-    end = time.monotonic() + 200
-    # Behind the first candidate: fp32 and all in int8 are in the store.
-    while not (store.exists() and store.read_bytes().count(b"\n") >= 2) and time.monotonic() < end:
-        time.sleep(0.02)
-    child.kill()
-    assert -signal.SIGKILL == child.wait(30)
-    before = store.read_bytes()
+    store, before = bench.folder / "runs" / "evaluations.jsonl", b""
+    for moment in MOMENTS:
+        killed_at(bench, line, moment)
+        now = store.read_bytes() if store.exists() else b""
+        assert now.startswith(before), f"what was evaluated stands after a kill at '{moment}'"
+        before = now
     resumed = run_json(bench, line)
-    assert store.read_bytes().startswith(before), "what was evaluated before the kill stands"
     (bench.folder / "runs").rename(bench.folder / "resumed")
     fresh = run_json(bench, line)
     assert fresh["digest"] == resumed["digest"]
@@ -180,6 +188,26 @@ def test_a_killed_search_goes_on_and_ends_as_an_undisturbed_one(bench: Run):
         lines = [json.loads(text) for text in (bench.folder / folder / "evaluations.jsonl").read_text().splitlines()]
         pairs = [(one["digest"], picture) for one in lines for picture in one["predictions"]["pictures"]]
         assert len(pairs) == len(set(pairs))
+    left = {folder.name for folder in (bench.folder / "resumed" / "artifacts").iterdir() if folder.is_dir()}
+    assert {folder.name for folder in (bench.folder / "runs" / "artifacts").iterdir() if folder.is_dir()} == left
+
+
+def killed_at(bench: Run, line: list[str], moment: str) -> None:
+    """Start the command and kill it as soon as its progress says so."""
+    child = subprocess.Popen(
+        [sys.executable, "-m", "effbench.cli", *line],
+        cwd=bench.folder,
+        env={**os.environ, "EFFBENCH_PROGRESS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stderr is not None
+    said = next((text for text in child.stderr if text.startswith(moment)), None)
+    child.kill()
+    assert -signal.SIGKILL == child.wait(30), f"'{moment}' never came: it ended first"
+    child.stderr.close()
+    assert said is not None
 
 
 def run_json(bench: Run, line: list[str]) -> dict[str, Any]:

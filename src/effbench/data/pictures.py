@@ -33,7 +33,10 @@ def decode(content: bytes, name: str, channels: int = 3) -> Image:
         raise DataError(f"A model with {channels} input channels takes no pictures.")
     try:
         with Image.open(io.BytesIO(content)) as opened:
-            return ImageOps.exif_transpose(opened).convert(MODES[channels])
+            # In place, and converted only where there is something to convert: each is one more copy of every picture.
+            ImageOps.exif_transpose(opened, in_place=True)
+            opened.load()
+            return opened if opened.mode == MODES[channels] else opened.convert(MODES[channels])
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{name} cannot be read as a picture: {error}") from error
 
