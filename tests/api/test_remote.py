@@ -8,8 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from effbench.api import pushed
+from effbench.api.evaluate import evaluate
 from effbench.api.remote import check_clock
 from effbench.errors import MeasurementError
 from effbench.store import Store
@@ -46,6 +50,24 @@ def test_fidelity_is_checked_on_the_device(bench: Any):
     done = bench("verify", ARTIFACT, "--device", "bench")
     assert 0 == done.returncode, done.stderr
     assert " ok " in done.stdout
+
+
+def test_accuracy_is_that_of_the_files_on_the_device(bench: Any, monkeypatch: pytest.MonkeyPatch):
+    for number in range(7):
+        rng = np.random.default_rng(number)
+        Image.fromarray(rng.integers(0, 256, (80, 70, 3), dtype=np.uint8)).save(bench.folder / f"{number}.png")
+    lines = [f"{number}.png,{number % 3}" for number in range(7)]
+    (bench.folder / "list.csv").write_text("\n".join(["path,label", *lines]))
+    monkeypatch.chdir(bench.folder)
+    monkeypatch.setattr(pushed, "PORTION", 3)  # three pushes
+    here = evaluate([ARTIFACT], "list.csv", check_preprocessing=False)
+    there = evaluate([ARTIFACT], "list.csv", check_preprocessing=False, device="bench")
+    (a,), (b,) = here.results, there.results
+    assert (7, 7, "ONNX Runtime on bench", 7) == (a.computed, b.computed, b.evaluation.engine, b.agreement.hits)
+    assert a.evaluation.predictions == b.evaluation.predictions
+    assert 0 == evaluate([ARTIFACT], "list.csv", check_preprocessing=False, device="bench").results[0].computed
+    refused = evaluate(["toy.net-64-b1-fp32-ov"], "list.csv", device="bench")
+    assert ((), "'bench' runs ort, not ov.") == (refused.results, refused.cells[0].reason)
 
 
 def test_pairs_run_inside_one_agent(bench: Any):

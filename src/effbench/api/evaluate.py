@@ -10,9 +10,10 @@ from effbench import models
 from effbench.api.accuracy import Suspicion
 from effbench.api.evaluation import Call, Result
 from effbench.api.export import Notify, at_hand, export, find_artifact, silent
+from effbench.api.remote import Remote, device_of
 from effbench.data import open_dataset
 from effbench.deploy import bundle
-from effbench.errors import DataError, EffbenchError, UsageError
+from effbench.errors import DataError, EffbenchError, UnavailableError, UsageError
 from effbench.profiles.accuracy import head
 from effbench.schema import Artifact, Cell, DataInfo
 from effbench.store import home as home_of
@@ -45,6 +46,7 @@ def evaluate(
     workers: int | None = None,
     reference: bool = True,
     check_preprocessing: bool = True,
+    device: str = "local",
     out: str | Path | None = None,
     notify: Notify = silent,
 ) -> Evaluated:
@@ -65,6 +67,7 @@ def evaluate(
         workers: Threads that decode; None takes the cores that the runtime leaves.
         reference: Evaluate the fp32 reference too, once per model and data set, and compare with it.
         check_preprocessing: Try common alternatives on a few labelled pictures, once per model.
+        device: Where artifacts run; pictures are decoded here, and the reference runs here.
         out: The folder to write below.
         notify: Called with one line per step.
 
@@ -80,18 +83,27 @@ def evaluate(
     for artifact in artifacts:
         found.check_head(int(head(artifact.outputs, artifact.name).shape[1] or 0), artifact.name)
     notify(f"hash {len(found.items)} pictures")
-    call = Call(home, Path(data), classes, found, pictures, threads, batch, workers, notify)
+    with Remote(device_of(device)) as remote:
+        call = Call(home, Path(data), classes, found, pictures, threads, batch, workers, notify, remote)
+        results, suspicions = _evaluated(call, artifacts, cells, reference, check_preprocessing)
+    return Evaluated(call.info, found.classes, tuple(results), tuple(cells), tuple(suspicions))
+
+
+def _evaluated(
+    call: Call, artifacts: Sequence[Artifact], cells: list[Cell], reference: bool, check_preprocessing: bool
+) -> tuple[list[Result], list[tuple[str, Suspicion]]]:
     results: list[Result] = []
     suspicions: list[tuple[str, Suspicion]] = []
     checked: set[str] = set()
     for artifact in artifacts:
         try:
+            _check_device(call, artifact)
             result = call.evaluate(artifact)
             if reference:
                 result = call.compared(result, artifact)
             results.append(result)
-            root = call.root(artifact)
-            if check_preprocessing and found.labelled and root not in checked and not result.evaluation.simulated:
+            root, simulated = call.root(artifact), result.evaluation.simulated
+            if check_preprocessing and call.data.labelled and root not in checked and not simulated:
                 checked.add(root)
                 found_better = call.suspect(artifact, result.evaluation)
                 suspicions += [(artifact.subject.model, doubt) for doubt in found_better]
@@ -99,7 +111,20 @@ def evaluate(
             raise
         except EffbenchError as error:
             cells.append(_cell(artifact, error))
-    return Evaluated(call.info, found.classes, tuple(results), tuple(cells), tuple(suspicions))
+    return results, suspicions
+
+
+def _check_device(call: Call, artifact: Artifact) -> None:
+    if call.remote is None:
+        return
+    device, target = call.remote.device, artifact.subject.target
+    if device.targets and target not in device.targets:
+        raise UnavailableError(f"'{device.name}' runs {', '.join(device.targets)}, not {target}.")
+    if not artifact.placement.get("finished", True):
+        raise UnavailableError(
+            f"{artifact.name} is a bundle that its device has to finish; effbench evaluates whole artifacts only.",
+            hint="Finish it there (effbench export --finish) and evaluate it there.",
+        )
 
 
 def _chosen(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from effbench import deploy, process
-from effbench.api import accuracy
+from effbench.api import accuracy, pushed
 from effbench.api.accuracy import Parted, Share, Suspicion
+from effbench.api.remote import Remote
 from effbench.api.source import versions
 from effbench.api.stage import AGENT, STAGE_LIMIT_S, Notify
 from effbench.codec import from_json, to_json
@@ -64,10 +65,13 @@ class Call:
         batch: int | None,
         workers: int | None,
         notify: Notify,
+        remote: Remote | None = None,
     ) -> None:
         self.home, self.place, self.data, self.limit = home, place, data, pictures
         self.classes = str(Path(classes).resolve()) if isinstance(classes, (str, Path)) else classes
         self.threads, self.batch, self.workers, self.notify = threads, batch, workers, notify
+        self.remote = remote if remote is not None and not remote.local else None
+        self._here: set[str] = set()  # digests of references, which run on this machine whatever the device
         self.store = Store(home)
         self.known: dict[tuple[Any, ...], list[Evaluation]] = {}
         for one in self.store.evaluations():
@@ -78,7 +82,7 @@ class Call:
 
     def evaluate(self, artifact: Artifact) -> Result:
         """Evaluate what the store does not hold yet, and return the whole."""
-        limit = self.limit or (SIMULATED_PICTURES if "simulated" in engine_of(artifact) else len(self.order))
+        limit = self.limit or (SIMULATED_PICTURES if "simulated" in self.engine(artifact) else len(self.order))
         computed, seconds = self._run(artifact, {DECLARED: (artifact.preprocessing, self.order[:limit])})
         whole = self._stored(artifact, artifact.preprocessing)
         if whole is None:
@@ -107,6 +111,7 @@ class Call:
         reference = self.reference(artifact)
         if reference is None or reference.digest == artifact.digest:
             return result
+        self._here.add(reference.digest)
         seen = list(result.evaluation.predictions.pictures)
         self._run(reference, {DECLARED: (reference.preprocessing, seen)})
         other = self._stored(reference, reference.preprocessing)
@@ -162,8 +167,16 @@ class Call:
             pass
         return bundle.load(folder)
 
+    def engine(self, artifact: Artifact) -> str:
+        """Name what runs an artifact, and the device where it is not this machine."""
+        away = self._away(artifact)
+        return engine_of(artifact) if away is None else f"{_title(artifact)} on {away.device.name}"
+
+    def _away(self, artifact: Artifact) -> Remote | None:
+        return None if artifact.digest in self._here else self.remote
+
     def _stored(self, artifact: Artifact, preprocessing: Preprocessing) -> Evaluation | None:
-        wanted = (artifact.digest, self.info.sha256, preprocessing, engine_of(artifact))
+        wanted = (artifact.digest, self.info.sha256, preprocessing, self.engine(artifact))
         lines = self.known.get(wanted)
         return merge(lines) if lines else None
 
@@ -178,6 +191,25 @@ class Call:
                 missing[name] = (preprocessing, rest)
         if not missing:
             return 0, 0.0
+        total = sum(len(rest) for _, rest in missing.values())
+        done, spent = 0, 0.0
+        for event in self._events(artifact, missing):
+            if event["event"] != "predictions":
+                continue
+            portion = from_json(Predictions, {"format": 1, **event["predictions"]}, "the child's answer")
+            self._keep(artifact, missing[event["task"]][0], portion, event["seconds"])
+            done, spent = done + len(portion), spent + event["seconds"]
+            what = "" if event["task"] == DECLARED else f" ({event['task']})"
+            self.notify(f"{artifact.name}: {done} of {total} pictures{what}, {done / max(spent, 1e-9):.0f} a second")
+        return done, spent
+
+    def _events(
+        self, artifact: Artifact, missing: Mapping[str, tuple[Preprocessing, Sequence[int]]]
+    ) -> Iterator[dict[str, Any]]:
+        away = self._away(artifact)
+        if away is not None:
+            yield from pushed.evaluate(away, artifact, self.data, missing, self.threads, self.batch)
+            return
         job = {
             "op": "evaluate",
             "artifact": str(artifact.folder.resolve()),
@@ -190,20 +222,10 @@ class Call:
                 {"name": name, "preprocessing": to_json(how), "places": rest} for name, (how, rest) in missing.items()
             ],
         }
-        total = sum(len(rest) for _, rest in missing.values())
-        done, spent = 0, 0.0
-        for event in process.run(AGENT, job, time_limit_s=STAGE_LIMIT_S, renewed=True):
-            if event["event"] != "predictions":
-                continue
-            portion = from_json(Predictions, {"format": 1, **event["predictions"]}, "the child's answer")
-            self._keep(artifact, missing[event["task"]][0], portion, event["seconds"])
-            done, spent = done + len(portion), spent + event["seconds"]
-            what = "" if event["task"] == DECLARED else f" ({event['task']})"
-            self.notify(f"{artifact.name}: {done} of {total} pictures{what}, {done / max(spent, 1e-9):.0f} a second")
-        return done, spent
+        yield from process.run(AGENT, job, time_limit_s=STAGE_LIMIT_S, renewed=True)
 
     def _keep(self, artifact: Artifact, preprocessing: Preprocessing, portion: Predictions, seconds: float) -> None:
-        engine = engine_of(artifact)
+        engine = self.engine(artifact)
         line = Evaluation(
             digest=artifact.digest,
             subject=artifact.subject,
@@ -219,6 +241,10 @@ class Call:
         )
         self.store.append(line)
         self.known.setdefault(line.identity(), []).append(line)
+
+
+def _title(artifact: Artifact) -> str:
+    return deploy.get(artifact.subject.target).title
 
 
 def _owned(artifact: Artifact) -> bool:

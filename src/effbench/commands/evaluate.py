@@ -20,6 +20,7 @@ from effbench.commands import _shared as shared
 @click.option("--pictures", type=int, metavar="N", help="At most N, drawn at random (default: all; 64 on a simulator).")
 @click.option("--res", "resolutions", multiple=True, metavar="PX", help="For models: 512, or 384x640. Repeatable.")
 @shared.target
+@click.option("--device", default="local", show_default=True, help="Where to run them (see `devices`).")
 @click.option("--threads", default=1, show_default=True, help="Threads of the runtime.")
 @click.option("--batch", type=int, help="Pictures per inference (default: as exported).")
 @click.option("--workers", type=int, help="Threads that decode (default: one less than the cores).")

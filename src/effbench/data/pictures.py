@@ -32,7 +32,8 @@ def decode(content: bytes, name: str, channels: int = 3) -> Image:
     if channels not in MODES:
         raise DataError(f"A model with {channels} input channels takes no pictures.")
     try:
-        with Image.open(io.BytesIO(content)) as opened:
+        opened = Image.open(io.BytesIO(content))
+        with opened:
             # In place, and converted only where there is something to convert: each is one more copy of every picture.
             ImageOps.exif_transpose(opened, in_place=True)
             opened.load()
