@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -114,6 +116,9 @@ def get(name: str) -> Target:
         UnavailableError: The name is known, but its target is not built yet.
         UsageError: The name is unknown.
     """
+    one = _of_that_name(name)
+    if one is not None:
+        return one
     found = registered()
     if name in found:
         return found[name]
@@ -122,6 +127,15 @@ def get(name: str) -> Target:
             f"Target '{name}' is not built yet: {PLANNED[name]}.", hint=f"Built so far: {', '.join(found)}."
         )
     raise did_you_mean(name, [*found, *PLANNED], "target")
+
+
+def _of_that_name(name: str) -> Target | None:
+    """Return the target of a module called like it, without the others: every round on a device starts with this."""
+    module = f"effbench.deploy.targets.{name.replace('-', '_')}"
+    if not name.replace("-", "_").isidentifier() or find_spec(module) is None:
+        return None
+    target: Target | None = getattr(import_module(module), "TARGET", None)
+    return target if target is not None and target.name == name else None
 
 
 __all__ = ["PLANNED", "Array", "Converted", "Session", "Target", "get", "registered"]
