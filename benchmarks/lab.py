@@ -8,10 +8,9 @@ ideal schedule spreads all work, wasted attempts included, evenly over the devic
 
 A job lasts 20 s on average because that is what `profile` spends on an artifact by default (``--budget``); then 2,000
 jobs on 50 devices take 14 minutes. What a lab adds does not grow with the job: on one machine of two cores, 50 workers
-that import this package with their first job, and a killed one that its nanny starts again, take seconds each. Jobs of 3
-s therefore measure the start of Python on a busy machine (ratios of 1.22 to 1.49 were seen), not the schedule. At the end
-devices run dry while the last jobs and their retries finish: at most a job and a half, so that fewer than some 30 jobs a
-device say little.
+that import this package with their first job, and a killed one that its nanny starts again, take seconds each. At the
+end devices run dry while the last jobs and their retries finish, a job and a half at most. Jobs of 3 s, or fewer than
+some 30 of them a device, therefore show start-up and tail (ratios of 1.19 to 1.49 were seen), not the schedule.
 """
 
 from __future__ import annotations
