@@ -170,7 +170,8 @@ def _not_decoded(cell: Cell) -> list[str]:
 
 
 def _reason(cell: Cell) -> list[str]:
-    what = f"{cell.model} {resolution_text(cell.resolution)} px {cell.target}: {cell.status}: {cell.reason}"
+    name = f"{cell.model} {resolution_text(cell.resolution)} px {cell.precision} {cell.target}"
+    what = f"{name}: {cell.status}: {cell.reason}"
     record = f"log, and a script that runs it again: {cell.record}" if cell.record else ""
     return [what, *(f"  {text}" for text in (cell.next_step, record) if text)]
 
@@ -186,10 +187,10 @@ def profile(found: Profile, out: str | None) -> str:
         body = [_latency(item, trust) for item, (trust, _) in zip(found.measurements, grades, strict=True)]
         lines += [_table(LATENCY, body), _conditions(found.measurements[0])]
         for item in found.measurements:
-            lines += [f"{' '.join(_subject(item)[:3])}: {text}" for text in show_protocol.lines(item)]
+            lines += [f"{_named(item)}: {text}" for text in show_protocol.lines(item)]
         for item, (trust, reasons) in zip(found.measurements, grades, strict=True):
             if reasons:
-                lines.append(f"trust {trust}, {' '.join(_subject(item)[:3])}: {'; '.join(reasons)}")
+                lines.append(f"trust {trust}, {_named(item)}: {'; '.join(reasons)}")
         lines += [f"* {text}" for text in dict.fromkeys(m.subject.reconstruction for m in found.measurements) if text]
     lines += [text for cell in found.cells for text in _reason(cell)]
     if found.interrupted:
@@ -238,6 +239,11 @@ def _conditions(one: Measurement) -> str:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _named(item: Measurement) -> str:
+    model, size, target, _ = _subject(item)
+    return f"{model} {size} px {item.subject.storage_precision} {target}"
 
 
 def _subject(item: Measurement) -> tuple[str, ...]:
