@@ -184,5 +184,4 @@ def test_students_of_other_families_train_without_teachers(run: Run, student: st
     assert 0 == done.returncode, done.stderr
     made = json.loads(done.stdout)["data"]
     assert (10 * epochs, 200, {}) == (made["steps"], made["labelled"], made["teachers"])
-    print(student, made["top1"])
     assert made["top1"] > 0.5
