@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from effbench import deploy
-from effbench.api import bounded, failures, stage
+from effbench.api import bounded, failures, rescue, stage
 from effbench.api.pictures import Pictures, pictures_for
 from effbench.api.source import Source, code_hashes, ingredients, resolve, versions
 from effbench.api.stage import AGENT, STAGE_LIMIT_S, WORKER, Limits, Notify, failed, silent
@@ -232,6 +232,7 @@ class _Request:
         self.home, self.limits, self.notify = home, limits, notify
         self.pictures = Pictures()
         self.mixes: dict[tuple[int, int], bounded.Mix] = {}
+        self.islands: dict[tuple[int, int], tuple[str, ...]] = {}
         self.allow_fallback = False
         self._graphs: dict[tuple[int, int], Artifact | EffbenchError] = {}
 
@@ -270,6 +271,10 @@ class _Request:
                 except UnavailableError as error:
                     # Made here, for a machine that this one is not: whole, and said to be unverified.
                     blank = replace(blank, notes=(*blank.notes, f"not verified here: {error.message}"))
+            if verify and made.fidelity is not None and not made.fidelity.passed:
+                made, said = self._with_islands(size, target, made)
+                blank = replace(blank, artifact=str(made.folder), digest=made.digest)
+                blank = replace(blank, notes=(*made.subject.notes, *said))
             blank = replace(blank, fidelity=made.fidelity, placement=made.placement)
             blank = replace(blank, notes=(*blank.notes, *_computed(made)))
             if not self.allow_fallback:
@@ -317,6 +322,32 @@ class _Request:
         job = {"op": "convert", "graph": str(graph.folder), "target": name, "options": options}
         return self._make(folder, key, job, f"convert {self.source.name} at {resolution_text(size)} to {target.title}")
 
+    def _with_islands(self, size: tuple[int, int], target: str, made: Artifact) -> tuple[Artifact, tuple[str, ...]]:
+        """Return what an artifact that missed its limit in half precision becomes with islands of fp32, if that helps.
+
+        Else the artifact itself, with what was tried.
+        """
+        if made.subject.storage_precision != "fp16":
+            return made, ()
+        try:
+            half = self.in_precision(size, "fp16")
+            names = rescue.islands(self.in_precision(size, "fp32"), half, self.home, self.limits, self.notify)
+            if not names:
+                return made, ("no operator is to blame that fp32 islands could save",)
+            self.islands[size] = names
+            try:
+                found, _ = self.artifact(size, target, "fp16")
+            finally:
+                del self.islands[size]
+            if found.fidelity is None:
+                self.notify(f"verify {found.name}")
+                found = verify_artifact(found, self.home, self.limits)
+        except EffbenchError as error:
+            return made, (f"fp32 islands could not be tried: {error.message}",)
+        if found.fidelity is None or not found.fidelity.passed:
+            return made, (f"{len(names)} fp32 islands were tried and did not suffice",)
+        return found, ()
+
     def wanted(self, target: str, precision: str | None) -> str:
         """Return the precision of a target: the one asked for, else the device's, else the target's own."""
         device = self.device.precisions.get(target) if self.device else None
@@ -359,6 +390,8 @@ class _Request:
         packages = PRECISION_PACKAGES.get(precision, ())
         pictures = self.pictures.hashes.get(size) if precision in CALIBRATED else None
         how: dict[str, Any] = {"precision": precision, "calibration": pictures}
+        if precision == "fp16" and size in self.islands:
+            how["islands"] = list(self.islands[size])
         code = code_hashes("effbench.deploy.precision:to_fp16", "effbench.deploy.quantize:to_int8")
         key = bundle.make_key({"graph": graph.key, **how, "versions": versions(*packages), "code": code})
         folder = bundle.folder_of(self.home, self._name(size, precision, "onnx"), key)

@@ -219,7 +219,10 @@ def precision(job: dict[str, Any], emit: Any) -> None:
 def _half(source: Artifact, model: Any, job: dict[str, Any]) -> tuple[Any, dict[str, Any], tuple[str, ...]]:
     from effbench.deploy.precision import to_fp16
 
-    return to_fp16(model), {"fp32_islands": []}, ()
+    islands = job.get("islands", [])
+    count = len(model.graph.node)
+    notes = (f"{len(islands)} of {count} operators stay in fp32 (islands)",) if islands else ()
+    return to_fp16(model, islands), {"fp32_islands": islands}, notes
 
 
 def _quantized(source: Artifact, model: Any, job: dict[str, Any]) -> tuple[Any, dict[str, Any], tuple[str, ...]]:
@@ -276,6 +279,7 @@ def convert(job: dict[str, Any], emit: Any) -> None:
         made = target.convert(source, draft, job["options"])
         if not (draft / made.entry).exists():
             raise DataError(f"Target '{target.name}' made no file '{made.entry}'.")
+        kept = {name: source.placement[name] for name in ("fp32_islands",) if source.placement.get(name)}
         subject = replace(
             source.subject,
             target=target.name,
@@ -293,7 +297,7 @@ def convert(job: dict[str, Any], emit: Any) -> None:
             versions={**source.versions, **versions(*target.packages)},
             graph_digest=source.digest,
             fidelity=None,
-            placement=made.placement,
+            placement={**kept, **made.placement},
             stages=(*source.stages, *stages.end()),
         )
 

@@ -242,7 +242,12 @@ def to_a16w8(model: ModelProto, batches: Sequence[Mapping[str, Array]]) -> Model
         changed = qnn_preprocess_model(source, prepared)
         start = prepared if changed else source
         config = get_qnn_qdq_config(
-            start, Reader(), activation_type=QuantType.QUInt16, weight_type=QuantType.QUInt8, per_channel=False
+            start,
+            Reader(),
+            activation_type=QuantType.QUInt16,
+            weight_type=QuantType.QUInt8,
+            # A quantizer's clipping can stand for a ReLU, but OpenVINO takes 16-bit quantizers out of a graph.
+            keep_removable_activations=True,
         )
         quantize(start, result, config)
         return onnx.load(result)

@@ -1,0 +1,45 @@
+"""When a graph in half precision misses its limit: the fewest operators whose computing in fp32 may save it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from effbench.api import stage
+from effbench.api.stage import WORKER, Limits, Notify
+from effbench.codec import from_json
+from effbench.deploy import bundle
+from effbench.deploy.numerics import NumericsReport
+from effbench.schema import Artifact
+
+PICTURES = 3
+"""Pictures that the search runs over; each is run some dozens of times."""
+LARGEST_SHARE_PCT = 5.0
+"""Of the operators; with more in fp32 it is no half-precision artifact any more."""
+PROPOSED = "proposed_fp32_islands"
+
+
+def islands(full: Artifact, half: Artifact, home: Path, limits: Limits, notify: Notify) -> tuple[str, ...]:
+    """Return the fp32 islands that `effbench numerics` proposes for a graph; none where nothing is to blame.
+
+    The answer is kept in the manifest of the half-precision graph, so that the search is made once.
+
+    Args:
+        full: The graph in fp32.
+        half: The same graph in fp16, that missed its limit.
+        home: Where the records of failures belong.
+        limits: Of the search.
+        notify: Called with a line before the search.
+
+    Raises:
+        EffbenchError: The search ran out of time or memory, or an operator has no simulation.
+    """
+    known = half.placement.get(PROPOSED)
+    if known is None:
+        notify(f"{half.name} misses its limit; look for the operators to blame")
+        job = {"op": "numerics", "graph": str(full.folder), "precision": "fp16", "pictures": "", "count": PICTURES}
+        (answer,) = stage.run(WORKER, job, limits, home, full.name)
+        report = from_json(NumericsReport, answer["report"], "the child's answer")
+        few = report.island_share_pct <= LARGEST_SHARE_PCT
+        known = list(report.islands) if few else []
+        bundle.annotate(half, placement={**half.placement, PROPOSED: known})
+    return tuple(known)
