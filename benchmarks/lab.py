@@ -7,10 +7,9 @@ attempts end in a fault of the device, some kill their worker (a nanny brings it
 ideal schedule spreads all work, wasted attempts included, evenly over the devices that work, with no gap.
 
 A job lasts 20 s on average because that is what `profile` spends on an artifact by default (``--budget``); then 2,000
-jobs on 50 devices take 14 minutes. What a lab adds does not grow with the job: on one machine of two cores, 50 workers
-that import this package with their first job, and a killed one that its nanny starts again, take seconds each. At the
-end devices run dry while the last jobs and their retries finish, a job and a half at most. Jobs of 3 s, or fewer than
-some 30 of them a device, therefore show start-up and tail (ratios of 1.19 to 1.49 were seen), not the schedule.
+jobs on 50 devices take 14 minutes. With jobs of 4 to 6 s, ratios of 1.19 to 1.49 were seen on a busy machine of two
+cores. Where that time went was not measured; two candidates are the start of 50 workers on two cores, and the end, when
+devices run dry while the last jobs and their retries finish.
 """
 
 from __future__ import annotations
