@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from effbench import process
 from effbench.api import jobs as cells
 from effbench.api.export import at_hand, targets_of
@@ -247,6 +245,8 @@ def bring(address: str, runs: Sequence[str], home: Path) -> dict[str, Measuremen
     Raises:
         DataError: A round cannot be read, or the folder not be written.
     """
+    from filelock import FileLock
+
     if not runs:
         return {}
     home.mkdir(parents=True, exist_ok=True)
