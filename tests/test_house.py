@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -394,3 +395,9 @@ def test_the_wheel_carries_the_data_and_nothing_else(wheel: set[str]):
 def test_the_wheel_carries_its_license_and_command(wheel: set[str]):
     inside = {name.partition(".dist-info/")[2] for name in wheel if ".dist-info/" in name}
     assert {"METADATA", "entry_points.txt", "licenses/LICENSE"} <= inside
+
+
+def test_no_two_test_files_share_a_name():
+    # pytest imports them by that name alone.
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert [] == sorted(name for name, count in Counter(names).items() if count > 1)
