@@ -6,6 +6,7 @@ With ``--together`` the two of a pair run at the same time instead, each kept to
 shared host, whose clock moves by percents from one second to the next, both then see the same.
 
     python benchmarks/reference.py --pairs 30 --res 224 --res 512
+    python benchmarks/reference.py --pool 0.997,0.983,1.011 1.010,0.993,1.028
 """
 
 from __future__ import annotations
@@ -121,6 +122,19 @@ def trimmed(values: list[float], share: float = 0.2) -> tuple[float, float, floa
     return center - half, center, center + half
 
 
+def pooled(runs: list[str]) -> tuple[float, float, float]:
+    """Return the ratio of several runs with its 95 % interval: means of log ratios by their inverse variances.
+
+    Args:
+        runs: ``RATIO,LOW,HIGH`` as the table has them.
+    """
+    values = [[math.log(float(number)) for number in run.split(",")] for run in runs]
+    weights = [(2 * 1.96 / (high - low)) ** 2 for _, low, high in values]
+    center = sum(weight * value for weight, (value, _, _) in zip(weights, values, strict=True)) / sum(weights)
+    half = 1.96 / math.sqrt(sum(weights))
+    return math.exp(center), math.exp(center - half), math.exp(center + half)
+
+
 def main() -> None:
     """Print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -130,7 +144,11 @@ def main() -> None:
     parser.add_argument("--model", default="regla_m")
     parser.add_argument("--target", action="append", help="ort, ov (default both)")
     parser.add_argument("--together", action="store_true", help="both of a pair at once, a core each")
+    parser.add_argument("--pool", nargs="+", metavar="RATIO,LOW,HIGH", help="measure nothing; pool these runs")
     options = parser.parse_args()
+    if options.pool:
+        print("pooled: {:.3f} [{:.3f}, {:.3f}]".format(*pooled(options.pool)))
+        return
     how = together if options.together else in_turn
     print("| against | px | effbench p50 ms | ratio [95 %] | pairs |\n|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as folder:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -53,6 +55,19 @@ class Run:
             timeout=280,
             check=False,
         )
+
+
+@pytest.fixture
+def pipe() -> Callable[[str, Path], str]:
+    """Declares a device of a name, with a home below a folder: this interpreter, at the other end of a pipe."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    command = json.dumps(["env", f"PATH={path}"])
+
+    def declared(name: str, folder: Path) -> str:
+        connection = f'{{ command = {command}, home = "{folder}/home" }}'
+        return f'[devices.{name}]\ntransport = "pipe"\nconnection = {connection}\n'
+
+    return declared
 
 
 @pytest.fixture

@@ -135,13 +135,16 @@ def test_nothing_is_skipped_in_silence():
     assert SKIPPED == {key(block): block.skipped for block in SHELL if block.skipped}
 
 
-def parse(line: str) -> None:
-    """Parse a command as the command line would, without running it; an unknown option or argument raises."""
+def parse(line: str) -> str | None:
+    """Parse a command as the command line would, without running it; returns what would run.
+
+    An unknown option or argument raises.
+    """
     arguments = shlex.split(line)[1:]
     with cli.make_context("effbench", arguments) as context:
         name, command, rest = cli.resolve_command(context, [*context._protected_args, *context.args])
         assert command is not None
-        command.make_context(name, rest, parent=context)
+        return command.make_context(name, rest, parent=context).info_name
 
 
 def written() -> list[str]:
@@ -151,7 +154,7 @@ def written() -> list[str]:
 
 @pytest.mark.parametrize("line", written())
 def test_a_command_parses(line: str):
-    parse(line)
+    assert parse(line) == shlex.split(line)[1]
 
 
 @pytest.mark.parametrize("line", ["effbench export --resolution 224 regla_m", "effbench exprot regla_m"])

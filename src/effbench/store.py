@@ -26,6 +26,24 @@ def home(out: str | os.PathLike[str] | None = None) -> Path:
     return Path(out or os.environ.get("EFFBENCH_HOME") or "runs")
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that a kill leaves the old one or the new one; its folder is made.
+
+    Raises:
+        DataError: The folder cannot be written or the disk is full.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            draft.write_text(text, encoding="utf-8", newline="\n")
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(f"Cannot write {path}: {error.strerror}.", hint="Choose another with --out.") from error
+
+
 class Store:
     """The measurements and evaluations of one folder, in the order they were made."""
 

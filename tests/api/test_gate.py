@@ -9,6 +9,7 @@ import sys
 import sysconfig
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -135,11 +136,8 @@ def test_most_changes_cost_nothing_and_a_slowdown_is_explained(repo: Path):
 
 
 @pytest.mark.slow
-def test_both_trees_alternate_inside_an_agent_of_a_device(repo: Path, tmp_path: Path):
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    connection = f'{{ command = ["env", "PATH={path}"], home = "{tmp_path}/home" }}'
-    device = f'[devices.bench]\ntransport = "pipe"\nconnection = {connection}\n'
-    (repo / "effbench.toml").write_text(SUITE + device)
+def test_both_trees_alternate_inside_an_agent_of_a_device(repo: Path, tmp_path: Path, pipe: Any):
+    (repo / "effbench.toml").write_text(SUITE + pipe("bench", tmp_path))
     code, report, said = gate(repo, "--base", "HEAD", "--device", "bench")
     assert (0, True) == (code, report["verdicts"][0]["identical"]), said
     assert not (tmp_path / "home").exists(), "identical files need no device"

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,14 +20,10 @@ ARTIFACT = "toy.net-64-b1-fp32-ort"
 
 
 @pytest.fixture
-def bench(own: Any) -> Any:
+def bench(own: Any, pipe: Any) -> Any:
     """A command line in a folder that declares the device ``bench``."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    command = json.dumps(["env", f"PATH={path}"])
-    (own.folder / "effbench.toml").write_text(
-        f'[devices.bench]\ntransport = "pipe"\nconnection = {{ command = {command}, home = "{own.folder}/home" }}\n'
-        '[devices.tape]\ntransport = "replay"\nconnection = { file = "exchange.jsonl" }\n'
-    )
+    tape = '[devices.tape]\ntransport = "replay"\nconnection = { file = "exchange.jsonl" }\n'
+    (own.folder / "effbench.toml").write_text(pipe("bench", own.folder) + tape)
     return own
 
 

@@ -1,6 +1,7 @@
 """The engine on a scripted pool, and on threads: every job ends once, whatever happens to devices."""
 
 import random
+import re
 
 import pytest
 from hypothesis import given, seed, settings
@@ -10,7 +11,7 @@ from effbench.errors import UsageError
 from effbench.lab import engine as engines
 from effbench.lab.cluster import check_address
 from effbench.lab.engine import Engine
-from effbench.lab.job import FAILED, FAULT, OK, Job, run
+from effbench.lab.job import FAILED, FAULT, OK, Job, run, unforeseen
 from effbench.lab.results import Results
 from effbench.lab.threads import Threads
 
@@ -196,7 +197,7 @@ def test_threads_drive_many_devices_at_once(tmp_path):
 
 def test_what_nobody_foresaw_ends_as_an_answer():
     (outcome,) = Engine(Threads(["d"]), None, print).run([Job("d", f"{HERE}:bug", {"name": "x"})])
-    assert (FAILED, "ZeroDivisionError: x") == (outcome.status, outcome.reason)
+    assert (FAILED, "ZeroDivisionError: x (simulated.py, line 42)") == (outcome.status, outcome.reason)
 
 
 def test_a_job_answers_with_what_is_wrong(tmp_path):
@@ -236,3 +237,13 @@ def test_a_scheduler_here_may_be_plain():
     assert [False, False, True] == [
         check_address(one) for one in ("tcp://127.0.0.1:8786", "tcp://localhost:1", "tls://lab.example:8786")
     ]
+
+
+def test_an_exception_without_a_text_has_a_name_and_a_place():
+    def broken() -> None:
+        raise AssertionError
+
+    with pytest.raises(AssertionError) as seen:
+        broken()
+    assert re.fullmatch(r"AssertionError \(test_engine.py, line \d+\)", unforeseen(seen.value)["reason"])
+    assert {"status": FAILED, "reason": "ValueError: one"} == unforeseen(ValueError("one\ntwo"))

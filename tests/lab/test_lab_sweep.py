@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -23,14 +22,10 @@ LINE = ["sweep", "toy:net", "--res", "64", "-t", "ort", "--rounds", "2", "--budg
 
 
 @pytest.fixture
-def lab(own: Any) -> Any:
+def lab(own: Any, pipe: Any) -> Any:
     """A command line in a folder that declares two devices that work and one that does not."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    command = json.dumps(["env", f"PATH={path}"])
-    (own.folder / "effbench.toml").write_text(
-        f'[devices.bench]\ntransport = "pipe"\nconnection = {{ command = {command}, home = "{own.folder}/home" }}\n'
-        '[devices.gone]\ntransport = "pipe"\nconnection = { command = ["false"] }\n'
-    )
+    gone = '[devices.gone]\ntransport = "pipe"\nconnection = { command = ["false"] }\n'
+    (own.folder / "effbench.toml").write_text(pipe("bench", own.folder) + gone)
     return own
 
 

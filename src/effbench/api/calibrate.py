@@ -6,8 +6,10 @@ import shutil
 from pathlib import Path
 
 from effbench.api.calibration import Calibration, calibrate
-from effbench.api.compare import RESOLUTION, TARGET, check_device, exported, setting_of
+from effbench.api.compare import RESOLUTION, TARGET, exported, setting_of
 from effbench.api.export import Notify, silent
+from effbench.errors import UnavailableError
+from effbench.profiles import devices
 from effbench.schema import parse_resolution
 from effbench.sequential import Rules
 from effbench.store import home as home_of
@@ -42,7 +44,7 @@ def calibrate_machine(
         out: The folder to write below.
         notify: Called with one line per step.
     """
-    check_device(device)
+    _check_device(device)
     home = home_of(out)
     size = parse_resolution(resolution)
     a = exported(model, target, size, None, home, notify)
@@ -52,6 +54,21 @@ def calibrate_machine(
     rebuilt = exported(model, target, size, None, rebuilt_home, notify)
     setting = setting_of(None, threads, None, budget_s, None, None, None)
     return calibrate(a, rebuilt, setting, rules or Rules(), minutes, home, notify)
+
+
+def _check_device(device: str) -> None:
+    """Refuse a device that a gate cannot be calibrated for.
+
+    Raises:
+        UsageError: The device is unknown.
+        UnavailableError: It is another machine.
+    """
+    found = devices.get(device)
+    if found.transport != "local":
+        raise UnavailableError(
+            f"A gate is calibrated for this machine only, not for '{device}' ({found.transport}).",
+            hint=f"A gate with --device {device} needs no calibration: it takes the default noise floor.",
+        )
 
 
 def text(found: Calibration) -> str:

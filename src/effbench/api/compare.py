@@ -84,23 +84,6 @@ def compare(
     return report(a, b, verdicts, rules, setting, inconclusive, interrupted, seen)
 
 
-def check_device(device: str) -> None:
-    """Refuse a device that a gate cannot be calibrated for.
-
-    Raises:
-        UsageError: The device is unknown.
-        UnavailableError: It is another machine.
-    """
-    from effbench.profiles import devices
-
-    found = devices.get(device)
-    if found.transport != "local":
-        raise UnavailableError(
-            f"A gate is calibrated for this machine only, not for '{device}' ({found.transport}).",
-            hint=f"A gate with --device {device} needs no calibration: it takes the default noise floor.",
-        )
-
-
 def setting_of(
     known: calibration.Calibration | None,
     threads: int,

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from effbench import deploy
-from effbench.api.export import GRAPH_PACKAGES, export
+from effbench.api.export import export
+from effbench.api.request import GRAPH_PACKAGES
 from effbench.api.source import code_hashes, ingredients, resolve, versions
 from effbench.api.stage import Notify, failed, silent
 from effbench.codec import fingerprint, from_json, to_json

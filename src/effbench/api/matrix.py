@@ -15,6 +15,7 @@ from effbench.errors import DataError, UsageError
 from effbench.reports.matrix import FORMATS, Matrix, render
 from effbench.schema import Measurement
 from effbench.store import home as home_of
+from effbench.store import write_whole
 
 OF_A_SUITE = (
     "devices",
@@ -110,9 +111,6 @@ def write(matrix: Matrix, formats: Sequence[str], out: str | None) -> list[Path]
     for form in formats:
         text = render(matrix, form)
         path = home_of(out) / f"matrix.{FORMATS.get(form, 'txt')}"
-        try:
-            path.write_text(text)
-        except OSError as error:
-            raise DataError(f"Cannot write {path}: {error.strerror}.") from error
+        write_whole(path, text)
         files.append(path)
     return files

@@ -13,9 +13,10 @@ from effbench.api.remote import Remote, device_of
 from effbench.api.stage import AGENT, Notify, silent
 from effbench.codec import plain
 from effbench.deploy import bundle
-from effbench.errors import DataError, UnavailableError
+from effbench.errors import UnavailableError
 from effbench.schema import FORMAT_VERSION, Device, Measurement
 from effbench.store import home as home_of
+from effbench.store import write_whole
 
 ROUNDS = 5
 """Fresh processes that reach for the peaks; the best of each, and the range over them, are kept."""
@@ -145,7 +146,8 @@ def roofline(
         hint = f"Declare them: [devices.{used.name}.facts.fp32_tflops] and bandwidth_gb_per_s, with value and source."
         raise UnavailableError(f"Nothing tells the peaks of '{used.name}'.", hint=hint)
     result = Roofline(used.name, tuple(roofs), tuple(peaks.values()))
-    _keep(result, home / f"roofline-{used.name}.json")
+    text = json.dumps({"format": FORMAT_VERSION, "data": plain(result)}, indent=1) + "\n"
+    write_whole(home / f"roofline-{used.name}.json", text)
     return result
 
 
@@ -221,12 +223,3 @@ def _has_agent(device: Device) -> bool:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _keep(result: Roofline, path: Path) -> None:
-    try:
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        draft.write_text(json.dumps({"format": FORMAT_VERSION, "data": plain(result)}, indent=1) + "\n")
-        draft.replace(path)
-    except OSError as error:
-        raise DataError(f"Cannot write {path}: {error.strerror}.") from error

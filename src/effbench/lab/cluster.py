@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 from effbench.errors import DeviceError, MissingDependencyError, UnavailableError, UsageError
 from effbench.lab import job as jobs
-from effbench.lab.job import FAILED, FAULT, Job
+from effbench.lab.job import FAULT, Job
 
 CONNECT_S = 10.0
 LOOK_EVERY_S = 0.5
@@ -163,6 +163,6 @@ def _answer(future: Any) -> dict[str, Any]:
     if future.status == "error":
         error = future.exception()
         # A worker that dies with a job again and again is the device's fault; anything else is the job's own.
-        status = FAULT if type(error).__name__ == "KilledWorker" else FAILED
-        return {"status": status, "reason": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
+        killed = {"status": FAULT} if type(error).__name__ == "KilledWorker" else {}
+        return {**jobs.unforeseen(error), **killed}
     return {"status": FAULT, "reason": f"the job was {future.status}"}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+import traceback
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from effbench.codec import fingerprint
@@ -51,6 +53,14 @@ def run(function: str, arguments: dict[str, Any], store: str | None = None, key:
 
         answer["new"] = Results(store).add(key, answer["result"])
     return answer
+
+
+def unforeseen(error: BaseException) -> dict[str, Any]:
+    """Return the answer of a job that ended with an exception nobody foresaw: a failure that says what and where."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    text = "".join(f": {line}" for line in str(error).splitlines()[:1])
+    return {"status": FAILED, "reason": f"{type(error).__name__}{text}{where}"}
 
 
 def status(error: EffbenchError) -> str:

@@ -114,8 +114,8 @@ def _measure_rounds(
         keep=keep,
         out=out,
     )
-    for cell in found.cells:
-        raise _error(cell)
+    if found.cells:
+        raise _error(found.cells[0])
 
 
 def _error(cell: Cell) -> EffbenchError:

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from effbench import stats
-from effbench.errors import DataError
 from effbench.lab.engine import Outcome
 from effbench.lab.job import OK, Job
 from effbench.lab.sweep import Swept
 from effbench.profiles.trust import grade
 from effbench.reports.lab import FORMATS, NOT_RUN, render
 from effbench.store import home as home_of
+from effbench.store import write_whole
 
 
 def records(found: Swept) -> list[dict[str, Any]]:
@@ -55,10 +55,6 @@ def write(found: Swept, formats: Sequence[str], out: str | None) -> list[Path]:
     for form in formats:
         text = render(records(found), found.set_aside, form)
         path = home_of(out) / f"lab.{FORMATS.get(form, 'txt')}"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
-        except OSError as error:
-            raise DataError(f"Cannot write {path}: {error.strerror}.") from error
+        write_whole(path, text)
         files.append(path)
     return files

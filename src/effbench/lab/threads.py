@@ -32,7 +32,7 @@ class Threads:
             try:
                 answer = jobs.run(job.function, job.arguments, store, job.key)
             except Exception as error:  # noqa: BLE001 - the engine waits for an answer: what nobody foresaw is one
-                answer = {"status": jobs.FAILED, "reason": f"{type(error).__name__}: {error}"}
+                answer = jobs.unforeseen(error)
             self._ended.put((unit, turn, answer))
 
         threading.Thread(target=work, name=f"lab-{unit}", daemon=True).start()

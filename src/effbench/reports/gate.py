@@ -9,8 +9,9 @@ from typing import Any
 from xml.etree import ElementTree
 
 from effbench.codec import plain
-from effbench.errors import DataError, did_you_mean
+from effbench.errors import did_you_mean
 from effbench.schema import FORMAT_VERSION
+from effbench.store import write_whole
 from effbench.verdict import FAILED, INCONCLUSIVE, Ratio, Report, Verdict, Why, code_of
 
 SHOWN_LAYERS = 5
@@ -278,12 +279,6 @@ def write(report: Report, formats: list[str], folder: Path) -> list[Path]:
         if name not in FORMATS:
             raise did_you_mean(name, FORMATS, "format")
         file, render = FORMATS[name]
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / file).write_text(render(report))
-        except OSError as error:
-            raise DataError(
-                f"Cannot write {folder / file}: {error.strerror}.", hint="Choose another with --out."
-            ) from error
+        write_whole(folder / file, render(report))
         written.append(folder / file)
     return written
