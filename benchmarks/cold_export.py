@@ -36,7 +36,7 @@ def main() -> int:
         if not done.stdout.startswith("{"):
             print(done.stderr, file=sys.stderr)
             return 5
-        for cell in json.loads(done.stdout)["cells"]:
+        for cell in json.loads(done.stdout)["data"]["cells"]:
             name = f"{cell['target']:8} {cell['resolution']:>4} px  {cell['precision']:5}"
             print(f"{name} {cell['seconds']:7.1f} s  {cell['status']} {cell['reason']}")
         print(_stages(Path(folder)))

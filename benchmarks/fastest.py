@@ -10,20 +10,16 @@ process per round, inferences alternating in random order; the figure is the rat
 from __future__ import annotations
 
 import argparse
-import math
-import random
-import statistics
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from effbench.api.duel import Setting, run_round
+from effbench.api.duel import Setting
 from effbench.api.export import export
 from effbench.deploy import bundle
 from effbench.errors import EffbenchError
-from effbench.profiles.paired import evidence
 from effbench.schema import Artifact
-from effbench.stats import student_t
+from ratio import paired
 
 TO_REACH = 0.40
 TARGETS = ("ort", "ov", "litert", "torch")
@@ -108,20 +104,15 @@ def _measured(
     base: Artifact, made: Artifact, one: Candidate, chosen: argparse.Namespace, reached: dict[Candidate, float]
 ) -> str:
     setting = Setting(round_seconds=chosen.seconds, min_pairs=5)
-    logs: list[float] = []
     try:
-        for _ in range(chosen.rounds):
-            logs.append(evidence(run_round(base, made, setting, random.getrandbits(30))).typical)
-            print(f"  {one} {len(logs)}: {math.exp(logs[-1]):.3f}", file=sys.stderr, flush=True)
+        low, middle, high = paired(base, made, setting, chosen.rounds, str(one))
     except EffbenchError as error:
-        return f"{error.message} | {len(logs)} | -"
-    half = student_t(0.975, len(logs) - 1) * statistics.stdev(logs) / math.sqrt(len(logs)) if len(logs) > 1 else 0.0
-    low, middle, high = (math.exp(statistics.fmean(logs) + shift) for shift in (-half, 0, half))
+        return f"{error.message} | - | -"
     reached[one] = middle
     fidelity = made.fidelity
     kept = "-" if fidelity is None else f"{fidelity.snr_db} dB, cosine {fidelity.cosine:.4f}"
     computed = made.subject.compute_precision or "?"
-    return f"{middle:.3f} [{low:.3f}, {high:.3f}] | {len(logs)} | {kept}; computed {computed} |".removesuffix(" |")
+    return f"{middle:.3f} [{low:.3f}, {high:.3f}] | {chosen.rounds} | {kept}; computed {computed} |".removesuffix(" |")
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def rounds(folder: Path) -> list[tuple[str, int]]:
 def test_every_device_is_measured_and_a_second_sweep_does_nothing(lab: Any):
     first = lab(*LINE, "--devices", "bench,local", "--json")
     assert 0 == first.returncode, first.stderr
-    told = json.loads(first.stdout)["jobs"]
+    told = json.loads(first.stdout)["data"]["jobs"]
     assert [("bench", "ok", 2), ("local", "ok", 2)] == [(one["device"], one["status"], one["rounds"]) for one in told]
     assert [("bench", 2), ("local", 2)] == rounds(lab.folder)
     assert 2 == len(list((lab.folder / "runs/lab/rounds").glob("*/0001.json")))

@@ -42,7 +42,7 @@ def test_csv_and_json_hold_every_cell():
     lines = list(csv.DictReader(io.StringIO(render(WHOLE, "csv"))))
     assert ["ok", "failed", "failed", "ok", "not run yet"] == [line["status"] for line in lines]
     assert "HTP:9 CPU:1" == lines[3]["units"]
-    assert 5 == len(json.loads(render(WHOLE, "json"))["cells"])
+    assert 5 == len(json.loads(render(WHOLE, "json"))["data"]["cells"])
 
 
 def test_one_unit_alone_is_not_told():

@@ -31,8 +31,8 @@ def render(records: Sequence[Mapping[str, Any]], set_aside: Mapping[str, str], f
         UsageError: The format is unknown.
     """
     if form == "json":
-        data = {"format": FORMAT_VERSION, "jobs": list(records), "set_aside": dict(set_aside)}
-        return json.dumps(data, indent=1, allow_nan=False) + "\n"
+        data = {"jobs": list(records), "set_aside": dict(set_aside)}
+        return json.dumps({"format": FORMAT_VERSION, "data": data}, indent=1, allow_nan=False) + "\n"
     if form == "csv":
         return _csv(records)
     if form not in ("terminal", "markdown"):

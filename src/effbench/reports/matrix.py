@@ -181,7 +181,10 @@ def records(matrix: Matrix) -> list[dict[str, Any]]:
 
 
 def _json(matrix: Matrix) -> str:
-    return json.dumps({"format": FORMAT_VERSION, "cells": plain(records(matrix))}, indent=1, allow_nan=False) + "\n"
+    return (
+        json.dumps({"format": FORMAT_VERSION, "data": {"cells": plain(records(matrix))}}, indent=1, allow_nan=False)
+        + "\n"
+    )
 
 
 def _csv(matrix: Matrix) -> str:
