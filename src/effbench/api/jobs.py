@@ -20,7 +20,7 @@ from effbench.api.source import code_hashes, ingredients, resolve, versions
 from effbench.api.stage import Notify, failed, silent
 from effbench.codec import fingerprint, from_json, to_json
 from effbench.errors import DataError, EffbenchError, UnavailableError, UsageError, did_you_mean
-from effbench.schema import CALIBRATED, PRECISIONS, Cell, parse_resolution, resolution_text
+from effbench.schema import CALIBRATED, PRECISIONS, Cell, Device, parse_resolution, resolution_text
 from effbench.store import append_line
 
 Job = dict[str, Any]
@@ -82,27 +82,38 @@ def plan(
 def run(job: Mapping[str, Any], notify: Notify = silent) -> dict[str, Any]:
     """Export and verify one cell; returns it as JSON. Whatever goes wrong is the cell's status, never an exception."""
     try:
-        (cell,) = export(
-            job["model"],
-            [job["target"]],
-            [job["resolution"]],
-            precision=job["precision"],
-            calibration=job["calibration"],
-            batch=job["batch"],
-            weights=job["weights"],
-            seed=job["seed"],
-            options=job["options"],
-            allow_fallback=job["allow_fallback"],
-            verify=job["verify"],
-            out=job.get("out"),
-            cell_limit_s=job["time_limit_s"],
-            memory_limit_bytes=job.get("memory_limit_bytes"),
-            reduce_s=0,
-            notify=notify,
-        )
+        cell = made(job, notify=notify)
     except EffbenchError as error:
         cell = failed(blank(job), error)
     return to_json(cell)
+
+
+def made(job: Mapping[str, Any], device: Device | None = None, notify: Notify = silent) -> Cell:
+    """Export and verify one cell, for a device where one is given; what fails in a stage is the cell's status.
+
+    Raises:
+        EffbenchError: The job names nothing that can be exported.
+    """
+    (cell,) = export(
+        job["model"],
+        [job["target"]],
+        [job["resolution"]],
+        precision=job["precision"],
+        calibration=job["calibration"],
+        batch=job["batch"],
+        weights=job["weights"],
+        seed=job["seed"],
+        options=job["options"],
+        device=device,
+        allow_fallback=job["allow_fallback"],
+        verify=job["verify"],
+        out=job.get("out"),
+        cell_limit_s=job["time_limit_s"],
+        memory_limit_bytes=job.get("memory_limit_bytes"),
+        reduce_s=0,
+        notify=notify,
+    )
+    return cell
 
 
 def blank(job: Mapping[str, Any]) -> Cell:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from effbench.api.export import export
+from effbench.api import jobs as cells
 from effbench.api.profile import profile
 from effbench.api.remote import device_of
 from effbench.codec import fingerprint, to_json
@@ -59,22 +59,8 @@ def exported(cell: Mapping[str, Any], device: Device, out: str | None) -> Cell:
     Raises:
         EffbenchError: Of the class that the cell's status stands for.
     """
-    (made,) = export(
-        cell["model"],
-        [cell["target"]],
-        [cell["resolution"]],
-        precision=cell["precision"],
-        calibration=cell["calibration"],
-        batch=cell["batch"],
-        weights=cell["weights"],
-        seed=cell["seed"],
-        device=None if device.transport == "local" else device,
-        allow_fallback=cell["allow_fallback"],
-        out=out,
-        cell_limit_s=cell["time_limit_s"],
-        memory_limit_bytes=cell.get("memory_limit_bytes"),
-        reduce_s=0,
-    )
+    here = device.transport == "local"
+    made = cells.made({**cell, "out": out}, None if here else device)
     if made.status != "ok":
         raise _error(made)
     return made
