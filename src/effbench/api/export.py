@@ -103,7 +103,7 @@ def export(
         check_target(name, options or {})
     limits = Limits.of(time_limit_s, memory_limit_bytes, cell_limit_s)
     request = Request(source, batch, dynamic_batch, dict(options or {}), home_of(out), limits, notify, used)
-    wanted = [request.wanted(name, precision) for name in names if name in deploy.registered()]
+    wanted = [request.wanted(name, precision) for name in names]
     request.pictures = pictures_for(calibration, source.backbone, sizes, wanted)
     if max_drop is not None or data is not None:
         bounded.check_arguments(precision, calibration, max_drop, data)
@@ -160,8 +160,6 @@ def check_target(name: str, options: Mapping[str, str]) -> None:
     Raises:
         UsageError: With the valid names.
     """
-    if name in deploy.PLANNED and name not in deploy.registered():
-        return
     known = deploy.get(name).options
     for key in options:
         if key not in known:

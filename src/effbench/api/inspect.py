@@ -42,15 +42,12 @@ def devices() -> list[Device]:
 
 
 def targets() -> list[TargetStatus]:
-    """Return every known target with its state: ``ready``, ``missing`` (a package) or ``not built yet``."""
+    """Return every known target with its state: ``ready``, or ``missing`` (a package)."""
     rows = []
     for name, target in deploy.registered().items():
         reason = target.available()
         state, step = ("ready", "") if reason is None else ("missing", f"pip install 'effbench[{target.extra}]'")
         rows.append(TargetStatus(name, target.title, state, reason or "", step, target.precision))
-    for name, title in deploy.PLANNED.items():
-        if name not in deploy.registered():
-            rows.append(TargetStatus(name, title, "not built yet", "this version cannot make it", "", ""))
     return rows
 
 

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from effbench.errors import UnavailableError, did_you_mean
+from effbench.errors import did_you_mean
 from effbench.registry import in_package, plugins
 from effbench.schema import Artifact
 
@@ -25,14 +25,6 @@ if TYPE_CHECKING:
     Array = npt.NDArray[Any]
 else:
     Array = Any  # numpy takes longer to import than listing the targets
-
-PLANNED: dict[str, str] = {
-    "trt": "TensorRT (Jetson, data centre, workstation)",
-    "trt-rtx": "TensorRT for RTX (desktop)",
-    "coreml": "Core ML (iPhone, iPad, Mac)",
-    "qnn": "Snapdragon NPU (Qualcomm AI Engine Direct)",
-}
-"""Known names whose targets are not built yet; a target of that name in `effbench.deploy.targets` takes its place."""
 
 
 class Session(Protocol):
@@ -113,7 +105,6 @@ def get(name: str) -> Target:
     """Return a target by name.
 
     Raises:
-        UnavailableError: The name is known, but its target is not built yet.
         UsageError: The name is unknown.
     """
     one = _of_that_name(name)
@@ -122,11 +113,7 @@ def get(name: str) -> Target:
     found = registered()
     if name in found:
         return found[name]
-    if name in PLANNED:
-        raise UnavailableError(
-            f"Target '{name}' is not built yet: {PLANNED[name]}.", hint=f"Built so far: {', '.join(found)}."
-        )
-    raise did_you_mean(name, [*found, *PLANNED], "target")
+    raise did_you_mean(name, found, "target")
 
 
 def _of_that_name(name: str) -> Target | None:
@@ -138,4 +125,4 @@ def _of_that_name(name: str) -> Target | None:
     return target if target is not None and target.name == name else None
 
 
-__all__ = ["PLANNED", "Array", "Converted", "Session", "Target", "get", "registered"]
+__all__ = ["Array", "Converted", "Session", "Target", "get", "registered"]
