@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from effbench.api.roofline import Layer, Peak, Peaks, Roof, declared
 from effbench.deploy import bundle
 from effbench.profiles import devices, roofline
+
+if TYPE_CHECKING:
+    from conftest import Run
+
+
+KINDS = ("arithmetic", "bandwidth")
 
 
 def seen(operator: str, inputs: list[list[int]], output: list[int]) -> dict[str, Any]:
@@ -89,3 +95,26 @@ def test_declared_peaks_name_their_source():
     assert (165_150, 1008) == (pytest.approx(peaks.arithmetic.value), peaks.bandwidth.value)
     assert peaks.arithmetic.source.startswith("declared: http")
     assert declared(devices.get("iphone-13"), "fp16", 1).arithmetic is None
+
+
+@pytest.mark.slow
+@pytest.mark.target("ort")
+def test_a_profile_with_a_roofline_holds_models_and_layers_against_the_peaks_and_draws_them(own: Run):
+    asked = ("profile", "-t", "ort", "-t", "ov", "--rounds", "1", "--budget", "4", "--roofline", "--plot")
+    done = own(*asked, "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout)["data"]["roofline"]
+    assert {"ort", "ov"} == {roof["target"] for roof in found["roofs"]}
+    for roof in found["roofs"]:
+        assert roof["macs"] > 0
+        assert bool(roof["layers"]) == (roof["target"] == "ort")  # OpenVINO names no shapes
+    assert all(0 < peaks[kind]["low"] <= peaks[kind]["value"] for peaks in found["peaks"] for kind in KINDS)
+    kept = own.folder / "runs"
+    assert found == json.loads((kept / "roofline-local.json").read_text())["data"]
+    (drawn,) = kept.glob("roofline-*ort*.png")  # the other has no bytes to place it by
+    assert drawn.read_bytes().startswith(b"\x89PNG")
+    assert drawn.with_suffix(".svg").read_text().count("<path") > len(found["roofs"])
+    shown = own(*asked)
+    assert 0 == shown.returncode, shown.stdout + shown.stderr
+    assert "of the roof" in shown.stdout
+    assert "GFLOP/s" in shown.stdout
