@@ -2,7 +2,7 @@
 
 An sshd of our own on 127.0.0.1, so that both sides are the same machine. For the ratio one worker is a child process
 here and the other is the pushed agent behind ssh; they take turns inference by inference, so that the noise of the
-machine meets both alike.
+machine meets both alike. The ratio is the 20 % trimmed mean of log ratios over rounds, as in reference.py.
 
     python benchmarks/devices.py --rounds 24
 """
@@ -29,6 +29,7 @@ from effbench.profiles import transports
 from effbench.profiles.paired import evidence, join_turns
 from effbench.profiles.transports.zipapp import agent
 from effbench.stats import student_t
+from reference import trimmed
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "profiles"))
 import loopback
@@ -65,9 +66,14 @@ def ratio(link: transports.Link, folder: Path, places: tuple[str, str], rounds: 
     for index in range(rounds):
         logs.append(one_round(link, folder, places, seconds, index % 2 == 1))
         print(f"  round {index + 1}: {math.exp(logs[-1]):.4f}", file=sys.stderr)
+    low, mid, high = (math.exp(value) for value in trimmed(logs))
+    return f"{mid:.4f} [{low:.4f}, {high:.4f}] over {len(logs)} rounds (plain mean {_plain(logs)})"
+
+
+def _plain(logs: list[float]) -> str:
     half = student_t(0.975, len(logs) - 1) * statistics.stdev(logs) / math.sqrt(len(logs))
     low, mid, high = (math.exp(statistics.fmean(logs) + shift) for shift in (-half, 0.0, half))
-    return f"{mid:.4f} [{low:.4f}, {high:.4f}] over {len(logs)} rounds"
+    return f"{mid:.4f} [{low:.4f}, {high:.4f}]"
 
 
 def first_answer(device: Any, artifact: Any, folder: Path, repeats: int) -> str:

@@ -9,7 +9,7 @@
     python benchmarks/gate.py tally                           what the live verdicts were
 
 `record` and `live` want a machine that does nothing else: what else runs is load that nobody stated. Their files lie
-in --home (default runs/gate).
+in --home (default runs/gate). The rounds of live verdicts are traces too; `record` adds what they lack.
 """
 
 from __future__ import annotations
@@ -187,10 +187,16 @@ def live(home: Path, load: int, same: int, slower: int) -> None:
     for index in range(slower - (len(done) - equal)):
         todo.append(LIVE_SLOWER[index % len(LIVE_SLOWER)])
     random.shuffle(todo)
-    with gate_traces.busy(load), path.open("a") as stream:
+    with gate_traces.busy(load), path.open("a") as stream, (home / gate_traces.RECORDED).open("a") as traces:
         for number, scenario in enumerate(todo, start=1):
-            duel = Duel(scenario, artifacts["same"], artifacts[scenario], Setting(budget_s=BUDGET_S), Rules())
-            if run([duel], lambda text: None):
+            duel = Duel(
+                scenario,
+                artifacts["same"],
+                artifacts[scenario],
+                Setting(budget_s=BUDGET_S, seed=random.getrandbits(20)),
+                Rules(),
+            )
+            if run([duel], lambda text: None, gate_traces.keeping(traces, scenario, load)):
                 return
             found = duel.verdict()
             entry = {

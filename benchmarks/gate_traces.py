@@ -12,10 +12,10 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -32,6 +32,7 @@ from effbench.schema import Artifact
 UNIT_NS = 10_000
 BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
 """Ends with the benchmark that started it, however that ends."""
+RECORDED = "traces.jsonl"
 PACKED = Path(__file__).with_name("gate_traces.npz")
 WANTED = {"same": 3, "layer_3": 1, "fusion_5": 1, "kernel_10": 1, "layer_20": 1, "stall_10": 1}
 """Share of the rounds that each scenario gets: false alarms are rare, so that equal sides need the most."""
@@ -94,7 +95,7 @@ def _edited(base: Artifact, graph: Path, name: str, home: Path) -> Artifact:
 def record(home: Path, load: int, minutes: float) -> None:
     """Record rounds under a load, the scenario with the fewest so far first; a kill loses the round in flight."""
     artifacts = models(home, list(WANTED))
-    path = home / "traces.jsonl"
+    path = home / RECORDED
     counts = dict.fromkeys(WANTED, 0)
     if path.exists():
         for line in path.read_text().splitlines():
@@ -105,29 +106,39 @@ def record(home: Path, load: int, minutes: float) -> None:
     with busy(load), path.open("a") as stream:
         while time.monotonic() < end:
             scenario = min(WANTED, key=lambda name: (counts[name] / WANTED[name], random.random()))
-            start = time.monotonic()
             try:
-                item = run_round(artifacts["same"], artifacts[scenario], setting, random.getrandbits(31))
+                keeping(stream, scenario, load)(artifacts["same"], artifacts[scenario], setting, random.getrandbits(31))
             except EffbenchError as error:
                 print(f"lost: {error}", file=sys.stderr)
                 continue
             counts[scenario] += 1
-            entry = {
-                "scenario": scenario,
-                "load": load,
-                "seconds": round(time.monotonic() - start, 3),
-                "a": _pack(item.a_ns),
-                "b": _pack(item.b_ns),
-                "a_wait": _pack(item.a_wait_ns),
-                "b_wait": _pack(item.b_wait_ns),
-                "b_first": [int(first) for first in item.b_first],
-                "other_cpu_pct": item.observed.get("other_cpu_pct"),
-            }
-            stream.write(json.dumps(entry, separators=(",", ":")) + "\n")
-            stream.flush()
             total = sum(counts.values())
             if total % 20 == 0:
                 print(f"load {load}: {total} rounds, {(end - time.monotonic()) / 60:.1f} min left", flush=True)
+
+
+def keeping(stream: TextIO, scenario: str, load: int) -> Callable[[Artifact, Artifact, Setting, int], PairedRound]:
+    """Return how a round is measured whose raw times are kept."""
+
+    def measure(a: Artifact, b: Artifact, setting: Setting, seed: int) -> PairedRound:
+        start = time.monotonic()
+        item = run_round(a, b, setting, seed)
+        entry = {
+            "scenario": scenario,
+            "load": load,
+            "seconds": round(time.monotonic() - start, 3),
+            "a": _pack(item.a_ns),
+            "b": _pack(item.b_ns),
+            "a_wait": _pack(item.a_wait_ns),
+            "b_wait": _pack(item.b_wait_ns),
+            "b_first": [int(first) for first in item.b_first],
+            "other_cpu_pct": item.observed.get("other_cpu_pct"),
+        }
+        stream.write(json.dumps(entry, separators=(",", ":")) + "\n")
+        stream.flush()
+        return item
+
+    return measure
 
 
 def _pack(values: tuple[int, ...]) -> list[int]:
@@ -136,7 +147,7 @@ def _pack(values: tuple[int, ...]) -> list[int]:
 
 def pack(home: Path) -> None:
     """Write the recorded rounds as one small compressed file, with a description of the machine."""
-    entries = [json.loads(line) for line in (home / "traces.jsonl").read_text().splitlines()]
+    entries = [json.loads(line) for line in (home / RECORDED).read_text().splitlines()]
     seen = environment.observe()
     keys = ("cpu_model", "cores_online", "memory_bytes", "governor", "machine")
     about = {key: seen.get(key) for key in keys} | {"model": "regla_m 224 px fp32, ONNX Runtime, 1 thread, batch 1"}

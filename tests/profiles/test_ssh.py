@@ -5,6 +5,7 @@ Needs Debian's openssh-server (and openssh-client for the keys); libfaketime and
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -19,8 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import loopback
+import numpy as np
 import pytest
 from loopback import Server, commands, soon, trust
+from PIL import Image
 
 from effbench.api.profile import Profile, profile
 from effbench.api.verify import verify
@@ -29,6 +32,7 @@ from effbench.errors import DeviceError
 from effbench.profiles import transports
 from effbench.profiles.transports.channel import LostError
 from effbench.schema import Device
+from effbench.store import Store
 
 pytest.importorskip("asyncssh", reason="asyncssh is not installed")
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ssh")]
@@ -106,6 +110,35 @@ def test_a_profile_over_ssh_leaves_nothing(server: Server, work: Path, tmp_path:
     found = measured(work)
     (one,) = found.measurements
     assert ("loopback", 3, (), ()) == (one.device, len(one.samples.rounds), found.cells, one.notes)
+    assert clean(server, tmp_path / "home")
+
+
+def test_a_sweep_takes_a_device_behind_ssh_beside_this_machine(server: Server, own: Any, work: Path, tmp_path: Path):
+    line = ("sweep", "toy:net", "--res", "64", "-t", "ort", "--rounds", "2", "--budget", "2", "--threads", "1")
+    done = own(*line, "--devices", "loopback,local", "--json")
+    assert 0 == done.returncode, done.stdout + done.stderr
+    told = json.loads(done.stdout)["data"]["jobs"]
+    assert [("local", "ok", 2), ("loopback", "ok", 2)] == sorted((o["device"], o["status"], o["rounds"]) for o in told)
+    assert ["local", "loopback"] == sorted(one.device for one in Store(work / "runs"))
+    assert clean(server, tmp_path / "home")
+    again = own(*line, "--devices", "loopback,local")
+    assert "2 jobs: 2 ok (2 of them from an earlier sweep)" in again.stdout
+
+
+def test_an_evaluation_over_ssh_says_what_one_here_says(server: Server, own: Any, work: Path, tmp_path: Path):
+    rng = np.random.default_rng(0)
+    for label in range(10):
+        (folder := work / "pictures" / f"class{label}").mkdir(parents=True)
+        for index in range(3):
+            Image.fromarray(rng.integers(0, 256, (70, 90, 3), dtype=np.uint8)).save(folder / f"{index}.png")
+    said = {}
+    for device in ("local", "loopback"):
+        done = own("evaluate", artifact(work), "--data", "pictures", "--device", device, "--out", device, "--json")
+        assert 0 == done.returncode, done.stdout + done.stderr
+        (stored,) = (json.loads(text) for text in (work / device / "evaluations.jsonl").read_text().splitlines()[:1])
+        said[device] = stored["predictions"]["top1"]
+    assert 30 == len(said["local"])
+    assert said["local"] == said["loopback"]
     assert clean(server, tmp_path / "home")
 
 

@@ -30,7 +30,7 @@ def mix(job: dict[str, Any], emit: Any) -> None:
         model = mixed(onnx_file.load(source.path), onnx_file.load(int8.path), job["floats"])
         model = in_half(model) if job["rest"] == "fp16" else model
         onnx.save(model, draft / "model.onnx")
-        shutil.copyfile(source.folder / bundle.REFERENCE, draft / bundle.REFERENCE)
+        shutil.copyfile(int8.folder / bundle.REFERENCE, draft / bundle.REFERENCE)
         subject = replace(int8.subject, notes=(*int8.subject.notes, job["note"]))
         placement = {"operators": onnx_file.operators(model), "float_nodes": job["floats"], "float_type": job["rest"]}
         return replace(

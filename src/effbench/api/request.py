@@ -22,6 +22,7 @@ from effbench.errors import DataError, EffbenchError, FidelityError, Unavailable
 from effbench.process import ChildFailure
 from effbench.schema import CALIBRATED, PRECISIONS, Artifact, Cell, Device, Preprocessing, resolution_text
 
+WRITERS = ("precision:to_fp16", "quantize:to_int8", "calibration:reference")
 PRECISION_PACKAGES = {"int8": ("nncf",), "a16w8": ("onnxruntime",)}
 GRAPH_PACKAGES = ("torch", "onnx", "onnxscript", "onnx-ir", "effbench")
 
@@ -209,7 +210,7 @@ class Request:
         how: dict[str, Any] = {"precision": precision, "calibration": pictures}
         if islands:
             how["islands"] = list(islands)
-        code = code_hashes("effbench.deploy.precision:to_fp16", "effbench.deploy.quantize:to_int8")
+        code = code_hashes(*(f"effbench.deploy.{name}" for name in WRITERS))
         key = bundle.make_key({"graph": graph.key, **how, "versions": versions(*packages), "code": code})
         folder = bundle.folder_of(self.home, self._name(size, precision, "onnx"), key)
         job = {"op": "precision", "graph": str(graph.folder), **how, "pictures": self.pictures.place}

@@ -183,7 +183,7 @@ def _artifact(
 
 
 def precision(job: dict[str, Any], emit: Any) -> None:
-    """Write a precision into an fp32 graph; the result is a graph artifact with the same reference."""
+    """Write a precision into an fp32 graph; the result is a graph artifact with a reference to verify it by."""
     import shutil
 
     import onnx
@@ -196,9 +196,9 @@ def precision(job: dict[str, Any], emit: Any) -> None:
     def build(draft: Path) -> Artifact:
         stages.begin(f"write {job['precision']} into the graph")
         write = _half if job["precision"] == "fp16" else _quantized
-        model, found, notes = write(source, onnx_file.load(source.path), job)
-        onnx.save(model, draft / "model.onnx")
         shutil.copyfile(source.folder / bundle.REFERENCE, draft / bundle.REFERENCE)
+        model, found, notes = write(source, onnx_file.load(source.path), job, draft, stages)
+        onnx.save(model, draft / "model.onnx")
         notes = (*source.subject.notes, *notes)
         subject = replace(source.subject, storage_precision=job["precision"], notes=notes)
         return replace(
@@ -216,7 +216,10 @@ def precision(job: dict[str, Any], emit: Any) -> None:
     bundle.write(Path(job["folder"]), build)
 
 
-def _half(source: Artifact, model: Any, job: dict[str, Any]) -> tuple[Any, dict[str, Any], tuple[str, ...]]:
+Written = tuple[Any, dict[str, Any], tuple[str, ...]]
+
+
+def _half(source: Artifact, model: Any, job: dict[str, Any], draft: Path, stages: _Stages) -> Written:
     from effbench.deploy.precision import to_fp16
 
     islands = job.get("islands", [])
@@ -225,8 +228,8 @@ def _half(source: Artifact, model: Any, job: dict[str, Any]) -> tuple[Any, dict[
     return to_fp16(model, islands), {"fp32_islands": islands}, notes
 
 
-def _quantized(source: Artifact, model: Any, job: dict[str, Any]) -> tuple[Any, dict[str, Any], tuple[str, ...]]:
-    from effbench.deploy.calibration import load_calibration
+def _quantized(source: Artifact, model: Any, job: dict[str, Any], draft: Path, stages: _Stages) -> Written:
+    from effbench.deploy.calibration import load_calibration, reference
     from effbench.deploy.quantize import to_a16w8, to_int8
 
     spec = source.inputs[0]
@@ -241,8 +244,14 @@ def _quantized(source: Artifact, model: Any, job: dict[str, Any]) -> tuple[Any, 
         raise DataError(f"The pictures in {job['pictures']} changed while they were read.", hint="Export again.")
     write = to_int8 if job["precision"] == "int8" else to_a16w8
     made = write(model, pictures.feeds(spec.shape[0], spec, source.preprocessing))
-    found = {"calibration_pictures": len(pictures.images)}
-    return made, found, (LATENCY_ONLY,) if pictures.latency_only else ()
+    notes = (LATENCY_ONLY,) if pictures.latency_only else ()
+    if pictures.checks is not None:
+        stages.begin("reference outputs on pictures like those of the calibration")
+        try:
+            reference(draft / bundle.REFERENCE, source, onnx_file.load(source.path), pictures)
+        except ConversionError as error:
+            notes = (*notes, f"verified on synthetic pictures: {error.message}")
+    return made, {"calibration_pictures": len(pictures.images)}, notes
 
 
 def numerics(job: dict[str, Any], emit: Any) -> None:

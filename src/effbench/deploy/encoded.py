@@ -49,7 +49,13 @@ class Example:
     outputs: Mapping[str, Array]
 
 
-def example(run: Run, spec: TensorSpec, batch: int, preprocessing: Preprocessing) -> Example | None:
+def example(
+    run: Run,
+    spec: TensorSpec,
+    batch: int,
+    preprocessing: Preprocessing,
+    pixels: npt.NDArray[np.uint8] | None = None,
+) -> Example | None:
     """Return an encoded picture with what the reference makes of it; None where no picture has so many channels.
 
     Args:
@@ -57,13 +63,16 @@ def example(run: Run, spec: TensorSpec, batch: int, preprocessing: Preprocessing
         spec: Its picture input, shape (B, C, H, W).
         batch: Of the reference.
         preprocessing: As declared.
+        pixels: The picture to encode, shape (H, W, C); a synthetic one where None.
     """
     channels, height, width = (side or 0 for side in spec.shape[1:])
     if channels not in COLOR_TYPES:
         return None
-    # Larger than any crop, in another aspect, and of sides that divide by nothing.
-    larger = (height * 10 // 7 | 1, width * 17 // 9 | 1)
-    pixels = np.ascontiguousarray(natural(channels, larger, EXAMPLE_SEED).transpose(1, 2, 0))
+    if pixels is None:
+        # Larger than any crop, in another aspect, and of sides that divide by nothing.
+        larger = (height * 10 // 7 | 1, width * 17 // 9 | 1)
+        pixels = natural(channels, larger, EXAMPLE_SEED).transpose(1, 2, 0)
+    pixels = np.array(pixels, order="C")
     if channels == 4:
         pixels[..., 3] = 255  # Pillow scales colors by their opacity
     tensor = prepared(pixels, (height, width), preprocessing)
