@@ -79,6 +79,7 @@ def _nncf(model: ModelProto, batches: Sequence[Mapping[str, Array]]) -> ModelPro
                 QuantizationMode,
                 QuantizationParameters,
             )
+            from nncf.quantization.range_estimator import RangeEstimatorParametersSet
         except ImportError as error:
             raise MissingDependencyError("int8", "nncf", "int8") from error
         constants = {tensor.name for tensor in model.graph.initializer}
@@ -95,6 +96,8 @@ def _nncf(model: ModelProto, batches: Sequence[Mapping[str, Array]]) -> ModelPro
                 advanced_parameters=AdvancedQuantizationParameters(
                     overflow_fix=OverflowFix.ENABLE,  # see HALF_RANGE
                     activations_quantization_params=symmetric,
+                    # NNCF's own choice averages the extremes of pictures, and clips those of more contrast than most.
+                    activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
                 ),
             )
         except (RuntimeError, ValueError, KeyError) as error:
