@@ -42,12 +42,11 @@ def test_pictures_are_asked_for_before_any_work(run: Run, arguments: tuple[str, 
 
 def test_int8_of_synthetic_pictures_is_for_latency_only(own: Run) -> None:
     pytest.importorskip("nncf")
-    # The toy's head takes a maximum over positions: it loses more than a network of this project does.
     done = own(*INT8, "--calibration", "synthetic", "--json")
     (cell,) = json.loads(done.stdout)["data"]
-    assert (done.returncode, cell["status"], cell["precision"]) == (1, "failed", "int8"), done.stdout
+    assert (done.returncode, cell["status"], cell["precision"]) == (0, "ok", "int8"), done.stdout
     assert LATENCY_ONLY in cell["notes"]
-    assert cell["fidelity"]["snr_db"] > 8
+    assert cell["fidelity"]["snr_db"] > 14
     assert cell["fidelity"]["inputs"] == fidelity.NATURAL
     made = bundle.load(own.folder / cell["artifact"])
     assert made.subject.latency_only
