@@ -35,6 +35,12 @@ from effbench.lab.results import Results
 TESTS = Path(__file__).parent.parent / "tests" / "lab"
 FAULT_SHARE, KILL_SHARE, BROKEN_SHARE = 0.03, 0.005, 0.04
 DEVICE = "device"
+QUIET = {
+    "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
+    "DASK_DISTRIBUTED__ADMIN__SYSTEM_MONITOR__INTERVAL": "10s",
+}
+"""As docs/lab.md has it for workers beside a device. A worker's statistical profiler looks at its threads a hundred times
+a second; of fifty workers on two cores those alone took all the time there was."""
 
 
 def start(folder: Path, devices: int, broken: int) -> tuple[str, list[subprocess.Popen[bytes]]]:
@@ -64,7 +70,7 @@ def start(folder: Path, devices: int, broken: int) -> tuple[str, list[subprocess
 
 def _run(folder: Path, name: str, kind: str, *options: str, **extra: str) -> subprocess.Popen[bytes]:
     paths = os.pathsep.join([str(Path(__file__).parent), str(TESTS), os.environ.get("PYTHONPATH", "")])
-    env = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **extra}
+    env = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **QUIET, **extra}
     with (folder / f"{name}.log").open("wb") as log:
         command = [sys.executable, "-m", f"distributed.cli.dask_{kind}", *options]
         return subprocess.Popen(command, env=env, stdout=log, stderr=log)
