@@ -7,9 +7,7 @@ attempts end in a fault of the device, some kill their worker (a nanny brings it
 ideal schedule spreads all work, wasted attempts included, evenly over the devices that work, with no gap.
 
 A job lasts 20 s on average because that is what `profile` spends on an artifact by default (``--budget``); then 2,000
-jobs on 50 devices take 14 minutes. With jobs of 4 to 6 s, ratios of 1.19 to 1.49 were seen on a busy machine of two
-cores. Where that time went was not measured; two candidates are the start of 50 workers on two cores, and the end, when
-devices run dry while the last jobs and their retries finish.
+jobs on 50 devices take 14 minutes. benchmarks/RESULTS.md has what came of it.
 """
 
 from __future__ import annotations
@@ -39,8 +37,8 @@ QUIET = {
     "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
     "DASK_DISTRIBUTED__ADMIN__SYSTEM_MONITOR__INTERVAL": "10s",
 }
-"""As docs/lab.md has it for workers beside a device. A worker's statistical profiler looks at its threads a hundred times
-a second; of fifty workers on two cores those alone took all the time there was."""
+"""As docs/lab.md has it for workers beside a device. A worker's statistical profiler looks at its threads a hundred
+times a second; of fifty workers on two cores those alone took all the time there was."""
 
 
 def start(folder: Path, devices: int, broken: int) -> tuple[str, list[subprocess.Popen[bytes]]]:
