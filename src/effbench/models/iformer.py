@@ -161,7 +161,7 @@ def _iformer(size: Size, in_channels: int, classes: int, windowed: int = 0) -> N
 
     # Beyond eight in a row, mixers as sharp as those of the smaller sizes amplify rounding errors beyond 1e-3 of the
     # spread without training; the outputs of so deep a network depend on them even so.
-    sharpness = 0.9 if size.depths[3] > 8 else 1.1
+    sharpness = 0.7 if size.depths[3] > 8 else 1.1
     return hybrid(size, convolution, partial(SHMA, sharpness=sharpness), in_channels, classes, windowed)
 
 
