@@ -28,10 +28,12 @@ from effbench.profiles.measure import Call, Clock, Feeds, no_collection
 Floats = npt.NDArray[np.float64]
 Waits = Callable[[], int]
 
-MIN_PAIRS = 15
-"""The fewest pairs of a round: below, its p90 rests on one sample. Few, for more rounds tell more than longer ones."""
+MIN_PAIRS = 10
+"""The fewest pairs of a round: each of five pictures twice. Few, for more rounds tell more than longer ones; with eight
+pairs a stall that meets one picture in five is missed at times.
+"""
 
-WARMUP_PAIRS = 3
+WARMUP_PAIRS = 2
 """Inferences of each side that are run alternately and dropped, after each side's first."""
 
 TAIL = 0.9
