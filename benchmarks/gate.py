@@ -18,13 +18,16 @@ import argparse
 import json
 import math
 import random
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from tabulate import tabulate
 
 import gate_traces
+from effbench import process
 from effbench.api.duel import Duel, Setting, run
 from effbench.proportions import wilson
 from effbench.sequential import OUTCOMES, Rules, outcomes
@@ -176,8 +179,11 @@ def tune() -> None:
     print(tabulate(rows, headers=header, disable_numparse=True))
 
 
-def live(home: Path, load: int, same: int, slower: int) -> None:
-    """Run whole verdicts under a load until so many of each kind are there; a kill loses the one in flight."""
+def live(home: Path, load: int, same: int, slower: int, streams: int) -> None:
+    """Run whole verdicts under a load until so many of each kind are there; a kill loses those in flight.
+
+    Verdicts that run at once are each other's load: with two streams one of the busy cores is the other verdict.
+    """
     path = home / "live.jsonl"
     artifacts = gate_traces.models(home, ["same", *LIVE_SLOWER])
     done = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
@@ -187,34 +193,46 @@ def live(home: Path, load: int, same: int, slower: int) -> None:
     for index in range(slower - (len(done) - equal)):
         todo.append(LIVE_SLOWER[index % len(LIVE_SLOWER)])
     random.shuffle(todo)
-    with gate_traces.busy(load), path.open("a") as stream, (home / gate_traces.RECORDED).open("a") as traces:
-        for number, scenario in enumerate(todo, start=1):
-            duel = Duel(
-                scenario,
-                artifacts["same"],
-                artifacts[scenario],
-                Setting(budget_s=BUDGET_S, seed=random.getrandbits(20)),
-                Rules(),
-            )
-            if run([duel], lambda text: None, gate_traces.keeping(traces, scenario, load)):
-                return
-            found = duel.verdict()
-            entry = {
-                "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
-                "load": load,
-                "scenario": scenario,
-                "outcome": found.outcome,
-                "rounds": found.rounds,
-                "lost": found.lost_rounds,
-                "seconds": found.seconds,
-                "log_ratios": [[round(v, 6) for v in pair] for pair in found.round_ratios],
-            }
-            stream.write(json.dumps(entry) + "\n")
-            stream.flush()
-            print(
-                f"load {load}, {number}/{len(todo)}: {scenario} {found.outcome}, {found.rounds} rounds",
-                flush=True,
-            )
+    all_done = threading.Barrier(streams)
+
+    def stream() -> None:
+        with path.open("a") as verdicts, (home / gate_traces.RECORDED).open("a") as traces:
+            while todo:
+                scenario = todo.pop()
+                sides = artifacts["same"], artifacts[scenario]
+                duel = Duel(scenario, *sides, Setting(budget_s=BUDGET_S, seed=random.getrandbits(20)), Rules())
+                run([duel], lambda text: None, gate_traces.keeping(traces, scenario, load))
+                verdicts.write(json.dumps(_entry(duel, load, streams)) + "\n")
+                verdicts.flush()
+                print(f"load {load}, {len(todo)} to go: {scenario} {duel.verdict().outcome}", flush=True)
+        # Whoever ends first stays the other's load.
+        with gate_traces.busy(1 if streams > 1 else 0):
+            all_done.wait()
+
+    with gate_traces.busy(load - streams + 1), ThreadPoolExecutor(streams) as pool:
+        try:
+            for one in [pool.submit(stream) for _ in range(streams)]:
+                one.result()
+        except BaseException:
+            todo.clear()
+            all_done.abort()
+            process.end_all()
+            raise
+
+
+def _entry(duel: Duel, load: int, streams: int) -> dict[str, object]:
+    found = duel.verdict()
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
+        "load": load,
+        "streams": streams,
+        "scenario": duel.name,
+        "outcome": found.outcome,
+        "rounds": found.rounds,
+        "lost": found.lost_rounds,
+        "seconds": found.seconds,
+        "log_ratios": [[round(v, 6) for v in pair] for pair in found.round_ratios],
+    }
 
 
 def tally(home: Path) -> None:
@@ -250,9 +268,12 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--same", type=int, default=67)
     parser.add_argument("--slower", type=int, default=14)
+    parser.add_argument("--streams", type=int, default=1, help="live: verdicts at once, of --load 1 or 2")
     parser.add_argument("--quantile", type=float, default=0.5)
     parser.add_argument("--no-rules", action="store_true", help="replay: leave the known rules out (they take minutes)")
     asked = parser.parse_args()
+    if asked.streams - 1 > asked.load:
+        parser.error(f"{asked.streams} streams are a load of {asked.streams - 1} already")
     asked.home.mkdir(parents=True, exist_ok=True)
     commands = {
         "series": series,
@@ -260,7 +281,7 @@ def main() -> None:
         "pack": lambda: gate_traces.pack(asked.home),
         "tune": tune,
         "replay": lambda: replay(asked.quantile, not asked.no_rules),
-        "live": lambda: live(asked.home, asked.load, asked.same, asked.slower),
+        "live": lambda: live(asked.home, asked.load, asked.same, asked.slower, asked.streams),
         "tally": lambda: tally(asked.home),
     }
     commands[asked.command]()

@@ -157,8 +157,8 @@ def darkest_of(count: int, resolution: tuple[int, int]) -> float:
 EDITS: dict[str, Callable[[], Callable[[Any], None]]] = {
     "same": lambda: lambda model: None,
     "layer_3": lambda: added_layers(9),
-    "fusion_5": lambda: lost_fusion(12),
-    "kernel_10": lambda: heavier_kernel(10, 4),
+    "fusion_5": lambda: lost_fusion(23),
+    "kernel_10": lambda: heavier_kernel(8, 4),
     "layer_20": lambda: added_layers(63),
     "stall_10": lambda: stall(darkest_of(5, (224, 224)), 44),
 }
