@@ -21,6 +21,7 @@ import random
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,9 @@ BUDGET_S = 60.0
 SERIES_ROUNDS = 24
 BLOCK = 4
 """Replays draw blocks of so many neighboring rounds, so that what lasts longer than a round stays together."""
+
+SLOWER = (0.03, 0.05, 0.1, 0.2)
+"""Put on rounds of equal sides: of the edited models there are dozens of rounds, of equal sides many hundreds."""
 
 LIVE_SLOWER = ("fusion_5", "kernel_10", "layer_20", "stall_10")
 
@@ -82,12 +86,42 @@ def series() -> None:
     print(tabulate(rows, headers=("noise", "truth", *OUTCOMES, "median rounds"), disable_numparse=True))
 
 
-def _drawn(pool: list[gate_traces.Trace], rng: np.random.Generator) -> np.ndarray:
-    """Return indices (REPLAYS, rounds) of runs drawn from a pool: blocks of neighbors, from random places."""
-    seconds = float(np.mean([trace.seconds for trace in pool]))
-    rounds = int(BUDGET_S / seconds * 1.5) + BLOCK
-    starts = rng.integers(0, max(1, len(pool) - BLOCK + 1), (REPLAYS, -(-rounds // BLOCK)))
-    return (starts[..., None] + np.arange(BLOCK)).reshape(REPLAYS, -1)[:, :rounds] % len(pool)
+@dataclass(frozen=True)
+class Replays:
+    """Runs drawn from a pool of recorded rounds, and how the gate ended each: shape (replays,), or (replays, rounds).
+
+    ``over`` is the round in which the budget ran out, ``final`` the index into `OUTCOMES`, ``seconds`` until then.
+    """
+
+    index: np.ndarray
+    over: np.ndarray
+    typical: np.ndarray
+    tail: np.ndarray
+    final: np.ndarray
+    seconds: np.ndarray
+
+
+def replayed(
+    pool: list[gate_traces.Trace], quantile: float = 0.5, replays: int = REPLAYS, slower: float = 0.0
+) -> Replays:
+    """Run the gate over blocks of neighboring rounds from random places of a pool; the same pool gives the same runs.
+
+    ``slower`` makes every latency of B longer by that share: known truth on recorded noise.
+    """
+    length = np.array([trace.seconds for trace in pool])
+    rounds = int(BUDGET_S / length.mean() * 1.5) + BLOCK
+    rng = np.random.default_rng(pool[0].load)
+    starts = rng.integers(0, max(1, len(pool) - BLOCK + 1), (replays, -(-rounds // BLOCK)))
+    index = (starts[..., None] + np.arange(BLOCK)).reshape(replays, -1)[:, :rounds] % len(pool)
+    found = [trace.evidence(quantile) for trace in pool]
+    typical, tail = (np.array([getattr(one, key) for one in found]) + math.log1p(slower) for key in ("typical", "tail"))
+    clock = np.cumsum(length[index], axis=1)
+    codes, settled = outcomes(typical[index], tail[index], Rules())
+    # A round that begins within the budget is finished; none begins after it.
+    over = np.argmax(clock >= BUDGET_S, axis=1)
+    settled |= np.arange(clock.shape[1]) >= over[:, None]
+    final, last = _stopped(codes, settled)
+    return Replays(index, over, typical, tail, final, clock[np.arange(replays), last])
 
 
 def replay(quantile: float, rules_too: bool) -> None:
@@ -97,25 +131,19 @@ def replay(quantile: float, rules_too: bool) -> None:
     print(json.dumps(about))
     rows, others = [], []
     for load in sorted({trace.load for trace in held}):
-        for scenario in gate_traces.WANTED:
+        for scenario, slower in [*((name, 0.0) for name in gate_traces.WANTED), *(("same", one) for one in SLOWER)]:
             pool = [trace for trace in held if (trace.load, trace.scenario) == (load, scenario)]
             if len(pool) < 2 * BLOCK:
                 continue
-            found = [trace.evidence(quantile) for trace in pool]
-            typical, tail = (np.array([getattr(one, name) for one in found]) for name in ("typical", "tail"))
-            index = _drawn(pool, np.random.default_rng(load))
-            clock = np.cumsum(np.array([trace.seconds for trace in pool])[index], axis=1)
-            codes, settled = outcomes(typical[index], tail[index], Rules())
-            # A round that begins within the budget is finished; none begins after it.
-            over = np.argmax(clock >= BUDGET_S, axis=1)
-            settled |= np.arange(clock.shape[1]) >= over[:, None]
-            final, last = _stopped(codes, settled)
-            spent = clock[np.arange(REPLAYS), last]
-            truth = f"{100 * math.expm1(np.median(typical)):+.1f} / {100 * math.expm1(np.median(tail)):+.1f} %"
-            sd = f"{_spread(typical - np.median(typical)):.2f} / {_spread(tail - np.median(tail)):.2f}"
-            rows.append([load, scenario, len(pool), truth, sd, *_shares(final), f"{np.median(spent):.1f} s"])
-            if rules_too:
-                others += _others(load, scenario, pool, index, over)
+            runs = replayed(pool, quantile, slower=slower)
+            middles = np.median(runs.typical), np.median(runs.tail)
+            truth = " / ".join(f"{100 * math.expm1(middle):+.1f}" for middle in middles) + " %"
+            sd = f"{_spread(runs.typical - middles[0]):.2f} / {_spread(runs.tail - middles[1]):.2f}"
+            took = f"{np.median(runs.seconds):.1f} s"
+            name = f"{scenario}, B x {1 + slower:g}" if slower else scenario
+            rows.append([load, name, len(pool), truth, sd, *_shares(runs.final), took])
+            if rules_too and not slower:
+                others += _others(load, scenario, pool, runs.index, runs.over)
     header = ("busy cores", "scenario", "rounds", "median typical / tail", "spread %", *OUTCOMES, "median time")
     print(f"this gate: {REPLAYS} replays a cell, {BUDGET_S:g} s each; percent")
     print(tabulate(rows, headers=header, disable_numparse=True))

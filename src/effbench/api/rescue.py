@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from effbench.api import stage
+from effbench.api.source import code_hashes
 from effbench.api.stage import WORKER, Limits, Notify
-from effbench.codec import from_json
+from effbench.codec import fingerprint, from_json
 from effbench.deploy import bundle
 from effbench.deploy.numerics import NumericsReport
 from effbench.schema import Artifact
@@ -15,13 +16,13 @@ PICTURES = 3
 """Pictures that the search runs over; each is run some dozens of times."""
 LARGEST_SHARE_PCT = 5.0
 """Of the operators; with more in fp32 it is no half-precision artifact any more."""
-PROPOSED = "proposed_fp32_islands"
+PROPOSED = "fp32_island_search"
 
 
 def islands(full: Artifact, half: Artifact, home: Path, limits: Limits, notify: Notify) -> tuple[str, ...]:
     """Return the fp32 islands that `effbench numerics` proposes for a graph; none where nothing is to blame.
 
-    The answer is kept in the manifest of the half-precision graph, so that the search is made once.
+    The answer is kept in the manifest of the half-precision graph, so that the same code searches once.
 
     Args:
         full: The graph in fp32.
@@ -33,13 +34,14 @@ def islands(full: Artifact, half: Artifact, home: Path, limits: Limits, notify: 
     Raises:
         EffbenchError: The search ran out of time or memory, or an operator has no simulation.
     """
+    code = fingerprint(code_hashes("effbench.deploy.numerics"))
     known = half.placement.get(PROPOSED)
-    if known is None:
+    if known is None or known["code"] != code:
         notify(f"{half.name} misses its limit; look for the operators to blame")
         job = {"op": "numerics", "graph": str(full.folder), "precision": "fp16", "pictures": "", "count": PICTURES}
         (answer,) = stage.run(WORKER, job, limits, home, full.name)
         report = from_json(NumericsReport, answer["report"], "the child's answer")
         few = report.island_share_pct <= LARGEST_SHARE_PCT
-        known = list(report.islands) if few else []
+        known = {"code": code, "islands": list(report.islands) if few else []}
         bundle.annotate(half, placement={**half.placement, PROPOSED: known})
-    return tuple(known)
+    return tuple(known["islands"])
