@@ -39,7 +39,7 @@ REPLAYS = 2000
 RULE_REPLAYS = 500
 """Of the known rules: pooled samples and a bootstrap take their time."""
 BUDGET_S = 60.0
-SERIES_ROUNDS = 24
+SERIES_ROUNDS = 28
 BLOCK = 4
 """Replays draw blocks of so many neighboring rounds, so that what lasts longer than a round stays together."""
 
@@ -102,14 +102,18 @@ class Replays:
 
 
 def replayed(
-    pool: list[gate_traces.Trace], quantile: float = 0.5, replays: int = REPLAYS, slower: float = 0.0
+    pool: list[gate_traces.Trace],
+    quantile: float = 0.5,
+    replays: int = REPLAYS,
+    slower: float = 0.0,
+    budget_s: float = BUDGET_S,
 ) -> Replays:
     """Run the gate over blocks of neighboring rounds from random places of a pool; the same pool gives the same runs.
 
     ``slower`` makes every latency of B longer by that share: known truth on recorded noise.
     """
     length = np.array([trace.seconds for trace in pool])
-    rounds = int(BUDGET_S / length.mean() * 1.5) + BLOCK
+    rounds = int(budget_s / length.mean() * 1.5) + BLOCK
     rng = np.random.default_rng(pool[0].load)
     starts = rng.integers(0, max(1, len(pool) - BLOCK + 1), (replays, -(-rounds // BLOCK)))
     index = (starts[..., None] + np.arange(BLOCK)).reshape(replays, -1)[:, :rounds] % len(pool)
@@ -118,13 +122,13 @@ def replayed(
     clock = np.cumsum(length[index], axis=1)
     codes, settled = outcomes(typical[index], tail[index], Rules())
     # A round that begins within the budget is finished; none begins after it.
-    over = np.argmax(clock >= BUDGET_S, axis=1)
+    over = np.argmax(clock >= budget_s, axis=1)
     settled |= np.arange(clock.shape[1]) >= over[:, None]
     final, last = _stopped(codes, settled)
     return Replays(index, over, typical, tail, final, clock[np.arange(replays), last])
 
 
-def replay(quantile: float, rules_too: bool) -> None:
+def replay(quantile: float, rules_too: bool, budget_s: float) -> None:
     """Print how the gate and the known rules do on the held-out half of the recorded traces."""
     about, traces = gate_traces.read()
     _, held = gate_traces.halves(traces)
@@ -135,7 +139,7 @@ def replay(quantile: float, rules_too: bool) -> None:
             pool = [trace for trace in held if (trace.load, trace.scenario) == (load, scenario)]
             if len(pool) < 2 * BLOCK:
                 continue
-            runs = replayed(pool, quantile, slower=slower)
+            runs = replayed(pool, quantile, slower=slower, budget_s=budget_s)
             middles = np.median(runs.typical), np.median(runs.tail)
             truth = " / ".join(f"{100 * math.expm1(middle):+.1f}" for middle in middles) + " %"
             sd = f"{_spread(runs.typical - middles[0]):.2f} / {_spread(runs.tail - middles[1]):.2f}"
@@ -145,7 +149,7 @@ def replay(quantile: float, rules_too: bool) -> None:
             if rules_too and not slower:
                 others += _others(load, scenario, pool, runs.index, runs.over)
     header = ("busy cores", "scenario", "rounds", "median typical / tail", "spread %", *OUTCOMES, "median time")
-    print(f"this gate: {REPLAYS} replays a cell, {BUDGET_S:g} s each; percent")
+    print(f"this gate: {REPLAYS} replays a cell, {budget_s:g} s each; percent")
     print(tabulate(rows, headers=header, disable_numparse=True))
     if others:
         print(f"known rules, {RULE_REPLAYS} replays, percent called slower (and faster)")
@@ -298,6 +302,7 @@ def main() -> None:
     parser.add_argument("--slower", type=int, default=14)
     parser.add_argument("--streams", type=int, default=1, help="live: verdicts at once, of --load 1 or 2")
     parser.add_argument("--quantile", type=float, default=0.5)
+    parser.add_argument("--budget", type=float, default=BUDGET_S, help="replay: seconds a verdict")
     parser.add_argument("--no-rules", action="store_true", help="replay: leave the known rules out (they take minutes)")
     asked = parser.parse_args()
     if asked.streams - 1 > asked.load:
@@ -308,7 +313,7 @@ def main() -> None:
         "record": lambda: gate_traces.record(asked.home, asked.load, asked.minutes),
         "pack": lambda: gate_traces.pack(asked.home),
         "tune": tune,
-        "replay": lambda: replay(asked.quantile, not asked.no_rules),
+        "replay": lambda: replay(asked.quantile, not asked.no_rules, asked.budget),
         "live": lambda: live(asked.home, asked.load, asked.same, asked.slower, asked.streams),
         "tally": lambda: tally(asked.home),
     }

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from effbench.profiles.paired import tail
+from effbench.profiles.paired import MIN_PAIRS, tail
 
 Floats = npt.NDArray[np.float64]
 
-PAIRS = 15
+PAIRS = MIN_PAIRS
 LAYOUT = 0.005
 """Two loads of one model differ by about half a percent."""
 
