@@ -20,9 +20,11 @@ import math
 import random
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tabulate import tabulate
@@ -30,6 +32,7 @@ from tabulate import tabulate
 import gate_traces
 from effbench import process
 from effbench.api.duel import Duel, Setting, run
+from effbench.profiles.paired import PairedRound
 from effbench.proportions import wilson
 from effbench.sequential import OUTCOMES, Rules, outcomes
 from gate_rules import RULES
@@ -226,6 +229,7 @@ def live(home: Path, load: int, same: int, slower: int, streams: int) -> None:
         todo.append(LIVE_SLOWER[index % len(LIVE_SLOWER)])
     random.shuffle(todo)
     all_done = threading.Barrier(streams)
+    stopped = threading.Event()
 
     def stream() -> None:
         with path.open("a") as verdicts, (home / gate_traces.RECORDED).open("a") as traces:
@@ -233,7 +237,16 @@ def live(home: Path, load: int, same: int, slower: int, streams: int) -> None:
                 scenario = todo.pop()
                 sides = artifacts["same"], artifacts[scenario]
                 duel = Duel(scenario, *sides, Setting(budget_s=BUDGET_S, seed=random.getrandbits(20)), Rules())
-                run([duel], lambda text: None, gate_traces.keeping(traces, scenario, load))
+                keep = gate_traces.keeping(traces, scenario, load)
+
+                def measure(*asked: Any, keep: Callable[..., PairedRound] = keep) -> PairedRound:
+                    # A thread gets no Ctrl-C of its own.
+                    if stopped.is_set():
+                        raise KeyboardInterrupt
+                    return keep(*asked)
+
+                if run([duel], lambda text: None, measure):
+                    return
                 verdicts.write(json.dumps(_entry(duel, load, streams)) + "\n")
                 verdicts.flush()
                 print(f"load {load}, {len(todo)} to go: {scenario} {duel.verdict().outcome}", flush=True)
@@ -246,7 +259,7 @@ def live(home: Path, load: int, same: int, slower: int, streams: int) -> None:
             for one in [pool.submit(stream) for _ in range(streams)]:
                 one.result()
         except BaseException:
-            todo.clear()
+            stopped.set()
             all_done.abort()
             process.end_all()
             raise
