@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effbench.data.scenes import KINDS, scene
 from effbench.deploy import fidelity
 from effbench.errors import DataError
 from effbench.schema import Fidelity, Preprocessing, TensorSpec
@@ -150,13 +151,11 @@ def test_pictures_are_pictures(size: tuple[int, int], channels: int) -> None:
     assert np.array_equal(found, fidelity.pictures(10, channels, size))
 
 
-def test_natural_pictures_have_a_natural_spectrum() -> None:
-    power = np.zeros(64)
-    for picture in fidelity.pictures(6, 3, (128, 128))[:, 0].astype(float):
-        spectrum = np.abs(np.fft.fft2(picture - picture.mean())) ** 2
-        power += np.array([spectrum[k, 0] + spectrum[0, k] for k in range(64)])
-    slope = np.polyfit(np.log(np.arange(2, 40)), np.log(power[2:40]), 1)[0]
-    assert -2.7 < slope < -1.3  # power falls as 1 / f**2
+def test_natural_pictures_are_of_six_kinds_and_so_are_further_ones() -> None:
+    found = fidelity.pictures(fidelity.NATURAL + 3 + len(KINDS), 3, (64, 64))
+    for index in (*range(fidelity.NATURAL), *range(fidelity.NATURAL + 3, len(found))):
+        assert np.array_equal(found[index], scene(3, (64, 64), index, KINDS[index % len(KINDS)]))
+    assert fidelity.NATURAL == len(KINDS)
 
 
 def test_a_batch_is_filled_with_whole_batches() -> None:

@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from effbench.models.initialise import Watchers
+from effbench.models.initialise import SCENES_ALONE, Watchers
 from effbench.models.layers import ConvNorm, ConvUnit, FeedForward, Network, Residual, position_encoding
 from effbench.models.mixers.windows import Windowed
 from effbench.schema import Backbone
@@ -67,6 +67,7 @@ class SHMA(nn.Module):
     def untrained(self) -> Watchers:
         """Sharpen attention and quieten the gate, so that where a position looks decides what it gets."""
         for norm in (self.query.norm, self.key.norm):
+            setattr(norm, SCENES_ALONE, True)
             nn.init.constant_(norm.weight, self.sharpness)
         nn.init.constant_(self.value.norm.weight, 3.0)
         nn.init.constant_(self.gate.norm.weight, 0.5)

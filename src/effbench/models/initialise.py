@@ -17,6 +17,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+SCENES_ALONE = "scenes_alone"
+"""A norm with this attribute takes its statistics without the noise: what it feeds decides where a mixer looks."""
+
 Watchers = Mapping[nn.Module, Callable[[Tensor], None]]
 
 SIDE = 160
@@ -51,7 +54,8 @@ def initialise(model: nn.Module, seed: int) -> None:
     with _one_thread(), _hooks(model, watchers), torch.no_grad():
         # A model that is built for one size of picture says so.
         side = int(getattr(model, "untrained_side", SIDE))
-        model(torch.from_numpy(pictures(generator, PICTURES, side)))
+        seen = np.concatenate([pictures(generator, PICTURES, side), noise(generator, side)])
+        model(torch.from_numpy(seen))
     model.float().train(training)
 
 
@@ -73,6 +77,15 @@ def pictures(generator: np.random.Generator, count: int, side: int, channels: in
     brightness = generator.standard_normal((count, channels, 1, 1)) * 0.5
     picture = picture / picture.std() + brightness
     return np.asarray((picture - picture.mean()) / picture.std())
+
+
+def noise(generator: np.random.Generator, side: int, channels: int = 3) -> npt.NDArray[np.float64]:
+    """Return one picture of noise of full contrast, shape (1, channels, side, side), normalized as photographs are.
+
+    Statistics without it leave a network that amplifies what varies from pixel to pixel, and the rounding errors of
+    half precision with it; trained networks do not.
+    """
+    return np.asarray((generator.integers(0, 256, (1, channels, side, side)) / 255 - 0.45) / 0.225)
 
 
 def on_grid(values: Tensor, bits: int = 3) -> Tensor:
@@ -122,7 +135,7 @@ def _hooks(model: nn.Module, watchers: Watchers) -> Iterator[None]:
 
 def _calibrate(module: nn.Module, inputs: tuple[Any, ...]) -> None:
     assert isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d))
-    mean, deviation = spread(inputs[0])
+    mean, deviation = spread(inputs[0][:PICTURES] if getattr(module, SCENES_ALONE, False) else inputs[0])
     assert module.running_mean is not None
     assert module.running_var is not None
     module.running_mean.copy_(mean)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from effbench.errors import UsageError
 from effbench.models.iformer import SIZES, hybrid
-from effbench.models.initialise import Watchers, spread
+from effbench.models.initialise import SCENES_ALONE, Watchers, spread
 from effbench.models.layers import ConvNorm, ConvUnit, Network, Residual
 from effbench.schema import Backbone
 
@@ -185,6 +185,8 @@ class RGMA(nn.Module):
 
     def untrained(self) -> Watchers:
         """Make queries and keys selective, and set the local path against the attention term."""
+        for norm in (self.query.norm, self.key.norm):
+            setattr(norm, SCENES_ALONE, True)
         width = len(self.query.norm.bias)
         threshold = NormalDist().inv_cdf(AT_WORK / width)
         # Quiet queries meet the guard of the normaliser softly where hardly one of them is at work.
