@@ -113,6 +113,7 @@ def hybrid(
     in_channels: int = 3,
     classes: int = 1000,
     windowed: int = 0,
+    gain: float = 1.0,
 ) -> Network:
     """Build a network with iFormer's stages.
 
@@ -123,6 +124,7 @@ def hybrid(
         in_channels: Channels of the picture.
         classes: Number of classes.
         windowed: How many attention units of stage 3, from the first, work in windows of 16 x 16 positions.
+        gain: Share of the stream that a mixer writes at most where no training set it.
     """
 
     def convs(channels: int, count: int) -> list[nn.Module]:
@@ -131,9 +133,9 @@ def hybrid(
     def attentions(channels: int, width: int, count: int) -> list[nn.Module]:
         units: list[nn.Module] = []
         # Many mixers in a row would amplify rounding errors in a network that was never trained.
-        gain = min(1.0, 2 * count**-0.5)
+        share = min(gain, 2 * count**-0.5)
         for _ in range(count):
-            units += [position_encoding(channels), Residual(mixer(channels, width), gain)]
+            units += [position_encoding(channels), Residual(mixer(channels, width), share)]
             units.append(FeedForward(channels, size.attention_expansion * channels))
         return units
 
@@ -160,10 +162,19 @@ def _iformer(size: Size, in_channels: int, classes: int, windowed: int = 0) -> N
     def convolution(channels: int, hidden: int) -> list[nn.Module]:
         return [ConvUnit(channels, 7, hidden)]
 
-    # Beyond eight in a row, mixers as sharp as those of the smaller sizes amplify rounding errors beyond 1e-3 of the
-    # spread without training, in windows more than elsewhere; the outputs still depend on where they look.
-    sharpness = 1.1 if size.depths[3] <= 8 else 0.7 if windowed else 0.9
-    return hybrid(size, convolution, partial(SHMA, sharpness=sharpness), in_channels, classes, windowed)
+    sharpness, gain = _untrained(size.depths[3], bool(windowed))
+    return hybrid(size, convolution, partial(SHMA, sharpness=sharpness), in_channels, classes, windowed, gain)
+
+
+def _untrained(mixers: int, windowed: bool) -> tuple[float, float]:
+    """Return how sharp untrained attention is and the share of the stream that it writes, for so many in a row.
+
+    The outputs then depend on where mixers look, by a tenth and more, and rounding errors are amplified the least: to
+    1e-3 of the spread in single precision beyond eight in a row, in windows more than elsewhere, and to 0.02 in half.
+    """
+    if mixers > 8:
+        return (0.7, 1.0) if windowed else (0.9, 1.0)
+    return (1.65 if mixers <= 3 else 1.45 if mixers == 4 else 1.2), 0.3
 
 
 def iformer_t(in_channels: int = 3, classes: int = 1000) -> Network:
