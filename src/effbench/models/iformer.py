@@ -170,7 +170,7 @@ def _untrained(mixers: int, windowed: bool) -> tuple[float, float]:
     """Return how sharp untrained attention is and the share of the stream that it writes, for so many in a row.
 
     The outputs then depend on where mixers look, by a tenth and more, and rounding errors are amplified the least: to
-    1e-3 of the spread in single precision beyond eight in a row, in windows more than elsewhere, and to 0.02 in half.
+    1e-3 of the spread in single precision beyond eight in a row, in windows more than elsewhere.
     """
     if mixers > 8:
         return (0.7, 1.0) if windowed else (0.9, 1.0)
