@@ -166,3 +166,32 @@ def test_regla_in_fp16_is_parsed_by_tensorrt_rtx(regla: onnx.ModelProto) -> None
     onnx_parser = trt.OnnxParser(network, trt.Logger(trt.Logger.ERROR))
     parsed = onnx_parser.parse(to_fp16(regla, islands=[regla.graph.node[5].output[0]]).SerializeToString())
     assert parsed, [str(onnx_parser.get_error(i)) for i in range(onnx_parser.num_errors)]
+
+
+def squeeze(opset: int, rows: int, kind: str) -> onnx.ModelProto:
+    """Return a graph that takes one mean over all rows and columns of a map."""
+    node = {
+        "attribute": "ReduceMean <axes = [2, -1], keepdims = 0> (image)",
+        "input": "ReduceMean <keepdims = 0> (image, axes)",
+        "pool": "GlobalAveragePool (image)",
+    }[kind]
+    rank = "[1, 3, 1, 1]" if kind == "pool" else "[1, 3]"
+    axes = "<int64[2] axes = {2, 3}>" if kind == "input" else ""
+    text = f"""<ir_version: 8, opset_import: ["" : {opset}]>
+        g (float[1, 3, {rows}, {rows}] image) => (float{rank} output) {axes} {{ [pool] output = {node} }}"""
+    return onnx_file.infer_shapes(parser.parse_model(text), "the example")
+
+
+@pytest.mark.parametrize(("opset", "kind"), [(13, "attribute"), (18, "input"), (20, "input"), (20, "pool")])
+def test_a_long_mean_is_taken_over_columns_and_then_rows(opset: int, kind: str) -> None:
+    image = np.random.default_rng(0).uniform(0, 12, (1, 3, 112, 112)).astype(np.float32)
+    want = image.astype(np.float64).mean(axis=(2, 3))
+    model = to_fp16(squeeze(opset, 112, kind))
+    means = [node.op_type for node in model.graph.node if node.op_type != "Cast"]
+    assert means == ["ReduceMean", "GlobalAveragePool" if kind == "pool" else "ReduceMean"]
+    (found,) = Interpreter(model).run({"image": image}, "half-acc16").values()
+    assert np.abs(found.reshape(1, 3) - want).max() < 0.02
+    # In one sum it would overflow: 12,544 values of 6 on average.
+    whole = to_fp16(squeeze(opset, 112, kind), ["pool"])
+    assert [node.op_type for node in whole.graph.node if node.op_type != "Cast"] == means[1:]
+    assert len([n for n in to_fp16(squeeze(opset, 16, kind)).graph.node if n.op_type != "Cast"]) == 1

@@ -164,6 +164,46 @@ def test_initialisation_keeps_mode_and_precision_and_leaves_no_hooks() -> None:
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
+class Plain(nn.Module):
+    """Five convolutions with depthwise ones between them, as nobody's mixer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv2d(3, 32, 3, 2, 1), nn.BatchNorm2d(32), nn.ReLU()]
+        for _ in range(8):
+            layers += [nn.Conv2d(32, 32, 3, 1, 1, groups=32), nn.BatchNorm2d(32), nn.ReLU()]
+            layers += [nn.Conv2d(32, 32, 1), nn.BatchNorm2d(32), nn.ReLU()]
+        self.features = nn.Sequential(*layers)
+        self.norm = nn.BatchNorm1d(32)
+        self.classifier = nn.Linear(32, 100)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.norm(self.features(x).mean(dim=(2, 3))))
+
+
+def amplified(model: nn.Module) -> float:
+    """Return how far a disturbance of every pixel moves the outputs, as a share of their spread."""
+    x = probes(96)
+    disturbance = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)) * 1e-3
+    with torch.no_grad():
+        return moved(model(x), model(x + disturbance)) / 1e-3
+
+
+def test_a_network_without_mixers_amplifies_no_more_than_it_tells_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    initialise(ours := Plain().eval(), 0)
+    monkeypatch.setattr("effbench.models.initialise.SHIFT", 0.0)
+    monkeypatch.setattr("effbench.models.initialise._tell_apart", lambda *of: None)
+    initialise(drawn := Plain().eval(), 0)
+    assert amplified(ours) < amplified(drawn) / 2
+    assert all((norm.bias == 1).all() for norm in ours.features if isinstance(norm, nn.BatchNorm2d))
+    assert (ours.norm.bias == 0).all()
+
+
+def test_a_network_with_mixers_keeps_what_its_modules_set() -> None:
+    initialise(model := regla_t(), 0)
+    assert not any((m.bias == 1).all() for m in model.modules() if isinstance(m, nn.BatchNorm2d))
+
+
 def test_grid_removes_noise_in_the_last_place() -> None:
     values = torch.tensor([1.03, -3.3, 0.007, 0.0], dtype=torch.float64)
     assert on_grid(values).tolist() == on_grid(values * (1 + 1e-12)).tolist()

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 SYNTHETIC = "synthetic"
-PICTURES = 64
-"""At most this many pictures are used, spread evenly over the sorted names."""
+PICTURES = 96
+"""At most this many pictures are used, spread evenly over the sorted names; as many synthetic ones are made."""
 _FIRST_SEED = 1000  # far from the seeds of the pictures that fidelity is checked with
 
 
@@ -67,7 +67,7 @@ def load_calibration(
             "--calibration synthetic is good for latency only.",
         )
     if str(folder) == SYNTHETIC:
-        seeds = range(_FIRST_SEED, _FIRST_SEED + 3 * fidelity.NATURAL, fidelity.NATURAL)
+        seeds = range(_FIRST_SEED, _FIRST_SEED + PICTURES, fidelity.NATURAL)
         images = np.concatenate([fidelity.pictures(fidelity.NATURAL, channels, resolution, seed) for seed in seeds])
         return Calibration(images, _sha256(images), latency_only=True)
     files = _picture_files(Path(folder))

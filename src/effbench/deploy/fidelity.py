@@ -2,7 +2,9 @@
 
 Errors are relative to the *spread*: the root mean square of the reference outputs after their mean over the natural
 pictures is taken off. A constant that every picture shares says nothing about the model, and an untrained network's
-logits are mostly that constant; relative to the spread, a broken mixer, weight or layout cannot hide behind it.
+logits are mostly that constant; relative to the spread, a broken mixer, weight or layout cannot hide behind it. Black,
+white and noise can take outputs several spreads away, and rounding errors with them: their errors are relative to their
+own distance from that mean where it is larger.
 """
 
 from __future__ import annotations
@@ -133,8 +135,11 @@ def _compare_one(want: Array, have: Array) -> dict[str, float]:
     want, have = (np.asarray(array, np.float64).reshape(len(array), -1) for array in (want, have))
     center = want[:NATURAL].mean(axis=0)
     spread = float(np.sqrt(np.mean((want[:NATURAL] - center) ** 2)))
-    error = np.abs(have - want) / max(spread, 1e-30)
     left, right = want - center, have - center
+    scale = np.full((len(want), 1), spread)
+    # A picture that takes the outputs many spreads away is held to its own way there.
+    scale[NATURAL:] = np.maximum(spread, np.sqrt(np.mean(left[NATURAL:] ** 2, axis=1, keepdims=True)))
+    error = np.abs(have - want) / np.maximum(scale, 1e-30)
     norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
     cosine = (left * right).sum(axis=1) / np.maximum(norms, 1e-30)
     return {

@@ -96,8 +96,9 @@ def _nncf(model: ModelProto, batches: Sequence[Mapping[str, Array]]) -> ModelPro
                 advanced_parameters=AdvancedQuantizationParameters(
                     overflow_fix=OverflowFix.ENABLE,  # see HALF_RANGE
                     activations_quantization_params=symmetric,
-                    # NNCF's own choice averages the extremes of pictures, and clips those of more contrast than most.
-                    activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
+                    # Averaged extremes, NNCF's default, clip pictures of more contrast than most; the extremes of all
+                    # waste levels on one pixel. The range of least error over all values measured best.
+                    activations_range_estimator_params=RangeEstimatorParametersSet.HISTOGRAM,
                 ),
             )
         except (RuntimeError, ValueError, KeyError) as error:

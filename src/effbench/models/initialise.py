@@ -4,6 +4,11 @@ With ordinary initialisation, replacing a linear attention by its spatial mean m
 spread between pictures, and a fidelity check passes on a broken mixer. So the weights are drawn, and then one pass over
 synthetic pictures sets the statistics of every BatchNorm to what reaches it (after LSUV, arXiv:1511.06422). A module
 with a method ``untrained`` sets its own gains and biases first, and may watch tensors during that pass.
+
+A network without such a module has no mixer to show. Drawn as it is, it would amplify rounding errors as no trained
+network does: BatchNorms in front of activations make each layer blow up small differences (Yang et al. 2019,
+arXiv:1902.08129), and its classifier reads mostly what all pictures share. So it is shifted towards where activations
+are linear, and its classifier reads what tells pictures apart as well.
 """
 
 from __future__ import annotations
@@ -25,6 +30,8 @@ Watchers = Mapping[nn.Module, Callable[[Tensor], None]]
 SIDE = 160
 """Side of the synthetic pictures in pixels: five cells at stride 32, so that deep mixers have positions to mix."""
 PICTURES = 4
+SHIFT = 1.0
+"""Bias of BatchNorms, in standard deviations, in a network without mixers: a ReLU then passes five in six values."""
 FEW = 64
 """Below this many values per channel a channel's own spread is chance, and the layer's is taken."""
 
@@ -49,13 +56,19 @@ def initialise(model: nn.Module, seed: int) -> None:
     for module in model.modules():
         if isinstance(module, Untrained):
             watchers.update(module.untrained())
+    plain = not any(isinstance(module, Untrained) for module in model.modules())
+    if plain:
+        _shift(model)
+    read: list[tuple[nn.Linear, Tensor]] = []
     training = model.training
     model.double().eval()
-    with _one_thread(), _hooks(model, watchers), torch.no_grad():
+    with _one_thread(), _hooks(model, watchers, read), torch.no_grad():
         # A model that is built for one size of picture says so.
         side = int(getattr(model, "untrained_side", SIDE))
         seen = np.concatenate([pictures(generator, PICTURES, side), noise(generator, side)])
         model(torch.from_numpy(seen))
+    for classifier, features in read[-1:] if plain else ():
+        _tell_apart(classifier, features, generator)
     model.float().train(training)
 
 
@@ -118,10 +131,36 @@ def _draw(model: nn.Module, generator: np.random.Generator) -> None:
                     module.bias.zero_()
 
 
+def _shift(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.constant_(module.bias, SHIFT)
+
+
+@torch.no_grad()
+def _tell_apart(classifier: nn.Linear, features: Tensor, generator: np.random.Generator) -> None:
+    """Add to a classifier's weights, as much again, random mixtures of the differences between pictures.
+
+    Args:
+        classifier: The last linear layer.
+        features: What it read in the pass, shape (pictures, ..., channels).
+        generator: Draws the shares; small integers, so that sums do not depend on their order.
+    """
+    rows = features.reshape(len(features), -1, features.shape[-1]).mean(dim=1)
+    difference = on_grid(rows - rows.mean(dim=0))
+    shares = generator.integers(-8, 9, (classifier.out_features, len(rows), 1))
+    mixture = (torch.from_numpy(shares) * difference).sum(dim=1)
+    size = mixture.square().mean().sqrt()
+    if size > 0:
+        classifier.weight += mixture * on_grid(classifier.weight.square().mean().sqrt() / size)
+
+
 @contextmanager
-def _hooks(model: nn.Module, watchers: Watchers) -> Iterator[None]:
+def _hooks(model: nn.Module, watchers: Watchers, read: list[tuple[nn.Linear, Tensor]]) -> Iterator[None]:
     handles = []
     for module in model.modules():
+        if isinstance(module, nn.Linear):
+            handles.append(module.register_forward_pre_hook(lambda layer, inputs: read.append((layer, inputs[0]))))
         if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
             handles.append(module.register_forward_pre_hook(_calibrate))
         if module in watchers:
