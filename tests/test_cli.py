@@ -51,6 +51,7 @@ def test_json_is_one_document_and_nothing_else(run: Run, command: str) -> None:
         (("export", "none.onnx"), 2, "no such file"),
         (("verify", "nothing"), 2, "Unknown artifact"),
         (("profile", "regal_m"), 2, "Did you mean regla_m"),
+        (("compare", "regla_t", "regal_m"), 2, "Did you mean regla_m"),
         (("profile", "--device", "iphone"), 2, "Unknown device"),
         (("profile", "--budget", "0"), 2, "no time to measure"),
         (("profile", "--threads", "0"), 2, "--threads 0"),

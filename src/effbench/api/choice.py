@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from effbench import deploy, models
+from effbench import deploy
 from effbench.api.export import at_hand, export
+from effbench.api.source import is_model
 from effbench.api.stage import Notify
 from effbench.api.verify import find_artifact
 from effbench.deploy import bundle
@@ -83,21 +84,13 @@ class Choice:
         artifacts: list[Artifact] = []
         cells: list[Cell] = []
         for name in names:
-            if self._is_model(name):
+            if is_model(name, bundle.artifacts(self.home)):
                 more, failed = self._export(name, self.sizes or [(224, 224)], self._targets())
                 artifacts += more
                 cells += failed
             else:
                 artifacts.append(find_artifact(name, self.home))
         return self._runnable(artifacts, cells)
-
-    def _is_model(self, name: str) -> bool:
-        if name.endswith(".onnx") or name in models.models() or (":" in name and not Path(name).exists()):
-            return True
-        exported = any(item.name.startswith(name) for item in bundle.artifacts(self.home))
-        if not exported and not Path(name).is_dir():
-            models.get(name)  # says which names there are
-        return False
 
     def _export_again(self, artifact: Artifact, size: tuple[int, int]) -> tuple[list[Artifact], list[Cell]]:
         subject = artifact.subject

@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from effbench import deploy, models
+from effbench import deploy
 from effbench.api import calibration
 from effbench.api.duel import Duel, Setting, on_device, run
 from effbench.api.export import Notify, export, find_artifact, silent
 from effbench.api.remote import Remote, device_of
+from effbench.api.source import is_model
 from effbench.deploy import bundle
 from effbench.errors import EffbenchError, UnavailableError, UsageError
 from effbench.schema import Artifact, parse_resolution, resolution_text
@@ -125,7 +126,8 @@ def choose(
     notify: Notify,
 ) -> list[Pair]:
     """Return the comparisons that two arguments mean, exporting what is no artifact yet."""
-    given = [None if is_source(name) else find_artifact(name, home) for name in (a, b)]
+    exists = bundle.artifacts(home)
+    given = [None if is_model(name, exists) else find_artifact(name, home) for name in (a, b)]
     model = next((item for item in given if item is not None), None)
     sizes = [parse_resolution(text) for text in resolutions] or [
         model.subject.resolution if model else (RESOLUTION,) * 2
@@ -142,12 +144,6 @@ def choose(
         if all(given):
             break
     return found
-
-
-def is_source(name: str) -> bool:
-    """Say whether an argument means a model to export, rather than an artifact that exists."""
-    path = Path(name)
-    return path.suffix == ".onnx" or name in models.models() or (":" in name and not path.exists())
 
 
 def exported(

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from effbench import models
 from effbench.api.accuracy import Suspicion
 from effbench.api.evaluation import Call, Result
 from effbench.api.export import Notify, at_hand, export, find_artifact, silent
 from effbench.api.remote import Remote, device_of
+from effbench.api.source import is_model
 from effbench.data import open_dataset
 from effbench.deploy import bundle
 from effbench.errors import DataError, EffbenchError, UnavailableError, UsageError
@@ -146,7 +146,7 @@ def _chosen(
     artifacts: list[Artifact] = []
     cells: list[Cell] = []
     for name in names:
-        if not _is_model(name, known):
+        if not is_model(name, known):
             artifacts.append(find_artifact(name, home))
             continue
         made = export(
@@ -162,14 +162,6 @@ def _chosen(
         artifacts += [bundle.load(Path(cell.artifact)) for cell in made if cell.status == "ok"]
         cells += [cell for cell in made if cell.status != "ok"]
     return artifacts, cells
-
-
-def _is_model(name: str, known: Iterable[Artifact]) -> bool:
-    if name.endswith(".onnx") or name in models.models() or (":" in name and not Path(name).exists()):
-        return True
-    if not Path(name).is_dir() and not any(item.name.startswith(name) for item in known):
-        models.get(name)  # says which names there are
-    return False
 
 
 def _cell(artifact: Artifact, error: EffbenchError) -> Cell:

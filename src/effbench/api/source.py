@@ -13,7 +13,7 @@ from effbench.codec import file_sha256
 from effbench.errors import DataError, UsageError
 from effbench.models.sources import imported_packages, source_files
 from effbench.models.weights import weights_of
-from effbench.schema import Backbone, Weights
+from effbench.schema import Artifact, Backbone, Weights
 
 TIMM, PRETRAINED = "timm/", "pretrained"
 """How a timm model is named, and the word in place of a file that asks for its trained weights."""
@@ -32,6 +32,22 @@ class Source:
     def name(self) -> str:
         """The name used in folders and tables."""
         return self.backbone.name
+
+
+def is_model(argument: str, exported: Iterable[Artifact]) -> bool:
+    """Tell whether an argument means a model to export, or one of the artifacts that exist.
+
+    Raises:
+        UsageError: It means neither; the names of models are listed.
+    """
+    path = Path(argument)
+    if path.suffix == ".onnx" or argument.startswith(TIMM) or (":" in argument and not path.exists()):
+        return True
+    if argument in models.models():
+        return True
+    if not path.is_dir() and not any(item.name.startswith(argument) for item in exported):
+        models.get(argument)
+    return False
 
 
 def resolve(argument: str, weights: str | None = None, seed: int = 0) -> Source:
