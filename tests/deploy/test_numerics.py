@@ -102,3 +102,11 @@ def test_one_picture_or_another_precision_is_refused() -> None:
         examine(graph("clean"), feeds()[:1])
     with pytest.raises(UsageError, match="int8"):
         examine(graph("clean"), feeds(), "int8")
+
+
+def test_a_long_mean_is_examined_as_it_is_written() -> None:
+    model = parser.parse_model("""<ir_version: 8, opset_import: ["" : 20]>
+        g (float[1, 3, 112, 112] image) => (float[1, 3, 1, 1] output) { [pool] output = GlobalAveragePool (image) }""")
+    picture = np.random.default_rng(0).uniform(0, 12, (1, 3, 112, 112)).astype(np.float32)
+    found = examine(model, [{"image": picture * share} for share in (1.0, 0.5, 0.2)])
+    assert (found.passed, found.islands, found.nodes) == (True, (), 2)

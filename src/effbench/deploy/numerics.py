@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from effbench.deploy import Array
-from effbench.deploy.precision import HALF_MAX
+from effbench.deploy.precision import COLUMNS, HALF_MAX, shorten_means
 from effbench.errors import UsageError
 from effbench.schema import finite
 
@@ -118,7 +118,7 @@ def examine(model: ModelProto, feeds: Sequence[Mapping[str, Array]], precision: 
         raise UsageError(f"Precision '{precision}' has no range to examine.", hint="numerics examines fp16.")
     if sum(len(next(iter(feed.values()))) for feed in feeds) < 2:
         raise UsageError("Numerics needs at least two pictures: errors are judged by the spread between them.")
-    experiment = search.Experiment(model, feeds)
+    experiment = search.Experiment(shorten_means(model), feeds)
     ranges = measure_ranges(experiment)
     chosen = search.find(experiment)
     errors = tuple(
@@ -132,7 +132,14 @@ def examine(model: ModelProto, feeds: Sequence[Mapping[str, Array]], precision: 
         pictures=len(feeds),
         passed=passed,
         findings=tuple(_findings(experiment, chosen, ranges)),
-        islands=tuple(experiment.name(i) for i in range(len(experiment.steps)) if experiment.name(i) in chosen),
+        # Half of a mean that was split for half precision stands for the whole, as the graph that was given has it.
+        islands=tuple(
+            dict.fromkeys(
+                name.removesuffix(COLUMNS)
+                for i in range(len(experiment.steps))
+                if (name := experiment.name(i)) in chosen
+            )
+        ),
         errors=errors,
         ranges=tuple(ranges.values()),
         notes=tuple(_notes(experiment, chosen, ranges, passed)),

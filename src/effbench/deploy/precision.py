@@ -87,13 +87,11 @@ class _Rewriter:
         import onnx
 
         self.onnx = onnx
-        self.model = onnx.ModelProto()
-        self.model.CopyFrom(onnx_file.infer_shapes(model, "the graph"))
+        self.model = shorten_means(model, islands)
         self.islands = islands
         self.opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
         self.half, self.single = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
         graph = self.model.graph
-        _shorten_means(self.model, islands, self.opset)
         values = [*graph.input, *graph.value_info, *graph.output]
         self.types: dict[str, int] = {v.name: v.type.tensor_type.elem_type for v in values}
         self.constants: dict[str, TensorProto] = {t.name: t for t in graph.initializer}
@@ -228,13 +226,24 @@ class _Rewriter:
         return name
 
 
-def _shorten_means(model: ModelProto, islands: Collection[str], opset: int) -> None:
-    """Put a mean over columns in front of each mean of more than `LONG_MEAN` positions, in place."""
+COLUMNS = "__columns"
+"""What a mean over columns is called after the mean that reads it."""
+
+
+def shorten_means(model: ModelProto, islands: Collection[str] = ()) -> ModelProto:
+    """Return a copy, shapes inferred, with a mean over columns in front of each mean over more than `LONG_MEAN`.
+
+    Args:
+        model: An fp32 graph.
+        islands: First outputs of nodes that compute in float32 and stay as they are.
+    """
     from onnx import helper, numpy_helper
 
+    model = onnx_file.infer_shapes(model, "the graph")
+    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
     known = onnx_file.shapes(model)
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    axis, nodes = "columns__axis", []
+    axis, nodes = f"axis{COLUMNS}", []
     for node in model.graph.node:
         shape = known.get(node.input[0], ()) if node.input else ()
         rows, columns = shape[2:] if len(shape) == 4 else (None, None)
@@ -242,7 +251,7 @@ def _shorten_means(model: ModelProto, islands: Collection[str], opset: int) -> N
             shorter = helper.make_node(
                 "ReduceMean",
                 [node.input[0]] if opset < 18 else [node.input[0], axis],  # where the standard moved it
-                [f"{node.output[0]}__columns"],
+                [f"{node.output[0]}{COLUMNS}"],
                 name=f"{node.name or node.output[0]}/columns",
                 axes=[3] if opset < 18 else None,
                 keepdims=1,
@@ -251,12 +260,12 @@ def _shorten_means(model: ModelProto, islands: Collection[str], opset: int) -> N
             nodes.append(shorter)
         nodes.append(node)
     if len(nodes) == len(model.graph.node):
-        return
+        return model
     if opset >= 18:
         model.graph.initializer.append(numpy_helper.from_array(np.array([3], np.int64), axis))
     del model.graph.node[:], model.graph.value_info[:]
     model.graph.node.extend(nodes)
-    model.CopyFrom(onnx_file.infer_shapes(model, "the graph"))
+    return onnx_file.infer_shapes(model, "the graph")
 
 
 def _pooled(node: NodeProto, constants: Mapping[str, Any]) -> bool:
