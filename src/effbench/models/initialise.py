@@ -132,7 +132,7 @@ def _draw(model: nn.Module, generator: np.random.Generator) -> None:
 
 
 def _shift(model: nn.Module) -> None:
-    """Set biases to `SHIFT` and gains to one: with the zeros that trainings begin with, whole branches would be dead."""
+    """Set biases to `SHIFT` and gains to one: with the zeros that trainings begin with, whole branches were dead."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.ones_(module.weight)
