@@ -174,6 +174,7 @@ class Plain(nn.Module):
             layers += [nn.Conv2d(32, 32, 3, 1, 1, groups=32), nn.BatchNorm2d(32), nn.ReLU()]
             layers += [nn.Conv2d(32, 32, 1), nn.BatchNorm2d(32), nn.ReLU()]
         nn.init.zeros_(layers[-2].weight)  # as many trainings begin
+        layers += [nn.Conv2d(32, 32, 1), nn.GELU(), nn.Conv2d(32, 32, 1), nn.BatchNorm2d(32)]
         self.features = nn.Sequential(*layers)
         self.norm = nn.BatchNorm1d(32)
         self.classifier = nn.Linear(32, 100)
@@ -196,9 +197,14 @@ def test_a_network_without_mixers_amplifies_no_more_than_it_tells_apart(monkeypa
     monkeypatch.setattr("effbench.models.initialise._tell_apart", lambda *of: None)
     initialise(drawn := Plain().eval(), 0)
     assert amplified(ours) < amplified(drawn) / 2
-    norms = [norm for norm in ours.features if isinstance(norm, nn.BatchNorm2d)]
+    *norms, last = (norm for norm in ours.features if isinstance(norm, nn.BatchNorm2d))
     assert all((norm.bias == 1).all() and (norm.weight == 1).all() for norm in norms)
+    assert (last.bias == 0).all()  # no activation follows
     assert (ours.norm.bias == 0).all()
+    assert ours.features[-4].bias.unique().numel() == 1
+    assert 0.5 < ours.features[-4].bias[0] < 2
+    assert (ours.features[-2].bias == 0).all()
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in ours.modules())
 
 
 def test_a_network_with_mixers_keeps_what_its_modules_set() -> None:

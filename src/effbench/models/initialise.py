@@ -6,9 +6,9 @@ synthetic pictures sets the statistics of every BatchNorm to what reaches it (af
 with a method ``untrained`` sets its own gains and biases first, and may watch tensors during that pass.
 
 A network without such a module has no mixer to show. Drawn as it is, it would amplify rounding errors as no trained
-network does: BatchNorms in front of activations make each layer blow up small differences (Yang et al. 2019,
-arXiv:1902.08129), and its classifier reads mostly what all pictures share. So it is shifted towards where activations
-are linear, and its classifier reads what tells pictures apart as well.
+network does: BatchNorms and activations in turn make each layer blow up small differences (Yang et al. 2019,
+arXiv:1902.08129), and its classifier reads mostly what all pictures share. So biases shift activations towards where
+they are linear, and its classifier reads what tells pictures apart as well.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 SCENES_ALONE = "scenes_alone"
 """A norm with this attribute takes its statistics without the noise: what it feeds decides where a mixer looks."""
@@ -31,7 +32,8 @@ SIDE = 160
 """Side of the synthetic pictures in pixels: five cells at stride 32, so that deep mixers have positions to mix."""
 PICTURES = 4
 SHIFT = 1.0
-"""Bias of BatchNorms, in standard deviations, in a network without mixers: a ReLU then passes five in six values."""
+"""Bias in front of activations, in deviations, in a network without mixers: a ReLU then passes five in six values."""
+ACTIVATIONS = ("ReLU", "ReLU6", "GELU", "SiLU", "Swish", "Hardswish", "HardSwish")
 FEW = 64
 """Below this many values per channel a channel's own spread is chance, and the layer's is taken."""
 
@@ -57,8 +59,7 @@ def initialise(model: nn.Module, seed: int) -> None:
         if isinstance(module, Untrained):
             watchers.update(module.untrained())
     plain = not any(isinstance(module, Untrained) for module in model.modules())
-    if plain:
-        _shift(model)
+    shifting = _shift(model) if plain else []
     read: list[tuple[nn.Linear, Tensor]] = []
     training = model.training
     model.double().eval()
@@ -67,8 +68,11 @@ def initialise(model: nn.Module, seed: int) -> None:
         side = int(getattr(model, "untrained_side", SIDE))
         seen = np.concatenate([pictures(generator, PICTURES, side), noise(generator, side)])
         model(torch.from_numpy(seen))
-    for classifier, features in read[-1:] if plain else ():
-        _tell_apart(classifier, features, generator)
+    for handle in shifting:
+        handle.remove()
+    for classifier, features in read if plain else ():
+        if classifier.out_features == read[-1][0].out_features and features.ndim == 2:  # some have one more to distil
+            _tell_apart(classifier, features, generator)
     model.float().train(training)
 
 
@@ -131,12 +135,37 @@ def _draw(model: nn.Module, generator: np.random.Generator) -> None:
                     module.bias.zero_()
 
 
-def _shift(model: nn.Module) -> None:
-    """Set biases to `SHIFT` and gains to one: with the zeros that trainings begin with, whole branches were dead."""
+def _shift(model: nn.Module) -> list[RemovableHandle]:
+    """Give what feeds an activation a bias of `SHIFT` deviations, in the pass that follows, and norms a gain of one.
+
+    With a gain of zero, as trainings begin, whole branches would be dead. Norms that end a branch get no bias: it would
+    only add to what all pictures share.
+    """
+    handles = []
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.ones_(module.weight)
-            nn.init.constant_(module.bias, SHIFT)
+            # timm's norm that has its activation inside.
+            inside = not isinstance(getattr(module, "act", nn.Identity()), nn.Identity)
+            nn.init.constant_(module.bias, SHIFT if inside else 0.0)
+        if isinstance(module, (nn.BatchNorm2d, nn.Conv2d)) and module.bias is not None:
+            handles.append(module.register_forward_hook(_sign))
+        if type(module).__name__ in ACTIVATIONS:
+            handles.append(module.register_forward_pre_hook(_shift_source))
+    return handles
+
+
+def _sign(module: nn.Module, inputs: Any, output: Tensor) -> None:
+    output.effbench_source = module  # type: ignore[attr-defined]
+
+
+def _shift_source(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    source = getattr(inputs[0], "effbench_source", None)
+    if source is None or inputs[0].shape[-1] == 1:  # a gate over whole pictures is not the stream
+        return inputs
+    deviation = torch.ones(()) if isinstance(source, nn.BatchNorm2d) else on_grid(inputs[0].std(correction=0))
+    nn.init.constant_(source.bias, SHIFT * float(deviation))
+    return (inputs[0] + SHIFT * float(deviation), *inputs[1:])
 
 
 @torch.no_grad()
@@ -144,13 +173,12 @@ def _tell_apart(classifier: nn.Linear, features: Tensor, generator: np.random.Ge
     """Add to a classifier's weights, as much again, random mixtures of the differences between pictures.
 
     Args:
-        classifier: The last linear layer.
-        features: What it read in the pass, shape (pictures, ..., channels).
+        classifier: A last linear layer.
+        features: What it read in the pass, shape (pictures, channels).
         generator: Draws the shares; small integers, so that sums do not depend on their order.
     """
-    rows = features.reshape(len(features), -1, features.shape[-1]).mean(dim=1)
-    difference = on_grid(rows - rows.mean(dim=0))
-    shares = generator.integers(-8, 9, (classifier.out_features, len(rows), 1))
+    difference = on_grid(features - features.mean(dim=0))
+    shares = generator.integers(-8, 9, (classifier.out_features, len(features), 1))
     mixture = (torch.from_numpy(shares) * difference).sum(dim=1)
     size = mixture.square().mean().sqrt()
     if size > 0:
