@@ -30,7 +30,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 EPSILON = 1e-3
 """Guard of the normaliser per unit of sqrt(N). Under 1e-4 half precision flushes it, and an all-zero query is NaN."""
 
-AT_WORK = 8
+AT_WORK = 10
 """Queries (and keys) that are above zero at a position of an untrained network, whatever their width."""
 
 
