@@ -174,7 +174,9 @@ def _untrained(mixers: int, windowed: bool) -> tuple[float, float]:
     """
     if mixers > 8:
         return (0.7, 1.0) if windowed else (0.9, 1.0)
-    return (1.65 if mixers <= 3 else 1.45 if mixers == 4 else 1.2), 0.3
+    if mixers == 4:
+        return 1.7, 0.25
+    return (1.65 if mixers <= 3 else 1.2), 0.3
 
 
 def iformer_t(in_channels: int = 3, classes: int = 1000) -> Network:
