@@ -255,7 +255,7 @@ def _quantized(source: Artifact, model: Any, job: dict[str, Any], draft: Path, s
 
 
 def numerics(job: dict[str, Any], emit: Any) -> None:
-    """Examine how a graph fares in half precision, over the first natural pictures or a user's own."""
+    """Examine how a graph fares in half precision: over some natural pictures, black and white, or over a user's."""
     from effbench.deploy.calibration import load_calibration
     from effbench.deploy.numerics import examine
 
@@ -267,10 +267,12 @@ def numerics(job: dict[str, Any], emit: Any) -> None:
         read = load_calibration(job["pictures"], size, source.preprocessing, spec.shape[1] or 3)
         feeds = read.feeds(1, spec, source.preprocessing)[:count]
     else:
-        images = fidelity.pictures(count, spec.shape[1] or 3, size)
+        # What overflows on black or white alone, as sums of linear attention do, fails the artifact as well.
+        images = fidelity.pictures(max(count, fidelity.NATURAL + 2), spec.shape[1] or 3, size)
+        images = images[[*range(count), fidelity.NATURAL, fidelity.NATURAL + 1]]
         feeds = fidelity.feeds(images, 1, spec, source.preprocessing)
     stages.begin("examine numerics")
-    report = examine(onnx_file.load(source.path), feeds, job["precision"])
+    report = examine(onnx_file.load(source.path), feeds, job["precision"], count)
     emit({"event": "result", "report": to_json(report)})
 
 

@@ -107,10 +107,13 @@ def first(reference: Reference, pictures: int | None, batch: int) -> Reference:
     return images[:count], {name: value[:count] for name, value in outputs.items()}, engine
 
 
-def compare(expected: Mapping[str, Array], found: Mapping[str, Array]) -> dict[str, float]:
+def compare(expected: Mapping[str, Array], found: Mapping[str, Array], natural: int = NATURAL) -> dict[str, float]:
     """Return the worst figures over all outputs: max_error and p99_error (of the spread), cosine, snr_db and others.
 
-    Outputs are matched by name, or by order where a runtime renamed them. Shape (B, ...), batch first.
+    Args:
+        expected: Outputs by name, shape (B, ...), batch first.
+        found: The same; matched by name, or by order where a runtime renamed them.
+        natural: Of so many pictures, the first, the spread is taken.
 
     Raises:
         DataError: The number of outputs or a shape differs.
@@ -122,23 +125,23 @@ def compare(expected: Mapping[str, Array], found: Mapping[str, Array]) -> dict[s
         if set(expected) == set(found)
         else list(zip(expected.values(), found.values(), strict=True))
     )
-    figures = [_compare_one(want, have) for want, have in pairs]
+    figures = [_compare_one(want, have, natural) for want, have in pairs]
     worst = dict.fromkeys(("max_error", "p99_error"), max) | dict.fromkeys(
         ("cosine", "top1_agreement", "spread", "snr_db"), min
     )
     return {name: float(pick(figure[name] for figure in figures)) for name, pick in worst.items()}
 
 
-def _compare_one(want: Array, have: Array) -> dict[str, float]:
+def _compare_one(want: Array, have: Array, natural: int) -> dict[str, float]:
     if want.shape != have.shape:
         raise DataError(f"An output has shape {list(have.shape)}, expected {list(want.shape)}.")
     want, have = (np.asarray(array, np.float64).reshape(len(array), -1) for array in (want, have))
-    center = want[:NATURAL].mean(axis=0)
-    spread = float(np.sqrt(np.mean((want[:NATURAL] - center) ** 2)))
+    center = want[:natural].mean(axis=0)
+    spread = float(np.sqrt(np.mean((want[:natural] - center) ** 2)))
     left, right = want - center, have - center
     scale = np.full((len(want), 1), spread)
     # A picture that takes the outputs many spreads away is held to its own way there.
-    scale[NATURAL:] = np.maximum(spread, np.sqrt(np.mean(left[NATURAL:] ** 2, axis=1, keepdims=True)))
+    scale[natural:] = np.maximum(spread, np.sqrt(np.mean(left[natural:] ** 2, axis=1, keepdims=True)))
     error = np.abs(have - want) / np.maximum(scale, 1e-30)
     norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
     cosine = (left * right).sum(axis=1) / np.maximum(norms, 1e-30)
@@ -148,7 +151,7 @@ def _compare_one(want: Array, have: Array) -> dict[str, float]:
         "cosine": float(cosine.min()),
         "top1_agreement": float((want.argmax(axis=1) == have.argmax(axis=1)).mean()),
         "spread": spread / max(float(np.abs(want).max()), 1e-30),
-        "snr_db": _signal_to_noise_db(want[:NATURAL], have[:NATURAL]),
+        "snr_db": _signal_to_noise_db(want[:natural], have[:natural]),
     }
 
 
@@ -255,11 +258,11 @@ def _from_encoded(
             "input: the preprocessing is another one"
         )
     found = run_all(run, [{spec.name: np.repeat(tensor, batch, axis=0)}])
-    joined = [
+    want, have = (
         {name: np.concatenate([expected[name][:NATURAL], side[:1]]) for name, side in zip(expected, row, strict=True)}
         for row in (example.outputs.values(), (np.nan_to_num(value) for value in found.values()))
-    ]
-    cosine = compare(*joined)["cosine"]
+    )
+    cosine = compare(want, have)["cosine"]
     if cosine < LIMITS["int8"]["cosine"]:
         reasons.append(f"from an encoded picture: cosine {cosine:.3g} is below {LIMITS['int8']['cosine']:g}")
     return levels, reasons

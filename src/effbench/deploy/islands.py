@@ -59,6 +59,7 @@ class Experiment:
 
     model: ModelProto
     feeds: Sequence[Mapping[str, Array]]
+    natural: int = fidelity.NATURAL
     runs: int = 0
     _errors: dict[tuple[str, Islands], float] = field(default_factory=dict)
 
@@ -83,7 +84,7 @@ class Experiment:
             limits = fidelity.LIMITS["fp16"]
             worst = math.inf
             if all(_finite(value) for value in found.values()):
-                figures = fidelity.compare(self.exact, found)
+                figures = fidelity.compare(self.exact, found, self.natural)
                 # 1 - cosine grows with the square of an error.
                 turned = math.sqrt(max(1 - figures["cosine"], 0) / (1 - limits["cosine"]))
                 worst = max(figures["p99_error"] / limits["p99_error"], turned) / SLACK[mode]

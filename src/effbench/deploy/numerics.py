@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from effbench.deploy import Array
+from effbench.deploy import Array, fidelity
 from effbench.deploy.precision import COLUMNS, HALF_MAX, shorten_means
 from effbench.errors import UsageError
 from effbench.schema import finite
@@ -100,13 +100,16 @@ class NumericsReport:
         ]
 
 
-def examine(model: ModelProto, feeds: Sequence[Mapping[str, Array]], precision: str = "fp16") -> NumericsReport:
+def examine(
+    model: ModelProto, feeds: Sequence[Mapping[str, Array]], precision: str = "fp16", natural: int = fidelity.NATURAL
+) -> NumericsReport:
     """Examine a graph's precision over pictures.
 
     Args:
         model: An fp32 graph.
         feeds: Inputs, already preprocessed; at least two different pictures.
         precision: ``fp16``; for int8 the error is measured on the quantized graph itself.
+        natural: Of so many pictures, the first, errors are relative to the spread; the others are extremes.
 
     Raises:
         UsageError: The precision is another, or there are fewer than two pictures.
@@ -118,7 +121,7 @@ def examine(model: ModelProto, feeds: Sequence[Mapping[str, Array]], precision: 
         raise UsageError(f"Precision '{precision}' has no range to examine.", hint="numerics examines fp16.")
     if sum(len(next(iter(feed.values()))) for feed in feeds) < 2:
         raise UsageError("Numerics needs at least two pictures: errors are judged by the spread between them.")
-    experiment = search.Experiment(shorten_means(model), feeds)
+    experiment = search.Experiment(shorten_means(model), feeds, natural)
     ranges = measure_ranges(experiment)
     chosen = search.find(experiment)
     errors = tuple(
