@@ -36,8 +36,21 @@ class Loud(nn.Module):
             x = x + 0.3 * torch.relu(layer(x))
         return self.head(x.mean((2, 3)))
 
+class Glaring(Loud):
+    """How much of the picture is white, counted in a sum that only a white picture makes too large."""
+
+    def __init__(self):
+        super().__init__(False)
+
+    def forward(self, x):
+        glare = (400 * torch.relu(x.mean(1) - 2.2)).sum((1, 2), keepdim=True) * 1e-6
+        return super().forward(x) + glare[:, 0]
+
 def loud():
     return Loud(True)
+
+def glaring():
+    return Glaring()
 
 def quiet():
     return Loud(False)
@@ -66,6 +79,13 @@ def test_islands_save_what_one_operator_breaks(own: Run) -> None:
     # What broke it: the square, its mean or what they are made of.
     assert made.fidelity is not None
     assert made.fidelity.passed
+
+
+def test_what_overflows_on_white_alone_is_found(own: Run) -> None:
+    (own.folder / "loudness.py").write_text(MODELS)
+    code, cell, _ = export(own, "glaring")
+    assert (code, cell["status"]) == (0, "ok"), cell
+    assert bundle.load(own.folder / cell["artifact"]).placement["fp32_islands"]
 
 
 def test_what_needs_no_island_gets_none(own: Run) -> None:

@@ -126,7 +126,8 @@ def test_untrained_networks_are_alive(name: str) -> None:
         features = model.forward_features(probes(160, 2))
         scores = model(probes(160, 2))
     # A stream that twelve blocks only add to grows with the root of their number; the norms in front take that off.
-    assert all(0.5 < feature.std() < 6 for feature in features)
+    # A ReLU leaves 0.58 of a deviation, and statistics that a picture of noise took part in some less of photographs.
+    assert all(0.4 < feature.std() < 6 for feature in features)
     assert centred(scores).std() > 0.25 * scores.std()
     tiny = torch.finfo(torch.float32).smallest_normal
     tensors = [t for t in (*seen, *model.state_dict().values()) if isinstance(t, Tensor)]
