@@ -36,6 +36,20 @@ def test_what_changes_the_result_is_another_job(change: dict[str, Any]):
     assert jobs.identity(PLAN[0]) != jobs.identity({**PLAN[0], **change})
 
 
+@pytest.mark.parametrize(("table", "precision"), [("WRITERS", "int8"), ("SEARCHES", "fp16")])
+def test_the_code_behind_a_precision_counts_for_its_cells_alone(
+    table: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed, other = ({**PLAN[0], "precision": name} for name in (precision, "fp32"))
+    before = jobs.identity(changed), jobs.identity(other)
+    monkeypatch.setitem(getattr(jobs, table), precision, ("effbench.codec",))
+    jobs._code.cache_clear()
+    assert jobs.identity(changed) != before[0]
+    assert jobs.identity(other) == before[1]
+    monkeypatch.undo()
+    jobs._code.cache_clear()
+
+
 def test_one_cell_of_a_graph_goes_ahead_and_everything_ends(tmp_path: Path):
     order: list[dict[str, Any]] = []
     run = Run(PLAN, Journal(tmp_path), lambda text: None, len(PLAN))

@@ -110,3 +110,16 @@ def test_a_long_mean_is_examined_as_it_is_written() -> None:
     picture = np.random.default_rng(0).uniform(0, 12, (1, 3, 112, 112)).astype(np.float32)
     found = examine(model, [{"image": picture * share} for share in (1.0, 0.5, 0.2)])
     assert (found.passed, found.islands, found.nodes) == (True, (), 2)
+
+
+def test_an_overflow_goes_before_the_inexact_operators_in_front_of_it() -> None:
+    """Nine of those fill the search's share of a small graph, and what they do to the output is allowed."""
+    names = [f"v{i}" for i in range(9)]
+    lost = " ".join(f"[lift{n}] u{n} = Add (h, mid) [drop{n}] {n} = Sub (u{n}, mid)" for n in names)
+    body = f"""[before] h = Tanh (x) {lost} [all] s = Sum ({", ".join(names)}) [up] u = Mul (s, huge)
+        [up2] v = Mul (u, huge) [down] w = Div (v, huge) [down2] z = Div (w, huge) [weight] q = Mul (z, little)
+        [after] y = Add (q, x)"""
+    head = HEAD.replace("float one", "float little = {0.0005}, float mid = {300.0}, float one")
+    report = examine(onnx_file.infer_shapes(parser.parse_model(f"{head} {{ {body} }}"), "late"), feeds())
+    assert report.passed
+    assert set(report.islands) == {"v", "w"}

@@ -15,7 +15,7 @@ from typing import Any
 
 from effbench import deploy
 from effbench.api.export import export
-from effbench.api.request import GRAPH_PACKAGES
+from effbench.api.request import GRAPH_PACKAGES, WRITERS
 from effbench.api.source import code_hashes, ingredients, resolve, versions
 from effbench.api.stage import Notify, failed, silent
 from effbench.codec import fingerprint, from_json, to_json
@@ -25,7 +25,9 @@ from effbench.store import append_line
 
 Job = dict[str, Any]
 
-CODE = ("effbench.deploy.graph:from_module", "effbench.deploy.precision:to_fp16", "effbench.deploy.fidelity:check")
+CODE = ("effbench.deploy.graph:from_module", "effbench.deploy.fidelity:check")
+SEARCHES = {"fp16": ("effbench.deploy.numerics:examine",)}
+"""What mends a precision that misses its limit."""
 PACKAGES = (*GRAPH_PACKAGES, "nncf")
 MEASURES = ("resolution", "precision", "target", "batch", "calibration", "allow_fallback", "options", "verify")
 """What of a job decides its result, besides the model, the versions and the code."""
@@ -136,7 +138,7 @@ def identity(job: Mapping[str, Any]) -> str:
             **measured,
             "model": _model(job["model"], job["weights"], job["seed"]),
             "versions": versions(*PACKAGES, *target.packages),
-            "code": _code(f"{type(target).__module__}:TARGET"),
+            "code": _code(f"{type(target).__module__}:TARGET", job["precision"]),
         }
     )
 
@@ -150,8 +152,8 @@ def _model(model: str, weights: str | None, seed: int) -> str:
 
 
 @cache
-def _code(target: str) -> str:
-    return fingerprint(code_hashes(*CODE, target))
+def _code(target: str, precision: str) -> str:
+    return fingerprint(code_hashes(*CODE, target, *WRITERS.get(precision, ()), *SEARCHES.get(precision, ())))
 
 
 class Journal:

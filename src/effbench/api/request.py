@@ -22,7 +22,9 @@ from effbench.errors import DataError, EffbenchError, FidelityError, Unavailable
 from effbench.process import ChildFailure
 from effbench.schema import CALIBRATED, PRECISIONS, Artifact, Cell, Device, Preprocessing, resolution_text
 
-WRITERS = ("precision:to_fp16", "quantize:to_int8", "calibration:reference")
+_CALIBRATED_BY = ("effbench.deploy.quantize:to_int8", "effbench.deploy.calibration:reference")
+WRITERS = {"fp16": ("effbench.deploy.precision:to_fp16",), **dict.fromkeys(CALIBRATED, _CALIBRATED_BY)}
+"""What writes a precision into a graph."""
 PRECISION_PACKAGES = {"int8": ("nncf",), "a16w8": ("onnxruntime",)}
 GRAPH_PACKAGES = ("torch", "onnx", "onnxscript", "onnx-ir", "effbench")
 
@@ -210,7 +212,7 @@ class Request:
         how: dict[str, Any] = {"precision": precision, "calibration": pictures}
         if islands:
             how["islands"] = list(islands)
-        code = code_hashes(*(f"effbench.deploy.{name}" for name in WRITERS))
+        code = code_hashes(*WRITERS[precision])
         key = bundle.make_key({"graph": graph.key, **how, "versions": versions(*packages), "code": code})
         folder = bundle.folder_of(self.home, self._name(size, precision, "onnx"), key)
         job = {"op": "precision", "graph": str(graph.folder), **how, "pictures": self.pictures.place}

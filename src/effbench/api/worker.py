@@ -133,9 +133,11 @@ def _eager(module: Any, spec: TensorSpec) -> fidelity.Run:
 
 def _from_file(job: dict[str, Any], draft: Path, stages: _Stages) -> Artifact:
     import onnx
+    import torch
 
     from effbench.deploy.interpreter import run_model
 
+    torch.set_num_threads(int(job["threads"]))
     stages.begin("read the .onnx file")
     path = Path(job["path"])
     model = onnx_file.load(path)
@@ -256,9 +258,12 @@ def _quantized(source: Artifact, model: Any, job: dict[str, Any], draft: Path, s
 
 def numerics(job: dict[str, Any], emit: Any) -> None:
     """Examine how a graph fares in half precision: over some natural pictures, black and white, or over a user's."""
+    import torch
+
     from effbench.deploy.calibration import load_calibration
     from effbench.deploy.numerics import examine
 
+    torch.set_num_threads(1)  # searches of a sweep that take all cores each wait for one another
     stages = _Stages(emit)
     stages.begin("read pictures")
     source = bundle.load(Path(job["graph"]))

@@ -179,9 +179,12 @@ def _grow(experiment: Experiment, mode: str, islands: Islands, factor: float, vi
 
 
 def _next(experiment: Experiment, found: list[Local], islands: Islands, factor: float, visible: float) -> Islands:
-    """Return what the first culprit calls for: itself, or, where it is an island already, its producers."""
+    """Return what the first culprit calls for: itself, or, where it is an island already, its producers.
+
+    One whose result is not finite goes first: while it is there, nothing else can hold the bound.
+    """
     harmful = _harmful(experiment, found, visible)
-    for local in found:
+    for local in sorted(found, key=lambda local: math.isfinite(local.error)):
         if local.index not in harmful or local.factor < factor or local.error < visible:
             continue
         if experiment.name(local.index) not in islands:
