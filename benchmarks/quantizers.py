@@ -19,7 +19,8 @@ from tabulate import tabulate
 
 from effbench.deploy import Array, fidelity, onnx_file
 from effbench.deploy.calibration import load_calibration
-from effbench.deploy.quantize import QUANTIZED, signal_to_noise_db, to_int8
+from effbench.deploy.quantize import QUANTIZED, to_int8
+from effbench.deploy.sensitive import signal_to_noise_db
 from effbench.schema import Preprocessing
 from numerics import export
 

@@ -9,12 +9,13 @@ import onnx
 import pytest
 from onnx import numpy_helper, parser
 
-from effbench.deploy import fidelity, onnx_file
+from effbench.deploy import fidelity, onnx_file, sensitive
 from effbench.deploy.calibration import load_calibration
 from effbench.deploy.interpreter import Interpreter
 from effbench.deploy.mix import blocks, in_half, mixed, quantized
 from effbench.deploy.ort_graph import left_unfused
-from effbench.deploy.quantize import check_form, signal_to_noise_db, to_int8
+from effbench.deploy.quantize import check_form, to_int8
+from effbench.deploy.sensitive import relieve, signal_to_noise_db
 from effbench.schema import Preprocessing
 
 BODY = """
@@ -110,3 +111,49 @@ def test_what_onnx_runtime_does_not_fuse_is_counted(int8: onnx.ModelProto, model
     onnx.save(model, tmp_path / "fp32.onnx")
     assert {"int8": 0, "pairs": 0} == left_unfused(tmp_path / "fp32.onnx")
     assert left_unfused(tmp_path / "int8.onnx")["pairs"] > 0
+
+
+def calibration(model: onnx.ModelProto) -> list[dict[str, np.ndarray]]:
+    pictures = load_calibration("synthetic", (32, 32), Preprocessing())
+    return pictures.feeds(1, onnx_file.inputs(model)[0], Preprocessing())
+
+
+def ruined(int8: onnx.ModelProto, *nodes: str) -> onnx.ModelProto:
+    """Return the graph with the weights of some nodes shifted by one place: int8 that got them wrong."""
+    made = onnx.ModelProto()
+    made.CopyFrom(int8)
+    readers = {node.output[0]: node.input[1] for node in made.graph.node if node.output[0] in nodes}
+    for node in made.graph.node:
+        if node.output[0] in readers.values():
+            (weight,) = (tensor for tensor in made.graph.initializer if tensor.name == node.input[0])
+            weight.CopyFrom(numpy_helper.from_array(np.roll(numpy_helper.to_array(weight), 1, axis=0), weight.name))
+    return made
+
+
+def test_the_operator_that_int8_ruins_goes_back_to_float(model: onnx.ModelProto, int8: onnx.ModelProto) -> None:
+    found = relieve(model, ruined(int8, "d"), calibration(model))
+    assert found.floats[0] == "d"
+    assert found.before_db < 15 < found.after_db
+    assert 0 < found.share_pct <= 50
+    assert len(found.floats) < found.quantizable
+    assert set(quantized(found.model)) == set(quantized(int8)) - set(found.floats)
+    assert f"{len(found.floats)} of 4 operators" in found.note()
+
+
+def test_no_operator_is_taken_back_that_need_not_be(
+    model: onnx.ModelProto, int8: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = calibration(model)
+    monkeypatch.setattr(sensitive, "TARGET_DB", 12.0)
+    kept = relieve(model, int8, pictures)
+    assert (kept.model, kept.floats, kept.note()) == (int8, (), "")
+    assert relieve(model, ruined(int8, "d"), pictures).floats == ("d",)
+    single = relieve(model, ruined(int8, "d"), pictures[:1])
+    assert single.floats == ()  # one picture has nothing to differ from
+
+
+def test_no_more_than_half_of_the_work_goes_back(model: onnx.ModelProto, int8: onnx.ModelProto) -> None:
+    found = relieve(model, ruined(int8, "a", "c", "d"), calibration(model))
+    assert found.floats
+    assert found.share_pct <= 50
+    assert found.after_db < sensitive.TARGET_DB

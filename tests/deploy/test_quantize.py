@@ -11,7 +11,8 @@ from onnx import numpy_helper, parser
 from effbench.deploy import fidelity, onnx_file
 from effbench.deploy.calibration import Calibration, load_calibration
 from effbench.deploy.interpreter import Interpreter
-from effbench.deploy.quantize import check_form, signal_to_noise_db, to_a16w8, to_int8
+from effbench.deploy.quantize import check_form, to_a16w8, to_int8
+from effbench.deploy.sensitive import signal_to_noise_db
 from effbench.errors import ConversionError, DataError, UsageError
 from effbench.schema import Preprocessing
 

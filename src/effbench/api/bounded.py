@@ -25,6 +25,7 @@ class Request(Protocol):
     """What a search needs of an export under way."""
 
     mixes: dict[Size, Mix]
+    whole_int8: bool
     home: Path
     notify: Notify
 
@@ -107,6 +108,7 @@ def cells(
     if data.partly_labelled:
         raise DataError(f"{data.name}: some pictures have a label, others none.", hint="All of them, or none.")
     check(data, max_drop_pct)
+    request.whole_int8 = True  # the search says itself what goes back to float
     found = []
     for size in dict.fromkeys(size for size, _ in plan):
         targets = [target for other, target in plan if other == size]

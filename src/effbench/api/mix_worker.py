@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from effbench.deploy import bundle, onnx_file
-from effbench.errors import MissingDependencyError
 from effbench.schema import Artifact
 
 
@@ -76,17 +75,11 @@ def sensitivity(job: dict[str, Any], emit: Any) -> None:
 
 
 def _log_probabilities(model: Any, name: str, output: str, feeds: list[Any]) -> Any:
+    from effbench.deploy.sensitive import runner
     from effbench.profiles.accuracy import log_probabilities
 
-    try:
-        import onnxruntime as ort
-    except ImportError as error:
-        raise MissingDependencyError("The sensitivity of blocks", "onnxruntime", "ort") from error
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    scores = np.concatenate([session.run([output], {name: feed})[0] for feed in feeds])
+    run = runner(model)
+    scores = np.concatenate([run({name: feed})[output] for feed in feeds])
     return log_probabilities(np.asarray(scores, np.float64))
 
 

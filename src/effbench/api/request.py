@@ -22,7 +22,7 @@ from effbench.errors import DataError, EffbenchError, FidelityError, Unavailable
 from effbench.process import ChildFailure
 from effbench.schema import CALIBRATED, PRECISIONS, Artifact, Cell, Device, Preprocessing, resolution_text
 
-_CALIBRATED_BY = ("effbench.deploy.quantize:to_int8", "effbench.deploy.calibration:reference")
+_CALIBRATED_BY = ("effbench.deploy.sensitive:relieve", "effbench.deploy.calibration:reference")
 WRITERS = {"fp16": ("effbench.deploy.precision:to_fp16",), **dict.fromkeys(CALIBRATED, _CALIBRATED_BY)}
 """What writes a precision into a graph."""
 PRECISION_PACKAGES = {"int8": ("nncf",), "a16w8": ("onnxruntime",)}
@@ -49,6 +49,7 @@ class Request:
         self.pictures = Pictures()
         self.mixes: dict[tuple[int, int], bounded.Mix] = {}
         self.allow_fallback = False
+        self.whole_int8 = False
         self._graphs: dict[tuple[int, int], Artifact | EffbenchError] = {}
 
     def declared(self) -> Preprocessing | None:
@@ -210,6 +211,8 @@ class Request:
         packages = PRECISION_PACKAGES.get(precision, ())
         pictures = self.pictures.hashes.get(size) if precision in CALIBRATED else None
         how: dict[str, Any] = {"precision": precision, "calibration": pictures}
+        if precision == "int8":
+            how["whole"] = self.whole_int8
         if islands:
             how["islands"] = list(islands)
         code = code_hashes(*WRITERS[precision])

@@ -111,7 +111,8 @@ def mixed(model: ModelProto, int8: ModelProto, floats: Collection[str]) -> Model
     originals = {tensor.name: tensor for tensor in model.graph.initializer}
     theirs = {tensor.name: tensor for tensor in int8.graph.initializer}
     makers = {name: node for node in int8.graph.node for name in node.output}
-    chosen = {node.output[0]: node for node in int8.graph.node if node.output[0] in set(quantized(int8)) - set(floats)}
+    wanted = set(quantized(int8)) - set(floats)
+    chosen = {node.output[0]: node for node in int8.graph.node if node.output[0] in wanted}
     missing = set(chosen) - {node.output[0] for node in model.graph.node}
     if missing:
         raise ConversionError("int8 mix", "the quantized graph has other nodes", node=min(missing))

@@ -30,19 +30,6 @@ HALF_RANGE = 64
 _TRANSPARENT = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Constant")
 
 
-def signal_to_noise_db(expected: Mapping[str, Array], found: Mapping[str, Array]) -> float:
-    """Return the signal to quantization noise in dB, the lowest over the outputs; shape (B, ...), batch first.
-
-    The signal is what is left after the mean over the pictures is taken off: a constant says nothing.
-    """
-    levels = []
-    for name, value in expected.items():
-        signal = np.asarray(value, np.float64) - np.mean(value, axis=0, dtype=np.float64)
-        noise = np.asarray(found[name], np.float64) - value
-        levels.append(10 * np.log10((signal**2).sum() / max(float((noise**2).sum()), 1e-300)))
-    return float(min(levels))
-
-
 def to_int8(model: ModelProto, batches: Sequence[Mapping[str, Array]]) -> ModelProto:
     """Return the model with convolutions and constant matrix products in int8 (Q/DQ).
 

@@ -1,0 +1,132 @@
+"""Which operators of a quantized graph go back to float: the noisiest first, as few as hold the noise of all down.
+
+Each operator is quantized alone, its noise at the outputs is measured, and as noise of different operators is nearly
+independent, the order holds for all of them together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from effbench.deploy import Array, fidelity, onnx_file
+from effbench.deploy.mix import mixed, quantized
+from effbench.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+TARGET_DB = 22.0
+"""Of signal to quantization noise on calibration pictures: two over the 20 that any others should have."""
+LARGEST_SHARE = 0.5
+"""Of the multiply-accumulates; with more of them in float it is no int8 artifact any more."""
+PICTURES, PICTURES_ALONE = 24, 6
+"""How many pictures the noise of a whole graph is measured on, and that of each operator alone."""
+
+
+@dataclass(frozen=True)
+class Relief:
+    """A quantized graph, the nodes that went back to float (first outputs), and what that did on the pictures.
+
+    ``share_pct`` is their share of the multiply-accumulates that int8 could take.
+    """
+
+    model: ModelProto
+    floats: tuple[str, ...]
+    quantizable: int
+    share_pct: float
+    before_db: float
+    after_db: float
+
+    def note(self) -> str:
+        """Return a sentence on what was taken back; empty where nothing was."""
+        if not self.floats:
+            return ""
+        return (
+            f"{len(self.floats)} of {self.quantizable} operators ({self.share_pct:.0f} % of the work) stay in float: "
+            f"{self.before_db:.1f} dB without them, {self.after_db:.1f} dB with them, on calibration pictures"
+        )
+
+
+def runner(model: ModelProto) -> fidelity.Run:
+    """Return a run of a graph in memory, on one thread of the CPU.
+
+    Raises:
+        MissingDependencyError: onnxruntime is not installed.
+    """
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        raise MissingDependencyError("A search over mixed graphs", "onnxruntime", "ort") from error
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return lambda feeds: dict(zip(names, session.run(names, dict(feeds)), strict=True))
+
+
+def relieve(model: ModelProto, int8: ModelProto, batches: Sequence[Mapping[str, Array]]) -> Relief:
+    """Take operators back to float until the noise is `TARGET_DB` down and every picture's outputs point the right way.
+
+    Where that takes more than `LARGEST_SHARE` of the work, so much goes back and the noise stays above.
+
+    Args:
+        model: The fp32 graph, static shape.
+        int8: The same graph, quantized.
+        batches: Preprocessed calibration inputs.
+
+    Raises:
+        MissingDependencyError: onnxruntime is not installed.
+        ConversionError: The two are not the same graph.
+    """
+    size = len(next(iter(batches[0].values())))
+    batches, few = batches[: -(-PICTURES // size)], batches[: max(1, PICTURES_ALONE // size)]
+    names = quantized(int8)
+    expected = _run(model, batches)
+    before = _figures(expected, int8, batches)
+    if _quiet(before) or len(batches) * size < 2:  # a single picture has no spread to judge by
+        return Relief(int8, (), len(names), 0.0, before["snr_db"], before["snr_db"])
+    signal = _run(model, few)
+    alone = {name: signal_to_noise_db(signal, _run(mixed(model, int8, {*names} - {name}), few)) for name in names}
+    order = sorted(names, key=alone.__getitem__)
+    macs = onnx_file.macs_by_node(model)
+    work = [0, *accumulate(macs.get(name, 0) for name in order)]
+    low, high = 0, max(count for count, done in enumerate(work) if done <= LARGEST_SHARE * work[-1])
+    after = _figures(expected, mixed(model, int8, order[:high]), batches)
+    while _quiet(after) and high - low > 1:
+        middle = (low + high) // 2
+        found = _figures(expected, mixed(model, int8, order[:middle]), batches)
+        if _quiet(found):
+            high, after = middle, found
+        else:
+            low = middle
+    floats = tuple(order[:high])
+    share = 100 * work[high] / max(work[-1], 1)
+    made = mixed(model, int8, floats)
+    return Relief(made, floats, len(names), share, before["snr_db"], after["snr_db"])
+
+
+def signal_to_noise_db(expected: Mapping[str, Array], found: Mapping[str, Array]) -> float:
+    """Return the signal to noise ratio of outputs by name, shape (B, ...), the lowest over them.
+
+    The signal is what is left after the mean over the pictures is taken off: a constant says nothing.
+    """
+    return fidelity.compare(expected, found, len(next(iter(found.values()))))["snr_db"]
+
+
+def _quiet(figures: Mapping[str, float]) -> bool:
+    return figures["snr_db"] >= TARGET_DB and figures["cosine"] >= fidelity.LIMITS["int8"]["cosine"]
+
+
+def _figures(
+    expected: Mapping[str, Array], model: ModelProto, batches: Sequence[Mapping[str, Array]]
+) -> dict[str, float]:
+    found = _run(model, batches)
+    return fidelity.compare(expected, found, len(next(iter(found.values()))))
+
+
+def _run(model: ModelProto, batches: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+    return fidelity.run_all(runner(model), batches)
