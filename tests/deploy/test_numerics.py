@@ -1,11 +1,16 @@
 """Numerics of a graph in half precision: mechanisms, islands, clean graphs."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
 from onnx import parser
+from small_graphs import attention, graph_artifact
 
-from effbench.deploy import onnx_file
+from effbench.api import worker
+from effbench.deploy import numerics, onnx_file
 from effbench.deploy.interpreter import Interpreter
 from effbench.deploy.numerics import NumericsReport, examine
 from effbench.deploy.precision import to_fp16
@@ -123,3 +128,17 @@ def test_an_overflow_goes_before_the_inexact_operators_in_front_of_it() -> None:
     report = examine(onnx_file.infer_shapes(parser.parse_model(f"{head} {{ {body} }}"), "late"), feeds())
     assert report.passed
     assert set(report.islands) == {"v", "w"}
+
+
+@pytest.mark.parametrize("count", [3, 12])
+def test_scenes_are_judged_together_and_extremes_by_themselves(
+    count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(numerics, "examine", lambda *given: seen.extend(given) or examine(*given))
+    job = {"graph": str(graph_artifact(tmp_path, attention()).folder), "pictures": "", "precision": "fp16"}
+    worker.numerics({**job, "count": count}, lambda event: None)
+    feeds, natural = [next(iter(feed.values())) for feed in seen[1]], seen[3]
+    constant = [bool(np.ptp(feed, axis=(2, 3)).max() < 1e-6) for feed in feeds]
+    assert (natural, constant) == (count, [False] * count + [True, True])
+    assert len({feed.tobytes() for feed in feeds}) == count + 2

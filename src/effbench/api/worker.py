@@ -282,8 +282,10 @@ def numerics(job: dict[str, Any], emit: Any) -> None:
         feeds = read.feeds(1, spec, source.preprocessing)[:count]
     else:
         # What overflows on black or white alone, as sums of linear attention do, fails the artifact as well.
-        images = fidelity.pictures(max(count, fidelity.NATURAL + 2), spec.shape[1] or 3, size)
-        images = images[[*range(count), fidelity.NATURAL, fidelity.NATURAL + 1]]
+        black, white, noise = range(fidelity.NATURAL, fidelity.NATURAL + 3)
+        images = fidelity.pictures(max(count, fidelity.NATURAL) + 3, spec.shape[1] or 3, size)
+        scenes = [index for index in range(len(images)) if not black <= index <= noise]
+        images = images[[*scenes[:count], black, white]]
         feeds = fidelity.feeds(images, 1, spec, source.preprocessing)
     stages.begin("examine numerics")
     report = examine(onnx_file.load(source.path), feeds, job["precision"], count)
