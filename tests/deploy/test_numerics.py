@@ -142,3 +142,14 @@ def test_scenes_are_judged_together_and_extremes_by_themselves(
     constant = [bool(np.ptp(feed, axis=(2, 3)).max() < 1e-6) for feed in feeds]
     assert (natural, constant) == (count, [False] * count + [True, True])
     assert len({feed.tobytes() for feed in feeds}) == count + 2
+
+
+def test_a_long_softmax_is_examined_as_it_is_written() -> None:
+    model = parser.parse_model("""<ir_version: 8, opset_import: ["" : 20]>
+        g (float[1, 4, 16384] x) => (float[1, 4, 1] output) <int64[1] last = {-1}> {
+            [weigh] w = Softmax (x)  [weighted] m = Mul (w, x)  [sum] output = ReduceSum (m, last) }""")
+    rng = np.random.default_rng(0)
+    given = [{"x": rng.normal(0, 1 + share, (1, 4, 16384)).astype(np.float32)} for share in (0, 0.5, 1)]
+    found = examine(onnx_file.infer_shapes(model, "softmax"), given)
+    assert (found.passed, found.islands) == (True, ())
+    assert "3 operators stay in fp32" in found.notes[0]

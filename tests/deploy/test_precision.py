@@ -10,7 +10,7 @@ from onnx import TensorProto, parser
 from effbench import models
 from effbench.deploy import fidelity, graph, onnx_file
 from effbench.deploy.interpreter import Interpreter
-from effbench.deploy.precision import HALF_MAX, to_fp16
+from effbench.deploy.precision import HALF_MAX, long_softmaxes, to_fp16
 from effbench.errors import ConversionError, UsageError
 from effbench.models.build import build
 from effbench.schema import Preprocessing, Weights
@@ -195,3 +195,52 @@ def test_a_long_mean_is_taken_over_columns_and_then_rows(opset: int, kind: str) 
     whole = to_fp16(squeeze(opset, 112, kind), ["pool"])
     assert [node.op_type for node in whole.graph.node if node.op_type != "Cast"] == means[1:]
     assert len([n for n in to_fp16(squeeze(opset, 16, kind)).graph.node if n.op_type != "Cast"]) == 1
+
+
+def attention_over(positions: int, axis: int = -1, opset: int = 20) -> onnx.ModelProto:
+    """Keys under a softmax over positions, turned, times values: a lambda layer's content."""
+    shape = f"1, 4, {positions}" if axis == -1 else f"1, {positions}, 4"
+    turn = "[0, 2, 1]" if axis == -1 else "[0, 1, 2]"
+    return onnx_file.infer_shapes(
+        parser.parse_model(f"""<ir_version: 8, opset_import: ["" : {opset}]>
+        g (float[{shape}] key, float[1, 6, {positions}] value) => (float[1, 6, 4] output) {{
+            [weigh] w = Softmax <axis = {axis}> (key)
+            [turn] t = Transpose <perm = {turn}> (w)
+            [sum] s = MatMul (value, t)
+            [after] output = Relu (s) }}"""),
+        "attention",
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "islands"),
+    [
+        (attention_over(4096), {"w", "t", "s"}),
+        (attention_over(4096, axis=1), {"w", "t", "s"}),
+        (attention_over(2048), set()),
+        (attention_over(1024, opset=11), set()),
+    ],
+    ids=("long", "another axis", "short", "short, all from the axis on"),
+)
+def test_a_long_softmax_and_its_sum_stay_in_fp32(model: onnx.ModelProto, islands: set[str]) -> None:
+    assert long_softmaxes(model) == islands
+    made = to_fp16(model)
+    types = {value.name: value.type.tensor_type.elem_type for value in made.graph.value_info}
+    single = {node.name for node in made.graph.node if types.get(node.output[0]) == onnx.TensorProto.FLOAT}
+    assert single >= {"weigh", "turn", "sum"} if islands else single.isdisjoint({"weigh", "turn", "sum"})
+
+
+def test_a_long_softmax_survives_flushing() -> None:
+    rng = np.random.default_rng(0)
+    feed = {
+        "key": rng.normal(size=(1, 4, 16384)).astype(np.float32),
+        "value": rng.normal(1, 1, (1, 6, 16384)).astype(np.float32),
+    }
+    interpreter = Interpreter(attention_over(16384))
+    exact = interpreter.run(feed, "float64")["output"]
+    errors = [
+        float(np.abs(interpreter.run(feed, "half-acc32", islands)["output"] - exact).max())
+        for islands in (frozenset(), long_softmaxes(attention_over(16384)))
+    ]
+    assert errors[0] > 0.05
+    assert errors[1] < 0.002

@@ -14,8 +14,6 @@ from effbench.schema import Artifact
 
 PICTURES = 3
 """Pictures that the search runs over; each is run some dozens of times."""
-LARGEST_SHARE_PCT = 5.0
-"""Of the operators; with more in fp32 it is no half-precision artifact any more."""
 PROPOSED = "fp32_island_search"
 
 
@@ -41,7 +39,6 @@ def islands(full: Artifact, half: Artifact, home: Path, limits: Limits, notify: 
         job = {"op": "numerics", "graph": str(full.folder), "precision": "fp16", "pictures": "", "count": PICTURES}
         (answer,) = stage.run(WORKER, job, limits, home, full.name)
         report = from_json(NumericsReport, answer["report"], "the child's answer")
-        few = report.island_share_pct <= LARGEST_SHARE_PCT
-        known = {"code": code, "islands": list(report.islands) if few else []}
+        known = {"code": code, "islands": list(report.islands)}
         bundle.annotate(half, placement={**half.placement, PROPOSED: known})
     return tuple(known["islands"])

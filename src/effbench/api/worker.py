@@ -222,9 +222,9 @@ Written = tuple[Any, dict[str, Any], tuple[str, ...]]
 
 
 def _half(source: Artifact, model: Any, job: dict[str, Any], draft: Path, stages: _Stages) -> Written:
-    from effbench.deploy.precision import to_fp16
+    from effbench.deploy.precision import long_softmaxes, to_fp16
 
-    islands = job.get("islands", [])
+    islands = [*job.get("islands", ()), *sorted(long_softmaxes(onnx_file.infer_shapes(model, source.name)))]
     count = len(model.graph.node)
     notes = (f"{len(islands)} of {count} operators stay in fp32 (islands)",) if islands else ()
     return to_fp16(model, islands), {"fp32_islands": islands}, notes

@@ -55,11 +55,12 @@ class Local:
 
 @dataclass
 class Experiment:
-    """A graph, its pictures, its exact outputs, and what was tried."""
+    """A graph, its pictures, its exact outputs, and what was tried; ``kept`` are islands in any case."""
 
     model: ModelProto
     feeds: Sequence[Mapping[str, Array]]
     natural: int = fidelity.NATURAL
+    kept: Islands = frozenset()
     runs: int = 0
     _errors: dict[tuple[str, Islands], float] = field(default_factory=dict)
 
@@ -75,7 +76,7 @@ class Experiment:
 
     def _outputs(self, mode: str, islands: Islands) -> dict[str, Array]:
         self.runs += len(self.feeds)
-        return fidelity.run_all(lambda feed: self.interpreter.run(feed, mode, islands), self.feeds)
+        return fidelity.run_all(lambda feed: self.interpreter.run(feed, mode, islands | self.kept), self.feeds)
 
     def error(self, mode: str, islands: Islands) -> float:
         """Return the outputs' error as a multiple of what is allowed in a mode; at most 1 holds the bound."""
@@ -103,10 +104,8 @@ class Experiment:
         self.runs += 2 * len(feeds)
         for feed in feeds:
             known: dict[str, float] = {}
-            both = zip(
-                self.interpreter.trace(feed, "float64"), self.interpreter.trace(feed, mode, islands), strict=True
-            )
-            for i, (exact, half) in enumerate(both):
+            runs = (self.interpreter.trace(feed, *how) for how in (("float64",), (mode, islands | self.kept)))
+            for i, (exact, half) in enumerate(zip(*runs, strict=True)):
                 for name, want, have in zip(exact.step.outputs, exact.outputs, half.outputs, strict=False):
                     known[name] = relative_error(want, have)
                 worst = known[exact.step.outputs[0]]
@@ -183,7 +182,7 @@ def _next(experiment: Experiment, found: list[Local], islands: Islands, factor: 
 
     One whose result is not finite goes first: while it is there, nothing else can hold the bound.
     """
-    harmful = _harmful(experiment, found, visible)
+    harmful, islands = _harmful(experiment, found, visible), islands | experiment.kept
     for local in sorted(found, key=lambda local: math.isfinite(local.error)):
         if local.index not in harmful or local.factor < factor or local.error < visible:
             continue

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from effbench.deploy import Array, fidelity
-from effbench.deploy.precision import COLUMNS, HALF_MAX, shorten_means
+from effbench.deploy.precision import COLUMNS, HALF_MAX, long_softmaxes, shorten_means
 from effbench.errors import UsageError
 from effbench.schema import finite
 
@@ -121,7 +121,8 @@ def examine(
         raise UsageError(f"Precision '{precision}' has no range to examine.", hint="numerics examines fp16.")
     if sum(len(next(iter(feed.values()))) for feed in feeds) < 2:
         raise UsageError("Numerics needs at least two pictures: errors are judged by the spread between them.")
-    experiment = search.Experiment(shorten_means(model), feeds, natural)
+    model = shorten_means(model)
+    experiment = search.Experiment(model, feeds, natural, long_softmaxes(model))
     ranges = measure_ranges(experiment)
     chosen = search.find(experiment)
     errors = tuple(
@@ -288,10 +289,13 @@ def _notes(experiment: Experiment, chosen: Islands, ranges: Mapping[str, TensorR
         notes.append("The bound is missed, but no operator is to blame: rounding adds up over the whole network.")
     elif not passed:
         notes.append("The islands remove the culprits found; what is left is rounding that adds up over the network.")
-    beyond = [r.node for r in ranges.values() if r.largest > HALF_MAX and r.tensor not in chosen]
+    if experiment.kept:
+        notes.append(f"{len(experiment.kept)} operators stay in fp32 in any case: long softmaxes and sums of them.")
+    inside = chosen | experiment.kept
+    beyond = [r.node for r in ranges.values() if r.largest > HALF_MAX and r.tensor not in inside]
     if beyond:
         notes.append(f"Beyond half range without harm to the outputs: {_some(beyond)}.")
-    dying = [s.name for s in experiment.steps if s.outputs[0] not in chosen and dying_constants(experiment, s)]
+    dying = [s.name for s in experiment.steps if s.outputs[0] not in inside and dying_constants(experiment, s)]
     if dying:
         notes.append(f"Constants that become 0 without harm to the outputs: {_some(dying)}.")
     return notes

@@ -23,6 +23,11 @@ LONG_MEAN = 256
 """A mean over more positions is taken over columns first and rows then. A squeeze of 112 x 112 positions in one running
 sum of half precision would pass 6,000, where neighbors are 4 apart, and overflows at a mean of 5."""
 
+LONG_SOFTMAX = 2048
+"""A softmax over more positions stays in float32, with the product that reads it: its mean is within 8 times the
+smallest normal number of half precision, and devices flush what lies below to zero."""
+_PASSED_ON = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Expand", "Identity", "Mul")
+
 _TYPE_ATTRIBUTES = {"Cast": "to", "EyeLike": "dtype"}
 
 
@@ -67,7 +72,7 @@ def to_fp16(model: ModelProto, islands: Collection[str] = ()) -> ModelProto:
     """Return the model in half precision.
 
     Inputs and outputs stay float32, with a Cast at the border. Finite constants beyond the range of half precision
-    are saturated. A tensor is cast at most once to each type, and never from a cast.
+    are saturated. A tensor is cast at most once to each type, and never from a cast. `long_softmaxes` are islands too.
 
     Args:
         model: An fp32 graph without control flow.
@@ -88,7 +93,7 @@ class _Rewriter:
 
         self.onnx = onnx
         self.model = shorten_means(model, islands)
-        self.islands = islands
+        self.islands = islands | long_softmaxes(self.model)
         self.opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
         self.half, self.single = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
         graph = self.model.graph
@@ -275,6 +280,31 @@ def _pooled(node: NodeProto, constants: Mapping[str, Any]) -> bool:
     axes = next((list(a.ints) for a in node.attribute if a.name == "axes"), [])
     given = constants.get(node.input[1]) if len(node.input) > 1 else axes
     return given is not None and sorted(int(axis) % 4 for axis in given) == [2, 3]
+
+
+def long_softmaxes(model: ModelProto) -> frozenset[str]:
+    """Return the first outputs of softmaxes over more than `LONG_SOFTMAX` positions, and of what takes sums of them.
+
+    Args:
+        model: An fp32 graph, shapes known.
+    """
+    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
+    known = onnx_file.shapes(model)
+    found: set[str] = set()
+    passed: set[str] = set()
+    for node in model.graph.node:
+        if node.op_type == "Softmax":
+            axis = next((a.i for a in node.attribute if a.name == "axis"), -1 if opset >= 13 else 1)
+            shape = known.get(node.input[0], ())[axis:]
+            sizes = [size or 0 for size in (shape[:1] if opset >= 13 else shape)]
+            reads = int(np.prod(sizes)) > LONG_SOFTMAX if sizes else False
+        else:
+            reads = bool(passed & set(node.input))
+        if reads:
+            found.add(node.output[0])
+            if node.op_type in (*_PASSED_ON, "Softmax"):
+                passed.update(node.output)
+    return frozenset(found)
 
 
 def _without_unread(nodes: list[NodeProto], outputs: set[str]) -> Iterator[NodeProto]:
