@@ -57,13 +57,22 @@ def test_on_the_simulator_it_is_still_the_same_model_and_says_that_it_is_one(con
     assert "simulator" in str(TARGET.measurable())
 
 
+def test_activations_are_written_out_unless_native_ones_are_asked_for(home: Path, context: Artifact) -> None:
+    native = converted(graph_artifact(home / "native", attention(), "fp16"), TARGET, activations="native")
+    ours, theirs = (item.placement["operators"]["HTP"] for item in (context, native))
+    assert (ours.get("Gelu", 0), theirs["Gelu"]) == (0, 1)
+    assert ours["Tanh"] == 1
+    assert "1 Gelu" in context.subject.notes[0]
+    assert native.subject.notes == ()
+
+
 def test_each_architecture_has_its_own_binary(home: Path, context: Artifact) -> None:
     other = converted(graph_artifact(home, attention(), "fp16"), TARGET, htp="v68")
     assert other.placement["htp"] == "v68"
     assert other.files["model_qnn.bin"] != context.files["model_qnn.bin"]
 
 
-@pytest.mark.parametrize("options", [{"htp": "v74"}, {"htp": "75"}, {"fallback": "perhaps"}])
+@pytest.mark.parametrize("options", [{"htp": "v74"}, {"htp": "75"}, {"fallback": "perhaps"}, {"activations": "fast"}])
 def test_options_that_mean_nothing_are_refused(context: Artifact, options: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         TARGET.convert(context, tmp_path, options)

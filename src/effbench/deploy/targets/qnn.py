@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from effbench.deploy import Array, Converted, snapdragon
+from effbench.deploy import Array, Converted, onnx_file, snapdragon
+from effbench.deploy.htp import WRITTEN_OUT, write_out
 from effbench.deploy.placement import record
 from effbench.errors import (
     ConversionError,
@@ -76,6 +79,8 @@ class QnnTarget:
     precision = "fp16"
     options: Mapping[str, str] = {
         "htp": f"HTP architecture: {', '.join(snapdragon.SOCS)}; default {DEFAULT_HTP}",
+        "activations": "exact writes Gelu, Sigmoid and HardSwish in operators that the HTP rounds well, in fp16; "
+        "native leaves them; default exact",
         "fallback": "what --allow-fallback sets: yes leaves to the CPU what the HTP does not run; default no",
     }
     checks: tuple[Mapping[str, str], ...] = ({},)
@@ -115,10 +120,16 @@ class QnnTarget:
         if any(None in spec.shape for spec in graph.inputs):
             raise UnsupportedError("A context binary has fixed shapes.", hint="Export without --dynamic-batch.")
         placement = {"htp": htp, "soc": snapdragon.SOCS[htp][1], "sdk": snapdragon.sdk_version()}
-        placement |= compile_context(graph.path, out, htp)
+        notes: tuple[str, ...] = ()
+        with tempfile.TemporaryDirectory() as scratch:
+            path = graph.path
+            if precision == "fp16" and options.get("activations", "exact") == "exact":
+                path = Path(scratch) / path.name
+                notes = _write_out(graph.path, path)
+            placement |= compile_context(path, out, htp)
         _check_fallback(placement, options.get("fallback", "no") == "yes")
         # Of quantized operators the provider does not say what they compute in.
-        return Converted(ENTRY, precision, "fp16" if precision == "fp16" else None, placement)
+        return Converted(ENTRY, precision, "fp16" if precision == "fp16" else None, placement, notes)
 
     def open(self, artifact: Artifact, threads: int, options: Mapping[str, str]) -> QnnSession:
         """Load a context binary, onto the simulator where there is no NPU.
@@ -141,9 +152,22 @@ def chosen(options: Mapping[str, str]) -> str:
     htp = options.get("htp", DEFAULT_HTP)
     if htp not in snapdragon.SOCS:
         raise did_you_mean(htp, snapdragon.SOCS, "HTP architecture")
-    if options.get("fallback", "no") not in ("yes", "no"):
-        raise UsageError(f"fallback={options['fallback']} is not one of yes, no.")
+    for name, values in (("fallback", ("yes", "no")), ("activations", ("exact", "native"))):
+        if options.get(name, values[0]) not in values:
+            raise UsageError(f"{name}={options[name]} is not one of {', '.join(values)}.")
     return htp
+
+
+def _write_out(source: Path, made: Path) -> tuple[str, ...]:
+    """Write a graph as the HTP rounds it well; returns notes on what was written out."""
+    import onnx
+
+    model = onnx_file.load(source)
+    written = write_out(model)
+    onnx.save(written, made)
+    before, after = (Counter(node.op_type for node in graph.node) for graph in (model.graph, written.graph))
+    kinds = [f"{before[kind] - after[kind]} {kind}" for kind in WRITTEN_OUT if before[kind] > after[kind]]
+    return (f"written in operators that the HTP rounds well: {', '.join(kinds)}",) if kinds else ()
 
 
 def compile_context(model: Path, out: Path, htp: str) -> dict[str, Any]:
