@@ -157,3 +157,14 @@ def test_no_more_than_half_of_the_work_goes_back(model: onnx.ModelProto, int8: o
     assert found.floats
     assert found.share_pct <= 50
     assert found.after_db < sensitive.TARGET_DB
+
+
+def test_what_is_not_finite_goes_back_first(model: onnx.ModelProto, int8: onnx.ModelProto) -> None:
+    broken = onnx.ModelProto()
+    broken.CopyFrom(int8)
+    (bias,) = (tensor for tensor in broken.graph.initializer if tensor.name == "b3")
+    bias.CopyFrom(numpy_helper.from_array(np.full(10, np.nan, np.float32), bias.name))
+    found = relieve(model, broken, calibration(model))
+    assert found.floats[0] == "output"
+    assert found.before_db == -np.inf
+    assert found.after_db > 15

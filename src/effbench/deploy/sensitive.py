@@ -6,8 +6,10 @@ independent, the order holds for all of them together.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -71,7 +73,7 @@ def runner(model: ModelProto) -> fidelity.Run:
 def relieve(model: ModelProto, int8: ModelProto, batches: Sequence[Mapping[str, Array]]) -> Relief:
     """Take operators back to float until the noise is `TARGET_DB` down and every picture's outputs point the right way.
 
-    Where that takes more than `LARGEST_SHARE` of the work, so much goes back and the noise stays above.
+    Where that takes more than `LARGEST_SHARE` of the work, what was best within it is returned.
 
     Args:
         model: The fp32 graph, static shape.
@@ -90,23 +92,26 @@ def relieve(model: ModelProto, int8: ModelProto, batches: Sequence[Mapping[str, 
     if _quiet(before) or len(batches) * size < 2:  # a single picture has no spread to judge by
         return Relief(int8, (), len(names), 0.0, before["snr_db"], before["snr_db"])
     signal = _run(model, few)
-    alone = {name: signal_to_noise_db(signal, _run(mixed(model, int8, {*names} - {name}), few)) for name in names}
+    alone = {name: _figures(signal, mixed(model, int8, {*names} - {name}), few)["snr_db"] for name in names}
     order = sorted(names, key=alone.__getitem__)
     macs = onnx_file.macs_by_node(model)
     work = [0, *accumulate(macs.get(name, 0) for name in order)]
     low, high = 0, max(count for count, done in enumerate(work) if done <= LARGEST_SHARE * work[-1])
-    after = _figures(expected, mixed(model, int8, order[:high]), batches)
-    while _quiet(after) and high - low > 1:
+
+    @cache
+    def figures(count: int) -> dict[str, float]:
+        return _figures(expected, mixed(model, int8, order[:count]), batches) if count else before
+
+    if not _quiet(figures(high)):
+        # More in float is not always better: a sum in float over one in int8 may divide by nothing.
+        low = high = max((high * part // 4 for part in range(5)), key=lambda count: figures(count)["snr_db"])
+    while high - low > 1:
         middle = (low + high) // 2
-        found = _figures(expected, mixed(model, int8, order[:middle]), batches)
-        if _quiet(found):
-            high, after = middle, found
-        else:
-            low = middle
+        low, high = (low, middle) if _quiet(figures(middle)) else (middle, high)
     floats = tuple(order[:high])
     share = 100 * work[high] / max(work[-1], 1)
-    made = mixed(model, int8, floats)
-    return Relief(made, floats, len(names), share, before["snr_db"], after["snr_db"])
+    made = mixed(model, int8, floats) if floats else int8
+    return Relief(made, floats, len(names), share, before["snr_db"], figures(high)["snr_db"])
 
 
 def signal_to_noise_db(expected: Mapping[str, Array], found: Mapping[str, Array]) -> float:
@@ -124,8 +129,10 @@ def _quiet(figures: Mapping[str, float]) -> bool:
 def _figures(
     expected: Mapping[str, Array], model: ModelProto, batches: Sequence[Mapping[str, Array]]
 ) -> dict[str, float]:
+    """Compare; where a result is not finite, nothing is left of the signal."""
     found = _run(model, batches)
-    return fidelity.compare(expected, found, len(next(iter(found.values()))))
+    figures = fidelity.compare(expected, found, len(next(iter(found.values()))))
+    return {name: value if math.isfinite(value) else -math.inf for name, value in figures.items()}
 
 
 def _run(model: ModelProto, batches: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
