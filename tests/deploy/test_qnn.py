@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from small_graphs import SIDE, attention, converted, graph_artifact
 
-from effbench.deploy import fidelity, snapdragon
+from effbench.deploy import fidelity, placement, snapdragon
+from effbench.deploy.quantize import to_a16w8
 from effbench.deploy.targets.qnn import TARGET
 from effbench.errors import ConversionError, DataError, EffbenchError, UnavailableError, UnsupportedError, UsageError
 from effbench.schema import Artifact
@@ -64,6 +65,19 @@ def test_activations_are_written_out_unless_native_ones_are_asked_for(home: Path
     assert ours["Tanh"] == 1
     assert "1 Gelu" in context.subject.notes[0]
     assert native.subject.notes == ()
+
+
+def test_integers_at_the_border_are_no_fallback(tmp_path: Path) -> None:
+    """Only Quantize and Dequantize of the float input and output stay on the CPU."""
+    model = attention()
+    rng = np.random.default_rng(0)
+    feeds = [{"image": rng.normal(size=(1, 3, SIDE, SIDE)).astype(np.float32)} for _ in range(4)]
+    graph = graph_artifact(tmp_path, to_a16w8(model, feeds), "a16w8", model)
+    made = converted(graph, TARGET)
+    assert len(made.placement["border_operators"]) == 2
+    assert made.placement["fallback"] == {}
+    assert made.placement["partitions"] == 1
+    placement.check(made.placement, made.name)
 
 
 def test_each_architecture_has_its_own_binary(home: Path, context: Artifact) -> None:

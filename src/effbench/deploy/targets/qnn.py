@@ -199,7 +199,9 @@ def compile_context(model: Path, out: Path, htp: str) -> dict[str, Any]:
     placement["border_operators"] = border(written)
     placement["contexts"] = sum(node.op_type == "EPContext" for node in written.graph.node)
     units = {unit: sum(kinds.values()) for unit, kinds in placement["operators"].items()}
-    left = len(placement["cpu_operators"])
+    left = len(_left(placement))
+    if "CPU" in units:
+        units["CPU"] = left  # without the border, which is not the graph's
     parts = placement["partitions"] + (left > 0)
     return {**placement, **record(units, partitions=parts, copies=_handed_over(written.graph), wanted="HTP")}
 
@@ -227,8 +229,12 @@ def border(written: Any) -> list[str]:
     ]
 
 
+def _left(placement: Mapping[str, Any]) -> list[str]:
+    return [name for name in placement["cpu_operators"] if name not in placement["border_operators"]]
+
+
 def _check_fallback(placement: Mapping[str, Any], allowed: bool) -> None:
-    left = [name for name in placement["cpu_operators"] if name not in placement["border_operators"]]
+    left = _left(placement)
     if left and not allowed:
         shown = ", ".join(left[:5]) + (", ..." if len(left) > 5 else "")
         raise ConversionError(
