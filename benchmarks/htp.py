@@ -1,0 +1,78 @@
+"""How far single operators of Snapdragon's HTP lie from their values, in half precision, on Qualcomm's simulator.
+
+Run with ``python benchmarks/htp.py`` (a minute; needs the extra ``qnn``). Errors are relative, of the whole tensor,
+inputs drawn from a normal distribution (positive ones for Div): of the operator as it is, as `effbench.deploy.htp`
+writes it out, and of correct rounding.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import parser
+from tabulate import tabulate
+
+from effbench.deploy import Array, onnx_file, snapdragon
+from effbench.deploy.htp import write_out
+from effbench.deploy.interpreter import Interpreter
+from effbench.deploy.precision import to_fp16
+from effbench.deploy.targets.qnn import DEFAULT_HTP, compile_context
+
+SHAPE = (1, 64, 32, 32)
+OPERATORS = {
+    "Gelu": "y = Gelu (x)",
+    "Sigmoid": "y = Sigmoid (x)",
+    "HardSwish": "y = HardSwish (x)",
+    "Div": "y = Div (one, x)",
+    "Sqrt": "y = Sqrt (x)",
+    "Exp": "y = Exp (x)",
+    "Tanh": "y = Tanh (x)",
+    "Add": "y = Add (x, one)",
+    "Mul": "y = Mul (x, x)",
+}
+POSITIVE = ("Div", "Sqrt")
+
+
+def on_the_htp(model: onnx.ModelProto, x: Array) -> Array:
+    with tempfile.TemporaryDirectory() as folder:
+        source, out = Path(folder) / "model.onnx", Path(folder) / "out"
+        out.mkdir()
+        onnx.save(model, source)
+        compile_context(source, out, DEFAULT_HTP)
+        session = ort.InferenceSession(str(out / "model.onnx"), snapdragon.session_options(DEFAULT_HTP, {}))
+        return np.asarray(session.run(None, {"x": x})[0], np.float64)
+
+
+def run() -> int:
+    normal = np.random.default_rng(0).normal(size=SHAPE).astype(np.float16).astype(np.float32)
+    rows = []
+    for name, body in OPERATORS.items():
+        x = np.abs(normal) + np.float32(0.1) if name in POSITIVE else normal
+        x = x.astype(np.float16).astype(np.float32)
+        size = ", ".join(map(str, SHAPE))
+        head = (
+            f'<ir_version: 9, opset_import: ["" : 20]> g (float[{size}] x) => (float[{size}] y) <float one = {{1.0}}>'
+        )
+        model = onnx_file.infer_shapes(parser.parse_model(f"{head} {{ {body} }}"), name)
+        exact = Interpreter(model).run({"x": x}, "float64")["y"]
+        half = to_fp16(model)
+        found = {"native": on_the_htp(half, x), "written out": None, "rounded": exact.astype(np.float16)}
+        if name not in {node.op_type for node in write_out(half).graph.node}:
+            found["written out"] = on_the_htp(write_out(half), x)
+        errors = {
+            label: "-" if value is None else f"{np.linalg.norm(value - exact) / np.linalg.norm(exact):.1e}"
+            for label, value in found.items()
+        }
+        rows.append({"operator": name, **errors})
+        print(rows[-1], file=sys.stderr, flush=True)
+    print(tabulate(rows, headers="keys", tablefmt="pipe", disable_numparse=True))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run())
