@@ -18,7 +18,7 @@ from onnx import parser
 from tabulate import tabulate
 
 from effbench.deploy import Array, onnx_file, snapdragon
-from effbench.deploy.htp import write_out
+from effbench.deploy.htp import prepared
 from effbench.deploy.interpreter import Interpreter
 from effbench.deploy.precision import to_fp16
 from effbench.deploy.targets.qnn import DEFAULT_HTP, compile_context
@@ -62,8 +62,8 @@ def run() -> int:
         exact = Interpreter(model).run({"x": x}, "float64")["y"]
         half = to_fp16(model)
         found = {"native": on_the_htp(half, x), "written out": None, "rounded": exact.astype(np.float16)}
-        if name not in {node.op_type for node in write_out(half).graph.node}:
-            found["written out"] = on_the_htp(write_out(half), x)
+        if name not in {node.op_type for node in prepared(half).graph.node}:
+            found["written out"] = on_the_htp(prepared(half), x)
         errors = {
             label: "-" if value is None else f"{np.linalg.norm(value - exact) / np.linalg.norm(exact):.1e}"
             for label, value in found.items()

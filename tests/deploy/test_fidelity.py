@@ -48,6 +48,19 @@ def test_a_wrong_weight_fails(precision: str) -> None:
     assert found.reasons
 
 
+def test_the_spread_is_of_all_pictures_however_few_are_run() -> None:
+    def shifted(feeds: Any) -> dict[str, Any]:
+        return {"output": model(feeds)["output"] + np.float32(0.01)}
+
+    whole = checked(shifted, "fp16")
+    few = fidelity.check(shifted, reference(), 1, SPEC, Preprocessing(), "fp16", pictures=2)
+    assert (whole.inputs, few.inputs) == (9, 2)
+    assert few.snr_db == pytest.approx(whole.snr_db, abs=0.01)
+    expected = reference()[1]["output"][: fidelity.NATURAL].astype(np.float64)
+    spread = np.sqrt(np.mean((expected - expected.mean(axis=0)) ** 2))
+    assert few.max_error == pytest.approx(0.01 / spread, rel=0.01)
+
+
 def test_int8_is_held_to_natural_pictures_and_the_noise_is_stated() -> None:
     def clipped(feeds: Any) -> dict[str, Any]:
         found = model(feeds)["output"]

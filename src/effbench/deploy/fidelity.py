@@ -96,10 +96,7 @@ Reference = tuple[npt.NDArray[np.uint8], Mapping[str, Array], str]
 
 
 def first(reference: Reference, pictures: int | None, batch: int) -> Reference:
-    """Return the first pictures of a reference with their expected outputs, whole batches; None takes all.
-
-    A simulator that needs seconds for a picture states how many it takes; the check records that number.
-    """
+    """Return the first pictures of a reference with their expected outputs, whole batches; None takes all."""
     images, outputs, engine = reference
     if pictures is None:
         return reference
@@ -107,37 +104,45 @@ def first(reference: Reference, pictures: int | None, batch: int) -> Reference:
     return images[:count], {name: value[:count] for name, value in outputs.items()}, engine
 
 
-def compare(expected: Mapping[str, Array], found: Mapping[str, Array], natural: int = NATURAL) -> dict[str, float]:
+def compare(
+    expected: Mapping[str, Array],
+    found: Mapping[str, Array],
+    natural: int = NATURAL,
+    whole: Mapping[str, Array] | None = None,
+) -> dict[str, float]:
     """Return the worst figures over all outputs: max_error and p99_error (of the spread), cosine, snr_db and others.
 
     Args:
         expected: Outputs by name, shape (B, ...), batch first.
         found: The same; matched by name, or by order where a runtime renamed them.
         natural: Of so many pictures, the first, the spread is taken.
+        whole: Expected outputs of more pictures than were run, to take the spread from; default ``expected``. A few
+            pictures may happen to lie close together, and the model's own scale does not depend on how many were run.
 
     Raises:
         DataError: The number of outputs or a shape differs.
     """
+    whole = whole or expected
     if len(expected) != len(found):
         raise DataError(f"{len(found)} outputs, expected {len(expected)}.")
     pairs = (
-        [(expected[name], found[name]) for name in expected]
+        [(expected[name], found[name], whole[name]) for name in expected]
         if set(expected) == set(found)
-        else list(zip(expected.values(), found.values(), strict=True))
+        else list(zip(expected.values(), found.values(), whole.values(), strict=True))
     )
-    figures = [_compare_one(want, have, natural) for want, have in pairs]
+    figures = [_compare_one(want, have, natural, of[:natural]) for want, have, of in pairs]
     worst = dict.fromkeys(("max_error", "p99_error"), max) | dict.fromkeys(
         ("cosine", "top1_agreement", "spread", "snr_db"), min
     )
     return {name: float(pick(figure[name] for figure in figures)) for name, pick in worst.items()}
 
 
-def _compare_one(want: Array, have: Array, natural: int) -> dict[str, float]:
+def _compare_one(want: Array, have: Array, natural: int, signal: Array) -> dict[str, float]:
     if want.shape != have.shape:
         raise DataError(f"An output has shape {list(have.shape)}, expected {list(want.shape)}.")
-    want, have = (np.asarray(array, np.float64).reshape(len(array), -1) for array in (want, have))
-    center = want[:natural].mean(axis=0)
-    spread = float(np.sqrt(np.mean((want[:natural] - center) ** 2)))
+    want, have, signal = (np.asarray(array, np.float64).reshape(len(array), -1) for array in (want, have, signal))
+    center = signal.mean(axis=0)
+    spread = float(np.sqrt(np.mean((signal - center) ** 2)))
     left, right = want - center, have - center
     scale = np.full((len(want), 1), spread)
     # A picture that takes the outputs many spreads away is held to its own way there.
@@ -151,13 +156,12 @@ def _compare_one(want: Array, have: Array, natural: int) -> dict[str, float]:
         "cosine": float(cosine.min()),
         "top1_agreement": float((want.argmax(axis=1) == have.argmax(axis=1)).mean()),
         "spread": spread / max(float(np.abs(want).max()), 1e-30),
-        "snr_db": _signal_to_noise_db(want[:natural], have[:natural]),
+        "snr_db": _signal_to_noise_db(spread**2, float(np.mean((have[:natural] - want[:natural]) ** 2))),
     }
 
 
-def _signal_to_noise_db(want: Array, have: Array) -> float:
+def _signal_to_noise_db(signal: float, noise: float) -> float:
     """Return 10 log10 of signal over noise in power; a constant that all pictures share is no signal."""
-    signal, noise = np.sum((want - want.mean(axis=0)) ** 2), np.sum((have - want) ** 2)
     return float(10 * np.log10(max(signal, 1e-60) / max(noise, 1e-30 * signal, 1e-90)))
 
 
@@ -169,6 +173,7 @@ def check(
     preprocessing: Preprocessing,
     precision: str,
     example: encoded.Example | None = None,
+    pictures: int | None = None,
 ) -> Fidelity:
     """Run an artifact over the reference pictures and decide whether it is still the same model.
 
@@ -180,18 +185,20 @@ def check(
         preprocessing: The model's.
         precision: Storage precision; picks the limits.
         example: A picture to begin from its bytes, decoded and prepared here.
+        pictures: How many to run, whole batches; None runs all. The spread is of all either way.
 
     Raises:
         DataError: The number or shape of outputs differs from the reference's.
     """
     if precision in CALIBRATED:
         reference = first(reference, NATURAL, batch)
-    images, expected, engine = reference
+    images, expected, engine = first(reference, pictures, batch)
+    whole = reference[1]
     batches = feeds(images, batch, spec, preprocessing)
     found = run_all(run, batches)
     again = run_all(run, batches[:1])
     finite = all(bool(np.isfinite(value).all()) for value in found.values())
-    figures = compare(expected, {name: np.nan_to_num(value) for name, value in found.items()})
+    figures = compare(expected, {name: np.nan_to_num(value) for name, value in found.items()}, whole=whole)
     start = {name: value[:batch] for name, value in found.items()}
     repeatable = all(
         np.array_equal(again[name], start[name], equal_nan=True) or _close(again[name], start[name]) for name in start
@@ -200,7 +207,7 @@ def check(
     reasons = _reasons(figures, limits, finite, repeatable)
     levels = None
     if example is not None:
-        levels, from_encoded = _from_encoded(run, example, expected, batch, spec, preprocessing)
+        levels, from_encoded = _from_encoded(run, example, whole, batch, spec, preprocessing)
         reasons += from_encoded
     return Fidelity(
         passed=not reasons,

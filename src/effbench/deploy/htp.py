@@ -1,13 +1,15 @@
-"""Operators that Snapdragon's HTP rounds with a larger error than half precision asks for, in ones that it rounds well.
+"""A graph as Snapdragon's HTP takes it: what it rounds badly in operators that it rounds well, and nothing that crashes
+its compiler.
 
-On the simulator of QNN 2.51, Gelu, Sigmoid and HardSwish come out 2 to 4 times further from their values than correct
-rounding leaves them; Add, Mul and Tanh do not (docs/qnn.md). Over a network it adds up.
+On the simulator of QNN 2.51, Gelu, Sigmoid, HardSwish and Softmax come out 2 to 6 times further from their values than
+correct rounding leaves them. A Tanh, Sigmoid or Gelu that alone reads a Conv is merged into it and comes out 10 to 30
+times further; so none of them reads its input directly here (docs/qnn.md). Over a network it adds up.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +23,8 @@ GELU = (0.797497123, 0.0370154347, -0.000353106224)
 GELU_TANH = (0.7978845608, 0.0356774081, 0.0)
 """Of the approximation that is tanh by definition: sqrt(2 / pi) and 0.044715 times that (arXiv:1606.08415)."""
 GELU_END = 5.0
+FLAT = 20.0
+"""Beyond it Tanh and Sigmoid are flat in half precision; a Clip there changes nothing and keeps them out of a Conv."""
 
 
 class _Writer:
@@ -30,26 +34,28 @@ class _Writer:
         self._node, self._constants = node, constants
         self.nodes: list[NodeProto] = []
 
-    def constant(self, value: float) -> str:
-        """Return the name of a scalar."""
+    def constant(self, value: float | list[int]) -> str:
+        """Return the name of a scalar in half precision, or of axes or a shape."""
         from onnx import numpy_helper
 
         name = f"htp/{value!r}"
-        self._constants[name] = numpy_helper.from_array(np.array(value, np.float16), name)
+        array = np.array(value, np.float16 if isinstance(value, float) else np.int64)
+        self._constants[name] = numpy_helper.from_array(array, name)
         return name
 
-    def __call__(self, op: str, *inputs: str | float) -> str:
+    def __call__(self, op: str, *inputs: str | float | list[int]) -> str:
         """Add a node and return its output."""
         from onnx import helper
 
-        names = [self.constant(value) if isinstance(value, float) else value for value in inputs]
+        names = [value if isinstance(value, str) else self.constant(value) for value in inputs]
         name = f"{self._node.output[0]}/htp{len(self.nodes)}"
         self.nodes.append(helper.make_node(op, names, [name], name=f"{self._node.name or name}/{op}{len(self.nodes)}"))
         return name
 
     def finished(self) -> list[NodeProto]:
-        """Return the nodes, the last with the output of what they stand for."""
-        self.nodes[-1].output[0] = self._node.output[0]
+        """Return the nodes, the last with the output of what they stand for; none where nothing was added."""
+        if self.nodes:
+            self.nodes[-1].output[0] = self._node.output[0]
         return self.nodes
 
 
@@ -66,8 +72,19 @@ def _gelu(node: NodeProto, add: _Writer) -> None:
 
 
 def _sigmoid(node: NodeProto, add: _Writer) -> None:
-    bent = add("Tanh", add("Mul", node.input[0], 0.5))
+    bent = add("Tanh", add("Mul", add("Clip", node.input[0], -FLAT, FLAT), 0.5))
     add("Add", add("Mul", bent, 0.5), 0.5)
+
+
+def _tanh(node: NodeProto, add: _Writer) -> None:
+    add("Tanh", add("Clip", node.input[0], -FLAT, FLAT))
+
+
+def _softmax(node: NodeProto, add: _Writer) -> None:
+    (x,) = node.input
+    (axis,) = [attribute.i for attribute in node.attribute if attribute.name == "axis"] or [-1]
+    grown = add("Exp", add("Sub", x, add("ReduceMax", x, [axis])))
+    add("Div", grown, add("ReduceSum", grown, [axis]))
 
 
 def _hard_swish(node: NodeProto, add: _Writer) -> None:
@@ -76,34 +93,57 @@ def _hard_swish(node: NodeProto, add: _Writer) -> None:
     add("Mul", x, gate)
 
 
+SINCE = {"Softmax": 18}
+"""The opset from which an operator is written out: ReduceMax takes its axes as an input from then on."""
 WRITTEN_OUT: Mapping[str, Callable[[NodeProto, _Writer], None]] = {
     "Gelu": _gelu,
     "Sigmoid": _sigmoid,
     "HardSwish": _hard_swish,
+    "Softmax": _softmax,
+    "Tanh": _tanh,
 }
 
 
-def write_out(model: ModelProto) -> ModelProto:
-    """Return a graph in half precision with the operators of `WRITTEN_OUT` as smaller ones; others are as they were.
+def prepared(model: ModelProto, exact: bool = True) -> ModelProto:
+    """Return a graph that the HTP's compiler takes.
 
     Args:
         model: A graph of static shape.
+        exact: Whether what is in half precision has the operators of `WRITTEN_OUT` as smaller ones.
     """
     import onnx
 
     made = onnx_file.infer_shapes(model, "the graph")
     graph = made.graph
-    kinds = {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.value_info, *graph.output)}
+    values = {value.name: value.type.tensor_type for value in (*graph.input, *graph.value_info, *graph.output)}
+    stored = {tensor.name: tensor for tensor in graph.initializer}
     constants: dict[str, TensorProto] = {}
     nodes: list[NodeProto] = []
+    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
     for node in graph.node:
-        if node.op_type in WRITTEN_OUT and kinds.get(node.output[0]) == onnx.TensorProto.FLOAT16:
-            add = _Writer(node, constants)
+        add = _Writer(node, constants)
+        half = node.output[0] in values and values[node.output[0]].elem_type == onnx.TensorProto.FLOAT16
+        if exact and half and node.op_type in WRITTEN_OUT and opset >= SINCE.get(node.op_type, 1):
             WRITTEN_OUT[node.op_type](node, add)
-            nodes += add.finished()
-        else:
-            nodes.append(node)
+        elif shape := _reshaped(node, values, stored):
+            add("Reshape", node.input[0], shape)
+        nodes += add.finished() or [node]
     del graph.node[:], graph.value_info[:]
     graph.node.extend(nodes)
     graph.initializer.extend(constants.values())
     return onnx_file.infer_shapes(made, "the graph for the HTP")
+
+
+def _reshaped(node: NodeProto, values: Mapping[str, Any], stored: Mapping[str, TensorProto]) -> list[int]:
+    """Return the shape of what gathers a whole vector in its order, as a strided view is exported; [] of all others.
+
+    Such a Gather to four dimensions, with a Transpose behind it, aborts the compiler of QNN 2.51.
+    """
+    from onnx import numpy_helper
+
+    if node.op_type != "Gather" or node.input[0] not in values or node.input[1] not in stored:
+        return []
+    (length, *more) = [dim.dim_value for dim in values[node.input[0]].shape.dim] or [0]
+    places = numpy_helper.to_array(stored[node.input[1]])
+    whole = not more and np.array_equal(places.ravel(), np.arange(length))
+    return list(places.shape) if whole else []

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from effbench.deploy import Array, Converted, onnx_file, snapdragon
-from effbench.deploy.htp import WRITTEN_OUT, write_out
+from effbench.deploy.htp import WRITTEN_OUT, prepared
 from effbench.deploy.placement import record
 from effbench.errors import (
     ConversionError,
@@ -79,8 +79,8 @@ class QnnTarget:
     precision = "fp16"
     options: Mapping[str, str] = {
         "htp": f"HTP architecture: {', '.join(snapdragon.SOCS)}; default {DEFAULT_HTP}",
-        "activations": "exact writes Gelu, Sigmoid and HardSwish in operators that the HTP rounds well, in fp16; "
-        "native leaves them; default exact",
+        "activations": "exact writes Gelu, HardSwish, Sigmoid, Softmax and Tanh in operators that the HTP rounds well, "
+        "in fp16; native leaves them; default exact",
         "fallback": "what --allow-fallback sets: yes leaves to the CPU what the HTP does not run; default no",
     }
     checks: tuple[Mapping[str, str], ...] = ({},)
@@ -120,12 +120,9 @@ class QnnTarget:
         if any(None in spec.shape for spec in graph.inputs):
             raise UnsupportedError("A context binary has fixed shapes.", hint="Export without --dynamic-batch.")
         placement = {"htp": htp, "soc": snapdragon.SOCS[htp][1], "sdk": snapdragon.sdk_version()}
-        notes: tuple[str, ...] = ()
         with tempfile.TemporaryDirectory() as scratch:
-            path = graph.path
-            if precision == "fp16" and options.get("activations", "exact") == "exact":
-                path = Path(scratch) / path.name
-                notes = _write_out(graph.path, path)
+            path = Path(scratch) / graph.path.name
+            notes = _prepare(graph.path, path, exact=options.get("activations", "exact") == "exact")
             placement |= compile_context(path, out, htp)
         _check_fallback(placement, options.get("fallback", "no") == "yes")
         # Of quantized operators the provider does not say what they compute in.
@@ -158,15 +155,16 @@ def chosen(options: Mapping[str, str]) -> str:
     return htp
 
 
-def _write_out(source: Path, made: Path) -> tuple[str, ...]:
-    """Write a graph as the HTP rounds it well; returns notes on what was written out."""
+def _prepare(source: Path, made: Path, exact: bool) -> tuple[str, ...]:
+    """Write a graph as the HTP takes it; returns notes on what was written out."""
     import onnx
 
     model = onnx_file.load(source)
-    written = write_out(model)
+    written = prepared(model, exact)
     onnx.save(written, made)
-    before, after = (Counter(node.op_type for node in graph.node) for graph in (model.graph, written.graph))
-    kinds = [f"{before[kind] - after[kind]} {kind}" for kind in WRITTEN_OUT if before[kind] > after[kind]]
+    after = {node.name for node in written.graph.node}
+    gone = Counter(node.op_type for node in model.graph.node if node.name not in after)
+    kinds = [f"{gone[kind]} {kind}" for kind in WRITTEN_OUT if gone[kind]]
     return (f"written in operators that the HTP rounds well: {', '.join(kinds)}",) if kinds else ()
 
 
