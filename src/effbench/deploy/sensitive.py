@@ -1,21 +1,22 @@
 """Which operators of a quantized graph go back to float: the noisiest first, as few as hold the noise of all down.
 
-Each operator is quantized alone, its noise at the outputs is measured, and as noise of different operators is nearly
-independent, the order holds for all of them together.
+The noise that each makes at the outputs is taken from derivatives (`effbench.deploy.adjoint`), or, of a graph that they
+cannot be had of, from runs with that operator alone quantized. As noise of different operators is nearly independent,
+the order holds for all of them together.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from effbench.deploy import Array, fidelity, onnx_file
+from effbench.deploy.adjoint import noise
 from effbench.deploy.mix import mixed, quantized
-from effbench.errors import MissingDependencyError
+from effbench.errors import ConversionError, MissingDependencyError
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -24,15 +25,15 @@ TARGET_DB = 22.0
 """Of signal to quantization noise on calibration pictures: two over the 20 that any others should have."""
 LARGEST_SHARE = 0.5
 """Of the multiply-accumulates; with more of them in float it is no int8 artifact any more."""
-PICTURES, PICTURES_ALONE = 24, 6
-"""How many pictures the noise of a whole graph is measured on, and that of each operator alone."""
+PICTURES, PICTURES_FOR_ORDER = 24, 6
+"""How many pictures the noise of a whole graph is measured on, and that of each operator."""
 
 
 @dataclass(frozen=True)
 class Relief:
     """A quantized graph, the nodes that went back to float (first outputs), and what that did on the pictures.
 
-    ``share_pct`` is their share of the multiply-accumulates that int8 could take.
+    ``share_pct`` is their share of the multiply-accumulates that int8 could take; ``quiet`` whether that suffices.
     """
 
     model: ModelProto
@@ -41,6 +42,7 @@ class Relief:
     share_pct: float
     before_db: float
     after_db: float
+    quiet: bool = True
 
     def note(self) -> str:
         """Return a sentence on what was taken back; empty where nothing was."""
@@ -73,7 +75,8 @@ def runner(model: ModelProto) -> fidelity.Run:
 def relieve(model: ModelProto, int8: ModelProto, batches: Sequence[Mapping[str, Array]]) -> Relief:
     """Take operators back to float until the noise is `TARGET_DB` down and every picture's outputs point the right way.
 
-    Where that takes more than `LARGEST_SHARE` of the work, what was best within it is returned.
+    They are tried in the order of their noise, and of their noise for the work they do; the one that keeps less work in
+    float is taken. Where both take more than `LARGEST_SHARE` of the work, what was best within it is returned.
 
     Args:
         model: The fp32 graph, static shape.
@@ -85,33 +88,55 @@ def relieve(model: ModelProto, int8: ModelProto, batches: Sequence[Mapping[str, 
         ConversionError: The two are not the same graph.
     """
     size = len(next(iter(batches[0].values())))
-    batches, few = batches[: -(-PICTURES // size)], batches[: max(1, PICTURES_ALONE // size)]
+    batches, few = batches[: -(-PICTURES // size)], batches[: max(1, PICTURES_FOR_ORDER // size)]
     names = quantized(int8)
     expected = _run(model, batches)
     before = _figures(expected, int8, batches)
     if _quiet(before) or len(batches) * size < 2:  # a single picture has no spread to judge by
         return Relief(int8, (), len(names), 0.0, before["snr_db"], before["snr_db"])
-    signal = _run(model, few)
-    alone = {name: _figures(signal, mixed(model, int8, {*names} - {name}), few)["snr_db"] for name in names}
-    order = sorted(names, key=alone.__getitem__)
+    powers = _powers(model, int8, names, few)
     macs = onnx_file.macs_by_node(model)
-    work = [0, *accumulate(macs.get(name, 0) for name in order)]
+    total = max(sum(macs.get(name, 0) for name in names), 1)
+
+    def tried(floats: Sequence[str]) -> Relief:
+        made = mixed(model, int8, floats) if floats else int8
+        figures = _figures(expected, made, batches) if floats else before
+        share = 100 * sum(macs.get(name, 0) for name in floats) / total
+        quiet = _quiet(figures)
+        return Relief(made, tuple(floats), len(names), share, before["snr_db"], figures["snr_db"], quiet)
+
+    for_work = {name: power / max(macs.get(name, 0), 1) for name, power in powers.items()}
+    orders = [sorted(names, key=way.__getitem__, reverse=True) for way in (powers, for_work)]
+    found = [_shortest(order, [macs.get(name, 0) for name in order], tried) for order in orders]
+    return min(found, key=lambda one: (not one.quiet, one.share_pct if one.quiet else -one.after_db))
+
+
+def _shortest(order: Sequence[str], macs: Sequence[int], tried: Callable[[Sequence[str]], Relief]) -> Relief:
+    """Return the shortest start of an order that suffices, or the best of five within `LARGEST_SHARE`."""
+    work = [0, *accumulate(macs)]
     low, high = 0, max(count for count, done in enumerate(work) if done <= LARGEST_SHARE * work[-1])
-
-    @cache
-    def figures(count: int) -> dict[str, float]:
-        return _figures(expected, mixed(model, int8, order[:count]), batches) if count else before
-
-    if not _quiet(figures(high)):
+    best = tried(order[:high])
+    if not best.quiet:
         # More in float is not always better: a sum in float over one in int8 may divide by nothing.
-        low = high = max((high * part // 4 for part in range(5)), key=lambda count: figures(count)["snr_db"])
+        return max((best, *(tried(order[: high * part // 4]) for part in range(4))), key=lambda one: one.after_db)
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if _quiet(figures(middle)) else (middle, high)
-    floats = tuple(order[:high])
-    share = 100 * work[high] / max(work[-1], 1)
-    made = mixed(model, int8, floats) if floats else int8
-    return Relief(made, floats, len(names), share, before["snr_db"], figures(high)["snr_db"])
+        now = tried(order[:middle])
+        low, high, best = (low, middle, now) if now.quiet else (middle, high, best)
+    return best
+
+
+def _powers(
+    model: ModelProto, int8: ModelProto, names: Sequence[str], batches: Sequence[Mapping[str, Array]]
+) -> dict[str, float]:
+    """Return the power of the noise that each quantized operator makes at the outputs."""
+    try:
+        found = noise(model, int8, batches)
+        return {name: found.get(name, 0.0) for name in names}
+    except ConversionError:  # an operator that the interpreter does not know
+        signal = _run(model, batches)
+        alone = {name: _figures(signal, mixed(model, int8, {*names} - {name}), batches)["snr_db"] for name in names}
+        return {name: 10 ** (-decibels / 10) for name, decibels in alone.items()}
 
 
 def signal_to_noise_db(expected: Mapping[str, Array], found: Mapping[str, Array]) -> float:

@@ -78,7 +78,12 @@ class Interpreter:
         return frees[::-1]
 
     def trace(
-        self, feeds: Mapping[str, Array], mode: str | Mode = "float32", islands: Collection[str] = ()
+        self,
+        feeds: Mapping[str, Array],
+        mode: str | Mode = "float32",
+        islands: Collection[str] = (),
+        replaced: Mapping[str, Tensor] | None = None,
+        grad: bool = False,
     ) -> Iterator[Executed]:
         """Run once, and yield each step as soon as it is computed; two traces can be followed side by side.
 
@@ -86,6 +91,8 @@ class Interpreter:
             feeds: An array for each input.
             mode: A name of `MODES`, or a mode of one's own.
             islands: First outputs of the nodes that compute in float32 where the mode says half.
+            replaced: What later nodes are given in the place of tensors, by name.
+            grad: Whether the steps' outputs can be differentiated by torch.
 
         Raises:
             UsageError: An input is missing, or the mode is unknown.
@@ -97,11 +104,14 @@ class Interpreter:
             raise UsageError(f"No value for the input {', '.join(missing)}.")
         values: dict[str, Tensor] = dict(self.constants)
         values.update((name, from_numpy(feeds[name])) for name in self.inputs)
+        for name in self.inputs:
+            values[name].requires_grad_(grad and values[name].is_floating_point())
         for step, frees in zip(self.steps, self._frees, strict=True):
-            with torch.no_grad():
+            with torch.set_grad_enabled(grad):
                 inputs, outputs = _execute(step, values, mode, step.outputs[0] in islands, self)
             yield Executed(step, inputs, outputs)
-            values.update((name, y) for name, y in zip(step.outputs, outputs, strict=False) if name)
+            made = zip(step.outputs, outputs, strict=False)
+            values.update((name, (replaced or {}).get(name, y)) for name, y in made if name)
             for name in frees:
                 values.pop(name, None)
 
