@@ -16,6 +16,7 @@ from effbench.deploy.mix import blocks, in_half, mixed, quantized
 from effbench.deploy.ort_graph import left_unfused
 from effbench.deploy.quantize import check_form, to_int8
 from effbench.deploy.sensitive import relieve, signal_to_noise_db
+from effbench.errors import ConversionError
 from effbench.schema import Preprocessing
 
 BODY = """
@@ -168,3 +169,38 @@ def test_what_is_not_finite_goes_back_first(model: onnx.ModelProto, int8: onnx.M
     assert found.floats[0] == "output"
     assert found.before_db == -np.inf
     assert found.after_db > 15
+
+
+def test_an_operator_that_has_no_derivative_here_costs_runs_and_not_the_result(
+    model: onnx.ModelProto, int8: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken, pictures = ruined(int8, "d"), calibration(model)
+    wanted = relieve(model, broken, pictures)
+
+    def unknown(*_: object) -> dict[str, float]:
+        raise ConversionError("interpret", "the interpreter has no such operator", op="Mystery")
+
+    monkeypatch.setattr(sensitive, "noise", unknown)
+    found = relieve(model, broken, pictures)
+    assert wanted.floats[0] == found.floats[0] == "d"
+    assert wanted.quiet == found.quiet
+
+
+def test_noise_for_work_counts_only_where_it_saves_a_tenth_of_the_work(
+    model: onnx.ModelProto, int8: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    macs = onnx_file.macs_by_node(model)
+    costly, cheap = max(("a", "d"), key=macs.__getitem__), min(("a", "d"), key=macs.__getitem__)
+    saved = 100 * (macs[costly] - macs[cheap]) / sum(macs[name] for name in quantized(int8))
+    # Either of the two alone is enough; the noisier is the costly one.
+    powers = {name: {costly: 2.0, cheap: 1.9}.get(name, 0.0) for name in quantized(int8)}
+    monkeypatch.setattr(sensitive, "_powers", lambda *_: powers)
+
+    def enough(expected: object, graph: onnx.ModelProto, batches: object) -> dict[str, float]:
+        quiet = not {costly, cheap} <= set(quantized(graph))
+        return {"snr_db": 30.0 if quiet else 10.0, "cosine": 1.0}
+
+    monkeypatch.setattr(sensitive, "_figures", enough)
+    for worth, wanted in ((saved - 1, cheap), (saved + 1, costly)):
+        monkeypatch.setattr(sensitive, "WORTH_PCT", worth)
+        assert relieve(model, int8, calibration(model)).floats == (wanted,)
