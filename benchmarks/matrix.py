@@ -1,7 +1,8 @@
 """Write docs/matrix.md from what a sweep of examples/matrix.toml left: ``python benchmarks/matrix.py FOLDER``.
 
 The folder is what ``effbench sweep examples/matrix.toml --no-profile --out FOLDER`` wrote; cells that did not run yet
-say so. The page holds how many cells are ok, the signal to quantization noise, and every cell with its reason.
+with this code and these libraries say so. The page holds how many cells are ok, the signal to quantization noise, and
+every cell with its reason.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from pathlib import Path
 
 import tomllib
 
-from effbench.api.jobs import Journal
+from effbench.api import jobs
+from effbench.api.sweep import split
 from effbench.reports.matrix import Matrix, place, render
 from effbench.schema import Cell
 
@@ -71,7 +73,14 @@ def page(folder: Path) -> str:
     suite = tomllib.loads(SUITE.read_text())["suite"]
     names = ("models", "resolutions", "precisions", "targets")
     wanted = [(m, str(r), p, t) for m, r, p, t in product(*(suite[name] for name in names))]
-    found = {place(cell): cell for cell in Journal(folder).read().values()}
+    planned = jobs.plan(
+        *(suite[name] for name in ("models", "targets", "resolutions", "precisions")),
+        calibration=suite["calibration"],
+        allow_fallback=False,
+        out=str(folder.resolve()),
+    )
+    recorded, _ = split(planned, jobs.Journal(folder).read())
+    found = {place(cell): cell for cell in recorded.values()}
     cells = [found[key] for key in wanted if key in found]
     kinds = [(precision, ours) for precision in suite["precisions"] for ours in (True, False)]
     summary = [

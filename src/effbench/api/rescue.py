@@ -7,18 +7,17 @@ from pathlib import Path
 from effbench.api import stage
 from effbench.api.source import code_hashes
 from effbench.api.stage import WORKER, Limits, Notify
-from effbench.codec import fingerprint, from_json
+from effbench.codec import fingerprint
 from effbench.deploy import bundle
-from effbench.deploy.numerics import NumericsReport
 from effbench.schema import Artifact
 
 PICTURES = 3
-"""Pictures that the search runs over; each is run some dozens of times."""
+"""Natural pictures that the search for culprits runs over; each is run some dozens of times."""
 PROPOSED = "fp32_island_search"
 
 
 def islands(full: Artifact, half: Artifact, home: Path, limits: Limits, notify: Notify) -> tuple[str, ...]:
-    """Return the fp32 islands that `effbench numerics` proposes for a graph; none where nothing is to blame.
+    """Return the fp32 islands with which a graph may hold its limits; none where no search found any.
 
     The answer is kept in the manifest of the half-precision graph, so that the same code searches once.
 
@@ -36,9 +35,8 @@ def islands(full: Artifact, half: Artifact, home: Path, limits: Limits, notify: 
     known = half.placement.get(PROPOSED)
     if known is None or known["code"] != code:
         notify(f"{half.name} misses its limit; look for the operators to blame")
-        job = {"op": "numerics", "graph": str(full.folder), "precision": "fp16", "pictures": "", "count": PICTURES}
+        job = {"op": "rescue", "graph": str(full.folder), "few": PICTURES}
         (answer,) = stage.run(WORKER, job, limits, home, full.name)
-        report = from_json(NumericsReport, answer["report"], "the child's answer")
-        known = {"code": code, "islands": list(report.islands)}
+        known = {"code": code, "islands": answer["islands"]}
         bundle.annotate(half, placement={**half.placement, PROPOSED: known})
     return tuple(known["islands"])

@@ -292,6 +292,21 @@ def numerics(job: dict[str, Any], emit: Any) -> None:
     emit({"event": "result", "report": to_json(report)})
 
 
+def rescue(job: dict[str, Any], emit: Any) -> None:
+    """Find the fp32 islands with which a graph holds the limits of fp16 on the pictures of its own check."""
+    import torch
+
+    from effbench.deploy.numerics import rescued
+
+    torch.set_num_threads(1)  # as in `numerics`
+    stages = _Stages(emit)
+    stages.begin("look for fp32 islands")
+    source = bundle.load(Path(job["graph"]))
+    images, _, _ = fidelity.load_reference(source.folder / bundle.REFERENCE)
+    feeds = fidelity.feeds(images, 1, source.inputs[0], source.preprocessing)
+    emit({"event": "result", "islands": list(rescued(onnx_file.load(source.path), feeds, job["few"]))})
+
+
 def convert(job: dict[str, Any], emit: Any) -> None:
     """Translate a graph artifact into one of a target."""
     from effbench import deploy
@@ -362,6 +377,7 @@ def read_graph(job: dict[str, Any], emit: Any) -> None:
 HANDLERS = {
     "graph": graph,
     "numerics": numerics,
+    "rescue": rescue,
     "precision": precision,
     "convert": convert,
     "attempt": attempt,

@@ -1,4 +1,4 @@
-"""How much of the noise at a graph's outputs each of its operators makes, where another graph computes it differently.
+"""How much of the noise at a graph's outputs each of its operators makes: in another form of it, or in half precision.
 
 What an operator adds is seen at its own output: it is given the exact tensors. What becomes of that at the graph's
 outputs follows from their derivatives, which one backward pass per random sum of outputs gives for all operators at
@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from effbench.deploy import Array
 from effbench.deploy.interpreter import Interpreter
+from effbench.deploy.interpreter.arithmetic import to_half
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+    from torch import Tensor
 
 SUMS = 16
 """Random sums of the outputs, per batch."""
@@ -39,45 +42,91 @@ def noise(model: ModelProto, other: ModelProto, batches: Sequence[Mapping[str, A
     Raises:
         ConversionError: The interpreter lacks an operator of the graphs.
     """
-    import torch
+    changed = Interpreter(other)
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # many small products: beside other work, threads would wait for each other
-    try:
-        return _noise(Interpreter(model), Interpreter(other), batches)
-    finally:
-        torch.set_num_threads(threads)
+    def errors(feed: Mapping[str, Array], known: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        for done in changed.trace(feed, replaced=known):
+            name = done.step.outputs[0]
+            if name in known:
+                yield name, done.outputs[0] - known[name]
+
+    return _at_outputs(Interpreter(model), batches, errors)
 
 
-def _noise(exact: Interpreter, changed: Interpreter, batches: Sequence[Mapping[str, Array]]) -> dict[str, float]:
+def rounding(exact: Interpreter, batches: Sequence[Mapping[str, Array]], mode: str) -> dict[str, float]:
+    """Return the power of the noise at the outputs that each operator would not make if it computed in float32.
+
+    Its inputs and its result stay in half precision. Units as in `noise`.
+
+    Args:
+        exact: The graph.
+        batches: Preprocessed inputs.
+        mode: A half mode of the interpreter.
+
+    Raises:
+        ConversionError: The interpreter lacks an operator of the graph.
+    """
+
+    def errors(feed: Mapping[str, Array], known: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        given = {name: to_half(value, True).to(value.dtype) for name, value in known.items()}
+        runs = (exact.trace(feed, how, replaced=given) for how in (mode, "float32"))
+        for half, full in zip(*runs, strict=True):
+            name = full.step.outputs[0]
+            if name in known and not full.step.operator.moves:
+                yield name, half.outputs[0].float() - to_half(full.outputs[0], True).float()
+
+    return _at_outputs(exact, batches, errors)
+
+
+def _at_outputs(
+    exact: Interpreter,
+    batches: Sequence[Mapping[str, Array]],
+    errors: Callable[[Mapping[str, Array], Mapping[str, Tensor]], Iterator[tuple[str, Tensor]]],
+) -> dict[str, float]:
+    """Return what errors at the operators' own results, of inputs and exact tensors, become at the outputs."""
     import torch
 
     signs = torch.Generator().manual_seed(0)
     found: defaultdict[str, float] = defaultdict(float)
-    for feed in batches:
-        made = {
-            name: value
-            for done in exact.trace(feed, grad=True)
-            for name, value in zip(done.step.outputs, done.outputs, strict=False)
-            if name and value.requires_grad
-        }
-        known = {name: value.detach() for name, value in made.items()}
-        errors = {}
-        for done in changed.trace(feed, replaced=known):
-            name = done.step.outputs[0]
-            if name in known and (error := done.outputs[0] - known[name]).any():
-                errors[name] = error
-        if not errors:
-            continue
-        outputs = [
-            made[name] / known[name].square().mean().sqrt().clamp_min(TINY) for name in exact.outputs if name in made
-        ]
-        for _ in range(SUMS):
-            flips = [torch.randint(0, 2, value.shape, generator=signs) * 2 - 1 for value in outputs]
-            total = sum((value * flip).sum() / value.numel() ** 0.5 for value, flip in zip(outputs, flips, strict=True))
-            slopes = torch.autograd.grad(total, [made[name] for name in errors], retain_graph=True, allow_unused=True)
-            for (name, error), slope in zip(errors.items(), slopes, strict=True):
-                if slope is not None:
-                    power = float((slope * error).sum()) ** 2 / (SUMS * len(batches))
-                    found[name] += power if math.isfinite(power) else math.inf
+    with _one_thread():
+        for feed in batches:
+            made = {
+                name: value
+                for done in exact.trace(feed, grad=True)
+                for name, value in zip(done.step.outputs, done.outputs, strict=False)
+                if name and value.requires_grad
+            }
+            known = {name: value.detach() for name, value in made.items()}
+            wrong = {name: error for name, error in errors(feed, known) if error.any()}
+            if not wrong:
+                continue
+            # In units of the outputs' own size, so that several outputs count alike.
+            scales = {
+                name: known[name].square().mean().sqrt().clamp_min(TINY) for name in exact.outputs if name in made
+            }
+            for _ in range(SUMS):
+                total = torch.zeros(())
+                for name, scale in scales.items():
+                    flips = torch.randint(0, 2, made[name].shape, generator=signs) * 2 - 1
+                    total = total + (made[name] * flips).sum() / (scale * flips.numel() ** 0.5)
+                slopes = torch.autograd.grad(
+                    total, [made[name] for name in wrong], retain_graph=True, allow_unused=True
+                )
+                for (name, error), slope in zip(wrong.items(), slopes, strict=True):
+                    if slope is not None:
+                        power = float((slope * error).sum()) ** 2 / (SUMS * len(batches))
+                        found[name] += power if math.isfinite(power) else math.inf
     return dict(found)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep torch to one thread: of many small products, beside other work, threads would wait for each other."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -3,6 +3,9 @@
 A culprit is found where it acts: an operator whose result is broken, or far worse than what it was given. It becomes
 an island. If it stays bad although it computes in float32, what it was given had already lost the digits that matter,
 so its producers join. When no culprit is left, every island that is not needed is given back.
+
+Where rounding is spread over the network no operator is to blame. Then those join that disturb the outputs most
+(`quieten`), as many as the limits of `fidelity` themselves ask for.
 """
 
 from __future__ import annotations
@@ -11,11 +14,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from onnx import ModelProto
 from torch import Tensor
 
 from effbench.deploy import Array, fidelity
+from effbench.deploy.adjoint import rounding
 from effbench.deploy.interpreter import Interpreter
 
 MODES = ("half-acc32", "half-acc16")
@@ -29,6 +34,11 @@ SUSPECT = ((12.0, 0.01), (4.0, 0.004))
 pair is tried where the first does not hold the bound. Networks without defects stay below a factor of 8."""
 LARGEST_SHARE = 0.1
 """The search gives up beyond this share of all operators: then no operator is to blame, or nearly all."""
+
+SHARES = (0.03, 0.06, 0.12, 0.25)
+"""Of all operators, how many `quieten` lets join, until the limits hold; with more, little is in half precision."""
+MARGIN = 0.95
+"""Of the limits, for what a runtime does otherwise than the simulation."""
 
 SAMPLE = 4096
 """Elements of a tensor that its median is taken from."""
@@ -92,6 +102,16 @@ class Experiment:
             self._errors[mode, islands] = worst
         return self._errors[mode, islands]
 
+    def broken(self) -> list[int]:
+        """Return the pictures, batches of one, whose outputs are not finite in one of the modes."""
+        runs = [self._outputs(mode, frozenset()) for mode in MODES]
+        outputs = [value for found in runs for value in found.values()]
+        return [i for i in range(len(self.feeds)) if not all(_finite(value[i]) for value in outputs)]
+
+    def holds(self, islands: Islands) -> bool:
+        """Tell whether the limits themselves hold in both modes, without slack and with a margin."""
+        return all(self.error(mode, islands) * SLACK[mode] <= MARGIN for mode in reversed(MODES))
+
     def worst(self, islands: Islands) -> float:
         """Return the larger error of the two modes."""
         return max(self.error(mode, islands) for mode in MODES)
@@ -142,7 +162,7 @@ def relative_error(want: Tensor, have: Tensor) -> float:
 
 
 def _finite(value: Array) -> bool:
-    return bool(torch.isfinite(torch.from_numpy(value)).all())
+    return bool(np.isfinite(value).all())
 
 
 def find(experiment: Experiment) -> Islands:
@@ -163,6 +183,22 @@ def find(experiment: Experiment) -> Islands:
     if reached > max(1.0, start / 2):
         return frozenset()
     return _shrink(experiment, islands, max(1.0, 1.25 * reached))
+
+
+def quieten(experiment: Experiment, islands: Islands) -> Islands:
+    """Return islands and the operators whose rounding disturbs the outputs most, until both modes hold the limits.
+
+    The given islands are returned where they hold them, and where a quarter of all operators does not suffice.
+    """
+    if experiment.holds(islands):
+        return islands
+    powers = rounding(experiment.interpreter, experiment.feeds[: experiment.natural], MODES[-1])
+    order = [name for name in sorted(powers, key=powers.__getitem__, reverse=True) if name not in islands]
+    for share in SHARES:
+        joined = islands | set(order[: math.ceil(share * len(experiment.steps))])
+        if experiment.holds(joined):
+            return joined
+    return islands
 
 
 def _grow(experiment: Experiment, mode: str, islands: Islands, factor: float, visible: float) -> Islands:

@@ -136,19 +136,43 @@ def examine(
         pictures=len(feeds),
         passed=passed,
         findings=tuple(_findings(experiment, chosen, ranges)),
-        # Half of a mean that was split for half precision stands for the whole, as the graph that was given has it.
-        islands=tuple(
-            dict.fromkeys(
-                name.removesuffix(COLUMNS)
-                for i in range(len(experiment.steps))
-                if (name := experiment.name(i)) in chosen
-            )
-        ),
+        islands=_named(experiment, chosen),
         errors=errors,
         ranges=tuple(ranges.values()),
         notes=tuple(_notes(experiment, chosen, ranges, passed)),
         runs=experiment.runs,
     )
+
+
+def rescued(model: ModelProto, feeds: Sequence[Mapping[str, Array]], few: int) -> tuple[str, ...]:
+    """Return the fp32 islands with which a graph holds the limits of fp16 over pictures; empty where none were found.
+
+    What is not finite is found by its culprits; then those operators join that disturb the outputs most.
+
+    Args:
+        model: An fp32 graph.
+        feeds: Inputs as a check has them, a picture each: `fidelity.NATURAL` natural ones, then extremes.
+        few: How many of the natural pictures the search for culprits takes, beside those that are not finite.
+
+    Raises:
+        ConversionError: The interpreter lacks an operator of the graph.
+    """
+    from effbench.deploy import islands as search
+
+    model = shorten_means(model)
+    kept = long_softmaxes(model)
+    whole = search.Experiment(model, feeds, fidelity.NATURAL, kept)
+    chosen: Islands = frozenset()
+    if broken := whole.broken():
+        some = [*feeds[:few], *(feeds[i] for i in broken if i >= few)]
+        chosen = search.find(search.Experiment(model, some, few, kept))
+    return _named(whole, search.quieten(whole, chosen))
+
+
+def _named(experiment: Experiment, chosen: Islands) -> tuple[str, ...]:
+    """Return islands in the order of the graph; half of a mean that was split stands for the whole."""
+    names = (experiment.name(i) for i in range(len(experiment.steps)))
+    return tuple(dict.fromkeys(name.removesuffix(COLUMNS) for name in names if name in chosen))
 
 
 def measure_ranges(experiment: Experiment) -> dict[str, TensorRange]:
