@@ -109,9 +109,14 @@ def relieve(model: ModelProto, int8: ModelProto, batches: Sequence[Mapping[str, 
         quiet = _quiet(figures)
         return Relief(made, tuple(floats), len(names), share, before["snr_db"], figures["snr_db"], quiet)
 
+    def shortest(order: Sequence[str]) -> Relief:
+        return _shortest(order, [macs.get(name, 0) for name in order], tried)
+
+    by_noise = shortest(sorted(names, key=powers.__getitem__, reverse=True))
+    if by_noise.quiet and by_noise.share_pct < WORTH_PCT:
+        return by_noise
     for_work = {name: power / max(macs.get(name, 0), 1) for name, power in powers.items()}
-    orders = [sorted(names, key=way.__getitem__, reverse=True) for way in (powers, for_work)]
-    by_noise, by_work = (_shortest(order, [macs.get(name, 0) for name in order], tried) for order in orders)
+    by_work = shortest(sorted(names, key=for_work.__getitem__, reverse=True))
     if by_noise.quiet:
         return by_work if by_work.quiet and by_work.share_pct <= by_noise.share_pct - WORTH_PCT else by_noise
     return by_work if by_work.quiet else max(by_noise, by_work, key=lambda one: one.after_db)
