@@ -51,7 +51,7 @@ FLOORS = (
 BESIDE = {("agent_pair", "agent"), ("api", "agent_kit")}
 """The exception inside one floor: two programs that run on a device share how an artifact is opened."""
 
-TORCH_ON_IMPORT = ("models", "training", "deploy.interpreter", "deploy.islands")
+TORCH_ON_IMPORT = ("models", "training", "deploy.adjoint", "deploy.interpreter", "deploy.islands")
 WITHOUT_TORCH = (
     "models",
     "models.declared",

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import torch
+
 from effbench.deploy import Array
 from effbench.deploy.interpreter import Interpreter
 from effbench.deploy.interpreter.arithmetic import to_half
@@ -84,8 +86,6 @@ def _at_outputs(
     errors: Callable[[Mapping[str, Array], Mapping[str, Tensor]], Iterator[tuple[str, Tensor]]],
 ) -> dict[str, float]:
     """Return what errors at the operators' own results, of inputs and exact tensors, become at the outputs."""
-    import torch
-
     signs = torch.Generator().manual_seed(0)
     found: defaultdict[str, float] = defaultdict(float)
     with _one_thread():
@@ -122,8 +122,6 @@ def _at_outputs(
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """Keep torch to one thread: of many small products, beside other work, threads would wait for each other."""
-    import torch
-
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

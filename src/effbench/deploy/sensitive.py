@@ -14,7 +14,6 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from effbench.deploy import Array, fidelity, onnx_file
-from effbench.deploy.adjoint import noise
 from effbench.deploy.mix import mixed, quantized
 from effbench.errors import ConversionError, MissingDependencyError
 
@@ -141,6 +140,8 @@ def _powers(
     model: ModelProto, int8: ModelProto, names: Sequence[str], batches: Sequence[Mapping[str, Array]]
 ) -> dict[str, float]:
     """Return the power of the noise that each quantized operator makes at the outputs."""
+    from effbench.deploy.adjoint import noise
+
     try:
         found = noise(model, int8, batches)
         return {name: found.get(name, 0.0) for name in names}
