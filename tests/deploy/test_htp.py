@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from onnx import parser
+from onnx import helper, numpy_helper, parser
 
 from effbench.deploy import onnx_file
 from effbench.deploy.htp import WRITTEN_OUT, prepared
@@ -93,6 +93,26 @@ def test_a_gather_of_a_whole_vector_in_order_is_a_reshape(exact: bool) -> None:
     assert [node.op_type for node in made.graph.node] == ["ReduceMean", "Reshape", "Reshape", "Transpose"]
     feeds = {"x": np.random.default_rng(0).normal(size=(1, 4, 6, 6)).astype(np.float32)}
     assert np.array_equal(Interpreter(made).run(feeds)["y"], Interpreter(model).run(feeds)["y"])
+
+
+def test_a_gather_between_quantizers_of_16_bits_is_one_too() -> None:
+    """No shape is inferred through them: they are operators of ONNX Runtime's own."""
+    model = strided([0, 1, 2, 3])
+    (gather,) = [node for node in model.graph.node if node.op_type == "Gather"]
+    flat = gather.input[0]
+    scale = numpy_helper.from_array(np.array(1e-4, np.float32), "scale")
+    zero = numpy_helper.from_array(np.array(32768, np.uint16), "zero")
+    pair = [
+        helper.make_node(kind, [name, "scale", "zero"], [f"{flat}/{kind}"], domain="com.microsoft")
+        for kind, name in (("QuantizeLinear", flat), ("DequantizeLinear", f"{flat}/QuantizeLinear"))
+    ]
+    gather.input[0] = pair[1].output[0]
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend([*nodes[:2], *pair, *nodes[2:]])
+    model.graph.initializer.extend([scale, zero])
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    assert "Gather" not in {node.op_type for node in prepared(model).graph.node}
 
 
 def test_any_other_gather_stays() -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from effbench.deploy import onnx_file
+from effbench.deploy.mix import BORDER
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto
@@ -121,6 +122,8 @@ def prepared(model: ModelProto, exact: bool = True) -> ModelProto:
     nodes: list[NodeProto] = []
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
     for node in graph.node:
+        if node.op_type in BORDER and node.input[0] in values:  # what is quantized has the shape that it had
+            values.setdefault(node.output[0], values[node.input[0]])
         add = _Writer(node, constants)
         half = node.output[0] in values and values[node.output[0]].elem_type == onnx.TensorProto.FLOAT16
         if exact and half and node.op_type in WRITTEN_OUT and opset >= SINCE.get(node.op_type, 1):
