@@ -31,7 +31,7 @@ What `effbench sweep examples/matrix.toml --no-profile` left on {day} on Linux x
 Weights are untrained and seeded; ReGLA is a reconstruction from the abstract. int8 and a16w8 are calibrated with
 synthetic pictures. Nothing here is a latency. `coreml` is judged by effbench's evaluator and `qnn` on the simulator of
 onnxruntime-qnn (four pictures), both *simulated*; `trt` is a checked bundle, `trt-rtx` an engine that was built and,
-for want of a GPU, not run.
+for want of a GPU, not run. {remark}
 
 ## How many are ok
 
@@ -66,7 +66,7 @@ def noise(cells: Sequence[Cell], targets: Sequence[str]) -> list[list[str]]:
     return [[*key, *(found.get(target, "-") for target in targets)] for key, found in lines.items()]
 
 
-def page(folder: Path) -> str:
+def page(folder: Path, remark: str) -> str:
     """Return the page as Markdown."""
     from tabulate import tabulate
 
@@ -95,6 +95,7 @@ def page(folder: Path) -> str:
     theirs = sum(name.startswith("timm/") for name in suite["models"])
     return HEAD.format(
         day=date.today().isoformat(),
+        remark=remark,
         versions=", ".join(f"{name} {version(name)}" for name in LIBRARIES),
         ours=len(suite["models"]) - theirs,
         theirs=theirs,
@@ -108,7 +109,9 @@ def main() -> int:
     """Write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="what the sweep wrote")
-    PAGE.write_text(page(parser.parse_args().folder))
+    parser.add_argument("--remark", default="", help="a sentence on how the sweep was run")
+    args = parser.parse_args()
+    PAGE.write_text(page(args.folder, args.remark))
     print(f"{PAGE.relative_to(ROOT)}: {PAGE.stat().st_size} bytes")
     return 0
 
