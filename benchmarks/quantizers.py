@@ -23,7 +23,7 @@ from effbench.deploy.sensitive import relieve, runner, signal_to_noise_db
 from effbench.schema import Preprocessing
 from numerics import export
 
-MODELS = ("regla_t", "regla_m", "iformer_t", "iformer_m", "aft_conv_t_h32", "lambda_resnet26", "resnet18")
+MODELS = ("regla_t", "regla_m", "iformer_t", "iformer_m", "resnet18")
 RESOLUTION = 224
 JUDGE_SEEDS = (0, 100, 200, 300, 400)
 
