@@ -11,7 +11,7 @@ import torch
 from onnx import numpy_helper, parser
 
 from effbench.deploy import onnx_file
-from effbench.deploy.adjoint import noise
+from effbench.deploy.adjoint import noise, rounding
 from effbench.deploy.interpreter import Interpreter
 
 SIDE = 12
@@ -84,3 +84,15 @@ def test_torch_keeps_its_threads(model: onnx.ModelProto) -> None:
     before = torch.get_num_threads()
     noise(model, changed(model, {"w1": 1e-3}), pictures(1))
     assert torch.get_num_threads() == before
+
+
+def test_a_long_sum_in_half_precision_is_the_loudest() -> None:
+    head = '<ir_version: 9, opset_import: ["" : 20]> g (float[1, 4096] x) => (float[1, 16] y)'
+    made = parser.parse_model(f"{head} <float two = {{2.0}}> {{ a = Relu (x) b = Mul (a, two) y = MatMul (b, w) }}")
+    weights = np.random.default_rng(4).uniform(0, 1, (4096, 16)).astype(np.float32)
+    made.graph.initializer.append(numpy_helper.from_array(weights, "w"))
+    graph = Interpreter(onnx_file.infer_shapes(made, "sum"))
+    feeds = [{"x": np.random.default_rng(3).uniform(0, 1, (1, 4096)).astype(np.float32)}]
+    found = rounding(graph, feeds, "half-acc16")
+    assert max(found, key=found.__getitem__) == "y"
+    assert rounding(graph, feeds, "half-acc32").get("y", 0.0) < found["y"]
