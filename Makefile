@@ -50,7 +50,7 @@ test: $(VENV)/.test
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
 test-slow: $(VENV)/.test
-	@$(BIN)/python -m pytest -m slow
+	@$(BIN)/python -m pytest -m slow -o faulthandler_timeout=1900
 
 check: $(VENV)/.test
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/python -m pytest -q tests/test_house.py

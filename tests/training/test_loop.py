@@ -114,11 +114,15 @@ def environment() -> dict[str, str]:
 def killed_after(folder: Path, step: int) -> None:
     """Start a training in a process of its own, and kill it once a checkpoint of that step is there."""
     command = [sys.executable, str(SCRIPT), str(folder)]
+    written, limit = folder / f"step-{step:09d}", time.monotonic() + 120
     with subprocess.Popen(command, env=environment(), stderr=subprocess.DEVNULL) as child:
-        while child.poll() is None and not (folder / f"step-{step:09d}").exists():
-            time.sleep(0.001)
-        assert child.poll() is None, "it ended before it could be killed"
-        child.send_signal(signal.SIGKILL)
+        try:
+            while child.poll() is None and not written.exists():
+                assert time.monotonic() < limit, "no checkpoint of that step was written"
+                time.sleep(0.001)
+            assert child.poll() is None, "it ended before it could be killed"
+        finally:
+            child.kill()
 
 
 def test_a_killed_training_ends_with_the_same_weights(tmp_path: Path):
