@@ -9,7 +9,6 @@ derivative sees it.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -24,9 +23,12 @@ if TYPE_CHECKING:
     from onnx import ModelProto
     from torch import Tensor
 
-SUMS = 16
-"""Random sums of the outputs, per batch."""
+SUMS, FEW_SUMS = 16, 4
+"""Random sums of the outputs, per batch; a few where an order is wanted and no figure."""
 TINY = 1e-30
+
+Errors = Iterator[tuple[str, tuple["Tensor", ...]]]
+"""Operators by their first output, and what is wrong with it: one error for each kind."""
 
 
 def noise(model: ModelProto, other: ModelProto, batches: Sequence[Mapping[str, Array]]) -> dict[str, float]:
@@ -46,48 +48,53 @@ def noise(model: ModelProto, other: ModelProto, batches: Sequence[Mapping[str, A
     """
     changed = Interpreter(other)
 
-    def errors(feed: Mapping[str, Array], known: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    def errors(feed: Mapping[str, Array], known: Mapping[str, Tensor]) -> Errors:
         for done in changed.trace(feed, replaced=known):
             name = done.step.outputs[0]
             if name in known:
-                yield name, done.outputs[0] - known[name]
+                yield name, (done.outputs[0] - known[name],)
 
-    return _at_outputs(Interpreter(model), batches, errors)
+    return {name: power for name, (power,) in _at_outputs(Interpreter(model), batches, errors, SUMS).items()}
 
 
-def rounding(exact: Interpreter, batches: Sequence[Mapping[str, Array]], mode: str) -> dict[str, float]:
-    """Return the power of the noise at the outputs that each operator would not make if it computed in float32.
-
-    Its inputs and its result stay in half precision. Units as in `noise`.
+def rounding(exact: Interpreter, batches: Sequence[Mapping[str, Array]], mode: str) -> dict[str, tuple[float, float]]:
+    """Return the power of the noise that each operator makes at the outputs in half precision, by its first output.
 
     Args:
         exact: The graph.
         batches: Preprocessed inputs.
         mode: A half mode of the interpreter.
 
+    Returns:
+        Two powers per operator, in units as in `noise`: of computing in half precision, which an operator that
+        computes in float32 does not make, and of storing its result so, which goes only if its readers take float32.
+
     Raises:
         ConversionError: The interpreter lacks an operator of the graph.
     """
 
-    def errors(feed: Mapping[str, Array], known: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    def errors(feed: Mapping[str, Array], known: Mapping[str, Tensor]) -> Errors:
         given = {name: to_half(value, True).to(value.dtype) for name, value in known.items()}
         runs = (exact.trace(feed, how, replaced=given) for how in (mode, "float32"))
         for half, full in zip(*runs, strict=True):
             name = full.step.outputs[0]
-            if name in known and not full.step.operator.moves:
-                yield name, half.outputs[0].float() - to_half(full.outputs[0], True).float()
+            if name in known:
+                stored = to_half(full.outputs[0], True).float()
+                yield name, (half.outputs[0].float() - stored, stored - full.outputs[0])
 
-    return _at_outputs(exact, batches, errors)
+    found = _at_outputs(exact, batches, errors, FEW_SUMS)
+    return {name: (computing, storing) for name, (computing, storing) in found.items()}
 
 
 def _at_outputs(
     exact: Interpreter,
     batches: Sequence[Mapping[str, Array]],
-    errors: Callable[[Mapping[str, Array], Mapping[str, Tensor]], Iterator[tuple[str, Tensor]]],
-) -> dict[str, float]:
+    errors: Callable[[Mapping[str, Array], Mapping[str, Tensor]], Errors],
+    sums: int,
+) -> dict[str, list[float]]:
     """Return what errors at the operators' own results, of inputs and exact tensors, become at the outputs."""
     signs = torch.Generator().manual_seed(0)
-    found: defaultdict[str, float] = defaultdict(float)
+    found: dict[str, list[float]] = {}
     with _one_thread():
         for feed in batches:
             made = {
@@ -97,14 +104,14 @@ def _at_outputs(
                 if name and value.requires_grad
             }
             known = {name: value.detach() for name, value in made.items()}
-            wrong = {name: error for name, error in errors(feed, known) if error.any()}
+            wrong = {name: kinds for name, kinds in errors(feed, known) if any(kind.any() for kind in kinds)}
             if not wrong:
                 continue
             # In units of the outputs' own size, so that several outputs count alike.
             scales = {
                 name: known[name].square().mean().sqrt().clamp_min(TINY) for name in exact.outputs if name in made
             }
-            for _ in range(SUMS):
+            for _ in range(sums):
                 total = torch.zeros(())
                 for name, scale in scales.items():
                     flips = torch.randint(0, 2, made[name].shape, generator=signs) * 2 - 1
@@ -112,11 +119,15 @@ def _at_outputs(
                 slopes = torch.autograd.grad(
                     total, [made[name] for name in wrong], retain_graph=True, allow_unused=True
                 )
-                for (name, error), slope in zip(wrong.items(), slopes, strict=True):
+                for (name, kinds), slope in zip(wrong.items(), slopes, strict=True):
                     if slope is not None:
-                        power = float((slope * error).sum()) ** 2 / (SUMS * len(batches))
-                        found[name] += power if math.isfinite(power) else math.inf
-    return dict(found)
+                        powers = [float((slope * kind).sum()) ** 2 / (sums * len(batches)) for kind in kinds]
+                        before = found.get(name, [0.0] * len(powers))
+                        found[name] = [
+                            a + (power if math.isfinite(power) else math.inf)
+                            for a, power in zip(before, powers, strict=True)
+                        ]
+    return found
 
 
 @contextmanager

@@ -188,12 +188,18 @@ def find(experiment: Experiment) -> Islands:
 def quieten(experiment: Experiment, islands: Islands) -> Islands:
     """Return islands and the operators whose rounding disturbs the outputs most, until both modes hold the limits.
 
-    The given islands are returned where they hold them, and where a quarter of all operators does not suffice.
+    Where storing a result is the larger part, its readers join as well: between islands tensors stay in fp32. The
+    given islands are returned where they hold the limits, and where a quarter of all operators does not suffice.
     """
     if experiment.holds(islands):
         return islands
-    powers = rounding(experiment.interpreter, experiment.feeds[: experiment.natural], MODES[-1])
-    order = [name for name in sorted(powers, key=powers.__getitem__, reverse=True) if name not in islands]
+    powers = rounding(experiment.interpreter, experiment.feeds, MODES[-1])
+    joining: list[str] = []
+    for name in sorted(powers, key=lambda name: sum(powers[name]), reverse=True):
+        computing, storing = powers[name]
+        readers = experiment.readers[experiment.producers[name]] if storing > computing else []
+        joining += [name, *(experiment.name(reader) for reader in readers)]
+    order = [name for name in dict.fromkeys(joining) if name not in islands]
     for share in SHARES:
         joined = islands | set(order[: math.ceil(share * len(experiment.steps))])
         if experiment.holds(joined):
