@@ -93,8 +93,9 @@ def test_options_that_mean_nothing_are_refused(context: Artifact, options: dict[
 
 
 def test_what_the_htp_has_not_is_unsupported(home: Path, tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedError, match="no fp32"):
-        TARGET.convert(graph_artifact(home, attention()), tmp_path, {})
+    for precision in ("fp32", "int8"):
+        with pytest.raises(UnsupportedError, match=TARGET.refuses[precision]):
+            TARGET.convert(graph_artifact(home, attention(), precision), tmp_path, {})
     with pytest.raises(UnsupportedError, match="fixed shapes"):
         TARGET.convert(graph_artifact(home, attention(batch=None), "fp16"), tmp_path, {})
 

@@ -84,7 +84,11 @@ class QnnTarget:
         "fallback": "what --allow-fallback sets: yes leaves to the CPU what the HTP does not run; default no",
     }
     checks: tuple[Mapping[str, str], ...] = ({},)
-    refuses: Mapping[str, str] = {"fp32": "the HTP has no fp32, it would compute in half"}
+    refuses: Mapping[str, str] = {
+        "fp32": "the HTP has no fp32, it would compute in half",
+        "int8": "the HTP wants every operator quantized and one scale for a tensor of activations, which a16w8 has; "
+        "int8 quantizes convolutions and products alone",
+    }
 
     @property
     def license(self) -> str | None:
@@ -108,15 +112,15 @@ class QnnTarget:
         Raises:
             ConversionError: The provider refuses the graph, or leaves operators to the CPU without leave.
             MissingDependencyError: onnxruntime-qnn is not installed.
-            UnsupportedError: fp32 was asked for, or an open batch: the HTP has neither.
+            UnsupportedError: A precision of `refuses` was asked for, or an open batch, which the HTP has not.
             UsageError: An option's value means nothing.
         """
         htp = chosen(options)
         precision = graph.subject.storage_precision
         if snapdragon.missing():
             raise MissingDependencyError("Target 'qnn'", snapdragon.PACKAGE, self.extra)
-        if precision == "fp32":
-            raise UnsupportedError("The HTP has no fp32; it would compute in half.", hint="--precision fp16")
+        if precision in self.refuses:
+            raise UnsupportedError(f"No {precision}: {self.refuses[precision]}.", hint="--precision fp16 or a16w8")
         if any(None in spec.shape for spec in graph.inputs):
             raise UnsupportedError("A context binary has fixed shapes.", hint="Export without --dynamic-batch.")
         placement = {"htp": htp, "soc": snapdragon.SOCS[htp][1], "sdk": snapdragon.sdk_version()}
