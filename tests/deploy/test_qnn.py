@@ -158,4 +158,6 @@ def test_the_simulator_takes_a_stated_number_of_pictures(context: Artifact) -> N
     assert len(few) == len(outputs["output"]) == session.pictures == 4
     assert engine == "engine"
     assert len(fidelity.first(reference, 4, 3)[0]) == 6  # whole batches
+    large = replace(context, subject=replace(context.subject, resolution=(512, 512)))
+    assert TARGET.open(large, 1, {}).pictures == 2
     assert fidelity.first(reference, None, 1) is reference

@@ -26,11 +26,12 @@ ENTRY = "model.onnx"
 DEFAULT_HTP = "v75"
 
 
+PICTURES, PICTURES_OF_LARGE, LARGE_PX = 4, 2, 256
+"""How many pictures a fidelity check takes on the simulator, which needs seconds for each, and minutes for large ones."""
+
+
 class QnnSession:
     """A context binary on the HTP, or on its simulator."""
-
-    pictures = 4
-    """How many pictures a fidelity check takes on the simulator, which needs seconds for each."""
 
     def __init__(self, artifact: Artifact) -> None:
         htp = artifact.placement.get("htp", DEFAULT_HTP)
@@ -53,6 +54,7 @@ class QnnSession:
         if self._session.get_providers()[0] != snapdragon.PROVIDER:
             raise UnavailableError(f"ONNX Runtime left the QNN provider for {self._session.get_providers()[0]}.")
         self._names = [output.name for output in self._session.get_outputs()]
+        self.pictures = PICTURES if max(artifact.subject.resolution) <= LARGE_PX else PICTURES_OF_LARGE
         self.simulated = snapdragon.simulated()
         self.compute_precision: str | None = artifact.subject.compute_precision
 
