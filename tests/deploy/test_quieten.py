@@ -43,7 +43,7 @@ def test_nothing_joins_where_the_limits_hold():
     assert quieten(experiment(1), given) == given
 
 
-def test_what_a_quarter_of_the_operators_cannot_mend_stays_as_it_was():
+def test_what_the_largest_share_cannot_mend_stays_as_it_was():
     assert quieten(experiment(4), NONE) == NONE
 
 

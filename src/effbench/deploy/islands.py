@@ -35,10 +35,11 @@ pair is tried where the first does not hold the bound. Networks without defects 
 LARGEST_SHARE = 0.1
 """The search gives up beyond this share of all operators: then no operator is to blame, or nearly all."""
 
-SHARES = (0.03, 0.06, 0.12, 0.25)
+SHARES = (0.03, 0.06, 0.12, 0.25, 0.4)
 """Of all operators, how many `quieten` lets join, until the limits hold; with more, little is in half precision."""
-MARGIN = 0.95
-"""Of the limits, for what a runtime does otherwise than the simulation."""
+MARGIN = 0.8
+"""Of the limits, for what a runtime does otherwise than the simulation: of MobileViTv2 it showed 0.017, and Core ML's
+evaluator 0.022."""
 
 SAMPLE = 4096
 """Elements of a tensor that its median is taken from."""
@@ -189,7 +190,7 @@ def quieten(experiment: Experiment, islands: Islands) -> Islands:
     """Return islands and the operators whose rounding disturbs the outputs most, until both modes hold the limits.
 
     Where storing a result is the larger part, its readers join as well: between islands tensors stay in fp32. The
-    given islands are returned where they hold the limits, and where a quarter of all operators does not suffice.
+    given islands are returned where they hold the limits, and where the largest of `SHARES` does not suffice.
     """
     if experiment.holds(islands):
         return islands

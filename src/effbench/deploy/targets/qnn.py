@@ -27,7 +27,7 @@ DEFAULT_HTP = "v75"
 
 
 PICTURES, PICTURES_OF_LARGE, LARGE_PX = 4, 2, 256
-"""How many pictures a fidelity check takes on the simulator, which needs seconds for each, and minutes for large ones."""
+"""How many pictures a fidelity check takes on the simulator, which needs seconds for each, or minutes."""
 
 
 class QnnSession:
