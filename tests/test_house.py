@@ -29,7 +29,18 @@ else:
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "effbench"
 LAYERS = ("models", "deploy", "profiles", "reports")
-BASE = ("data", "store", "proportions", "stats", "registry", "process", "sequential", "supervisor", "verdict")
+BASE = (
+    "data",
+    "store",
+    "proportions",
+    "stats",
+    "registry",
+    "process",
+    "sequential",
+    "supervisor",
+    "threads",
+    "verdict",
+)
 TOP = ("api", "agent", "agent_pair", "agent_kit")
 STANDS_ON = {"training": "models"}
 """A part between the layers and what composes them: of the layers it may import that one."""
@@ -75,6 +86,7 @@ TORCH_INSIDE = (
     "api.distill",
     "api.teachers",
     "api.worker",
+    "threads",
 )
 HEAVY = (
     "torch",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,6 +14,7 @@ from onnx import numpy_helper, parser
 from effbench.deploy import onnx_file
 from effbench.deploy.adjoint import noise, rounding
 from effbench.deploy.interpreter import Interpreter
+from effbench.errors import ConversionError
 
 SIDE = 12
 BODY = """
@@ -84,6 +86,19 @@ def test_torch_keeps_its_threads(model: onnx.ModelProto) -> None:
     before = torch.get_num_threads()
     noise(model, changed(model, {"w1": 1e-3}), pictures(1))
     assert torch.get_num_threads() == before
+
+
+def test_what_has_no_derivative_is_an_error_that_callers_know(
+    model: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class NoWayBack(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            return x.clamp_min(0)
+
+    monkeypatch.setattr(torch, "relu", NoWayBack.apply)
+    with pytest.raises(ConversionError, match="backward"):
+        noise(model, changed(model, {"w1": 1e-3}), pictures(1))
 
 
 def test_a_long_sum_in_half_precision_is_the_loudest() -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,6 +17,8 @@ import torch
 from effbench.deploy import Array
 from effbench.deploy.interpreter import Interpreter
 from effbench.deploy.interpreter.arithmetic import to_half
+from effbench.errors import ConversionError
+from effbench.threads import one_thread
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -44,7 +45,7 @@ def noise(model: ModelProto, other: ModelProto, batches: Sequence[Mapping[str, A
         differs in nothing is left out.
 
     Raises:
-        ConversionError: The interpreter lacks an operator of the graphs.
+        ConversionError: The interpreter lacks an operator of the graphs, or torch its derivative.
     """
     changed = Interpreter(other)
 
@@ -70,7 +71,7 @@ def rounding(exact: Interpreter, batches: Sequence[Mapping[str, Array]], mode: s
         computes in float32 does not make, and of storing its result so, which goes only if its readers take float32.
 
     Raises:
-        ConversionError: The interpreter lacks an operator of the graph.
+        ConversionError: The interpreter lacks an operator of the graph, or torch its derivative.
     """
 
     def errors(feed: Mapping[str, Array], known: Mapping[str, Tensor]) -> Errors:
@@ -95,7 +96,7 @@ def _at_outputs(
     """Return what errors at the operators' own results, of inputs and exact tensors, become at the outputs."""
     signs = torch.Generator().manual_seed(0)
     found: dict[str, list[float]] = {}
-    with _one_thread():
+    with one_thread():
         for feed in batches:
             made = {
                 name: value
@@ -107,35 +108,30 @@ def _at_outputs(
             wrong = {name: kinds for name, kinds in errors(feed, known) if any(kind.any() for kind in kinds)}
             if not wrong:
                 continue
-            # In units of the outputs' own size, so that several outputs count alike.
-            scales = {
-                name: known[name].square().mean().sqrt().clamp_min(TINY) for name in exact.outputs if name in made
-            }
+            outputs = [made[name] for name in exact.outputs if name in made]
             for _ in range(sums):
-                total = torch.zeros(())
-                for name, scale in scales.items():
-                    flips = torch.randint(0, 2, made[name].shape, generator=signs) * 2 - 1
-                    total = total + (made[name] * flips).sum() / (scale * flips.numel() ** 0.5)
-                slopes = torch.autograd.grad(
-                    total, [made[name] for name in wrong], retain_graph=True, allow_unused=True
-                )
+                slopes = _slopes(_random_sum(outputs, signs), [made[name] for name in wrong])
                 for (name, kinds), slope in zip(wrong.items(), slopes, strict=True):
                     if slope is not None:
                         powers = [float((slope * kind).sum()) ** 2 / (sums * len(batches)) for kind in kinds]
-                        before = found.get(name, [0.0] * len(powers))
-                        found[name] = [
-                            a + (power if math.isfinite(power) else math.inf)
-                            for a, power in zip(before, powers, strict=True)
-                        ]
+                        finite = [power if math.isfinite(power) else math.inf for power in powers]
+                        before = found.get(name, [0.0] * len(kinds))
+                        found[name] = [a + b for a, b in zip(before, finite, strict=True)]
     return found
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Keep torch to one thread: of many small products, beside other work, threads would wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def _random_sum(outputs: Sequence[Tensor], signs: torch.Generator) -> Tensor:
+    """Return the sum of all elements with random signs, each output in units of its own size: several count alike."""
+    total = torch.zeros(())
+    for output in outputs:
+        scale = output.detach().square().mean().sqrt().clamp_min(TINY)
+        flips = torch.randint(0, 2, output.shape, generator=signs) * 2 - 1
+        total = total + (output * flips).sum() / (scale * flips.numel() ** 0.5)
+    return total
+
+
+def _slopes(total: Tensor, tensors: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
     try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+        return torch.autograd.grad(total, tensors, retain_graph=True, allow_unused=True)
+    except RuntimeError as error:  # an operator of torch that has no derivative
+        raise ConversionError("derivatives", str(error).splitlines()[0]) from error

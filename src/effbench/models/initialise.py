@@ -23,6 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from effbench.threads import one_thread
+
 SCENES_ALONE = "scenes_alone"
 """A norm with this attribute takes its statistics without the noise: what it feeds decides where a mixer looks."""
 
@@ -63,7 +65,7 @@ def initialise(model: nn.Module, seed: int) -> None:
     read: list[tuple[nn.Linear, Tensor]] = []
     training = model.training
     model.double().eval()
-    with _one_thread(), _hooks(model, watchers, read), torch.no_grad():
+    with one_thread(), _hooks(model, watchers, read), torch.no_grad():
         # A model that is built for one size of picture says so.
         side = int(getattr(model, "untrained_side", SIDE))
         seen = np.concatenate([pictures(generator, PICTURES, side), noise(generator, side)])
@@ -216,13 +218,3 @@ def _watch(watcher: Callable[[Tensor], None]) -> Callable[[nn.Module, Any, Tenso
         watcher(output)
 
     return hook
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
