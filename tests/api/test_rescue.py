@@ -57,8 +57,8 @@ def quiet():
 '''
 
 
-def export(run: Run, factory: str) -> tuple[int, dict[str, Any], str]:
-    done = run("export", f"loudness:{factory}", "--res", "64", "-t", "coreml", "--precision", "fp16", "--json")
+def export(run: Run, factory: str, target: str = "coreml") -> tuple[int, dict[str, Any], str]:
+    done = run("export", f"loudness:{factory}", "--res", "64", "-t", target, "--precision", "fp16", "--json")
     (cell,) = json.loads(done.stdout)["data"]
     return done.returncode, cell, done.stderr
 
@@ -93,3 +93,12 @@ def test_what_needs_no_island_gets_none(own: Run) -> None:
     code, cell, _ = export(own, "quiet")
     assert (code, cell["status"]) == (0, "ok"), cell
     assert "fp32_islands" not in bundle.load(own.folder / cell["artifact"]).placement
+
+
+@pytest.mark.target("qnn")
+def test_nothing_is_looked_for_where_fp32_is_not_to_be_had(own: Run) -> None:
+    (own.folder / "loudness.py").write_text(MODELS)
+    code, cell, said = export(own, "loud", "qnn")
+    assert (code, cell["status"]) == (1, "failed"), cell
+    assert any(note.startswith("fp32 islands cannot save it: the HTP has no fp32") for note in cell["notes"])
+    assert "operators to blame" not in said

@@ -86,6 +86,13 @@ def test_each_architecture_has_its_own_binary(home: Path, context: Artifact) -> 
     assert other.files["model_qnn.bin"] != context.files["model_qnn.bin"]
 
 
+def test_that_islands_are_computed_in_half_is_said(home: Path) -> None:
+    graph = graph_artifact(home, attention(), "fp16")
+    note = "the HTP has no fp32 and computes the islands in half"
+    assert note in converted(replace(graph, placement={"fp32_islands": ["x"]}), TARGET).subject.notes
+    assert note not in converted(graph, TARGET).subject.notes
+
+
 @pytest.mark.parametrize("options", [{"htp": "v74"}, {"htp": "75"}, {"fallback": "perhaps"}, {"activations": "fast"}])
 def test_options_that_mean_nothing_are_refused(context: Artifact, options: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(UsageError):

@@ -153,6 +153,9 @@ class Request:
         """
         if made.subject.storage_precision != "fp16":
             return made, ()
+        no_fp32 = getattr(deploy.get(target), "refuses", {}).get("fp32")
+        if no_fp32 is not None:
+            return made, (f"fp32 islands cannot save it: {no_fp32}",)
         try:
             half = self.in_precision(size, "fp16")
             names = rescue.islands(self.in_precision(size, "fp32"), half, self.home, self.limits, self.notify)

@@ -129,6 +129,8 @@ class QnnTarget:
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / graph.path.name
             notes = _prepare(graph.path, path, exact=options.get("activations", "exact") == "exact")
+            if graph.placement.get("fp32_islands"):
+                notes = (*notes, "the HTP has no fp32 and computes the islands in half")
             placement |= compile_context(path, out, htp)
         _check_fallback(placement, options.get("fallback", "no") == "yes")
         # Of quantized operators the provider does not say what they compute in.
