@@ -29,6 +29,8 @@ OPERATORS = {
     "Gelu after Conv": "c = Conv (x, w) y = Gelu (c)",
     "Sigmoid": "y = Sigmoid (x)",
     "Sigmoid after Conv": "c = Conv (x, w) y = Sigmoid (c)",
+    "Silu": "s = Sigmoid (x) y = Mul (x, s)",
+    "Silu after Conv": "c = Conv (x, w) s = Sigmoid (c) y = Mul (c, s)",
     "HardSwish": "y = HardSwish (x)",
     "Div": "y = Div (one, x)",
     "Sqrt": "y = Sqrt (x)",

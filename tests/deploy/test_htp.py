@@ -16,6 +16,10 @@ BODIES = {
     "gelu": "y = Gelu (x)",
     "gelu by tanh": 'y = Gelu <approximate = "tanh"> (x)',
     "sigmoid": "y = Sigmoid (x)",
+    "silu": "s = Sigmoid (x) y = Mul (x, s)",
+    "silu the other way round": "s = Sigmoid (x) y = Mul (s, x)",
+    "a gate": "a = Relu (x) s = Sigmoid (a) y = Mul (x, s)",
+    "a sigmoid read twice": "s = Sigmoid (x) a = Mul (x, s) y = Add (a, s)",
     "hard swish": "y = HardSwish (x)",
     "tanh": "y = Tanh (x)",
     "softmax": "y = Softmax <axis = 3> (x)",
@@ -37,7 +41,7 @@ def test_the_function_stays_and_its_operator_goes(body: str) -> None:
     made = prepared(half)
     onnx.checker.check_model(made)
     assert not {node.op_type for node in made.graph.node} & (set(WRITTEN_OUT) - {"Tanh"})
-    names = [node.name for node in made.graph.node]
+    names = [node.name for node in made.graph.node if node.name]
     assert len(set(names)) == len(names)
     values = np.random.default_rng(0).normal(0, 2, (1, 8, 64, 64)).astype(np.float16).astype(np.float32)
     values[0, 0, 0, :8] = [0, 100, -100, 6, -6, 3, -3, 60000]
@@ -65,6 +69,15 @@ def test_no_tanh_reads_a_convolution() -> None:
         makers = {node.output[0]: node.op_type for node in made.graph.node}
         (tanh,) = [node for node in made.graph.node if node.op_type == "Tanh"]
         assert makers[tanh.input[0]] in ("Clip", "Mul")
+
+
+def test_silu_takes_one_tanh_and_no_product_with_a_gate() -> None:
+    """x Sigmoid(x) by itself rounds the gate of a large x, which is nearly one."""
+    made = prepared(to_fp16(graph(BODIES["silu"])))
+    kinds = [node.op_type for node in made.graph.node if node.op_type != "Cast"]
+    assert sorted(kinds) == sorted(["Abs", "Clip", "Mul", "Tanh", "Sub", "Relu", "Mul", "Sub"])
+    island = prepared(to_fp16(graph(BODIES["silu"]), ["s", "y"]))
+    assert {"Sigmoid", "Mul"} <= {node.op_type for node in island.graph.node}
 
 
 def test_infinities_stay_what_they_are() -> None:

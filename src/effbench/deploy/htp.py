@@ -8,6 +8,7 @@ times further; so none of them reads its input directly here (docs/qnn.md). Over
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from effbench.deploy import onnx_file
 from effbench.deploy.mix import BORDER
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto, TensorProto
+    from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 GELU = (0.797497123, 0.0370154347, -0.000353106224)
 """erf(x / sqrt 2) is tanh(x (a + b x^2 + c x^4)) for 0 <= x <= `GELU_END`; GELU is then right within 2.6e-5. Fitted."""
@@ -77,6 +78,15 @@ def _sigmoid(node: NodeProto, add: _Writer) -> None:
     add("Add", add("Mul", bent, 0.5), 0.5)
 
 
+def _silu(node: NodeProto, add: _Writer) -> None:
+    """Relu(x) - |x| / 2 (1 - tanh(|x| / 2)), as of Gelu."""
+    (x,) = node.input
+    near = add("Clip", add("Abs", x), 0.0, FLAT)
+    half = add("Mul", near, 0.5)
+    lacking = add("Sub", 1.0, add("Tanh", half))
+    add("Sub", add("Relu", x), add("Mul", half, lacking))
+
+
 def _tanh(node: NodeProto, add: _Writer) -> None:
     add("Tanh", add("Clip", node.input[0], -FLAT, FLAT))
 
@@ -94,12 +104,15 @@ def _hard_swish(node: NodeProto, add: _Writer) -> None:
     add("Mul", x, gate)
 
 
+SILU = "Silu"
+"""What `_joined` makes of a product with the Sigmoid of the same; no operator of ONNX, it is always written out."""
 SINCE = {"Softmax": 18}
 """The opset from which an operator is written out: ReduceMax takes its axes as an input from then on."""
 WRITTEN_OUT: Mapping[str, Callable[[NodeProto, _Writer], None]] = {
     "Gelu": _gelu,
     "Sigmoid": _sigmoid,
     "HardSwish": _hard_swish,
+    SILU: _silu,
     "Softmax": _softmax,
     "Tanh": _tanh,
 }
@@ -121,7 +134,7 @@ def prepared(model: ModelProto, exact: bool = True) -> ModelProto:
     constants: dict[str, TensorProto] = {}
     nodes: list[NodeProto] = []
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
-    for node in graph.node:
+    for node in _joined(graph) if exact else graph.node:
         if node.op_type in BORDER and node.input[0] in values:  # what is quantized has the shape that it had
             values.setdefault(node.output[0], values[node.input[0]])
         add = _Writer(node, constants)
@@ -135,6 +148,29 @@ def prepared(model: ModelProto, exact: bool = True) -> ModelProto:
     graph.node.extend(nodes)
     graph.initializer.extend(constants.values())
     return onnx_file.infer_shapes(made, "the graph for the HTP")
+
+
+def _joined(graph: GraphProto) -> list[NodeProto]:
+    """Return the nodes of a graph, x Sigmoid(x) in half precision as one `SILU` where nothing else reads Sigmoid(x)."""
+    import onnx
+    from onnx import helper
+
+    halves = {v.name for v in graph.value_info if v.type.tensor_type.elem_type == onnx.TensorProto.FLOAT16}
+    uses = Counter(name for node in graph.node for name in node.input)
+    uses.update(output.name for output in graph.output)
+    gates = {
+        node.output[0]: node.input[0]
+        for node in graph.node
+        if node.op_type == "Sigmoid" and node.output[0] in halves and uses[node.output[0]] == 1
+    }
+    nodes, gone = [], set()
+    for node in graph.node:
+        gate = next((name for name in node.input if name in gates), None)
+        if node.op_type == "Mul" and gate is not None and set(node.input) == {gate, gates[gate]}:
+            gone.add(gate)
+            node = helper.make_node(SILU, [gates[gate]], [*node.output], name=node.name)
+        nodes.append(node)
+    return [node for node in nodes if node.output[0] not in gone]
 
 
 def _reshaped(node: NodeProto, values: Mapping[str, Any], stored: Mapping[str, TensorProto]) -> list[int]:

@@ -81,8 +81,8 @@ class QnnTarget:
     precision = "fp16"
     options: Mapping[str, str] = {
         "htp": f"HTP architecture: {', '.join(snapdragon.SOCS)}; default {DEFAULT_HTP}",
-        "activations": "exact writes Gelu, HardSwish, Sigmoid, Softmax and Tanh in operators that the HTP rounds well, "
-        "in fp16; native leaves them; default exact",
+        "activations": "exact writes Gelu, HardSwish, Sigmoid, SiLU, Softmax and Tanh in operators that the HTP rounds "
+        "well, in fp16; native leaves them; default exact",
         "fallback": "what --allow-fallback sets: yes leaves to the CPU what the HTP does not run; default no",
     }
     checks: tuple[Mapping[str, str], ...] = ({},)
