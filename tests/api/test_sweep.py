@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 
 from conftest import Run as Shell
-from effbench.api import jobs
+from effbench.api import jobs, request
 from effbench.api.jobs import Journal
+from effbench.api.source import code_hashes
 from effbench.api.sweep import Run, graphs, split
-from effbench.codec import to_json
+from effbench.codec import file_sha256, to_json
+from effbench.deploy import quantize
 from effbench.errors import UsageError
-from effbench.schema import Cell
+from effbench.schema import CALIBRATED, Cell
 
 PLAN = jobs.plan(["iformer_t"], ["ort", "ov"], [64, 96], ["fp32", "fp16"])
 
@@ -48,6 +50,11 @@ def test_the_code_behind_a_precision_counts_for_its_cells_alone(
     assert jobs.identity(other) == before[1]
     monkeypatch.undo()
     jobs._code.cache_clear()
+
+
+@pytest.mark.parametrize("precision", CALIBRATED)
+def test_the_quantizer_is_part_of_what_a_graph_is_known_by(precision: str) -> None:
+    assert file_sha256(Path(quantize.__file__)) in code_hashes(*request.WRITERS[precision])
 
 
 def test_one_cell_of_a_graph_goes_ahead_and_everything_ends(tmp_path: Path):

@@ -138,7 +138,8 @@ def test_the_operator_that_int8_ruins_goes_back_to_float(model: onnx.ModelProto,
     assert 0 < found.share_pct <= 50
     assert len(found.floats) < found.quantizable
     assert set(quantized(found.model)) == set(quantized(int8)) - set(found.floats)
-    assert f"{len(found.floats)} of 4 operators" in found.note()
+    (note,) = found.notes()
+    assert f"{len(found.floats)} of 4 operators" in note
 
 
 def test_no_operator_is_taken_back_that_need_not_be(
@@ -147,7 +148,7 @@ def test_no_operator_is_taken_back_that_need_not_be(
     pictures = calibration(model)
     monkeypatch.setattr(sensitive, "TARGET_DB", 12.0)
     kept = relieve(model, int8, pictures)
-    assert (kept.model, kept.floats, kept.note()) == (int8, (), "")
+    assert (kept.model, kept.floats, kept.notes()) == (int8, (), ())
     assert relieve(model, ruined(int8, "d"), pictures).floats == ("d",)
     single = relieve(model, ruined(int8, "d"), pictures[:1])
     assert single.floats == ()  # one picture has nothing to differ from
@@ -158,6 +159,54 @@ def test_no_more_than_half_of_the_work_goes_back(model: onnx.ModelProto, int8: o
     assert found.floats
     assert found.share_pct <= 50
     assert found.after_db < sensitive.TARGET_DB
+
+
+def test_extremes_are_tried_only_where_much_would_be_in_float(
+    model: onnx.ModelProto, int8: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures, asked = calibration(model), []
+
+    def made(model: onnx.ModelProto, batches: object, extremes: bool = False) -> onnx.ModelProto:
+        asked.append(extremes)
+        return ruined(int8, "d") if extremes else ruined(int8, "a", "c", "d")
+
+    monkeypatch.setattr(sensitive, "to_int8", made)
+    found = sensitive.quantize(model, pictures)
+    assert asked == [False, True]
+    assert (found.quiet, found.extremes) == (True, True)
+    assert "extremes" in found.notes()[-1]
+    monkeypatch.setattr(sensitive, "_quiet", lambda figures: True)
+    assert not sensitive.quantize(model, pictures).extremes
+    assert asked == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("least_error", "extremes", "wide"),
+    [
+        ((True, 40, 22.5), (True, 30, 22.1), True),  # a tenth of the work less in float
+        ((True, 32, 22.9), (True, 32, 24.0), True),
+        ((True, 32, 24.0), (True, 26, 22.1), False),
+        ((True, 49, 22.1), (False, 30, 21.9), False),
+        ((False, 49, 18.7), (False, 40, 19.5), True),
+    ],
+)
+def test_of_two_ranges_the_one_that_keeps_less_in_float_or_less_noise(
+    model: onnx.ModelProto,
+    int8: onnx.ModelProto,
+    monkeypatch: pytest.MonkeyPatch,
+    least_error: tuple[bool, float, float],
+    extremes: tuple[bool, float, float],
+    wide: bool,
+) -> None:
+    tried = iter([least_error, extremes])
+
+    def found(*_: object) -> sensitive.Relief:
+        quiet, share, after = next(tried)
+        return sensitive.Relief(int8, ("d",), 4, share, 10.0, after, quiet)
+
+    monkeypatch.setattr(sensitive, "to_int8", lambda *_, **__: int8)
+    monkeypatch.setattr(sensitive, "relieve", found)
+    assert sensitive.quantize(model, calibration(model)).extremes == wide
 
 
 def test_what_is_not_finite_goes_back_first(model: onnx.ModelProto, int8: onnx.ModelProto) -> None:

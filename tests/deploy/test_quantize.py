@@ -107,6 +107,24 @@ def test_noise_is_low_on_pictures_that_were_not_calibrated_with(
     assert signal_to_noise_db(on_ort, simulated) > 30
 
 
+def test_ranges_from_the_extremes_clip_nothing_of_the_calibration(
+    model: onnx.ModelProto, synthetic: Calibration, quantized: onnx.ModelProto
+) -> None:
+    feeds = batches(model, synthetic)
+    wide = to_int8(model, feeds, extremes=True)
+    check_form(wide)
+    largest = max(float(np.abs(feed["image"]).max()) for feed in feeds)
+    reach = []
+    for graph in (quantized, wide):
+        constants = {t.name: numpy_helper.to_array(t) for t in graph.graph.initializer}
+        (scale,) = (
+            constants[n.input[1]] for n in graph.graph.node if n.op_type == "QuantizeLinear" and n.input[0] == "image"
+        )
+        reach.append(127.5 * float(scale.max()))
+    assert reach[0] <= reach[1]
+    assert reach[1] >= largest
+
+
 @pytest.mark.target("trt-rtx")
 def test_tensorrt_rtx_takes_the_form(quantized: onnx.ModelProto) -> None:
     trt = pytest.importorskip("tensorrt_rtx")

@@ -22,7 +22,9 @@ from effbench.errors import DataError, EffbenchError, FidelityError, Unavailable
 from effbench.process import ChildFailure
 from effbench.schema import CALIBRATED, PRECISIONS, Artifact, Cell, Device, Preprocessing, resolution_text
 
-_CALIBRATED_BY = ("effbench.deploy.sensitive:relieve", "effbench.deploy.calibration:reference")
+_CALIBRATED_BY = tuple(
+    f"effbench.deploy.{name}" for name in ("quantize:to_int8", "sensitive:relieve", "calibration:reference")
+)
 WRITERS = {"fp16": ("effbench.deploy.precision:to_fp16",), **dict.fromkeys(CALIBRATED, _CALIBRATED_BY)}
 """What writes a precision into a graph."""
 PRECISION_PACKAGES = {"int8": ("nncf",), "a16w8": ("onnxruntime",)}

@@ -233,7 +233,7 @@ def _half(source: Artifact, model: Any, job: dict[str, Any], draft: Path, stages
 def _quantized(source: Artifact, model: Any, job: dict[str, Any], draft: Path, stages: _Stages) -> Written:
     from effbench.deploy.calibration import load_calibration, reference
     from effbench.deploy.quantize import to_a16w8, to_int8
-    from effbench.deploy.sensitive import relieve
+    from effbench.deploy.sensitive import quantize
 
     spec = source.inputs[0]
     if spec.shape[0] is None:
@@ -246,16 +246,20 @@ def _quantized(source: Artifact, model: Any, job: dict[str, Any], draft: Path, s
     if pictures.sha256 != job["calibration"]:
         raise DataError(f"The pictures in {job['pictures']} changed while they were read.", hint="Export again.")
     batches = pictures.feeds(spec.shape[0], spec, source.preprocessing)
-    write = to_int8 if job["precision"] == "int8" else to_a16w8
-    made = write(model, batches)
-    notes = (LATENCY_ONLY,) if pictures.latency_only else ()
+    notes: tuple[str, ...] = (LATENCY_ONLY,) if pictures.latency_only else ()
     found: dict[str, Any] = {"calibration_pictures": len(pictures.images)}
-    if job["precision"] == "int8" and not job["whole"]:
-        stages.begin("find the operators that int8 disturbs most")
-        relief = relieve(model, made, batches)
+    if job["precision"] == "a16w8":
+        made = to_a16w8(model, batches)
+    elif job["whole"]:
+        made = to_int8(model, batches)
+    else:
+        stages.begin("quantize and find the operators that int8 disturbs most")
+        relief = quantize(model, batches)
+        made, notes = relief.model, (*notes, *relief.notes())
         if relief.floats:
-            made, notes = relief.model, (*notes, relief.note())
             found |= {"float_nodes": list(relief.floats), "float_type": "fp32"}
+        if relief.extremes:
+            found["ranges"] = "extremes"
     if pictures.checks is not None:
         stages.begin("reference outputs on pictures like those of the calibration")
         try:

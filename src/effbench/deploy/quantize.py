@@ -30,12 +30,14 @@ HALF_RANGE = 64
 _TRANSPARENT = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Constant")
 
 
-def to_int8(model: ModelProto, batches: Sequence[Mapping[str, Array]]) -> ModelProto:
+def to_int8(model: ModelProto, batches: Sequence[Mapping[str, Array]], extremes: bool = False) -> ModelProto:
     """Return the model with convolutions and constant matrix products in int8 (Q/DQ).
 
     Args:
         model: An fp32 graph of static shape.
         batches: Preprocessed calibration inputs (`effbench.deploy.calibration`).
+        extremes: Take an activation's range from the largest value of all batches, which clips none of them. By default
+            it is the range of least squared error, which clips what is rare.
 
     Raises:
         UsageError: There are no calibration batches.
@@ -44,7 +46,7 @@ def to_int8(model: ModelProto, batches: Sequence[Mapping[str, Array]]) -> ModelP
     """
     if not batches:
         raise UsageError("int8 needs calibration pictures.", hint="Give --calibration FOLDER.")
-    made = _nncf(model, batches)
+    made = _nncf(model, batches, extremes)
     _fold_weights(made)
     _halve_range(made)
     _make_signed(made)
@@ -56,7 +58,7 @@ def to_int8(model: ModelProto, batches: Sequence[Mapping[str, Array]]) -> ModelP
     return onnx_file.infer_shapes(made, "the int8 graph")
 
 
-def _nncf(model: ModelProto, batches: Sequence[Mapping[str, Array]]) -> ModelProto:
+def _nncf(model: ModelProto, batches: Sequence[Mapping[str, Array]], extremes: bool) -> ModelProto:
     with _quiet():
         try:
             import nncf
@@ -73,6 +75,7 @@ def _nncf(model: ModelProto, batches: Sequence[Mapping[str, Array]]) -> ModelPro
         types = {node.op_type for node in model.graph.node} - {*QUANTIZED, *_TRANSPARENT}
         products = [n.name for n in model.graph.node if n.op_type == "MatMul" and not constants & set(n.input)]
         symmetric = QuantizationParameters(mode=QuantizationMode.SYMMETRIC)
+        ranges = RangeEstimatorParametersSet.MINMAX if extremes else RangeEstimatorParametersSet.HISTOGRAM
         try:
             result = nncf.quantize(
                 model,
@@ -84,8 +87,8 @@ def _nncf(model: ModelProto, batches: Sequence[Mapping[str, Array]]) -> ModelPro
                     overflow_fix=OverflowFix.ENABLE,  # see HALF_RANGE
                     activations_quantization_params=symmetric,
                     # Averaged extremes, NNCF's default, clip pictures of more contrast than most; the extremes of all
-                    # waste levels on one pixel. The range of least error over all values measured best.
-                    activations_range_estimator_params=RangeEstimatorParametersSet.HISTOGRAM,
+                    # waste levels on one pixel. The range of least error over all values measured best on most models.
+                    activations_range_estimator_params=ranges,
                 ),
             )
         except (RuntimeError, ValueError, KeyError) as error:
