@@ -1,5 +1,5 @@
 """Which quantizer loses less: NNCF as `effbench.deploy.quantize` uses it, or onnxruntime's, in the same form of Q/DQ;
-and what it brings to give the noisiest operators back to float (`effbench.deploy.sensitive`).
+and what it brings to give the noisiest operators back to float (`effbench.deploy.sensitive.quantize`).
 
 Run with ``python benchmarks/quantizers.py`` (about 10 minutes on 2 cores). Untrained models; calibrated with synthetic
 pictures, judged on five sets of six others. Signal to quantization noise in dB, the mean over pictures taken off.
@@ -19,7 +19,7 @@ from tabulate import tabulate
 from effbench.deploy import Array, fidelity, onnx_file
 from effbench.deploy.calibration import load_calibration
 from effbench.deploy.quantize import QUANTIZED, to_int8
-from effbench.deploy.sensitive import relieve, runner, signal_to_noise_db
+from effbench.deploy.sensitive import quantize, runner, signal_to_noise_db
 from effbench.schema import Preprocessing
 from numerics import export
 
@@ -81,7 +81,7 @@ def run() -> int:
             fidelity.feeds(fidelity.pictures(fidelity.NATURAL, 3, size, seed), 1, spec, how) for seed in JUDGE_SEEDS
         ]
         plain = to_int8(model, batches)
-        relief = relieve(model, plain, batches)
+        relief = quantize(model, batches)
         row: dict[str, object] = {"untrained model": name, "px": RESOLUTION}
         made = {"onnxruntime": by_onnxruntime(model, batches), "NNCF": plain, "noisiest in float": relief.model}
         for label, graph in made.items():

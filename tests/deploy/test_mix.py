@@ -185,6 +185,8 @@ def test_extremes_are_tried_only_where_much_would_be_in_float(
     [
         ((True, 40, 22.5), (True, 30, 22.1), True),  # a tenth of the work less in float
         ((True, 32, 22.9), (True, 32, 24.0), True),
+        ((True, 26, 22.5), (True, 29, 22.7), False),
+        ((True, 26, 22.5), (True, 40, 25.0), False),  # quieter, for much of the work
         ((True, 32, 24.0), (True, 26, 22.1), False),
         ((True, 49, 22.1), (False, 30, 21.9), False),
         ((False, 49, 18.7), (False, 40, 19.5), True),

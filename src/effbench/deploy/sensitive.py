@@ -28,6 +28,8 @@ LARGEST_SHARE = 0.5
 WORTH_PCT = 10.0
 """Of the work. The order by noise alone keeps better what it promises on other pictures: on the worst of five sets of
 them regla_m had 18.7 dB, by noise for work 15.6."""
+WORTH_DB = 1.0
+"""On calibration pictures; less than that is chance on others."""
 MUCH_PCT = 25.0
 """Of the work: with more of it in float, other ranges are worth the seconds that they take."""
 PICTURES, PICTURES_FOR_ORDER = 24, 6
@@ -83,8 +85,8 @@ def quantize(model: ModelProto, batches: Sequence[Mapping[str, Array]]) -> Relie
     """Return the model in int8 with its noisiest operators in float (`relieve`).
 
     Where more than `MUCH_PCT` of the work would be in float, the ranges may clip what matters. Then the extremes are
-    tried as ranges too. Of two graphs that hold the noise down, that with less work in float by `WORTH_PCT` is taken,
-    else the quieter one.
+    tried as ranges too, and taken where they alone hold the noise down, save `WORTH_PCT` of the work, or bring
+    `WORTH_DB` more.
 
     Args:
         model: The fp32 graph, static shape.
@@ -99,9 +101,11 @@ def quantize(model: ModelProto, batches: Sequence[Mapping[str, Array]]) -> Relie
     if found.quiet and found.share_pct <= MUCH_PCT:
         return found
     wide = replace(relieve(model, to_int8(model, batches, extremes=True), batches), extremes=True)
-    if found.quiet and wide.quiet and abs(found.share_pct - wide.share_pct) >= WORTH_PCT:
-        return min(found, wide, key=lambda one: one.share_pct)
-    return max(found, wide, key=lambda one: (one.quiet, one.after_db))
+    if not (found.quiet and wide.quiet):
+        return max(found, wide, key=lambda one: (one.quiet, one.after_db))
+    saved_pct, gained_db = found.share_pct - wide.share_pct, wide.after_db - found.after_db
+    better = saved_pct >= WORTH_PCT or (gained_db >= WORTH_DB and saved_pct > -WORTH_PCT)
+    return wide if better else found
 
 
 def relieve(model: ModelProto, int8: ModelProto, batches: Sequence[Mapping[str, Array]]) -> Relief:
