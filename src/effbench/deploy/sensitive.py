@@ -28,7 +28,7 @@ LARGEST_SHARE = 0.5
 WORTH_PCT = 10.0
 """Of the work. The order by noise alone keeps better what it promises on other pictures: on the worst of five sets of
 them regla_m had 18.7 dB, by noise for work 15.6."""
-WORTH_DB = 1.0
+WORTH_DB = 0.5
 """On calibration pictures; less than that is chance on others."""
 MUCH_PCT = 25.0
 """Of the work: with more of it in float, other ranges are worth the seconds that they take."""
