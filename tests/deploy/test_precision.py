@@ -140,7 +140,8 @@ def test_regla_in_fp16_is_still_regla_on_onnx_runtime(regla: onnx.ModelProto, pi
     simulated = fidelity.run_all(lambda x: Interpreter(regla).run(x, "half-acc32"), pictures)
     figures = fidelity.compare(expected, found)
     assert figures["cosine"] >= fidelity.LIMITS["fp16"]["cosine"]
-    assert figures["p99_error"] <= 1.5 * fidelity.compare(expected, simulated)["p99_error"]
+    # In power: a percentile of the worst of six small pictures is chance, and doubles from one processor to another.
+    assert figures["snr_db"] >= fidelity.compare(expected, simulated)["snr_db"] - 3
     assert figures["max_error"] > 1e-5  # it really was rounded
 
 
