@@ -15,7 +15,7 @@ from effbench.deploy.interpreter import Interpreter
 from effbench.deploy.mix import blocks, in_half, mixed, quantized
 from effbench.deploy.ort_graph import left_unfused
 from effbench.deploy.quantize import check_form, to_int8
-from effbench.deploy.sensitive import relieve, signal_to_noise_db
+from effbench.deploy.sensitive import relieve, runner, signal_to_noise_db
 from effbench.errors import ConversionError
 from effbench.schema import Preprocessing
 
@@ -146,7 +146,7 @@ def test_no_operator_is_taken_back_that_need_not_be(
     model: onnx.ModelProto, int8: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pictures = calibration(model)
-    monkeypatch.setattr(sensitive, "TARGET_DB", 12.0)
+    monkeypatch.setattr(sensitive, "WORST_DB", 12.0)
     kept = relieve(model, int8, pictures)
     assert (kept.model, kept.floats, kept.notes()) == (int8, (), ())
     assert relieve(model, ruined(int8, "d"), pictures).floats == ("d",)
@@ -158,7 +158,7 @@ def test_no_more_than_half_of_the_work_goes_back(model: onnx.ModelProto, int8: o
     found = relieve(model, ruined(int8, "a", "c", "d"), calibration(model))
     assert found.floats
     assert found.share_pct <= 50
-    assert found.after_db < sensitive.TARGET_DB
+    assert found.after_db < sensitive.WORST_DB
 
 
 def test_extremes_are_tried_only_where_much_would_be_in_float(
@@ -173,10 +173,12 @@ def test_extremes_are_tried_only_where_much_would_be_in_float(
     monkeypatch.setattr(sensitive, "to_int8", made)
     found = sensitive.quantize(model, pictures)
     assert asked == [False, True]
-    assert (found.quiet, found.extremes) == (True, True)
+    assert found.quiet
+    assert found.clipped is not None
     assert "extremes" in found.notes()[-1]
-    monkeypatch.setattr(sensitive, "_quiet", lambda figures: True)
-    assert not sensitive.quantize(model, pictures).extremes
+    assert f"{found.clipped.after_db:.1f} dB with" in found.notes()[-1]
+    monkeypatch.setattr(sensitive._Judge, "quiet", lambda *_: True)
+    assert sensitive.quantize(model, pictures).clipped is None
     assert asked == [False, True, False]
 
 
@@ -208,7 +210,40 @@ def test_of_two_ranges_the_one_that_keeps_less_in_float_or_less_noise(
 
     monkeypatch.setattr(sensitive, "to_int8", lambda *_, **__: int8)
     monkeypatch.setattr(sensitive, "relieve", found)
-    assert sensitive.quantize(model, calibration(model)).extremes == wide
+    assert (sensitive.quantize(model, calibration(model)).clipped is not None) == wide
+
+
+def test_the_worst_set_of_pictures_decides(model: onnx.ModelProto, int8: onnx.ModelProto) -> None:
+    pictures = calibration(model)
+    sets = [pictures[start : start + fidelity.NATURAL] for start in range(0, 48, fidelity.NATURAL)]
+    levels = [
+        signal_to_noise_db(*(fidelity.run_all(runner(graph), some) for graph in (model, ruined(int8, "d"))))
+        for some in sets
+    ]
+    found = relieve(model, ruined(int8, "d"), pictures)
+    assert found.sets == 8
+    assert found.before_db == pytest.approx(min(levels), abs=1e-6)
+    few = relieve(model, ruined(int8, "d"), pictures[:11])  # too few for two sets
+    assert few.sets == 1
+    assert "on calibration pictures" in few.notes()[0]
+
+
+def test_a_graph_that_does_not_do_is_left_at_the_first_set_that_says_so(
+    model: onnx.ModelProto, int8: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[int] = []
+    whole = fidelity.run_all
+
+    def counted(run: fidelity.Run, batches: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        ran.append(len(batches))
+        return whole(run, batches)
+
+    judge = sensitive._Judge(model, calibration(model), 1)
+    monkeypatch.setattr(fidelity, "run_all", counted)
+    assert not judge.quiet(judge.figures(ruined(int8, "a"), in_full=False))
+    assert ran == [fidelity.NATURAL]
+    judge.figures(ruined(int8, "a"))
+    assert ran == [fidelity.NATURAL] * 9
 
 
 def test_what_is_not_finite_goes_back_first(model: onnx.ModelProto, int8: onnx.ModelProto) -> None:
@@ -247,11 +282,11 @@ def test_noise_for_work_counts_only_where_it_saves_a_tenth_of_the_work(
     powers = {name: {costly: 2.0, cheap: 1.9}.get(name, 0.0) for name in quantized(int8)}
     monkeypatch.setattr(sensitive, "_powers", lambda *_: powers)
 
-    def enough(expected: object, graph: onnx.ModelProto, batches: object) -> dict[str, float]:
+    def enough(_: object, graph: onnx.ModelProto, in_full: bool = True) -> dict[str, float]:
         quiet = not {costly, cheap} <= set(quantized(graph))
         return {"snr_db": 30.0 if quiet else 10.0, "cosine": 1.0}
 
-    monkeypatch.setattr(sensitive, "_figures", enough)
+    monkeypatch.setattr(sensitive._Judge, "figures", enough)
     for worth, wanted in ((saved - 1, cheap), (saved + 1, costly)):
         monkeypatch.setattr(sensitive, "WORTH_PCT", worth)
         assert relieve(model, int8, calibration(model)).floats == (wanted,)

@@ -258,7 +258,7 @@ def _quantized(source: Artifact, model: Any, job: dict[str, Any], draft: Path, s
         made, notes = relief.model, (*notes, *relief.notes())
         if relief.floats:
             found |= {"float_nodes": list(relief.floats), "float_type": "fp32"}
-        if relief.extremes:
+        if relief.clipped:
             found["ranges"] = "extremes"
     if pictures.checks is not None:
         stages.begin("reference outputs on pictures like those of the calibration")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +74,7 @@ def load_calibration(
     files = _picture_files(Path(folder))
     chosen = _spread(files, PICTURES)
     held = _spread(sorted(set(files) - set(chosen)) or files, fidelity.NATURAL)
+    random.Random(0).shuffle(chosen)  # names come class by class; what takes some of the pictures should see of all
     images, checks = (
         np.stack([pictures.read(FileContent(one)(), str(one), resolution, preprocessing, channels) for one in some])
         for some in (chosen, held)
