@@ -2,25 +2,29 @@
 
 The folder is what ``effbench sweep examples/matrix.toml --no-profile --out FOLDER`` wrote; cells that did not run yet
 with this code and these libraries say so. The page holds how many cells are ok, the signal to quantization noise, and
-every cell with its reason.
+every cell with its reason. ``--keep`` puts the cells of the folder into the page as it stands, and leaves the others;
+the remark then has to say which ran when.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields
 from datetime import date
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import tomllib
 
 from effbench.api import jobs
 from effbench.api.sweep import split
-from effbench.reports.matrix import Matrix, place, render
-from effbench.schema import Cell
+from effbench.reports.matrix import NOT_RUN, Matrix, Place, place, render
+from effbench.schema import Cell, Fidelity, parse_resolution
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, SUITE = ROOT / "docs" / "matrix.md", ROOT / "examples" / "matrix.toml"
@@ -66,38 +70,91 @@ def noise(cells: Sequence[Cell], targets: Sequence[str]) -> list[list[str]]:
     return [[*key, *(found.get(target, "-") for target in targets)] for key, found in lines.items()]
 
 
-def page(folder: Path, remark: str) -> str:
-    """Return the page as Markdown."""
-    from tabulate import tabulate
+def read(text: str) -> dict[Place, Cell]:
+    """Read the cells of a page back: status, reason or notes, and the noise; other figures are not on it."""
+    noises, cells = text[text.index("## Signal") :].split("## Every cell")
+    notes = {int(number): _plain(note) for number, note in re.findall(r"^(\d+)\. (.*)$", cells, re.MULTILINE)}
+    head, *lines = _lines(noises)
+    levels = {
+        (*line[:2], "int8", target): float(level)
+        for line in lines
+        for target, level in zip(head[2:], line[2:], strict=True)
+        if level != "-"
+    }
+    head, *lines = _lines(cells)
+    found = {}
+    for line in lines:
+        for target, shown in zip(head[3:], line[3:], strict=True):
+            if shown == NOT_RUN:
+                continue
+            key = (line[0], line[1], line[2], target)
+            said = tuple(notes[int(mark)] for mark in re.findall(r"\[(\d+)\]", shown))
+            status, _, cause = shown.split(" [")[0].partition(": ")
+            how: dict[str, Any] = {"notes": said} if status == "ok" else {"reason": said[0]}
+            if key in levels:
+                how["fidelity"] = _only_noise(levels[key])
+            found[key] = Cell(line[0], parse_resolution(line[1]), line[2], target, status, cause=cause, **how)
+    return found
 
-    suite = tomllib.loads(SUITE.read_text())["suite"]
-    names = ("models", "resolutions", "precisions", "targets")
-    wanted = [(m, str(r), p, t) for m, r, p, t in product(*(suite[name] for name in names))]
+
+def _lines(text: str) -> list[list[str]]:
+    """Return the lines of the table in a text, the rule below its head left out."""
+    lines = [line.strip("|") for line in text.splitlines() if line.startswith("|") and not line.startswith("|:")]
+    return [[_plain(part.strip()) for part in re.split(r"(?<!\\)\|", line)] for line in lines]
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"\\([\\*_|<>`])", r"\1", text)
+
+
+def _only_noise(level: float) -> Fidelity:
+    nothing = {item.name: None for item in fields(Fidelity) if item.default is MISSING}
+    return Fidelity(**{**nothing, "snr_db": level})  # type: ignore[arg-type]
+
+
+def page(folder: Path, remark: str, kept: Mapping[Place, Cell] | None = None) -> str:
+    """Return the page as Markdown, with what is kept of another where the folder has no cell."""
+    wanted = suite()
     planned = jobs.plan(
-        *(suite[name] for name in ("models", "targets", "resolutions", "precisions")),
-        calibration=suite["calibration"],
+        *(wanted[name] for name in ("models", "targets", "resolutions", "precisions")),
+        calibration=wanted["calibration"],
         allow_fallback=False,
         out=str(folder.resolve()),
     )
     recorded, _ = split(planned, jobs.Journal(folder).read())
-    found = {place(cell): cell for cell in recorded.values()}
+    return write({**(kept or {}), **{place(cell): cell for cell in recorded.values()}}, remark)
+
+
+def suite() -> dict[str, Any]:
+    """Return what the matrix is asked for."""
+    asked: dict[str, Any] = tomllib.loads(SUITE.read_text())["suite"]
+    return asked
+
+
+def write(found: Mapping[Place, Cell], remark: str) -> str:
+    """Return the page of some cells as Markdown."""
+    from tabulate import tabulate
+
+    asked = suite()
+    names = ("models", "resolutions", "precisions", "targets")
+    wanted = [(m, str(r), p, t) for m, r, p, t in product(*(asked[name] for name in names))]
     cells = [found[key] for key in wanted if key in found]
-    kinds = [(precision, ours) for precision in suite["precisions"] for ours in (True, False)]
+    kinds = [(precision, ours) for precision in asked["precisions"] for ours in (True, False)]
     summary = [
-        [target, *(counted(cells, ours, precision, target) for precision, ours in kinds)] for target in suite["targets"]
+        [target, *(counted(cells, ours, precision, target) for precision, ours in kinds)] for target in asked["targets"]
     ]
     heads = ["target", *(f"{precision} {'ours' if ours else 'timm'}" for precision, ours in kinds)]
     shown = [
         target
-        for target in suite["targets"]
+        for target in asked["targets"]
         if any(c.target == target and c.precision == "int8" and c.fidelity for c in cells)
     ]
-    theirs = sum(name.startswith("timm/") for name in suite["models"])
+    theirs = sum(name.startswith("timm/") for name in asked["models"])
     return HEAD.format(
         day=date.today().isoformat(),
         remark=remark,
         versions=", ".join(f"{name} {version(name)}" for name in LIBRARIES),
-        ours=len(suite["models"]) - theirs,
+        ours=len(asked["models"]) - theirs,
         theirs=theirs,
         summary=tabulate(summary, heads, tablefmt="pipe", disable_numparse=True),
         noise=tabulate(noise(cells, shown), ["model", "px", *shown], tablefmt="pipe", disable_numparse=True),
@@ -110,8 +167,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="what the sweep wrote")
     parser.add_argument("--remark", default="", help="a sentence on how the sweep was run")
+    parser.add_argument("--keep", action="store_true", help="leave cells that the folder has not as the page has them")
     args = parser.parse_args()
-    PAGE.write_text(page(args.folder, args.remark))
+    PAGE.write_text(page(args.folder, args.remark, read(PAGE.read_text()) if args.keep else None))
     print(f"{PAGE.relative_to(ROOT)}: {PAGE.stat().st_size} bytes")
     return 0
 

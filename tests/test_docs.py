@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shlex
@@ -345,6 +346,19 @@ def test_the_readme_is_filled_from_a_report(desk: Path, monkeypatch: pytest.Monk
     assert re.search(r"^\| toy\.net \| 64 \| ort \| fp32 \| (-|0) \| [\d.]+ \|", inside, re.MULTILINE)
     assert "iformer_t" not in inside
     assert PAGES["README.md"].partition("<!-- table:end -->")[2] == filled.partition("<!-- table:end -->")[2]
+
+
+def test_the_matrix_can_be_read_back_and_written_again(monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("tomllib")
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import matrix
+
+    text = matrix.PAGE.read_text()
+    cells = matrix.read(text)
+    asked = matrix.suite()
+    assert len(cells) == math.prod(len(asked[name]) for name in ("models", "resolutions", "precisions", "targets"))
+    again = matrix.write(cells, "")
+    assert again[again.index("## How many") :] == text[text.index("## How many") :]
 
 
 PACKAGE = """

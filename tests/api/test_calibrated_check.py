@@ -62,9 +62,21 @@ def test_pictures_to_check_with_are_others_than_those_of_the_calibration(tmp_pat
     assert not used & {picture.tobytes() for picture in found.checks}
     few = load_calibration(pictures(tmp_path / "few", 3), (32, 32), Preprocessing())
     assert few.checks is not None
-    assert [one.tobytes() for one in few.images] == [one.tobytes() for one in few.checks]
+    assert {one.tobytes() for one in few.images} == {one.tobytes() for one in few.checks}
     one = load_calibration(pictures(tmp_path / "one", 1), (32, 32), Preprocessing())
     assert one.checks is None
+
+
+def test_the_first_pictures_are_of_the_whole_folder(tmp_path: Path):
+    folder = tmp_path / "sorted"
+    for number in range(40):  # by name, black comes before white, as one class comes before another
+        kind = "white" if number > 19 else "black"
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), kind).save(folder / kind / f"{number}.png")
+    images = load_calibration(folder, (32, 32), Preprocessing()).images
+    levels = images[: fidelity.NATURAL].mean(axis=(1, 2, 3))
+    assert levels.min() < levels.max()
+    assert np.array_equal(images, load_calibration(folder, (32, 32), Preprocessing()).images)
 
 
 def test_a_picture_to_check_with_changes_the_hash(tmp_path: Path):
