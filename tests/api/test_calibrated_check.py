@@ -13,11 +13,12 @@ from onnx import numpy_helper
 from PIL import Image
 
 from conftest import Run
+from effbench.api.pictures import pictures_for
 from effbench.data.pictures import normalize, read
 from effbench.deploy import bundle, encoded, fidelity
 from effbench.deploy.calibration import PICTURES, load_calibration, reference
 from effbench.errors import FidelityError
-from effbench.schema import Preprocessing
+from effbench.schema import Backbone, Preprocessing
 
 pytestmark = [pytest.mark.target("ort"), pytest.mark.xdist_group("export")]
 
@@ -77,6 +78,22 @@ def test_the_first_pictures_are_of_the_whole_folder(tmp_path: Path):
     levels = images[: fidelity.NATURAL].mean(axis=(1, 2, 3))
     assert levels.min() < levels.max()
     assert np.array_equal(images, load_calibration(folder, (32, 32), Preprocessing()).images)
+
+
+def test_a_hash_is_taken_once_and_again_when_a_picture_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder, read = pictures(tmp_path / "some", 3), []
+
+    def counted(*args: object) -> object:
+        read.append(args)
+        return load_calibration(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("effbench.api.pictures.load_calibration", counted)
+    model = Backbone("toy", "toy", "toy:net")
+    first, again = (pictures_for(folder, model, [(32, 32)], ["int8"]).hashes for _ in range(2))
+    assert first == again
+    assert len(read) == 1
+    Image.new("RGB", (40, 40), "red").save(next(folder.iterdir()))
+    assert pictures_for(folder, model, [(32, 32)], ["int8"]).hashes != first
 
 
 def test_a_picture_to_check_with_changes_the_hash(tmp_path: Path):

@@ -116,6 +116,21 @@ def test_a_broken_weight_fails_verification(own: Run) -> None:
     assert "not the same model" in str(cell["reason"])
 
 
+def test_a_graph_is_verified_by_the_interpreter(own: Run) -> None:
+    graph = artifacts(own.folder)["onnx"]
+    done = own("verify", graph.name, "--json")
+    assert done.returncode == 0, done.stderr
+    (cell,) = cells(done.stdout)
+    assert (cell["target"], cell["status"]) == ("onnx", "ok")
+    assert cell["fidelity"]["engine"] == "effbench's interpreter"  # type: ignore[index]
+    _damage_weights(graph.path)
+    info = {name: bundle._info(graph.folder / name) for name in graph.files}
+    from dataclasses import replace
+
+    bundle.save_manifest(replace(graph, files=info, digest=bundle.digest_of(info)))
+    assert own("verify", graph.name).returncode == 1
+
+
 def test_a_users_onnx_file_enters_at_the_same_door(own: Run) -> None:
     shutil.copy(artifacts(own.folder)["onnx"].path, own.folder / "mine.onnx")
     done = own("export", "mine.onnx", "--res", "64", "-t", "ort", "-t", "ov", "-t", "torch", "--json")

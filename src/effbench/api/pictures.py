@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
-from effbench.deploy.calibration import SYNTHETIC, load_calibration
+from effbench.deploy.calibration import SYNTHETIC, load_calibration, stamps
 from effbench.errors import UsageError
-from effbench.schema import CALIBRATED, Backbone
+from effbench.schema import CALIBRATED, Backbone, Preprocessing
 
 Size = tuple[int, int]
 
@@ -35,5 +36,14 @@ def pictures_for(
             raise UsageError("--calibration belongs to int8 and a16w8.", hint="Add --precision int8.")
         return Pictures()
     given = None if folder is None else SYNTHETIC if str(folder) == SYNTHETIC else str(Path(folder).resolve())
-    found = {size: load_calibration(given, size, backbone.preprocessing, backbone.in_channels) for size in sizes}
-    return Pictures(given or "", {size: one.sha256 for size, one in found.items()})
+    stamp = stamps(given) if given not in (None, SYNTHETIC) else ()
+    how, channels = backbone.preprocessing, backbone.in_channels
+    return Pictures(given or "", {size: _sha256(given, size, how, channels, stamp) for size in sizes})
+
+
+@lru_cache(256)
+def _sha256(
+    place: str | None, size: Size, how: Preprocessing, channels: int, stamp: tuple[tuple[str, int, int], ...]
+) -> str:
+    """Return the hash of the pictures of a place; the cells of a sweep ask for the same ones hundreds of times."""
+    return load_calibration(place, size, how, channels).sha256

@@ -122,6 +122,16 @@ def reference(path: Path, source: Artifact, model: ModelProto, calibration: Cali
     fidelity.save_reference(path, images, expected, engine, example)
 
 
+def stamps(folder: str | Path) -> tuple[tuple[str, int, int], ...]:
+    """Return what changes with a folder's pictures and takes no reading of them: names, sizes, times of change.
+
+    Raises:
+        DataError: The folder is missing or holds no pictures.
+    """
+    found = ((file, file.stat()) for file in _picture_files(Path(folder)))
+    return tuple((str(file), about.st_size, about.st_mtime_ns) for file, about in found)
+
+
 def _sha256(*arrays: npt.NDArray[np.uint8]) -> str:
     found = hashlib.sha256()
     for array in arrays:
