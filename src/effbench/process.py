@@ -172,7 +172,7 @@ class Reader:
             self._error.log = log
             raise self._error
         if limit_s is not None:
-            raise ChildFailure("time limit", f"{self.stage} was stopped after {limit_s:g} s", self.stage, log)
+            raise ChildFailure("time limit", f"{self.stage} was stopped after {round(limit_s, 1):g} s", self.stage, log)
         if not self._done:
             raise ChildFailure("crashed", f"{self.stage} ended with {_cause(code or 0)}", self.stage, log)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,21 @@ def test_int8_of_synthetic_pictures_is_for_latency_only(own: Run) -> None:
     assert len(made.calibration) == 64
     own("profile", cell["artifact"], "--rounds", "1", "--budget", "1")
     assert LATENCY_ONLY in own("report").stdout.replace("\n    ", " ")
+
+
+def test_a_runtime_that_loses_what_the_graph_has_is_told_from_the_graph(own: Run) -> None:
+    pytest.importorskip("nncf")
+    made = None
+    for lost, said in ((0.0, False), (5.0, False), (9.0, True)):
+        if made is not None and made.fidelity is not None and made.fidelity.snr_db is not None:
+            bundle.annotate(made, fidelity=replace(made.fidelity, snr_db=made.fidelity.snr_db - lost))
+        (cell,) = json.loads(own(*INT8, "--calibration", "synthetic", "--json").stdout)["data"]
+        made = made or bundle.load(own.folder / cell["artifact"])
+        notes = [note for note in cell["notes"] if "this runtime loses 9 dB" in note]
+        assert len(notes) == said, cell["notes"]
+    assert "on effbench's interpreter" in notes[0]
+    graphs = [item for item in bundle.artifacts(own.folder / "runs") if item.name.startswith("toy.net-64-b1-int8-onnx")]
+    assert [item.fidelity.engine for item in graphs if item.fidelity] == ["effbench's interpreter"]
 
 
 @pytest.mark.slow

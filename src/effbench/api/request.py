@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from effbench.api import bounded, rescue, stage
 from effbench.api.pictures import Pictures
 from effbench.api.source import Source, code_hashes, ingredients, versions
 from effbench.api.stage import WORKER, Limits, Notify, failed
-from effbench.api.verify import verify_artifact
+from effbench.api.verify import graph_of, verify_artifact
 from effbench.codec import to_json
 from effbench.deploy import bundle, placement
 from effbench.errors import DataError, EffbenchError, FidelityError, UnavailableError, UnsupportedError
@@ -28,6 +28,9 @@ _CALIBRATED_BY = tuple(
 WRITERS = {"fp16": ("effbench.deploy.precision:to_fp16",), **dict.fromkeys(CALIBRATED, _CALIBRATED_BY)}
 """What writes a precision into a graph."""
 PRECISION_PACKAGES = {"int8": ("nncf",), "a16w8": ("onnxruntime",)}
+LOST_DB = 6.0
+"""Between a graph's signal to noise and a target's: four times the noise. Values that round to the next level here and
+there cost up to 3 dB, in networks where that spreads."""
 GRAPH_PACKAGES = ("torch", "onnx", "onnxscript", "onnx-ir", "effbench")
 
 
@@ -95,7 +98,7 @@ class Request:
                 blank = replace(blank, artifact=str(made.folder), digest=made.digest)
                 blank = replace(blank, notes=(*made.subject.notes, *said))
             blank = replace(blank, fidelity=made.fidelity, placement=made.placement)
-            blank = replace(blank, notes=(*blank.notes, *_computed(made)))
+            blank = replace(blank, notes=(*blank.notes, *_computed(made), *self._lost(made)))
             if not self.allow_fallback:
                 placement.check(made.placement, made.name)
             if verify and made.fidelity is not None and not made.fidelity.passed:
@@ -172,6 +175,22 @@ class Request:
         if found.fidelity is None or not found.fidelity.passed:
             return made, (f"{len(names)} fp32 islands were tried and did not suffice",)
         return found, ()
+
+    def _lost(self, made: Artifact) -> Iterator[str]:
+        """Say where a runtime leaves far more noise than the quantized graph has that it was given."""
+        if made.subject.storage_precision not in CALIBRATED or made.fidelity is None or made.fidelity.snr_db is None:
+            return
+        try:
+            graph = graph_of(made)
+            if graph.fidelity is None:
+                self.notify(f"verify {graph.name}")
+                graph = verify_artifact(graph, self.home, self.limits)
+        except EffbenchError:  # an operator that the interpreter does not know
+            return
+        own = graph.fidelity.snr_db if graph.fidelity else None
+        if own is not None and own - made.fidelity.snr_db > LOST_DB:
+            lost = own - made.fidelity.snr_db
+            yield f"the graph itself has {own:.1f} dB on effbench's interpreter: this runtime loses {lost:.0f} dB"
 
     def wanted(self, target: str, precision: str | None) -> str:
         """Return the precision of a target: the one asked for, else the device's, else the target's own."""

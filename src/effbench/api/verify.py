@@ -51,11 +51,18 @@ def verify_artifact(
 def reference_of(artifact: Artifact, home: Path) -> Path:
     """Return the file of expected outputs: an artifact's own, else that of the graph it was made from."""
     own = artifact.folder / bundle.REFERENCE
-    if own.is_file():
-        return own
+    return own if own.is_file() else graph_of(artifact).folder / bundle.REFERENCE
+
+
+def graph_of(artifact: Artifact) -> Artifact:
+    """Return the graph that an artifact was made from.
+
+    Raises:
+        DataError: It is not in the cache any more.
+    """
     for found in bundle.artifacts(artifact.folder.parent.parent):
         if found.digest == artifact.graph_digest:
-            return found.folder / bundle.REFERENCE
+            return found
     raise DataError(f"The graph that {artifact.name} was made from is gone.", hint="Export it again.")
 
 
