@@ -23,7 +23,8 @@ from effbench.process import ChildFailure
 from effbench.schema import CALIBRATED, PRECISIONS, Artifact, Cell, Device, Preprocessing, resolution_text
 
 _CALIBRATED_BY = tuple(
-    f"effbench.deploy.{name}" for name in ("quantize:to_int8", "sensitive:relieve", "calibration:reference")
+    f"effbench.deploy.{name}"
+    for name in ("quantize:to_int8", "sensitive:relieve", "adjoint:noise", "mix:mixed", "calibration:reference")
 )
 WRITERS = {"fp16": ("effbench.deploy.precision:to_fp16",), **dict.fromkeys(CALIBRATED, _CALIBRATED_BY)}
 """What writes a precision into a graph."""
