@@ -57,6 +57,18 @@ def test_the_quantizer_is_part_of_what_a_graph_is_known_by(precision: str) -> No
     assert file_sha256(Path(quantize.__file__)) in code_hashes(*request.WRITERS[precision])
 
 
+def test_one_stage_may_take_all_the_time_of_its_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def export(*_: object, **how: Any) -> list[Cell]:
+        asked.update(how)
+        return [Cell("toy", (64, 64), "fp32", "ort", "ok")]
+
+    monkeypatch.setattr(jobs, "export", export)
+    jobs.made({**PLAN[0], "time_limit_s": 1800.0})
+    assert asked["time_limit_s"] == asked["cell_limit_s"] == 1800.0
+
+
 def test_one_cell_of_a_graph_goes_ahead_and_everything_ends(tmp_path: Path):
     order: list[dict[str, Any]] = []
     run = Run(PLAN, Journal(tmp_path), lambda text: None, len(PLAN))

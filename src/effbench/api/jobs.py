@@ -110,6 +110,7 @@ def made(job: Mapping[str, Any], device: Device | None = None, notify: Notify = 
         allow_fallback=job["allow_fallback"],
         verify=job["verify"],
         out=job.get("out"),
+        time_limit_s=job["time_limit_s"],  # one stage may take all of it
         cell_limit_s=job["time_limit_s"],
         memory_limit_bytes=job.get("memory_limit_bytes"),
         reduce_s=0,
