@@ -65,7 +65,8 @@ def test_one_stage_may_take_all_the_time_of_its_cell(monkeypatch: pytest.MonkeyP
         return [Cell("toy", (64, 64), "fp32", "ort", "ok")]
 
     monkeypatch.setattr(jobs, "export", export)
-    jobs.made({**PLAN[0], "time_limit_s": 1800.0})
+    (job,) = jobs.plan(["iformer_t"], ["ort"], [64], ["fp32"], allow_fallback=False, time_limit_s=1800.0)
+    jobs.made(job)
     assert asked["time_limit_s"] == asked["cell_limit_s"] == 1800.0
 
 
