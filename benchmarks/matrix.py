@@ -31,7 +31,7 @@ PAGE, SUITE = ROOT / "docs" / "matrix.md", ROOT / "examples" / "matrix.toml"
 LIBRARIES = ("torch", "timm", "onnx", "onnxruntime", "openvino", "coremltools", "onnxruntime-qnn", "nncf")
 HEAD = """# Export matrix
 
-What `effbench sweep examples/matrix.toml --no-profile` left on {day} on Linux x86-64 without a GPU ({versions}).
+What `effbench sweep examples/matrix.toml --no-profile` left by {day} on Linux x86-64 without a GPU ({versions}).
 Weights are untrained and seeded; ReGLA is a reconstruction from the abstract. int8 and a16w8 are calibrated with
 synthetic pictures. Nothing here is a latency. `coreml` is judged by effbench's evaluator and `qnn` on the simulator of
 onnxruntime-qnn (four pictures, two at 512 px), both *simulated*; `trt` is a checked bundle, `trt-rtx` an engine that
