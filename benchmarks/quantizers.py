@@ -19,8 +19,9 @@ from tabulate import tabulate
 
 from effbench.deploy import Array, fidelity, onnx_file
 from effbench.deploy.calibration import load_calibration
+from effbench.deploy.ort_graph import runner
 from effbench.deploy.quantize import QUANTIZED, to_int8
-from effbench.deploy.sensitive import quantize, runner, signal_to_noise_db
+from effbench.deploy.sensitive import quantize, signal_to_noise_db
 from effbench.schema import Preprocessing
 from numerics import export
 

@@ -62,7 +62,7 @@ FLOORS = (
 BESIDE = {("agent_pair", "agent"), ("api", "agent_kit")}
 """The exception inside one floor: two programs that run on a device share how an artifact is opened."""
 
-TORCH_ON_IMPORT = ("models", "training", "deploy.adjoint", "deploy.interpreter", "deploy.islands")
+TORCH_ON_IMPORT = ("models", "training", "deploy.adjoint", "deploy.interpreter", "deploy.islands", "deploy.rounding")
 WITHOUT_TORCH = (
     "models",
     "models.declared",

@@ -75,7 +75,7 @@ def sensitivity(job: dict[str, Any], emit: Any) -> None:
 
 
 def _log_probabilities(model: Any, name: str, output: str, feeds: list[Any]) -> Any:
-    from effbench.deploy.sensitive import runner
+    from effbench.deploy.ort_graph import runner
     from effbench.profiles.accuracy import log_probabilities
 
     run = runner(model)

@@ -24,7 +24,14 @@ from effbench.schema import CALIBRATED, PRECISIONS, Artifact, Cell, Device, Prep
 
 _CALIBRATED_BY = tuple(
     f"effbench.deploy.{name}"
-    for name in ("quantize:to_int8", "sensitive:relieve", "adjoint:noise", "mix:mixed", "calibration:reference")
+    for name in (
+        "quantize:to_int8",
+        "rounding:round_weights",
+        "sensitive:relieve",
+        "adjoint:noise",
+        "mix:mixed",
+        "calibration:reference",
+    )
 )
 WRITERS = {"fp16": ("effbench.deploy.precision:to_fp16",), **dict.fromkeys(CALIBRATED, _CALIBRATED_BY)}
 """What writes a precision into a graph."""
@@ -186,7 +193,8 @@ class Request:
             if graph.fidelity is None:
                 self.notify(f"verify {graph.name}")
                 graph = verify_artifact(graph, self.home, self.limits)
-        except EffbenchError:  # an operator that the interpreter does not know
+        except EffbenchError as error:  # an operator that the interpreter does not know, or too little time
+            yield f"whether this runtime loses anything of the graph is not known: {error.message}"
             return
         own = graph.fidelity.snr_db if graph.fidelity else None
         if own is not None and own - made.fidelity.snr_db > LOST_DB:

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from onnx import ModelProto
     from torch import Tensor
 
-SUMS, FEW_SUMS = 16, 4
-"""Random sums of the outputs, per batch; a few where an order is wanted and no figure."""
+SUMS = 4
+"""Random sums of the outputs, per batch: an order is wanted and no figure."""
 TINY = 1e-30
 
 Errors = Iterator[tuple[str, tuple["Tensor", ...]]]
@@ -55,7 +55,7 @@ def noise(model: ModelProto, other: ModelProto, batches: Sequence[Mapping[str, A
             if name in known:
                 yield name, (done.outputs[0] - known[name],)
 
-    return {name: power for name, (power,) in _at_outputs(Interpreter(model), batches, errors, SUMS).items()}
+    return {name: power for name, (power,) in _at_outputs(Interpreter(model), batches, errors).items()}
 
 
 def rounding(exact: Interpreter, batches: Sequence[Mapping[str, Array]], mode: str) -> dict[str, tuple[float, float]]:
@@ -83,7 +83,7 @@ def rounding(exact: Interpreter, batches: Sequence[Mapping[str, Array]], mode: s
                 stored = to_half(full.outputs[0], True).float()
                 yield name, (half.outputs[0].float() - stored, stored - full.outputs[0])
 
-    found = _at_outputs(exact, batches, errors, FEW_SUMS)
+    found = _at_outputs(exact, batches, errors)
     return {name: (computing, storing) for name, (computing, storing) in found.items()}
 
 
@@ -91,7 +91,6 @@ def _at_outputs(
     exact: Interpreter,
     batches: Sequence[Mapping[str, Array]],
     errors: Callable[[Mapping[str, Array], Mapping[str, Tensor]], Errors],
-    sums: int,
 ) -> dict[str, list[float]]:
     """Return what errors at the operators' own results, of inputs and exact tensors, become at the outputs."""
     signs = torch.Generator().manual_seed(0)
@@ -109,11 +108,11 @@ def _at_outputs(
             if not wrong:
                 continue
             outputs = [made[name] for name in exact.outputs if name in made]
-            for _ in range(sums):
+            for _ in range(SUMS):
                 slopes = _slopes(_random_sum(outputs, signs), [made[name] for name in wrong])
                 for (name, kinds), slope in zip(wrong.items(), slopes, strict=True):
                     if slope is not None:
-                        powers = [float((slope * kind).sum()) ** 2 / (sums * len(batches)) for kind in kinds]
+                        powers = [float((slope * kind).sum()) ** 2 / (SUMS * len(batches)) for kind in kinds]
                         finite = [power if math.isfinite(power) else math.inf for power in powers]
                         before = found.get(name, [0.0] * len(kinds))
                         found[name] = [a + b for a, b in zip(before, finite, strict=True)]

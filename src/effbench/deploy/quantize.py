@@ -2,7 +2,8 @@
 
 int8 has the one form that ONNX Runtime, OpenVINO, TensorRT and Core ML all take: signed and symmetric, weights per
 channel and stored as int8, biases in float, and only convolutions and products with a constant matrix quantized.
-NNCF chooses the scales: it measured better than onnxruntime's quantizer (docs/numerics.md).
+NNCF chooses the scales: it measured better than onnxruntime's quantizer (docs/numerics.md). To which levels weights are
+rounded is effbench's own choice (`effbench.deploy.rounding`).
 """
 
 from __future__ import annotations
@@ -41,9 +42,11 @@ def to_int8(model: ModelProto, batches: Sequence[Mapping[str, Array]], extremes:
 
     Raises:
         UsageError: There are no calibration batches.
-        MissingDependencyError: NNCF is not installed.
+        MissingDependencyError: NNCF or onnxruntime is not installed.
         ConversionError: NNCF refuses the graph, or makes another form of Q/DQ than the one that all targets take.
     """
+    from effbench.deploy.rounding import round_weights
+
     if not batches:
         raise UsageError("int8 needs calibration pictures.", hint="Give --calibration FOLDER.")
     made = _nncf(model, batches, extremes)
@@ -51,6 +54,7 @@ def to_int8(model: ModelProto, batches: Sequence[Mapping[str, Array]], extremes:
     _halve_range(made)
     _make_signed(made)
     check_form(made)
+    round_weights(model, made, batches)
     used = {name for node in made.graph.node for name in node.input}
     for tensor in [tensor for tensor in made.graph.initializer if tensor.name not in used]:
         made.graph.initializer.remove(tensor)

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 from effbench.deploy import Array, fidelity, onnx_file
 from effbench.deploy.mix import mixed, quantized
+from effbench.deploy.ort_graph import runner
 from effbench.deploy.quantize import to_int8
-from effbench.errors import ConversionError, MissingDependencyError
+from effbench.errors import ConversionError
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -76,24 +77,6 @@ class Relief:
                 "ranges from the extremes of all calibration pictures; those of least error have "
                 f"{self.clipped.after_db:.1f} dB with {self.clipped.share_pct:.0f} % of the work in float"
             )
-
-
-def runner(model: ModelProto) -> fidelity.Run:
-    """Return a run of a graph in memory, on one thread of the CPU.
-
-    Raises:
-        MissingDependencyError: onnxruntime is not installed.
-    """
-    try:
-        import onnxruntime as ort
-    except ImportError as error:
-        raise MissingDependencyError("A search over mixed graphs", "onnxruntime", "ort") from error
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    return lambda feeds: dict(zip(names, session.run(names, dict(feeds)), strict=True))
 
 
 def quantize(model: ModelProto, batches: Sequence[Mapping[str, Array]]) -> Relief:
