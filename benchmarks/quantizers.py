@@ -1,5 +1,5 @@
-"""Which quantizer loses less: NNCF as `effbench.deploy.quantize` uses it, or onnxruntime's, in the same form of Q/DQ;
-and what it brings to give the noisiest operators back to float (`effbench.deploy.sensitive.quantize`).
+"""Which quantizer loses less, in the same form of Q/DQ: onnxruntime's, NNCF, or NNCF's ranges with weights rounded by
+`effbench.deploy.rounding`; and what the noisiest operators in float bring (`effbench.deploy.sensitive`).
 
 Run with ``python benchmarks/quantizers.py`` (about 15 minutes on 2 cores). Untrained models; calibrated with synthetic
 pictures, judged on five sets of six others. Signal to quantization noise in dB, the mean over pictures taken off: the
@@ -12,6 +12,7 @@ import logging
 import sys
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
@@ -72,6 +73,12 @@ def by_onnxruntime(model: onnx.ModelProto, batches: list[dict[str, Array]]) -> o
         return onnx.load(result)
 
 
+def by_nncf(model: onnx.ModelProto, batches: list[dict[str, Array]]) -> onnx.ModelProto:
+    """Return the int8 graph as NNCF rounds it, each weight to the nearest level."""
+    with mock.patch("effbench.deploy.rounding.round_weights"):
+        return to_int8(model, batches)
+
+
 def run() -> int:
     logging.getLogger().setLevel(logging.ERROR)
     rows = []
@@ -87,8 +94,9 @@ def run() -> int:
         row: dict[str, object] = {"untrained model": name, "px": RESOLUTION}
         made = {
             "onnxruntime": by_onnxruntime(model, batches),
-            "NNCF": to_int8(model, batches),
-            "NNCF, extremes": to_int8(model, batches, extremes=True),
+            "NNCF": by_nncf(model, batches),
+            "rounded by results": to_int8(model, batches),
+            "the same, extremes": to_int8(model, batches, extremes=True),
             "noisiest in float": relief.model,
         }
         for label, graph in made.items():

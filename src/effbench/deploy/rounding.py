@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
 PICTURES = 24
+"""The last ones of a calibration: those that a graph is judged by come first (`effbench.deploy.sensitive`)."""
 POSITIONS = 256
 """Of each picture, drawn at random: as many results of an operator are looked at."""
 DAMPING = 0.1
@@ -162,7 +163,7 @@ def round_weights(model: ModelProto, int8: ModelProto, batches: Sequence[Mapping
     run = runner(model, [one.source for one in operators])
     positions = torch.Generator().manual_seed(0)
     with one_thread():
-        for feed in batches[: max(1, PICTURES // size)]:
+        for feed in batches[-max(1, PICTURES // size) :]:
             tensors = {**feed, **run(feed)}
             for one in operators:
                 sums[one.levels].add(*one.columns(torch.from_numpy(tensors[one.source]), positions))
