@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 MARGIN_DB = 2.0
-"""So much less noise is asked for on the worst set of calibration pictures than others should have on any target: pictures
-differ, and a runtime that rounds here and there to the next level costs up to a dB."""
+"""Less noise on the worst set of calibration pictures than others should have on any target: pictures differ, and a
+runtime that rounds here and there to the next level costs up to a dB."""
 TARGET_DB = 20.0 + MARGIN_DB
 """Of signal to quantization noise."""
 LEAST_COSINE = 1 - (1 - fidelity.LIMITS["int8"]["cosine"]) * 10 ** (-MARGIN_DB / 10)
@@ -114,8 +114,8 @@ def relieve(model: ModelProto, int8: ModelProto, batches: Sequence[Mapping[str, 
     """Take operators back to float until noise is down on every set of pictures and all outputs point the right way.
 
     Down is by `TARGET_DB`, right is a cosine of `LEAST_COSINE`. Operators are tried in the order of their noise, and in
-    that of their noise for the work they do, which is taken where it keeps less work in float by `WORTH_PCT`. Where both
-    take more than `LARGEST_SHARE` of the work, what was best within it is returned.
+    that of their noise for the work they do, which is taken where it keeps less work in float by `WORTH_PCT`. Where
+    both take more than `LARGEST_SHARE` of the work, what was best within it is returned.
 
     Args:
         model: The fp32 graph, static shape.
