@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from PIL import Image
 
 from conftest import Run
+from effbench.api import request
 from effbench.deploy import bundle, fidelity
+from effbench.errors import UnavailableError
 from effbench.schema import LATENCY_ONLY
 
 pytestmark = [pytest.mark.target("torch"), pytest.mark.target("ort"), pytest.mark.xdist_group("export")]
@@ -59,7 +63,9 @@ def test_int8_of_synthetic_pictures_is_for_latency_only(own: Run) -> None:
     assert LATENCY_ONLY in own("report").stdout.replace("\n    ", " ")
 
 
-def test_a_runtime_that_loses_what_the_graph_has_is_told_from_the_graph(own: Run) -> None:
+def test_a_runtime_that_loses_what_the_graph_has_is_told_from_the_graph(
+    own: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("nncf")
     made = None
     for lost, said in ((0.0, False), (5.0, False), (9.0, True)):
@@ -72,6 +78,17 @@ def test_a_runtime_that_loses_what_the_graph_has_is_told_from_the_graph(own: Run
     assert "on effbench's interpreter" in notes[0]
     graphs = [item for item in bundle.artifacts(own.folder / "runs") if item.name.startswith("toy.net-64-b1-int8-onnx")]
     assert [item.fidelity.engine for item in graphs if item.fidelity] == ["effbench's interpreter"]
+
+    def no_time(*_: object) -> None:
+        raise UnavailableError("stopped after 1 s")
+
+    (graph,) = graphs
+    bundle.annotate(graph, fidelity=None)
+    monkeypatch.setattr(request, "verify_artifact", no_time)
+    where = SimpleNamespace(home=own.folder / "runs", limits=None, notify=lambda _: None)
+    assert made is not None
+    (note,) = request.Request._lost(cast("request.Request", where), made)
+    assert note == "whether this runtime loses anything of the graph is not known: stopped after 1 s"
 
 
 @pytest.mark.slow
