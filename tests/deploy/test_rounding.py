@@ -185,6 +185,23 @@ def test_inputs_that_are_not_finite_change_nothing() -> None:
     assert before == int8.SerializeToString()
 
 
+def test_a_channel_of_noughts_stays_one() -> None:
+    exact, int8 = graphs("plain")
+    for model, name, value in (
+        (exact, "w", np.float32(0)),
+        (int8, "levels", np.int8(0)),
+        (int8, "steps", np.float32(0)),
+    ):
+        (tensor,) = (one for one in model.graph.initializer if one.name == name)
+        array = np.array(numpy_helper.to_array(tensor))
+        array[2] = value
+        tensor.CopyFrom(numpy_helper.from_array(array, name))
+    round_weights(exact, int8, inputs("plain", 24))
+    (levels,) = (numpy_helper.to_array(one) for one in int8.graph.initializer if one.name == "levels")
+    assert not levels[2].any()
+    assert levels[3].any()
+
+
 def test_inputs_that_are_nought_keep_the_nearest_levels() -> None:
     exact, int8 = graphs("plain")
     before = {tensor.name: numpy_helper.to_array(tensor) for tensor in int8.graph.initializer}

@@ -27,7 +27,7 @@ from effbench.deploy.ort_graph import runner
 from effbench.threads import one_thread
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto
+    from onnx import ModelProto, NodeProto, TensorProto
 
 PICTURES = 24
 """The last ones of a calibration: those that a graph is judged by come first (`effbench.deploy.sensitive`)."""
@@ -204,7 +204,7 @@ class _Reader:
     def _operator(
         self, node: NodeProto, before: NodeProto, weight: NodeProto, attributes: Mapping[str, Any]
     ) -> _Operator:
-        exact, levels = self._values(before.input[1]), numpy_helper.to_array(self.stored[weight.input[0]])
+        exact, levels = _values(self.exact[before.input[1]]), numpy_helper.to_array(self.stored[weight.input[0]])
         turned = node.op_type == "MatMul" or (node.op_type == "Gemm" and not attributes.get("transB"))
         plain = attributes.get("alpha", 1.0) == attributes.get("beta", 1.0) == 1
         bias = before.input[2] if plain and len(before.input) > 2 else None
@@ -216,16 +216,13 @@ class _Reader:
             source=before.input[0],
             step=self._step(node.input[0]),
             levels=weight.input[0],
-            scale=self._values(weight.input[1]).reshape(-1),
+            scale=_values(self.stored[weight.input[1]]).reshape(-1),
             limit=min(127, int(np.abs(levels.astype(int)).max())),
-            bias=self._values(bias) if bias is not None and bias in self.exact else None,
+            bias=_values(self.exact[bias]) if bias is not None and bias in self.exact else None,
         )
 
     def _alone(self, *names: str) -> bool:
         return all(self._uses[name] == 1 for name in names)
-
-    def _values(self, name: str) -> Tensor:
-        return torch.from_numpy(np.array(numpy_helper.to_array(self.exact.get(name) or self.stored[name])))
 
     def _step(self, name: str) -> tuple[Tensor, int] | None:
         maker, moved = self._makers.get(name), False
@@ -233,9 +230,13 @@ class _Reader:
             maker, moved = self._makers.get(maker.input[0]), True
         if maker is None or maker.op_type != "DequantizeLinear":
             return None
-        scale = self._values(maker.input[1]).reshape(-1)
+        scale = _values(self.stored[maker.input[1]]).reshape(-1)
         axis = next((one.i for one in maker.attribute if one.name == "axis"), 1)
         return None if moved and len(scale) > 1 else (scale, axis)
+
+
+def _values(tensor: TensorProto) -> Tensor:
+    return torch.from_numpy(np.array(numpy_helper.to_array(tensor)))
 
 
 def _rounded(one: _Operator, sums: _Sums) -> tuple[Array, Array | None] | None:
@@ -281,7 +282,8 @@ def _levels(weight: Tensor, lost: Tensor, square: Tensor, scale: Tensor, limit: 
         errors = left.new_empty(groups, outputs, stop - start)
         for i in reversed(range(start, stop)):
             column = slice(i, i + 1)
-            levels[:, :, column] = (left[:, :, column] / scale).round().clamp(-limit, limit)
+            # A channel of noughts may have a scale of nought.
+            levels[:, :, column] = (left[:, :, column] / scale).nan_to_num(0).round().clamp(-limit, limit)
             error = (left[:, :, column] - levels[:, :, column] * scale) / spread[:, column, column]
             left[:, :, start : i + 1] -= error * spread[:, column, start : i + 1]
             errors[:, :, i - start] = error[:, :, 0]
