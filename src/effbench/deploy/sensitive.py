@@ -22,13 +22,12 @@ from effbench.errors import ConversionError
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-MARGIN_DB = 2.0
-"""Less noise on the worst set of calibration pictures than others should have on any target: pictures differ, and a
-runtime that rounds here and there to the next level costs up to a dB."""
-TARGET_DB = 20.0 + MARGIN_DB
-"""Of signal to quantization noise."""
-LEAST_COSINE = 1 - (1 - fidelity.LIMITS["int8"]["cosine"]) * 10 ** (-MARGIN_DB / 10)
-"""Of each picture: what a cosine lacks of 1 goes with the power of the noise."""
+TARGET_DB = 22.0
+"""Of signal to quantization noise on the worst set of calibration pictures: two over the 20 that others should have on
+any target, as pictures differ, and a runtime that rounds here and there to the next level costs up to a dB."""
+LEAST_COSINE = 1 - 0.8 * (1 - fidelity.LIMITS["int8"]["cosine"])
+"""Of each picture: four fifths of the noise that the check allows, which is 1 dB less. Two would put three times the
+work of some networks into float, for a single picture."""
 SETS = 8
 """Of as many pictures as a check takes. Noise differs by several dB from set to set, and one mean hides the worst."""
 LARGEST_SHARE = 0.5
@@ -40,8 +39,6 @@ WORTH_DB = 0.5
 """On calibration pictures; less than that is chance on others."""
 MUCH_PCT = 25.0
 """Of the work: with more of it in float, other ranges are worth the seconds that they take."""
-PICTURES_FOR_ORDER = 6
-"""How many pictures the noise of each operator is measured on."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +132,7 @@ def relieve(model: ModelProto, int8: ModelProto, batches: Sequence[Mapping[str, 
         return unchanged
     if len(batches) * size < 2:  # a single picture has no spread to judge by
         return replace(unchanged, quiet=True)
-    powers = _powers(model, int8, names, batches[: max(1, PICTURES_FOR_ORDER // size)])
+    powers = _powers(model, int8, names, judge.worst(int8))
     macs = onnx_file.macs_by_node(model)
     total = max(sum(macs.get(name, 0) for name in names), 1)
 
@@ -188,6 +185,17 @@ class _Judge:
                 self._sets.insert(0, self._sets.pop(place))
                 break
         return {name: min(one[name] for one in found) for name in ("snr_db", "cosine")}
+
+    def worst(self, made: ModelProto) -> Sequence[Mapping[str, Array]]:
+        """Return the set on which a graph is farthest from doing."""
+        run = runner(made)
+        return min(self._sets, key=lambda one: _margin_db(_figures(one[0], fidelity.run_all(run, one[1]))))[1]
+
+
+def _margin_db(figures: Mapping[str, float]) -> float:
+    """Return by how much less noise a graph would still do, or by how much more it has where negative."""
+    apart = max(1 - figures["cosine"], 1e-12) / (1 - LEAST_COSINE)
+    return min(figures["snr_db"] - TARGET_DB, -10 * math.log10(apart))
 
 
 def _quiet(figures: Mapping[str, float]) -> bool:
