@@ -148,8 +148,11 @@ def _compare_one(want: Array, have: Array, natural: int, signal: Array) -> dict[
     # A picture that takes the outputs many spreads away is held to its own way there.
     scale[natural:] = np.maximum(spread, np.sqrt(np.mean(left[natural:] ** 2, axis=1, keepdims=True)))
     error = np.abs(have - want) / np.maximum(scale, 1e-30)
-    norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
-    cosine = (left * right).sum(axis=1) / np.maximum(norms, 1e-30)
+    distance = np.linalg.norm(left, axis=1)
+    cosine = (left * right).sum(axis=1) / np.maximum(distance * np.linalg.norm(right, axis=1), 1e-30)
+    # Near the center any noise turns a picture's outputs far; it may make as much of it as at the usual distance.
+    near = np.minimum(distance / max(spread * np.sqrt(want.shape[1]), 1e-30), 1)
+    cosine = 1 - (1 - cosine) * near**2
     return {
         "max_error": float(error.max()),
         "p99_error": float(np.quantile(error, 0.99)),

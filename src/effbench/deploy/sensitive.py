@@ -22,12 +22,13 @@ from effbench.errors import ConversionError
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-TARGET_DB = 22.0
-"""Of signal to quantization noise on the worst set of calibration pictures: two over the 20 that others should have on
-any target, as pictures differ, and a runtime that rounds here and there to the next level costs up to a dB."""
-LEAST_COSINE = 1 - 0.8 * (1 - fidelity.LIMITS["int8"]["cosine"])
-"""Of each picture: four fifths of the noise that the check allows, which is 1 dB less. Two would put three times the
-work of some networks into float, for a single picture."""
+MARGIN_DB = 2.0
+"""Less noise on calibration pictures than others should have on any target: pictures differ, and a runtime that rounds
+here and there to the next level costs up to a dB."""
+TARGET_DB = 20.0 + MARGIN_DB
+"""Of signal to quantization noise on the worst set of pictures."""
+LEAST_COSINE = 1 - (1 - fidelity.LIMITS["int8"]["cosine"]) * 10 ** (-MARGIN_DB / 10)
+"""Of each picture; what it lacks of 1 goes with the power of the noise."""
 SETS = 8
 """Of as many pictures as a check takes. Noise differs by several dB from set to set, and one mean hides the worst."""
 LARGEST_SHARE = 0.5
