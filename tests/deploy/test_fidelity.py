@@ -200,3 +200,19 @@ def test_what_is_no_reference_is_refused(tmp_path: Path) -> None:
     (tmp_path / "reference.npz").write_bytes(b"PK\x03\x04 not really")
     with pytest.raises(DataError, match="not a file of expected outputs"):
         fidelity.load_reference(tmp_path / "reference.npz")
+
+
+def test_the_direction_of_a_picture_near_the_mean_is_held_to_the_noise_of_the_others() -> None:
+    rng = np.random.default_rng(0)
+    want = rng.normal(size=(fidelity.NATURAL, 1000))
+    want[3] = 0.1 * want[3] + np.delete(want, 3, axis=0).mean(axis=0)
+    noise = 0.05 * rng.normal(size=want.shape)
+    center = want.mean(axis=0)
+    left, right = want[3] - center, want[3] + noise[3] - center
+    assert left @ right / np.linalg.norm(left) / np.linalg.norm(right) < 0.95
+    assert fidelity.compare({"y": want}, {"y": want + noise})["cosine"] > 0.995
+    # A picture that is somewhere else altogether is not saved by it, nor outputs that no picture changes.
+    moved = want + noise
+    moved[2] = moved[1]
+    assert fidelity.compare({"y": want}, {"y": moved})["cosine"] < 0.2
+    assert fidelity.compare({"y": want}, {"y": np.tile(center, (fidelity.NATURAL, 1))})["cosine"] < 0.2
