@@ -37,7 +37,6 @@ DAMPING = 0.1
 """Of the mean square of an input: how much a weight's own change counts beside that of the result."""
 COLUMNS = 64
 """Rounded, each at the cost of the ones of these that are left, before all others are brought up to date."""
-_MOVES = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity")
 
 
 class _Sums:
@@ -225,14 +224,12 @@ class _Reader:
         return all(self._uses[name] == 1 for name in names)
 
     def _step(self, name: str) -> tuple[Tensor, int] | None:
-        maker, moved = self._makers.get(name), False
-        while maker is not None and maker.op_type in _MOVES:
-            maker, moved = self._makers.get(maker.input[0]), True
+        maker = self._makers.get(name)
         if maker is None or maker.op_type != "DequantizeLinear":
             return None
         scale = _values(self.stored[maker.input[1]]).reshape(-1)
         axis = next((one.i for one in maker.attribute if one.name == "axis"), 1)
-        return None if moved and len(scale) > 1 else (scale, axis)
+        return scale, axis
 
 
 def _values(tensor: TensorProto) -> Tensor:
