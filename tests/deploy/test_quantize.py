@@ -93,6 +93,48 @@ def test_the_one_form(quantized: onnx.ModelProto) -> None:
     assert "DequantizeLinear" not in kinds
 
 
+def test_levels_stand_in_front_of_what_computes_in_them_and_nowhere_else(synthetic: Calibration) -> None:
+    pytest.importorskip("nncf")
+    # What reads the tokens: two products with constants, one behind moves of values, and one with an activation.
+    moved = parser.parse_model("""
+        <ir_version: 10, opset_import: ["" : 20]>
+        g (float[1, 3, 32, 32] image) => (float[1, 8, 64] output)
+        <int64[3] flat = {1, 16, 64}, int64[3] halves = {2, 32, 16}, int64[3] whole = {1, 64, 16}>
+        {
+            a = Conv <kernel_shape = [4, 4], strides = [4, 4]> (image, w1, b1)
+            b = Relu (a)
+            c = Reshape (b, flat)
+            t = Transpose <perm = [0, 2, 1]> (c)
+            s = MatMul (t, c)
+            v = MatMul (s, t)
+            h = Reshape (t, halves)
+            m = MatMul (h, w2)
+            k = Reshape (m, whole)
+            n = MatMul (t, w2)
+            d = Add (k, n)
+            e = Add (d, v)
+            u = Transpose <perm = [0, 2, 1]> (e)
+            output = Conv <kernel_shape = [1]> (u, w3)
+        }""")
+    rng = np.random.default_rng(0)
+    for name, shape in {"w1": (16, 3, 4, 4), "b1": (16,), "w2": (16, 16), "w3": (8, 16, 1)}.items():
+        values = rng.normal(size=shape) / np.sqrt(max(1, np.prod(shape[1:])))
+        moved.graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), name))
+    moved = onnx_file.infer_shapes(moved, "the example")
+    feeds = batches(moved, synthetic)
+    made = to_int8(moved, feeds)
+    onnx.checker.check_model(made, full_check=True)
+    makers = {name: node.op_type for node in made.graph.node for name in node.output}
+    inputs = {node.output[0]: [makers.get(name) for name in node.input] for node in made.graph.node}
+    levels = "DequantizeLinear"
+    assert all([levels, levels] == inputs[name][:2] for name in ("a", "m", "n", "output")), inputs
+    others = [node for node in moved.graph.node if node.output[0] not in ("a", "m", "n", "output")]
+    assert all(levels not in inputs[node.output[0]] for node in others)
+    expected = fidelity.run_all(lambda x: Interpreter(moved).run(x), feeds[:6])
+    found = fidelity.run_all(lambda x: Interpreter(made).run(x), feeds[:6])
+    assert signal_to_noise_db(expected, found) > 20
+
+
 def test_noise_is_low_on_pictures_that_were_not_calibrated_with(
     model: onnx.ModelProto, quantized: onnx.ModelProto
 ) -> None:
