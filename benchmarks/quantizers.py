@@ -1,9 +1,9 @@
 """Which quantizer loses less, in the same form of Q/DQ: onnxruntime's, NNCF, or NNCF's ranges with weights rounded by
 `effbench.deploy.rounding`; and what the noisiest operators in float bring (`effbench.deploy.sensitive`).
 
-Run with ``python benchmarks/quantizers.py`` (about 15 minutes on 2 cores). Untrained models; calibrated with synthetic
-pictures, judged on five sets of six others. Signal to quantization noise in dB, the mean over pictures taken off: the
-worst set and the best.
+Run with ``python benchmarks/quantizers.py [MODEL ...]`` (about 20 minutes on 2 cores). Untrained models, calibrated
+with synthetic pictures and judged on five sets of six others. Signal to quantization noise in dB, the mean
+over pictures taken off: the worst set and the best.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def by_nncf(model: onnx.ModelProto, batches: list[dict[str, Array]]) -> onnx.Mod
 def run() -> int:
     logging.getLogger().setLevel(logging.ERROR)
     rows = []
-    for name in (*MODELS, *HARD):
+    for name in sys.argv[1:] or (*MODELS, *HARD):
         model = export(name, RESOLUTION)
         spec = onnx_file.inputs(model)[0]
         how, size = Preprocessing(), (RESOLUTION, RESOLUTION)
