@@ -38,6 +38,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip(f"the toolkit of target '{name}' ({MODULES[name]}) is not installed")
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Start every test from one seed: the workers of a run share its tests out anew each time."""
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.manual_seed(0)
+
+
 class Run:
     """Runs the command line as a user would: a process of its own, in a folder of its own."""
 
