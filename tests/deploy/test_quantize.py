@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import onnx
@@ -221,12 +222,19 @@ def test_noise_is_counted_against_what_differs_between_pictures() -> None:
 def test_a16w8_has_sixteen_bit_activations(model: onnx.ModelProto, synthetic: Calibration) -> None:
     feeds = batches(model, synthetic)
     made = to_a16w8(model, feeds)
-    types = {n.name: n.data_type for n in made.graph.initializer}
-    zeros = Counter(types[n.input[2]] for n in made.graph.node if n.op_type == "QuantizeLinear")
-    assert zeros[onnx.TensorProto.UINT16] > 0
-    expected = fidelity.run_all(lambda x: Interpreter(model).run(x), feeds[:6])
-    found = fidelity.run_all(lambda x: Interpreter(made).run(x), feeds[:6])
-    assert signal_to_noise_db(expected, found) > 20
+    kinds = {n.name: (n.data_type, len(n.dims)) for n in made.graph.initializer}
+    zeros = {kinds[n.input[2]][0] for n in made.graph.node if n.op_type == "QuantizeLinear"}
+    assert zeros == {onnx.TensorProto.UINT16}
+    makers = {n.output[0]: n for n in made.graph.node}
+    weights = [makers[n.input[1]] for n in made.graph.node if n.op_type == "Conv"]
+    assert {kinds[n.input[0]][0] for n in weights} == {onnx.TensorProto.INT8}
+    assert {kinds[n.input[1]][1] for n in weights} == {1}  # a scale per channel
+    with mock.patch("effbench.deploy.rounding.round_weights"):
+        nearest = to_a16w8(model, feeds)
+    expected, rounded, plain = (
+        fidelity.run_all(lambda x, m=m: Interpreter(m).run(x), feeds[:6]) for m in (model, made, nearest)
+    )
+    assert signal_to_noise_db(expected, rounded) > max(30, signal_to_noise_db(expected, plain) + 3)
 
 
 def test_without_pictures_int8_is_refused(model: onnx.ModelProto) -> None:

@@ -137,6 +137,40 @@ def test_a_range_too_small_is_made_up_for() -> None:
     assert np.abs(after.mean(axis=axes)).max() < 0.3 * np.abs(before.mean(axis=axes)).max()
 
 
+def with_short_bias(levels: str, steps: np.ndarray) -> onnx.ModelProto:
+    """Return operator ``plain`` as a16w8 has it; its bias is a constant of a type, or made of one."""
+    _, int8 = graphs("plain")
+    old = {tensor.name: tensor for tensor in int8.graph.initializer}
+    made = parser.parse_model(f"""
+        <ir_version: 10, opset_import: ["" : 21]> g (float[2, 16, 9, 7] x) => (float y)
+        <float step = {{0.0002}}, uint16 zero = {{32768}}> {{
+            q = QuantizeLinear (x, step, zero)
+            d = DequantizeLinear (q, step, zero)
+            v = DequantizeLinear <axis = 0> (levels, steps)
+            b = DequantizeLinear <axis = 0> (short, finer)
+            y = {OPERATORS["plain"][0]} (d, v, b) }}""")
+    finer = steps * np.float32(0.0002 if levels == "int32" else 100)
+    short = np.rint(numpy_helper.to_array(old["b"]) / finer).astype(levels)
+    made.graph.initializer.extend((old["levels"], old["steps"]))
+    made.graph.initializer.extend((numpy_helper.from_array(short, "short"), numpy_helper.from_array(finer, "finer")))
+    return made
+
+
+@pytest.mark.parametrize("levels", ["int32", "int8"])
+def test_a_bias_in_whole_numbers_is_rounded_to_them_or_left(levels: str) -> None:
+    exact, int8 = graphs("plain")
+    (steps,) = (numpy_helper.to_array(tensor) for tensor in int8.graph.initializer if tensor.name == "steps")
+    made = with_short_bias(levels, steps)
+    before = errors(exact, made, inputs("plain", 20, seed=1))
+    round_weights(exact, made, inputs("plain", 24))
+    onnx.checker.check_model(made)
+    (operator,) = (node for node in made.graph.node if node.op_type == "Conv")
+    (maker,) = (node for node in made.graph.node if node.output[0] == operator.input[2])
+    assert (maker.input[0] == "short") == (levels == "int8")
+    after = errors(exact, made, inputs("plain", 20, seed=1))
+    assert (after**2).mean() < 0.5 * (before**2).mean()
+
+
 def test_of_few_columns_it_finds_nearly_the_best_levels() -> None:
     rng = np.random.default_rng(0)
     apart = []

@@ -3,7 +3,7 @@
 int8 has the one form that ONNX Runtime, OpenVINO, TensorRT and Core ML all take: signed and symmetric, weights per
 channel and stored as int8, biases in float, and only convolutions and products with a constant matrix quantized.
 NNCF chooses the scales: it measured better than onnxruntime's quantizer (docs/numerics.md). To which levels weights are
-rounded is effbench's own choice (`effbench.deploy.rounding`).
+rounded is effbench's own choice (`effbench.deploy.rounding`), in a16w8 too.
 """
 
 from __future__ import annotations
@@ -251,11 +251,15 @@ def check_form(model: ModelProto) -> None:
 def to_a16w8(model: ModelProto, batches: Sequence[Mapping[str, Array]]) -> ModelProto:
     """Return the model with 16-bit activations and 8-bit weights, as the Snapdragon NPU wants them (Q/DQ everywhere).
 
+    Weights are signed and per channel, and rounded by results (`effbench.deploy.rounding`).
+
     Raises:
         UsageError: There are no calibration batches.
         MissingDependencyError: onnxruntime is not installed.
     """
     import onnx
+
+    from effbench.deploy.rounding import round_weights
 
     if not batches:
         raise UsageError("a16w8 needs calibration pictures.", hint="Give --calibration FOLDER.")
@@ -281,9 +285,13 @@ def to_a16w8(model: ModelProto, batches: Sequence[Mapping[str, Array]]) -> Model
             start,
             Reader(),
             activation_type=QuantType.QUInt16,
-            weight_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            weight_symmetric=True,
+            per_channel=True,
             # A quantizer's clipping can stand for a ReLU, but OpenVINO takes 16-bit quantizers out of a graph.
             keep_removable_activations=True,
         )
         quantize(start, result, config)
-        return onnx.load(result)
+        made, exact = onnx.load(result), onnx.load(start)
+    round_weights(exact, made, batches)
+    return made

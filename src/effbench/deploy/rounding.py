@@ -1,4 +1,4 @@
-"""Weights of an int8 graph rounded so that results stay, where rounding each to its nearest level keeps weights.
+"""int8 weights of a graph rounded so that results stay, where rounding each to its nearest level keeps weights.
 
 Of an operator's weights W, inputs x and inputs as int8 gives them x', it keeps W' x' near W x over pictures:
 |W x - W' x'|^2 + damping |W - W'|^2 is least for float weights that solve a ridge regression (inputs with their errors:
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
 from effbench.deploy import Array
@@ -27,7 +27,7 @@ from effbench.deploy.ort_graph import runner
 from effbench.threads import one_thread
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto, TensorProto
+    from onnx import ModelProto, NodeProto
 
 PICTURES = 24
 """The last ones of a calibration: those that a graph is judged by come first (`effbench.deploy.sensitive`)."""
@@ -141,21 +141,21 @@ class _Operator:
         return taken
 
 
-def round_weights(model: ModelProto, int8: ModelProto, batches: Sequence[Mapping[str, Array]]) -> None:
+def round_weights(model: ModelProto, made: ModelProto, batches: Sequence[Mapping[str, Array]]) -> None:
     """Round the weights of a quantized graph again, in place; ranges and form stay as they are.
 
     An operator keeps the weights that it has where another shares them, where they are no matrix, or where its inputs
-    are not finite.
+    are not finite. Activations of 16 bits are taken for exact.
 
     Args:
         model: The fp32 graph, static shape.
-        int8: The same graph, quantized, weights stored as int8.
+        made: The same graph, quantized, weights stored as int8; biases in float, or as int32.
         batches: Preprocessed calibration inputs.
 
     Raises:
         MissingDependencyError: onnxruntime is not installed.
     """
-    reader = _Reader(model, int8)
+    reader = _Reader(model, made)
     operators = tuple(reader.operators())
     size = len(next(iter(batches[0].values())))
     sums = {one.levels: _Sums(one.rows) for one in operators}
@@ -173,26 +173,25 @@ def round_weights(model: ModelProto, int8: ModelProto, batches: Sequence[Mapping
             levels, bias = found
             reader.stored[one.levels].CopyFrom(numpy_helper.from_array(levels, one.levels))
             if bias is not None:
-                one.node.input[2] = f"{one.levels}/bias"  # others may share the one that it has
-                int8.graph.initializer.append(numpy_helper.from_array(bias, one.node.input[2]))
+                reader.give_bias(one, bias)
 
 
 class _Reader:
     """Reads the operators of a quantized graph, each beside what it is in the exact graph."""
 
-    def __init__(self, model: ModelProto, int8: ModelProto) -> None:
+    def __init__(self, model: ModelProto, made: ModelProto) -> None:
         self.exact = {tensor.name: tensor for tensor in model.graph.initializer}
-        self.stored = {tensor.name: tensor for tensor in int8.graph.initializer}
-        self._nodes, self._before = int8.graph.node, {node.output[0]: node for node in model.graph.node}
-        self._makers = {name: node for node in int8.graph.node for name in node.output}
-        self._uses = Counter(name for node in int8.graph.node for name in node.input)
+        self.stored = {tensor.name: tensor for tensor in made.graph.initializer}
+        self._made, self._before = made.graph, {node.output[0]: node for node in model.graph.node}
+        self._makers = {name: node for node in made.graph.node for name in node.output}
+        self._uses = Counter(name for node in made.graph.node for name in node.input)
 
     def operators(self) -> Iterator[_Operator]:
         """Yield those whose weights can be rounded."""
-        for node in self._nodes:
+        for node in self._made.node:
             weight = self._makers.get(node.input[1]) if node.op_type in ("Conv", "Gemm", "MatMul") else None
             before = self._before.get(node.output[0])
-            if before is None or weight is None or weight.input[0] not in self.stored:
+            if before is None or weight is None or not self._stored_as(weight.input[0], TensorProto.INT8):
                 continue
             attributes = {one.name: helper.get_attribute_value(one) for one in node.attribute}
             matrix = node.op_type == "Conv" or len(self.stored[weight.input[0]].dims) == 2
@@ -206,7 +205,6 @@ class _Reader:
         exact, levels = _values(self.exact[before.input[1]]), numpy_helper.to_array(self.stored[weight.input[0]])
         turned = node.op_type == "MatMul" or (node.op_type == "Gemm" and not attributes.get("transB"))
         plain = attributes.get("alpha", 1.0) == attributes.get("beta", 1.0) == 1
-        bias = before.input[2] if plain and len(before.input) > 2 else None
         return _Operator(
             node=node,
             attributes=attributes,
@@ -217,8 +215,33 @@ class _Reader:
             levels=weight.input[0],
             scale=_values(self.stored[weight.input[1]]).reshape(-1),
             limit=min(127, int(np.abs(levels.astype(int)).max())),
-            bias=_values(self.exact[bias]) if bias is not None and bias in self.exact else None,
+            bias=self._bias(node, before) if plain else None,
         )
+
+    def give_bias(self, one: _Operator, bias: Array) -> None:
+        """Give an operator a bias of its own; others may share the one that it has."""
+        name, dequantizer = f"{one.levels}/bias", self._makers.get(one.node.input[2])
+        if dequantizer is None:
+            one.node.input[2] = name
+        else:
+            scale = _values(self.stored[dequantizer.input[1]]).double().numpy()
+            bias = np.rint(bias / scale).clip(-(2**31), 2**31 - 1).astype(np.int32)
+            dequantizer.input[0] = name
+        self._made.initializer.append(numpy_helper.from_array(bias, name))
+
+    def _bias(self, node: NodeProto, before: NodeProto) -> Tensor | None:
+        """Return the exact bias of an operator that can be given another one."""
+        if len(before.input) < 3 or before.input[2] not in self.exact:
+            return None
+        given = node.input[2]
+        if (dequantizer := self._makers.get(given)) is not None and not (
+            self._stored_as(dequantizer.input[0], TensorProto.INT32) and self._alone(given)
+        ):
+            return None
+        return _values(self.exact[before.input[2]])
+
+    def _stored_as(self, name: str, kind: int) -> bool:
+        return name in self.stored and self.stored[name].data_type == kind
 
     def _alone(self, *names: str) -> bool:
         return all(self._uses[name] == 1 for name in names)
@@ -226,6 +249,8 @@ class _Reader:
     def _step(self, name: str) -> tuple[Tensor, int] | None:
         maker = self._makers.get(name)
         if maker is None or maker.op_type != "DequantizeLinear":
+            return None
+        if len(maker.input) > 2 and not self._stored_as(maker.input[2], TensorProto.INT8):
             return None
         scale = _values(self.stored[maker.input[1]]).reshape(-1)
         axis = next((one.i for one in maker.attribute if one.name == "axis"), 1)
