@@ -24,7 +24,7 @@ import tomllib
 from effbench.api import jobs
 from effbench.api.sweep import split
 from effbench.reports.matrix import NOT_RUN, Matrix, Place, place, render
-from effbench.schema import Cell, Fidelity, parse_resolution
+from effbench.schema import CALIBRATED, Cell, Fidelity, parse_resolution
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, SUITE = ROOT / "docs" / "matrix.md", ROOT / "examples" / "matrix.toml"
@@ -44,9 +44,9 @@ whatever kept it from being ok.
 
 {summary}
 
-## Signal to quantization noise of int8
+## Signal to quantization noise
 
-In dB, on six scenes that calibration has not seen; a dash where no artifact could be run here.
+In dB, on scenes that calibration has not seen: six, on `qnn` as above; a dash where no artifact could be run here.
 
 {noise}
 
@@ -61,13 +61,20 @@ def counted(cells: Sequence[Cell], ours: bool, precision: str, target: str) -> s
     return f"{sum(c.status == 'ok' for c in some)} of {len(some)}" if some else "-"
 
 
-def noise(cells: Sequence[Cell], targets: Sequence[str]) -> list[list[str]]:
-    """Return a line per model and resolution with the noise that int8 leaves on each target."""
+def noise(cells: Sequence[Cell]) -> str:
+    """Return a table with a line per model and resolution: the noise of quantized graphs on the targets that ran."""
+    from tabulate import tabulate
+
     lines: dict[tuple[str, str], dict[str, str]] = {}
     for cell in cells:
-        if cell.precision == "int8" and cell.fidelity and cell.fidelity.snr_db is not None:
-            lines.setdefault(place(cell)[:2], {})[cell.target] = f"{cell.fidelity.snr_db:.1f}"
-    return [[*key, *(found.get(target, "-") for target in targets)] for key, found in lines.items()]
+        if cell.precision in CALIBRATED and cell.fidelity and cell.fidelity.snr_db is not None:
+            key = f"{cell.precision} {cell.target}"
+            lines.setdefault(place(cell)[:2], {})[key] = f"{cell.fidelity.snr_db:.1f}"
+    ran = {key for found in lines.values() for key in found}
+    asked = suite()
+    heads = [key for key in map(" ".join, product(asked["precisions"], asked["targets"])) if key in ran]
+    rows = [[*key, *(found.get(head, "-") for head in heads)] for key, found in lines.items()]
+    return tabulate(rows, ["model", "px", *heads], tablefmt="pipe", disable_numparse=True)
 
 
 def read(text: str) -> dict[Place, Cell]:
@@ -76,9 +83,9 @@ def read(text: str) -> dict[Place, Cell]:
     notes = {int(number): _plain(note) for number, note in re.findall(r"^(\d+)\. (.*)$", cells, re.MULTILINE)}
     head, *lines = _lines(noises)
     levels = {
-        (*line[:2], "int8", target): float(level)
+        (*line[:2], *which.split()): float(level)
         for line in lines
-        for target, level in zip(head[2:], line[2:], strict=True)
+        for which, level in zip(head[2:], line[2:], strict=True)
         if level != "-"
     }
     head, *lines = _lines(cells)
@@ -144,11 +151,6 @@ def write(found: Mapping[Place, Cell], remark: str) -> str:
         [target, *(counted(cells, ours, precision, target) for precision, ours in kinds)] for target in asked["targets"]
     ]
     heads = ["target", *(f"{precision} {'ours' if ours else 'timm'}" for precision, ours in kinds)]
-    shown = [
-        target
-        for target in asked["targets"]
-        if any(c.target == target and c.precision == "int8" and c.fidelity for c in cells)
-    ]
     theirs = sum(name.startswith("timm/") for name in asked["models"])
     return HEAD.format(
         day=date.today().isoformat(),
@@ -157,7 +159,7 @@ def write(found: Mapping[Place, Cell], remark: str) -> str:
         ours=len(asked["models"]) - theirs,
         theirs=theirs,
         summary=tabulate(summary, heads, tablefmt="pipe", disable_numparse=True),
-        noise=tabulate(noise(cells, shown), ["model", "px", *shown], tablefmt="pipe", disable_numparse=True),
+        noise=noise(cells),
         cells=render(Matrix(cells, [key for key in wanted if key not in found]), "markdown"),
     )
 

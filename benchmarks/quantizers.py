@@ -1,17 +1,20 @@
 """Which quantizer loses less, in the same form of Q/DQ: onnxruntime's, NNCF, or NNCF's ranges with weights rounded by
-`effbench.deploy.rounding`; and what the noisiest operators in float bring (`effbench.deploy.sensitive`).
+`effbench.deploy.rounding`; and what the noisiest operators in float bring (`effbench.deploy.sensitive`). In a16w8, what
+rounding brings.
 
-Run with ``python benchmarks/quantizers.py [MODEL ...]`` (about 20 minutes on 2 cores). Untrained models, calibrated
-with synthetic pictures and judged on five sets of six others. Signal to quantization noise in dB, the mean
-over pictures taken off: the worst set and the best.
+Run with ``python benchmarks/quantizers.py [--precision a16w8] [MODEL ...]`` (about 20 minutes on 2 cores, a16w8 three).
+Untrained models, calibrated with synthetic pictures and judged on five sets of six others. Signal to quantization noise
+in dB, the mean over pictures taken off: the worst set and the best.
 """
 
 from __future__ import annotations
 
+import argparse
 import logging
 import sys
 import tempfile
 from pathlib import Path
+from typing import TypeAlias
 from unittest import mock
 
 import onnx
@@ -21,7 +24,7 @@ from tabulate import tabulate
 from effbench.deploy import Array, fidelity, onnx_file
 from effbench.deploy.calibration import load_calibration
 from effbench.deploy.ort_graph import runner
-from effbench.deploy.quantize import QUANTIZED, to_int8
+from effbench.deploy.quantize import QUANTIZED, to_a16w8, to_int8
 from effbench.deploy.sensitive import quantize, signal_to_noise_db
 from effbench.schema import Preprocessing
 from numerics import export
@@ -30,6 +33,7 @@ MODELS = ("regla_t", "regla_m", "iformer_t", "iformer_m", "resnet18")
 HARD = ("efficientnet_b0", "repvit_m0_9", "mobilevitv2_050", "starnet_s1")
 RESOLUTION = 224
 JUDGE_SEEDS = (0, 100, 200, 300, 400)
+Row: TypeAlias = dict[str, object]
 
 
 class Reader(CalibrationDataReader):
@@ -79,10 +83,38 @@ def by_nncf(model: onnx.ModelProto, batches: list[dict[str, Array]]) -> onnx.Mod
         return to_int8(model, batches)
 
 
+def in_int8(model: onnx.ModelProto, batches: list[dict[str, Array]]) -> tuple[dict[str, onnx.ModelProto], Row]:
+    """Return the int8 graphs by what made them, and what the search for the noisiest operators says of itself."""
+    relief = quantize(model, batches)
+    made = {
+        "onnxruntime": by_onnxruntime(model, batches),
+        "NNCF": by_nncf(model, batches),
+        "rounded by results": to_int8(model, batches),
+        "the same, extremes": to_int8(model, batches, extremes=True),
+        "noisiest in float": relief.model,
+    }
+    return made, {
+        "in float": f"{len(relief.floats)} of {relief.quantizable}",
+        "work in float": f"{relief.share_pct:.0f} %",
+        "its ranges": "least error" if relief.clipped is None else "extremes",
+    }
+
+
+def in_a16w8(model: onnx.ModelProto, batches: list[dict[str, Array]]) -> tuple[dict[str, onnx.ModelProto], Row]:
+    """Return the graph with each weight at its nearest level, and with weights rounded by results."""
+    with mock.patch("effbench.deploy.rounding.round_weights"):
+        nearest = to_a16w8(model, batches)
+    return {"nearest level": nearest, "rounded by results": to_a16w8(model, batches)}, {}
+
+
 def run() -> int:
     logging.getLogger().setLevel(logging.ERROR)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", default=[*MODELS, *HARD], metavar="MODEL")
+    parser.add_argument("--precision", choices=("int8", "a16w8"), default="int8")
+    args = parser.parse_args()
     rows = []
-    for name in sys.argv[1:] or (*MODELS, *HARD):
+    for name in args.models:
         model = export(name, RESOLUTION)
         spec = onnx_file.inputs(model)[0]
         how, size = Preprocessing(), (RESOLUTION, RESOLUTION)
@@ -90,26 +122,16 @@ def run() -> int:
         judges = [
             fidelity.feeds(fidelity.pictures(fidelity.NATURAL, 3, size, seed), 1, spec, how) for seed in JUDGE_SEEDS
         ]
-        relief = quantize(model, batches)
-        row: dict[str, object] = {"untrained model": name, "px": RESOLUTION}
-        made = {
-            "onnxruntime": by_onnxruntime(model, batches),
-            "NNCF": by_nncf(model, batches),
-            "rounded by results": to_int8(model, batches),
-            "the same, extremes": to_int8(model, batches, extremes=True),
-            "noisiest in float": relief.model,
-        }
+        made, more = (in_int8 if args.precision == "int8" else in_a16w8)(model, batches)
+        row: Row = {"untrained model": name, "px": RESOLUTION}
         for label, graph in made.items():
             levels = [
                 signal_to_noise_db(fidelity.run_all(runner(model), feeds), fidelity.run_all(runner(graph), feeds))
                 for feeds in judges
             ]
             row[f"{label}, dB"] = f"{min(levels):.1f} to {max(levels):.1f}"
-        row["in float"] = f"{len(relief.floats)} of {relief.quantizable}"
-        row["work in float"] = f"{relief.share_pct:.0f} %"
-        row["its ranges"] = "least error" if relief.clipped is None else "extremes"
-        rows.append(row)
-        print(row, file=sys.stderr, flush=True)
+        rows.append(row | more)
+        print(rows[-1], file=sys.stderr, flush=True)
     print(tabulate(rows, headers="keys", tablefmt="pipe"))
     return 0
 

@@ -18,6 +18,27 @@ from effbench.schema import Artifact, Preprocessing, Subject, Weights
 SIDE = 16
 
 
+def product(least: float, most: float, domain: str) -> onnx.ModelProto:
+    """A product of two activations in 16 bits, the values of the second one between two."""
+    step = (most - least) / 65535
+    scales = {"a": (8 / 65535, 32768), "b": (step, round(-least / step)), "y": (128 / 65535, 32768)}
+    nodes = [helper.make_node("MatMul", ["a/d", "b/d"], ["y"], name="product")]
+    for name, out in (("a", "a/d"), ("b", "b/d"), ("y", "z")):
+        for kind, given, result in (("QuantizeLinear", name, f"{name}/q"), ("DequantizeLinear", f"{name}/q", out)):
+            node = helper.make_node(kind, [given, f"{name}/scale", f"{name}/zero"], [result], domain=domain)
+            nodes.insert(len(nodes) if name == "y" else len(nodes) - 1, node)
+    stored = [
+        numpy_helper.from_array(array, f"{name}/{what}")
+        for name, (scale, zero) in scales.items()
+        for what, array in (("scale", np.array(scale, np.float32)), ("zero", np.array(zero, np.uint16)))
+    ]
+    sizes = {"a": [2, 5, 16], "b": [2, 16, 7], "z": [2, 5, 7]}
+    values = {name: helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, size) for name, size in sizes.items()}
+    graph = helper.make_graph(nodes, "products", [values["a"], values["b"]], [values["z"]], stored)
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    return helper.make_model(graph, ir_version=10, opset_imports=opsets)
+
+
 def attention(batch: int | None = 1, extra: str | None = None) -> onnx.ModelProto:
     """A convolution and a linear attention whose normalizer is a sum that an Unsqueeze puts back, as in RGMA."""
     rng = np.random.default_rng(0)

@@ -5,12 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime as ort
 import pytest
-from small_graphs import SIDE, attention, converted, graph_artifact
+from small_graphs import SIDE, attention, converted, graph_artifact, product
 
 from effbench.deploy import fidelity, placement, snapdragon
+from effbench.deploy.htp import prepared
 from effbench.deploy.quantize import to_a16w8
-from effbench.deploy.targets.qnn import TARGET
+from effbench.deploy.targets.qnn import ENTRY, TARGET, compile_context
 from effbench.errors import ConversionError, DataError, EffbenchError, UnavailableError, UnsupportedError, UsageError
 from effbench.schema import Artifact
 
@@ -58,8 +61,8 @@ def test_on_the_simulator_it_is_still_the_same_model_and_says_that_it_is_one(con
     assert "simulator" in str(TARGET.measurable())
 
 
-def test_activations_are_written_out_unless_native_ones_are_asked_for(home: Path, context: Artifact) -> None:
-    native = converted(graph_artifact(home / "native", attention(), "fp16"), TARGET, activations="native")
+def test_operators_are_written_out_unless_native_ones_are_asked_for(home: Path, context: Artifact) -> None:
+    native = converted(graph_artifact(home / "native", attention(), "fp16"), TARGET, operators="native")
     ours, theirs = (item.placement["operators"]["HTP"] for item in (context, native))
     assert (ours.get("Gelu", 0), theirs["Gelu"]) == (0, 1)
     assert ours["Tanh"] == 1
@@ -80,6 +83,24 @@ def test_integers_at_the_border_are_no_fallback(tmp_path: Path) -> None:
     placement.check(made.placement, made.name)
 
 
+@pytest.mark.skipif(not snapdragon.simulated(), reason="a real HTP may be here")
+@pytest.mark.parametrize(("htp", "nearer"), [("v68", 1.5), ("v75", 3)])
+def test_products_of_activations_keep_16_bits(tmp_path: Path, htp: str, nearer: float) -> None:
+    model = product(-4.0, 4.0, "com.microsoft")
+    rng = np.random.default_rng(0)
+    feeds = {"a": rng.normal(size=(2, 5, 16)), "b": rng.uniform(-4, 4, (2, 16, 7))}
+    feeds = {name: value.astype(np.float32) for name, value in feeds.items()}
+    errors = {}
+    for exact in (True, False):
+        source, out = tmp_path / f"{exact}.onnx", tmp_path / str(exact)
+        out.mkdir()
+        onnx.save(prepared(model, exact), source)
+        compile_context(source, out, htp)
+        session = ort.InferenceSession(str(out / ENTRY), snapdragon.session_options(htp, {}))
+        errors[exact] = np.abs(session.run(None, feeds)[0] - feeds["a"] @ feeds["b"]).max()
+    assert errors[True] < errors[False] / nearer
+
+
 def test_each_architecture_has_its_own_binary(home: Path, context: Artifact) -> None:
     other = converted(graph_artifact(home, attention(), "fp16"), TARGET, htp="v68")
     assert other.placement["htp"] == "v68"
@@ -93,7 +114,7 @@ def test_that_islands_are_computed_in_half_is_said(home: Path) -> None:
     assert note not in converted(graph, TARGET).subject.notes
 
 
-@pytest.mark.parametrize("options", [{"htp": "v74"}, {"htp": "75"}, {"fallback": "perhaps"}, {"activations": "fast"}])
+@pytest.mark.parametrize("options", [{"htp": "v74"}, {"htp": "75"}, {"fallback": "perhaps"}, {"operators": "fast"}])
 def test_options_that_mean_nothing_are_refused(context: Artifact, options: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         TARGET.convert(context, tmp_path, options)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from effbench.deploy import Array, Converted, onnx_file, snapdragon
-from effbench.deploy.htp import WRITTEN_OUT, prepared
+from effbench.deploy.htp import PRODUCT, WRITTEN_OUT, prepared
 from effbench.deploy.placement import record
 from effbench.errors import (
     ConversionError,
@@ -81,8 +81,8 @@ class QnnTarget:
     precision = "fp16"
     options: Mapping[str, str] = {
         "htp": f"HTP architecture: {', '.join(snapdragon.SOCS)}; default {DEFAULT_HTP}",
-        "activations": "exact writes Gelu, HardSwish, Sigmoid, SiLU, Softmax and Tanh in operators that the HTP rounds "
-        "well, in fp16; native leaves them; default exact",
+        "operators": "exact writes what the HTP rounds badly in what it rounds well: in fp16 Gelu, HardSwish, Sigmoid, "
+        "SiLU, Softmax and Tanh, in a16w8 products of two activations; native leaves them; default exact",
         "fallback": "what --allow-fallback sets: yes leaves to the CPU what the HTP does not run; default no",
     }
     checks: tuple[Mapping[str, str], ...] = ({},)
@@ -128,7 +128,7 @@ class QnnTarget:
         placement = {"htp": htp, "soc": snapdragon.SOCS[htp][1], "sdk": snapdragon.sdk_version()}
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / graph.path.name
-            notes = _prepare(graph.path, path, exact=options.get("activations", "exact") == "exact")
+            notes = _prepare(graph.path, path, exact=options.get("operators", "exact") == "exact")
             if graph.placement.get("fp32_islands"):
                 notes = (*notes, "the HTP has no fp32 and computes the islands in half")
             placement |= compile_context(path, out, htp)
@@ -157,7 +157,7 @@ def chosen(options: Mapping[str, str]) -> str:
     htp = options.get("htp", DEFAULT_HTP)
     if htp not in snapdragon.SOCS:
         raise did_you_mean(htp, snapdragon.SOCS, "HTP architecture")
-    for name, values in (("fallback", ("yes", "no")), ("activations", ("exact", "native"))):
+    for name, values in (("fallback", ("yes", "no")), ("operators", ("exact", "native"))):
         if options.get(name, values[0]) not in values:
             raise UsageError(f"{name}={options[name]} is not one of {', '.join(values)}.")
     return htp
@@ -172,7 +172,7 @@ def _prepare(source: Path, made: Path, exact: bool) -> tuple[str, ...]:
     onnx.save(written, made)
     after = {node.name for node in written.graph.node}
     gone = Counter(node.op_type for node in model.graph.node if node.name not in after)
-    kinds = [f"{gone[kind]} {kind}" for kind in WRITTEN_OUT if gone[kind]]
+    kinds = [f"{gone[kind]} {kind}" for kind in (*WRITTEN_OUT, PRODUCT) if gone[kind]]
     return (f"written in operators that the HTP rounds well: {', '.join(kinds)}",) if kinds else ()
 
 
