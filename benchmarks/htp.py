@@ -1,6 +1,7 @@
-"""How far single operators of Snapdragon's HTP lie from their values, in half precision, on Qualcomm's simulator.
+"""How far single operators of Snapdragon's HTP lie from their values, on Qualcomm's simulator: in half precision, and
+in a16w8.
 
-Run with ``python benchmarks/htp.py`` (a minute; needs the extra ``qnn``). Errors are relative, of the whole tensor,
+Run with ``python benchmarks/htp.py`` (two minutes; needs the extra ``qnn``). Errors are relative, of the whole tensor,
 inputs drawn from a normal distribution (positive ones for Div and Sqrt): of the operator as it is, as
 `effbench.deploy.htp` writes it out, and where every operator's result is rounded correctly.
 """
@@ -21,6 +22,7 @@ from effbench.deploy import Array, onnx_file, snapdragon
 from effbench.deploy.htp import prepared
 from effbench.deploy.interpreter import Interpreter
 from effbench.deploy.precision import to_fp16
+from effbench.deploy.quantize import to_a16w8
 from effbench.deploy.targets.qnn import DEFAULT_HTP, compile_context
 
 SHAPE = (1, 64, 32, 32)
@@ -43,6 +45,7 @@ OPERATORS = {
     "ReduceMean": "m = ReduceMean (x, over) y = Expand (m, size)",
     "Add": "y = Add (x, one)",
     "Mul": "y = Mul (x, x)",
+    "MatMul of activations": "t = Transpose <perm = [0, 1, 3, 2]> (x) y = MatMul (x, t)",
 }
 POSITIVE = ("Div", "Sqrt")
 
@@ -55,6 +58,16 @@ def on_the_htp(model: onnx.ModelProto, x: Array) -> Array:
         compile_context(source, out, DEFAULT_HTP)
         session = ort.InferenceSession(str(out / "model.onnx"), snapdragon.session_options(DEFAULT_HTP, {}))
         return np.asarray(session.run(None, {"x": x})[0], np.float64)
+
+
+def on_both(model: onnx.ModelProto, x: Array, precision: str) -> dict[str, Array | None]:
+    """Return what the HTP makes of a graph as it is, and written out where that changes it."""
+    written = prepared(model)
+    changed = len(written.graph.node) > len(model.graph.node)
+    return {
+        f"{precision}, native": on_the_htp(model, x),
+        f"{precision}, written out": on_the_htp(written, x) if changed else None,
+    }
 
 
 def run() -> int:
@@ -74,13 +87,15 @@ def run() -> int:
             model.graph.initializer.append(numpy_helper.from_array(weights.astype(np.float32), "w"))
         model = onnx_file.infer_shapes(model, name)
         exact = Interpreter(model).run({"x": x}, "float64")["y"]
-        half = to_fp16(model)
-        rounded = Interpreter(half).run({"x": x}, "half-acc32")["y"]
-        found = {"native": on_the_htp(half, x), "written out": None, "half": np.asarray(rounded, np.float64)}
-        if len(prepared(half).graph.node) > len(half.graph.node):
-            found["written out"] = on_the_htp(prepared(half), x)
+        half, short = to_fp16(model), to_a16w8(model, [{"x": x}])
+        found = {
+            **on_both(half, x, "fp16"),
+            "fp16, rounded": Interpreter(half).run({"x": x}, "half-acc32")["y"],
+            **on_both(short, x, "a16w8"),
+            "a16w8, rounded": Interpreter(short).run({"x": x})["y"],
+        }
         errors = {
-            label: "-" if value is None else f"{np.linalg.norm(value - exact) / np.linalg.norm(exact):.1e}"
+            label: "" if value is None else f"{np.linalg.norm(value - exact) / np.linalg.norm(exact):.1e}"
             for label, value in found.items()
         }
         rows.append({"operator": name, **errors})

