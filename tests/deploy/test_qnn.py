@@ -107,6 +107,16 @@ def test_each_architecture_has_its_own_binary(home: Path, context: Artifact) -> 
     assert other.files["model_qnn.bin"] != context.files["model_qnn.bin"]
 
 
+def test_a_chip_without_half_precision_takes_a16w8(home: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="QCM6490 has no half precision"):
+        converted(graph_artifact(home, attention(), "fp16"), TARGET, htp="QCM6490")
+    feeds = [{"image": np.random.default_rng(0).normal(size=(1, 3, SIDE, SIDE)).astype(np.float32)}]
+    graph = graph_artifact(tmp_path, to_a16w8(attention(), feeds), "a16w8", attention())
+    made = converted(graph, TARGET, htp="QCM6490")
+    assert (made.placement["htp"], made.placement["soc"]) == ("v68", "QCM6490")
+    assert TARGET.open(made, 1, {})(feeds[0])["output"].shape == (1, 10)
+
+
 def test_that_islands_are_computed_in_half_is_said(home: Path) -> None:
     graph = graph_artifact(home, attention(), "fp16")
     note = "the HTP has no fp32 and computes the islands in half"
@@ -114,7 +124,9 @@ def test_that_islands_are_computed_in_half_is_said(home: Path) -> None:
     assert note not in converted(graph, TARGET).subject.notes
 
 
-@pytest.mark.parametrize("options", [{"htp": "v74"}, {"htp": "75"}, {"fallback": "perhaps"}, {"operators": "fast"}])
+@pytest.mark.parametrize(
+    "options", [{"htp": "v74"}, {"htp": "SM0000"}, {"htp": "75"}, {"fallback": "perhaps"}, {"operators": "fast"}]
+)
 def test_options_that_mean_nothing_are_refused(context: Artifact, options: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         TARGET.convert(context, tmp_path, options)

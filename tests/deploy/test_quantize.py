@@ -237,6 +237,26 @@ def test_a16w8_has_sixteen_bit_activations(model: onnx.ModelProto, synthetic: Ca
     assert signal_to_noise_db(expected, rounded) > max(30, signal_to_noise_db(expected, plain) + 3)
 
 
+def test_a16w8_keeps_biases_biases_and_scales_unsigned() -> None:
+    """A vector that is the bias of two convolutions and the scale of a norm, as equal constants are stored once."""
+    model = parser.parse_model("""
+        <ir_version: 10, opset_import: ["" : 20]> g (float[1, 8, 4, 8] x) => (float[1, 8, 4, 8] y)
+        { a = Conv (x, w, v)  b = Conv (a, u, v)  y = LayerNormalization (b, v, o) }""")
+    rng = np.random.default_rng(0)
+    for name, shape in {"w": (8, 8, 1, 1), "u": (8, 8, 1, 1), "v": (8,), "o": (8,)}.items():
+        model.graph.initializer.append(numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), name))
+    feeds = [{"x": rng.normal(size=(1, 8, 4, 8)).astype(np.float32)} for _ in range(24)]
+    made = to_a16w8(onnx_file.infer_shapes(model, "the example"), feeds)
+    kinds = {tensor.name: tensor.data_type for tensor in made.graph.initializer}
+    makers = {node.output[0]: node for node in made.graph.node}
+    readers = [node for node in made.graph.node if node.op_type in ("Conv", "LayerNormalization")]
+    read = {(node.op_type, i): kinds[makers[node.input[i]].input[0]] for node in readers for i in (1, 2)}
+    assert [read["Conv", 1], read["Conv", 2]] == [onnx.TensorProto.INT8, onnx.TensorProto.INT32]
+    assert read["LayerNormalization", 1] == onnx.TensorProto.UINT8
+    expected, found = (fidelity.run_all(lambda x, m=m: Interpreter(m).run(x), feeds[:6]) for m in (model, made))
+    assert signal_to_noise_db(expected, found) > 35
+
+
 def test_without_pictures_int8_is_refused(model: onnx.ModelProto) -> None:
     with pytest.raises(UsageError, match="pictures"):
         load_calibration(None, (32, 32), Preprocessing())

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from effbench.api.export import targets_of
-from effbench.deploy.snapdragon import SOCS
+from effbench.deploy.snapdragon import soc
 from effbench.errors import DataError, UsageError
 from effbench.profiles import devices, transports
 from effbench.schema import EVIDENCE, PRECISIONS, Device
@@ -47,7 +47,7 @@ def test_the_htp_of_a_galaxy_is_that_of_its_chip(name: str):
     device = devices.get(name)
     htp = device.options["qnn"]["htp"]
     assert htp == device.facts["htp_arch"].value
-    assert SOCS[htp][1] in device.soc
+    assert soc(htp).name in device.soc
 
 
 def declare(folder: Path, text: str) -> dict[str, Device]:

@@ -248,6 +248,22 @@ def check_form(model: ModelProto) -> None:
                 raise ConversionError("int8", f"a quantized constant feeds {reader.op_type}", node=node.name)
 
 
+def _part_vectors(model: ModelProto) -> None:
+    """Give each reader of a vector a constant of its own: a bias that is a weight elsewhere would be stored as one."""
+    from onnx import TensorProto
+
+    kept = {t.name: t for t in model.graph.initializer if len(t.dims) == 1 and t.data_type == TensorProto.FLOAT}
+    seen: set[str] = set()
+    for node in model.graph.node:
+        for i, name in enumerate(node.input):
+            if name in seen:
+                own = model.graph.initializer.add()
+                own.CopyFrom(kept[name])
+                own.name = node.input[i] = f"{name}/{node.output[0]}/{i}"
+            elif name in kept:
+                seen.add(name)
+
+
 def to_a16w8(model: ModelProto, batches: Sequence[Mapping[str, Array]]) -> ModelProto:
     """Return the model with 16-bit activations and 8-bit weights, as the Snapdragon NPU wants them (Q/DQ everywhere).
 
@@ -280,9 +296,11 @@ def to_a16w8(model: ModelProto, batches: Sequence[Mapping[str, Array]]) -> Model
         source, prepared, result = (Path(folder) / f"{name}.onnx" for name in ("source", "prepared", "result"))
         onnx.save(model, source)
         changed = qnn_preprocess_model(source, prepared)
-        start = prepared if changed else source
+        exact = onnx.load(prepared if changed else source)
+        _part_vectors(exact)
+        onnx.save(exact, prepared)
         config = get_qnn_qdq_config(
-            start,
+            prepared,
             Reader(),
             activation_type=QuantType.QUInt16,
             weight_type=QuantType.QInt8,
@@ -290,8 +308,14 @@ def to_a16w8(model: ModelProto, batches: Sequence[Mapping[str, Array]]) -> Model
             per_channel=True,
             # A quantizer's clipping can stand for a ReLU, but OpenVINO takes 16-bit quantizers out of a graph.
             keep_removable_activations=True,
+            # The HTP has no signed weights of a LayerNormalization.
+            init_overrides={
+                node.input[1]: [{"quant_type": QuantType.QUInt8, "symmetric": False}]
+                for node in exact.graph.node
+                if node.op_type == "LayerNormalization"
+            },
         )
-        quantize(start, result, config)
-        made, exact = onnx.load(result), onnx.load(start)
+        quantize(prepared, result, config)
+        made = onnx.load(result)
     round_weights(exact, made, batches)
     return made

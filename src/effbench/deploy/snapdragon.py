@@ -9,26 +9,67 @@ from __future__ import annotations
 import platform
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from effbench.errors import MissingDependencyError, UnavailableError
+from effbench.errors import MissingDependencyError, UnavailableError, did_you_mean
 
 PACKAGE, MODULE, PROVIDER = "onnxruntime-qnn", "onnxruntime_qnn", "QNNExecutionProvider"
 
-SOCS: dict[str, tuple[str, str, str]] = {
-    "v68": ("39", "SA8295", "Snapdragon automotive cockpit"),
-    "v69": ("36", "SM8450", "Snapdragon 8 Gen 1"),
-    "v73": ("43", "SM8550", "Snapdragon 8 Gen 2"),
-    "v75": ("57", "SM8650", "Snapdragon 8 Gen 3"),
-    "v79": ("69", "SM8750", "Snapdragon 8 Elite"),
-    "v81": ("87", "SM8850", "Snapdragon 8 Elite Gen 5"),
-}
-"""HTP architecture -> QNN's number of a chip that has it, that chip, its name; half precision needs a chip to be named.
+
+@dataclass(frozen=True)
+class Soc:
+    """A chip: its name, QNN's number of it, its HTP's architecture, what it is sold as; if it has half precision."""
+
+    name: str
+    number: int
+    htp: str
+    title: str = ""
+    half: bool = True
+
+
+SOCS = (
+    Soc("SA8295", 39, "v68", "Snapdragon automotive cockpit"),
+    Soc("SM8350", 30, "v68", "Snapdragon 888"),
+    Soc("QCM6490", 93, "v68", half=False),
+    Soc("SA8540", 62, "v68"),
+    Soc("SM8450", 36, "v69", "Snapdragon 8 Gen 1"),
+    Soc("SM8475", 42, "v69", "Snapdragon 8+ Gen 1"),
+    Soc("SXR2230P", 53, "v69"),
+    Soc("SM8550", 43, "v73", "Snapdragon 8 Gen 2"),
+    Soc("QCS9100", 77, "v73"),
+    Soc("SA8255", 52, "v73"),
+    Soc("SSG2115P", 46, "v73", half=False),
+    Soc("SSG2125P", 58, "v73", half=False),
+    Soc("SXR1230P", 45, "v73", half=False),
+    Soc("SM8650", 57, "v75", "Snapdragon 8 Gen 3"),
+    Soc("SM8750", 69, "v79", "Snapdragon 8 Elite"),
+    Soc("SXR2330P", 75, "v79"),
+    Soc("SM8850", 87, "v81", "Snapdragon 8 Elite Gen 5"),
+    Soc("SM8845", 97, "v81"),
+    Soc("SA8797", 72, "v81"),
+    Soc("SAR2230P", 95, "v81", half=False),
+    Soc("SW6100", 96, "v81", half=False),
+)
+"""Chips that a context binary can be compiled for; the first of an architecture stands for it.
 
 Source: the chip table of executorch's Qualcomm backend (backends/qualcomm/serialization/qc_schema.py).
 """
+HTPS = tuple(dict.fromkeys(one.htp for one in SOCS))
+
+
+def soc(name: str) -> Soc:
+    """Return the chip of a name, or the one that stands for an architecture.
+
+    Raises:
+        UsageError: There is neither.
+    """
+    for one in SOCS:
+        if name in (one.name, one.htp):
+            return one
+    raise did_you_mean(name, [*HTPS, *(one.name for one in SOCS)], "HTP or chip")
 
 
 def simulated() -> bool:
@@ -63,16 +104,17 @@ def sdk_version() -> str:
     return str(qnn_version)
 
 
-def session_options(htp: str, config: Mapping[str, str]) -> Any:
+def session_options(name: str, config: Mapping[str, str]) -> Any:
     """Return options of an ONNX Runtime session that runs on the HTP.
 
     Args:
-        htp: An architecture of `SOCS`.
+        name: A chip of `SOCS`, or an architecture.
         config: Session configuration entries.
 
     Raises:
         MissingDependencyError: onnxruntime or onnxruntime-qnn is not installed.
         UnavailableError: The provider shows no device.
+        UsageError: There is no such chip.
     """
     try:
         import onnxruntime as ort
@@ -84,12 +126,13 @@ def session_options(htp: str, config: Mapping[str, str]) -> Any:
     devices = [device for device in ort.get_ep_devices() if device.ep_name == PROVIDER]
     if not devices:
         raise UnavailableError("The QNN provider is installed, but shows no device here.")
+    chip = soc(name)
     options = ort.SessionOptions()
     options.log_severity_level = 4
     provider = {
         "backend_path": qnn.get_qnn_htp_path(),
-        "htp_arch": htp.removeprefix("v"),
-        "soc_model": SOCS[htp][0],
+        "htp_arch": chip.htp.removeprefix("v"),
+        "soc_model": str(chip.number),
         "enable_htp_fp16_precision": "1",
     }
     options.add_provider_for_devices(devices[:1], provider)

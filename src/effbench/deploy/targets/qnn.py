@@ -18,7 +18,6 @@ from effbench.errors import (
     UnavailableError,
     UnsupportedError,
     UsageError,
-    did_you_mean,
 )
 from effbench.schema import Artifact
 
@@ -34,7 +33,7 @@ class QnnSession:
     """A context binary on the HTP, or on its simulator."""
 
     def __init__(self, artifact: Artifact) -> None:
-        htp = artifact.placement.get("htp", DEFAULT_HTP)
+        chip = artifact.placement.get("soc", DEFAULT_HTP)
         built = str(artifact.placement.get("sdk", "0"))
         if snapdragon.older(snapdragon.sdk_version(), built):
             raise UnavailableError(
@@ -43,7 +42,7 @@ class QnnSession:
             )
         # Without it a context that does not load would quietly become an error about the CPU, or a CPU session.
         alone = {} if artifact.placement.get("cpu_operators") else {"session.disable_cpu_ep_fallback": "1"}
-        options = snapdragon.session_options(htp, alone)
+        options = snapdragon.session_options(chip, alone)
         import onnxruntime as ort
 
         try:
@@ -80,7 +79,7 @@ class QnnTarget:
     packages = ("onnxruntime-qnn", "onnxruntime")
     precision = "fp16"
     options: Mapping[str, str] = {
-        "htp": f"HTP architecture: {', '.join(snapdragon.SOCS)}; default {DEFAULT_HTP}",
+        "htp": f"HTP architecture ({', '.join(snapdragon.HTPS)}) or chip (of docs/qnn.md); default {DEFAULT_HTP}",
         "operators": "exact writes what the HTP rounds badly in what it rounds well: in fp16 Gelu, HardSwish, Sigmoid, "
         "SiLU, Softmax and Tanh, in a16w8 products of two activations; native leaves them; default exact",
         "fallback": "what --allow-fallback sets: yes leaves to the CPU what the HTP does not run; default no",
@@ -114,24 +113,27 @@ class QnnTarget:
         Raises:
             ConversionError: The provider refuses the graph, or leaves operators to the CPU without leave.
             MissingDependencyError: onnxruntime-qnn is not installed.
-            UnsupportedError: A precision of `refuses` was asked for, or an open batch, which the HTP has not.
+            UnsupportedError: A precision of `refuses` was asked for, or an open batch, which the HTP has not; or a
+                precision that the chip has not.
             UsageError: An option's value means nothing.
         """
-        htp = chosen(options)
+        soc = chosen(options)
         precision = graph.subject.storage_precision
         if snapdragon.missing():
             raise MissingDependencyError("Target 'qnn'", snapdragon.PACKAGE, self.extra)
         if precision in self.refuses:
             raise UnsupportedError(f"No {precision}: {self.refuses[precision]}.", hint="--precision fp16 or a16w8")
+        if precision == "fp16" and not soc.half:
+            raise UnsupportedError(f"No fp16: {soc.name} has no half precision.", hint="--precision a16w8")
         if any(None in spec.shape for spec in graph.inputs):
             raise UnsupportedError("A context binary has fixed shapes.", hint="Export without --dynamic-batch.")
-        placement = {"htp": htp, "soc": snapdragon.SOCS[htp][1], "sdk": snapdragon.sdk_version()}
+        placement = {"htp": soc.htp, "soc": soc.name, "sdk": snapdragon.sdk_version()}
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / graph.path.name
             notes = _prepare(graph.path, path, exact=options.get("operators", "exact") == "exact")
             if graph.placement.get("fp32_islands"):
                 notes = (*notes, "the HTP has no fp32 and computes the islands in half")
-            placement |= compile_context(path, out, htp)
+            placement |= compile_context(path, out, soc.name)
         _check_fallback(placement, options.get("fallback", "no") == "yes")
         # Of quantized operators the provider does not say what they compute in.
         return Converted(ENTRY, precision, "fp16" if precision == "fp16" else None, placement, notes)
@@ -148,19 +150,17 @@ class QnnTarget:
         return QnnSession(artifact)
 
 
-def chosen(options: Mapping[str, str]) -> str:
-    """Return the HTP architecture that options ask for.
+def chosen(options: Mapping[str, str]) -> snapdragon.Soc:
+    """Return the chip that options ask for.
 
     Raises:
         UsageError: A value means nothing.
     """
-    htp = options.get("htp", DEFAULT_HTP)
-    if htp not in snapdragon.SOCS:
-        raise did_you_mean(htp, snapdragon.SOCS, "HTP architecture")
+    soc = snapdragon.soc(options.get("htp", DEFAULT_HTP))
     for name, values in (("fallback", ("yes", "no")), ("operators", ("exact", "native"))):
         if options.get(name, values[0]) not in values:
             raise UsageError(f"{name}={options[name]} is not one of {', '.join(values)}.")
-    return htp
+    return soc
 
 
 def _prepare(source: Path, made: Path, exact: bool) -> tuple[str, ...]:
@@ -176,7 +176,7 @@ def _prepare(source: Path, made: Path, exact: bool) -> tuple[str, ...]:
     return (f"written in operators that the HTP rounds well: {', '.join(kinds)}",) if kinds else ()
 
 
-def compile_context(model: Path, out: Path, htp: str) -> dict[str, Any]:
+def compile_context(model: Path, out: Path, soc: str) -> dict[str, Any]:
     """Compile a model into ``model.onnx`` and its context binaries below ``out``; returns the placement.
 
     Raises:
@@ -188,7 +188,7 @@ def compile_context(model: Path, out: Path, htp: str) -> dict[str, Any]:
         "ep.context_embed_mode": "0",
         "session.record_ep_graph_assignment_info": "1",
     }
-    options = snapdragon.session_options(htp, config)
+    options = snapdragon.session_options(soc, config)
     import onnx
     import onnxruntime as ort
 
