@@ -1,13 +1,14 @@
 """How far single operators of Snapdragon's HTP lie from their values, on Qualcomm's simulator: in half precision, and
 in a16w8.
 
-Run with ``python benchmarks/htp.py`` (two minutes; needs the extra ``qnn``). Errors are relative, of the whole tensor,
+Run with ``python benchmarks/htp.py [--htp v68]`` (a minute; needs the extra ``qnn``). Errors are relative, of the whole tensor,
 inputs drawn from a normal distribution (positive ones for Div and Sqrt): of the operator as it is, as
 `effbench.deploy.htp` writes it out, and where every operator's result is rounded correctly.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 from pathlib import Path
@@ -50,27 +51,30 @@ OPERATORS = {
 POSITIVE = ("Div", "Sqrt")
 
 
-def on_the_htp(model: onnx.ModelProto, x: Array) -> Array:
+def on_the_htp(model: onnx.ModelProto, x: Array, htp: str) -> Array:
     with tempfile.TemporaryDirectory() as folder:
         source, out = Path(folder) / "model.onnx", Path(folder) / "out"
         out.mkdir()
         onnx.save(model, source)
-        compile_context(source, out, DEFAULT_HTP)
-        session = ort.InferenceSession(str(out / "model.onnx"), snapdragon.session_options(DEFAULT_HTP, {}))
+        compile_context(source, out, htp)
+        session = ort.InferenceSession(str(out / "model.onnx"), snapdragon.session_options(htp, {}))
         return np.asarray(session.run(None, {"x": x})[0], np.float64)
 
 
-def on_both(model: onnx.ModelProto, x: Array, precision: str) -> dict[str, Array | None]:
+def on_both(model: onnx.ModelProto, x: Array, precision: str, htp: str) -> dict[str, Array | None]:
     """Return what the HTP makes of a graph as it is, and written out where that changes it."""
     written = prepared(model)
     changed = len(written.graph.node) > len(model.graph.node)
     return {
-        f"{precision}, native": on_the_htp(model, x),
-        f"{precision}, written out": on_the_htp(written, x) if changed else None,
+        f"{precision}, native": on_the_htp(model, x, htp),
+        f"{precision}, written out": on_the_htp(written, x, htp) if changed else None,
     }
 
 
 def run() -> int:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--htp", default=DEFAULT_HTP, help="an architecture or chip that has half precision")
+    htp = arguments.parse_args().htp
     normal = np.random.default_rng(0).normal(size=SHAPE).astype(np.float16).astype(np.float32)
     weights = np.random.default_rng(1).normal(0, SHAPE[1] ** -0.5, (SHAPE[1], SHAPE[1], 1, 1)).astype(np.float16)
     rows = []
@@ -89,9 +93,9 @@ def run() -> int:
         exact = Interpreter(model).run({"x": x}, "float64")["y"]
         half, short = to_fp16(model), to_a16w8(model, [{"x": x}])
         found = {
-            **on_both(half, x, "fp16"),
+            **on_both(half, x, "fp16", htp),
             "fp16, rounded": Interpreter(half).run({"x": x}, "half-acc32")["y"],
-            **on_both(short, x, "a16w8"),
+            **on_both(short, x, "a16w8", htp),
             "a16w8, rounded": Interpreter(short).run({"x": x})["y"],
         }
         errors = {
