@@ -1,8 +1,8 @@
 """How far single operators of Snapdragon's HTP lie from their values, on Qualcomm's simulator: in half precision, and
 in a16w8.
 
-Run with ``python benchmarks/htp.py [--htp v68]`` (a minute; needs the extra ``qnn``). Errors are relative, of the whole tensor,
-inputs drawn from a normal distribution (positive ones for Div and Sqrt): of the operator as it is, as
+Run with ``python benchmarks/htp.py [--htp v68]`` (a minute; needs the extra ``qnn``). Errors are relative, of the
+whole tensor, inputs drawn from a normal distribution (positive ones for Div and Sqrt): of the operator as it is, as
 `effbench.deploy.htp` writes it out, and where every operator's result is rounded correctly.
 """
 
