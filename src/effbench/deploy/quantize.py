@@ -298,6 +298,7 @@ def to_a16w8(model: ModelProto, batches: Sequence[Mapping[str, Array]]) -> Model
         changed = qnn_preprocess_model(source, prepared)
         exact = onnx.load(prepared if changed else source)
         _part_vectors(exact)
+        stored = {tensor.name for tensor in exact.graph.initializer}
         onnx.save(exact, prepared)
         config = get_qnn_qdq_config(
             prepared,
@@ -312,7 +313,7 @@ def to_a16w8(model: ModelProto, batches: Sequence[Mapping[str, Array]]) -> Model
             init_overrides={
                 node.input[1]: [{"quant_type": QuantType.QUInt8, "symmetric": False}]
                 for node in exact.graph.node
-                if node.op_type == "LayerNormalization"
+                if node.op_type == "LayerNormalization" and node.input[1] in stored
             },
         )
         quantize(prepared, result, config)
