@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from effbench.cli import cli
-from effbench.deploy import fidelity
+from effbench.deploy import fidelity, snapdragon
 from effbench.errors import UsageError
 from effbench.profiles import devices, trust
 
@@ -424,3 +424,10 @@ def test_the_example_device_is_read():
     device = devices.read(EXAMPLES / "device.toml")
     assert ("rpi5", "written from documentation") == (device.name, device.evidence)
     assert device.source.startswith("https://")
+
+
+def test_the_chips_of_the_snapdragon_page_are_those_that_are_known() -> None:
+    rows = re.findall(r"^\| (v\d+)[^|]*\| (.*) \|$", (ROOT / "docs" / "qnn.md").read_text(), re.MULTILINE)
+    chip = re.compile(r"([A-Z]+\d+P?)\b[^*,]*(\*)?")
+    listed = {(name, htp, not star) for htp, chips in rows for name, star in chip.findall(chips)}
+    assert listed == {(soc.name, soc.htp, soc.half) for soc in snapdragon.SOCS}

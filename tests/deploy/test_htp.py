@@ -101,7 +101,7 @@ def test_products_of_activations_keep_their_16_bits(least: float, most: float, d
     assert (errors(handed_over(made)) < errors(handed_over(model)) / [4, 1]).all()
 
 
-def test_products_with_weights_and_other_types_stay() -> None:
+def test_a_product_whose_second_operand_has_8_bits_stays() -> None:
     model = product(-4.0, 4.0, "")
     del model.graph.initializer[3:4]
     model.graph.initializer.append(numpy_helper.from_array(np.array(128, np.uint8), "b/zero"))

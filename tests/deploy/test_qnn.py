@@ -107,6 +107,17 @@ def test_each_architecture_has_its_own_binary(home: Path, context: Artifact) -> 
     assert other.files["model_qnn.bin"] != context.files["model_qnn.bin"]
 
 
+@pytest.mark.parametrize("soc", snapdragon.SOCS, ids=[soc.name for soc in snapdragon.SOCS])
+def test_qnn_compiles_half_precision_for_the_chips_that_are_said_to_have_it(soc: snapdragon.Soc, home: Path) -> None:
+    source, out = graph_artifact(home / soc.name, attention(), "fp16").path, home / f"{soc.name}-context"
+    out.mkdir()
+    if soc.half:
+        assert compile_context(source, out, soc.name)["cpu_operators"] == []
+    else:
+        with pytest.raises(ConversionError):
+            compile_context(source, out, soc.name)
+
+
 def test_a_chip_without_half_precision_takes_a16w8(home: Path, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match="QCM6490 has no half precision"):
         converted(graph_artifact(home, attention(), "fp16"), TARGET, htp="QCM6490")

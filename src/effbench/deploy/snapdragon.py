@@ -21,33 +21,32 @@ PACKAGE, MODULE, PROVIDER = "onnxruntime-qnn", "onnxruntime_qnn", "QNNExecutionP
 
 @dataclass(frozen=True)
 class Soc:
-    """A chip: its name, QNN's number of it, its HTP's architecture, what it is sold as; if it has half precision."""
+    """A chip: its name, QNN's number of it, the architecture of its HTP, and whether it has half precision."""
 
     name: str
     number: int
     htp: str
-    title: str = ""
     half: bool = True
 
 
 SOCS = (
-    Soc("SA8295", 39, "v68", "Snapdragon automotive cockpit"),
-    Soc("SM8350", 30, "v68", "Snapdragon 888"),
+    Soc("SA8295", 39, "v68"),
+    Soc("SM8350", 30, "v68"),
     Soc("QCM6490", 93, "v68", half=False),
     Soc("SA8540", 62, "v68"),
-    Soc("SM8450", 36, "v69", "Snapdragon 8 Gen 1"),
-    Soc("SM8475", 42, "v69", "Snapdragon 8+ Gen 1"),
+    Soc("SM8450", 36, "v69"),
+    Soc("SM8475", 42, "v69"),
     Soc("SXR2230P", 53, "v69"),
-    Soc("SM8550", 43, "v73", "Snapdragon 8 Gen 2"),
+    Soc("SM8550", 43, "v73"),
     Soc("QCS9100", 77, "v73"),
     Soc("SA8255", 52, "v73"),
     Soc("SSG2115P", 46, "v73", half=False),
     Soc("SSG2125P", 58, "v73", half=False),
     Soc("SXR1230P", 45, "v73", half=False),
-    Soc("SM8650", 57, "v75", "Snapdragon 8 Gen 3"),
-    Soc("SM8750", 69, "v79", "Snapdragon 8 Elite"),
+    Soc("SM8650", 57, "v75"),
+    Soc("SM8750", 69, "v79"),
     Soc("SXR2330P", 75, "v79"),
-    Soc("SM8850", 87, "v81", "Snapdragon 8 Elite Gen 5"),
+    Soc("SM8850", 87, "v81"),
     Soc("SM8845", 97, "v81"),
     Soc("SA8797", 72, "v81"),
     Soc("SAR2230P", 95, "v81", half=False),
@@ -55,7 +54,8 @@ SOCS = (
 )
 """Chips that a context binary can be compiled for; the first of an architecture stands for it.
 
-Source: the chip table of executorch's Qualcomm backend (backends/qualcomm/serialization/qc_schema.py).
+Source: the chip table of executorch's Qualcomm backend (backends/qualcomm/serialization/qc_schema.py);
+which of them have no half precision says QNN 2.51, which refuses it there (tests/deploy/test_qnn.py).
 """
 HTPS = tuple(dict.fromkeys(one.htp for one in SOCS))
 
