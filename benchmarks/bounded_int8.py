@@ -102,8 +102,8 @@ class Made:
 
 def ours(home: Path, weights: Path, of: int) -> Made:
     """Quantize within the bound as `effbench export --max-drop` does."""
-    from effbench.api.export import export
-    from effbench.deploy import bundle
+    from effbench.api.export.run import export
+    from effbench.deploy.artifact import bundle
 
     start = time.monotonic()
     calibration, data = home / "calibration", home / "data" / "list.csv"
@@ -140,7 +140,7 @@ def by_nncf(home: Path, weights: Path, of: int) -> Made:
 
     from effbench.data import open_dataset
     from effbench.data import pictures as prepared
-    from effbench.deploy import bundle
+    from effbench.deploy.artifact import bundle
 
     graph = next(one for one in bundle.artifacts(home / f"plain-{weights.stem}") if one.subject.target == "onnx")
     spec, start, seen = graph.inputs[0], time.monotonic(), [0]
@@ -173,8 +173,8 @@ def opened(file: Path, how: Any, home: Path) -> Any:
     """Return an artifact of a quantized .onnx file, with the preprocessing of the graph that it came from."""
     from dataclasses import replace
 
-    from effbench.api.export import export
-    from effbench.deploy import bundle
+    from effbench.api.export.run import export
+    from effbench.deploy.artifact import bundle
 
     (cell,) = export(str(file), [TARGET], [SIZE], out=home, verify=False, reduce_s=0)
     if cell.status != "ok":
@@ -184,8 +184,8 @@ def opened(file: Path, how: Any, home: Path) -> Any:
 
 def plain(home: Path, weights: Path, precision: str) -> Any:
     """Export in one precision, all of it."""
-    from effbench.api.export import export
-    from effbench.deploy import bundle
+    from effbench.api.export.run import export
+    from effbench.deploy.artifact import bundle
 
     calibration = home / "calibration" if precision == "int8" else None
     place, how = home / f"plain-{weights.stem}", {"precision": precision, "calibration": calibration, "verify": False}
@@ -195,9 +195,9 @@ def plain(home: Path, weights: Path, precision: str) -> Any:
 
 def drop(home: Path, base: Any, made: Any) -> tuple[float, float, float]:
     """Return the drop of top-1 on pictures that nobody has seen, in points, and the limits of its paired interval."""
-    from effbench.api.evaluate import evaluate
-    from effbench.api.mix_search import paired
-    from effbench.proportions import drop_limit
+    from effbench.api.evaluate.run import evaluate
+    from effbench.api.quantize.search import paired
+    from effbench.statistics.proportions import drop_limit
 
     sides = []
     for one in (base, made):
@@ -216,7 +216,7 @@ def drop(home: Path, base: Any, made: Any) -> tuple[float, float, float]:
 
 def ratio(a: Any, b: Any, rounds: int) -> tuple[float, float, float]:
     """Return the paired latency ratio b / a: the median over rounds in fresh processes, the smallest, the largest."""
-    from effbench.api.duel import Setting, run_round
+    from effbench.api.compare.rounds import Setting, run_round
     from effbench.profiles.paired import evidence
 
     found = [math.exp(evidence(run_round(a, b, Setting(), seed)).typical) for seed in range(rounds)]
@@ -236,7 +236,7 @@ def run() -> int:
 def compare(home: Path, seeds: Iterable[int], rounds: int) -> int:
     from tabulate import tabulate
 
-    from effbench.api.distill import distill
+    from effbench.api.distill.run import distill
     from effbench.training.recipe import Recipe
 
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from effbench import stats
+from effbench.statistics import percentiles
 
 SHAPE = 0.8
 CORRELATIONS = (0.0, 0.5, 0.9)
@@ -71,7 +71,7 @@ def coverage(process: Process, p: float, replicates: int, seed: int = 0) -> tupl
     rng, truth = np.random.default_rng(seed), process.quantile(p)
     above = below = width = 0.0
     for _ in range(replicates):
-        interval = stats.interval(process.draw(rng), p)
+        interval = percentiles.interval(process.draw(rng), p)
         assert interval is not None, "every cell has rounds and samples enough for an interval"
         low, high = interval
         above, below, width = above + (low > truth), below + (high < truth), width + (high - low) / truth
@@ -89,7 +89,7 @@ def main() -> int:
     print("|---|---|---|---|---|---|---|---|---|")
     for p in args.percentile:
         for cell in itertools.product(ROUNDS, SAMPLES, CORRELATIONS, EFFECTS):
-            if not stats.supported([range(cell[1])] * cell[0], p):
+            if not percentiles.supported([range(cell[1])] * cell[0], p):
                 continue
             covered, above, below, width = coverage(Process(*cell, args.scale), p, args.replicates)
             missed += covered < TARGETS.get(p, 0.0)

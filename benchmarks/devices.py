@@ -23,18 +23,18 @@ from pathlib import Path
 from typing import Any
 
 from effbench import process
-from effbench.api.export import export
-from effbench.deploy import bundle
+from effbench.api.export.run import export
+from effbench.deploy.artifact import bundle
 from effbench.profiles import transports
 from effbench.profiles.paired import evidence, join_turns
 from effbench.profiles.transports.zipapp import agent
-from effbench.stats import student_t
+from effbench.statistics.percentiles import student_t
 from reference import trimmed
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "profiles"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 import loopback
 
-WORKER = "effbench.agent_pair"
+WORKER = "effbench.device.agent_pair"
 
 
 def one_round(link: transports.Link, folder: Path, places: tuple[str, str], seconds: float, swap: bool) -> float:
@@ -86,7 +86,7 @@ def first_answer(device: Any, artifact: Any, folder: Path, repeats: int) -> str:
         start = time.monotonic()
         link = transports.connect(device)
         link.put(files, artifact.name)
-        list(link.run("effbench.agent", {"op": "load", "target": "ort"}, time_limit_s=120))
+        list(link.run("effbench.device.agent", {"op": "load", "target": "ort"}, time_limit_s=120))
         took.append(time.monotonic() - start)
         link.close()
         start = time.monotonic()

@@ -19,10 +19,10 @@ import numpy as np
 from PIL import Image
 from tabulate import tabulate
 
-from effbench.api.export import export
+from effbench.api.export.run import export
 from effbench.data import pictures
-from effbench.deploy import bundle, fidelity
 from effbench.deploy import get as target_of
+from effbench.deploy.artifact import bundle, fidelity
 from effbench.profiles.accuracy import evaluate, head
 
 MODEL, TARGETS, ROUNDS, PORTION, WORKERS = "regla_m", ("ort", "ov"), 8, 48, 1

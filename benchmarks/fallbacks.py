@@ -28,8 +28,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from effbench.deploy import snapdragon
-from effbench.deploy.targets import litert, openvino, ort, qnn
+from effbench.deploy.targets import litert, openvino, ort
+from effbench.deploy.targets.qnn import snapdragon
+from effbench.deploy.targets.qnn import target as qnn
 
 TAKEN = ("Relu", "Tanh", "Sigmoid", "Add", "Mul", "Neg")
 SEEDS = {"CumSum": "CUMSUM", "Sign": "SIGN"}

@@ -14,9 +14,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from effbench.api.duel import Setting
-from effbench.api.export import export
-from effbench.deploy import bundle
+from effbench.api.compare.rounds import Setting
+from effbench.api.export.run import export
+from effbench.deploy.artifact import bundle
 from effbench.errors import EffbenchError
 from effbench.schema import Artifact
 from ratio import paired

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from effbench.deploy import bundle
+from effbench.deploy.artifact import bundle
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPORT = ("export", "toy:net", "--res", "64", "--precision", "fp32")

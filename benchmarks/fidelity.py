@@ -3,7 +3,7 @@
     python benchmarks/fidelity.py [MODEL ...] [--precision fp16] [--target ort ...] [--res 224] [--out DIR]
 
 Nothing is measured, so it may run on a busy machine. What is exported already is not made again. A figure with an
-asterisk misses its limit (`effbench.deploy.fidelity.LIMITS`); of Core ML it is the worse of both ways to add up.
+asterisk misses its limit (`deploy.artifact.fidelity.LIMITS`); of Core ML it is the worse of both ways to add up.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from effbench import models
-from effbench.api.export import export
+from effbench.api.export.run import export
 from effbench.schema import CALIBRATED, PRECISIONS, Cell, Fidelity
 
 TARGETS = ("ort", "ov", "coreml")

@@ -31,10 +31,10 @@ from tabulate import tabulate
 
 import gate_traces
 from effbench import process
-from effbench.api.duel import Duel, Setting, run
+from effbench.api.compare.rounds import Duel, Setting, run
 from effbench.profiles.paired import PairedRound
-from effbench.proportions import wilson
-from effbench.sequential import OUTCOMES, Rules, outcomes
+from effbench.statistics.proportions import wilson
+from effbench.statistics.sequential import OUTCOMES, Rules, outcomes
 from gate_rules import RULES
 from gate_series import CELLS, rounds_of
 

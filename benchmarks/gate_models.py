@@ -145,7 +145,7 @@ def stall(threshold: float, count: int) -> Callable[[Any], None]:
 
 def darkest_of(count: int, resolution: tuple[int, int]) -> float:
     """Return a threshold below which exactly one of the agent's first pictures lies, on the normalized scale."""
-    from effbench.deploy import fidelity
+    from effbench.deploy.artifact import fidelity
     from effbench.schema import Preprocessing, TensorSpec
 
     images = fidelity.pictures(count, 3, resolution)

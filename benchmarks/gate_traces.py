@@ -20,10 +20,10 @@ from typing import Any, TextIO
 import numpy as np
 
 import gate_models
-from effbench.api.compare import exported
-from effbench.api.duel import Setting, run_round
+from effbench.api.compare.rounds import Setting, run_round
+from effbench.api.compare.run import exported
 from effbench.codec import file_sha256
-from effbench.deploy import bundle
+from effbench.deploy.artifact import bundle
 from effbench.errors import EffbenchError
 from effbench.profiles import environment
 from effbench.profiles.paired import Evidence, PairedRound, evidence
@@ -67,7 +67,7 @@ def busy(cores: int) -> Iterator[None]:
 
 def models(home: Path, names: list[str]) -> dict[str, Artifact]:
     """Return the artifacts of the edited models, made on first use."""
-    from effbench.api.why import graph_of
+    from effbench.api.compare.why import graph_of
 
     base = exported("regla_m", "ort", (224, 224), None, home, print)
     graph = graph_of(base)

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from effbench import stats
-from effbench.deploy.tensorrt import cuda
+from effbench.deploy.targets.tensorrt import cuda
 from effbench.schema import Cell
+from effbench.statistics import percentiles
 
 TABLE = Path(__file__).with_name("RESULTS-gpu.md")
 HEADER = (
@@ -62,7 +62,7 @@ CASES = (
 
 def check(model: str, size: int, case: Case, out: Path, budget_s: float) -> tuple[list[str], list[str]]:
     """Export, verify and measure one case; returns a row of the table, and what there is to explain."""
-    from effbench.api.export import export
+    from effbench.api.export.run import export
 
     (cell,) = export(
         model, [case.target], [size], precision=case.precision, options=dict(case.options), out=out, notify=_say
@@ -85,13 +85,13 @@ def _status(cell: Cell) -> str:
 
 
 def _measure(artifact: Path, out: Path, budget_s: float) -> tuple[str, list[str]]:
-    from effbench.api.profile import profile
+    from effbench.api.profile.run import profile
 
     found = profile([str(artifact)], out=out, budget_s=budget_s, notify=_say)
     if not found.measurements:
         return "", [cell.reason for cell in found.cells]
     rounds = [one.samples_ns for one in found.measurements[0].samples.rounds]
-    estimate = stats.estimate(rounds, 0.5)
+    estimate = percentiles.estimate(rounds, 0.5)
     if estimate is None:
         return "", ["too few samples for a median"]
     text = f"{estimate.value / 1e6:.3f}"
@@ -103,7 +103,7 @@ def _measure(artifact: Path, out: Path, budget_s: float) -> tuple[str, list[str]
 def _device_only(folder: Path) -> list[str]:
     """Return phases, first run and CUDA graph of an artifact whose session can tell them; blanks otherwise."""
     from effbench import deploy
-    from effbench.deploy import bundle, fidelity
+    from effbench.deploy.artifact import bundle, fidelity
 
     artifact = bundle.load(folder)
     if artifact.subject.target not in ("trt", "trt-rtx"):
@@ -134,7 +134,7 @@ def render(rows: Sequence[Sequence[str]], notes: Sequence[str], gpu: cuda.Gpu, c
 
 
 def _versions() -> dict[str, str]:
-    from effbench.api.source import versions
+    from effbench.api.export.source import versions
 
     names = ("torch", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx-cu13", "cuda-bindings", "effbench")
     return {name: text for name, text in versions(*names).items() if text != "absent"}

@@ -3,7 +3,7 @@ in a16w8.
 
 Run with ``python benchmarks/htp.py [--htp v68]`` (a minute; needs the extra ``qnn``). Errors are relative, of the
 whole tensor, inputs drawn from a normal distribution (positive ones for Div and Sqrt): of the operator as it is, as
-`effbench.deploy.htp` writes it out, and where every operator's result is rounded correctly.
+`effbench.deploy.targets.qnn.htp` writes it out, and where every operator's result is rounded correctly.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ import onnxruntime as ort
 from onnx import numpy_helper, parser
 from tabulate import tabulate
 
-from effbench.deploy import Array, onnx_file, snapdragon
-from effbench.deploy.htp import prepared
+from effbench.deploy import Array
+from effbench.deploy.graph import onnx_file
 from effbench.deploy.interpreter import Interpreter
-from effbench.deploy.precision import to_fp16
-from effbench.deploy.quantize import to_a16w8
-from effbench.deploy.targets.qnn import DEFAULT_HTP, compile_context
+from effbench.deploy.precision.half import to_fp16
+from effbench.deploy.precision.quantize import to_a16w8
+from effbench.deploy.targets.qnn import snapdragon
+from effbench.deploy.targets.qnn.htp import prepared
+from effbench.deploy.targets.qnn.target import DEFAULT_HTP, compile_context
 
 SHAPE = (1, 64, 32, 32)
 OPERATORS = {

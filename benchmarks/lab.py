@@ -30,7 +30,7 @@ from effbench.lab.engine import Engine, Outcome
 from effbench.lab.job import Job
 from effbench.lab.results import Results
 
-TESTS = Path(__file__).parent.parent / "tests" / "lab"
+TESTS = Path(__file__).parent.parent / "tests" / "support"
 FAULT_SHARE, KILL_SHARE, BROKEN_SHARE = 0.03, 0.005, 0.04
 DEVICE = "device"
 QUIET = {

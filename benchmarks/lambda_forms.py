@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from effbench.api.duel import Setting
-from effbench.api.export import export
-from effbench.deploy import bundle
+from effbench.api.compare.rounds import Setting
+from effbench.api.export.run import export
+from effbench.deploy.artifact import bundle
 from effbench.models.mixers.lambdas import LambdaConv
 from ratio import paired
 

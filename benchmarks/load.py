@@ -25,11 +25,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from effbench import stats
 from effbench.codec import from_json, to_json
 from effbench.profiles import environment, trust
 from effbench.profiles.measure import measure_round
 from effbench.schema import Round, Samples
+from effbench.statistics import percentiles
 
 WITHIN = 0.02
 WANTED = 0.95
@@ -105,7 +105,7 @@ def trial(load: float, args: argparse.Namespace) -> Trial:
             rounds.append(from_json(Round, json.loads(done.stdout), "worker"))
         after = environment.observe()
     samples = Samples(tuple(rounds))
-    p50_ns = stats.quantile([one.samples_ns for one in rounds], 0.5)
+    p50_ns = percentiles.quantile([one.samples_ns for one in rounds], 0.5)
     if p50_ns is None:
         raise SystemExit(f"{args.rounds} rounds of {args.seconds} s hold too few samples; use more.")
     return Trial(load, p50_ns / 1e6, *trust.grade(samples, before, after))

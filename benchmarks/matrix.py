@@ -21,8 +21,8 @@ from typing import Any
 
 import tomllib
 
-from effbench.api import jobs
-from effbench.api.sweep import split
+from effbench.api.sweep import jobs
+from effbench.api.sweep.run import split
 from effbench.reports.matrix import NOT_RUN, Matrix, Place, place, render
 from effbench.schema import CALIBRATED, Cell, Fidelity, parse_resolution
 

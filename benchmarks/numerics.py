@@ -18,9 +18,12 @@ import onnx
 import torch
 from tabulate import tabulate
 
-from effbench.deploy import Array, fidelity, graph, numerics, onnx_file
-from effbench.deploy.islands import Experiment
-from effbench.deploy.precision import node_names
+from effbench.deploy import Array
+from effbench.deploy.artifact import fidelity
+from effbench.deploy.graph import from_torch, onnx_file
+from effbench.deploy.precision import diagnose
+from effbench.deploy.precision.fp32_islands import Experiment
+from effbench.deploy.precision.half import node_names
 from effbench.models.torchvision_operators import import_timm
 from effbench.schema import Preprocessing, Weights
 from numerics_defects import DEFECTS, Defect, Patch
@@ -40,7 +43,7 @@ class Base:
 
     model: onnx.ModelProto
     feeds: list[dict[str, Array]]
-    report: numerics.NumericsReport
+    report: diagnose.NumericsReport
 
     @property
     def error(self) -> float:
@@ -61,7 +64,7 @@ def export(name: str, resolution: int = RESOLUTION) -> onnx.ModelProto:
         torch.manual_seed(0)
         size = {"img_size": resolution} if name.startswith("vit") else {}
         module = timm.create_model(name, pretrained=False, **size).eval()
-    return graph.from_module(module, 3, (resolution, resolution), 1)
+    return from_torch.from_module(module, 3, (resolution, resolution), 1)
 
 
 def prepare(name: str) -> Base:
@@ -69,10 +72,10 @@ def prepare(name: str) -> Base:
     spec = onnx_file.inputs(model)[0]
     images = fidelity.pictures(PICTURES, 3, (RESOLUTION, RESOLUTION))
     feeds = fidelity.feeds(images, 1, spec, Preprocessing())
-    return Base(model, feeds, numerics.examine(model, feeds))
+    return Base(model, feeds, diagnose.examine(model, feeds))
 
 
-def places(base: Base) -> list[numerics.TensorRange]:
+def places(base: Base) -> list[diagnose.TensorRange]:
     """Return the residual stream: sums of two computed tensors, pictures or tokens."""
     shapes = onnx_file.shapes(base.model)
     constants = {t.name for t in base.model.graph.initializer}
@@ -105,7 +108,7 @@ def judge(half: str, family: str, base: Base, defect: Defect, share: float) -> d
     if before <= 2 * floor:
         # An infinite floor: the graph around the piece does not bear what it gets, in any precision of the piece.
         return row | {"found": "harmless here" if np.isfinite(floor) else "breaks the rest too"}
-    report = numerics.examine(model, base.feeds)
+    report = diagnose.examine(model, base.feeds)
     after = max(e.with_islands or np.inf for e in report.errors)
     named = [f for f in report.findings if nodes & set(f.nodes)]
     right = any(f.mechanism in defect.mechanisms for f in named)

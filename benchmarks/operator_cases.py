@@ -188,8 +188,8 @@ def as_graph(case: Any) -> Any:
 
 def run_case(case: Any, target: str | None = None, accumulate: str = "float32") -> str:
     """Translate, save, read and evaluate a case; return an empty string, or how it failed."""
-    from effbench.deploy.mil.convert import Options, convert
-    from effbench.deploy.mil.session import MilSession
+    from effbench.deploy.targets.coreml.convert import Options, convert
+    from effbench.deploy.targets.coreml.session import MilSession
     from effbench.errors import EffbenchError
 
     model = as_graph(case)

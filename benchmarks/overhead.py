@@ -24,7 +24,7 @@ from statistics import median
 import numpy as np
 
 from effbench.profiles.measure import Call, Feeds, sample
-from effbench.stats import student_t
+from effbench.statistics.percentiles import student_t
 
 LIMIT_US = 2.0
 

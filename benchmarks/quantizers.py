@@ -1,6 +1,6 @@
 """Which quantizer loses less, in the same form of Q/DQ: onnxruntime's, NNCF, or NNCF's ranges with weights rounded by
-`effbench.deploy.rounding`; and what the noisiest operators in float bring (`effbench.deploy.sensitive`). In a16w8, what
-rounding brings.
+`precision.rounding`; and what the noisiest operators in float bring (`precision.float_nodes`). In a16w8, what rounding
+brings.
 
 Run with ``python benchmarks/quantizers.py [--precision a16w8] [MODEL ...]`` (about 20 minutes on 2 cores, a16w8 three).
 Untrained models, calibrated with synthetic pictures and judged on five sets of six others. Signal to quantization noise
@@ -21,11 +21,13 @@ import onnx
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 from tabulate import tabulate
 
-from effbench.deploy import Array, fidelity, onnx_file
-from effbench.deploy.calibration import load_calibration
-from effbench.deploy.ort_graph import runner
-from effbench.deploy.quantize import QUANTIZED, to_a16w8, to_int8
-from effbench.deploy.sensitive import quantize, signal_to_noise_db
+from effbench.deploy import Array
+from effbench.deploy.artifact import fidelity
+from effbench.deploy.graph import onnx_file
+from effbench.deploy.graph.run_ort import runner
+from effbench.deploy.precision.calibration import load_calibration
+from effbench.deploy.precision.float_nodes import quantize, signal_to_noise_db
+from effbench.deploy.precision.quantize import QUANTIZED, to_a16w8, to_int8
 from effbench.schema import Preprocessing
 from numerics import export
 
@@ -79,7 +81,7 @@ def by_onnxruntime(model: onnx.ModelProto, batches: list[dict[str, Array]]) -> o
 
 def by_nncf(model: onnx.ModelProto, batches: list[dict[str, Array]]) -> onnx.ModelProto:
     """Return the int8 graph as NNCF rounds it, each weight to the nearest level."""
-    with mock.patch("effbench.deploy.rounding.round_weights"):
+    with mock.patch("effbench.deploy.precision.rounding.round_weights"):
         return to_int8(model, batches)
 
 
@@ -102,7 +104,7 @@ def in_int8(model: onnx.ModelProto, batches: list[dict[str, Array]]) -> tuple[di
 
 def in_a16w8(model: onnx.ModelProto, batches: list[dict[str, Array]]) -> tuple[dict[str, onnx.ModelProto], Row]:
     """Return the graph with each weight at its nearest level, and with weights rounded by results."""
-    with mock.patch("effbench.deploy.rounding.round_weights"):
+    with mock.patch("effbench.deploy.precision.rounding.round_weights"):
         nearest = to_a16w8(model, batches)
     return {"nearest level": nearest, "rounded by results": to_a16w8(model, batches)}, {}
 

@@ -17,12 +17,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from effbench.api.duel import Setting, run_round
-from effbench.api.export import export
-from effbench.deploy import bundle
+from effbench.api.compare.rounds import Setting, run_round
+from effbench.api.export.run import export
+from effbench.deploy.artifact import bundle
 from effbench.profiles.paired import evidence
 from effbench.schema import Artifact
-from effbench.stats import student_t
+from effbench.statistics.percentiles import student_t
 
 
 def paired(a: Artifact, b: Artifact, setting: Setting, rounds: int, name: str = "") -> tuple[float, float, float]:

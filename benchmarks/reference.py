@@ -27,8 +27,8 @@ from pathlib import Path
 import numpy as np
 
 from effbench import process
-from effbench.api.export import export
-from effbench.stats import student_t
+from effbench.api.export.run import export
+from effbench.statistics.percentiles import student_t
 
 Side = Callable[[str, float], float]
 Pair = Callable[[dict[str, Side], str, float], dict[str, float]]
@@ -56,7 +56,7 @@ print(numpy.median(loop(seconds)) * 1e3)
 def ours(folder: str, seconds: float) -> float:
     """Return effbench's median in ms: one round of the agent."""
     job = {"op": "measure", "artifact": folder, "threads": 1, "min_samples": 5, "min_seconds": seconds}
-    (answer,) = process.run("effbench.agent", {**job, "round_seconds": 0}, time_limit_s=120)
+    (answer,) = process.run("effbench.device.agent", {**job, "round_seconds": 0}, time_limit_s=120)
     return statistics.median(answer["round"]["samples_ns"]) / 1e6
 
 

@@ -23,9 +23,11 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from tabulate import tabulate
 
-from effbench.api.request import LOST_DB
-from effbench.deploy import Array, fidelity, onnx_file
-from effbench.deploy.ort_graph import runner
+from effbench.api.export.exporter import LOST_DB
+from effbench.deploy import Array
+from effbench.deploy.artifact import fidelity
+from effbench.deploy.graph import onnx_file
+from effbench.deploy.graph.run_ort import runner
 from effbench.schema import Preprocessing
 
 MODELS = (

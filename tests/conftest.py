@@ -12,8 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from places import SUPPORT
 
-TESTS = Path(__file__).parent
 MODULES = {
     "torch": "torch",
     "ort": "onnxruntime",
@@ -80,7 +80,7 @@ def pipe() -> Callable[[str, Path], str]:
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     """A command line in an empty folder that holds the toy model."""
-    shutil.copy(TESTS / "toy.py", tmp_path / "toy.py")
+    shutil.copy(SUPPORT / "toy.py", tmp_path / "toy.py")
     return Run(tmp_path)
 
 
@@ -88,7 +88,7 @@ def run(tmp_path: Path) -> Run:
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the toy model exported at 64 px for ort, ov and torch; read only, copy it to change it."""
     folder = tmp_path_factory.mktemp("exported")
-    shutil.copy(TESTS / "toy.py", folder / "toy.py")
+    shutil.copy(SUPPORT / "toy.py", folder / "toy.py")
     done = Run(folder)("export", "toy:net", "--res", "64", "-t", "ort", "-t", "ov", "-t", "torch")
     assert done.returncode == 0, done.stdout + done.stderr
     return folder

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Run
-from effbench.deploy import bundle
+from effbench.deploy.artifact import bundle
 from effbench.store import Store
 
 pytestmark = pytest.mark.xdist_group("export")

@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
 from effbench import deploy
 from effbench.schema import PRECISIONS
@@ -26,43 +27,50 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "effbench"
 LAYERS = ("models", "deploy", "profiles", "reports")
-BASE = (
-    "data",
-    "store",
-    "proportions",
-    "stats",
-    "registry",
-    "process",
-    "sequential",
-    "supervisor",
-    "threads",
-    "verdict",
-)
-TOP = ("api", "agent", "agent_pair", "agent_kit")
 STANDS_ON = {"training": "models"}
 """A part between the layers and what composes them: of the layers it may import that one."""
 
-FLOORS = (
+Floors = tuple[tuple[str, ...], ...]
+FLOORS: Floors = (
     ("errors",),
     ("schema",),
     ("codec",),
-    BASE,
+    ("data", "process", "registry", "statistics", "store", "threads"),
     LAYERS,
     tuple(STANDS_ON),
-    TOP,
+    ("device",),
+    ("api",),
     ("lab",),
     ("commands", "pytest_plugin"),
     ("cli",),
 )
 """Lowest first; a module imports from floors below its own and from its own part, never from above or beside."""
 
-BESIDE = {("agent_pair", "agent"), ("api", "agent_kit")}
-"""The exception inside one floor: two programs that run on a device share how an artifact is opened."""
+INSIDE: dict[str, Floors] = {
+    "deploy": (("artifact",), ("graph",), ("interpreter",), ("precision",), ("targets",)),
+    "api": (
+        ("keywords", "remote"),
+        ("export",),
+        ("profile", "evaluate", "distill"),
+        ("compare", "report"),
+        ("quantize", "devices", "sweep", "claims"),
+    ),
+}
+"""The same inside two large parts; what belongs to no floor there is that part's own top module."""
 
-TORCH_ON_IMPORT = ("models", "training", "deploy.adjoint", "deploy.interpreter", "deploy.islands", "deploy.rounding")
+MOST_MODULES = 12
+"""Directly in the package, in `api` and in `deploy`: a reader takes them in at a glance."""
+
+TORCH_ON_IMPORT = (
+    "models",
+    "training",
+    "deploy.interpreter",
+    "deploy.precision.fp32_islands",
+    "deploy.precision.noise",
+    "deploy.precision.rounding",
+)
 WITHOUT_TORCH = (
     "models",
     "models.declared",
@@ -79,13 +87,12 @@ WITHOUT_TORCH = (
 
 TORCH_INSIDE = (
     *TORCH_ON_IMPORT,
-    "deploy.graph",
+    "deploy.graph.from_torch",
     "deploy.targets.torch",
-    "deploy.mil",
-    "deploy.numerics",
+    "deploy.targets.coreml",
+    "deploy.precision.diagnose",
     "api.distill",
-    "api.teachers",
-    "api.worker",
+    "api.export.worker",
     "threads",
 )
 HEAVY = (
@@ -159,7 +166,10 @@ def named(node: ast.AST) -> list[str]:
         assert node.module is not None
         if node.module == "effbench":
             return [f"effbench.{alias.name}" for alias in node.names if alias.name in MODULES]
-        return [node.module]
+        inside = [f"{node.module}.{alias.name}" for alias in node.names]
+        modules = [name for name in inside if name.removeprefix("effbench.") in MODULES]
+        # Of ``from package import module`` the module counts; the package only if a name of its own is imported.
+        return modules if len(modules) == len(inside) else [*modules, node.module]
     if isinstance(node, ast.Call) and getattr(node.func, "id", None) in ("import_module", "__import__", "LazyModule"):
         return [str(arg.value) for arg in node.args[:1] if isinstance(arg, ast.Constant)]
     return []
@@ -170,12 +180,12 @@ def every_import() -> tuple[Import, ...]:
     return tuple(one for module, path in MODULES.items() for one in imports(module, path.read_text()))
 
 
-def part(module: str) -> str:
-    return module.removeprefix("effbench.").partition(".")[0]
+def part(module: str, depth: int = 0) -> str:
+    return [*module.removeprefix("effbench.").split("."), "", ""][depth]
 
 
-def floor(module: str) -> int:
-    return next((index for index, names in enumerate(FLOORS) if part(module) in names), -1)
+def floor(module: str, floors: Floors = FLOORS, depth: int = 0) -> int:
+    return next((index for index, names in enumerate(floors) if part(module, depth) in names), -1)
 
 
 def forbidden(one: Import) -> bool:
@@ -183,11 +193,43 @@ def forbidden(one: Import) -> bool:
     if not one.name.startswith("effbench.") or one.module == "":
         return False
     here, there = part(one.module), part(one.name)
-    if here == there or (here, there) in BESIDE:
-        return False
+    if here == there:
+        inside = INSIDE.get(here, ())
+        if part(one.module, 1) == part(one.name, 1) or floor(one.name, inside, 1) < 0:
+            return False
+        return floor(one.name, inside, 1) >= floor(one.module, inside, 1)
     if here in STANDS_ON and there in LAYERS:
         return there != STANDS_ON[here]
     return floor(one.name) >= floor(one.module)
+
+
+def circles() -> list[list[str]]:
+    """Return the groups of modules that import each other, however indirectly (Tarjan's algorithm)."""
+    edges: dict[str, set[str]] = {module: set() for module in MODULES}
+    for one in every_import():
+        edges[one.module].add(one.name.removeprefix("effbench."))
+    number: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    stack: list[str] = []
+    groups: list[list[str]] = []
+
+    def visit(module: str) -> None:
+        number[module] = lowest[module] = len(number)
+        stack.append(module)
+        for other in edges[module] & edges.keys():
+            if other not in number:
+                visit(other)
+            if other in stack:
+                lowest[module] = min(lowest[module], lowest[other])
+        if lowest[module] == number[module]:
+            group = stack[stack.index(module) :]
+            del stack[stack.index(module) :]
+            groups.append(group)
+
+    for module in edges:
+        if module not in number:
+            visit(module)
+    return [sorted(group) for group in groups if len(group) > 1]
 
 
 def below(module: str, parents: tuple[str, ...]) -> bool:
@@ -202,6 +244,23 @@ def test_imports_run_one_way():
     assert [] == [str(one) for one in every_import() if forbidden(one)]
 
 
+def test_no_modules_import_each_other():
+    assert [] == circles()
+
+
+@pytest.mark.parametrize("folder", ["", "api", "deploy"])
+def test_a_folder_holds_few_modules(folder: str):
+    beside = [module for module in MODULES if module and module.rpartition(".")[0] == folder]
+    assert 0 < len([module for module in beside if MODULES[module].name != "__init__.py"] or [folder]) <= MOST_MODULES
+
+
+@pytest.mark.parametrize("part", INSIDE)
+def test_every_module_inside_a_part_has_a_floor(part: str):
+    inside = [module for module in MODULES if module.startswith(f"{part}.")]
+    assert inside
+    assert [] == [module for module in inside if floor(module, INSIDE[part], 1) < 0]
+
+
 @pytest.mark.parametrize(
     ("module", "text"),
     [
@@ -209,8 +268,11 @@ def test_imports_run_one_way():
         ("models.regla", "from effbench import deploy"),
         ("reports.rows", "def f():\n    from effbench.profiles.trust import grade"),
         ("schema", "from importlib import import_module\nimport_module('effbench.store')"),
-        ("store", "from effbench.stats import quantile"),
-        ("agent", "from effbench.api import source"),
+        ("store", "from effbench.statistics.percentiles import quantile"),
+        ("device.agent", "from effbench.api.export import source"),
+        ("api.export.run", "from effbench.api.quantize import search"),
+        ("api.profile.run", "from effbench.api.evaluate import session"),
+        ("deploy.interpreter.engine", "from effbench.deploy.precision.half import to_fp16"),
         ("training.loop", "from effbench.deploy import fidelity"),
         ("models.regla", "from effbench.training import recipe"),
         ("api.export", "if True:\n    import effbench.cli"),
@@ -258,6 +320,10 @@ for name in NAMES:
 """
 
 
+LIGHT_COMMANDS = ("commands", *(module for module in MODULES if below(module, ("commands.text",))))
+"""What the commands need without click: the terminal texts."""
+
+
 def test_a_bare_interpreter_with_numpy_imports_everything_but_the_models():
     names = [f"effbench.{module}" for module in MODULES if module]
     done = bare(f"NAMES = {names!r}" + IMPORT_ALL, "numpy")
@@ -266,8 +332,10 @@ def test_a_bare_interpreter_with_numpy_imports_everything_but_the_models():
     expected = {m for m in MODULES if below(m, TORCH_ON_IMPORT) and m not in WITHOUT_TORCH}
     heavy = {m.removeprefix("effbench."): name for m, name in missing.items() if name in ("torch", "onnx")}
     assert expected == set(heavy)
-    toml = dict.fromkeys(("effbench.profiles.devices", "effbench.api.gate", "effbench.api.limits"), "tomli")
-    commands = {f"effbench.{m}": "click" for m in MODULES if below(m, ("cli", "commands")) and m != "commands"}
+    toml = dict.fromkeys(
+        ("effbench.profiles.devices", "effbench.api.compare.run_gate", "effbench.api.compare.budgets"), "tomli"
+    )
+    commands = {f"effbench.{m}": "click" for m in MODULES if below(m, ("cli", "commands")) and m not in LIGHT_COMMANDS}
     rest = {**commands, "effbench.pytest_plugin": "pytest"}
     rest |= toml if sys.version_info < (3, 11) else {}
     assert rest == {module: name for module, name in missing.items() if module.removeprefix("effbench.") not in heavy}

@@ -8,54 +8,78 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from effbench.api.claims import claims
+    from effbench.api.compare import compare, gate
+    from effbench.api.devices import devices, doctor, imported, kit, targets
+    from effbench.api.distill import distill
+    from effbench.api.evaluate import evaluate
+    from effbench.api.export import export, numerics, verify
+    from effbench.api.profile import profile
+    from effbench.api.quantize import quantize
+    from effbench.api.report import report
+    from effbench.api.sweep import sweep
+    from effbench.errors import EffbenchError
+    from effbench.models import list_models
+    from effbench.models.declared import declare
+    from effbench.schema import Artifact, Backbone, Device, Measurement, Preprocessing, Samples
+
 __version__ = "0.1.0"
 
-_PUBLIC = {
-    "compare": "effbench.api.compare",
-    "gate": "effbench.api.gate",
-    "declare": "effbench.models.declared",
-    "devices": "effbench.api.inspect",
-    "doctor": "effbench.api.inspect",
-    "evaluate": "effbench.api.evaluate",
-    "imported": "effbench.api.imports",
-    "kit": "effbench.api.kits",
-    "export": "effbench.api.export",
-    "targets": "effbench.api.inspect",
-    "profile": "effbench.api.profile",
-    "report": "effbench.api.report",
-    "verify": "effbench.api.verify",
-    "Artifact": "effbench.schema",
-    "Backbone": "effbench.schema",
-    "Device": "effbench.schema",
-    "EffbenchError": "effbench.errors",
-    "Measurement": "effbench.schema",
-    "Preprocessing": "effbench.schema",
-    "Samples": "effbench.schema",
+_MODULES = {
+    "effbench.api.claims": ("claims",),
+    "effbench.api.compare": ("compare", "gate"),
+    "effbench.api.devices": ("devices", "doctor", "imported", "kit", "targets"),
+    "effbench.api.distill": ("distill",),
+    "effbench.api.evaluate": ("evaluate",),
+    "effbench.api.export": ("export", "numerics", "verify"),
+    "effbench.api.profile": ("profile",),
+    "effbench.api.quantize": ("quantize",),
+    "effbench.api.report": ("report",),
+    "effbench.api.sweep": ("sweep",),
+    "effbench.errors": ("EffbenchError",),
+    "effbench.models": ("list_models",),
+    "effbench.models.declared": ("declare",),
+    "effbench.schema": ("Artifact", "Backbone", "Device", "Measurement", "Preprocessing", "Samples"),
 }
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = ["__version__", *sorted(_PUBLIC)]
+__all__ = [
+    "Artifact",
+    "Backbone",
+    "Device",
+    "EffbenchError",
+    "Measurement",
+    "Preprocessing",
+    "Samples",
+    "__version__",
+    "claims",
+    "compare",
+    "declare",
+    "devices",
+    "distill",
+    "doctor",
+    "evaluate",
+    "export",
+    "gate",
+    "imported",
+    "kit",
+    "list_models",
+    "numerics",
+    "profile",
+    "quantize",
+    "report",
+    "sweep",
+    "targets",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _PUBLIC:
-        return getattr(import_module(_PUBLIC[name]), name)
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
     raise AttributeError(f"module 'effbench' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
     return sorted(__all__)
-
-
-if TYPE_CHECKING:
-    from effbench.api.compare import compare  # noqa: F401
-    from effbench.api.export import export  # noqa: F401
-    from effbench.api.gate import gate  # noqa: F401
-    from effbench.api.imports import imported  # noqa: F401
-    from effbench.api.inspect import devices, doctor, targets  # noqa: F401
-    from effbench.api.kits import kit  # noqa: F401
-    from effbench.api.profile import profile  # noqa: F401
-    from effbench.api.report import report  # noqa: F401
-    from effbench.api.verify import verify  # noqa: F401
-    from effbench.errors import EffbenchError  # noqa: F401
-    from effbench.models.declared import declare  # noqa: F401
-    from effbench.schema import Artifact, Backbone, Device, Measurement, Preprocessing, Samples  # noqa: F401

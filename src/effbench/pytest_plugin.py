@@ -37,7 +37,7 @@ class LatencyGate:
             options: What `effbench.gate` takes.
         """
         __tracebackhide__ = True
-        from effbench.api.gate import gate
+        from effbench.api.compare.run_gate import gate
         from effbench.reports.gate import headline, terminal
 
         if "baseline" not in options:

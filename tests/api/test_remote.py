@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from effbench.api import pushed
-from effbench.api.evaluate import evaluate
+from effbench.api.evaluate import remote_images
+from effbench.api.evaluate.run import evaluate
 from effbench.api.remote import check_clock
 from effbench.errors import MeasurementError
 from effbench.store import Store
@@ -52,7 +52,7 @@ def test_accuracy_is_that_of_the_files_on_the_device(bench: Any, monkeypatch: py
     lines = [f"{number}.png,{number % 3}" for number in range(7)]
     (bench.folder / "list.csv").write_text("\n".join(["path,label", *lines]))
     monkeypatch.chdir(bench.folder)
-    monkeypatch.setattr(pushed, "PORTION", 3)  # three pushes
+    monkeypatch.setattr(remote_images, "PORTION", 3)  # three pushes
     here = evaluate([ARTIFACT], "list.csv", check_preprocessing=False)
     there = evaluate([ARTIFACT], "list.csv", check_preprocessing=False, device="bench")
     (a,), (b,) = here.results, there.results

@@ -7,7 +7,7 @@ import io
 from pathlib import Path
 
 import pytest
-from pictures_on_disk import encoded, per_class
+from images_on_disk import encoded, per_class
 from PIL import Image
 
 from effbench.data import Dataset, open_dataset

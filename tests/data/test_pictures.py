@@ -6,7 +6,7 @@ import io
 
 import numpy as np
 import pytest
-from pictures_on_disk import encoded
+from images_on_disk import encoded
 from PIL import Image
 
 from effbench.data import pictures

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from effbench import models
-from effbench.deploy import graph, onnx_file
+from effbench.deploy.graph import from_torch, onnx_file
 from effbench.models.build import build, fit_resolution
 from effbench.schema import Weights
 
@@ -22,7 +22,7 @@ CASES = [name if name == QUICK else pytest.param(name, marks=pytest.mark.slow) f
 def test_the_exported_graph_has_the_operators_it_had(name: str) -> None:
     model = build(models.get(name), Weights())
     fit_resolution(model, (64, 64))
-    found = onnx_file.operators(graph.from_module(model, 3, (64, 64), 1))
+    found = onnx_file.operators(from_torch.from_module(model, 3, (64, 64), 1))
     path = GOLDEN / f"{name}.json"
     if os.environ.get("EFFBENCH_UPDATE_GOLDEN") == "1":
         path.write_text(json.dumps(found, indent=1) + "\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from effbench.api.source import resolve
+from effbench.api.export.source import resolve
 from effbench.errors import UsageError
 from effbench.models.build import build, build_unfused, load_factory
 

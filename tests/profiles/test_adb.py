@@ -76,7 +76,7 @@ def test_a_round_is_what_the_runner_printed(phone: Device, tmp_path: Path):
     link = transports.connect(phone)
     (tmp_path / "model.tflite").write_bytes(b"model")
     place = link.put({"model.tflite": tmp_path / "model.tflite"}, "a model")
-    (answer,) = link.run("effbench.agent", job(place), time_limit_s=20)
+    (answer,) = link.run("effbench.device.agent", job(place), time_limit_s=20)
     assert [505_000] == answer["round"]["samples_ns"]
     assert "aggregate: mean of 25 runs; the tool gave no raw times" == answer["notes"][0]
     said = next((tmp_path / "phone").glob("*/runner/arguments")).read_text().splitlines()
@@ -113,11 +113,11 @@ def test_a_silent_device_is_lost_in_time(phone: Device):
 def test_what_a_phone_cannot_do_is_said(phone: Device):
     link = transports.connect(phone)
     with pytest.raises(UnavailableError, match="has no Python"):
-        list(link.run("effbench.agent", {"op": "verify"}, time_limit_s=5))
+        list(link.run("effbench.device.agent", {"op": "verify"}, time_limit_s=5))
     with pytest.raises(UsageError, match="runner_onnxruntime"):
-        list(link.run("effbench.agent", job("x", target="ort"), time_limit_s=5))
+        list(link.run("effbench.device.agent", job("x", target="ort"), time_limit_s=5))
     with pytest.raises(UnavailableError, match="No runner times target 'coreml'"):
-        list(link.run("effbench.agent", job("x", target="coreml"), time_limit_s=5))
+        list(link.run("effbench.device.agent", job("x", target="coreml"), time_limit_s=5))
 
 
 def test_the_real_adb_without_a_device(monkeypatch: pytest.MonkeyPatch):

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from effbench.api.export import targets_of
-from effbench.deploy.snapdragon import soc
+from effbench.api.export.run import targets_of
+from effbench.deploy.targets.qnn.snapdragon import soc
 from effbench.errors import DataError, UsageError
 from effbench.profiles import devices, transports
 from effbench.schema import EVIDENCE, PRECISIONS, Device

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from scripted_machine import MS, A, B, Machine, cycle
 
-from effbench import stats
 from effbench.errors import MeasurementError, UsageError
 from effbench.profiles import measure, trust
 from effbench.schema import Samples
+from effbench.statistics import percentiles
 
 
 def rounds_of(make, count=10, **options):
@@ -23,7 +23,7 @@ def rounds_of(make, count=10, **options):
 def assert_percentiles(samples, expected_ms):
     series = [one.samples_ns for one in samples.rounds]
     for p, value in expected_ms.items():
-        assert value == pytest.approx(stats.quantile(series, p) / MS, rel=0.01), f"p{100 * p:g}"
+        assert value == pytest.approx(percentiles.quantile(series, p) / MS, rel=0.01), f"p{100 * p:g}"
 
 
 def test_a_constant_session():

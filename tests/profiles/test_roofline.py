@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from effbench.api.roofline import Layer, Peak, Peaks, Roof, declared
-from effbench.deploy import bundle
+from effbench.api.profile.roofline import Layer, Peak, Peaks, Roof, declared
+from effbench.deploy.artifact import bundle
 from effbench.profiles import devices, roofline
 
 if TYPE_CHECKING:

@@ -25,9 +25,9 @@ import pytest
 from loopback import Server, commands, soon, trust
 from PIL import Image
 
-from effbench.api.profile import Profile, profile
-from effbench.api.verify import verify
-from effbench.deploy import bundle
+from effbench.api.export.verification import verify
+from effbench.api.profile.run import Profile, profile
+from effbench.deploy.artifact import bundle
 from effbench.errors import DeviceError
 from effbench.profiles import transports
 from effbench.profiles.transports.channel import LostError
@@ -279,7 +279,7 @@ def test_a_full_disk_is_a_reason(server: Server, device: Device, tmp_path: Path)
         link._facts["free_bytes"] = 1 << 40  # type: ignore[attr-defined]
         with pytest.raises(DeviceError, match="disk of 'loopback' is full"):
             link.put({"big": big}, "model")
-        assert 1 == len(list(link.run("effbench.agent", OBSERVE, time_limit_s=60)))
+        assert 1 == len(list(link.run("effbench.device.agent", OBSERVE, time_limit_s=60)))
         link.close()
         assert soon(lambda: left(disk) == [])
     finally:

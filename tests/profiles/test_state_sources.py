@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from effbench.api import show_protocol
+from effbench.commands.text import protocol
 from effbench.profiles import environment, power, sources, trust
 from effbench.profiles.sources import android, jetson, macos, nvml, rapl, raspberry, sensors
 from effbench.schema import Measurement, Round, Samples
@@ -243,8 +243,8 @@ def test_energy_is_part_of_what_a_round_observes(package, monkeypatch):
 def test_energy_per_inference_is_that_of_all_rounds():
     one = Round((1_000_000,) * 100, 20, True, 1.0, 1.0, 1, {"energy_VDD_IN_j": 0.5})
     two = replace(one, samples_ns=(1_000_000,) * 300, observed={"energy_VDD_IN_j": 1.1})
-    assert {"VDD_IN": pytest.approx(4.0)} == show_protocol.energy_mj([one, two])
-    assert {} == show_protocol.energy_mj([replace(one, observed={})])
+    assert {"VDD_IN": pytest.approx(4.0)} == protocol.energy_mj([one, two])
+    assert {} == protocol.energy_mj([replace(one, observed={})])
 
 
 def test_power_is_integrated_between_two_moments():

@@ -63,15 +63,15 @@ def link(tmp_path: Path) -> Iterator[transports.Link]:
 
 
 def test_the_agent_answers(link: transports.Link):
-    (answer,) = link.run("effbench.agent", OBSERVE, time_limit_s=60)
+    (answer,) = link.run("effbench.device.agent", OBSERVE, time_limit_s=60)
     assert {"ort", "ov", "trt"} <= answer["targets"].keys()
     assert answer["environment"]["machine"] == link.facts()["machine"]
 
 
 def test_an_error_of_the_agent_arrives_as_itself_and_the_link_goes_on(link: transports.Link):
     with pytest.raises(DataError, match="manifest"):
-        list(link.run("effbench.agent", {"op": "measure", "artifact": "nowhere"}, time_limit_s=60))
-    assert 1 == len(list(link.run("effbench.agent", OBSERVE, time_limit_s=60)))
+        list(link.run("effbench.device.agent", {"op": "measure", "artifact": "nowhere"}, time_limit_s=60))
+    assert 1 == len(list(link.run("effbench.device.agent", OBSERVE, time_limit_s=60)))
 
 
 def test_the_agent_is_small_and_pushed_once(tmp_path: Path):
@@ -114,7 +114,7 @@ def test_a_job_ends_at_its_limit_over_there(link: transports.Link):
     with pytest.raises(ChildFailure, match="stopped after 1 s"):
         list(link.run("endless", {}, time_limit_s=1))
     assert time.monotonic() - start < 6
-    assert 1 == len(list(link.run("effbench.agent", OBSERVE, time_limit_s=60)))
+    assert 1 == len(list(link.run("effbench.device.agent", OBSERVE, time_limit_s=60)))
 
 
 def test_a_killed_supervisor_is_a_lost_device_and_takes_its_agent_along(tmp_path: Path):
@@ -129,7 +129,7 @@ def test_a_killed_supervisor_is_a_lost_device_and_takes_its_agent_along(tmp_path
         list(running)
     assert soon(lambda: living(home) == []), "the agent goes with its supervisor"
     with pytest.raises(LostError):
-        list(link.run("effbench.agent", OBSERVE, time_limit_s=60))
+        list(link.run("effbench.device.agent", OBSERVE, time_limit_s=60))
     transports.connect(device(home)).close()
     assert soon(lambda: left(home) == []), "what a session that is gone left is swept by the next"
 
@@ -150,7 +150,7 @@ def test_a_frozen_device_is_given_up(tmp_path: Path):
     start = time.monotonic()
     try:
         with pytest.raises(LostError, match="did not answer within"):
-            list(link.run("effbench.agent", OBSERVE, time_limit_s=1))
+            list(link.run("effbench.device.agent", OBSERVE, time_limit_s=1))
         assert time.monotonic() - start < 1 + 5
     finally:
         link.close()
@@ -160,7 +160,7 @@ def test_a_frozen_device_is_given_up(tmp_path: Path):
 def test_a_greeting_of_the_login_shell_is_no_answer(tmp_path: Path):
     script = 'echo Welcome; echo to this machine >&2; exec "$@"'
     found = transports.connect(device(tmp_path / "home", "sh", "-c", script, "sh"))
-    assert 1 == len(list(found.run("effbench.agent", OBSERVE, time_limit_s=60)))
+    assert 1 == len(list(found.run("effbench.device.agent", OBSERVE, time_limit_s=60)))
     found.close()
 
 
@@ -184,10 +184,12 @@ def test_a_changed_agent_is_not_run(tmp_path: Path):
     link = transports.connect(device(home))
     (home / zipapp.agent().path).write_bytes(b"something else")
     with pytest.raises(DeviceError, match="was changed or removed"):
-        list(link.run("effbench.agent", OBSERVE, time_limit_s=60))
+        list(link.run("effbench.device.agent", OBSERVE, time_limit_s=60))
     link.close()
     link = transports.connect(device(home))
-    assert 1 == len(list(link.run("effbench.agent", OBSERVE, time_limit_s=60))), "the next session pushes it again"
+    assert 1 == len(list(link.run("effbench.device.agent", OBSERVE, time_limit_s=60))), (
+        "the next session pushes it again"
+    )
     link.close()
 
 
@@ -201,7 +203,7 @@ def test_a_silent_work_station_is_noticed(tmp_path: Path, monkeypatch: pytest.Mo
     link = transports.connect(device(home))
     assert soon(lambda: left(home) == [])
     with pytest.raises(LostError):
-        list(link.run("effbench.agent", OBSERVE, time_limit_s=60))
+        list(link.run("effbench.device.agent", OBSERVE, time_limit_s=60))
     link.close()
 
 
@@ -214,36 +216,36 @@ def test_an_idle_link_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(session, "PING_S", 0.2)
     link = transports.connect(device(tmp_path / "home"))
     time.sleep(2.0)
-    assert 1 == len(list(link.run("effbench.agent", OBSERVE, time_limit_s=60)))
+    assert 1 == len(list(link.run("effbench.device.agent", OBSERVE, time_limit_s=60)))
     link.close()
 
 
 def test_a_recording_replays_the_same_answers(tmp_path: Path):
     file = tmp_path / "exchange.jsonl"
     link = transports.connect(device(tmp_path / "home"), record=file)
-    expected = list(link.run("effbench.agent", OBSERVE, time_limit_s=60))
+    expected = list(link.run("effbench.device.agent", OBSERVE, time_limit_s=60))
     with pytest.raises(DataError, match="manifest") as caught:
-        list(link.run("effbench.agent", {"op": "measure", "artifact": "nowhere"}, time_limit_s=60))
+        list(link.run("effbench.device.agent", {"op": "measure", "artifact": "nowhere"}, time_limit_s=60))
     place = link.put({"x": Path(__file__)}, "model")
     link.close()
     again = transports.connect(Device("bench", "host", "", "replay", ("ort",), connection={"file": str(file)}))
-    assert expected == list(again.run("effbench.agent", OBSERVE, time_limit_s=1))
+    assert expected == list(again.run("effbench.device.agent", OBSERVE, time_limit_s=1))
     with pytest.raises(DataError) as repeated:
-        list(again.run("effbench.agent", {"op": "measure", "artifact": "elsewhere"}, time_limit_s=1))
+        list(again.run("effbench.device.agent", {"op": "measure", "artifact": "elsewhere"}, time_limit_s=1))
     assert str(caught.value) == str(repeated.value)
     assert place == again.put({"x": Path(__file__)}, "model")
     with pytest.raises(DeviceError, match="no further call"):
-        list(again.run("effbench.agent", OBSERVE, time_limit_s=1))
+        list(again.run("effbench.device.agent", OBSERVE, time_limit_s=1))
 
 
 def test_a_replay_refuses_another_job(tmp_path: Path):
     file = tmp_path / "exchange.jsonl"
     link = transports.connect(device(tmp_path / "home"), record=file)
-    list(link.run("effbench.agent", OBSERVE, time_limit_s=60))
+    list(link.run("effbench.device.agent", OBSERVE, time_limit_s=60))
     link.close()
     again = transports.connect(Device("bench", "host", "", "replay", ("ort",), connection={"file": str(file)}))
     with pytest.raises(DeviceError, match="another job"):
-        list(again.run("effbench.agent", {"op": "load", "target": "ort"}, time_limit_s=1))
+        list(again.run("effbench.device.agent", {"op": "load", "target": "ort"}, time_limit_s=1))
 
 
 @pytest.mark.parametrize("text", ["", "{}", "no json", json.dumps({"format": 99})])

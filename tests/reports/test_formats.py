@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from places import SUPPORT
 from report_builder import campaign, grade_a, grade_of, measurement_of
 
 from effbench.errors import DataError, UsageError
@@ -48,7 +49,7 @@ def test_same_input_same_bytes_in_two_processes(tmp_path: Path, plots: str) -> N
         folder = tmp_path / run
         # The second process hashes strings otherwise and gets the measurements in another order.
         environment = {**os.environ, "PYTHONHASHSEED": run, "MPLCONFIGDIR": str(tmp_path / "mpl")}
-        command = [sys.executable, "-c", WRITE, str(Path(__file__).parent), str(folder), run, plots]
+        command = [sys.executable, "-c", WRITE, str(SUPPORT), str(folder), run, plots]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         assert "" == done.stdout.strip()  # nothing of these was needed
         hashes.append({path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()})

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 from report_builder import campaign, grade_a, grade_of, measurement_of
 
-from effbench import stats
 from effbench.errors import DataError, UsageError
 from effbench.reports import Accuracy, build_rows
 from effbench.schema import Measurement, Row, Weights
+from effbench.statistics import percentiles
 
 
 def only(rows: tuple[Row, ...]) -> Row:
@@ -82,7 +82,7 @@ def test_a_model_nobody_published_has_no_accuracy() -> None:
 
 def test_statistics_are_those_of_the_samples() -> None:
     measurement = measurement_of(p50_ms=7.0, count=120, batch=4)
-    found = stats.estimate([one.samples_ns for one in measurement.samples.rounds], 0.9)
+    found = percentiles.estimate([one.samples_ns for one in measurement.samples.rounds], 0.9)
     row = one_row(measurement)
     assert found is not None
     assert found.interval is not None

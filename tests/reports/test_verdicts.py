@@ -11,7 +11,7 @@ import pytest
 
 from effbench.errors import UsageError
 from effbench.reports import gate as reports
-from effbench.verdict import Bound, Layer, Ratio, Report, Verdict, Why, code_of
+from effbench.statistics.verdict import Bound, Layer, Ratio, Report, Verdict, Why, code_of
 
 SLOWER = Verdict(
     "tiny 64 px",

@@ -57,7 +57,7 @@ def measured(evaluations: Sequence[Evaluation], digests: Collection[str]) -> dic
 
     Of several engines the hardware comes before a simulator, then the one that saw more pictures.
     """
-    from effbench.api.accuracy import within
+    from effbench.api.evaluate.accuracy import within
     from effbench.reports.rows import Accuracy
 
     fitting = [one for one in evaluations if one.as_declared and one.digest in digests]

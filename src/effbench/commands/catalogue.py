@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 def models(name: str | None, family: str | None, as_json: bool, **limits: Any) -> None:
     """List the backbones: parameters, MACs, published accuracy with its source; with NAME, its stages."""
     from effbench import models as registered
-    from effbench.api import show
+    from effbench.commands.text import tables
     from effbench.errors import did_you_mean
 
     if name is not None:
-        shared.show(as_json, registered.get(name), lambda: show.model(registered.get(name)))
+        shared.show(as_json, registered.get(name), lambda: tables.model(registered.get(name)))
         return
     every = registered.models().values()
     families = {item.family for item in every}
     if family is not None and family not in families:
         raise did_you_mean(family, families, "family")
     found = [item for item in every if family in (None, item.family) and _within(item, **limits)]
-    shared.show(as_json, found, lambda: show.models(found))
+    shared.show(as_json, found, lambda: tables.models(found))
 
 
 def _within(item: Backbone, mixer: str | None, max_params: float | None, max_macs: float | None) -> bool:
@@ -47,10 +47,11 @@ def _within(item: Backbone, mixer: str | None, max_params: float | None, max_mac
 @shared.json
 def targets(as_json: bool) -> None:
     """List the targets and whether they can be made here."""
-    from effbench.api import inspect, show
+    from effbench.api.devices import catalogue
+    from effbench.commands.text import tables
 
-    rows = inspect.targets()
-    shared.show(as_json, rows, lambda: show.targets(rows))
+    rows = catalogue.targets()
+    shared.show(as_json, rows, lambda: tables.targets(rows))
 
 
 @click.command()
@@ -59,19 +60,20 @@ def targets(as_json: bool) -> None:
 @shared.json
 def devices(name: str | None, checking: bool, as_json: bool) -> None:
     """List the devices effbench knows, or all that is declared of one."""
-    from effbench.api import inspect, show
+    from effbench.api.devices import catalogue
+    from effbench.commands.text import tables
     from effbench.profiles import devices as declared
 
-    rows = inspect.devices() if name is None else [declared.get(name)]
+    rows = catalogue.devices() if name is None else [declared.get(name)]
     if checking:
-        from effbench.api.reach import tried
+        from effbench.api.devices.check import tried
 
         found = tried(rows)
-        shared.show(as_json, found, lambda: show.devices(rows, found))
+        shared.show(as_json, found, lambda: tables.devices(rows, found))
     elif name is None:
-        shared.show(as_json, rows, lambda: show.devices(rows))
+        shared.show(as_json, rows, lambda: tables.devices(rows))
     else:
-        shared.show(as_json, rows[0], lambda: show.device(rows[0]))
+        shared.show(as_json, rows[0], lambda: tables.device(rows[0]))
 
 
 @click.command()
@@ -80,15 +82,16 @@ def devices(name: str | None, checking: bool, as_json: bool) -> None:
 @shared.json
 def doctor(name: str | None, out: str | None, as_json: bool) -> None:
     """Tell what can run here or on a device, what is missing, and what to do about it."""
-    from effbench.api import inspect, show
+    from effbench.api.devices import catalogue
+    from effbench.commands.text import tables
 
     if name is None or name == "local":
-        checks = inspect.doctor(out)
+        checks = catalogue.doctor(out)
     else:
-        from effbench.api import reach
+        from effbench.api.devices import check
 
-        checks = reach.doctor(name)
-    shared.show(as_json, checks, lambda: show.checks(checks))
+        checks = check.doctor(name)
+    shared.show(as_json, checks, lambda: tables.checks(checks))
     sys.exit(4 if any(item.what == "connection" and not item.ok for item in checks) else 0)
 
 

@@ -48,7 +48,7 @@ def claims(
 
 
 def _claims(names: Sequence[str], page: str | None, as_json: bool, rest: dict[str, Any]) -> None:
-    from effbench.api.claims import claims as run
+    from effbench.api.claims.run import claims as run
     from effbench.reports.claims import terminal
 
     with shared.Progress() as notify:
@@ -61,7 +61,7 @@ def _claims(names: Sequence[str], page: str | None, as_json: bool, rest: dict[st
 
 
 def _scaling(names: Sequence[str], resolutions: str | None, as_json: bool, rest: dict[str, Any]) -> None:
-    from effbench.api.scaling import RANGE, scaling
+    from effbench.api.claims.scaling import RANGE, scaling
     from effbench.errors import UsageError
     from effbench.reports.scaling import table
 

@@ -14,7 +14,7 @@ from effbench.commands import _shared as shared
 from effbench.training.recipe import Recipe
 
 if TYPE_CHECKING:
-    from effbench.api.distill import Trained
+    from effbench.api.distill.run import Trained
 
 KINDS = {"int": int, "float": float, "str": str}
 
@@ -52,7 +52,7 @@ def distill(student: str, teachers: Sequence[str], data: str, out: str | None, a
     STUDENT and teachers are names or package.module:factory; a teacher may be an .onnx file. Several processes: start
     it with `torchrun --nproc-per-node N -m effbench.cli distill ...`.
     """
-    from effbench.api.distill import distill as run
+    from effbench.api.distill.run import distill as run
     from effbench.codec import plain
 
     recipe = Recipe(**{field.name: rest.pop(field.name) for field in dataclasses.fields(Recipe)})

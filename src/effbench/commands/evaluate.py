@@ -38,8 +38,8 @@ from effbench.commands import _shared as shared
 @shared.json
 def evaluate(names: Sequence[str], as_json: bool, **rest: Any) -> None:
     """Run the deployed files over labelled pictures. With no name: everything exported so far."""
-    from effbench.api.evaluate import evaluate as run
-    from effbench.api.show_evaluation import evaluated
+    from effbench.api.evaluate.run import evaluate as run
+    from effbench.commands.text.evaluation import evaluated
 
     with shared.Progress() as notify:
         found = run(names, notify=notify, **rest)

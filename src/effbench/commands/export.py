@@ -46,9 +46,10 @@ def export(
     **rest: Any,
 ) -> None:
     """Export MODEL (a name, a .onnx file, or package.module:factory) and verify what was made."""
-    from effbench.api import show
-    from effbench.api.export import export as run
-    from effbench.api.verify import finish
+    from effbench.api.export.run import export as run
+    from effbench.api.export.verification import finish
+    from effbench.api.quantize import quantize
+    from effbench.commands.text import tables
     from effbench.errors import UsageError
 
     rest["time_limit_s"] = rest.pop("time_limit")
@@ -61,12 +62,19 @@ def export(
         click.echo("--pretrained: timm may open the network for the weights", err=True)
     if (model is None) == (bundle is None):
         raise UsageError("Name one MODEL to export, or one bundle with --finish.", hint="effbench export regla_m")
+    options = shared.pairs(settings)
+    bounded = {name: value for name in ("max_drop", "data", "classes") if (value := rest.pop(name)) is not None}
+    if bounded and {"max_drop", "data"} - bounded.keys():
+        missing = "--data PLACE with images to judge on" if "max_drop" in bounded else "--max-drop POINTS"
+        raise UsageError("A bound takes --max-drop and --data.", hint=f"Add {missing}.")
     with shared.Progress() as notify:
         if bundle is not None:
-            cells = finish(bundle, options=shared.pairs(settings), out=rest["out"])
+            cells = finish(bundle, options=options, out=rest["out"])
+        elif bounded:
+            cells = quantize(str(model), targets, resolutions, options=options, notify=notify, **bounded, **rest)
         else:
-            cells = run(str(model), targets, resolutions, options=shared.pairs(settings), notify=notify, **rest)
-    shared.show(as_json, cells, lambda: show.cells(cells, next_command=_after_export(cells, rest["out"])))
+            cells = run(str(model), targets, resolutions, options=options, notify=notify, **rest)
+    shared.show(as_json, cells, lambda: tables.cells(cells, next_command=_after_export(cells, rest["out"])))
     sys.exit(shared.worst(cells))
 
 
@@ -77,12 +85,12 @@ def export(
 @shared.json
 def verify(artifacts: Sequence[str], device: str, out: str | None, as_json: bool) -> None:
     """Compare ARTIFACTS (folders, or names below the output folder) with their fp32 reference once more."""
-    from effbench.api import show
-    from effbench.api.verify import verify as run
+    from effbench.api.export.verification import verify as run
+    from effbench.commands.text import tables
 
     with shared.Progress() as notify:
         cells = run(artifacts, device=device, out=out, notify=notify)
-    shared.show(as_json, cells, lambda: show.cells(cells))
+    shared.show(as_json, cells, lambda: tables.cells(cells))
     sys.exit(shared.worst(cells))
 
 

@@ -41,7 +41,7 @@ def _rules(options: dict[str, Any], base: Any = None) -> Any:
     """Return the rules that the flags name, or None where they name none."""
     from dataclasses import replace
 
-    from effbench.sequential import Rules
+    from effbench.statistics.sequential import Rules
 
     names = ("floor_pct", "margin_pct", "fail_above_pct")
     given = {name: options.pop(name) for name in names}
@@ -67,7 +67,7 @@ def _finish(found: Any, formats: Sequence[str], out: str | None, as_json: bool) 
 @_both
 def compare(a: str, b: str, formats: Sequence[str], as_json: bool, **rest: Any) -> None:
     """Say whether B is slower than A: artifacts, .onnx files or model names, measured in the same run."""
-    from effbench.api.compare import compare as run
+    from effbench.api.compare.run import compare as run
 
     out = rest["out"]
     rules = _rules(rest)
@@ -95,9 +95,9 @@ def gate(
     if calibrating:
         _calibrate(models, minutes, as_json, rest)
         return
-    from effbench.api.gate import gate as run
-    from effbench.api.gate import rules_of
-    from effbench.api.limits import read_suite
+    from effbench.api.compare.budgets import read_suite
+    from effbench.api.compare.run_gate import gate as run
+    from effbench.api.compare.run_gate import rules_of
 
     out = rest["out"]
     rules = _rules(rest, rules_of(read_suite(Path())))
@@ -108,7 +108,7 @@ def gate(
 
 
 def _calibrate(models: Sequence[str], minutes: float, as_json: bool, options: dict[str, Any]) -> None:
-    from effbench.api.calibrate import DEFAULT_MODEL, calibrate_machine, text
+    from effbench.api.compare.calibrate import DEFAULT_MODEL, calibrate_machine, text
 
     with shared.Progress() as notify:
         found = calibrate_machine(

@@ -24,11 +24,11 @@ def import_(files: Sequence[str], settings: Sequence[str], as_json: bool, **rest
 
     Each file is one round. The figures are marked as imported, and as aggregates where the tool gives no raw times.
     """
-    from effbench.api import show
-    from effbench.api.imports import imported
+    from effbench.api.devices.imports import imported
+    from effbench.commands.text import tables
 
     found = imported(files, settings=shared.pairs(settings), **rest)
-    shared.show(as_json, found, lambda: "\n".join(show.imported(one, rest["out"]) for one in found))
+    shared.show(as_json, found, lambda: "\n".join(tables.imported(one, rest["out"]) for one in found))
 
 
 COMMANDS = (import_,)

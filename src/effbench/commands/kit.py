@@ -24,12 +24,12 @@ from effbench.commands import _shared as shared
 @shared.json
 def kit(names: Sequence[str], device: str, as_json: bool, **rest: Any) -> None:
     """Write a folder with artifacts, a run script and expected outputs for whoever holds a device."""
-    from effbench.api import show
-    from effbench.api.kits import kit as run
+    from effbench.api.devices.kits import kit as run
+    from effbench.commands.text import tables
 
     with shared.Progress() as notify:
         found = run(names, device, notify=notify, **rest)
-    shared.show(as_json, found, lambda: show.kit(found))
+    shared.show(as_json, found, lambda: tables.kit(found))
 
 
 COMMANDS = (kit,)

@@ -10,7 +10,7 @@ import click
 from effbench.commands import _shared as shared
 
 if TYPE_CHECKING:
-    from effbench.deploy.numerics import NumericsReport
+    from effbench.deploy.precision.diagnose import NumericsReport
 
 
 @click.command()
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @shared.json
 def numerics(model: str, as_json: bool, **rest: Any) -> None:
     """Name what half precision breaks in MODEL, by which mechanism, and the fp32 islands that save it."""
-    from effbench.api.numerics import numerics as run
+    from effbench.api.export.diagnosis import numerics as run
 
     with shared.Progress() as notify:
         found = run(model, notify=notify, **rest)

@@ -38,8 +38,8 @@ def profile(
     names: Sequence[str], resolutions: Sequence[str], as_json: bool, plot: bool, roofline: bool, **rest: Any
 ) -> None:
     """Measure latency. With no name: everything exported so far; with nothing exported: regla_m."""
-    from effbench.api import show, show_protocol
-    from effbench.api.profile import profile as run
+    from effbench.api.profile.run import profile as run
+    from effbench.commands.text import protocol, tables
     from effbench.store import home
 
     yes = rest.pop("yes")
@@ -47,14 +47,14 @@ def profile(
     with shared.Progress() as notify:
         found = run(names, resolutions, notify=notify, **rest)
         roofs = _roofs(found, rest["device"], rest["out"], notify) if roofline else None
-    files = show_protocol.plot(found.measurements, home(rest["out"])) if plot else []
+    files = protocol.plot(found.measurements, home(rest["out"])) if plot else []
     shared.show(
         as_json,
         found if roofs is None else {"profile": found, "roofline": roofs},
-        lambda: show.profile(found, rest["out"]),
+        lambda: tables.profile(found, rest["out"]),
     )
     if roofs is not None:
-        from effbench.api import show_roofline
+        from effbench.commands.text import roofline as show_roofline
 
         click.echo("" if as_json else f"\n{show_roofline.text(roofs)}", nl=not as_json)
         files += show_roofline.plot(roofs, home(rest["out"])) if plot else []
@@ -80,7 +80,7 @@ def _agreed(yes: bool) -> Callable[[Sequence[str]], bool]:
 
 
 def _roofs(found: Any, device: str, out: str | None, notify: Any) -> Any:
-    from effbench.api.roofline import roofline
+    from effbench.api.profile.roofline import roofline
 
     return roofline(found.measurements, device, out, notify) if found.measurements and not found.interrupted else None
 

@@ -37,17 +37,17 @@ from effbench.commands import _shared as shared
 @shared.json
 def sweep(names: Sequence[str], formats: Sequence[str], as_json: bool, **flags: Any) -> None:
     """Export, verify and measure models x resolutions x precisions x targets: from flags, a suite, or effbench.toml."""
-    from effbench.api import matrix
+    from effbench.api.sweep import suite
     from effbench.reports.matrix import render
 
-    chosen = matrix.settings(names, {key: value for key, value in flags.items() if value not in (None, ())})
-    if matrix.over_devices(chosen):
+    chosen = suite.settings(names, {key: value for key, value in flags.items() if value not in (None, ())})
+    if suite.over_devices(chosen):
         _over_devices(chosen, formats, as_json)
         return
     with shared.Progress() as notify:
-        found = matrix.run(chosen, notify)
-    table = matrix.table(found)
-    files = matrix.write(table, formats, flags["out"])
+        found = suite.run(chosen, notify)
+    table = suite.table(found)
+    files = suite.write(table, formats, flags["out"])
     click.echo(render(table, "json" if as_json else "terminal").rstrip())
     for path in files:
         click.echo(f"wrote {path}", err=as_json)

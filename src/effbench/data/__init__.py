@@ -5,94 +5,17 @@ One reader for evaluation, calibration and training. Pillow decodes; it is impor
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
-from effbench.codec import fingerprint
+from effbench.data import folder, shards, table
 from effbench.data.classes import imagenet, places, read_classes
+from effbench.data.dataset import Dataset, Item
 from effbench.errors import DataError
 
 CLASSES = "classes.txt"
 """A file of this name beside the pictures lists the classes in the order of the model's outputs."""
-
-
-class Content(Protocol):
-    """Where the encoded picture lies; cheap to hold, read when it is wanted."""
-
-    def __call__(self) -> bytes:
-        """Return the bytes of the encoded picture.
-
-        Raises:
-            DataError: They cannot be read.
-        """
-
-
-@dataclass(frozen=True)
-class Item:
-    """One encoded picture: its name inside the data set, its class, and where its bytes lie.
-
-    ``tag`` is the class as the data set writes it (a folder's name, a cell of a list); ``label`` its place among the
-    outputs of a model, known once the classes are. Both are None where there is no label.
-    """
-
-    name: str
-    read: Content
-    tag: str | None = None
-    label: int | None = None
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """Encoded pictures in the order of their names, and the classes that their labels count.
-
-    ``layout`` says how it was read: a folder per class, a folder, a list, or shards.
-    """
-
-    name: str
-    layout: str
-    items: tuple[Item, ...]
-    classes: tuple[str, ...] | None = None
-
-    @property
-    def labelled(self) -> bool:
-        """Say whether every picture has a label."""
-        return all(item.label is not None for item in self.items)
-
-    @property
-    def partly_labelled(self) -> bool:
-        """Say whether some pictures have a label and others none."""
-        return not self.labelled and any(item.label is not None for item in self.items)
-
-    @cached_property
-    def sha256(self) -> str:
-        """The hash of names, labels and contents; a change of any of them is another data set."""
-        with ThreadPoolExecutor(4) as pool:
-            contents = pool.map(lambda item: hashlib.sha256(item.read()).hexdigest(), self.items)
-            rows = [[item.name, item.label, found] for item, found in zip(self.items, contents, strict=True)]
-        return fingerprint(rows)
-
-    def check_head(self, outputs: int, model: str) -> None:
-        """Check that the labels count the outputs of a model.
-
-        Raises:
-            DataError: The class list has another length, or a label lies outside.
-        """
-        if self.classes is not None and len(self.classes) != outputs:
-            raise DataError(
-                f"{self.name} has {len(self.classes)} classes, {model} has {outputs} outputs.",
-                hint=f"--classes FILE lists {outputs} classes in the order of the outputs, one a line.",
-            )
-        wrong = next((item for item in self.items if item.label is not None and item.label >= outputs), None)
-        if wrong is not None:
-            raise DataError(
-                f"{self.name}: {wrong.name} has label {wrong.label}, {model} has {outputs} outputs.",
-                hint="Labels count from 0.",
-            )
 
 
 def open_dataset(path: str | Path, classes: str | Path | Sequence[str] | None = None) -> Dataset:
@@ -108,8 +31,6 @@ def open_dataset(path: str | Path, classes: str | Path | Sequence[str] | None = 
     Raises:
         DataError: There is no such data set, it holds no picture, or a class is not in the list.
     """
-    from effbench.data import folder, shards, table
-
     place = Path(path)
     if place.suffix in table.SUFFIXES:
         found = table.read(place)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from effbench.data import Dataset, Item
+from effbench.data.dataset import Dataset, Item
 from effbench.data.files import FileContent
 from effbench.errors import DataError
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from effbench.data import Dataset, Item
+from effbench.data.dataset import Dataset, Item
 from effbench.errors import DataError
 
 PICTURES = ("jpg", "jpeg", "png", "bmp", "webp")

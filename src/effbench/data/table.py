@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from effbench.data import Dataset, Item
+from effbench.data.dataset import Dataset, Item
 from effbench.data.files import FileContent
 from effbench.errors import DataError, MissingDependencyError
 

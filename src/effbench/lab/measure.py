@@ -12,9 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from effbench.api import jobs as cells
-from effbench.api.profile import profile
+from effbench.api.profile.run import profile
 from effbench.api.remote import device_of
+from effbench.api.sweep import jobs as cells
 from effbench.codec import fingerprint, to_json
 from effbench.errors import DeviceError, EffbenchError, UnavailableError, UnsupportedError
 from effbench.lab.results import Results

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from effbench import process
-from effbench.api import jobs as cells
-from effbench.api.export import at_hand, targets_of
-from effbench.api.profile import BUDGET_S, ROUNDS
+from effbench.api.export.run import at_hand, targets_of
+from effbench.api.export.stage import MEMORY_SHARE, Notify, memory_bytes, silent
+from effbench.api.profile.run import BUDGET_S, ROUNDS
 from effbench.api.remote import device_of
-from effbench.api.stage import MEMORY_SHARE, Notify, memory_bytes, silent
-from effbench.api.sweep import default_workers
+from effbench.api.sweep import jobs as cells
+from effbench.api.sweep.run import default_workers
 from effbench.codec import fingerprint, from_json, plain
 from effbench.errors import DataError, EffbenchError, UsageError
 from effbench.lab import job as answers

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from effbench import stats
 from effbench.lab.engine import Outcome
 from effbench.lab.job import OK, Job
 from effbench.lab.sweep import Swept
 from effbench.profiles.trust import grade
 from effbench.reports.lab import FORMATS, NOT_RUN, render
+from effbench.statistics import percentiles
 from effbench.store import home as home_of
 from effbench.store import write_whole
 
@@ -30,7 +30,7 @@ def _record(outcome: Outcome, found: Swept) -> dict[str, Any]:
         return record
     measured = found.measurements[str(outcome.result["run"])]
     rounds = measured.samples.rounds
-    p50 = stats.estimate([one.samples_ns for one in rounds], 0.5)
+    p50 = percentiles.estimate([one.samples_ns for one in rounds], 0.5)
     trust, reasons = grade(measured.samples, measured.before, measured.after)
     record |= {"rounds": len(rounds), "digest": measured.digest, "run": measured.run, "origin": measured.origin}
     record |= {"p50_ms": None if p50 is None else p50.value / 1e6, "trust": trust, "trust_reasons": list(reasons)}

@@ -37,3 +37,15 @@ def get(name: str) -> Backbone:
     if name not in found:
         raise did_you_mean(name, found, "model")
     return found[name]
+
+
+def list_models(family: str | None = None) -> list[Backbone]:
+    """Return the registered backbones in the order of families and sizes, of one family or all.
+
+    Raises:
+        UsageError: The family is unknown.
+    """
+    families = list(dict.fromkeys(item.family for item in models().values()))
+    if family is not None and family not in families:
+        raise did_you_mean(family, families, "family")
+    return [item for item in models().values() if family in (None, item.family)]

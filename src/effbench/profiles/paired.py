@@ -2,7 +2,7 @@
 
 Whatever the machine does within a few inferences - another process, a slower clock, a full cache - meets both sides
 alike, and which side goes first is drawn anew for every pair. So the log ratio of a round is symmetric about zero where
-the sides are equal, on any machine: the test in `effbench.sequential` stands on nothing else.
+the sides are equal, on any machine: the test in `effbench.statistics.sequential` stands on nothing else.
 
 Numpy and the standard library only: this runs on devices.
 """

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from effbench import stats
 from effbench.profiles.measure import FEWEST_TO_TELL
 from effbench.schema import Samples
+from effbench.statistics import percentiles
 
 Floats = npt.NDArray[np.float64]
 
@@ -34,7 +34,7 @@ class Limits:
         return "D" if value > self.d else "C" if value > self.c else "B" if value > self.b else "A"
 
 
-ROUNDS_FOR_INTERVAL = stats.MIN_ROUNDS
+ROUNDS_FOR_INTERVAL = percentiles.MIN_ROUNDS
 MIN_SAMPLES_PER_ROUND = 10
 """Below it a round's own median is decided by two or three inferences."""
 
@@ -126,12 +126,12 @@ def _counts(samples: Samples) -> Iterator[tuple[str, str]]:
     fewest = min(len(one.samples_ns) for one in samples.rounds)
     if fewest < MIN_SAMPLES_PER_ROUND:
         yield "B", f"too few samples: a round holds {fewest}, {MIN_SAMPLES_PER_ROUND} are wanted"
-    if not stats.supported(_series(samples), 0.5):
+    if not percentiles.supported(_series(samples), 0.5):
         yield "C", f"too few samples: {sum(len(one.samples_ns) for one in samples.rounds)} in all do not support p50"
 
 
 def _uncertainty(samples: Samples) -> Iterator[tuple[str, str]]:
-    found = stats.estimate(_series(samples), 0.5)
+    found = percentiles.estimate(_series(samples), 0.5)
     width = None if found is None else found.relative_half_width
     if width is not None:
         yield UNCERTAINTY_PCT.grade(100 * width), f"uncertain: p50 is known to ±{width:.1%} only"

@@ -11,8 +11,8 @@ from xml.etree import ElementTree
 from effbench.codec import plain
 from effbench.errors import did_you_mean
 from effbench.schema import FORMAT_VERSION
+from effbench.statistics.verdict import FAILED, INCONCLUSIVE, Ratio, Report, Verdict, Why, code_of
 from effbench.store import write_whole
-from effbench.verdict import FAILED, INCONCLUSIVE, Ratio, Report, Verdict, Why, code_of
 
 SHOWN_LAYERS = 5
 

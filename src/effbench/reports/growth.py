@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from effbench.errors import UsageError
-from effbench.stats import MIN_ROUNDS, student_t
+from effbench.statistics.percentiles import MIN_ROUNDS, student_t
 
 Floats = npt.NDArray[np.float64]
 

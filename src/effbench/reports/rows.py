@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
-from effbench import stats
 from effbench.errors import DataError, did_you_mean
 from effbench.reports import pareto, published
 from effbench.schema import Measurement, Row, Samples, Subject
+from effbench.statistics import percentiles
 
 METRICS = {"top1": "top-1 %", "coco_ap": "COCO box AP", "ade_miou": "ADE20K mIoU %"}
 """What a report may show as accuracy, and the head of its column."""
@@ -262,7 +262,7 @@ def _with_statistics(row: Row, samples: Samples) -> Row:
 
 
 def _percentile_ms(rounds: Sequence[Sequence[int]], p: float) -> tuple[float | None, tuple[float, float] | None]:
-    found = stats.estimate(rounds, p)
+    found = percentiles.estimate(rounds, p)
     if found is None:
         return None, None
     return found.value / 1e6, found.interval and (found.interval[0] / 1e6, found.interval[1] / 1e6)

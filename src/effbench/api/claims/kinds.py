@@ -14,8 +14,8 @@ from typing import Protocol
 import numpy as np
 
 from effbench import models
-from effbench.api.evidence import Evidence, Pair
-from effbench.api.scaling import RANGE, series, sizes
+from effbench.api.claims.evidence import Evidence, Pair
+from effbench.api.claims.scaling import RANGE, series, sizes
 from effbench.models.parts import parts
 from effbench.reports.claims import FAILS, HOLDS, UNTESTED, Judgement
 from effbench.reports.growth import Series, ratio

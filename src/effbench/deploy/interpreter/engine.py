@@ -16,11 +16,11 @@ import torch
 from onnx import ModelProto, NodeProto, TensorProto
 from torch import Tensor
 
-from effbench.deploy import onnx_file
+from effbench.deploy.graph import onnx_file
+from effbench.deploy.graph.half_types import HALF_MAX, half_slots
 from effbench.deploy.interpreter import registry
 from effbench.deploy.interpreter.arithmetic import MODES, Arithmetic, Mode, to_half
 from effbench.deploy.interpreter.types import from_numpy, from_proto
-from effbench.deploy.precision import HALF_MAX, half_slots
 from effbench.errors import ConversionError, UsageError
 
 Array = npt.NDArray[Any]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from effbench.deploy import onnx_file
+from effbench.deploy.graph import onnx_file
 from effbench.deploy.interpreter import Interpreter
 from effbench.schema import Artifact
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from effbench.deploy import Array, Converted
-from effbench.deploy.placement import record
+from effbench.deploy.artifact.placement import record
 from effbench.errors import ConversionError, FidelityError, MissingDependencyError, UnavailableError
 from effbench.schema import Artifact
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from effbench.deploy import Array, Converted
-from effbench.deploy.placement import record
+from effbench.deploy.artifact.placement import record
 from effbench.errors import ConversionError, MissingDependencyError, UnavailableError
 from effbench.schema import Artifact
 
@@ -67,7 +67,7 @@ class OrtSession:
         """
         found: dict[str, Any] = {"providers": self._session.get_providers()}
         if self.compute_precision is None and find_spec("onnx"):
-            from effbench.deploy.ort_graph import heavy_by_precision
+            from effbench.deploy.graph.run_ort import heavy_by_precision
 
             counted = found["heavy_operators_by_precision"] = heavy_by_precision(self._path, self.provider)
             self.compute_precision = max(counted, key=lambda name: counted[name]) if counted else None

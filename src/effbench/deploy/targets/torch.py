@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from effbench.deploy import Array, Converted
-from effbench.deploy.placement import record
+from effbench.deploy.artifact.placement import record
 from effbench.errors import ConversionError, MissingDependencyError, UnavailableError, UsageError, did_you_mean
 from effbench.registry import resolve
 from effbench.schema import Artifact

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from effbench.deploy import Converted
-from effbench.deploy.tensorrt.library import TENSORRT
+from effbench.deploy.targets.tensorrt.library import TENSORRT
 from effbench.errors import MissingDependencyError, UnavailableError, UsageError
 from effbench.schema import Artifact
 
@@ -39,7 +39,7 @@ class TensorRtTarget:
 
     def measurable(self) -> str | None:
         """Tell whether a latency can be measured here: with TensorRT and an NVIDIA GPU that answers."""
-        from effbench.deploy.tensorrt import bundle
+        from effbench.deploy.targets.tensorrt import bundle
 
         return bundle.missing()
 
@@ -50,8 +50,8 @@ class TensorRtTarget:
             ConversionError: TensorRT refuses the graph.
             UsageError: An option's value means nothing.
         """
-        from effbench.deploy import onnx_file
-        from effbench.deploy.tensorrt import build, bundle, rewrite
+        from effbench.deploy.graph import onnx_file
+        from effbench.deploy.targets.tensorrt import build, bundle, rewrite
 
         check_options(options)
         shapes = build.shapes_of(graph, options)
@@ -78,8 +78,8 @@ class TensorRtTarget:
         Raises:
             UnavailableError: It is an unfinished bundle, no GPU answers, or another version or GPU built it.
         """
-        from effbench.deploy.tensorrt import bundle
-        from effbench.deploy.tensorrt.session import TensorRtSession
+        from effbench.deploy.targets.tensorrt import bundle
+        from effbench.deploy.targets.tensorrt.session import TensorRtSession
 
         if artifact.entry != bundle.ENGINE:
             raise UnavailableError(
@@ -91,7 +91,7 @@ class TensorRtTarget:
 
     def finish(self, folder: Path, home: Path, options: Mapping[str, str]) -> Artifact:
         """Build a bundle's engine on this device; arguments and errors as in `tensorrt.bundle.finish`."""
-        from effbench.deploy.tensorrt import bundle
+        from effbench.deploy.targets.tensorrt import bundle
 
         cache = Path(options["timing_cache"]) if "timing_cache" in options else None
         return bundle.finish(folder, home, cache)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from effbench.deploy import Converted
-from effbench.deploy.placement import record
-from effbench.deploy.tensorrt import build, cuda
-from effbench.deploy.tensorrt.build import Engine, Profile
-from effbench.deploy.tensorrt.library import RTX
+from effbench.deploy.artifact.placement import record
+from effbench.deploy.targets.tensorrt import build, cuda
+from effbench.deploy.targets.tensorrt.build import Engine, Profile
+from effbench.deploy.targets.tensorrt.library import RTX
 from effbench.errors import ConversionError, UsageError
 from effbench.schema import Artifact
 
@@ -52,8 +52,8 @@ class RtxTarget:
             ConversionError: The parser or the builder refuses the graph.
             UsageError: An option's value means nothing to the installed version.
         """
-        from effbench.deploy import onnx_file
-        from effbench.deploy.tensorrt import rewrite
+        from effbench.deploy.graph import onnx_file
+        from effbench.deploy.targets.tensorrt import rewrite
 
         shapes = build.shapes_of(graph, options)
         asked = options.get("cc", "all")
@@ -85,7 +85,7 @@ class RtxTarget:
             DataError: The engine is damaged.
             UnavailableError: No GPU answers, or the engine was built by another version or for other GPUs.
         """
-        from effbench.deploy.tensorrt.session import TensorRtSession
+        from effbench.deploy.targets.tensorrt.session import TensorRtSession
 
         path = options.get("runtime_cache")
         return TensorRtSession(RTX, artifact, Path(path) if path else None)

@@ -1,46 +1,28 @@
 """How a device is reached: one link per device, whatever carries it.
 
 A transport is a module of this package that ends in ``TRANSPORT``, a function from a device to a `Link`; ``CONNECTION``
-says what a device's ``[connection]`` may hold. What runs at the other end is the agent (`effbench.agent`) or, on
+says what a device's ``[connection]`` may hold. What runs at the other end is the agent (`effbench.device.agent`) or, on
 Android, a vendor's runner; both answer in the events of `effbench.process`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from effbench.errors import UnavailableError, UsageError, did_you_mean
+from effbench.errors import UnavailableError, did_you_mean
+from effbench.profiles.transports.link import Event, Link, needed
+from effbench.profiles.transports.replay import Recorder
 from effbench.schema import Device
 
-Event = dict[str, Any]
 NAMES = ("local", "pipe", "ssh", "adb", "replay")
 
 
 NONE = "none"
 """Of a device that only its owner can drive: `effbench kit` and `effbench import` serve it."""
-
-
-class Link(Protocol):
-    """A connection to a device. Each method raises `DeviceError` when the device is lost, refuses, or stays silent."""
-
-    def put(self, files: Mapping[str, Path], folder: str) -> str:
-        """Bring files (name -> local path) into a folder of this session; returns the folder's path over there."""
-
-    def run(self, module: str, job: Mapping[str, Any], *, time_limit_s: float) -> Iterator[Event]:
-        """Run one job in a fresh process over there and yield its events; `effbench.process.run` for a device."""
-
-    def get(self, path: str, to: Path) -> None:
-        """Fetch a file of this session."""
-
-    def facts(self) -> dict[str, Any]:
-        """Return what the other end says of itself: ``python``, ``machine``, ``free_bytes``, ``boot_id``, ..."""
-
-    def close(self) -> None:
-        """End the session; nothing is left running or lying over there but the agent."""
 
 
 Connect = Callable[[Device], Link]
@@ -98,22 +80,7 @@ def connect(device: Device, record: Path | None = None) -> Link:
     link: Link = transports()[device.transport].TRANSPORT(device)
     if record is None:
         return link
-    from effbench.profiles.transports.replay import Recorder
-
     return Recorder(link, device, record)
-
-
-def needed(device: Device, key: str, example: str) -> Any:
-    """Return a value of ``[connection]`` that the transport cannot do without.
-
-    Raises:
-        UsageError: It is not declared; the message shows how.
-    """
-    value = device.connection.get(key)
-    if value in (None, ""):
-        text = f'devices.{device.name}.connection.{key} = "{example}"'
-        raise UsageError(f"Where is '{device.name}'? Its {key} is not declared.", hint=f"In effbench.toml: {text}")
-    return value
 
 
 __all__ = ["NONE", "Connect", "Event", "Link", "check", "connect", "declared", "needed", "transports"]

@@ -21,8 +21,9 @@ from typing import Any
 
 from effbench.errors import DeviceError, MeasurementError, UnavailableError, UsageError
 from effbench.profiles import vendors
-from effbench.profiles.transports import Event, android
+from effbench.profiles.transports import android
 from effbench.profiles.transports.channel import LostError
+from effbench.profiles.transports.link import Event
 from effbench.schema import Device
 
 CONNECTION = {

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from effbench import process
-from effbench.profiles.transports import Event
+from effbench.profiles.transports.link import Event
 from effbench.schema import Device
 
 CONNECTION: dict[str, str] = {}

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 from effbench.errors import UsageError
-from effbench.profiles.transports import needed, session
+from effbench.profiles.transports import session
 from effbench.profiles.transports.channel import BOOT, Pipe
+from effbench.profiles.transports.link import needed
 from effbench.profiles.transports.session import Supervised
 from effbench.schema import Device
 

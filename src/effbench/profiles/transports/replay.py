@@ -15,7 +15,7 @@ from typing import Any
 from effbench import errors
 from effbench.codec import file_sha256, fingerprint, plain
 from effbench.errors import DataError, DeviceError, EffbenchError
-from effbench.profiles.transports import Event, Link, needed
+from effbench.profiles.transports.link import Event, Link, needed
 from effbench.schema import FORMAT_VERSION, Device
 
 CONNECTION = {"file": "what `--record FILE` wrote"}

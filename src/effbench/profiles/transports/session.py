@@ -13,8 +13,8 @@ from typing import Any
 from effbench import process
 from effbench.codec import file_sha256
 from effbench.errors import DeviceError, EffbenchError
-from effbench.profiles.transports import Event
 from effbench.profiles.transports.channel import Channel, LostError
+from effbench.profiles.transports.link import Event
 from effbench.profiles.transports.zipapp import agent
 from effbench.schema import Device
 
@@ -33,12 +33,12 @@ NOISE_BYTES = 65536
 """What a login shell may print before the supervisor speaks."""
 
 CHUNK = 1 << 18
-SUPERVISOR = Path(process.__file__).with_name("supervisor.py")
+SUPERVISOR = Path(process.__file__).parent / "device" / "supervisor.py"
 MARK = b"effbench1 "
 
 
 class Supervised:
-    """A link over a channel whose other end runs `effbench.supervisor`."""
+    """A link over a channel whose other end runs `effbench.device.supervisor`."""
 
     def __init__(self, device: Device, open_channel: Callable[[], Channel]) -> None:
         connection = device.connection
@@ -59,7 +59,7 @@ class Supervised:
         threading.Thread(target=self._ping, daemon=True).start()
 
     def facts(self) -> dict[str, Any]:
-        """Return the supervisor's greeting: see `effbench.supervisor`."""
+        """Return the supervisor's greeting: see `effbench.device.supervisor`."""
         return dict(self._facts)
 
     def put(self, files: Mapping[str, Path], folder: str) -> str:

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from effbench.errors import DeviceError, MissingDependencyError
-from effbench.profiles.transports import needed, session
+from effbench.profiles.transports import session
 from effbench.profiles.transports.channel import COMMAND, Inbox, LostError
+from effbench.profiles.transports.link import needed
 from effbench.profiles.transports.session import TIMEOUT_S, Supervised
 from effbench.schema import Device
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2]
 
-STAYS_HERE = ("api", "cli", "commands", "lab", "models", "pytest_plugin", "reports", "supervisor", "training")
+STAYS_HERE = ("api", "cli", "commands", "lab", "models", "pytest_plugin", "reports", "training")
 """Parts that a device never imports; everything else is small enough to travel whole."""
 
 MAIN = """\
@@ -22,7 +22,7 @@ if sys.version_info < (3, 10):
 import runpy
 
 sys.argv[0:1] = []
-runpy.run_module(sys.argv[0] if sys.argv else "effbench.agent", run_name="__main__")
+runpy.run_module(sys.argv[0] if sys.argv else "effbench.device.agent", run_name="__main__")
 """
 
 

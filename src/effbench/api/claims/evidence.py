@@ -1,0 +1,274 @@
+"""Evidence for claims and scaling laws: artifacts measured in passes, kept in a store and found there again.
+
+A pass measures every artifact once, in a fresh process, in random order; a pair adds one round of two artifacts that
+alternate in one process. What a store holds already for the same artifact on the same machine counts, so that a run
+that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import secrets
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from effbench import deploy, models
+from effbench.api.compare.rounds import Setting, run_round
+from effbench.api.export.run import export
+from effbench.api.export.stage import Notify, silent
+from effbench.api.profile.run import profile
+from effbench.codec import canonical
+from effbench.deploy.artifact import bundle
+from effbench.errors import EffbenchError, did_you_mean
+from effbench.models.parts import model_argument, parts
+from effbench.profiles import environment
+from effbench.profiles.paired import evidence
+from effbench.schema import Artifact, Measurement, Round
+from effbench.store import Store, append_line, read_lines
+
+PASSES = 8
+"""Two more than an interval needs, so that a lost round costs no verdict."""
+
+ROUND_S = 2.0
+"""Of one artifact in one pass, start-up included; a pass is spread over many artifacts, not over many samples."""
+
+PAIR_S, MIN_PAIRS = 1.5, 5
+
+
+@dataclass
+class Spot:
+    """One model or part at one size on one target, and the rounds it has so far."""
+
+    what: str
+    px: int
+    target: str
+    artifact: Artifact | None = None
+    failure: str = ""
+    rounds: list[Round] = field(default_factory=list)
+    states: list[tuple[dict[str, Any], dict[str, Any]]] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """What progress and reasons call it."""
+        return f"{self.what} at {self.px} px on {self.target}"
+
+
+@dataclass
+class Pair:
+    """Two spots against each other; logarithms of B's latency over A's, one per round."""
+
+    a: Spot
+    b: Spot
+    logs: list[float] = field(default_factory=list)
+    lost: str = ""
+
+    @property
+    def name(self) -> str:
+        """What progress and reasons call it."""
+        return f"{self.b.what} over {self.a.what} at {self.a.px} px on {self.a.target}"
+
+    @property
+    def failure(self) -> str:
+        """Why it cannot be measured, or nothing."""
+        return self.a.failure or self.b.failure or self.lost
+
+
+class Evidence:
+    """What is to be measured, and how far that is.
+
+    Args:
+        home: Artifacts and measurements lie below it.
+        threads: Of the runtime.
+        notify: Called with one line per step.
+    """
+
+    def __init__(self, home: Path, threads: int = 1, notify: Notify = silent) -> None:
+        self.home, self.threads, self.notify = home, threads, notify
+        self.spots: dict[tuple[str, int, str], Spot] = {}
+        self.passed: set[tuple[str, int, str]] = set()
+        self.pairs: dict[tuple[str, str, int, str], Pair] = {}
+        self._now: dict[str, dict[str, Any]] = {}
+
+    def spot(self, what: str, px: int, target: str) -> Spot:
+        """Return a spot, new or known; it is exported by `prepare`."""
+        return self.spots.setdefault((what, px, target), Spot(what, px, target))
+
+    def measured(self, what: str, px: int, target: str) -> Spot:
+        """Return a spot that takes part in every pass."""
+        self.passed.add((what, px, target))
+        return self.spot(what, px, target)
+
+    def pair(self, a: str, b: str, px: int, target: str) -> Pair:
+        """Return the pair B over A."""
+        sides = self.spot(a, px, target), self.spot(b, px, target)
+        return self.pairs.setdefault((a, b, px, target), Pair(*sides))
+
+    def prepare(self) -> None:
+        """Export what is not there yet, and read what the store holds of it."""
+        todo = [spot for spot in self.spots.values() if spot.artifact is None and not spot.failure]
+        with ThreadPoolExecutor(max(1, min(os.cpu_count() or 1, 2))) as pool:
+            list(pool.map(self._export, _by_export(todo)))
+        self._recall()
+
+    def _export(self, group: Sequence[Spot]) -> None:
+        what, px = group[0].what, group[0].px
+        try:
+            argument, side = model_argument(what, px) if what in parts() else (what, px)
+            cells = export(argument, [spot.target for spot in group], [side], out=self.home, notify=self.notify)
+        except EffbenchError as error:
+            for spot in group:
+                spot.failure = error.message
+            return
+        for spot, cell in zip(group, cells, strict=True):
+            if cell.status == "ok":
+                spot.artifact = bundle.load(Path(cell.artifact), check_files=False)
+            else:
+                spot.failure = cell.reason
+
+    def _recall(self) -> None:
+        by_digest: dict[str, Spot] = {}
+        for spot in self.spots.values():
+            spot.rounds, spot.states = [], []
+            if spot.artifact is not None:
+                by_digest[spot.artifact.digest] = spot
+        for measured in Store(self.home):
+            if measured.digest in by_digest and self._fits(measured):
+                self._take(by_digest[measured.digest], measured)
+        for pair in self.pairs.values():
+            pair.logs = []
+        known = {_digests(pair): pair for pair in self.pairs.values() if not pair.failure}
+        for _, line in read_lines(self.home / "pairs.jsonl"):
+            pair_ = known.get((line["a"], line["b"]))
+            if pair_ is not None and line["conditions"] == self._conditions(pair_):
+                pair_.logs.append(float(line["log_ratio"]))
+
+    def _take(self, spot: Spot, measured: Measurement) -> None:
+        spot.rounds += measured.samples.rounds
+        spot.states += [(measured.before, measured.after)] * len(measured.samples.rounds)
+
+    def _fits(self, measured: Measurement) -> bool:
+        now = self._machine(measured.subject.target)
+        same = all(measured.before.get(key) == now.get(key) for key in Measurement.MUST_MATCH)
+        return (
+            same and measured.settings["threads"] == str(self.threads) and measured.samples.protocol == "back-to-back"
+        )
+
+    def _machine(self, target: str) -> dict[str, Any]:
+        """Return what has to be equal before an earlier measurement counts."""
+        if target not in self._now:
+            seen = environment.observe(deploy.get(target).packages)
+            self._now[target] = {key: seen.get(key) for key in Measurement.MUST_MATCH}
+        return self._now[target]
+
+    def _conditions(self, pair: Pair) -> dict[str, Any]:
+        return {**self._machine(pair.a.target), "threads": self.threads}
+
+    def run(self, passes: int = PASSES, minutes: float | None = None) -> bool:
+        """Measure until every spot and pair has its passes, or the time is over; returns whether it was interrupted."""
+        deadline = time.monotonic() + 60 * minutes if minutes is not None else float("inf")
+        try:
+            for index in range(passes):
+                for step in _shuffled(self._open(index)):
+                    if time.monotonic() >= deadline:
+                        self.notify(f"{minutes:g} min are over in pass {index + 1} of {passes}; run it again to go on")
+                        return False
+                    self._step(step, index, passes)
+        except KeyboardInterrupt:
+            return True
+        return False
+
+    def _open(self, index: int) -> Iterator[Spot | Pair]:
+        for key in self.passed:
+            spot = self.spots[key]
+            if not spot.failure and len(spot.rounds) <= index:
+                yield spot
+        for pair in self.pairs.values():
+            if not pair.failure and len(pair.logs) <= index:
+                yield pair
+
+    def _step(self, step: Spot | Pair, index: int, passes: int) -> None:
+        if isinstance(step, Pair):
+            self._pair_round(step)
+            found = f"ratio {math.exp(step.logs[-1]):.3f}" if step.logs else step.lost
+        else:
+            self._round(step)
+            found = f"{median_ms(step.rounds[-1]):.3f} ms" if step.rounds else step.failure
+        self.notify(f"pass {index + 1}/{passes}  {step.name}  {found}")
+
+    def _round(self, spot: Spot) -> None:
+        assert spot.artifact is not None
+        made = profile([str(spot.artifact.folder)], threads=self.threads, rounds=1, budget_s=ROUND_S, out=self.home)
+        if made.interrupted:
+            raise KeyboardInterrupt
+        for measured in made.measurements:
+            self._take(spot, measured)
+        if not made.measurements:
+            spot.failure = next((cell.reason for cell in made.cells), "no measurement")
+
+    def _pair_round(self, pair: Pair) -> None:
+        a, b = _sides(pair)
+        setting = Setting(threads=self.threads, round_seconds=PAIR_S, min_pairs=MIN_PAIRS)
+        try:
+            log_ratio = evidence(run_round(a, b, setting, secrets.randbits(31))).typical
+        except EffbenchError as error:
+            pair.lost = error.message
+            return
+        line = {
+            "a": a.digest,
+            "b": b.digest,
+            "conditions": self._conditions(pair),
+            "log_ratio": log_ratio,
+            "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        }
+        append_line(self.home / "pairs.jsonl", canonical(line))
+        pair.logs.append(log_ratio)
+
+
+def _sides(pair: Pair) -> tuple[Artifact, Artifact]:
+    assert pair.a.artifact is not None
+    assert pair.b.artifact is not None
+    return pair.a.artifact, pair.b.artifact
+
+
+def _digests(pair: Pair) -> tuple[str, str]:
+    a, b = _sides(pair)
+    return a.digest, b.digest
+
+
+def median_ms(item: Round) -> float:
+    """Return the median latency of a round."""
+    samples = sorted(item.samples_ns)
+    middle = len(samples) // 2
+    return (samples[middle] + samples[~middle]) / 2e6
+
+
+def _by_export(spots: Iterable[Spot]) -> list[list[Spot]]:
+    """Group spots that one export makes: the targets of a model at a size."""
+    groups: dict[tuple[str, int], list[Spot]] = {}
+    for spot in spots:
+        groups.setdefault((spot.what, spot.px), []).append(spot)
+    return list(groups.values())
+
+
+def _shuffled(steps: Iterable[Spot | Pair]) -> list[Spot | Pair]:
+    found = list(steps)
+    random.shuffle(found)
+    return found
+
+
+def check_name(name: str) -> None:
+    """Refuse what is neither a part nor a model nor something that `effbench.api.export.source.resolve` takes.
+
+    Raises:
+        UsageError: With near misses.
+    """
+    known = {**parts(), **models.models()}
+    if name not in known and not name.endswith(".onnx") and ":" not in name:
+        raise did_you_mean(name, known, "mixer, block or model")

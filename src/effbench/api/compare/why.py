@@ -1,0 +1,104 @@
+"""Why is it slower? Operators that came and went, fusions that were lost, and the layers that carry the change."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from effbench import process
+from effbench.api.compare.rounds import ROUND_LIMIT_S, WORKER, Setting
+from effbench.deploy.artifact import bundle
+from effbench.deploy.graph import onnx_file
+from effbench.errors import EffbenchError
+from effbench.schema import Artifact
+from effbench.statistics.verdict import Layer, Why
+
+RUNS = 25
+SHOWN = 8
+ORT_FUSED = ("Fused", "BiasGelu", "QuickGelu", "SkipLayerNormalization", "Attention", "ConvActivation")
+FUSIBLE_PARTS = {"Gelu": ("Erf", "Tanh"), "LayerNormalization": ("ReduceMean",)}
+"""An operator that is itself a fusion, and what it falls apart into."""
+
+
+def why(a: Artifact, b: Artifact, setting: Setting) -> Why:
+    """Compare the graphs of both sides, and their layers where ONNX Runtime can run the graph.
+
+    The layers of a graph are timed in ONNX Runtime whatever the target: where that is another one, it says so.
+    """
+    graphs = [graph_of(item) for item in (a, b)]
+    if None in graphs:
+        return Why(not_known="the ONNX graph of one side is not beside its artifact any more")
+    paths = [path for path in graphs if path is not None]
+    models = [onnx_file.load(path) for path in paths]
+    before, after = (Counter(onnx_file.operators(model)) for model in models)
+    operators = _difference(before, after)
+    job = {
+        "op": "layers",
+        "sides": [{"model": str(path.resolve())} for path in paths],
+        "seed": setting.seed,
+        "runs": RUNS,
+        "threads": setting.threads,
+    }
+    try:
+        (answer,) = process.run(WORKER, job, time_limit_s=ROUND_LIMIT_S)
+    except EffbenchError as error:
+        return Why(operators=operators, not_known=f"layers were not timed: {error.message}")
+    left, right = answer["layers"]
+    for found, model in zip((left, right), models, strict=True):
+        found["layers"] = _renamed(found["layers"], model)
+    executed = _difference(left["operators"], right["operators"])
+    target = b.subject.target
+    return Why(
+        operators=operators,
+        executed=executed,
+        lost_fusions=lost_fusions(executed, operators),
+        layers=changed_layers(left["layers"], right["layers"]),
+        total_a_us=sum(time for _, time in left["layers"].values()),
+        total_b_us=sum(time for _, time in right["layers"].values()),
+        not_known="" if target == "ort" else f"layers as ONNX Runtime runs them; the verdict is about {target}",
+    )
+
+
+def graph_of(artifact: Artifact) -> Path | None:
+    """Return the ONNX file an artifact was made from, or is."""
+    if artifact.path.suffix == ".onnx":
+        return artifact.path
+    for item in bundle.artifacts(artifact.folder.parent.parent):
+        if item.digest == artifact.graph_digest:
+            return item.path
+    return None
+
+
+def _renamed(layers: Mapping[str, Any], model: Any) -> dict[str, Any]:
+    """Name layers as the graph does: ONNX Runtime calls some of them after their output, with its layout behind it."""
+    makers = {output: node.name for node in model.graph.node for output in node.output if node.name}
+    return {makers.get(name.removesuffix("_nchwc"), name): value for name, value in layers.items()}
+
+
+def _difference(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int]:
+    names = sorted({*before, *after})
+    return {
+        name: after.get(name, 0) - before.get(name, 0) for name in names if after.get(name, 0) != before.get(name, 0)
+    }
+
+
+def lost_fusions(executed: Mapping[str, int], operators: Mapping[str, int]) -> tuple[str, ...]:
+    """Return the fused operators that the candidate runs fewer of."""
+    lost = [f"{name} ({change:+d})" for name, change in executed.items() if change < 0 and name.startswith(ORT_FUSED)]
+    for fused, parts in FUSIBLE_PARTS.items():
+        change = operators.get(fused, 0)
+        if change < 0 and any(operators.get(part, 0) > 0 for part in parts):
+            lost.append(f"{fused} ({change:+d}), now in parts")
+    return tuple(lost)
+
+
+def changed_layers(left: Mapping[str, Any], right: Mapping[str, Any]) -> tuple[Layer, ...]:
+    """Return the layers that changed most, by name; one that only one side has counts as zero on the other."""
+    layers = []
+    for name in {*left, *right}:
+        operator = (right.get(name) or left[name])[0]
+        layers.append(Layer(name, operator, float(left.get(name, (0, 0))[1]), float(right.get(name, (0, 0))[1])))
+    layers.sort(key=lambda layer: (-abs(layer.change_us), layer.name))
+    return tuple(layers[:SHOWN])

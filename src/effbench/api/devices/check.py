@@ -1,0 +1,115 @@
+"""Try devices: whether they can be reached, and what would keep a measurement on one from being good."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from effbench import deploy
+from effbench.api.devices.catalogue import Check, machine_checks
+from effbench.api.export.stage import AGENT
+from effbench.api.remote import Remote
+from effbench.errors import EffbenchError
+from effbench.profiles import devices, transports
+from effbench.schema import Device
+
+FREE_BYTES = 1 << 30
+LOAD_LIMIT_S = 120.0
+HOT_C = 70.0
+"""Above, small boards and phones begin to lower their clocks."""
+
+
+def tried(found: Sequence[Device]) -> dict[str, str]:
+    """Say of each device whether it can be reached, all at once: name -> ``reached ...`` or why not."""
+    with ThreadPoolExecutor(max(1, min(len(found), 16))) as pool:
+        return dict(zip((device.name for device in found), pool.map(_try, found), strict=True))
+
+
+def _try(device: Device) -> str:
+    if device.transport == transports.NONE:
+        return "driven by its owner (effbench kit)"
+    try:
+        with Remote(device) as remote:
+            facts = remote.link().facts()
+    except EffbenchError as error:
+        return f"not reached: {error.message}"
+    return f"reached: {facts.get('system') or 'here'} {facts.get('machine') or ''} {facts.get('python') or ''}".rstrip()
+
+
+def doctor(name: str) -> list[Check]:
+    """Look at a device: reachability, space, Python, runtimes, power mode, temperature, and what to do about each."""
+    device = devices.get(name)
+    checks = [Check("device", True, f"{device.description} ({device.evidence})")]
+    if device.transport == transports.NONE:
+        step = f"effbench kit MODEL --device {name}"
+        return [*checks, Check("connection", False, "effbench cannot drive it; its owner can", step)]
+    with Remote(device) as remote:
+        try:
+            link = remote.link()
+        except EffbenchError as error:
+            return [*checks, Check("connection", False, error.message, error.hint or "")]
+        facts = link.facts()
+        checks.append(Check("connection", True, f"{device.transport}, {facts.get('system', '')} {facts['machine']}"))
+        checks += _space(facts)
+        if device.transport == "adb":
+            return [*checks, *_android(facts)]
+        return [*checks, *_agent(remote, device)]
+
+
+def _space(facts: dict[str, Any]) -> Iterator[Check]:
+    free = facts.get("free_bytes")
+    if free is not None:
+        enough = free >= FREE_BYTES
+        step = "" if enough else "free some space there, or set home in [connection]"
+        yield Check(f"space below {facts.get('home', '')}", enough, f"{free / 2**30:.1f} GiB free", step)
+
+
+def _agent(remote: Remote, device: Device) -> Iterator[Check]:
+    try:
+        (answer,) = remote.run(AGENT, {"op": "observe"}, time_limit_s=LOAD_LIMIT_S)
+    except EffbenchError as error:
+        step = "install Python 3.10 or newer with numpy there, and name it as python in [connection]"
+        yield Check("agent", False, f"{error.message} {error.hint or ''}".strip(), step)
+        return
+    seen = answer["environment"]
+    yield Check("Python", True, f"{seen['python']}, numpy {seen['numpy'] or 'not installed'}")
+    for name in device.targets:
+        if name in deploy.registered():
+            yield _runtime(remote, name)
+    yield from machine_checks(seen)
+    yield from _state(seen)
+
+
+def _runtime(remote: Remote, name: str) -> Check:
+    extra = deploy.get(name).extra
+    try:
+        (answer,) = remote.run(AGENT, {"op": "load", "target": name}, time_limit_s=LOAD_LIMIT_S)
+    except EffbenchError as error:
+        packages = " ".join(deploy.get(name).packages)
+        return Check(f"target {name}", False, error.message, f"install there: {packages} (here it is [{extra}])")
+    versions = ", ".join(f"{key} {value}" for key, value in answer["versions"].items())
+    return Check(f"target {name}", True, f"loads ({versions})")
+
+
+def _state(seen: dict[str, Any]) -> Iterator[Check]:
+    temperature = seen.get("temperature_c")
+    if temperature is not None:
+        cool = temperature < HOT_C
+        yield Check(
+            "temperature", cool, f"{temperature:.0f} °C", "" if cool else "let it cool down (--cool-down waits)"
+        )
+    mode = seen.get("power_mode")
+    if mode is not None:
+        yield Check("power mode", True, str(mode))
+
+
+def _android(facts: dict[str, Any]) -> Iterator[Check]:
+    thermal = facts.get("thermal_status")
+    if thermal is not None:
+        yield Check("thermal status", thermal == 0, str(thermal), "" if thermal == 0 else "let it cool down")
+    if facts.get("battery_pct") is not None:
+        enough = facts["battery_pct"] >= 20
+        yield Check("battery", enough, f"{facts['battery_pct']} %", "" if enough else "charge it above 20 %")
+    if facts.get("governor") is not None:
+        yield Check("frequency governor", True, str(facts["governor"]))

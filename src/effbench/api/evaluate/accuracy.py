@@ -1,0 +1,161 @@
+"""What predictions say: accuracy with its interval, agreement with the reference, a likely wrong preprocessing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from effbench.data.pictures import affine
+from effbench.schema import Evaluation, Predictions, Preprocessing
+from effbench.statistics.proportions import calibration_error, flip_test, wilson
+
+SUSPICION = 0.01
+"""Chance of pointing at a preprocessing that is not better, over all alternatives together."""
+MATERIAL_NATS = 0.05
+"""A gain of mean log-likelihood below this is no mismatch, however sure it is."""
+SAME_RANGE = 0.02
+"""Inputs that differ by less than this share of their range are prepared alike."""
+FEWEST = 12
+"""Pictures below which no alternative could be told from luck."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share of pictures in percent, with Wilson's 95 % interval."""
+
+    hits: int
+    of: int
+    pct: float
+    interval_pct: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Parted:
+    """A picture on which an artifact and the reference say different things.
+
+    The margins are the distances of the two best logits of each, in nats: a difference at margins of rounding size is
+    a tie that fell the other way.
+    """
+
+    picture: str
+    label: int | None
+    reference_class: int
+    artifact_class: int
+    reference_margin: float
+    artifact_margin: float
+
+
+@dataclass(frozen=True)
+class Suspicion:
+    """Another preprocessing under which the same files know the same pictures better."""
+
+    what: str
+    preprocessing: Preprocessing
+    pictures: int
+    gain_nats: float
+    p_value: float
+    right_as_declared: int
+    right_instead: int
+
+
+def share(hits: int, of: int) -> Share:
+    """Return a share with its interval."""
+    low, high = wilson(hits, of)
+    return Share(hits, of, 100 * hits / of, (100 * low, 100 * high))
+
+
+def within(predictions: Predictions, k: int) -> Share | None:
+    """Return how often the label is among the k best classes; None without labels."""
+    ranks = [rank for rank in predictions.ranks if rank >= 0]
+    return share(sum(rank < k for rank in ranks), len(ranks)) if ranks else None
+
+
+def reliability(predictions: Predictions) -> float | None:
+    """Return the expected calibration error over the labelled pictures; None without labels."""
+    known = [place for place, rank in enumerate(predictions.ranks) if rank >= 0]
+    if not known:
+        return None
+    said = [predictions.confidences[place] for place in known]
+    return calibration_error(said, [predictions.ranks[place] == 0 for place in known])
+
+
+def agreement(
+    reference: Predictions, found: Predictions, names: Sequence[str]
+) -> tuple[Share | None, tuple[Parted, ...]]:
+    """Return on how many of the pictures that both saw they say the same class, and those on which they part."""
+    at = {picture: place for place, picture in enumerate(reference.pictures)}
+    pairs = [(at[picture], place) for place, picture in enumerate(found.pictures) if picture in at]
+    parted = [
+        Parted(
+            picture=names[found.pictures[there]],
+            label=found.labels[there] if found.labels[there] >= 0 else None,
+            reference_class=reference.top1[here],
+            artifact_class=found.top1[there],
+            reference_margin=reference.margins[here],
+            artifact_margin=found.margins[there],
+        )
+        for here, there in pairs
+        if reference.top1[here] != found.top1[there]
+    ]
+    whole = share(len(pairs) - len(parted), len(pairs)) if pairs else None
+    return whole, tuple(sorted(parted, key=lambda one: -one.reference_margin))
+
+
+def alternatives(declared: Preprocessing) -> dict[str, Preprocessing]:
+    """Return the common ways to prepare pictures that differ from a declared one, by what is said of each."""
+    half, clip = (0.5,) * 3, (0.48145466, 0.4578275, 0.40821073)
+    base = Preprocessing()
+    scales = {
+        "ImageNet's mean and deviation": (base.mean, base.std, base.scale),
+        "pixels from -1 to 1": (half, half, 1 / 255),
+        "CLIP's mean and deviation": (clip, (0.26862954, 0.26130258, 0.27577711), 1 / 255),
+        "pixels from 0 to 1": ((0.0,) * 3, (1.0,) * 3, 1 / 255),
+        "pixels from 0 to 255": ((0.0,) * 3, (1.0,) * 3, 1.0),
+    }
+    found = {what: replace(declared, mean=mean, std=std, scale=scale) for what, (mean, std, scale) in scales.items()}
+    swapped = "BGR" if declared.channel_order == "RGB" else "RGB"
+    found[f"channels in the order {swapped}"] = replace(declared, channel_order=swapped)
+    for name in ("bicubic", "bilinear"):
+        found[f"{name} interpolation"] = replace(declared, interpolation=name)
+    for part in (0.875, 0.95, 1.0):
+        found[f"a crop of {part:g}"] = replace(declared, crop_pct=part)
+    return {what: other for what, other in found.items() if not _alike(declared, other)}
+
+
+def _alike(one: Preprocessing, other: Preprocessing) -> bool:
+    if replace(one, mean=other.mean, std=other.std, scale=other.scale) != other:
+        return False
+    (slope, offset), (other_slope, other_offset) = affine(one, 3), affine(other, 3)
+    apart = np.maximum(np.abs(offset - other_offset), np.abs(slope + offset - other_slope - other_offset))
+    return bool((apart <= SAME_RANGE * slope).all())
+
+
+def suspicions(declared: Evaluation, others: Mapping[str, Evaluation]) -> tuple[Suspicion, ...]:
+    """Return the alternatives that know the labels better, where that is no luck; most right, then most gained, first.
+
+    Paired, picture by picture, on ln p(label); the level is shared out among the alternatives (Bonferroni).
+    """
+    found = []
+    for what, other in others.items():
+        here = dict(zip(declared.predictions.pictures, _rows(declared.predictions), strict=True))
+        pairs = [
+            (here[picture], row)
+            for picture, row in zip(other.predictions.pictures, _rows(other.predictions), strict=True)
+            if picture in here and row[0] >= 0
+        ]
+        gains = np.array([theirs[1] - ours[1] for ours, theirs in pairs])
+        if len(gains) < FEWEST or gains.mean() < MATERIAL_NATS:
+            continue
+        p_value = flip_test(gains)
+        if p_value < SUSPICION / len(others):
+            right = [sum(row[0] == 0 for row in side) for side in zip(*pairs, strict=True)]
+            found.append(
+                Suspicion(what, other.preprocessing, len(gains), float(gains.mean()), p_value, right[0], right[1])
+            )
+    return tuple(sorted(found, key=lambda one: (-one.right_instead, -one.gain_nats)))
+
+
+def _rows(predictions: Predictions) -> list[tuple[int, float]]:
+    return list(zip(predictions.ranks, predictions.log_likelihoods, strict=True))

@@ -1,0 +1,54 @@
+"""Pictures for a device: decoded and cut here, pushed in portions, so that it needs numpy and its runtime alone."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from effbench.api.export.stage import STAGE_LIMIT_S
+from effbench.api.remote import AGENT, Remote
+from effbench.codec import to_json
+from effbench.data import Dataset, pictures
+from effbench.schema import Artifact, Preprocessing
+
+PORTION = 256
+"""Pictures of a push; each is evaluated by a fresh agent."""
+
+
+def evaluate(
+    remote: Remote,
+    artifact: Artifact,
+    data: Dataset,
+    tasks: Mapping[str, tuple[Preprocessing, Sequence[int]]],
+    threads: int,
+    batch: int | None,
+) -> Iterator[dict[str, Any]]:
+    """Evaluate an artifact on a device; yields the agent's events, as a local agent would give them.
+
+    Raises:
+        DataError: A picture cannot be read; what was yielded before stands.
+        DeviceError: The device cannot be reached, or was lost.
+    """
+    spec, size = artifact.inputs[0], artifact.subject.resolution
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, (how, places) in tasks.items():
+            for start in range(0, len(places), PORTION):
+                part = list(places[start : start + PORTION])
+                items = [data.items[place] for place in part]
+                images = [pictures.read(one.read(), one.name, size, how, spec.shape[1] or 3) for one in items]
+                np.save(file := Path(scratch) / "pictures.npy", np.stack(images))
+                job = {
+                    "op": "evaluate",
+                    "artifact": remote.place(artifact),
+                    "images": remote.put(file, "pictures"),
+                    "labels": [one.label for one in items],
+                    "threads": threads,
+                    "batch": batch,
+                    "workers": 1,
+                    "tasks": [{"name": name, "preprocessing": to_json(how), "places": part}],
+                }
+                yield from remote.run(AGENT, job, time_limit_s=STAGE_LIMIT_S)

@@ -1,0 +1,63 @@
+"""Numerics: will a model survive half precision, and which operators have to stay in fp32?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from effbench.api.export import stage
+from effbench.api.export.run import graph_of
+from effbench.api.export.source import resolve
+from effbench.api.export.stage import STAGE_LIMIT_S, WORKER, Limits, Notify, silent
+from effbench.codec import from_json
+from effbench.deploy.precision.calibration import SYNTHETIC
+from effbench.deploy.precision.diagnose import NumericsReport
+from effbench.errors import UsageError
+from effbench.schema import parse_resolution
+from effbench.store import home as home_of
+
+PICTURES = 3
+"""Pictures that are examined unless more are asked for; each is run some dozens of times."""
+
+
+def numerics(
+    model: str,
+    resolution: str | int = 224,
+    *,
+    precision: str = "fp16",
+    calibration: str | Path | None = None,
+    pictures: int = PICTURES,
+    weights: str | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    time_limit_s: float = STAGE_LIMIT_S,
+    notify: Notify = silent,
+) -> NumericsReport:
+    """Examine a model's graph in simulated half precision.
+
+    Args:
+        model: A registered name, a path to an .onnx file, or ``package.module:factory``.
+        resolution: Pixels, or height x width.
+        precision: ``fp16``.
+        calibration: A folder of pictures; None or ``synthetic`` takes synthetic ones of natural statistics.
+        pictures: How many are examined, two or more.
+        weights: A .safetensors file; without it the model is untrained, from ``seed``.
+        seed: Of untrained weights.
+        out: The folder to write below.
+        time_limit_s: For each stage.
+        notify: Called with one line per step.
+
+    Raises:
+        UsageError: Another precision, or fewer than two pictures.
+        ConversionError: The interpreter lacks an operator of the graph.
+    """
+    if precision != "fp16":
+        raise UsageError(f"Precision '{precision}' has no range to examine.", hint="numerics examines fp16.")
+    if pictures < 2:
+        raise UsageError("Numerics needs at least two pictures: errors are judged by the spread between them.")
+    home, limits = home_of(out), Limits.of(time_limit_s)
+    graph = graph_of(resolve(model, weights, seed), parse_resolution(resolution), home, limits, notify)
+    place = "" if calibration is None or str(calibration) == SYNTHETIC else str(Path(calibration).resolve())
+    job = {"op": "numerics", "graph": str(graph.folder), "precision": precision, "pictures": place, "count": pictures}
+    notify(f"examine {graph.name} in {precision}")
+    (answer,) = stage.run(WORKER, job, limits, home, graph.name)
+    return from_json(NumericsReport, answer["report"], "the child's answer")

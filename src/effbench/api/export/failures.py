@@ -1,0 +1,238 @@
+"""A failed stage on disk: what it was, its log, a script that runs it again, and a reduced graph where one was failing.
+
+A record is a folder of its own below ``failures``; it is written whole or not at all, and never raises: what failed is
+already an error on its way to the user.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from effbench.errors import DataError, EffbenchError, UnavailableError, UsageError
+from effbench.process import ChildFailure
+
+RECORD, LOG, SCRIPT, MODEL, REDUCED = "failure.json", "log.txt", "reproduce.py", "model.onnx", "reduced.onnx"
+PATHS = ("graph", "folder", "artifact", "reference", "path", "state")
+"""What of a job names files."""
+REDUCE_S = 120.0
+"""How long a reduction may search; what it has by then is kept."""
+
+REPRODUCE = '''"""Run again what failed here: {what}.
+
+{message}
+
+    python {script}              the stage as it was
+    python {script} --reduced    on {reduced}, where there is one
+"""
+
+import sys
+from pathlib import Path
+
+from effbench.api.failures import again
+
+sys.exit(again(Path(__file__).resolve().parent, reduced="--reduced" in sys.argv))
+'''
+
+
+def keep(home: Path, name: str, module: str, job: Mapping[str, Any], error: EffbenchError) -> None:
+    """Write the record of a failure and note its folder in the error.
+
+    Nothing is kept of what no run of the same can change: a wrong argument, a missing package, a damaged file.
+    """
+    if isinstance(error, (UsageError, UnavailableError, DataError)):
+        return
+    folder = home / "failures" / name
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".making-{os.getpid()}-", dir=folder.parent))
+        try:
+            _write(draft, home.resolve(), name, module, job, error)
+            shutil.rmtree(folder, ignore_errors=True)
+            draft.rename(folder)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+        error.record = str(folder)
+    except OSError as trouble:
+        lost = f"Its log could not be kept in {folder}: {trouble.strerror}."
+        error.hint = lost if error.hint is None else f"{error.hint} {lost}"
+
+
+def _write(draft: Path, home: Path, name: str, module: str, job: Mapping[str, Any], error: EffbenchError) -> None:
+    (draft / LOG).write_text(error.log or f"{error.message}\n")
+    graph = Path(str(job.get("graph", ""))) / MODEL
+    if graph.is_file():
+        _link(graph, draft / MODEL)
+    record = {
+        "name": name,
+        "module": module,
+        # Relative to the home, so that the folder can be sent to somebody together with it.
+        "job": {key: _relative(value, home) if key in PATHS else value for key, value in job.items()},
+        "kind": type(error).__name__,
+        "cause": error.status if isinstance(error, ChildFailure) else "",
+        "message": error.message,
+        "hint": error.hint,
+        "signature": signature(error),
+        "reduced": None,
+    }
+    (draft / RECORD).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+    words = error.message.replace("\\", "/").replace('"', "'")
+    text = REPRODUCE.format(what=name, message=words, script=SCRIPT, reduced=REDUCED)
+    (draft / SCRIPT).write_text(text)
+
+
+def _relative(value: Any, home: Path) -> Any:
+    if value is None:
+        return None
+    path = Path(value).resolve()
+    return f"HOME/{path.relative_to(home).as_posix()}" if path.is_relative_to(home) else str(path)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copyfile(source, target)
+
+
+def signature(error: EffbenchError) -> str:
+    """Return what two failures of the same cause share: class, stage and words, without names and numbers."""
+    if isinstance(error, ChildFailure):
+        return f"{error.status}: {re.sub(r'.* ended with ', '', error.message)}"
+    words = re.sub(r"'[^']*'|\"[^\"]*\"|\(node [^)]*\)|\S*[\d/]\S*", "*", error.message)
+    return f"{type(error).__name__} {getattr(error, 'op', None) or ''}: {words}"
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """Read a record, the paths of its job made absolute again.
+
+    Raises:
+        DataError: The folder is no record.
+    """
+    try:
+        record: dict[str, Any] = json.loads((folder / RECORD).read_text())
+        home = folder.resolve().parent.parent
+        job = record["job"].items()
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise DataError(f"{folder / RECORD}: not the record of a failure ({error}).") from error
+    record["job"] = {
+        key: str(home / value[5:]) if isinstance(value, str) and value.startswith("HOME/") else value
+        for key, value in job
+    }
+    return record
+
+
+def again(folder: Path, *, reduced: bool = False) -> int:
+    """Run a failed stage once more, in a scratch folder; prints how it ends and returns 1 where it fails again."""
+    from effbench import process
+
+    record = read(folder)
+    with tempfile.TemporaryDirectory() as scratch:
+        job = {**record["job"], **({"folder": str(Path(scratch) / "made")} if "folder" in record["job"] else {})}
+        module = record["module"]
+        if reduced:
+            module, job = "effbench.api.export.worker", _attempt(record, folder / REDUCED)
+        try:
+            for event in process.run(module, job, time_limit_s=float(job.pop("time_limit_s", 600))):
+                print(event)
+        except EffbenchError as error:
+            print(error.log, file=sys.stderr)
+            print(f"fails again: {error}")
+            return 1
+    print("does not fail any more")
+    return 0
+
+
+def _attempt(record: Mapping[str, Any], model: Path) -> dict[str, Any]:
+    job = record["job"]
+    return {"op": "attempt", **{key: job[key] for key in ("graph", "target", "options")}, "model": str(model)}
+
+
+def reduce(folder: Path, limit_s: float = REDUCE_S) -> str:
+    """Look for the smallest graph that still fails in the same way, with Polygraphy; returns how that ended.
+
+    Only a conversion that fails by itself is reduced: a limit of time would be met again at every step.
+    """
+    record = read(folder)
+    outcome = _unreducible(record) or _reduce(folder, record, limit_s)
+    record = json.loads((folder / RECORD).read_text())
+    (folder / RECORD).write_text(json.dumps({**record, "reduced": outcome}, indent=1, sort_keys=True) + "\n")
+    return outcome
+
+
+def _unreducible(record: Mapping[str, Any]) -> str | None:
+    if record["job"]["op"] != "convert":
+        return f"not tried: '{record['job']['op']}' translates no graph"
+    if "limit" in record["cause"]:
+        return f"not tried: every step would run into the {record['cause']}"
+    missing = next((name for name in ("polygraphy", "onnx_graphsurgeon") if find_spec(name) is None), None)
+    return None if missing is None else f"not tried: '{missing}' is missing; pip install 'effbench[debug]'"
+
+
+def _reduce(folder: Path, record: Mapping[str, Any], limit_s: float) -> str:
+    check = [sys.executable, "-m", "effbench.api.export.failures", str(folder.resolve())]
+    with tempfile.TemporaryDirectory() as scratch:
+        best = Path(scratch) / "best.onnx"
+        command = [sys.executable, "-c", "from polygraphy.tools import main; main()", "debug", "reduce"]
+        command += [str((folder / MODEL).resolve()), "-o", REDUCED, "--mode", "bisect", "--check", *check, str(best)]
+        words = _search(command, Path(scratch), limit_s)
+        whole = Path(scratch) / REDUCED
+        how = "reduced" if words is not None else f"reduced as far as {limit_s:g} s allowed"
+        if not (whole.is_file() or best.is_file()):
+            return f"not reduced: Polygraphy found no smaller graph that fails in the same way ({words or how})"
+        shutil.copyfile(whole if whole.is_file() else best, folder / REDUCED)
+    return f"{how}: {_nodes(folder / MODEL)} nodes to {_nodes(folder / REDUCED)}"
+
+
+def _search(command: Sequence[str], folder: Path, limit_s: float) -> str | None:
+    """Run Polygraphy and return its last words, or None where its time was over; nothing is left running."""
+    with subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    ) as child:
+        try:
+            said = child.communicate(timeout=limit_s)[0].strip().splitlines()
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+    return said[-1][:200] if said else ""
+
+
+def _nodes(path: Path) -> int:
+    import onnx
+
+    return len(onnx.load(path, load_external_data=False).graph.node)
+
+
+def _check(folder: Path, best: Path) -> int:
+    """Say to Polygraphy whether the candidate in this folder still fails as the record does: 1 where it does."""
+    from effbench import process
+
+    record = read(folder)
+    candidate = Path("polygraphy_debug.onnx").resolve()
+    try:
+        for _ in process.run("effbench.api.export.worker", _attempt(record, candidate), time_limit_s=REDUCE_S):
+            pass
+    except EffbenchError as error:
+        if signature(error) != record["signature"]:
+            return 0
+        if not best.is_file() or candidate.stat().st_size <= best.stat().st_size:
+            shutil.copyfile(candidate, best)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_check(Path(sys.argv[1]), Path(sys.argv[2])))

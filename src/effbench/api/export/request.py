@@ -1,0 +1,74 @@
+"""What one export is asked to do: the record that the Python function, the command line and jobs share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from pathlib import Path
+
+from effbench.api.export import failures
+from effbench.api.export.stage import STAGE_LIMIT_S, Notify, silent
+from effbench.errors import UsageError, did_you_mean
+from effbench.schema import PRECISIONS, Device, parse_resolution
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """Which artifacts to make of a model, and how.
+
+    Attributes:
+        model: A registered name, a path to an .onnx file, or ``package.module:factory``.
+        targets: Names; none means every target that runs on this machine.
+        resolutions: Pixels (``512``) or height x width (``384x640``).
+        precision: Written into the graph; None takes each target's default.
+        calibration: A folder of images that int8 and a16w8 are calibrated with, or ``synthetic``: latency only.
+        batch: Fixed batch size.
+        dynamic_batch: Leave the batch open instead.
+        weights: A .safetensors file; without it the model is untrained, from ``seed``.
+        seed: Of untrained weights.
+        options: What the targets accept as ``--set key=value``.
+        device: Its profile picks targets, precisions and options where the fields above leave them open.
+        verify: Compare with the reference and record the result.
+        out: The folder to write below (`store.home`).
+        allow_fallback: Accept operators that another unit takes over, and record them.
+        time_limit_s: For each stage.
+        cell_limit_s: For all stages of this call together; None sets none.
+        memory_limit_bytes: For each stage; None takes four fifths of the machine's memory.
+        reduce_s: How long to look for a smaller graph that fails in the same way; 0 looks for none.
+        notify: Called with one line per step.
+
+    Raises:
+        UsageError: A field has an invalid value.
+    """
+
+    model: str
+    targets: Sequence[str] = ()
+    resolutions: Sequence[str | int] = (224,)
+    _: KW_ONLY
+    precision: str | None = None
+    calibration: str | Path | None = None
+    batch: int = 1
+    dynamic_batch: bool = False
+    weights: str | None = None
+    seed: int = 0
+    options: Mapping[str, str] = field(default_factory=dict)
+    device: str | Device | None = None
+    verify: bool = True
+    out: str | Path | None = None
+    allow_fallback: bool = False
+    time_limit_s: float = STAGE_LIMIT_S
+    cell_limit_s: float | None = None
+    memory_limit_bytes: int | None = None
+    reduce_s: float = failures.REDUCE_S
+    notify: Notify = silent
+
+    def __post_init__(self) -> None:
+        if self.precision is not None and self.precision not in PRECISIONS:
+            raise did_you_mean(self.precision, PRECISIONS, "precision")
+        if self.batch < 1:
+            raise UsageError(f"Batch {self.batch} is not a number of images.", hint="Give 1 or more.")
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """The resolutions as (height, width) in pixels."""
+        return [parse_resolution(text) for text in self.resolutions]

@@ -1,0 +1,168 @@
+"""Export: a model argument becomes one ONNX graph, the graph becomes a checked artifact per target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from effbench import deploy
+from effbench.api.export import failures
+from effbench.api.export.calibration_images import pictures_for
+from effbench.api.export.exporter import Exporter
+from effbench.api.export.request import ExportRequest
+from effbench.api.export.source import Source, resolve
+from effbench.api.export.stage import AGENT, STAGE_LIMIT_S, WORKER, Limits, Notify, silent
+from effbench.api.export.verification import find_artifact
+from effbench.api.keywords import from_fields
+from effbench.errors import (
+    UnavailableError,
+    UsageError,
+    did_you_mean,
+)
+from effbench.profiles import devices
+from effbench.schema import (
+    Artifact,
+    Cell,
+    Device,
+    resolution_text,
+)
+
+
+@from_fields(ExportRequest)
+def export(request: ExportRequest) -> list[Cell]:
+    """Export a model to targets, once per resolution, and verify each artifact against the fp32 reference.
+
+    Arguments are the fields of `ExportRequest`.
+
+    Returns:
+        One cell per resolution and target, in order; a cell that failed does not stop the others.
+
+    Raises:
+        UsageError: An argument that names nothing valid; nothing was done then.
+        DataError: A file that is not what it should be.
+    """
+    exporter, plan = prepared(request)
+    cells = [exporter.cell(size, name, request.precision, request.verify) for size, name in plan]
+    return reduced(cells, request.reduce_s, request.notify)
+
+
+Plan = list[tuple[tuple[int, int], str]]
+"""The cells of an export, as (size, target)."""
+
+
+def prepared(request: ExportRequest, whole_int8: bool = False) -> tuple[Exporter, Plan]:
+    """Check a request, export its fp32 graphs, and return what makes its cells.
+
+    Raises:
+        UsageError: A field names nothing valid; nothing was done then.
+        DataError: A file is not what it should be.
+    """
+    source = resolve(request.model, request.weights, request.seed)
+    sizes = request.sizes
+    for size in sizes:
+        check_resolution(source, size)
+    device = devices.get(request.device) if isinstance(request.device, str) else request.device
+    names = list(request.targets) or (targets_of(device) if device else at_hand())
+    for name in names:
+        check_target(name, request.options)
+    exporter = Exporter(request, source, device, whole_int8)
+    precisions = [exporter.wanted(name, request.precision) for name in names]
+    exporter.pictures = pictures_for(request.calibration, source.backbone, sizes, precisions)
+    exporter.prepare(sizes)
+    declared = exporter.declared()
+    if declared is not None and declared != source.backbone.preprocessing:
+        backbone = replace(source.backbone, preprocessing=declared)
+        exporter.pictures = pictures_for(request.calibration, backbone, sizes, precisions)
+    return exporter, [(size, name) for size in sizes for name in names]
+
+
+def graph_of(source: Source, size: tuple[int, int], home: Path, limits: Limits, notify: Notify = silent) -> Artifact:
+    """Return the fp32 graph of a model at one size and batch 1; made where it is not there."""
+    check_resolution(source, size)
+    exporter = Exporter(ExportRequest(source.name, out=home, notify=notify), source, None)
+    exporter.limits = limits
+    return exporter.graph(size)
+
+
+def at_hand() -> list[str]:
+    """Return the targets that can run here, the reference (torch) left out.
+
+    Raises:
+        UnavailableError: There is none.
+    """
+    found = [
+        name
+        for name, target in deploy.registered().items()
+        if name != "torch" and target.available() is None and target.measurable() is None
+        if not getattr(target, "on_request", False)
+    ]
+    if not found:
+        raise UnavailableError(
+            "No runtime is installed here.", hint="Install one, for example: pip install 'effbench[ort]'"
+        )
+    return found
+
+
+def targets_of(device: Device) -> list[str]:
+    """Return the targets of a device that artifacts can be made for here; where there is none, those that were missed.
+
+    A device's first target is the one it is for: where it can be made here, it is the only one.
+    """
+    known = [name for name in device.targets if name in deploy.registered()]
+    made = [name for name in known if deploy.get(name).available() is None]
+    return (made or known or list(device.targets))[:1]
+
+
+def check_target(name: str, options: Mapping[str, str]) -> None:
+    """Refuse an unknown target, or an option that it does not know.
+
+    Raises:
+        UsageError: With the valid names.
+    """
+    known = deploy.get(name).options
+    for key in options:
+        if key not in known:
+            raise did_you_mean(key, known, f"option of target '{name}':")
+
+
+def check_resolution(source: Source, size: tuple[int, int]) -> None:
+    """Refuse a size that the model is known not to take, before any work.
+
+    Raises:
+        UsageError: Below the model's smallest size, or not a multiple of its strides.
+    """
+    backbone, text = source.backbone, resolution_text(size)
+    if min(size) < backbone.min_resolution:
+        raise UsageError(f"{source.name} takes {backbone.min_resolution} px or more, not {text}.")
+    if any(side % backbone.stride for side in size):
+        raise UsageError(f"{source.name} takes multiples of {backbone.stride} px, not {text}.")
+    if backbone.fixed_resolution is not None and set(size) != {backbone.fixed_resolution}:
+        raise UsageError(f"{source.name} takes {backbone.fixed_resolution} px only, not {text}.")
+
+
+def reduced(cells: Sequence[Cell], limit_s: float, notify: Notify = silent) -> list[Cell]:
+    """Reduce the graph of each kind of failure once, and tell in the cell how that ended."""
+    found, seen = [], set()
+    for cell in cells:
+        if cell.record and limit_s > 0:
+            record = failures.read(Path(cell.record))
+            kind = (cell.target, record["signature"])
+            if record["job"]["op"] == "convert" and kind not in seen:
+                seen.add(kind)
+                notify(f"look for a smaller graph that fails like {Path(cell.record).name}")
+                cell = replace(cell, notes=(*cell.notes, failures.reduce(Path(cell.record), limit_s)))
+        found.append(cell)
+    return found
+
+
+__all__ = [
+    "AGENT",
+    "STAGE_LIMIT_S",
+    "WORKER",
+    "Notify",
+    "at_hand",
+    "export",
+    "find_artifact",
+    "silent",
+]

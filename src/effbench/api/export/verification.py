@@ -1,0 +1,147 @@
+"""Verify artifacts against the reference they were made with, find them by name, finish what a device has to build."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from effbench import deploy
+from effbench.api.export.stage import AGENT, STAGE_LIMIT_S, Limits, Notify, failed, run, silent
+from effbench.api.remote import Remote, device_of
+from effbench.codec import from_json
+from effbench.deploy.artifact import bundle
+from effbench.errors import DataError, EffbenchError, FidelityError, UsageError, did_you_mean
+from effbench.profiles import devices
+from effbench.schema import Artifact, Cell, Fidelity
+from effbench.store import home as home_of
+
+
+def verify_artifact(
+    artifact: Artifact, home: Path, limits: Limits, *, threads: int = 1, remote: Remote | None = None
+) -> Artifact:
+    """Run an artifact over the reference pictures in a fresh process and record the result in its manifest.
+
+    With a device that process runs there; what the device made of a bundle has no manifest here to record it in.
+
+    Raises:
+        DataError: The graph with the expected outputs is not in the cache any more.
+    """
+    reference = reference_of(artifact, home)
+    remote = remote or Remote(devices.get("local"))
+    job = {
+        "op": "verify",
+        "artifact": remote.place(artifact),
+        "reference": remote.put(reference, f"reference-{artifact.digest[:10]}"),
+        "threads": threads,
+    }
+    if remote.local:
+        (answer,) = run(AGENT, job, limits, home, artifact.name)
+    else:
+        (answer,) = remote.run(AGENT, job, time_limit_s=limits.seconds())
+    found = from_json(Fidelity, answer["fidelity"], "the child's answer")
+    subject = replace(artifact.subject, compute_precision=answer["compute_precision"])
+    placement = {**artifact.placement, **answer["placement"]}
+    if remote.finished(artifact) is not artifact:
+        return replace(artifact, subject=subject, fidelity=found, placement=placement)
+    return bundle.annotate(replace(artifact, subject=subject), fidelity=found, placement=placement)
+
+
+def reference_of(artifact: Artifact, home: Path) -> Path:
+    """Return the file of expected outputs: an artifact's own, else that of the graph it was made from."""
+    own = artifact.folder / bundle.REFERENCE
+    return own if own.is_file() else graph_of(artifact).folder / bundle.REFERENCE
+
+
+def graph_of(artifact: Artifact) -> Artifact:
+    """Return the graph that an artifact was made from.
+
+    Raises:
+        DataError: It is not in the cache any more.
+    """
+    for found in bundle.artifacts(artifact.folder.parent.parent):
+        if found.digest == artifact.graph_digest:
+            return found
+    raise DataError(f"The graph that {artifact.name} was made from is gone.", hint="Export it again.")
+
+
+def verify(
+    names: Iterable[str],
+    *,
+    device: str = "local",
+    out: str | Path | None = None,
+    time_limit_s: float = STAGE_LIMIT_S,
+    notify: Notify = silent,
+) -> list[Cell]:
+    """Verify artifacts (folders or names below the home) once more, whatever their manifests say, here or on a device.
+
+    Returns:
+        One cell per artifact.
+
+    Raises:
+        DataError: A folder is not an artifact, or was changed since it was exported.
+    """
+    home = home_of(out)
+    artifacts = [find_artifact(name, home) for name in names]
+    with Remote(device_of(device)) as remote:
+        return [_verified(artifact, home, remote, time_limit_s, notify) for artifact in artifacts]
+
+
+def _verified(artifact: Artifact, home: Path, remote: Remote, time_limit_s: float, notify: Notify) -> Cell:
+    start = time.perf_counter()
+    subject = artifact.subject
+    names = (subject.model, subject.resolution, subject.storage_precision, subject.target)
+    cell = Cell(*names, "ok", artifact=str(artifact.folder))
+    try:
+        notify(f"verify {artifact.name}")
+        made = verify_artifact(artifact, home, Limits.of(time_limit_s), remote=remote)
+        cell = replace(cell, digest=made.digest, fidelity=made.fidelity)
+        if made.fidelity is not None and not made.fidelity.passed:
+            raise FidelityError(f"{made.name} is not the same model: {'; '.join(made.fidelity.reasons)}.")
+    except EffbenchError as error:
+        cell = failed(cell, error)
+    return replace(cell, seconds=round(time.perf_counter() - start, 3))
+
+
+def finish(
+    folder: str | Path, *, options: Mapping[str, str] | None = None, out: str | Path | None = None
+) -> list[Cell]:
+    """Build, on the device that will run it, what an export elsewhere left as a bundle.
+
+    Raises:
+        UsageError: The artifact is no bundle of a target that is finished on its device.
+        UnavailableError: The toolkit or the device is missing here.
+    """
+    start = time.perf_counter()
+    left = bundle.load(Path(folder))
+    target = deploy.get(left.subject.target)
+    build = getattr(target, "finish", None)
+    if build is None:
+        raise UsageError(f"{left.name} is whole: target '{target.name}' leaves nothing to finish.")
+    made: Artifact = build(left.folder, home_of(out), dict(options or {}))
+    subject = made.subject
+    seconds = round(time.perf_counter() - start, 3)
+    cell = Cell(subject.model, subject.resolution, subject.storage_precision, subject.target, "ok")
+    return [replace(cell, artifact=str(made.folder), digest=made.digest, fidelity=made.fidelity, seconds=seconds)]
+
+
+def find_artifact(name: str, home: Path) -> Artifact:
+    """Return the artifact that a user means: a folder, or the beginning of a name below the home.
+
+    Raises:
+        UsageError: No artifact has that name; near misses are listed.
+        DataError: It was changed since it was exported.
+    """
+    folder = Path(name)
+    if (folder / bundle.MANIFEST).exists() or folder.is_dir():
+        return bundle.load(folder)
+    known = {item.name: item for item in bundle.artifacts(home)}
+    matches = [item for key, item in known.items() if key == name] or [
+        v for k, v in known.items() if k.startswith(name)
+    ]
+    if len(matches) == 1:
+        return bundle.load(matches[0].folder)
+    if matches:
+        raise UsageError(f"'{name}' means {len(matches)} artifacts.", hint=", ".join(item.name for item in matches))
+    raise did_you_mean(name, known, "artifact")

@@ -1,0 +1,67 @@
+"""Lock a device's clocks while it is measured: shown first, agreed to, and put back whatever happens to effbench."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from effbench.api.export.stage import AGENT, Notify
+from effbench.api.remote import Remote
+from effbench.errors import EffbenchError, UnavailableError, UsageError
+
+Ask = Callable[[Sequence[str]], bool]
+LIMIT_S = 90.0
+
+
+@contextlib.contextmanager
+def locked(remote: Remote, ask: Ask | None, say: Notify) -> Iterator[None]:
+    """Lock the clocks for the time of a block; ``ask`` is shown the changes and agrees to them, or nothing is done.
+
+    Raises:
+        UnavailableError: There is nothing to lock, or it needs rights that effbench does not have there.
+        UsageError: The user did not agree; nothing was changed.
+    """
+    if ask is None:
+        yield
+        return
+    changes = _do(remote, "plan")["said"]
+    if not changes:
+        text = f"'{remote.device.name}' has no clocks to lock: no CPU governor, jetson_clocks or nvidia-smi was found"
+        raise UnavailableError(f"{text}, or they are locked already.", hint="Leave --lock-clocks out.")
+    if not ask(changes):
+        raise UsageError("Not agreed; nothing was changed.", hint="Leave --lock-clocks out to measure as it is.")
+    _lock(remote, say)
+    remote.after_connecting = lambda: _lock(remote, say)  # the watchdog put them back when the connection went
+    try:
+        yield
+    finally:
+        remote.after_connecting = None
+        _unlock(remote, say)
+
+
+def setting(remote: Remote) -> dict[str, str]:
+    """Return what a measurement records: figures of locked clocks are not compared with others."""
+    return {"clocks": "locked"} if remote.clocks_locked else {}
+
+
+def _lock(remote: Remote, say: Notify) -> None:
+    for text in _do(remote, "lock")["said"]:
+        say(f"locked: {text}")
+    remote.clocks_locked = True
+
+
+def _unlock(remote: Remote, say: Notify) -> None:
+    remote.clocks_locked = False
+    try:
+        restored = _do(remote, "unlock")["restored"]
+    except EffbenchError as error:
+        say(f"the device was lost ({error.message}); its watchdog puts the clocks back by itself")
+        return
+    say("clocks are as they were" if restored else "some clocks could NOT be put back; a reboot does")
+
+
+def _do(remote: Remote, what: str) -> dict[str, Any]:
+    (answer,) = remote.run(AGENT, {"op": "clocks", "do": what}, time_limit_s=LIMIT_S)
+    found: dict[str, Any] = answer
+    return found

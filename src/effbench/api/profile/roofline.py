@@ -1,0 +1,225 @@
+"""Roofline: the peaks of a device, and how far from them each measured model, and each of its layers, stays."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from effbench.api.export.stage import AGENT, Notify, silent
+from effbench.api.remote import Remote, device_of
+from effbench.codec import plain
+from effbench.deploy.artifact import bundle
+from effbench.errors import UnavailableError
+from effbench.schema import FORMAT_VERSION, Device, Measurement
+from effbench.statistics import percentiles
+from effbench.store import home as home_of
+from effbench.store import write_whole
+
+ROUNDS = 5
+"""Fresh processes that reach for the peaks; the best of each, and the range over them, are kept."""
+RUNS = 30
+LIMIT_S = 180.0
+ON_CPU = ("ort", "ov", "torch", "litert")
+"""Targets that run where the measured peaks are; what others run on has declared peaks or none."""
+
+
+@dataclass(frozen=True)
+class Peak:
+    """A rate that is not exceeded: GFLOP/s, or GB/s. ``low`` and ``high`` are the range over rounds, or equal it."""
+
+    value: float
+    low: float
+    high: float
+    source: str
+
+    @property
+    def declared(self) -> bool:
+        """Whether nobody measured it here."""
+        return self.source != "measured"
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """The two roofs at a number of threads; None where nothing tells."""
+
+    threads: int
+    arithmetic: Peak | None
+    bandwidth: Peak | None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer as executed; ``macs`` is None where its shapes do not tell them."""
+
+    name: str
+    operator: str
+    us: float
+    macs: int | None
+    bytes: int
+
+    def roof_us(self, peaks: Peaks) -> float | None:
+        """Return the least time that the peaks allow."""
+        return roof_us(self.macs, self.bytes, peaks)
+
+
+@dataclass(frozen=True)
+class Roof:
+    """One measurement under its roof; layers only where ONNX Runtime executes them."""
+
+    name: str
+    model: str
+    resolution: tuple[int, int]
+    precision: str
+    target: str
+    p50_ms: float
+    macs: int | None
+    peaks: Peaks
+    layers: tuple[Layer, ...] = ()
+    note: str = ""
+
+    @property
+    def bytes(self) -> int | None:
+        """What the layers move together, weights included."""
+        return sum(layer.bytes for layer in self.layers) or None
+
+    @property
+    def roof_ms(self) -> float | None:
+        """The least time that the peaks allow: layer by layer where they are known, else by arithmetic alone."""
+        if not self.layers:
+            least = roof_us(self.macs, 0, self.peaks)
+            return None if least is None else least / 1e3
+        times = [layer.roof_us(self.peaks) for layer in self.layers]
+        return None if None in times else sum(time for time in times if time is not None) / 1e3
+
+    def share(self) -> tuple[float, float, float] | None:
+        """Return what part of the roof is reached, with the range that the peaks' own leaves."""
+        edges = (self.peaks, _edge(self.peaks, "high"), _edge(self.peaks, "low"))
+        found = [replace(self, peaks=edge).roof_ms for edge in edges]
+        if None in found:
+            return None
+        mid, low, high = (float(one) / self.p50_ms for one in found if one is not None)
+        return mid, low, high
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """All that one call found; ``threads`` are further peaks of this machine, by number of threads."""
+
+    device: str
+    roofs: tuple[Roof, ...]
+    peaks: tuple[Peaks, ...]
+
+
+def roof_us(macs: int | None, moved: int, peaks: Peaks) -> float | None:
+    """Return the least microseconds for so much work; None where work or a peak is not known."""
+    if macs is None or peaks.arithmetic is None or (moved and peaks.bandwidth is None):
+        return None
+    by_bytes = moved / peaks.bandwidth.value / 1e3 if peaks.bandwidth is not None else 0.0
+    return max(2 * macs / peaks.arithmetic.value / 1e3, by_bytes)
+
+
+def roofline(
+    found: Sequence[Measurement], device: str = "local", out: str | Path | None = None, notify: Notify = silent
+) -> Roofline:
+    """Reach for a device's peaks, and hold measurements and their layers against them.
+
+    Args:
+        found: Of one device, as `profile` returned them.
+        device: Its name.
+        out: The folder that their artifacts lie below; the result is kept there as ``roofline-DEVICE.json``.
+        notify: Called with one line per step.
+
+    Raises:
+        UnavailableError: Nothing tells the peaks of the device: no agent runs there, and none are declared.
+    """
+    used = device_of(device)
+    home = home_of(out)
+    counts = sorted({int(one.settings.get("threads", 1)) for one in found} or {1})
+    more = [1, _cores()] if used.transport == "local" else []
+    with Remote(used) as remote:
+        peaks = {n: measured(remote, n, notify) for n in sorted({*counts, *more})} if _has_agent(used) else {}
+        roofs = [_roof(one, peaks, used, remote, home, notify) for one in found]
+    if not peaks and all(roof.peaks.arithmetic is None for roof in roofs):
+        hint = f"Declare them: [devices.{used.name}.facts.fp32_tflops] and bandwidth_gb_per_s, with value and source."
+        raise UnavailableError(f"Nothing tells the peaks of '{used.name}'.", hint=hint)
+    result = Roofline(used.name, tuple(roofs), tuple(peaks.values()))
+    text = json.dumps({"format": FORMAT_VERSION, "data": plain(result)}, indent=1) + "\n"
+    write_whole(home / f"roofline-{used.name}.json", text)
+    return result
+
+
+def measured(remote: Remote, threads: int, notify: Notify = silent) -> Peaks:
+    """Return the peaks of a processor: the best that any of several fresh processes reached, and their range."""
+    rounds = []
+    for index in range(ROUNDS):
+        (answer,) = remote.run(AGENT, {"op": "roofline", "threads": threads}, time_limit_s=LIMIT_S)
+        rounds.append(answer)
+        text = f"{answer['gflops']:.0f} GFLOP/s, {answer['gb_per_s']:.1f} GB/s"
+        notify(f"peaks at {threads} thread(s), {index + 1}/{ROUNDS}: {text}")
+    return Peaks(threads, _peak([one["gflops"] for one in rounds]), _peak([one["gb_per_s"] for one in rounds]))
+
+
+def _peak(values: Sequence[float]) -> Peak:
+    """Return the best of all rounds: noise only ever takes from a peak, so that the range lies below it."""
+    return Peak(max(values), min(values), max(values), "measured")
+
+
+def declared(device: Device, precision: str, threads: int) -> Peaks:
+    """Return the peaks that a device's profile declares for a precision."""
+    facts = device.facts
+    name = next((key for key in (f"{precision}_tflops", f"{precision}_tops") if key in facts), None)
+    arithmetic = None if name is None else _fact(1e3 * float(facts[name].value), facts[name].source)
+    rate = facts.get("bandwidth_gb_per_s")
+    return Peaks(threads, arithmetic, None if rate is None else _fact(float(rate.value), rate.source))
+
+
+def _fact(value: float, source: str) -> Peak:
+    return Peak(value, value, value, f"declared: {source}")
+
+
+def _roof(
+    one: Measurement, peaks: dict[int, Peaks], device: Device, remote: Remote, home: Path, notify: Notify
+) -> Roof:
+    subject, threads = one.subject, int(one.settings.get("threads", 1))
+    p50 = percentiles.estimate([item.samples_ns for item in one.samples.rounds], 0.5)
+    assert p50 is not None, "a measurement has samples"
+    artifact = next((item for item in bundle.artifacts(home) if item.digest == one.digest), None)
+    on_cpu = subject.target in ON_CPU and threads in peaks
+    precision = subject.compute_precision or subject.storage_precision
+    roof = Roof(
+        f"{subject.model} {subject.target}" if artifact is None else artifact.name,
+        subject.model,
+        subject.resolution,
+        precision,
+        subject.target,
+        p50.value / 1e6,
+        None if subject.macs is None else subject.macs * subject.batch,
+        peaks[threads] if on_cpu else declared(device, precision, threads),
+    )
+    if on_cpu and precision != "fp32":
+        note = f"computes in {precision}; the measured peak is that of fp32"
+        return replace(roof, peaks=replace(roof.peaks, arithmetic=None), note=note)
+    if not on_cpu or subject.target != "ort" or artifact is None:
+        return roof
+    notify(f"layers of {artifact.name}")
+    job = {"op": "layers", "artifact": remote.place(artifact), "threads": threads, "runs": RUNS}
+    (answer,) = remote.run(AGENT, job, time_limit_s=LIMIT_S)
+    return replace(roof, layers=tuple(Layer(**layer) for layer in answer["layers"]))
+
+
+def _edge(peaks: Peaks, side: str) -> Peaks:
+    def at(peak: Peak | None) -> Peak | None:
+        return None if peak is None else replace(peak, value=getattr(peak, side))
+
+    return replace(peaks, arithmetic=at(peaks.arithmetic), bandwidth=at(peaks.bandwidth))
+
+
+def _has_agent(device: Device) -> bool:
+    return device.transport in ("local", "pipe", "ssh")
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

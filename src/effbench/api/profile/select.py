@@ -1,0 +1,185 @@
+"""What `profile` measures when the user says little: which artifacts, and what is exported first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from effbench import deploy
+from effbench.api.export.run import at_hand, export
+from effbench.api.export.source import is_model
+from effbench.api.export.stage import Notify
+from effbench.api.export.verification import find_artifact
+from effbench.deploy.artifact import bundle
+from effbench.deploy.precision.calibration import SYNTHETIC
+from effbench.schema import CALIBRATED, Artifact, Cell, Device, resolution_text
+
+DEFAULT_MODEL = "regla_m"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Decides what is measured when the user says little."""
+
+    home: Path
+    sizes: list[tuple[int, int]]
+    targets: Sequence[str]
+    batch: int
+    precision: str | None
+    calibration: str | Path | None
+    weights: str | None
+    seed: int
+    device: Device
+    notify: Notify
+    say: Notify
+
+    def choose(self, names: Sequence[str]) -> tuple[list[Artifact], list[Cell]]:
+        """Return what is measured, exporting what is missing, and a cell for each that cannot be."""
+        if names:
+            return self._named(names)
+        known = self._exported()
+        if not known:
+            where = " and ".join(f"{resolution_text(size)} px" for size in self.sizes or [(224, 224)])
+            wanted = self._targets()
+            self.say(f"Nothing is exported yet: exporting {DEFAULT_MODEL} at {where} for {', '.join(wanted)}.")
+            return self._export(DEFAULT_MODEL, self.sizes or [(224, 224)], wanted)
+        chosen: list[Artifact] = []
+        cells: list[Cell] = []
+        for size in self.sizes:
+            for artifact in known:
+                subject = artifact.subject
+                peers = [item for item in known if _kin(item) == _kin(artifact)]
+                at_size = [item for item in peers if item.subject.resolution == size]
+                if at_size:
+                    chosen += [item for item in at_size if item not in chosen]
+                elif artifact is peers[0]:
+                    have = ", ".join(resolution_text(item.subject.resolution) for item in peers)
+                    text = f"{subject.model} for {subject.target} exists at {have} px only"
+                    self.say(f"{text}: exporting it at {resolution_text(size)} px.")
+                    more, failed = self._export_again(artifact, size)
+                    chosen += more
+                    cells += failed
+        return self._runnable(chosen or ([] if self.sizes else known), cells)
+
+    def _targets(self) -> list[str]:
+        if self.targets or self.device.transport == "local":
+            return list(self.targets) or at_hand()
+        return [name for name in self.device.targets if name in deploy.registered()][:1]
+
+    def _exported(self) -> list[Artifact]:
+        """Return the newest artifact of each name; older ones were made from other sources or options."""
+        newest: dict[str, Artifact] = {}
+        for artifact in bundle.artifacts(self.home):
+            subject = artifact.subject
+            if subject.target == "onnx" or (self.targets and subject.target not in self.targets):
+                continue
+            stem = artifact.name.rsplit("-", 1)[0]
+            if stem not in newest or _made(artifact) > _made(newest[stem]):
+                newest[stem] = artifact
+        return list(newest.values())
+
+    def _named(self, names: Sequence[str]) -> tuple[list[Artifact], list[Cell]]:
+        artifacts: list[Artifact] = []
+        cells: list[Cell] = []
+        for name in names:
+            if is_model(name, bundle.artifacts(self.home)):
+                more, failed = self._export(name, self.sizes or [(224, 224)], self._targets())
+                artifacts += more
+                cells += failed
+            else:
+                artifacts.append(find_artifact(name, self.home))
+        return self._runnable(artifacts, cells)
+
+    def _export_again(self, artifact: Artifact, size: tuple[int, int]) -> tuple[list[Artifact], list[Cell]]:
+        subject = artifact.subject
+        pictures = self.calibration if subject.storage_precision in CALIBRATED else None
+        pictures = SYNTHETIC if subject.latency_only and pictures is None else pictures
+        again = replace(self, seed=subject.weights.seed or 0, precision=subject.storage_precision, batch=subject.batch)
+        again = replace(again, calibration=pictures)
+        reason = _why_not_again(artifact, pictures)
+        if reason:
+            cell = Cell(
+                subject.model,
+                size,
+                subject.storage_precision,
+                subject.target,
+                "unavailable",
+                reason,
+                f"effbench export {subject.model} --res {resolution_text(size)} --target {subject.target}",
+                4,
+            )
+            return [], [cell]
+        return again._export(subject.model, [size], [subject.target])
+
+    def _export(
+        self, model: str, sizes: list[tuple[int, int]], targets: list[str]
+    ) -> tuple[list[Artifact], list[Cell]]:
+        made = export(
+            model,
+            targets,
+            [resolution_text(size) for size in sizes],
+            precision=self.precision,
+            calibration=self.calibration,
+            batch=self.batch,
+            weights=self.weights,
+            seed=self.seed,
+            device=None if self.device.transport == "local" else self.device,
+            out=self.home,
+            notify=self.notify,
+        )
+        good = [cell for cell in made if cell.status == "ok"]
+        return [bundle.load(Path(cell.artifact)) for cell in good], [cell for cell in made if cell.status != "ok"]
+
+    def _runnable(self, artifacts: list[Artifact], cells: list[Cell]) -> tuple[list[Artifact], list[Cell]]:
+        here: list[Artifact] = []
+        for artifact in artifacts:
+            subject = artifact.subject
+            reason = self._unfit(subject.target)
+            if reason is None:
+                here.append(artifact)
+            else:
+                cells.append(
+                    Cell(
+                        subject.model,
+                        subject.resolution,
+                        subject.storage_precision,
+                        subject.target,
+                        "unavailable",
+                        reason,
+                        "effbench doctor" + ("" if self.device.name == "local" else f" --device {self.device.name}"),
+                        4,
+                        artifact=str(artifact.folder),
+                    )
+                )
+        return here, cells
+
+    def _unfit(self, name: str) -> str | None:
+        """Return why artifacts of a target cannot be measured on the device, as far as is known from here."""
+        target = deploy.registered().get(name)
+        if target is None:
+            return "cannot run here: this version has no such target"
+        if self.device.transport == "local":
+            reason = target.measurable()
+            return None if reason is None else f"cannot run here: {reason}"
+        fits = name in self.device.targets
+        return None if fits else f"'{self.device.name}' runs {', '.join(self.device.targets)}, not {name}"
+
+
+def _why_not_again(artifact: Artifact, calibration: str | Path | None) -> str | None:
+    subject = artifact.subject
+    if subject.family == "user" or subject.weights.kind != "untrained":
+        return "made from a file; only its owner can say which"
+    if subject.storage_precision in CALIBRATED and calibration is None:
+        return "calibrated with pictures; only their owner can say which (--calibration FOLDER)"
+    return None
+
+
+def _kin(artifact: Artifact) -> tuple[Any, ...]:
+    subject = artifact.subject
+    return (subject.model, subject.target, subject.storage_precision, subject.batch, subject.weights)
+
+
+def _made(artifact: Artifact) -> float:
+    return (artifact.folder / bundle.MANIFEST).stat().st_mtime

@@ -1,0 +1,121 @@
+"""Plain text and pictures of a roofline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+from effbench.api.profile.roofline import Layer, Peak, Peaks, Roof, Roofline
+from effbench.schema import resolution_text
+
+WORST = 8
+"""Layers shown by operator, those first that lose the most time against their roof."""
+
+
+def text(found: Roofline) -> str:
+    """Return the peaks, a line per measurement, and per model the operators that lose the most time."""
+    from tabulate import tabulate
+
+    lines = [_peaks(one) for one in found.peaks]
+    for peaks in {roof.peaks for roof in found.roofs if _declared(roof.peaks)}:
+        lines.append(_peaks(peaks))
+    head = ("artifact", "p50 ms", "MACs", "MB moved", "FLOP/byte", "GFLOP/s", "roof ms", "of the roof")
+    table = tabulate([_line(roof) for roof in found.roofs], head, tablefmt="simple", disable_numparse=True)
+    notes = [f"{roof.name}: {roof.note}" for roof in found.roofs if roof.note]
+    return "\n".join([*lines, "", table, *notes, *(line for roof in found.roofs for line in _operators(roof))])
+
+
+def _peaks(peaks: Peaks) -> str:
+    parts = [f"peaks at {peaks.threads} thread{'s' * (peaks.threads > 1)}:"]
+    for peak, unit in ((peaks.arithmetic, "GFLOP/s"), (peaks.bandwidth, "GB/s")):
+        parts.append(f"{unit} unknown" if peak is None else _peak(peak, unit))
+    return " ".join(parts)
+
+
+def _peak(peak: Peak, unit: str) -> str:
+    how = f"[{peak.source}]" if peak.declared else f"(measured, {peak.low:.4g} to {peak.high:.4g})"
+    return f"{peak.value:.4g} {unit} {how}"
+
+
+def _declared(peaks: Peaks) -> bool:
+    return any(peak is not None and peak.declared for peak in (peaks.arithmetic, peaks.bandwidth))
+
+
+def _line(roof: Roof) -> list[str]:
+    moved, share = roof.bytes, roof.share()
+    flop = None if roof.macs is None else 2 * roof.macs
+    return [
+        roof.name,
+        f"{roof.p50_ms:.3f}",
+        "" if roof.macs is None else f"{roof.macs / 1e9:.3f} G",
+        "" if moved is None else f"{moved / 1e6:.1f}",
+        "" if flop is None or moved is None else f"{flop / moved:.1f}",
+        "" if flop is None else f"{flop / roof.p50_ms / 1e6:.1f}",
+        "" if roof.roof_ms is None else f"{roof.roof_ms:.3f}",
+        "" if share is None else f"{100 * share[0]:.0f} % ({100 * share[1]:.0f} to {100 * share[2]:.0f})",
+    ]
+
+
+def _operators(roof: Roof) -> list[str]:
+    from tabulate import tabulate
+
+    if not roof.layers:
+        return []
+    total = sum(layer.us for layer in roof.layers)
+    rows = []
+    for operator, group in groupby(sorted(roof.layers, key=lambda one: one.operator), key=lambda one: one.operator):
+        layers = list(group)
+        us = sum(layer.us for layer in layers)
+        least = sum(layer.roof_us(roof.peaks) or 0.0 for layer in layers)
+        bound = sum(layer.us for layer in layers if by_arithmetic(layer, roof.peaks)) / us if us else 0.0
+        known = all(layer.macs is not None for layer in layers)
+        share = f"{100 * least / us:.0f} %" if us and known else ""
+        word = "arithmetic" if bound > 0.5 else "bandwidth"
+        rows.append(
+            (us - least, [operator, str(len(layers)), f"{us / 1e3:.3f}", f"{100 * us / total:.0f} %", share, word])
+        )
+    rows.sort(key=lambda row: -row[0])
+    head = ("operator", "layers", "ms", "of the time", "of the roof", "bound by")
+    drawn = tabulate([line for _, line in rows[:WORST]], head, tablefmt="simple", disable_numparse=True)
+    named = (
+        f"{roof.model} at {resolution_text(roof.resolution)} px, {roof.target}: {total / 1e3:.3f} ms in the profiler"
+    )
+    return ["", f"{named}; the operators that lose the most first", drawn]
+
+
+def by_arithmetic(layer: Layer, peaks: Peaks) -> bool:
+    """Tell whether arithmetic, rather than bandwidth, holds a layer."""
+    if peaks.arithmetic is None or peaks.bandwidth is None:
+        return True
+    return 2 * (layer.macs or 0) / peaks.arithmetic.value > layer.bytes / peaks.bandwidth.value
+
+
+def plot(found: Roofline, folder: Path) -> list[Path]:
+    """Draw every measurement whose layers are known, one file per model, resolution and target.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    from effbench.reports import roofline
+
+    files: list[Path] = []
+    for roof in found.roofs:
+        peaks, moved = roof.peaks, roof.bytes
+        if peaks.arithmetic is None or peaks.bandwidth is None or moved is None or roof.macs is None:
+            continue
+        dots = [
+            roofline.Dot(layer.operator, 2 * layer.macs / layer.bytes, 2 * layer.macs / layer.us / 1e3, layer.us)
+            for layer in roof.layers
+            if layer.macs and layer.us
+        ]
+        whole = roofline.Dot("whole model", 2 * roof.macs / moved, 2 * roof.macs / roof.p50_ms / 1e6, 0.0)
+        roofs = (_triple(peaks.arithmetic), _triple(peaks.bandwidth))
+        title = f"{roof.model} at {resolution_text(roof.resolution)} px, {roof.target} on {found.device}, "
+        title += f"{peaks.threads} thread{'s' * (peaks.threads > 1)}"
+        files += roofline.draw(dots, whole, roofs, title, folder / f"roofline-{roof.name}")
+    return files
+
+
+def _triple(peak: Peak) -> Sequence[float]:
+    return (peak.value, peak.low, peak.high)

@@ -1,0 +1,181 @@
+"""One encoded picture from its bytes to the outputs, by a path that shares no code with the deployed one.
+
+The reference path knows the pixels before they were encoded, scales them by arithmetic of its own, and normalizes in
+double precision. Whatever decodes and prepares pictures where an artifact runs has to arrive at the same tensor.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from effbench.deploy.artifact.synthetic import natural
+from effbench.errors import UsageError
+from effbench.schema import Preprocessing, TensorSpec
+
+Array = npt.NDArray[Any]
+Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
+
+COLOR_TYPES = {1: 0, 3: 2, 4: 6}
+"""PNG's color types: gray, RGB, RGBA."""
+EXAMPLE_SEED = 1000
+"""Of the encoded picture; no other picture has it."""
+LEVELS = 0.5
+"""Of 255, on average over a picture. Versions of Pillow scale rows or columns first and round between the two, so that
+some pixels differ by one or two."""
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
+FIXED_POINT = 1 << 22
+"""Pillow's weights are whole multiples of its inverse, and so are ours."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A picture as a file holds it, the input tensor of the reference path, shape (C, H, W), and expected outputs.
+
+    Outputs are by name, shape (1, ...).
+    """
+
+    content: bytes
+    tensor: npt.NDArray[np.float32]
+    outputs: Mapping[str, Array]
+
+
+def example(
+    run: Run,
+    spec: TensorSpec,
+    batch: int,
+    preprocessing: Preprocessing,
+    pixels: npt.NDArray[np.uint8] | None = None,
+) -> Example | None:
+    """Return an encoded picture with what the reference makes of it; None where no picture has so many channels.
+
+    Args:
+        run: The reference.
+        spec: Its picture input, shape (B, C, H, W).
+        batch: Of the reference.
+        preprocessing: As declared.
+        pixels: The picture to encode, shape (H, W, C); a synthetic one where None.
+    """
+    channels, height, width = (side or 0 for side in spec.shape[1:])
+    if channels not in COLOR_TYPES:
+        return None
+    if pixels is None:
+        # Larger than any crop, in another aspect, and of sides that divide by nothing.
+        larger = (height * 10 // 7 | 1, width * 17 // 9 | 1)
+        pixels = natural(channels, larger, EXAMPLE_SEED).transpose(1, 2, 0)
+    pixels = np.array(pixels, order="C")
+    if channels == 4:
+        pixels[..., 3] = 255  # Pillow scales colors by their opacity
+    tensor = prepared(pixels, (height, width), preprocessing)
+    feed = np.repeat(tensor[None], batch, axis=0).astype(spec.dtype)
+    outputs = {name: np.array(value[:1], np.float32) for name, value in run({spec.name: feed}).items()}
+    return Example(png(pixels), tensor, outputs)
+
+
+def png(pixels: npt.NDArray[np.uint8]) -> bytes:
+    """Return pixels, shape (H, W, C), as a PNG file."""
+    height, width, channels = pixels.shape
+    header = struct.pack(">IIBBBBB", width, height, 8, COLOR_TYPES[channels], 0, 0, 0)
+    rows = np.concatenate([np.zeros((height, 1), np.uint8), pixels.reshape(height, -1)], axis=1)
+    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 1)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
+    )
+
+
+def prepared(
+    pixels: npt.NDArray[np.uint8], resolution: tuple[int, int], preprocessing: Preprocessing
+) -> npt.NDArray[np.float32]:
+    """Return the input tensor, shape (C, H, W), of pixels, shape (H, W, C), as the declaration has it.
+
+    Raises:
+        UsageError: The interpolation has no such name.
+    """
+    if preprocessing.interpolation not in INTERPOLATIONS:
+        raise UsageError(f"Interpolation '{preprocessing.interpolation}' is none of {', '.join(INTERPOLATIONS)}.")
+    cut = pixels
+    # The factor at which the crop covers `crop_pct` of the side that is tighter; columns first, rounded between.
+    sides = [math.floor(side / preprocessing.crop_pct) for side in resolution]
+    factor = max(Fraction(side, have) for side, have in zip(sides, pixels.shape, strict=False))
+    for axis in (1, 0):
+        have, want = pixels.shape[axis], resolution[axis]
+        size = max(want, math.floor(have * factor))
+        start = round((size - want) / 2)
+        cut = scaled(cut, size, axis, preprocessing.interpolation)
+        cut = np.take(cut, range(start, start + want), axis)
+    if preprocessing.channel_order == "BGR":
+        cut = cut[..., ::-1]
+    mean, std = (np.resize(np.asarray(value), cut.shape[2]) for value in (preprocessing.mean, preprocessing.std))
+    tensor = (cut * preprocessing.scale - mean) / std
+    return np.ascontiguousarray(tensor.transpose(2, 0, 1).astype(np.float32))
+
+
+def scaled(pixels: npt.NDArray[np.uint8], size: int, axis: int, interpolation: str) -> npt.NDArray[np.uint8]:
+    """Return pixels scaled along one axis."""
+    weights = _weights(pixels.shape[axis], size, interpolation)
+    summed: Array = np.moveaxis(np.tensordot(weights, pixels.astype(np.float64), (1, axis)), 0, axis)
+    return np.clip(np.floor(summed + 0.5), 0, 255).astype(np.uint8)
+
+
+def _weights(have: int, want: int, interpolation: str) -> npt.NDArray[np.float64]:
+    """Return what each of ``have`` pixels gives to each of ``want``, shape (want, have).
+
+    Source: Pillow's documentation of filters ("Resampling filters"); bicubic is Keys 1981 with a = -0.5.
+    """
+    scale = have / want
+    centers = (np.arange(want) + 0.5)[:, None] * scale
+    if interpolation == "nearest":
+        return np.asarray(np.floor(centers) == np.arange(have), np.float64)
+    filters = {"bilinear": (1.0, _triangle), "bicubic": (2.0, _cubic), "lanczos": (3.0, _lanczos)}
+    reach, shape = filters[interpolation]
+    stretch = max(scale, 1.0)
+    first = np.maximum(np.floor(centers - reach * stretch + 0.5), 0)
+    last = np.minimum(np.floor(centers + reach * stretch + 0.5), have)
+    place = np.arange(have)
+    found = np.where((place >= first) & (place < last), shape((place + 0.5 - centers) / stretch), 0)
+    return np.asarray(np.rint(found / found.sum(axis=1, keepdims=True) * FIXED_POINT) / FIXED_POINT)
+
+
+def _triangle(x: Array) -> Array:
+    return np.asarray(np.maximum(1 - np.abs(x), 0))
+
+
+def _cubic(x: Array) -> Array:
+    x = np.abs(x)
+    near, far = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return np.where(x < 1, near, np.where(x < 2, far, 0))
+
+
+def _lanczos(x: Array) -> Array:
+    return np.where(np.abs(x) < 3, np.sinc(x) * np.sinc(x / 3), 0)
+
+
+def levels(found: Array, wanted: Array) -> float:
+    """Return the mean difference of two input tensors in levels: 255ths of the range of the wanted one."""
+    span = float(wanted.max() - wanted.min()) or 1.0
+    return float(np.abs(found.astype(np.float64) - wanted).mean() * 255 / span)
+
+
+def arrays(example: Example) -> dict[str, Array]:
+    """Return an example as arrays of the file of expected outputs."""
+    named = {f"encoded_output:{name}": value for name, value in example.outputs.items()}
+    return {"encoded": np.frombuffer(example.content, np.uint8), "encoded_tensor": example.tensor, **named}
+
+
+def load(path: Path) -> Example | None:
+    """Return the example of a file of expected outputs; None where the model takes no pictures."""
+    with np.load(path, allow_pickle=False) as data:
+        if "encoded" not in data.files:
+            return None
+        prefix = "encoded_output:"
+        outputs = {name.removeprefix(prefix): data[name] for name in data.files if name.startswith(prefix)}
+        return Example(data["encoded"].tobytes(), data["encoded_tensor"], outputs)

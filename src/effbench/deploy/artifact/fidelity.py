@@ -1,0 +1,299 @@
+"""Is it still the same model? Outputs of an artifact against expected outputs of the fp32 reference.
+
+Errors are relative to the *spread*: the root mean square of the reference outputs after their mean over the natural
+pictures is taken off. A constant that every picture shares says nothing about the model, and an untrained network's
+logits are mostly that constant; relative to the spread, a broken mixer, weight or layout cannot hide behind it. Black,
+white and noise can take outputs several spreads away, and rounding errors with them: their errors are relative to their
+own distance from that mean where it is larger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import numpy.typing as npt
+
+from effbench.data.pictures import normalize, read
+from effbench.deploy.artifact import encoded
+from effbench.deploy.artifact.bundle import REFERENCE as REFERENCE
+from effbench.deploy.artifact.synthetic import NATURAL as NATURAL
+from effbench.deploy.artifact.synthetic import pictures as pictures
+from effbench.errors import DataError
+from effbench.schema import CALIBRATED, Fidelity, Preprocessing, TensorSpec
+
+Array = npt.NDArray[Any]
+Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
+
+LIMITS: dict[str, dict[str, float]] = {
+    "fp32": {"max_error": 1e-3},
+    "fp16": {"p99_error": 2e-2, "cosine": 0.999},
+    "int8": {"cosine": 0.98},
+    "a16w8": {"cosine": 0.98},
+}
+"""What passes, by storage precision. int8: a cosine of 0.98 is a signal-to-noise ratio of about 14 dB.
+
+int8 and a16w8 are held to the natural pictures alone: black, white and noise lie outside what any calibration with
+typical pictures has seen, and are clipped.
+"""
+
+
+def count_for(batch: int) -> int:
+    """Return how many pictures a check takes: whole batches, the natural and extreme ones at least."""
+    runs = max(3, -(-(NATURAL + 3) // batch))
+    return runs * batch
+
+
+def feeds(
+    images: npt.NDArray[np.uint8], batch: int, spec: TensorSpec, preprocessing: Preprocessing
+) -> list[dict[str, Array]]:
+    """Return what to feed, batch by batch: the pictures scaled and normalized as the model wants them."""
+    tensors = normalize(images, preprocessing, spec.dtype)
+    return [{spec.name: tensors[start : start + batch]} for start in range(0, len(tensors), batch)]
+
+
+def run_all(run: Run, batches: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+    """Run every batch and join the outputs along the batch axis; copies, so that reused buffers cannot fool us."""
+    collected: dict[str, list[Array]] = {}
+    for batch in batches:
+        for name, value in run(batch).items():
+            collected.setdefault(name, []).append(np.array(value, dtype=np.float32))
+    return {name: np.concatenate(values) for name, values in collected.items()}
+
+
+def save_reference(
+    path: Path,
+    images: npt.NDArray[np.uint8],
+    outputs: Mapping[str, Array],
+    engine: str,
+    example: encoded.Example | None = None,
+) -> None:
+    """Write pictures and expected outputs; a device needs nothing else to verify an artifact."""
+    arrays = {f"output:{name}": value for name, value in outputs.items()}
+    arrays |= encoded.arrays(example) if example else {}
+    np.savez(path, images=images, engine=np.array(engine), **arrays)  # type: ignore[arg-type]
+
+
+def load_reference(path: Path) -> tuple[npt.NDArray[np.uint8], dict[str, Array], str]:
+    """Return pictures, expected outputs by name, and the engine that computed them.
+
+    Raises:
+        DataError: The file is missing or not a reference.
+    """
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as data:
+            outputs = {name.removeprefix("output:"): data[name] for name in data.files if name.startswith("output:")}
+            return data["images"], outputs, str(data["engine"])
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
+        raise DataError(f"{path}: not a file of expected outputs ({error}).", hint="Export again.") from error
+
+
+Reference = tuple[npt.NDArray[np.uint8], Mapping[str, Array], str]
+
+
+def first(reference: Reference, pictures: int | None, batch: int) -> Reference:
+    """Return the first pictures of a reference with their expected outputs, whole batches; None takes all."""
+    images, outputs, engine = reference
+    if pictures is None:
+        return reference
+    count = min(len(images), -(-pictures // batch) * batch)
+    return images[:count], {name: value[:count] for name, value in outputs.items()}, engine
+
+
+def compare(
+    expected: Mapping[str, Array],
+    found: Mapping[str, Array],
+    natural: int = NATURAL,
+    whole: Mapping[str, Array] | None = None,
+) -> dict[str, float]:
+    """Return the worst figures over all outputs: max_error and p99_error (of the spread), cosine, snr_db and others.
+
+    Args:
+        expected: Outputs by name, shape (B, ...), batch first.
+        found: The same; matched by name, or by order where a runtime renamed them.
+        natural: Of so many pictures, the first, the spread is taken.
+        whole: Expected outputs of more pictures than were run, to take the spread from; default ``expected``. A few
+            pictures may happen to lie close together, and the model's own scale does not depend on how many were run.
+
+    Raises:
+        DataError: The number of outputs or a shape differs.
+    """
+    whole = whole or expected
+    if len(expected) != len(found):
+        raise DataError(f"{len(found)} outputs, expected {len(expected)}.")
+    pairs = (
+        [(expected[name], found[name], whole[name]) for name in expected]
+        if set(expected) == set(found)
+        else list(zip(expected.values(), found.values(), whole.values(), strict=True))
+    )
+    figures = [_compare_one(want, have, natural, of[:natural]) for want, have, of in pairs]
+    worst = dict.fromkeys(("max_error", "p99_error"), max) | dict.fromkeys(
+        ("cosine", "top1_agreement", "spread", "snr_db"), min
+    )
+    return {name: float(pick(figure[name] for figure in figures)) for name, pick in worst.items()}
+
+
+def _compare_one(want: Array, have: Array, natural: int, signal: Array) -> dict[str, float]:
+    if want.shape != have.shape:
+        raise DataError(f"An output has shape {list(have.shape)}, expected {list(want.shape)}.")
+    want, have, signal = (np.asarray(array, np.float64).reshape(len(array), -1) for array in (want, have, signal))
+    center = signal.mean(axis=0)
+    spread = float(np.sqrt(np.mean((signal - center) ** 2)))
+    left, right = want - center, have - center
+    scale = np.full((len(want), 1), spread)
+    # A picture that takes the outputs many spreads away is held to its own way there.
+    scale[natural:] = np.maximum(spread, np.sqrt(np.mean(left[natural:] ** 2, axis=1, keepdims=True)))
+    error = np.abs(have - want) / np.maximum(scale, 1e-30)
+    distance = np.linalg.norm(left, axis=1)
+    cosine = (left * right).sum(axis=1) / np.maximum(distance * np.linalg.norm(right, axis=1), 1e-30)
+    # Near the center any noise turns a picture's outputs far; it may make as much of it as at the usual distance.
+    near = np.minimum(distance / max(spread * np.sqrt(want.shape[1]), 1e-30), 1)
+    cosine = 1 - (1 - cosine) * near**2
+    return {
+        "max_error": float(error.max()),
+        "p99_error": float(np.quantile(error, 0.99)),
+        "cosine": float(cosine.min()),
+        "top1_agreement": float((want.argmax(axis=1) == have.argmax(axis=1)).mean()),
+        "spread": spread / max(float(np.abs(want).max()), 1e-30),
+        "snr_db": _signal_to_noise_db(spread**2, float(np.mean((have[:natural] - want[:natural]) ** 2))),
+    }
+
+
+def _signal_to_noise_db(signal: float, noise: float) -> float:
+    """Return 10 log10 of signal over noise in power; a constant that all pictures share is no signal."""
+    return float(10 * np.log10(max(signal, 1e-60) / max(noise, 1e-30 * signal, 1e-90)))
+
+
+def check(
+    run: Run,
+    reference: tuple[npt.NDArray[np.uint8], Mapping[str, Array], str],
+    batch: int,
+    spec: TensorSpec,
+    preprocessing: Preprocessing,
+    precision: str,
+    example: encoded.Example | None = None,
+    pictures: int | None = None,
+) -> Fidelity:
+    """Run an artifact over the reference pictures and decide whether it is still the same model.
+
+    Args:
+        run: The session under test.
+        reference: Pictures, expected outputs and the reference's name (`load_reference`).
+        batch: Batch size of the session.
+        spec: The session's picture input.
+        preprocessing: The model's.
+        precision: Storage precision; picks the limits.
+        example: A picture to begin from its bytes, decoded and prepared here.
+        pictures: How many to run, whole batches; None runs all. The spread is of all either way.
+
+    Raises:
+        DataError: The number or shape of outputs differs from the reference's.
+    """
+    if precision in CALIBRATED:
+        reference = first(reference, NATURAL, batch)
+    images, expected, engine = first(reference, pictures, batch)
+    whole = reference[1]
+    batches = feeds(images, batch, spec, preprocessing)
+    found = run_all(run, batches)
+    again = run_all(run, batches[:1])
+    finite = all(bool(np.isfinite(value).all()) for value in found.values())
+    figures = compare(expected, {name: np.nan_to_num(value) for name, value in found.items()}, whole=whole)
+    start = {name: value[:batch] for name, value in found.items()}
+    repeatable = all(
+        np.array_equal(again[name], start[name], equal_nan=True) or _close(again[name], start[name]) for name in start
+    )
+    limits = LIMITS[precision]
+    reasons = _reasons(figures, limits, finite, repeatable)
+    levels = None
+    if example is not None:
+        levels, from_encoded = _from_encoded(run, example, whole, batch, spec, preprocessing)
+        reasons += from_encoded
+    return Fidelity(
+        passed=not reasons,
+        reference=engine,
+        inputs=len(images),
+        max_error=figures["max_error"],
+        p99_error=figures["p99_error"],
+        cosine=figures["cosine"],
+        top1_agreement=figures["top1_agreement"],
+        finite=finite,
+        repeatable=repeatable,
+        limits=limits,
+        reasons=tuple(reasons),
+        snr_db=round(figures["snr_db"], 2),
+        prepared_levels=None if levels is None else round(levels, 3),
+    )
+
+
+def worst(found: Sequence[Fidelity]) -> Fidelity:
+    """Return one record of several checks of the same artifact: the worst figures, every reason; all have to pass."""
+    return replace(
+        found[0],
+        passed=all(one.passed for one in found),
+        max_error=max(one.max_error for one in found),
+        p99_error=max(one.p99_error for one in found),
+        cosine=min(one.cosine for one in found),
+        top1_agreement=min(one.top1_agreement for one in found),
+        finite=all(one.finite for one in found),
+        repeatable=all(one.repeatable for one in found),
+        reasons=tuple(
+            f"{reason} ({one.engine})" if len(found) > 1 else reason for one in found for reason in one.reasons
+        ),
+        engine="; ".join(one.engine for one in found),
+        snr_db=min((one.snr_db for one in found if one.snr_db is not None), default=None),
+        prepared_levels=max((one.prepared_levels for one in found if one.prepared_levels is not None), default=None),
+    )
+
+
+def _from_encoded(
+    run: Run,
+    example: encoded.Example,
+    expected: Mapping[str, Array],
+    batch: int,
+    spec: TensorSpec,
+    preprocessing: Preprocessing,
+) -> tuple[float, list[str]]:
+    """Return how far the input made of an encoded picture is from the reference path's, in levels, and what failed."""
+    height, width = spec.shape[2:]
+    image = read(example.content, "the encoded picture", (height or 0, width or 0), preprocessing, spec.shape[1] or 3)
+    tensor = normalize(image[None], preprocessing, spec.dtype)
+    levels, reasons = encoded.levels(tensor[0], example.tensor), []
+    if levels > encoded.LEVELS:
+        reasons.append(
+            f"an encoded picture, decoded and prepared here, lies {levels:.1f} levels of 255 from the reference path's "
+            "input: the preprocessing is another one"
+        )
+    found = run_all(run, [{spec.name: np.repeat(tensor, batch, axis=0)}])
+    want, have = (
+        {name: np.concatenate([expected[name][:NATURAL], side[:1]]) for name, side in zip(expected, row, strict=True)}
+        for row in (example.outputs.values(), (np.nan_to_num(value) for value in found.values()))
+    )
+    cosine = compare(want, have)["cosine"]
+    if cosine < LIMITS["int8"]["cosine"]:
+        reasons.append(f"from an encoded picture: cosine {cosine:.3g} is below {LIMITS['int8']['cosine']:g}")
+    return levels, reasons
+
+
+def _close(left: Array, right: Array) -> bool:
+    """Allow the last bits that a multi-threaded sum may change from run to run."""
+    return bool(np.allclose(left, right, rtol=1e-5, atol=1e-6 * float(np.abs(right).max())))
+
+
+def _reasons(figures: Mapping[str, float], limits: Mapping[str, float], finite: bool, repeatable: bool) -> list[str]:
+    reasons = []
+    if not finite:
+        reasons.append("an output holds NaN or infinity")
+    if not repeatable:
+        reasons.append("the same input gave another output the second time")
+    if figures["spread"] < 1e-7:
+        reasons.append("the reference outputs do not depend on the picture, so nothing can be proved")
+    for name, limit in limits.items():
+        missed = figures[name] < limit if name == "cosine" else figures[name] > limit
+        if missed:
+            relation = "below" if name == "cosine" else "above"
+            reasons.append(f"{name.replace('_', ' ')} {figures[name]:.3g} is {relation} {limit:g}")
+    return reasons

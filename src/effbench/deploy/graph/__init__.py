@@ -1,0 +1,1 @@
+"""The ONNX graph: read, written from torch, inspected, run by ONNX Runtime."""

@@ -1,0 +1,88 @@
+"""torch -> ONNX, once per resolution and batch; every target translates the graph made here."""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from contextlib import redirect_stderr, redirect_stdout
+from typing import TYPE_CHECKING
+
+from effbench.deploy.graph import onnx_file
+from effbench.errors import ConversionError, MissingDependencyError
+
+if TYPE_CHECKING:
+    import onnx
+    from torch import nn
+
+OPSET = 20
+"""From opset 20 on GELU is one node; ONNX Runtime, OpenVINO and TensorRT take it."""
+
+INPUT, OUTPUT = "image", "output"
+
+
+def from_module(
+    module: nn.Module, channels: int, resolution: tuple[int, int], batch: int | None, outputs: int = 1
+) -> onnx.ModelProto:
+    """Export an eval-mode module that takes one picture tensor (B, C, H, W).
+
+    Args:
+        module: The model, in eval mode; BatchNorm behind a convolution is folded by the exporter where it still stands.
+        channels: Input channels.
+        resolution: Height and width in pixels.
+        batch: The fixed batch size, or None for a dynamic one.
+        outputs: How many tensors the module returns.
+
+    Returns:
+        The graph with opset 20 and IR version 10, shapes inferred, exporter notes removed.
+
+    Raises:
+        ConversionError: The exporter refuses it.
+        MissingDependencyError: torch, onnx or onnxscript is not installed.
+    """
+    try:
+        import onnxscript  # noqa: F401
+        import torch
+    except ImportError as error:
+        raise MissingDependencyError("Exporting a torch model", error.name or "torch", "torch") from error
+    # A batch of 1 as the example of a dynamic one is silently exported as a static 1.
+    example = torch.zeros(2 if batch is None else batch, channels, *resolution)
+    dynamic = None if batch is not None else ({0: torch.export.Dim("batch")},)
+    names = [OUTPUT] if outputs == 1 else [f"{OUTPUT}_{index}" for index in range(outputs)]
+    quiet = io.StringIO()
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(quiet), redirect_stderr(quiet):
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                module,
+                (example,),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[INPUT],
+                output_names=names,
+                dynamic_shapes=dynamic,
+                optimize=True,
+                verbose=False,
+            )
+    except (torch.onnx.OnnxExporterError, torch.onnx.errors.OnnxExporterError) as error:
+        raise ConversionError("torch.onnx.export", _root_cause(error)) from error
+    assert program is not None
+    model = onnx_file.infer_shapes(onnx_file.tidy(program.model_proto), "the exported graph")
+    _check_batch(model, batch)
+    return model
+
+
+def _root_cause(error: BaseException) -> str:
+    """Return what the exporter met first: its own message tells how to file a bug, not what is wrong."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), 'no message')}"
+
+
+def _check_batch(model: onnx.ModelProto, batch: int | None) -> None:
+    for spec in (*onnx_file.inputs(model), *onnx_file.specs(model.graph.output)):
+        if not spec.shape or spec.shape[0] != batch:
+            found = spec.shape[0] if spec.shape else "no dimension"
+            wanted = "a dynamic one" if batch is None else batch
+            raise ConversionError("torch.onnx.export", f"'{spec.name}' has batch {found}, {wanted} was asked for.")

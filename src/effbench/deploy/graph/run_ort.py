@@ -1,0 +1,101 @@
+"""A graph run by ONNX Runtime from memory, and what that really computes: the graph after its own optimization."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from effbench.deploy.artifact import fidelity
+from effbench.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+HEAVY = ("Conv", "Gemm", "MatMul")
+QUANTIZED = ("QLinearConv", "QLinearMatMul", "QGemm", "ConvInteger", "MatMulInteger")
+_PRECISIONS = {1: "fp32", 10: "fp16", 11: "fp64"}
+"""ONNX's numbers of tensor types."""
+
+
+def runner(model: ModelProto, also: Sequence[str] = ()) -> fidelity.Run:
+    """Return a run of a graph in memory, on one thread of the CPU, for its outputs by name.
+
+    Args:
+        model: The graph.
+        also: Tensors inside it that are returned too.
+
+    Raises:
+        MissingDependencyError: onnxruntime is not installed.
+    """
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        raise MissingDependencyError("int8", "onnxruntime", "ort") from error
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    session = ort.InferenceSession(_with_outputs(model, also), options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return lambda feeds: dict(zip(names, session.run(names, dict(feeds)), strict=True))
+
+
+def _with_outputs(model: ModelProto, names: Sequence[str]) -> bytes:
+    import onnx
+
+    inner = {name for node in model.graph.node for name in node.output} - {one.name for one in model.graph.output}
+    wider = onnx.ModelProto()
+    wider.CopyFrom(model)
+    wider.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(names) if name in inner)
+    return bytes(wider.SerializeToString())
+
+
+def left_unfused(path: Path) -> dict[str, int]:
+    """Count, in the graph that the CPU provider runs, operators in int8 and Q/DQ nodes that stand alone.
+
+    One that stands alone costs a pass over its tensor and saves nothing.
+    """
+    kinds = Counter(node.op_type for node in optimized(path, "CPUExecutionProvider").graph.node)
+    borders = kinds["QuantizeLinear"] + kinds["DequantizeLinear"]
+    return {"int8": sum(kinds[name] for name in QUANTIZED), "pairs": borders}
+
+
+def optimized(path: Path, provider: str) -> Any:
+    """Return the graph as ONNX Runtime rewrites it, before the layouts of one processor."""
+    import onnx
+    import onnxruntime as ort
+
+    with tempfile.TemporaryDirectory() as folder:
+        options = ort.SessionOptions()
+        options.optimized_model_filepath = f"{folder}/optimized.onnx"
+        # Above this level the file would hold layouts of this processor alone.
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        options.log_severity_level = 3
+        ort.InferenceSession(str(path), options, providers=[provider])
+        return onnx.load(options.optimized_model_filepath)
+
+
+def heavy_by_precision(path: Path, provider: str) -> dict[str, int]:
+    """Count convolutions and matrix products by the type they compute in.
+
+    The CPU provider computes most of an fp16 graph in fp32: it casts around each operator. The count shows it.
+    """
+    model = optimized(path, provider)
+    types = {value.name: value.type.tensor_type.elem_type for value in (*model.graph.value_info, *model.graph.input)}
+    types |= {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    types |= {node.output[0]: _cast_to(node) for node in model.graph.node if node.op_type == "Cast"}
+    kinds = (_kind(node, types) for node in model.graph.node if any(name in node.op_type for name in HEAVY))
+    return dict(sorted(Counter(kind for kind in kinds if kind is not None).items()))
+
+
+def _cast_to(node: Any) -> int:
+    return next(int(attribute.i) for attribute in node.attribute if attribute.name == "to")
+
+
+def _kind(node: Any, types: Mapping[str, int]) -> str | None:
+    if node.op_type in QUANTIZED:
+        return "int8"
+    known = [types[name] for name in node.input[:2] if name in types]
+    return _PRECISIONS.get(known[-1]) if known else None

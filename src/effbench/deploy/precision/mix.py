@@ -1,0 +1,181 @@
+"""A mix of int8 and float in one graph: a fully quantized graph with chosen nodes taken back to float.
+
+All mixes come from one calibration. Nodes are named by their first output, which is unique in a graph.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from effbench.deploy.graph import onnx_file
+from effbench.errors import ConversionError
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
+
+BORDER = ("QuantizeLinear", "DequantizeLinear")
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Which nodes stay in float, and in which type."""
+
+    floats: tuple[str, ...]
+    rest: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Block:
+    """Neighboring nodes between two places where a single tensor joins the halves of a graph.
+
+    ``nodes`` are those that int8 would take; ``macs`` their multiply-accumulates.
+    """
+
+    name: str
+    nodes: tuple[str, ...]
+    macs: int
+
+
+def quantized(model: ModelProto) -> tuple[str, ...]:
+    """Return the nodes of a quantized graph that read a dequantized weight."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    weights = {n.output[0] for n in model.graph.node if n.op_type == "DequantizeLinear" and n.input[0] in constants}
+    return tuple(node.output[0] for node in model.graph.node if weights & set(node.input))
+
+
+def blocks(model: ModelProto, nodes: Collection[str], most: int = 12) -> tuple[Block, ...]:
+    """Divide the nodes of an fp32 graph into blocks of about equal work.
+
+    Args:
+        model: The fp32 graph, shapes known.
+        nodes: Those that int8 would take (`quantized`).
+        most: How many blocks there may be.
+    """
+    macs = onnx_file.macs_by_node(model)
+    total = sum(macs.get(name, 0) for name in nodes)
+    found: list[Block] = []
+    pending: list[NodeProto] = []
+    for segment in _segments(model):
+        pending += segment
+        inside = tuple(node.output[0] for node in pending if node.output[0] in nodes)
+        work = sum(macs.get(name, 0) for name in inside)
+        if inside and work * most >= total:
+            found.append(Block(_name(pending, len(found)), inside, work))
+            pending = []
+    rest = tuple(node.output[0] for node in pending if node.output[0] in nodes)
+    if rest:
+        found.append(Block(_name(pending, len(found)), rest, sum(macs.get(name, 0) for name in rest)))
+    return tuple(found)
+
+
+def _name(nodes: Sequence[NodeProto], number: int) -> str:
+    heavy = [node.name or node.output[0] for node in nodes if node.op_type in ("Conv", "Gemm", "MatMul")]
+    ends = dict.fromkeys((heavy or [node.name or node.output[0] for node in nodes])[:: max(1, len(heavy) - 1)])
+    return f"{number + 1}: {' to '.join(list(ends)[:2])}"
+
+
+def _segments(model: ModelProto) -> Iterator[list[NodeProto]]:
+    """Yield runs of nodes that end where one activation alone is still needed."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    uses = Counter(name for node in model.graph.node for name in node.input)
+    uses.update(output.name for output in model.graph.output)
+    live = {value.name for value in model.graph.input if value.name not in constants}
+    segment: list[NodeProto] = []
+    for node in model.graph.node:
+        segment.append(node)
+        if node.op_type == "Constant" or set(node.input) <= constants:
+            constants |= set(node.output)
+            continue
+        for name in node.input:
+            uses[name] -= 1
+            if not uses[name]:
+                live.discard(name)
+        live |= {name for name in node.output if uses[name]}
+        if len(live) == 1:
+            yield segment
+            segment = []
+    if segment:
+        yield segment
+
+
+def mixed(model: ModelProto, int8: ModelProto, floats: Collection[str]) -> ModelProto:
+    """Return the fp32 graph with the quantized nodes of another taken over, all but those that stay in float.
+
+    Args:
+        model: The fp32 graph.
+        int8: The same graph, quantized.
+        floats: Nodes that keep computing in float.
+
+    Raises:
+        ConversionError: The two are not the same graph.
+    """
+    import onnx
+
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    originals = {tensor.name: tensor for tensor in model.graph.initializer}
+    theirs = {tensor.name: tensor for tensor in int8.graph.initializer}
+    makers = {name: node for node in int8.graph.node for name in node.output}
+    wanted = set(quantized(int8)) - set(floats)
+    chosen = {node.output[0]: node for node in int8.graph.node if node.output[0] in wanted}
+    missing = set(chosen) - {node.output[0] for node in model.graph.node}
+    if missing:
+        raise ConversionError("int8 mix", "the quantized graph has other nodes", node=min(missing))
+    nodes: list[NodeProto] = []
+    taken: dict[str, str] = {}
+
+    def constant(name: str) -> str:
+        """Take over a constant of the quantized graph, under a new name where the value is another."""
+        if name not in taken:
+            same = name in originals and originals[name] == theirs[name]
+            taken[name] = name if same or name not in originals else f"{name}/int8"
+            if not same:
+                tensor = result.graph.initializer.add()
+                tensor.CopyFrom(theirs[name])
+                tensor.name = taken[name]
+        return taken[name]
+
+    def need(name: str) -> str:
+        """Return the name of an input of a quantized node; Q/DQ in front of it are put into the graph first."""
+        if name in theirs:
+            return constant(name)
+        maker = makers.get(name)
+        if maker is None or maker.op_type not in BORDER:
+            return name
+        if name not in taken:
+            copy = onnx.NodeProto()
+            copy.CopyFrom(maker)
+            copy.input[:] = [need(part) for part in maker.input]
+            nodes.append(copy)
+            taken[name] = name
+        return name
+
+    for node in model.graph.node:
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        if node.output[0] in chosen:
+            copy.input[:] = [need(name) if name else "" for name in chosen[node.output[0]].input]
+        nodes.append(copy)
+    del result.graph.node[:], result.graph.value_info[:]
+    result.graph.node.extend(nodes)
+    used = {name for node in nodes for name in node.input} | {output.name for output in result.graph.output}
+    for tensor in [tensor for tensor in result.graph.initializer if tensor.name not in used]:
+        result.graph.initializer.remove(tensor)
+    return onnx_file.infer_shapes(result, "the mixed graph")
+
+
+def in_half(model: ModelProto) -> ModelProto:
+    """Return a mixed graph whose float part is in half precision.
+
+    Quantized nodes and the Q/DQ around them stay in float32, where runtimes look for the pattern that they turn into
+    int8; scales of weights would not survive half precision either.
+    """
+    from effbench.deploy.precision.half import to_fp16
+
+    inside = set(quantized(model))
+    inside |= {node.output[0] for node in model.graph.node if node.op_type in BORDER}
+    return to_fp16(model, inside)

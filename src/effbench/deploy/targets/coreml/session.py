@@ -1,0 +1,192 @@
+"""Sessions of Core ML artifacts: simulated in torch anywhere, run by Core ML on macOS."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from effbench.deploy.artifact.placement import record
+from effbench.deploy.targets.coreml.convert import LABEL, METADATA, pixel_scale
+from effbench.deploy.targets.coreml.evaluator import Evaluator
+from effbench.deploy.targets.coreml.lazy import LazyModule, ct, quiet_coremltools, torch
+from effbench.deploy.targets.coreml.package import Package, read
+from effbench.deploy.targets.coreml.translator.graph import Port, ports
+from effbench.errors import DataError, UnavailableError, UsageError
+from effbench.schema import Preprocessing
+
+if TYPE_CHECKING:
+    from effbench.deploy import Array
+
+UNITS = ("ALL", "CPU_ONLY", "CPU_AND_GPU", "CPU_AND_NE")
+
+
+def compute_precision(package: Package) -> str:
+    """Return what a program declares to compute in, from the types of its operations' outputs.
+
+    ``fp32``, ``fp16``, or ``fp16+fp32`` where islands are kept; casts, constants and moves do not count. ``int8``
+    is added where activations are quantized.
+    """
+    quiet = ("const", "cast", "identity", "reshape", "transpose", "squeeze", "expand_dims", "quantize")
+    kinds = {op.outputs[0].dtype for op in package.operations if op.outputs and op.kind not in quiet}
+    names = [short for dtype, short in (("float16", "fp16"), ("float32", "fp32")) if dtype in kinds]
+    quantized = ["int8"] if any(op.kind == "quantize" for op in package.operations) else []
+    return "+".join([*quantized, *names]) or "fp32"
+
+
+class _Border:
+    """What stands between the graph's tensors and the package's features, as the package's own metadata say."""
+
+    def __init__(self, metadata: Mapping[str, str], path: Path) -> None:
+        try:
+            record = json.loads(metadata[METADATA])
+            self.inputs: tuple[Port, ...] = ports(record["inputs"])
+            self.outputs: tuple[Port, ...] = ports(record["outputs"])
+            image = record["image"]
+        except (KeyError, ValueError, TypeError) as error:
+            raise DataError(f"{path}: not a package written by effbench ({error!r}).") from error
+        self.image = Preprocessing(**image) if image else None
+
+    def feed(self, feeds: Mapping[str, Array], dtypes: Mapping[str, str]) -> dict[str, Array]:
+        """Turn arrays by tensor name into arrays by feature name; a picture input gets its pixels back."""
+        found = {}
+        for position, port in enumerate(self.inputs):
+            value = np.asarray(feeds[port.tensor])
+            if position == 0 and self.image is not None:
+                factor, offset = (part.reshape(1, -1, 1, 1) for part in pixel_scale(self.image))
+                value = (value.astype(np.float64) - offset) / factor
+            found[port.feature] = value.reshape(port.shape or (1,)).astype(dtypes.get(port.feature, "float32"))
+        return found
+
+    def results(self, features: Mapping[str, Any]) -> dict[str, Array]:
+        """Turn arrays by feature name into arrays by tensor name, in the graph's types and shapes."""
+        return {
+            port.tensor: np.asarray(features[port.feature]).reshape(port.shape).astype(port.dtype)
+            if all(port.shape)
+            else np.asarray(features[port.feature]).astype(port.dtype)
+            for port in self.outputs
+        }
+
+
+class MilSession:
+    """A package evaluated in torch: right for fidelity, no statement about any device's time."""
+
+    simulated = True
+
+    def __init__(self, path: Path, threads: int = 1, accumulate: str = "float32") -> None:
+        torch.set_num_threads(threads)
+        with quiet_coremltools():
+            package = read(path)
+            self._evaluator = Evaluator(package, accumulate)
+        self._border = _Border(package.metadata, path)
+        self._dtypes = {variable.name: variable.dtype for variable in package.inputs}
+        self._accumulate = accumulate
+        self.compute_precision: str | None = compute_precision(package)
+
+    def __call__(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Run once; outputs are new host arrays."""
+        return self._border.results(self._evaluator(self._border.feed(feeds, self._dtypes)))
+
+    def placement(self) -> dict[str, Any]:
+        """Say that this is a simulation, and in which arithmetic."""
+        package = self._evaluator.package
+        # Which unit takes an operation Core ML decides on the device; a simulation cannot tell.
+        undecided = {**record({}, partitions=None, copies=None), "units_unknown": "decided by Core ML on the device"}
+        found = {"devices": ["simulated in torch"], "accumulate": self._accumulate, "operations": package.count()}
+        return {**found, **undecided}
+
+    def close(self) -> None:
+        """Free the program."""
+        del self._evaluator
+
+
+class CoreMLSession:
+    """A package run by Core ML on macOS.
+
+    Written to Apple's documented interface; not yet run on a Mac. ``predict`` returns when its outputs are arrays of
+    the host, which is the promise of a session.
+    """
+
+    simulated = False
+
+    def __init__(self, path: Path, units: str) -> None:
+        if units not in UNITS:
+            raise UsageError(f"Unknown compute units '{units}'.", hint=f"Valid: {', '.join(UNITS)}.")
+        with quiet_coremltools():
+            self._model = ct.models.MLModel(str(path), compute_units=getattr(ct.ComputeUnit, units))
+        self._units = units
+        self._border = _Border(self._model.user_defined_metadata, path)
+        description = self._model.get_spec().description
+        self._image = next(
+            (item.name for item in description.input if item.type.WhichOneof("Type") == "imageType"), None
+        )
+        self._dtypes = {
+            port.feature: "int32" if port.dtype in ("int32", "int64", "bool") else port.dtype
+            for port in self._border.inputs
+        }
+        # Which unit computes a float16 operation, and in what, Core ML does not tell.
+        self.compute_precision: str | None = None
+
+    def __call__(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Predict once; a picture input takes pixels rounded to 8 bits."""
+        features: dict[str, Any] = self._border.feed(feeds, self._dtypes)
+        if self._image is not None:
+            features[self._image] = _picture(features[self._image])
+        return self._border.results(self._model.predict(features))
+
+    def placement(self) -> dict[str, Any]:
+        """Say which unit Core ML prefers for each operation, from its compute plan."""
+        plans: Any = LazyModule("coremltools.models.compute_plan", "MLComputePlan")
+        plan = plans.load_from_path(
+            path=self._model.get_compiled_model_path(), compute_units=getattr(ct.ComputeUnit, self._units)
+        )
+        operations = plan.model_structure.program.functions["main"].block.operations
+        found = summarize(plan, operations)
+        wanted = {"CPU_ONLY": "CPU", "CPU_AND_NE": "NeuralEngine", "CPU_AND_GPU": "GPU"}.get(self._units)
+        counted = record(found["operations_by_unit"], partitions=None, copies=None, wanted=wanted)
+        return {"compute_units": self._units, **found, **counted}
+
+    def close(self) -> None:
+        """Free the model."""
+        del self._model
+
+
+def summarize(plan: Any, operations: Sequence[Any]) -> dict[str, Any]:
+    """Count operations by preferred unit, add up their estimated cost, and list what is not on the Neural Engine.
+
+    Args:
+        plan: An ``MLComputePlan``.
+        operations: The operations of its main block.
+    """
+    counts: Counter[str] = Counter()
+    costs: dict[str, float] = {}
+    elsewhere: list[str] = []
+    for operation in operations:
+        usage = plan.get_compute_device_usage_for_mlprogram_operation(operation)
+        if usage is None:
+            continue  # constants are not executed
+        unit = type(usage.preferred_compute_device).__name__.removeprefix("ML").removesuffix("ComputeDevice")
+        cost = plan.get_estimated_cost_for_mlprogram_operation(operation)
+        counts[unit] += 1
+        costs[unit] = costs.get(unit, 0.0) + (cost.weight if cost is not None else 0.0)
+        if unit != "NeuralEngine":
+            elsewhere.append(f"{operation.operator_name} {operation.outputs[0].name}")
+    return {"operations_by_unit": dict(counts), "cost_by_unit": costs, "not_on_neural_engine": elsewhere}
+
+
+def _picture(array: Array) -> Any:
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise UnavailableError(
+            "A picture input needs the package 'pillow'.", hint="Install it with: pip install pillow"
+        ) from error
+    pixels = np.clip(np.rint(array[0]), 0, 255).astype(np.uint8)
+    return Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
+
+
+__all__ = ["LABEL", "UNITS", "CoreMLSession", "MilSession", "compute_precision", "summarize"]

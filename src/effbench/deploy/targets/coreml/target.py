@@ -1,0 +1,110 @@
+"""Core ML: ML programs for iPhone, iPad and Mac, translated from the ONNX graph on any machine.
+
+Off a Mac an artifact is opened on a simulator, which serves fidelity only (docs/coreml.md).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from effbench.deploy import Converted, Session
+from effbench.errors import DataError, MissingDependencyError, UsageError
+from effbench.schema import Artifact
+
+ENTRY = "model.mlpackage"
+INPUTS = ("tensor", "image")
+
+
+def _needs_coremltools() -> MissingDependencyError | None:
+    return None if find_spec("coremltools") else MissingDependencyError("Target 'coreml'", "coremltools", "coreml")
+
+
+class CoreMLTarget:
+    """Core ML, through coremltools and a translator of ONNX graphs of our own."""
+
+    name = "coreml"
+    title = "Core ML"
+    extra = "coreml"
+    packages = ("coremltools",)
+    precision = "fp16"
+    options: Mapping[str, str] = {
+        "deployment_target": "oldest system to run on: iOS15, iOS16, iOS17 or iOS18; default iOS16, iOS17 if quantized",
+        "input": "tensor (default), or image: a picture of 0 ... 255, with the model's normalization in the package",
+        "labels": "a text file with one class label per line; the package then names the best class",
+        "units": "on a Mac: ALL (default), CPU_ONLY, CPU_AND_GPU or CPU_AND_NE",
+        "accumulate": "off a Mac: sums of simulated half precision in float32 (default) or float16",
+    }
+    checks: tuple[Mapping[str, str], ...] = ({"accumulate": "float32"}, {"accumulate": "float16"})
+    refuses: Mapping[str, str] = {"a16w8": "ML programs quantize activations to 8 bits only"}
+    """What fidelity is checked with on the simulator; a faithful artifact passes all of them."""
+
+    def available(self) -> str | None:
+        """Tell whether packages can be written here: wherever coremltools is installed."""
+        return None if find_spec("coremltools") else "the package 'coremltools' is not installed"
+
+    def measurable(self) -> str | None:
+        """Tell whether a latency can be measured here: on macOS alone."""
+        if sys.platform != "darwin":
+            return "Core ML runs on Apple's systems only; here an artifact is written and its fidelity simulated"
+        return self.available()
+
+    def convert(self, graph: Artifact, out: Path, options: Mapping[str, str]) -> Converted:
+        """Translate the graph into an ML program, its precision as it is.
+
+        Raises:
+            ConversionError: An operator or a form of it has no translation.
+            MissingDependencyError: coremltools is not installed.
+            UsageError: An option's value means nothing.
+        """
+        if missing := _needs_coremltools():
+            raise missing
+        from effbench.deploy.graph import onnx_file
+        from effbench.deploy.targets.coreml.convert import convert
+        from effbench.deploy.targets.coreml.package import read
+        from effbench.deploy.targets.coreml.session import compute_precision
+
+        model = onnx_file.load(graph.path)
+        chosen = _chosen(options, graph)
+        convert(model, out / ENTRY, chosen)
+        package = read(out / ENTRY)
+        return Converted(
+            ENTRY,
+            graph.subject.storage_precision,
+            placement={"opset": package.opset, "operations": package.count(), "declared": compute_precision(package)},
+            notes=("picture input",) if chosen.image else (),
+        )
+
+    def open(self, artifact: Artifact, threads: int, options: Mapping[str, str]) -> Session:
+        """Load a package in Core ML on a Mac, elsewhere in the simulator."""
+        if missing := _needs_coremltools():
+            raise missing
+        from effbench.deploy.targets.coreml.session import CoreMLSession, MilSession
+
+        if sys.platform == "darwin":
+            return CoreMLSession(artifact.path, options.get("units", "ALL"))
+        return MilSession(artifact.path, threads, options.get("accumulate", "float32"))
+
+
+def _chosen(options: Mapping[str, str], graph: Artifact) -> Any:
+    from effbench.deploy.targets.coreml.convert import Options
+
+    kind = options.get("input", "tensor")
+    if kind not in INPUTS:
+        raise UsageError(f"Unknown input '{kind}'.", hint=f"Valid: {', '.join(INPUTS)}.")
+    labels = _read_labels(Path(options["labels"])) if "labels" in options else ()
+    return Options(options.get("deployment_target"), kind == "image", labels, graph.preprocessing)
+
+
+def _read_labels(path: Path) -> tuple[str, ...]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as class labels ({error}).") from error
+    return tuple(line.strip() for line in lines if line.strip())
+
+
+TARGET = CoreMLTarget()

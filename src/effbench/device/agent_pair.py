@@ -1,0 +1,127 @@
+"""What runs on a device host for `compare` and `gate`: one round of two artifacts against each other.
+
+``python -m effbench.device.agent_pair`` serves two jobs:
+``pair`` holds both artifacts in this process, ``turn`` holds one
+of them and takes turns with another worker (see `effbench.profiles.paired`).
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+from effbench.device import agent
+
+PICTURES = 5
+"""Inputs are taken in turn: a model whose time depends on the picture shows it. Few, because making them takes time."""
+
+
+def _feeds(artifact: Any, job: dict[str, Any]) -> list[dict[str, Any]]:
+    batch = agent._batch(artifact, job.get("batch"))
+    return agent._inputs(artifact, batch, PICTURES if batch == 1 else 1)
+
+
+def _asks(artifact: Any) -> tuple[Any, ...]:
+    """Return what an artifact's inputs depend on: sides that agree share them, for making them takes a round's time."""
+    return artifact.inputs[0], artifact.subject.resolution, artifact.preprocessing
+
+
+def _first(session: Any, feeds: dict[str, Any]) -> float:
+    from effbench.profiles.measure import time_one
+
+    return time_one(session, feeds) / 1e6
+
+
+def pair(job: dict[str, Any], emit: Any) -> None:
+    """Load both artifacts in random order, warm both, and time them in pairs; emits the round."""
+    from effbench.codec import plain
+    from effbench.profiles import environment
+    from effbench.profiles.paired import measure_pairs
+
+    order = random.Random(job["seed"])
+    sides = [0, 1] if order.random() < 0.5 else [1, 0]
+    loaded: dict[int, Any] = {}
+    opened: dict[int, Any] = {}
+    feeds: dict[int, Any] = {}
+    first: dict[int, float] = {}
+    for side in sides:
+        emit({"event": "stage", "stage": f"load {'AB'[side]}"})
+        loaded[side], opened[side] = agent._open({**job, **job["sides"][side]}, emit)
+        emit({"event": "stage", "stage": f"first inference of {'AB'[side]}"})
+        other = loaded.get(1 - side)
+        alike = other is not None and _asks(other) == _asks(loaded[side])
+        feeds[side] = feeds[1 - side] if alike else _feeds(loaded[side], job)
+        first[side] = _first(opened[side], feeds[side][0])
+    emit({"event": "stage", "stage": "measure in pairs"})
+    before = environment.counters()
+    found = measure_pairs(
+        (opened[0], opened[1]),
+        (feeds[0], feeds[1]),
+        seconds=float(job["seconds"]),
+        order=order,
+        min_pairs=int(job["min_pairs"]),
+        settle=int(job.get("threads", 1)) > 1,
+    )
+    observed = environment.changes(before, environment.counters())
+    answer = {"round": {**plain(found), "observed": observed}, "first_ms": [first[0], first[1]]}
+    emit({"event": "round", **answer, "agent_s": (time.perf_counter_ns() - agent.STARTED_NS) / 1e9})
+    for session in opened.values():
+        session.close()
+
+
+def turn(job: dict[str, Any], emit: Any) -> None:
+    """Load one artifact, warm it, and time it in turns with the worker of the other side; emits this side's half."""
+    from effbench.profiles import environment
+    from effbench.profiles.paired import Turns, measure_turns
+
+    side = int(job["side"])
+    emit({"event": "stage", "stage": f"load {'AB'[side]}"})
+    artifact, session = agent._open({**job, **job["sides"][side]}, emit)
+    feeds = _feeds(artifact, job)
+    first_ms = _first(session, feeds[0])
+    emit({"event": "stage", "stage": "measure in turns"})
+    turns = Turns(Path(job["pipes"][side]), Path(job["pipes"][1 - side]), side)
+    before = environment.counters()
+    try:
+        wall, wait, b_first = measure_turns(
+            session,
+            feeds,
+            side,
+            turns,
+            seed=int(job["seed"]),
+            seconds=float(job["seconds"]),
+            min_pairs=int(job["min_pairs"]),
+        )
+    finally:
+        turns.close()
+    observed = environment.changes(before, environment.counters())
+    half = {"wall_ns": wall, "wait_ns": wait, "b_first": b_first, "observed": observed}
+    emit({"event": "half", "half": half, "first_ms": first_ms})
+    session.close()
+
+
+def layers(job: dict[str, Any], emit: Any) -> None:
+    """Time the layers of both artifacts with ONNX Runtime's profiler, in pairs; emits microseconds per layer."""
+    from effbench.profiles.layers import measure_layers
+
+    emit({"event": "stage", "stage": "time the layers"})
+    start = time.perf_counter()
+    models = [Path(side["model"]) for side in job["sides"]]
+    found = measure_layers(models, seed=int(job["seed"]), runs=int(job["runs"]), threads=int(job.get("threads", 1)))
+    emit({"event": "layers", "layers": found, "seconds": time.perf_counter() - start})
+
+
+HANDLERS = {"pair": pair, "turn": turn, "layers": layers}
+
+
+def main() -> None:
+    """Serve one job."""
+    from effbench.process import serve
+
+    serve(HANDLERS)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Percentiles and intervals, the sequential test behind `compare` and `gate`, proportions, verdicts."""

@@ -1,0 +1,208 @@
+"""What a comparison does when rounds go wrong: never a false verdict, always a clear one."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from effbench.api.compare import rounds as duels
+from effbench.api.compare.rounds import Duel, Setting
+from effbench.deploy.artifact import bundle
+from effbench.errors import ConversionError, DataError
+from effbench.process import ChildFailure
+from effbench.profiles.paired import PairedRound
+from effbench.schema import Artifact, Subject, Weights
+from effbench.statistics.sequential import Rules
+from effbench.statistics.verdict import Verdict
+
+RNG = np.random.default_rng(5)
+
+
+def artifact(name: str) -> Artifact:
+    subject = Subject(name, "user", Weights(), (64, 64), 1, "ort", "fp32")
+    return Artifact(
+        folder=Path(name), key=name, digest=name, subject=subject, inputs=(), outputs=(), files={}, entry="model.onnx"
+    )
+
+
+def series(ratio: float = 1.0, noise: float = 0.01, pairs: int = 20) -> PairedRound:
+    """Return a round of the given true ratio."""
+    a, b = (1e7 * np.exp(noise * RNG.standard_normal(pairs)) for _ in range(2))
+    zeros = (0,) * pairs
+    return PairedRound(tuple(int(v) for v in a), tuple(int(ratio * v) for v in b), zeros, zeros)
+
+
+def contest(measure, rounds: int = 25, rules: Rules | None = None) -> Verdict:
+    """Run up to so many rounds of scripted evidence through the real judge."""
+    found = Duel("x", artifact("a"), artifact("b"), Setting(budget_s=1e9), rules or Rules())
+    for index in range(rounds):
+        if found.done:
+            break
+        found.step(lambda a, b, setting, seed, index=index: measure(index))
+    return found.verdict()
+
+
+def test_equal_sides_are_unchanged():
+    verdict = contest(lambda index: series())
+    assert ("unchanged", False) == (verdict.outcome, verdict.fails)
+    assert verdict.rounds < 20
+
+
+@pytest.mark.parametrize(("ratio", "outcome", "fails"), [(1.05, "slower", True), (1 / 1.05, "faster", False)])
+def test_a_change_is_called(ratio: float, outcome: str, fails: bool):
+    verdict = contest(lambda index: series(ratio))
+    assert (outcome, fails) == (verdict.outcome, verdict.fails)
+    typical = verdict.ratios[0]
+    assert typical.low is not None
+    assert typical.high is not None
+    assert typical.low < ratio < typical.high
+
+
+def test_load_on_one_side_in_some_rounds_is_no_slowdown():
+    assert contest(lambda index: series(1.3 if index % 4 == 0 else 1.0)).outcome in ("unchanged", "inconclusive")
+
+
+def test_a_first_run_that_pays_the_cold_cache_is_no_slowdown():
+    assert "unchanged" == contest(lambda index: series(3.0 if index == 0 else 1.0)).outcome
+
+
+def test_one_round_only_is_inconclusive():
+    verdict = contest(lambda index: series(2.0), rounds=1)
+    assert "inconclusive" == verdict.outcome
+    assert "too few" in verdict.reason
+
+
+@pytest.mark.parametrize("bad", [0, -7], ids=["zeros", "a clock that jumps back"])
+def test_rounds_that_are_no_latencies_say_nothing(bad: int):
+    def measure(index: int) -> PairedRound:
+        good = series()
+        return PairedRound((bad, *good.a_ns[1:]), good.b_ns, good.a_wait_ns, good.b_wait_ns) if index % 3 == 1 else good
+
+    verdict = contest(measure, rounds=30)
+    assert "unchanged" == verdict.outcome
+    assert 0 < verdict.lost_rounds
+    assert "failed" == contest(lambda index: PairedRound((bad,), (1,), (0,), (0,))).outcome
+
+
+def test_a_clock_that_jumps_ahead_is_one_wild_round():
+    def measure(index: int) -> PairedRound:
+        good = series()
+        return (
+            PairedRound(good.a_ns, tuple(10**15 for _ in good.b_ns), good.a_wait_ns, good.b_wait_ns)
+            if index == 2
+            else good
+        )
+
+    assert "unchanged" == contest(measure).outcome
+
+
+def test_a_side_that_fails_to_load_fails_at_once():
+    def measure(index: int) -> PairedRound:
+        raise ConversionError("onnxruntime load", "no such operator")
+
+    verdict = contest(measure)
+    assert ("failed", 1, 5) == (verdict.outcome, verdict.lost_rounds, verdict.exit_code)
+    assert "no such operator" in verdict.reason
+
+
+def test_a_killed_worker_costs_its_round_only():
+    def measure(index: int) -> PairedRound:
+        if index == 4:
+            raise ChildFailure("crashed", "measure ended with SIGKILL (out of memory, or killed)", "measure", "")
+        return series(1.2)
+
+    verdict = contest(measure)
+    assert ("slower", 1) == (verdict.outcome, verdict.lost_rounds)
+
+
+def test_workers_that_are_killed_each_time_are_inconclusive():
+    def measure(index: int) -> PairedRound:
+        raise ChildFailure("crashed", "measure ended with SIGKILL (out of memory, or killed)", "measure", "")
+
+    verdict = contest(measure)
+    assert ("inconclusive", duels.GIVE_UP) == (verdict.outcome, verdict.lost_rounds)
+    assert "SIGKILL" in verdict.reason
+
+
+def test_losing_every_other_round_still_ends():
+    def measure(index: int) -> PairedRound:
+        if index % 2:
+            raise DataError("a sample is no latency")
+        return series()
+
+    assert "unchanged" == contest(measure, rounds=40).outcome
+
+
+def test_a_verdict_below_fail_above_is_slower_and_passes():
+    verdict = contest(lambda index: series(1.03), rules=Rules(fail_above_pct=10))
+    assert ("slower", False) == (verdict.outcome, verdict.fails)
+
+
+@pytest.fixture(scope="module")
+def toy(exported: Path) -> Artifact:
+    return next(item for item in bundle.artifacts(exported / "runs") if item.subject.target == "ort")
+
+
+@pytest.mark.target("ort")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_real_round_of_equal_sides(toy: Artifact, workers: int):
+    setting = Setting(workers=workers, round_seconds=0.1, min_pairs=12)
+    item = duels.run_round(toy, toy, setting, 1)
+    assert 12 <= len(item.a_ns) == len(item.b_ns)
+    assert abs(float(np.median(np.log(np.array(item.b_ns) / np.array(item.a_ns))))) < math.log(3)
+
+
+@pytest.mark.target("ort")
+def test_a_candidate_whose_file_is_altered_is_refused_with_its_reason(toy: Artifact, tmp_path: Path):
+    import shutil
+    from dataclasses import replace
+
+    broken = tmp_path / "broken"
+    shutil.copytree(toy.folder, broken)
+    with (broken / toy.entry).open("ab") as stream:
+        stream.write(b"x")
+    found = Duel("x", toy, replace(toy, folder=broken), Setting(budget_s=30), Rules())
+    duels.run([found], lambda text: None)
+    assert "failed" == found.verdict().outcome
+    assert "altered" in found.verdict().reason
+
+
+@pytest.mark.target("ort")
+@pytest.mark.slow
+def test_a_real_worker_that_is_killed_loses_its_round(toy: Artifact):
+    setting = Setting(round_seconds=30.0)
+    seen: list[BaseException] = []
+
+    def measure() -> None:
+        try:
+            duels.run_round(toy, toy, setting, 1)
+        except ChildFailure as error:
+            seen.append(error)
+
+    thread = threading.Thread(target=measure)
+    thread.start()
+    time.sleep(4)
+    for pid in children("effbench.device.agent_pair"):
+        os.kill(pid, signal.SIGKILL)
+    thread.join(timeout=20)
+    assert "SIGKILL" in str(seen[0])
+
+
+def children(module: str) -> list[int]:
+    """Return the processes started by this one that run a module."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+            if parent == os.getpid() and module in (stat.parent / "cmdline").read_text():
+                found.append(int(stat.parent.name))
+        except OSError:
+            continue
+    return found

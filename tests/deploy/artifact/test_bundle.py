@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from effbench.deploy.artifact import bundle
+from effbench.errors import DataError
+from effbench.schema import Artifact, Subject, TensorSpec, Weights
+
+
+def make(draft: Path, content: bytes = b"graph") -> Artifact:
+    (draft / "model.onnx").write_bytes(content)
+    (draft / "reference.npz").write_bytes(b"x" * 100)
+    subject = Subject("net", "user", Weights(), (64, 64), 1, "onnx", "fp32")
+    spec = TensorSpec("image", "float32", (1, 3, 64, 64))
+    return Artifact(draft, "key", "", subject, (spec,), (), {}, "model.onnx")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    place = tmp_path / "artifacts" / "net-64-key"
+    bundle.write(place, make)
+    return place
+
+
+def test_written_is_read_back_and_counted(folder: Path) -> None:
+    found = bundle.load(folder)
+    assert sorted(found.files) == ["model.onnx", "reference.npz"]
+    assert found.subject.size_bytes == 5  # expected outputs are no part of what is deployed
+    assert found.path == folder / "model.onnx"
+
+
+def test_the_digest_depends_on_the_files_alone(folder: Path, tmp_path: Path) -> None:
+    again = bundle.write(tmp_path / "other", make)
+    other = bundle.write(tmp_path / "third", lambda draft: make(draft, b"graph2"))
+    assert bundle.load(folder).digest == again.digest != other.digest
+
+
+def test_only_the_same_key_is_a_hit(folder: Path) -> None:
+    assert bundle.find(folder, "key") is not None
+    assert bundle.find(folder, "another") is None
+    assert bundle.find(folder.parent / "none", "key") is None
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / "model.onnx").write_bytes(b"grapH"), "altered since it was exported"),
+        (lambda f: (f / "model.onnx").write_bytes(b"graph plus"), "altered since it was exported"),
+        (lambda f: (f / "model.onnx").unlink(), "missing"),
+        (lambda f: (f / bundle.MANIFEST).write_text("{"), "not valid JSON"),
+        (lambda f: (f / bundle.MANIFEST).write_text("[1]"), "changed since it was written"),
+        (lambda f: _edit(f, digest="0" * 64), "changed since it was written"),
+        (lambda f: (f / bundle.MANIFEST).unlink(), "No such file"),
+    ],
+)
+def test_what_was_changed_is_refused(folder: Path, damage: object, message: str) -> None:
+    damage(folder)  # type: ignore[operator]
+    with pytest.raises(DataError, match=message):
+        bundle.load(folder)
+
+
+def _edit(folder: Path, **changes: object) -> None:
+    path = folder / bundle.MANIFEST
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_a_manifest_cannot_point_outside(folder: Path) -> None:
+    made = bundle.load(folder)
+    files = {"../../secret": made.files["model.onnx"]}
+    bundle.save_manifest(replace(made, files=files, digest=bundle.digest_of(files)))
+    with pytest.raises(DataError, match="outside the artifact"):
+        bundle.load(folder)
+
+
+def test_a_link_is_no_file_of_an_artifact(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").write_bytes(b"graph")
+    (folder / "model.onnx").unlink()
+    (folder / "model.onnx").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match="missing"):
+        bundle.load(folder)
+
+
+def test_a_failure_while_building_leaves_nothing(tmp_path: Path) -> None:
+    def fails(draft: Path) -> Artifact:
+        (draft / "half").write_bytes(b"x")
+        raise DataError("no")
+
+    with pytest.raises(DataError, match="no"):
+        bundle.write(tmp_path / "artifacts" / "a", fails)
+    assert list((tmp_path / "artifacts").iterdir()) == []
+
+
+SLOW_WRITER = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_bundle import make
+from effbench.deploy.artifact import bundle
+
+def slow(draft):
+    made = make(draft)
+    print("half", flush=True)
+    time.sleep(600)
+    return made
+
+bundle.write(Path({place!r}), slow)
+"""
+
+
+def test_a_kill_while_building_leaves_nothing_that_counts(tmp_path: Path) -> None:
+    place = tmp_path / "artifacts" / "net"
+    code = SLOW_WRITER.format(tests=str(Path(__file__).parent), place=str(place))
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == b"half\n"
+        os.kill(writer.pid, signal.SIGKILL)
+    assert not place.exists()
+    assert list(bundle.artifacts(tmp_path)) == []
+    time.sleep(0.05)
+    bundle.write(place, make)
+    assert [item.name for item in (tmp_path / "artifacts").iterdir()] == ["net"]  # the dead draft is swept away
+
+
+def test_notes_change_the_manifest_and_not_the_digest(folder: Path) -> None:
+    before = bundle.load(folder)
+    after = bundle.annotate(before, placement={"devices": ["CPU"]})
+    assert bundle.load(folder).placement == {"devices": ["CPU"]}
+    assert after.digest == before.digest
+
+
+def test_an_unwritable_place_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(DataError, match="Cannot write"):
+        bundle.write(tmp_path / "file" / "artifacts" / "a", make)
+
+
+def test_names_are_safe_for_folders() -> None:
+    assert bundle.name_of("a/b:c", (64, 96), None, "fp16", "ov") == "a_b_c-64x96-b_dynamic-fp16-ov"

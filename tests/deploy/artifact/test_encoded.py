@@ -1,0 +1,139 @@
+"""The reference path from encoded pictures, against Pillow, which it shares nothing with; and what fails against it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from effbench.data.pictures import decode, normalize, read
+from effbench.deploy.artifact import encoded, fidelity
+from effbench.deploy.artifact.synthetic import natural
+from effbench.errors import UsageError
+from effbench.schema import Fidelity, Preprocessing, TensorSpec
+
+SPEC = TensorSpec("image", "float32", (1, 3, 32, 48))
+WEIGHTS = np.random.default_rng(5).standard_normal((3 * 32 * 48, 10)).astype(np.float32) / 50
+DECLARED = Preprocessing()
+IMAGES = fidelity.pictures(9, 3, (32, 48))
+
+
+def model(feeds: Mapping[str, Any]) -> dict[str, Any]:
+    return {"output": np.tanh(feeds["image"].reshape(len(feeds["image"]), -1) @ WEIGHTS)}
+
+
+def checked(preprocessing: Preprocessing, precision: str = "fp32", batch: int = 1) -> Fidelity:
+    expected = fidelity.run_all(model, fidelity.feeds(IMAGES, 1, SPEC, DECLARED))
+    example = encoded.example(model, SPEC, 1, DECLARED)
+    return fidelity.check(model, (IMAGES, expected, "numpy"), batch, SPEC, preprocessing, precision, example)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_a_png_is_what_a_decoder_reads(channels: int):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, channels), dtype=np.uint8)
+    found = np.asarray(decode(encoded.png(pixels), "x.png", channels)).reshape(pixels.shape)
+    assert np.array_equal(pixels, found)
+
+
+@settings(max_examples=60, derandomize=True, deadline=None)
+@given(
+    sides=st.tuples(st.integers(8, 90), st.integers(8, 90)),
+    interpolation=st.sampled_from(encoded.INTERPOLATIONS),
+    crop=st.sampled_from([0.75, 0.875, 0.95, 1.0]),
+    order=st.sampled_from(["RGB", "BGR"]),
+)
+def test_whatever_is_declared_passes(sides: tuple[int, int], interpolation: str, crop: float, order: str):
+    how = replace(DECLARED, interpolation=interpolation, crop_pct=crop, channel_order=order)
+    spec = replace(SPEC, shape=(1, 3, *sides))
+    found = encoded.example(lambda feeds: {"output": feeds["image"].mean((2, 3))}, spec, 1, how)
+    assert found is not None
+    deployed = normalize(read(found.content, "x", sides, how)[None], how)[0]
+    assert encoded.levels(deployed, found.tensor) < encoded.LEVELS
+
+
+@settings(max_examples=60, derandomize=True, deadline=None)
+@given(have=st.integers(20, 150), want=st.integers(8, 150), name=st.sampled_from(encoded.INTERPOLATIONS[1:]))
+def test_one_axis_is_scaled_as_pillow_does(have: int, want: int, name: str):
+    pixels = np.random.default_rng(have).integers(0, 256, (5, have), dtype=np.uint8)
+    wanted = np.asarray(Image.fromarray(pixels).resize((want, 5), Image.Resampling[name.upper()]))
+    assert np.array_equal(wanted, encoded.scaled(pixels, want, 1, name))
+
+
+def test_nearest_takes_the_pixel_under_the_center():
+    pixels = natural(3, (61, 97), 3).transpose(1, 2, 0)
+    how = replace(DECLARED, interpolation="nearest")
+    found = normalize(read(encoded.png(np.ascontiguousarray(pixels)), "x", (32, 48), how)[None], how)[0]
+    assert encoded.levels(found, encoded.prepared(pixels, (32, 48), how)) < 0.01
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_the_declared_preprocessing_passes(precision: str):
+    found = checked(DECLARED, precision)
+    assert (True, ()) == (found.passed, found.reasons)
+    assert found.prepared_levels is not None
+    assert found.prepared_levels <= encoded.LEVELS
+
+
+BROKEN = {
+    "channels swapped": {"channel_order": "BGR"},
+    "bilinear": {"interpolation": "bilinear"},
+    "lanczos": {"interpolation": "lanczos"},
+    "another crop": {"crop_pct": 0.9},
+    "no crop": {"crop_pct": 1.0},
+    "mean and deviation swapped": {"mean": DECLARED.std, "std": DECLARED.mean},
+    "mean in the other order": {"mean": DECLARED.mean[::-1]},
+    "pixels up to 255": {"scale": 1.0},
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_a_broken_preprocessing_fails(what: str, precision: str):
+    found = checked(replace(DECLARED, **BROKEN[what]), precision)
+    assert not found.passed
+    assert any("levels of 255 from the reference path's input" in reason for reason in found.reasons), found.reasons
+
+
+def test_a_decoder_that_shifts_by_a_pixel_fails(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(fidelity, "read", lambda *arguments: np.roll(read(*arguments), 1, axis=2))
+    assert not checked(DECLARED, "int8").passed
+
+
+def test_a_runtime_that_errs_on_the_encoded_picture_alone_fails():
+    expected = fidelity.run_all(model, fidelity.feeds(IMAGES, 1, SPEC, DECLARED))
+    example = encoded.example(model, SPEC, 1, DECLARED)
+    assert example is not None
+
+    def off(feeds: Mapping[str, Any]) -> dict[str, Any]:
+        wrong = encoded.levels(feeds["image"][0], example.tensor) < encoded.LEVELS
+        return {"output": model(feeds)["output"][:, :: -1 if wrong else 1]}
+
+    found = fidelity.check(off, (IMAGES, expected, "numpy"), 1, SPEC, DECLARED, "fp32", example)
+    (reason,) = found.reasons
+    assert reason.startswith("from an encoded picture: cosine ")
+
+
+def test_pictures_have_one_three_or_four_channels():
+    assert encoded.example(model, TensorSpec("image", "float32", (1, 5, 32, 32)), 1, DECLARED) is None
+    with pytest.raises(UsageError, match="Interpolation 'area' is none of"):
+        checked(replace(DECLARED, interpolation="area"))
+
+
+def test_an_example_is_read_back(tmp_path: Any):
+    example = encoded.example(model, SPEC, 1, DECLARED)
+    assert example is not None
+    fidelity.save_reference(tmp_path / "with.npz", IMAGES, model({"image": np.zeros((9, 3, 32, 48))}), "n", example)
+    fidelity.save_reference(tmp_path / "without.npz", IMAGES, {}, "n")
+    found = encoded.load(tmp_path / "with.npz")
+    assert found is not None
+    assert example.content == found.content
+    assert np.array_equal(example.tensor, found.tensor)
+    assert np.array_equal(example.outputs["output"], found.outputs["output"])
+    assert {"output"} == set(fidelity.load_reference(tmp_path / "with.npz")[1])
+    assert encoded.load(tmp_path / "without.npz") is None

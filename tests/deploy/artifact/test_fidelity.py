@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from effbench.data.scenes import KINDS, scene
+from effbench.deploy.artifact import fidelity
+from effbench.errors import DataError
+from effbench.schema import Fidelity, Preprocessing, TensorSpec
+
+SPEC = TensorSpec("image", "float32", (1, 3, 32, 32))
+WEIGHTS = np.random.default_rng(5).standard_normal((3 * 32 * 32, 10)).astype(np.float32) / 50
+IMAGES = fidelity.pictures(9, 3, (32, 32))
+
+
+def model(feeds: Mapping[str, Any], weights: Any = WEIGHTS) -> dict[str, Any]:
+    x = feeds["image"].reshape(len(feeds["image"]), -1)
+    # The large constant is what every picture shares; it must not hide an error.
+    return {"output": np.tanh(x @ weights) + np.float32(100)}
+
+
+def reference() -> tuple[Any, dict[str, Any], str]:
+    return IMAGES, fidelity.run_all(model, fidelity.feeds(IMAGES, 1, SPEC, Preprocessing())), "numpy"
+
+
+def checked(run: Any, precision: str = "fp32") -> Fidelity:
+    return fidelity.check(run, reference(), 1, SPEC, Preprocessing(), precision)
+
+
+def test_the_model_itself_passes() -> None:
+    found = checked(model)
+    assert (found.passed, found.max_error, found.top1_agreement, found.reasons) == (True, 0.0, 1.0, ())
+    assert (found.inputs, found.reference) == (9, "numpy")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_wrong_weight_fails(precision: str) -> None:
+    wrong = WEIGHTS.copy()
+    wrong[:64] *= 1.5
+    found = checked(lambda feeds: model(feeds, wrong), precision)
+    assert not found.passed
+    assert found.reasons
+
+
+def test_the_spread_is_of_all_pictures_however_few_are_run() -> None:
+    def shifted(feeds: Any) -> dict[str, Any]:
+        return {"output": model(feeds)["output"] + np.float32(0.01)}
+
+    whole = checked(shifted, "fp16")
+    few = fidelity.check(shifted, reference(), 1, SPEC, Preprocessing(), "fp16", pictures=2)
+    assert (whole.inputs, few.inputs) == (9, 2)
+    assert few.snr_db == pytest.approx(whole.snr_db, abs=0.01)
+    expected = reference()[1]["output"][: fidelity.NATURAL].astype(np.float64)
+    spread = np.sqrt(np.mean((expected - expected.mean(axis=0)) ** 2))
+    assert few.max_error == pytest.approx(0.01 / spread, rel=0.01)
+
+
+def test_int8_is_held_to_natural_pictures_and_the_noise_is_stated() -> None:
+    def clipped(feeds: Any) -> dict[str, Any]:
+        found = model(feeds)["output"]
+        extreme = np.ptp(feeds["image"]) == 0
+        return {"output": found * 0 if extreme else found + np.float32(0.02)}
+
+    found = checked(clipped, "int8")
+    assert (found.passed, found.inputs) == (True, fidelity.NATURAL)
+    expected = reference()[1]["output"][: fidelity.NATURAL].astype(np.float64)
+    power = np.mean((expected - expected.mean(axis=0)) ** 2)
+    assert found.snr_db == pytest.approx(10 * np.log10(power / 4e-4), abs=0.1)
+    assert not checked(clipped, "fp16").passed
+
+
+def test_a_wrong_channel_order_fails() -> None:
+    assert not checked(lambda feeds: model({"image": feeds["image"][:, ::-1]})).passed
+
+
+def test_a_wrong_layout_fails() -> None:
+    assert not checked(lambda feeds: model({"image": feeds["image"].transpose(0, 1, 3, 2)})).passed
+
+
+def test_half_precision_passes_as_fp16_and_not_as_fp32() -> None:
+    def half(feeds: Any) -> dict[str, Any]:
+        out = model(feeds)["output"]
+        noise = np.random.default_rng(int(feeds["image"].sum()) % 2**31).standard_normal(out.shape)
+        return {"output": out + 4e-3 * noise}
+
+    assert checked(half, "fp16").passed
+    assert not checked(half, "fp32").passed
+
+
+def test_nan_fails_and_is_named() -> None:
+    found = checked(lambda feeds: {"output": np.full((1, 10), np.nan, np.float32)})
+    assert not found.finite
+    assert "NaN" in found.reasons[0]
+
+
+def test_a_session_that_forgets_is_caught() -> None:
+    calls = []
+
+    def drifts(feeds: Any) -> dict[str, Any]:
+        calls.append(1)
+        return {"output": model(feeds)["output"] * (1 + 1e-4 * len(calls))}
+
+    found = checked(drifts, "fp16")
+    assert not found.repeatable
+
+
+def test_a_reused_output_buffer_does_not_fool_the_check() -> None:
+    buffer = np.zeros((1, 10), np.float32)
+
+    def reuses(feeds: Any) -> dict[str, Any]:
+        buffer[...] = model(feeds)["output"]
+        return {"output": buffer}
+
+    assert checked(reuses).passed
+
+
+def test_a_dead_network_proves_nothing() -> None:
+    def dead(feeds: Any) -> dict[str, Any]:
+        return {"output": np.ones((1, 10), np.float32)}
+
+    expected = fidelity.run_all(dead, fidelity.feeds(IMAGES, 1, SPEC, Preprocessing()))
+    found = fidelity.check(dead, (IMAGES, expected, "numpy"), 1, SPEC, Preprocessing(), "fp32")
+    assert not found.passed
+    assert "do not depend on the picture" in found.reasons[0]
+
+
+def test_other_shapes_are_an_error() -> None:
+    with pytest.raises(DataError, match=r"shape \[9, 5\], expected \[9, 10\]"):
+        checked(lambda feeds: {"output": model(feeds)["output"][:, :5]})
+    with pytest.raises(DataError, match="2 outputs, expected 1"):
+        checked(lambda feeds: {**model(feeds), "more": np.ones((1, 1), np.float32)})
+
+
+def test_renamed_outputs_are_matched_by_order() -> None:
+    assert checked(lambda feeds: {"logits:0": model(feeds)["output"]}).passed
+
+
+@settings(derandomize=True, deadline=None, max_examples=30)
+@given(st.floats(1e-6, 1.0), st.floats(-1e3, 1e3))
+def test_errors_do_not_depend_on_scale_or_offset(scale: float, offset: float) -> None:
+    rng = np.random.default_rng(3)
+    want = rng.standard_normal((9, 20))
+    have = want + 1e-2 * rng.standard_normal((9, 20))
+    plain = fidelity.compare({"a": want}, {"a": have})
+    moved = fidelity.compare({"a": want * scale + offset}, {"a": have * scale + offset})
+    assert moved["max_error"] == pytest.approx(plain["max_error"], rel=1e-3)
+    assert moved["cosine"] == pytest.approx(plain["cosine"], rel=1e-3)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (64, 96), (33, 47)])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_pictures_are_pictures(size: tuple[int, int], channels: int) -> None:
+    found = fidelity.pictures(10, channels, size)
+    assert found.shape == (10, channels, *size)
+    assert found.dtype == np.uint8
+    assert (found[fidelity.NATURAL] == 0).all()
+    assert (found[fidelity.NATURAL + 1] == 255).all()
+    assert np.array_equal(found, fidelity.pictures(10, channels, size))
+
+
+def test_natural_pictures_are_of_six_kinds_and_so_are_further_ones() -> None:
+    found = fidelity.pictures(fidelity.NATURAL + 3 + len(KINDS), 3, (64, 64))
+    for index in (*range(fidelity.NATURAL), *range(fidelity.NATURAL + 3, len(found))):
+        assert np.array_equal(found[index], scene(3, (64, 64), index, KINDS[index % len(KINDS)]))
+    assert fidelity.NATURAL == len(KINDS)
+
+
+def test_a_batch_is_filled_with_whole_batches() -> None:
+    for batch in (1, 2, 4, 8, 32):
+        count = fidelity.count_for(batch)
+        assert count % batch == 0
+        assert count >= fidelity.NATURAL + 3
+        assert [
+            len(f["image"]) for f in fidelity.feeds(IMAGES[: batch * (9 // batch)], batch, SPEC, Preprocessing())
+        ] == [batch] * (9 // batch)
+
+
+def test_preprocessing_scales_and_normalizes() -> None:
+    image = np.full((1, 3, 2, 2), 255, np.uint8)
+    (found,) = fidelity.feeds(image, 1, SPEC, Preprocessing(mean=(0.5, 0.25, 0.0), std=(0.5, 0.5, 2.0)))
+    assert np.allclose(found["image"][0, :, 0, 0], [1.0, 1.5, 0.5])
+
+
+def test_a_reference_is_read_back(tmp_path: Path) -> None:
+    images, outputs, _ = reference()
+    fidelity.save_reference(tmp_path / "reference.npz", images, outputs, "torch 2")
+    again, expected, engine = fidelity.load_reference(tmp_path / "reference.npz")
+    assert engine == "torch 2"
+    assert np.array_equal(again, images)
+    assert np.array_equal(expected["output"], outputs["output"])
+
+
+def test_what_is_no_reference_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "reference.npz").write_bytes(b"PK\x03\x04 not really")
+    with pytest.raises(DataError, match="not a file of expected outputs"):
+        fidelity.load_reference(tmp_path / "reference.npz")
+
+
+def test_the_direction_of_a_picture_near_the_mean_is_held_to_the_noise_of_the_others() -> None:
+    rng = np.random.default_rng(0)
+    want = rng.normal(size=(fidelity.NATURAL, 1000))
+    want[3] = 0.1 * want[3] + np.delete(want, 3, axis=0).mean(axis=0)
+    noise = 0.05 * rng.normal(size=want.shape)
+    center = want.mean(axis=0)
+    left, right = want[3] - center, want[3] + noise[3] - center
+    assert left @ right / np.linalg.norm(left) / np.linalg.norm(right) < 0.95
+    assert fidelity.compare({"y": want}, {"y": want + noise})["cosine"] > 0.995
+    # A picture that is somewhere else altogether is not saved by it, nor outputs that no picture changes.
+    moved = want + noise
+    moved[2] = moved[1]
+    assert fidelity.compare({"y": want}, {"y": moved})["cosine"] < 0.2
+    assert fidelity.compare({"y": want}, {"y": np.tile(center, (fidelity.NATURAL, 1))})["cosine"] < 0.2

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from effbench.deploy.graph import onnx_file
+from effbench.errors import DataError
+
+
+def conv_model(batch: object = 1, side: object = 8, channels: int = 3) -> onnx.ModelProto:
+    weight = numpy_helper.from_array(np.ones((4, channels, 3, 3), np.float32), "w")
+    head = numpy_helper.from_array(np.ones((4, 5), np.float32), "h")
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("GlobalAveragePool", ["c"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("MatMul", ["f", "h"], ["y"]),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, channels, side, side])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, 5])
+    graph = helper.make_graph(nodes, "g", [x], [y], [weight, head])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def save(model: onnx.ModelProto, path: Path) -> Path:
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def test_macs_are_counted_as_by_hand() -> None:
+    model = onnx_file.infer_shapes(conv_model(), "m")
+    assert onnx_file.count_macs(model) == 8 * 8 * 4 * (3 * 9) + 5 * 4
+    assert onnx_file.count_params(model) == 4 * 3 * 9 + 4 * 5
+
+
+def test_unknown_shapes_give_no_count() -> None:
+    assert onnx_file.count_macs(onnx_file.infer_shapes(conv_model("b", "s"), "m")) is None
+
+
+def test_a_transposed_convolution_and_a_gemm_are_counted() -> None:
+    weight = numpy_helper.from_array(np.ones((3, 6, 2, 2), np.float32), "w")
+    gemm = numpy_helper.from_array(np.ones((7, 6), np.float32), "g")
+    nodes = [
+        helper.make_node("ConvTranspose", ["x", "w"], ["c"], strides=[2, 2]),
+        helper.make_node("GlobalAveragePool", ["c"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("Gemm", ["f", "g"], ["y"], transB=1),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 4, 4])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 7])
+    model = helper.make_model(helper.make_graph(nodes, "g", [x], [y], [weight, gemm]))
+    assert onnx_file.count_macs(onnx_file.infer_shapes(model, "m")) == 3 * 16 * 6 * 4 + 7 * 6
+
+
+def test_an_open_model_is_fixed_to_a_size() -> None:
+    fixed = onnx_file.fix_shape(conv_model("b", "s"), (16, 24), 2, "m")
+    assert onnx_file.inputs(fixed)[0].shape == (2, 3, 16, 24)
+    assert onnx_file.specs(fixed.graph.output)[0].shape == (2, 5)
+
+
+def test_a_fixed_model_takes_its_own_size_only() -> None:
+    assert onnx_file.fix_shape(conv_model(), (8, 8), 1, "m") is not None
+    with pytest.raises(DataError, match="height is fixed to 8, not 16"):
+        onnx_file.fix_shape(conv_model(), (16, 16), 1, "m")
+    with pytest.raises(DataError, match="batch is fixed to 1, not 4"):
+        onnx_file.fix_shape(conv_model(), (8, 8), 4, "m")
+
+
+def test_a_model_without_a_picture_is_refused() -> None:
+    x = helper.make_tensor_value_info("ids", TensorProto.INT64, [1, 128])
+    y = helper.make_tensor_value_info("y", TensorProto.INT64, [1, 128])
+    model = helper.make_model(helper.make_graph([helper.make_node("Identity", ["ids"], ["y"])], "g", [x], [y]))
+    with pytest.raises(DataError, match="one picture input"):
+        onnx_file.image_input(model, "bert.onnx")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "holds no ONNX graph"),
+        (b"\x89PNG\r\n\x1a\n" + b"\0" * 50, "not an ONNX file|holds no ONNX graph"),
+        (b"hello world, this is text", "not an ONNX file|holds no ONNX graph"),
+    ],
+)
+def test_what_is_not_onnx_is_one_sentence(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        onnx_file.load(path)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.99])
+def test_a_truncated_model_is_refused(tmp_path: Path, share: float) -> None:
+    data = conv_model().SerializeToString()
+    path = tmp_path / "m.onnx"
+    path.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(DataError, match=r"m\.onnx"):
+        onnx_file.load(path)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file"):
+        onnx_file.load(tmp_path / "none.onnx")
+
+
+def external(folder: Path, location: str) -> Path:
+    model = conv_model()
+    weight = model.graph.initializer[0]
+    raw = weight.raw_data
+    (folder / "weights.data").write_bytes(raw)
+    weight.ClearField("raw_data")
+    weight.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", location), ("offset", "0"), ("length", str(len(raw)))):
+        weight.external_data.add(key=key, value=value)
+    return save(model, folder / "m.onnx")
+
+
+def test_external_data_beside_the_model_are_read(tmp_path: Path) -> None:
+    model = onnx_file.load(external(tmp_path, "weights.data"))
+    assert numpy_helper.to_array(model.graph.initializer[0]).sum() == 4 * 3 * 9
+
+
+@pytest.mark.parametrize("location", ["../secret", "/etc/passwd", "", "a/../../secret"])
+def test_external_data_elsewhere_are_refused(tmp_path: Path, location: str) -> None:
+    (tmp_path / "secret").write_bytes(b"x" * 1000)
+    folder = tmp_path / "model"
+    folder.mkdir()
+    with pytest.raises(DataError, match="outside the model's folder"):
+        onnx_file.load(external(folder, location))
+
+
+def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"x" * 1000)
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "link").symlink_to(tmp_path / "secret")
+    with pytest.raises(DataError, match="outside the model's folder"):
+        onnx_file.load(external(folder, "link"))
+
+
+def test_missing_or_short_external_data_are_refused(tmp_path: Path) -> None:
+    path = external(tmp_path, "weights.data")
+    (tmp_path / "weights.data").write_bytes(b"short")
+    with pytest.raises(DataError, match=r"cannot be read|not a valid|fit"):
+        onnx_file.load(path)
+    (tmp_path / "weights.data").unlink()
+    with pytest.raises(DataError, match="missing"):
+        onnx_file.load(path)
+
+
+def test_tidying_removes_notes_and_leftovers() -> None:
+    model = conv_model()
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros(3, np.float32), "unused"))
+    node = model.graph.node[0]
+    node.metadata_props.add(key="pkg.torch.onnx.stack_trace", value="/home/somebody/model.py")
+    node.metadata_props.add(key="pkg.torch.onnx.name_scopes", value="['', 'stages.0', 'conv2d']")
+    onnx_file.tidy(model)
+    assert b"somebody" not in model.SerializeToString()
+    assert [tensor.name for tensor in model.graph.initializer] == ["w", "h"]
+    assert model.graph.node[0].name == "stages.0/Conv"
+    names = [node.name for node in model.graph.node]
+    assert len(set(names)) == len(names)

@@ -1,0 +1,248 @@
+"""fp16 in the graph: borders, islands, no chains of casts, and the runtimes that take it."""
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, parser
+
+from effbench import models
+from effbench.deploy.artifact import fidelity
+from effbench.deploy.graph import from_torch, onnx_file
+from effbench.deploy.interpreter import Interpreter
+from effbench.deploy.precision.half import HALF_MAX, long_softmaxes, to_fp16
+from effbench.errors import ConversionError, UsageError
+from effbench.models.build import build
+from effbench.schema import Preprocessing, Weights
+
+EXAMPLE = """
+<ir_version: 10, opset_import: ["" : 20]>
+example (float[1, 3, 8, 8] image) => (float[1, 4] output)
+<float[4, 3] weight = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}, float eps = {0.000001}, int64[2] axes = {2, 3},
+ int64[1] one = {1}, float[4] scales = {1.0, 1.0, 1.7, 1.7}>
+{
+    larger = Resize <mode = "nearest"> (image, , scales)
+    mean = ReduceMean <keepdims = 0> (larger, axes)
+    [square] square = Mul (mean, mean)
+    [total] total = ReduceSum (square, one)
+    [safe] safe = Add (total, eps)
+    [root] root = Sqrt (safe)
+    unit = Div (mean, root)
+    output = Gemm <transB = 1> (unit, weight)
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def regla() -> onnx.ModelProto:
+    return from_torch.from_module(build(models.get("regla_t"), Weights()), 3, (64, 64), 1)
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[dict[str, np.ndarray]]:
+    spec = onnx_file.TensorSpec("image", "float32", (1, 3, 64, 64))
+    return fidelity.feeds(fidelity.pictures(6, 3, (64, 64)), 1, spec, Preprocessing())
+
+
+def example() -> onnx.ModelProto:
+    return onnx_file.infer_shapes(parser.parse_model(EXAMPLE), "example")
+
+
+def types(model: onnx.ModelProto) -> dict[str, int]:
+    values = [*model.graph.input, *model.graph.value_info, *model.graph.output]
+    return {v.name: v.type.tensor_type.elem_type for v in values}
+
+
+def test_borders_stay_float32_and_the_inside_is_half() -> None:
+    model = to_fp16(example())
+    found = types(model)
+    assert found["image"] == found["output"] == TensorProto.FLOAT
+    assert {found[n.output[0]] for n in model.graph.node if n.op_type != "Cast"} == {TensorProto.FLOAT16}
+    assert Counter(n.op_type for n in model.graph.node)["Cast"] == 2
+
+
+def test_scales_of_a_resize_stay_float32() -> None:
+    kinds = {t.name: t.data_type for t in to_fp16(example()).graph.initializer}
+    assert kinds["scales"] == TensorProto.FLOAT
+    assert kinds["weight_half"] == TensorProto.FLOAT16
+
+
+def test_islands_compute_in_float32_with_one_cast_per_border() -> None:
+    model = to_fp16(example(), islands=["square", "total", "safe", "root"])
+    found = types(model)
+    assert {found[name] for name in ("square", "total", "safe", "root")} == {TensorProto.FLOAT}
+    casts = [n for n in model.graph.node if n.op_type == "Cast"]
+    assert len(casts) == 4  # image in, mean into the island, root out of it, output out
+    made = {n.output[0] for n in casts}
+    assert not any(n.input[0] in made for n in casts)
+
+
+def test_an_island_saves_an_epsilon_that_half_precision_loses() -> None:
+    feeds = {"image": np.zeros((1, 3, 8, 8), np.float32)}
+    interpreter = Interpreter(example())
+    assert np.isfinite(interpreter.run(feeds, "float64")["output"]).all()
+    assert np.isnan(interpreter.run(feeds, "half-acc32")["output"]).all()
+    saved = interpreter.run(feeds, "half-acc32", islands={"square", "total", "safe", "root", "unit"})
+    assert np.isfinite(saved["output"]).all()
+    # The rewritten graph, run as it declares itself, says the same.
+    declared = Interpreter(to_fp16(example(), ["safe", "root", "unit"])).run(feeds)["output"]
+    assert np.isfinite(declared).all()
+
+
+def test_an_integer_that_was_cast_is_cast_anew() -> None:
+    model = parser.parse_model("""
+        <ir_version: 10, opset_import: ["" : 20]>
+        f (int32[4] x) => (float[4] y, float[4] z) <float c = {2.0}>
+        { a = Cast <to = 1> (x)   y = Mul (a, c)   [wide] z = Add (a, c) }""")
+    result = to_fp16(model, islands=["wide"])
+    casts = {n.output[0]: n.input[0] for n in result.graph.node if n.op_type == "Cast"}
+    assert not any(source in casts for source in casts.values())
+    found = Interpreter(result).run({"x": np.array([1, 2, 3, 4], np.int32)})
+    assert found["z"].tolist() == [3.0, 4.0, 5.0, 6.0]
+    assert found["y"].tolist() == [2.0, 4.0, 6.0, 8.0]
+
+
+def test_constants_beyond_half_are_saturated() -> None:
+    model = parser.parse_model("""
+        <ir_version: 10, opset_import: ["" : 20]>
+        f (float[2] x) => (float[2] y) <float[2] c = {1e9, -1e9}> { y = Min (x, c) }""")
+    constant = next(t for t in to_fp16(model).graph.initializer)
+    assert onnx.numpy_helper.to_array(constant).tolist() == [HALF_MAX, -HALF_MAX]
+
+
+def test_an_input_that_is_an_output_and_an_output_that_is_read() -> None:
+    model = parser.parse_model("""
+        <ir_version: 10, opset_import: ["" : 20]>
+        f (float[2] x) => (float[2] y, float[2] z) { y = Relu (x)   z = Neg (y) }""")
+    found = Interpreter(to_fp16(model)).run({"x": np.array([-1, 2], np.float32)})
+    assert [v.tolist() for v in found.values()] == [[0, 2], [0, -2]]
+    assert {v.dtype for v in found.values()} == {np.dtype("float32")}
+
+
+def test_unknown_islands_and_control_flow_are_refused() -> None:
+    with pytest.raises(UsageError, match="skware"):
+        to_fp16(example(), islands=["skware"])
+    branch = parser.parse_graph("g () => (float[2] y) { y = Identity (x) }")
+    node = onnx.helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)
+    made = [onnx.helper.make_tensor_value_info(n, t, s) for n, t, s in (("x", 1, [2]), ("c", 9, []), ("y", 1, [2]))]
+    model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", made[:2], made[2:]), ir_version=10)
+    with pytest.raises(ConversionError, match="control flow"):
+        to_fp16(model)
+
+
+@pytest.mark.target("ort")
+def test_regla_in_fp16_is_still_regla_on_onnx_runtime(regla: onnx.ModelProto, pictures: list) -> None:
+    ort = pytest.importorskip("onnxruntime")
+    model = to_fp16(regla)
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    expected = fidelity.run_all(lambda x: Interpreter(regla).run(x, "float64"), pictures)
+    found = fidelity.run_all(lambda x: {"output": session.run(None, dict(x))[0]}, pictures)
+    simulated = fidelity.run_all(lambda x: Interpreter(regla).run(x, "half-acc32"), pictures)
+    figures = fidelity.compare(expected, found)
+    assert figures["cosine"] >= fidelity.LIMITS["fp16"]["cosine"]
+    # In power: a percentile of the worst of six small pictures is chance, and doubles from one processor to another.
+    assert figures["snr_db"] >= fidelity.compare(expected, simulated)["snr_db"] - 3
+    assert figures["max_error"] > 1e-5  # it really was rounded
+
+
+@pytest.mark.target("ov")
+@pytest.mark.parametrize("hint", ["f32", "f16"])
+def test_regla_in_fp16_is_still_regla_on_openvino(regla: onnx.ModelProto, pictures: list, hint: str, tmp_path) -> None:
+    ov = pytest.importorskip("openvino")
+    onnx.save(to_fp16(regla), tmp_path / "model.onnx")
+    core = ov.Core()
+    compiled = core.compile_model(str(tmp_path / "model.onnx"), "CPU", {"INFERENCE_PRECISION_HINT": hint})
+    expected = fidelity.run_all(lambda x: Interpreter(regla).run(x, "float64"), pictures)
+    found = fidelity.run_all(lambda x: {"output": compiled(dict(x))[0]}, pictures)
+    # On a CPU without half arithmetic the hint f16 becomes bf16, which has three bits fewer.
+    limit = 0.999 if hint == "f32" else 0.9
+    assert fidelity.compare(expected, found)["cosine"] >= limit
+
+
+@pytest.mark.target("trt-rtx")
+def test_regla_in_fp16_is_parsed_by_tensorrt_rtx(regla: onnx.ModelProto) -> None:
+    trt = pytest.importorskip("tensorrt_rtx")
+    builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    onnx_parser = trt.OnnxParser(network, trt.Logger(trt.Logger.ERROR))
+    parsed = onnx_parser.parse(to_fp16(regla, islands=[regla.graph.node[5].output[0]]).SerializeToString())
+    assert parsed, [str(onnx_parser.get_error(i)) for i in range(onnx_parser.num_errors)]
+
+
+def squeeze(opset: int, rows: int, kind: str) -> onnx.ModelProto:
+    """Return a graph that takes one mean over all rows and columns of a map."""
+    node = {
+        "attribute": "ReduceMean <axes = [2, -1], keepdims = 0> (image)",
+        "input": "ReduceMean <keepdims = 0> (image, axes)",
+        "pool": "GlobalAveragePool (image)",
+    }[kind]
+    rank = "[1, 3, 1, 1]" if kind == "pool" else "[1, 3]"
+    axes = "<int64[2] axes = {2, 3}>" if kind == "input" else ""
+    text = f"""<ir_version: 8, opset_import: ["" : {opset}]>
+        g (float[1, 3, {rows}, {rows}] image) => (float{rank} output) {axes} {{ [pool] output = {node} }}"""
+    return onnx_file.infer_shapes(parser.parse_model(text), "the example")
+
+
+@pytest.mark.parametrize(("opset", "kind"), [(13, "attribute"), (18, "input"), (20, "input"), (20, "pool")])
+def test_a_long_mean_is_taken_over_columns_and_then_rows(opset: int, kind: str) -> None:
+    image = np.random.default_rng(0).uniform(0, 12, (1, 3, 112, 112)).astype(np.float32)
+    want = image.astype(np.float64).mean(axis=(2, 3))
+    model = to_fp16(squeeze(opset, 112, kind))
+    means = [node.op_type for node in model.graph.node if node.op_type != "Cast"]
+    assert means == ["ReduceMean", "GlobalAveragePool" if kind == "pool" else "ReduceMean"]
+    (found,) = Interpreter(model).run({"image": image}, "half-acc16").values()
+    assert np.abs(found.reshape(1, 3) - want).max() < 0.02
+    # In one sum it would overflow: 12,544 values of 6 on average.
+    whole = to_fp16(squeeze(opset, 112, kind), ["pool"])
+    assert [node.op_type for node in whole.graph.node if node.op_type != "Cast"] == means[1:]
+    assert len([n for n in to_fp16(squeeze(opset, 16, kind)).graph.node if n.op_type != "Cast"]) == 1
+
+
+def attention_over(positions: int, axis: int = -1, opset: int = 20) -> onnx.ModelProto:
+    """Keys under a softmax over positions, turned, times values: a lambda layer's content."""
+    shape = f"1, 4, {positions}" if axis == -1 else f"1, {positions}, 4"
+    turn = "[0, 2, 1]" if axis == -1 else "[0, 1, 2]"
+    return onnx_file.infer_shapes(
+        parser.parse_model(f"""<ir_version: 8, opset_import: ["" : {opset}]>
+        g (float[{shape}] key, float[1, 6, {positions}] value) => (float[1, 6, 4] output) {{
+            [weigh] w = Softmax <axis = {axis}> (key)
+            [turn] t = Transpose <perm = {turn}> (w)
+            [sum] s = MatMul (value, t)
+            [after] output = Relu (s) }}"""),
+        "attention",
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "islands"),
+    [
+        (attention_over(4096), {"w", "t", "s"}),
+        (attention_over(4096, axis=1), {"w", "t", "s"}),
+        (attention_over(2048), set()),
+        (attention_over(1024, opset=11), set()),
+    ],
+    ids=("long", "another axis", "short", "short, all from the axis on"),
+)
+def test_a_long_softmax_and_its_sum_stay_in_fp32(model: onnx.ModelProto, islands: set[str]) -> None:
+    assert long_softmaxes(model) == islands
+    made = to_fp16(model)
+    types = {value.name: value.type.tensor_type.elem_type for value in made.graph.value_info}
+    single = {node.name for node in made.graph.node if types.get(node.output[0]) == onnx.TensorProto.FLOAT}
+    assert single >= {"weigh", "turn", "sum"} if islands else single.isdisjoint({"weigh", "turn", "sum"})
+
+
+def test_a_long_softmax_survives_flushing() -> None:
+    rng = np.random.default_rng(0)
+    feed = {
+        "key": rng.normal(size=(1, 4, 16384)).astype(np.float32),
+        "value": rng.normal(1, 1, (1, 6, 16384)).astype(np.float32),
+    }
+    interpreter = Interpreter(attention_over(16384))
+    exact = interpreter.run(feed, "float64")["output"]
+    errors = [
+        float(np.abs(interpreter.run(feed, "half-acc32", islands)["output"] - exact).max())
+        for islands in (frozenset(), long_softmaxes(attention_over(16384)))
+    ]
+    assert errors[0] > 0.05
+    assert errors[1] < 0.002

@@ -1,0 +1,434 @@
+"""What the documents tell a reader to type works: commands, Python, examples, links, and the tables taken from code."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import pytest
+import torch
+from places import ROOT
+
+from effbench.cli import cli
+from effbench.deploy.artifact import fidelity
+from effbench.deploy.targets.qnn import snapdragon
+from effbench.errors import UsageError
+from effbench.profiles import devices, trust
+
+EXAMPLES = ROOT / "examples"
+FIRST = ("install", "models", "export", "verify", "profile", "state", "report", "trust", "own-model", "python-api")
+"""The order of reading, in which a later page may use what an earlier one made; other pages follow by name."""
+
+BEING_WRITTEN: set[str] = set()
+"""Pages that are linked before they are there."""
+
+SKIPPED = {
+    ("docs/distill.md", "effbench distill regla_m --data imagenet"): "trains for minutes on a data set of the user",
+    (
+        "docs/distill.md",
+        "python -m torch.distributed.run --nproc-per-node 2",
+    ): "needs several processes and a data set of the user",
+    (
+        "docs/distill.md",
+        "python -m torch.distributed.run --nproc-per-node 8",
+    ): "needs eight GPUs, ImageNet and seven teachers; nobody ran it",
+    (
+        "docs/numerics.md",
+        "effbench numerics regla_m",
+    ): "takes minutes on a busy machine; tests/api/test_numerics_command.py runs it on a small model",
+    ("docs/install.md", "python -m pip install"): "installs packages; the continuous check runs it",
+    ("docs/models.md", "effbench export iformer_m --weights"): "needs a file of weights",
+    ("docs/models.md", "effbench export timm/resnet50.a1_in1k"): "needs timm and minutes",
+    ("docs/litert.md", "python3.12 -m venv"): "needs Python 3.12 and installs packages",
+    ("docs/own-model.md", "effbench export detector.onnx"): "needs a file of the user",
+    ("docs/quantize.md", "effbench export mynet:small"): "needs labelled pictures of the user",
+    ("docs/trust.md", "python benchmarks/coverage.py"): "takes minutes",
+    ("docs/scaling.md", "effbench claims --scaling"): "takes minutes",
+    ("docs/kit.md", "sh run.sh"): "runs in the kit's folder, on the device",
+    ("docs/kit.md", "effbench import result.jsonl"): "needs the result that came back",
+    ("docs/import.md", "effbench import times.json"): "needs a file of another tool",
+    ("docs/scaling.md", "effbench claims"): "takes half an hour",
+    ("CONTRIBUTING.md", "python -m effbench.models.index"): "rewrites a file of the checkout",
+}
+"""Every block that is marked as not run: its page and how its first command begins, and the reason given there."""
+
+STAND_INS = (
+    (r"\bregla_m-224-", "toy.net-64-"),
+    (r"(?<!models )\bregla_m\b", "toy:net"),
+    (r"--res (224|512)\b", "--res 64"),
+    (r"\[224\]", "[64]"),
+    (r"(?m)^effbench profile.*$", r"\g<0> --budget 1 --rounds 1"),
+    (r"budget_s=\d+, rounds=\d+", "budget_s=1, rounds=1"),
+)
+"""In the quick run a small model takes the place of regla_m; the slow run takes the pages at their word."""
+
+EXECUTED = ("effbench ", "eval ")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its page, language, text, and what the comment before it says to the tests."""
+
+    page: str
+    language: str
+    text: str
+    note: str
+
+    @property
+    def commands(self) -> list[str]:
+        """Return the lines of a shell block, continued ones joined, without prompts and comments."""
+        lines = self.text.replace("\\\n", " ").splitlines()
+        if self.language == "console":
+            lines = [line[2:] for line in lines if line.startswith("$ ")]
+        bare = (re.sub(r"\s+#\s.*$", "", line).strip() for line in lines)
+        return [line for line in bare if line and not line.startswith("#")]
+
+    @property
+    def skipped(self) -> str | None:
+        return self.note.removeprefix("skip ") if self.note.startswith("skip ") else None
+
+
+def pages() -> dict[str, str]:
+    """Return the text of every document by its path, in reading order."""
+    rest = sorted(path.stem for path in (ROOT / "docs").glob("*.md") if path.stem not in FIRST)
+    names = [*(f"docs/{name}.md" for name in (*FIRST, *rest)), "README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"]
+    return {name: (ROOT / name).read_text() for name in names}
+
+
+def blocks(page: str, text: str) -> Iterator[Block]:
+    pattern = re.compile(r"(?:<!-- test: ([^\n]*?) -->\n)?^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+    for note, language, body in pattern.findall(text):
+        yield Block(page, language, body, note)
+
+
+PAGES = pages()
+BLOCKS = [block for page, text in PAGES.items() for block in blocks(page, text)]
+SHELL = [block for block in BLOCKS if block.language in ("sh", "console", "bash")]
+COMMANDS = [(block.page, line) for block in SHELL for line in block.commands]
+
+
+def test_blocks_are_read_as_written():
+    skipped = "x\n<!-- test: skip needs a GPU -->\n```sh\neffbench a \\\n  -b  # why\n# no\n```\n"
+    first, second = blocks("p", skipped + "```console\n$ make x\nout\n```\n")
+    assert (["effbench a    -b"], "needs a GPU") == (first.commands, first.skipped)
+    assert (["make x"], None) == (second.commands, second.skipped)
+
+
+def test_every_shell_line_is_of_a_kind_that_is_tested():
+    kinds = ("effbench ", "eval ", "make ", "python ")
+    assert [] == [line for block in SHELL if not block.skipped for line in block.commands if not line.startswith(kinds)]
+    assert len(COMMANDS) > 30
+
+
+def test_nothing_is_skipped_in_silence():
+    def key(block: Block) -> tuple[str, str]:
+        begins = [name for page, name in SKIPPED if page == block.page and block.commands[0].startswith(name)]
+        return (block.page, begins[0] if begins else block.commands[0])
+
+    assert SKIPPED == {key(block): block.skipped for block in SHELL if block.skipped}
+
+
+def parse(line: str) -> str | None:
+    """Parse a command as the command line would, without running it; returns what would run.
+
+    An unknown option or argument raises.
+    """
+    arguments = shlex.split(line)[1:]
+    with cli.make_context("effbench", arguments) as context:
+        name, command, rest = cli.resolve_command(context, [*context._protected_args, *context.args])
+        assert command is not None
+        return command.make_context(name, rest, parent=context).info_name
+
+
+def written() -> list[str]:
+    """Return every effbench command in any block, of whatever language and whether or not it is run."""
+    return sorted({line for block in BLOCKS for line in block.commands if line.startswith("effbench ")})
+
+
+@pytest.mark.parametrize("line", written())
+def test_a_command_parses(line: str):
+    assert parse(line) == shlex.split(line)[1]
+
+
+@pytest.mark.parametrize("line", ["effbench export --resolution 224 regla_m", "effbench exprot regla_m"])
+def test_a_command_that_does_not_exist_is_seen(line: str):
+    with pytest.raises((click.UsageError, UsageError), match=r"No such option|Unknown command"):
+        parse(line)
+
+
+def test_every_make_target_exists():
+    # Not `make -n TARGET`: what calls make itself runs even then. The rules are listed beside the goal `help`.
+    make = ["make", "--dry-run", "--print-data-base", "help"]
+    listed = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    named = {shlex.split(line)[1] for _, line in COMMANDS if line.startswith("make ")}
+    assert {"demo", "test", "test-slow", "check"} <= named
+    assert named <= set(re.findall(r"^([\w-]+):", listed, re.MULTILINE))
+
+
+@pytest.mark.parametrize("line", sorted({line for _, line in COMMANDS if line.startswith("python ")}))
+def test_a_script_exists(line: str):
+    first, *rest = shlex.split(line)[1:]
+    if first != "-m":
+        assert (ROOT / first).is_file()
+    elif rest[0].startswith("effbench."):
+        assert (ROOT / "src" / rest[0].replace(".", "/")).with_suffix(".py").is_file()
+    else:
+        assert rest[0] in ("pip", "torch.distributed.run")
+
+
+def environment(**more: str) -> dict[str, str]:
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("EFFBENCH_")}
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    return {**inherited, "PATH": path, **more}
+
+
+def perform(command: list[str], folder: Path, env: Mapping[str, str] | None = None) -> str:
+    """Run one command in a folder; it has to end well."""
+    done = subprocess.run(
+        command, cwd=folder, env=env or environment(), capture_output=True, text=True, timeout=900, check=False
+    )
+    assert 0 == done.returncode, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    assert "Traceback" not in done.stderr
+    return done.stdout
+
+
+def walk_through(page: str, folder: Path, stand_ins: tuple[tuple[str, str], ...] = ()) -> int:
+    """Do what a page says from top to bottom; return how many commands and scripts were run."""
+    done = 0
+    for block in blocks(page, PAGES[page]):
+        text = block.text
+        if block.note.startswith("file "):
+            (folder / block.note.removeprefix("file ")).write_text(text)
+            continue
+        for pattern, other in stand_ins:
+            text = re.sub(pattern, other, text)
+        if block.language == "python":
+            perform([sys.executable, "-c", text], folder)
+            done += 1
+        lines = Block(page, block.language, text, block.note).commands if block in SHELL and not block.skipped else []
+        for line in lines:
+            if line.startswith(EXECUTED):
+                perform(["bash", "-c", line], folder)
+                done += 1
+    return done
+
+
+@pytest.fixture(scope="module")
+def desk(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder where the small model is exported already, shared by the pages as a reader's would be."""
+    folder = tmp_path_factory.mktemp("desk") / "work"
+    shutil.copytree(exported, folder)
+    return folder
+
+
+@pytest.mark.xdist_group("export")
+@pytest.mark.parametrize(
+    "name", ["models", "export", "verify", "profile", "evaluate", "state", "report", "devices", "kit", "python-api"]
+)
+def test_a_page_runs_on_a_small_model(name: str, desk: Path):
+    assert walk_through(f"docs/{name}.md", desk, STAND_INS) > 0
+
+
+@pytest.fixture(scope="module")
+def own_desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty folder."""
+    return tmp_path_factory.mktemp("own_desk")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.xdist_group("export")
+@pytest.mark.parametrize("page", [page for page in PAGES if any(block.page == page for block in BLOCKS)])
+def test_a_page_runs_word_by_word(page: str, own_desk: Path):
+    expected = sum(
+        1 if block.language == "python" else len([line for line in block.commands if line.startswith(EXECUTED)])
+        for block in BLOCKS
+        if block.page == page and not block.skipped and not block.note.startswith("file ")
+        if block.language == "python" or block in SHELL
+    )
+    assert expected == walk_through(page, own_desk)
+
+
+def anchors(text: str) -> set[str]:
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_links_lead_somewhere():
+    dead, seen = [], 0
+    for page, text in {**PAGES, "CHANGELOG.md": (ROOT / "CHANGELOG.md").read_text()}.items():
+        for link in re.findall(r"\]\(([^)\s]+)\)", text):
+            if link.startswith("https://"):
+                continue
+            seen += 1
+            name, _, anchor = link.partition("#")
+            path = ((ROOT / page).parent / name).resolve() if name else ROOT / page
+            if not path.is_file():
+                dead += [link] if path.relative_to(ROOT).as_posix() not in BEING_WRITTEN else []
+            elif anchor and anchor not in anchors(path.read_text()):
+                dead.append(link)
+    assert [] == dead
+    assert seen > 20
+
+
+def rows(page: str, heading: str) -> dict[str, list[str]]:
+    """Return the lines of the table whose first heading is given: first cell -> the others."""
+    table = re.search(rf"^\| {re.escape(heading)} \|.*\n\|[-|]+\n((?:\|.*\n)+)", PAGES[page], re.MULTILINE)
+    assert table is not None, f"{page} has no table of {heading}"
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table[1].splitlines()]
+    return {first: rest for first, *rest in cells}
+
+
+def test_the_table_of_grades_is_that_of_the_code():
+    def cells(limits: trust.Limits) -> list[str]:
+        return [f"{value:g} %" if value != float("inf") else "" for value in (limits.b, limits.c, limits.d)]
+
+    expected = {
+        "half-width of p50's interval": trust.UNCERTAINTY_PCT,
+        "CPU time of other processes, of one core": trust.OTHER_CPU_PCT,
+        "share of rounds with other processes above half a core": trust.BUSY_ROUND_SHARE_PCT,
+        "time ready but not running": trust.RUN_DELAY_PCT,
+        "time taken by the hypervisor, of one core": trust.STEAL_PCT,
+        "rounds that were not stationary": trust.NOT_STATIONARY_PCT,
+        "drift within rounds": trust.DRIFT_WITHIN_PCT,
+        "drift across rounds": trust.DRIFT_ACROSS_PCT,
+        "fall of the clock frequency": trust.FREQUENCY_DROP_PCT,
+        "frames missed by a paced round": trust.MISSED_FRAMES_PCT,
+        "distance of a second mode": trust.MODE_GAP_PCT,
+    }
+    found = rows("docs/trust.md", "check")
+    assert ["", "", "always"] == found.pop("outputs not final on return")
+    assert {name: cells(limits) for name, limits in expected.items()} == found
+
+
+def test_the_table_of_fidelity_is_that_of_the_code():
+    found = {name: cells[0] for name, cells in rows("docs/verify.md", "stored precision").items()}
+    for names, text in found.items():
+        for name in names.split(", "):
+            stated = [float(number) for number in re.findall(r"(\d[\d.]*(?:e-\d+)?)(?= of the spread|$|,| )", text)]
+            assert sorted(fidelity.LIMITS[name].values()) == sorted(set(stated) - {99.0}), name
+    assert set(fidelity.LIMITS) == {name for names in found for name in names.split(", ")}
+
+
+def test_the_documents_say_what_regla_is():
+    for page in ("README.md", "docs/models.md"):
+        assert "reconstruct" in PAGES[page]
+        assert "not the authors' networks" in " ".join(PAGES[page].split()), page
+
+
+def test_the_readme_has_one_table_of_measurements_and_its_plot():
+    inside = PAGES["README.md"].partition("<!-- table:begin -->")[2].partition("<!-- table:end -->")[0]
+    assert 1 == len(re.findall(r"^\|-", inside, re.MULTILINE))
+    assert "trust" in inside
+    assert (ROOT / "docs" / "img" / "pareto.svg").stat().st_size < 200_000
+
+
+@pytest.mark.xdist_group("export")
+def test_the_readme_is_filled_from_a_report(desk: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import update_readme
+
+    apart = ["--out", "readme"]  # the other tests' rows on this desk were measured otherwise
+    asked = ["toy:net", "--res", "64", "-t", "ort", "--rounds", "1", "--budget", "1"]
+    perform(["effbench", "profile", *asked, *apart], desk)
+    perform(["effbench", "report", "--format", "json", *apart], desk)
+    found = update_readme.measured(desk / "readme" / "report-top1")
+    filled = update_readme.replace(PAGES["README.md"], update_readme.table(found))
+    inside = filled.partition("<!-- table:begin -->")[2].partition("<!-- table:end -->")[0]
+    assert re.search(r"^\| toy\.net \| 64 \| ort \| fp32 \| (-|0) \| [\d.]+ \|", inside, re.MULTILINE)
+    assert "iformer_t" not in inside
+    assert PAGES["README.md"].partition("<!-- table:end -->")[2] == filled.partition("<!-- table:end -->")[2]
+
+
+def test_the_matrix_can_be_read_back_and_written_again(monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("tomllib")
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import matrix
+
+    monkeypatch.setattr(matrix, "LIBRARIES", ())  # not all of them are installed where this runs
+    text = matrix.PAGE.read_text()
+    cells = matrix.read(text)
+    asked = matrix.suite()
+    assert len(cells) == math.prod(len(asked[name]) for name in ("models", "resolutions", "precisions", "targets"))
+    again = matrix.write(cells, "")
+    assert again[again.index("## How many") :] == text[text.index("## How many") :]
+
+
+PACKAGE = """
+[build-system]
+requires = ["setuptools"]
+build-backend = "setuptools.build_meta"
+[project]
+name = "effbench-examples"
+version = "1.0"
+[project.entry-points."effbench.models"]
+plain = "backbone:BACKBONES"
+[project.entry-points."effbench.targets"]
+onnx-ref = "target:TARGET"
+[tool.setuptools]
+py-modules = ["backbone", "target"]
+"""
+
+
+@pytest.fixture(scope="module")
+def plugin(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of somebody who made the examples a package and installed it; pip puts it into a folder apart."""
+    folder = tmp_path_factory.mktemp("plugin")
+    (folder / "pyproject.toml").write_text(PACKAGE)
+    for name in ("backbone.py", "target.py"):
+        shutil.copy(EXAMPLES / name, folder / name)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
+    done = subprocess.run([*pip, "--target", folder / "site", folder], capture_output=True, text=True, check=False)
+    assert 0 == done.returncode, done.stderr
+    return environment(PYTHONPATH=str(folder / "site"))
+
+
+def test_the_example_backbone_is_listed(plugin: dict[str, str], tmp_path: Path):
+    # Only as installed: the examples' own folder is not on the path.
+    assert str(EXAMPLES) not in plugin["PYTHONPATH"]
+    assert "backbone:plain_tiny" in perform(["effbench", "models", "plain_tiny"], tmp_path, plugin)
+
+
+def test_the_example_backbone_gives_four_maps(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    import backbone
+
+    model = backbone.plain_tiny().eval()
+    maps = model.forward_features(torch.zeros(1, 3, 64, 96))
+    assert [(64 // s, 96 // s) for s in (4, 8, 16, 32)] == [tuple(item.shape[-2:]) for item in maps]
+
+
+@pytest.mark.xdist_group("export")
+def test_the_example_target_makes_a_verified_artifact(plugin: dict[str, str], desk: Path):
+    assert "onnx-ref" in perform(["effbench", "targets"], desk, plugin)
+    made = perform(["effbench", "export", "toy:net", "--res", "64", "--target", "onnx-ref"], desk, plugin)
+    assert re.search(r"onnx-ref +ok", made)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("export")
+def test_the_example_backbone_exports_to_the_example_target(plugin: dict[str, str], tmp_path: Path):
+    made = perform(["effbench", "export", "plain_tiny", "--res", "64", "--target", "onnx-ref"], tmp_path, plugin)
+    assert re.search(r"onnx-ref +ok", made)
+
+
+def test_the_example_device_is_read():
+    device = devices.read(EXAMPLES / "device.toml")
+    assert ("rpi5", "written from documentation") == (device.name, device.evidence)
+    assert device.source.startswith("https://")
+
+
+def test_the_chips_of_the_snapdragon_page_are_those_that_are_known() -> None:
+    rows = re.findall(r"^\| (v\d+)[^|]*\| (.*) \|$", (ROOT / "docs" / "qnn.md").read_text(), re.MULTILINE)
+    chip = re.compile(r"([A-Z]+\d+P?)\b[^*,]*(\*)?")
+    listed = {(name, htp, not star) for htp, chips in rows for name, star in chip.findall(chips)}
+    assert listed == {(soc.name, soc.htp, soc.half) for soc in snapdragon.SOCS}

@@ -1,0 +1,74 @@
+"""Intervals of shares and of paired drops, against formulas in closed form and likelihoods searched by brute force."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, seed, settings
+from hypothesis import strategies as st
+from scipy import stats as reference
+
+from effbench.statistics.proportions import calibration_error, drop_limit, flip_test, pictures_needed, wilson
+
+Z = 1.6448536269514722
+
+
+def test_wilson_as_scipy_has_it():
+    for hits, total in ((18, 20), (0, 5), (5, 5), (380, 1000)):
+        wanted = reference.binomtest(hits, total).proportion_ci(0.95, "wilson")
+        assert np.allclose((wanted.low, wanted.high), wilson(hits, total), atol=1e-12)
+
+
+@pytest.mark.parametrize("pictures", [20, 268, 5000])
+def test_a_drop_of_none_lost_in_closed_form(pictures: int):
+    assert math.isclose(Z**2 / (pictures + Z**2), drop_limit(0, 0, pictures), rel_tol=1e-9)
+
+
+def test_the_pictures_needed_are_the_fewest():
+    assert (268, 52, 2703) == tuple(pictures_needed(drop) for drop in (0.01, 0.05, 0.001))
+    assert drop_limit(0, 0, 268) <= 0.01 < drop_limit(0, 0, 267)
+
+
+def likelihood_score(lost: int, won: int, n: int, drop: float) -> float:
+    """Return the score statistic with the share won found by trying them all."""
+    q = np.linspace(1e-9, (1 - drop) / 2 - 1e-9, 400_001)
+    log = lost * np.log(q + drop) + won * np.log(q) + (n - lost - won) * np.log(1 - 2 * q - drop)
+    best = q[log.argmax()]
+    return (lost - won - n * drop) / math.sqrt(n * (2 * best + drop * (1 - drop)))
+
+
+@seed(1)
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 15), st.integers(0, 15), st.integers(40, 400))
+def test_the_limit_is_where_the_score_test_turns(lost: int, won: int, n: int):
+    limit = drop_limit(lost, won, n)
+    assert (lost - won) / n < limit < 1
+    if limit > 0.002:
+        assert math.isclose(-Z, likelihood_score(lost, won, n, limit), abs_tol=2e-3)
+
+
+def test_the_limit_covers():
+    rng = np.random.default_rng(0)
+    for p_lost, p_won in ((0.02, 0.0), (0.03, 0.02), (0.1, 0.05)):
+        draws = rng.multinomial(500, [p_lost, p_won, 1 - p_lost - p_won], size=3000)
+        found = {(b, c): drop_limit(b, c, 500) for b, c, _ in {tuple(map(int, row)) for row in draws}}
+        covered = np.mean([found[int(b), int(c)] >= p_lost - p_won for b, c, _ in draws])
+        assert 0.935 <= covered, (p_lost, p_won, covered)
+
+
+def test_calibration_error_of_known_cases():
+    assert math.isclose(0.2, calibration_error([0.9] * 10, [True] * 7 + [False] * 3))
+    assert 0 == calibration_error([1.0, 1.0], [True, True])
+    assert math.isclose(0.5, calibration_error([1.0, 0.5], [False, True]) - 0.25)
+
+
+def test_flips_agree_with_the_exact_signed_rank_test():
+    rng = np.random.default_rng(3)
+    for shift in (0.0, 0.4, -0.5):
+        values = rng.normal(shift, 1, 14)
+        wanted = reference.wilcoxon(values, alternative="greater", mode="exact").pvalue
+        assert abs(wanted - flip_test(values)) < 0.01
+    assert 1.0 == flip_test([0.0, 0.0])
+    assert flip_test([1.0] * 15) < 2e-4

@@ -1,0 +1,110 @@
+"""Small ONNX graphs as graph artifacts: what a target's `convert` gets, without a torch export."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from effbench.deploy.artifact import bundle, fidelity
+from effbench.deploy.graph import onnx_file
+from effbench.deploy.interpreter import run_model
+from effbench.deploy.precision.half import to_fp16
+from effbench.schema import Artifact, Preprocessing, Subject, Weights
+
+SIDE = 16
+
+
+def product(least: float, most: float, domain: str) -> onnx.ModelProto:
+    """A product of two activations in 16 bits, the values of the second one between two."""
+    step = (most - least) / 65535
+    scales = {"a": (8 / 65535, 32768), "b": (step, round(-least / step)), "y": (128 / 65535, 32768)}
+    nodes = [helper.make_node("MatMul", ["a/d", "b/d"], ["y"], name="product")]
+    for name, out in (("a", "a/d"), ("b", "b/d"), ("y", "z")):
+        for kind, given, result in (("QuantizeLinear", name, f"{name}/q"), ("DequantizeLinear", f"{name}/q", out)):
+            node = helper.make_node(kind, [given, f"{name}/scale", f"{name}/zero"], [result], domain=domain)
+            nodes.insert(len(nodes) if name == "y" else len(nodes) - 1, node)
+    stored = [
+        numpy_helper.from_array(array, f"{name}/{what}")
+        for name, (scale, zero) in scales.items()
+        for what, array in (("scale", np.array(scale, np.float32)), ("zero", np.array(zero, np.uint16)))
+    ]
+    sizes = {"a": [2, 5, 16], "b": [2, 16, 7], "z": [2, 5, 7]}
+    values = {name: helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, size) for name, size in sizes.items()}
+    graph = helper.make_graph(nodes, "products", [values["a"], values["b"]], [values["z"]], stored)
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    return helper.make_model(graph, ir_version=10, opset_imports=opsets)
+
+
+def attention(batch: int | None = 1, extra: str | None = None) -> onnx.ModelProto:
+    """A convolution and a linear attention whose normalizer is a sum that an Unsqueeze puts back, as in RGMA."""
+    rng = np.random.default_rng(0)
+    weights = {"w0": rng.standard_normal((8, 3, 3, 3)) / 5, "w1": rng.standard_normal((10, 8)) / 3}
+    constants: dict[str, Any] = {key: value.astype(np.float32) for key, value in weights.items()}
+    constants |= {"flat": np.array([-1, 1, 8, SIDE * SIDE // 4]), "last": np.array([3]), "row": np.array([2])}
+    constants |= {"eps": np.array(0.01, np.float32), "sides": np.array([1, 3]), "scale": np.array(0.1, np.float32)}
+    nodes = [
+        helper.make_node("Conv", ["image", "w0"], ["conv"], "stem", pads=[1, 1, 1, 1], strides=[2, 2]),
+        helper.make_node("Gelu", ["conv"], ["gelu"], "act"),
+        helper.make_node("Relu", ["conv"], ["positive"], "relu"),
+        helper.make_node("Mul", ["positive", "scale"], ["scaled"], "scale"),
+        helper.make_node("Reshape", ["scaled", "flat"], ["key"], "key"),
+        helper.make_node("Reshape", ["gelu", "flat"], ["value"], "value"),
+        helper.make_node("Transpose", ["key"], ["turned"], "turn", perm=[0, 1, 3, 2]),
+        helper.make_node("MatMul", ["value", "turned"], ["state"], "state"),
+        helper.make_node("ReduceSum", ["key", "last"], ["sums"], "sum", keepdims=0),
+        helper.make_node("Unsqueeze", ["sums", "row"], ["row_sums"], "unsqueeze"),
+        helper.make_node("MatMul", ["row_sums", "key"], ["normalizer"], "normalizer"),
+        helper.make_node("MatMul", ["state", "key"], ["attended"], "attend"),
+        helper.make_node("Add", ["normalizer", "eps"], ["guarded"], "guard"),
+        helper.make_node("Div", ["attended", "guarded"], ["mixed"], "divide"),
+        helper.make_node("ReduceMean", ["mixed", "sides"], ["pooled"], "pool", keepdims=0),
+        helper.make_node("Gemm", ["pooled", "w1"], ["output"], "head", transB=1),
+    ]
+    if extra is not None:
+        nodes[1] = helper.make_node(extra, ["conv"], ["gelu"], "odd_one")
+    graph = helper.make_graph(
+        nodes,
+        "small",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch or "batch", 3, SIDE, SIDE])],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, [batch or "batch", 10])],
+        [numpy_helper.from_array(value, key) for key, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    return onnx_file.infer_shapes(model, "small")
+
+
+def graph_artifact(
+    home: Path, model: onnx.ModelProto, precision: str = "fp32", expected: onnx.ModelProto | None = None
+) -> Artifact:
+    """Write a graph artifact with its expected outputs, by the interpreter in fp32."""
+    chosen = to_fp16(model) if precision == "fp16" else model
+    inputs = onnx_file.inputs(chosen)
+    images = fidelity.pictures(fidelity.count_for(1), 3, (SIDE, SIDE))
+    batches = fidelity.feeds(images, 1, inputs[0], Preprocessing())
+
+    def build(draft: Path) -> Artifact:
+        onnx.save(chosen, draft / "model.onnx")
+        outputs = fidelity.run_all(lambda feeds: run_model(expected or model, feeds), batches)
+        fidelity.save_reference(draft / fidelity.REFERENCE, images, outputs, "interpreter, fp32")
+        subject = Subject("small", "user", Weights(), (SIDE, SIDE), 1, "onnx", precision)
+        specs = onnx_file.specs(chosen.graph.output)
+        return Artifact(draft, "graph", "", subject, inputs, specs, {}, "model.onnx")
+
+    return bundle.write(home / "artifacts" / f"small-{precision}", build)
+
+
+def converted(graph: Artifact, target: Any, **options: str) -> Artifact:
+    """Convert a graph artifact as the export's worker does."""
+
+    def build(draft: Path) -> Artifact:
+        made = target.convert(graph, draft, options)
+        subject = replace(graph.subject, target=target.name, compute_precision=made.compute_precision, notes=made.notes)
+        changes = {"folder": draft, "key": target.name, "subject": subject, "entry": made.entry, "options": options}
+        return replace(graph, **changes, placement=made.placement, graph_digest=graph.digest)
+
+    return bundle.write(graph.folder.with_name(f"small-{target.name}-0123456789"), build)
