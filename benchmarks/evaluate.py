@@ -1,7 +1,7 @@
-"""Throughput of `effbench evaluate` against a bare loop over the same session, interleaved picture portion by portion.
+"""Throughput of `effbench evaluate` against a bare loop over the same session, interleaved image portion by portion.
 
 Run with ``python benchmarks/evaluate.py`` (about 3 minutes on 2 quiet cores). The bare loop has its tensors ready and
-decodes nothing; the evaluating loop decodes JPEG pictures of 500 x 375 px in threads beside the runtime (1 thread).
+decodes nothing; the evaluating loop decodes JPEG images of 500 x 375 px in threads beside the runtime (1 thread).
 Where other work runs, decoding and the runtime share a core, and the ratio of wall times falls below what it is on two
 quiet cores; the ratio of the runtime's thread's CPU time, beside it, says what the loop itself adds.
 """
@@ -20,7 +20,7 @@ from PIL import Image
 from tabulate import tabulate
 
 from effbench.api.export.run import export
-from effbench.data import pictures
+from effbench.data import pixels
 from effbench.deploy import get as target_of
 from effbench.deploy.artifact import bundle, fidelity
 from effbench.profiles.accuracy import evaluate, head
@@ -30,23 +30,23 @@ MODEL, TARGETS, ROUNDS, PORTION, WORKERS = "regla_m", ("ort", "ov"), 8, 48, 1
 
 def photographs(count: int) -> list[bytes]:
     found = []
-    for picture in fidelity.pictures(count, 3, (375, 500), 50):
+    for image in fidelity.reference_images(count, 3, (375, 500), 50):
         stream = io.BytesIO()
-        Image.fromarray(picture.transpose(1, 2, 0)).save(stream, "JPEG", quality=90)
+        Image.fromarray(image.transpose(1, 2, 0)).save(stream, "JPEG", quality=90)
         found.append(stream.getvalue())
     return found
 
 
 def ratio(target: str, home: Path) -> tuple[float, float, float, float]:
-    """Return pictures a second of the bare loop and of ours, and median ratios of the rounds: of wall and CPU time."""
+    """Return images a second of the bare loop and of ours, and median ratios of the rounds: of wall and CPU time."""
     (cell,) = export(MODEL, [target], [224], verify=False, out=home)
     artifact = bundle.load(Path(cell.artifact))
     session = target_of(target).open(artifact, 1, {})
     spec, output, encoded = artifact.inputs[0], head(artifact.outputs, artifact.name).name, photographs(PORTION)
 
     def load(place: int) -> np.ndarray:
-        image = pictures.read(encoded[place % PORTION], "x", (224, 224), artifact.preprocessing)
-        return pictures.normalize(image[None], artifact.preprocessing, spec.dtype)[0]
+        image = pixels.read(encoded[place % PORTION], "x", (224, 224), artifact.preprocessing)
+        return pixels.normalize(image[None], artifact.preprocessing, spec.dtype)[0]
 
     ready = [load(place)[None] for place in range(PORTION)]
     places, bare_s, ours_s = range(PORTION), list[tuple[float, float]](), list[tuple[float, float]]()
@@ -76,8 +76,8 @@ def run() -> int:
     header = (
         "model, 224 px",
         "target",
-        "bare loop, pictures/s",
-        "evaluate, pictures/s",
+        "bare loop, images/s",
+        "evaluate, images/s",
         "ratio",
         "to reach",
         "CPU ratio",

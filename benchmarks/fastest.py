@@ -56,7 +56,7 @@ def main() -> int:
     parser.add_argument("--res", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each round; at least 5 pairs")
-    parser.add_argument("--calibration", default="synthetic")
+    parser.add_argument("--images", default="synthetic")
     parser.add_argument("--out", default="runs/fastest")
     chosen = parser.parse_args()
     default = [Candidate(chosen.model, target, precision) for target in TARGETS for precision in PRECISIONS]
@@ -88,7 +88,7 @@ def _made(one: Candidate, size: int, calibration: str, out: Path) -> Artifact | 
             [one.target],
             [size],
             precision=one.precision,
-            calibration=calibration if one.precision == "int8" else None,
+            images=calibration if one.precision == "int8" else None,
             options=dict(one.options),
             out=out,
         )

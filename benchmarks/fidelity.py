@@ -38,7 +38,7 @@ def main() -> int:
             targets,
             [chosen.res],
             precision=chosen.precision,
-            calibration="synthetic" if chosen.precision in CALIBRATED else None,
+            images="synthetic" if chosen.precision in CALIBRATED else None,
             out=Path(chosen.out),
         )
         cells += made

@@ -1,7 +1,7 @@
 """Really slower models for the proof of the gate: graph edits of regla_m that leave its outputs the same.
 
 Each edit is one that happens in practice: a layer more, a fusion lost, a kernel grown, a branch that only some
-pictures take. Amounts were chosen so that the slowdown is near the one in the name; what it really is, the
+images take. Amounts were chosen so that the slowdown is near the one in the name; what it really is, the
 median over recorded rounds tells (`gate.py replay`).
 """
 
@@ -118,7 +118,7 @@ def heavier_kernel(count: int, ring: int) -> Callable[[Any], None]:
 
 
 def stall(threshold: float, count: int) -> Callable[[Any], None]:
-    """Add layers that only dark pictures run through: those whose mean lies below the threshold."""
+    """Add layers that only dark images run through: those whose mean lies below the threshold."""
 
     def edit(model: Any) -> None:
         tensor, channels = _wide_tensor(model)
@@ -144,11 +144,11 @@ def stall(threshold: float, count: int) -> Callable[[Any], None]:
 
 
 def darkest_of(count: int, resolution: tuple[int, int]) -> float:
-    """Return a threshold below which exactly one of the agent's first pictures lies, on the normalized scale."""
+    """Return a threshold below which exactly one of the agent's first images lies, on the normalized scale."""
     from effbench.deploy.artifact import fidelity
     from effbench.schema import Preprocessing, TensorSpec
 
-    images = fidelity.pictures(count, 3, resolution)
+    images = fidelity.reference_images(count, 3, resolution)
     fed = fidelity.feeds(images, 1, TensorSpec("image", "float32", (1, 3, *resolution)), Preprocessing())
     means = sorted(float(item["image"].mean()) for item in fed)
     return (means[0] + means[1]) / 2

@@ -109,7 +109,7 @@ def _device_only(folder: Path) -> list[str]:
     if artifact.subject.target not in ("trt", "trt-rtx"):
         return ["", "", ""]
     session: Any = deploy.get(artifact.subject.target).open(artifact, 1, artifact.options)
-    images = fidelity.pictures(1, 3, artifact.subject.resolution)
+    images = fidelity.reference_images(1, 3, artifact.subject.resolution)
     (feeds,) = fidelity.feeds(images, 1, artifact.inputs[0], artifact.preprocessing)
     for _ in range(20):
         session(feeds)

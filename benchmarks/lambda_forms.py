@@ -63,10 +63,10 @@ def main() -> None:
     setting = Setting(round_seconds=options.seconds, min_pairs=5)
     print("| target | map | 2-D / 3-D form [95 %] | rounds |\n|---|---|---|---|", flush=True)
     for side in options.side or [14, 32]:
-        picture = torch.randn(1, 3, side * STRIDE, side * STRIDE)
+        image = torch.randn(1, 3, side * STRIDE, side * STRIDE)
         with tempfile.TemporaryDirectory() as folder, torch.no_grad():
             forms = networks()
-            one, other = (form(picture) for form in forms)
+            one, other = (form(image) for form in forms)
             apart = float((one - other).abs().max() / one.std())
             if apart > AGREE:
                 raise SystemExit(f"The two forms differ by {apart:.1e} of the deviation of their outputs.")
@@ -74,7 +74,7 @@ def main() -> None:
             for name, form in zip(("volume", "flat"), forms, strict=True):
                 path = Path(folder) / f"{name}.onnx"
                 torch.onnx.export(
-                    form, (picture,), path, dynamo=True, opset_version=20, external_data=False, verbose=False
+                    form, (image,), path, dynamo=True, opset_version=20, external_data=False, verbose=False
                 )
                 cells = export(str(path), options.target or ["ort", "ov"], [side * STRIDE], out=folder)
                 made.append({cell.target: bundle.load(Path(cell.artifact)) for cell in cells if cell.artifact})

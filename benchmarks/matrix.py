@@ -33,8 +33,8 @@ HEAD = """# Export matrix
 
 What `effbench sweep examples/matrix.toml --no-profile` left by {day} on Linux x86-64 without a GPU ({versions}).
 Weights are untrained and seeded; ReGLA is a reconstruction from the abstract. int8 and a16w8 are calibrated with
-synthetic pictures. Nothing here is a latency. `coreml` is judged by effbench's evaluator and `qnn` on the simulator of
-onnxruntime-qnn (four pictures, two at 512 px), both *simulated*; `trt` is a checked bundle, `trt-rtx` an engine that
+synthetic images. Nothing here is a latency. `coreml` is judged by effbench's evaluator and `qnn` on the simulator of
+onnxruntime-qnn (four images, two at 512 px), both *simulated*; `trt` is a checked bundle, `trt-rtx` an engine that
 was built and, for want of a GPU, not run. {remark}
 
 ## How many are ok
@@ -124,7 +124,7 @@ def page(folder: Path, remark: str, kept: Mapping[Place, Cell] | None = None) ->
     wanted = suite()
     planned = jobs.plan(
         *(wanted[name] for name in ("models", "targets", "resolutions", "precisions")),
-        calibration=wanted["calibration"],
+        images=wanted["images"],
         allow_fallback=False,
         out=str(folder.resolve()),
     )

@@ -34,7 +34,7 @@ FAMILIES = {
 }
 CLEAN = ("regla_m", "iformer_m", "resnet18", "convnext_atto", "vit_tiny_patch16_224", "poolformer_s12")
 RESOLUTION = 64
-PICTURES = 3
+IMAGES = 3
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,13 @@ def export(name: str, resolution: int = RESOLUTION) -> onnx.ModelProto:
 def prepare(name: str) -> Base:
     model = export(name)
     spec = onnx_file.inputs(model)[0]
-    images = fidelity.pictures(PICTURES, 3, (RESOLUTION, RESOLUTION))
+    images = fidelity.reference_images(IMAGES, 3, (RESOLUTION, RESOLUTION))
     feeds = fidelity.feeds(images, 1, spec, Preprocessing())
     return Base(model, feeds, diagnose.examine(model, feeds))
 
 
 def places(base: Base) -> list[diagnose.TensorRange]:
-    """Return the residual stream: sums of two computed tensors, pictures or tokens."""
+    """Return the residual stream: sums of two computed tensors, images or tokens."""
     shapes = onnx_file.shapes(base.model)
     constants = {t.name for t in base.model.graph.initializer}
     sums = {

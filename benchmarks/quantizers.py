@@ -3,8 +3,8 @@
 brings.
 
 Run with ``python benchmarks/quantizers.py [--precision a16w8] [MODEL ...]`` (about 20 minutes on 2 cores, a16w8 three).
-Untrained models, calibrated with synthetic pictures and judged on five sets of six others. Signal to quantization noise
-in dB, the mean over pictures taken off: the worst set and the best.
+Untrained models, calibrated with synthetic images and judged on five sets of six others. Signal to quantization noise
+in dB, the mean over images taken off: the worst set and the best.
 """
 
 from __future__ import annotations
@@ -122,7 +122,8 @@ def run() -> int:
         how, size = Preprocessing(), (RESOLUTION, RESOLUTION)
         batches = load_calibration("synthetic", size, how).feeds(1, spec, how)
         judges = [
-            fidelity.feeds(fidelity.pictures(fidelity.NATURAL, 3, size, seed), 1, spec, how) for seed in JUDGE_SEEDS
+            fidelity.feeds(fidelity.reference_images(fidelity.NATURAL, 3, size, seed), 1, spec, how)
+            for seed in JUDGE_SEEDS
         ]
         made, more = (in_int8 if args.precision == "int8" else in_a16w8)(model, batches)
         row: Row = {"untrained model": name, "px": RESOLUTION}

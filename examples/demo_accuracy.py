@@ -40,7 +40,7 @@ def effbench(*arguments: str, needed: bool = True) -> str:
 
 
 def digits() -> None:
-    """Write the digits as pictures, a list for each share; most labels of the student's are withheld."""
+    """Write the digits as images, a list for each share; most labels of the student's are withheld."""
     pixels, labels = mnist_data()
     rng = np.random.default_rng(0)
     orders = [rng.permutation(np.flatnonzero(labels == digit)) for digit in range(10)]
@@ -110,7 +110,7 @@ def main() -> None:
     present = [name for name, target in deploy.registered().items() if target.available() is None]
     targets = [word for name in present if name != "torch" for word in ("--target", name)]
     for precision in ("fp32", "fp16", "int8"):
-        more = ("--calibration", str(HOME / "digits" / "calibration")) if precision == "int8" else ()
+        more = ("--images", str(HOME / "digits" / "calibration")) if precision == "int8" else ()
         shared = ("--weights", student, "--res", "32", "--precision", precision, *targets)
         # A cell that a target does not do is named in the table; the others go on.
         effbench("export", "small_regla:small_regla", *shared, *more, needed=False)

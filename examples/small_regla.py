@@ -1,4 +1,4 @@
-"""ReGLA's blocks at a size for pictures of 32 pixels: a recipe, not a network of a paper.
+"""ReGLA's blocks at a size for images of 32 pixels: a recipe, not a network of a paper.
 
 The blocks are those of `effbench.models.regla` (reconstructed from an abstract). The stem halves once instead of twice,
 so that the four maps have strides 2, 4, 8 and 16 and attention still has positions to mix. For ten classes::

@@ -18,15 +18,15 @@ FORMAT_VERSION = 1
 
 PRECISIONS = ("fp32", "fp16", "int8", "a16w8")
 CALIBRATED = ("int8", "a16w8")
-"""Precisions that need pictures to calibrate with."""
-LATENCY_ONLY = "latency only: calibrated with synthetic pictures, so it has no accuracy"
+"""Precisions that need images to calibrate with."""
+LATENCY_ONLY = "latency only: calibrated with synthetic images, so it has no accuracy"
 """The note of an artifact that has a latency and nothing else; it travels into measurements and reports."""
 WEIGHT_KINDS = ("untrained", "file", "pretrained")
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an encoded picture becomes the input tensor; belongs to the model and is the same on every target."""
+    """How an encoded image becomes the input tensor; belongs to the model and is the same on every target."""
 
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
@@ -126,9 +126,9 @@ class Fidelity:
     engine: str = ""
     """What ran the artifact; a simulator is named as one."""
     snr_db: float | None = None
-    """Signal to noise over the natural pictures, their mean taken off; for int8 the signal to quantization noise."""
+    """Signal to noise over the natural images, their mean taken off; for int8 the signal to quantization noise."""
     prepared_levels: float | None = None
-    """How far the input made of an encoded picture lies from the reference path's, in levels of 255; None where
+    """How far the input made of an encoded image lies from the reference path's, in levels of 255; None where
     nothing can decode it."""
 
 
@@ -330,25 +330,25 @@ class Measurement:
 
 @dataclass(frozen=True)
 class DataInfo:
-    """Encoded pictures that something was evaluated on; ``sha256`` hashes their names, labels and contents."""
+    """Encoded images that something was evaluated on; ``sha256`` hashes their names, labels and contents."""
 
     name: str
     sha256: str
-    pictures: int
+    images: int
     layout: str = ""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a classifier said of some pictures: one entry a picture, in the order in which they were taken.
+    """What a classifier said of some images: one entry an image, in the order in which they were taken.
 
-    ``pictures`` holds places in the data set; ``top1`` the class said; ``ranks`` how many classes stood above the
+    ``images`` holds places in the data set; ``top1`` the class said; ``ranks`` how many classes stood above the
     label (0 is right, below 5 is right among five); ``log_likelihoods`` ln p(label). ``labels`` and ``ranks`` are -1
     and ``log_likelihoods`` 0 where there is no label. ``confidences`` holds p(top1), and ``margins`` the distance of
     the two best logits, in nats: how near the answer was to another.
     """
 
-    pictures: tuple[int, ...] = ()
+    images: tuple[int, ...] = ()
     labels: tuple[int, ...] = ()
     top1: tuple[int, ...] = ()
     ranks: tuple[int, ...] = ()
@@ -362,7 +362,7 @@ class Predictions:
             raise DataError("Predictions hold lists of different lengths.")
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
 
 @dataclass(frozen=True)
@@ -370,7 +370,7 @@ class Evaluation:
     """Predictions of the files of one digest on one data set, decoded and cut as ``preprocessing`` says.
 
     The store keeps one JSON line per second of work, so that a kill loses that second; lines that agree in what
-    `identity` names are read back as one evaluation, each picture counted once. ``engine`` names what ran the files, a
+    `identity` names are read back as one evaluation, each image counted once. ``engine`` names what ran the files, a
     simulator as one. ``classes`` is the number of outputs. ``as_declared`` is False where another preprocessing than
     the artifact's own was tried: that is no accuracy of the artifact.
     """

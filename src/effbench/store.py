@@ -52,7 +52,7 @@ class Store:
         self.evaluations_path = folder / "evaluations.jsonl"
 
     def append(self, record: Measurement | Evaluation) -> None:
-        """Add a measurement of one round, or an evaluation of some pictures; it is on the disk when this returns.
+        """Add a measurement of one round, or an evaluation of some images; it is on the disk when this returns.
 
         Raises:
             DataError: The folder cannot be written or the disk is full; earlier lines stay as they were.
@@ -69,7 +69,7 @@ class Store:
         yield from joined.values()
 
     def evaluations(self) -> list[Evaluation]:
-        """Return every evaluation, its lines joined; a picture that two lines hold counts once."""
+        """Return every evaluation, its lines joined; an image that two lines hold counts once."""
         joined: dict[tuple[Any, ...], list[Evaluation]] = {}
         for line in _lines(self.evaluations_path, Evaluation):
             joined.setdefault(line.identity(), []).append(line)
@@ -126,12 +126,12 @@ def _lines(path: Path, kind: type[T]) -> Iterator[T]:
 
 
 def merge(lines: Sequence[Evaluation]) -> Evaluation:
-    """Join lines of one evaluation; a picture that two of them hold counts once."""
+    """Join lines of one evaluation; an image that two of them hold counts once."""
     seen: set[int] = set()
     columns: dict[str, list[Any]] = {name: [] for name in vars(lines[0].predictions)}
     for line in lines:
-        fresh = [place for place, picture in enumerate(line.predictions.pictures) if picture not in seen]
-        seen |= set(line.predictions.pictures)
+        fresh = [place for place, image in enumerate(line.predictions.images) if image not in seen]
+        seen |= set(line.predictions.images)
         for name, column in columns.items():
             values = getattr(line.predictions, name)
             column += [values[place] for place in fresh]

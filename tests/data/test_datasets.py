@@ -1,4 +1,4 @@
-"""The same pictures in every layout are the same data; what cannot be meant ends with a sentence."""
+"""The same images in every layout are the same data; what cannot be meant ends with a sentence."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAMES = ["cat", "dog", "emu"]
 
 
 def seen(data: Dataset) -> list[tuple[int | None, int, int]]:
-    """Return of each picture its label and what it says of itself: its class and its number."""
+    """Return of each image its label and what it says of itself: its class and its number."""
     found = []
     for item in data.items:
         red, green, _ = Image.open(io.BytesIO(item.read())).getpixel((0, 0))
@@ -30,7 +30,7 @@ EXPECTED = [(0, 0, 0), (0, 0, 1), (1, 1, 0), (1, 1, 1), (2, 2, 0), (2, 2, 1)]
 
 
 def folder(root: Path) -> Path:
-    return per_class(root / "pictures", NAMES)
+    return per_class(root / "images", NAMES)
 
 
 def splits(root: Path) -> Path:
@@ -86,7 +86,7 @@ def shards_by_json(root: Path) -> Path:
 
 
 @pytest.mark.parametrize("make", [folder, splits, list_csv, list_of_numbers, parquet, shards, shards_by_json])
-def test_every_layout_gives_the_same_pictures_and_labels(make, tmp_path: Path):
+def test_every_layout_gives_the_same_images_and_labels(make, tmp_path: Path):
     assert EXPECTED == seen(open_dataset(make(tmp_path)))
 
 
@@ -108,7 +108,7 @@ def test_a_list_of_classes_gives_the_order(tmp_path: Path):
     assert [1, 1, 2, 2, 0, 0] == [item.label for item in open_dataset(start).items]
 
 
-def test_pictures_without_labels(tmp_path: Path):
+def test_images_without_labels(tmp_path: Path):
     for number in range(3):
         (tmp_path / f"{number}.png").write_bytes(encoded(0, number))
     data = open_dataset(tmp_path)
@@ -128,7 +128,7 @@ def test_the_hash_follows_content_label_and_name_only(tmp_path: Path):
 def broken(root: Path, case: str) -> Path:
     if case == "nothing there":
         return root / "nowhere"
-    if case == "no pictures":
+    if case == "no images":
         (root / "notes.txt").write_text("x")
         return root
     if case == "loose":
@@ -146,7 +146,7 @@ def broken(root: Path, case: str) -> Path:
         return root / "s.parquet"
     texts = {
         "no column": "a,b\n1,2\n",
-        "missing picture": "path,label\nx.png,1\n",
+        "missing image": "path,label\nx.png,1\n",
         "twice": "path,label\nx/x.png,1\nx/x.png,1\n",
         "blank": "path,label\n,1\n",
     }
@@ -160,15 +160,15 @@ def broken(root: Path, case: str) -> Path:
     ("case", "message"),
     [
         ("nothing there", "There is no folder"),
-        ("no pictures", "holds no pictures"),
+        ("no images", "holds no images"),
         ("loose", r"1.png\) beside folders of classes"),
         ("numbers", "are numbers, which sort as names"),
         ("torn shard", "cannot be read as a tar file"),
         ("no parquet", "cannot be read as Parquet"),
-        ("no column", "no column of pictures among a, b"),
-        ("missing picture", r"l.csv:2: there is no .*x.png"),
+        ("no column", "no column of images among a, b"),
+        ("missing image", r"l.csv:2: there is no .*x.png"),
         ("twice", r"l.csv:3: x/x.png is listed twice"),
-        ("blank", r"l.csv:2: no picture is named"),
+        ("blank", r"l.csv:2: no image is named"),
     ],
 )
 def test_what_is_no_data_set_says_so(case: str, message: str, tmp_path: Path):
@@ -181,13 +181,13 @@ def test_a_class_that_is_not_listed(tmp_path: Path):
         open_dataset(folder(tmp_path), NAMES[:2])
     (tmp_path / "twice.txt").write_text("cat\ncat\n")
     with pytest.raises(DataError, match=r"'cat' is listed twice \(entry 2\)"):
-        open_dataset(tmp_path / "pictures", tmp_path / "twice.txt")
+        open_dataset(tmp_path / "images", tmp_path / "twice.txt")
 
 
 def test_classes_and_the_head_have_to_fit(tmp_path: Path):
     open_dataset(folder(tmp_path)).check_head(3, "m")
     with pytest.raises(DataError, match="3 classes, m has 1000 outputs"):
-        open_dataset(tmp_path / "pictures").check_head(1000, "m")
+        open_dataset(tmp_path / "images").check_head(1000, "m")
     numbers = open_dataset(list_of_numbers(tmp_path / "n")) if (tmp_path / "n").mkdir() is None else None
     assert numbers is not None
     numbers.check_head(1000, "m")

@@ -21,12 +21,12 @@ def luminance(kind: Kind, seed: int, side: int = SIDE) -> Array:
     return np.asarray(scene(3, (side, side), seed, kind).mean(axis=0, dtype=np.float64))
 
 
-def slope_of(picture: Array) -> float:
+def slope_of(image: Array) -> float:
     """Return the slope of the amplitude over octaves, from means over rings: another way than the generator's."""
-    side = len(picture)
+    side = len(image)
     frequency = np.fft.fftfreq(side) * side
     radius = np.hypot(frequency[:, None], frequency[None, :])
-    amplitude = np.abs(np.fft.fft2(picture - picture.mean()))
+    amplitude = np.abs(np.fft.fft2(image - image.mean()))
     edges = 2.0 ** np.arange(1, 6.01)
     rings = [amplitude[(radius >= low) & (radius < high)].mean() for low, high in pairwise(edges)]
     return float(np.polyfit(np.arange(len(rings)), np.log2(rings), 1)[0])

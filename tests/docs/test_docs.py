@@ -50,7 +50,7 @@ SKIPPED = {
     ("docs/models.md", "effbench export timm/resnet50.a1_in1k"): "needs timm and minutes",
     ("docs/litert.md", "python3.12 -m venv"): "needs Python 3.12 and installs packages",
     ("docs/own-model.md", "effbench export detector.onnx"): "needs a file of the user",
-    ("docs/quantize.md", "effbench export mynet:small"): "needs labelled pictures of the user",
+    ("docs/quantize.md", "effbench export mynet:small"): "needs labelled images of the user",
     ("docs/trust.md", "python benchmarks/coverage.py"): "takes minutes",
     ("docs/scaling.md", "effbench claims --scaling"): "takes minutes",
     ("docs/kit.md", "sh run.sh"): "runs in the kit's folder, on the device",

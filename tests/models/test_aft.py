@@ -23,7 +23,7 @@ def seeded(layer, seed: int = 0, dtype: torch.dtype = torch.float64):
     return layer.to(dtype).eval()
 
 
-def picture(channels: int = 8, side: int = SIDE, seed: int = 1, dtype: torch.dtype = torch.float64) -> Tensor:
+def image(channels: int = 8, side: int = SIDE, seed: int = 1, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.randn(2, channels, side, side, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
@@ -53,7 +53,7 @@ def conv_bias(layer: AFTConv, side: int, channels: int) -> Tensor:
 
 @torch.no_grad()
 def test_full_is_its_definition() -> None:
-    layer, x = seeded(AFTFull(8, (SIDE, SIDE), factors=4)), picture()
+    layer, x = seeded(AFTFull(8, (SIDE, SIDE), factors=4)), image()
     expected = definition(layer, x, layer.rows @ layer.columns.T)
     torch.testing.assert_close(layer(x), expected)
 
@@ -61,7 +61,7 @@ def test_full_is_its_definition() -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("heads", [1, 4, 8])
 def test_conv_is_its_definition(heads: int) -> None:
-    layer, x = seeded(AFTConv(8, heads, kernel=5)), picture()
+    layer, x = seeded(AFTConv(8, heads, kernel=5)), image()
     expected = definition(layer, x, conv_bias(layer, SIDE, 8))
     torch.testing.assert_close(layer(x), expected)
     torch.testing.assert_close(fuse(layer)(x), expected)
@@ -69,7 +69,7 @@ def test_conv_is_its_definition(heads: int) -> None:
 
 @torch.no_grad()
 def test_conv_starts_as_simple() -> None:
-    conv, simple, x = AFTConv(8, 8, kernel=5), AFTSimple(8), picture(dtype=torch.float32)
+    conv, simple, x = AFTConv(8, 8, kernel=5), AFTSimple(8), image(dtype=torch.float32)
     simple.load_state_dict({k: v for k, v in conv.state_dict().items() if k in simple.state_dict()})
     torch.testing.assert_close(conv(x), simple(x))
     conv.gain.fill_(1.0)
@@ -84,13 +84,13 @@ def test_full_with_a_constant_bias_is_simple(constant: float, seed: int) -> None
     full.rows.fill_(constant)
     full.columns.fill_(1.0)
     simple.load_state_dict({k: v for k, v in full.state_dict().items() if k in simple.state_dict()})
-    x = picture(seed=seed)
+    x = image(seed=seed)
     torch.testing.assert_close(full(x), simple(x))
 
 
 @torch.no_grad()
 def test_local_keeps_the_weights_of_simple_outside_its_window() -> None:
-    local, x = seeded(AFTLocal(8, 2, (SIDE, SIDE), factors=4)), picture()
+    local, x = seeded(AFTLocal(8, 2, (SIDE, SIDE), factors=4)), image()
     bias = local.bias((SIDE, SIDE))
     near = within((SIDE, SIDE), 2)
     assert (bias[~near] == 0).all()
@@ -111,7 +111,7 @@ def test_local_keeps_the_weights_of_simple_outside_its_window() -> None:
 )
 @pytest.mark.parametrize("position", [0, 7, 34])
 def test_causal_outputs_do_not_see_the_future(layer, position: int) -> None:
-    layer, x = seeded(layer), picture()
+    layer, x = seeded(layer), image()
     changed = x.flatten(2).clone()
     changed[..., position + 1 :] = 100 * torch.randn(changed[..., position + 1 :].shape)
     before, after = (layer(value.reshape(x.shape)).flatten(2) for value in (x, changed))
@@ -121,7 +121,7 @@ def test_causal_outputs_do_not_see_the_future(layer, position: int) -> None:
 
 @torch.no_grad()
 def test_causal_layers_are_their_definition() -> None:
-    x = picture()
+    x = image()
     future = torch.full((SIDE**2, SIDE**2), -torch.inf, dtype=torch.float64).triu(1)
     simple, full = seeded(AFTSimple(8, causal=True)), seeded(AFTFull(8, (SIDE, SIDE), 4, causal=True))
     torch.testing.assert_close(simple(x), definition(simple, x, future))
@@ -130,7 +130,7 @@ def test_causal_layers_are_their_definition() -> None:
 
 @torch.no_grad()
 def test_keys_of_any_size_cancel() -> None:
-    key, value = picture(seed=3) * 1000, picture(seed=4)
+    key, value = image(seed=3) * 1000, image(seed=4)
     best = value.flatten(2).gather(2, key.flatten(2).argmax(2, keepdim=True))[..., None]
     layer = AFTSimple(8)
     torch.testing.assert_close(layer.attend(key, value), best)
@@ -142,7 +142,7 @@ def test_keys_of_any_size_cancel() -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("layer", [AFTSimple(8), AFTConv(8, 4, 11), AFTFull(8, (32, 32), 16)], ids=lambda x: type(x))
 def test_half_precision_agrees_at_512_px(layer) -> None:
-    layer, x = seeded(layer, dtype=torch.float32), picture(side=32, dtype=torch.float32)
+    layer, x = seeded(layer, dtype=torch.float32), image(side=32, dtype=torch.float32)
     expected = layer(x)
     found = layer.half()(x.half()).float()
     assert torch.isfinite(found).all()
@@ -150,9 +150,9 @@ def test_half_precision_agrees_at_512_px(layer) -> None:
 
 
 @torch.no_grad()
-def test_conv_moves_with_the_picture() -> None:
+def test_conv_moves_with_the_image() -> None:
     layer = seeded(AFTConv(8, 4, kernel=5))
-    key, value = picture(4, 12), picture(8, 12)
+    key, value = image(4, 12), image(8, 12)
     whole = layer.attend(key, value)
     rolled = layer.attend(key.roll((2, 3), (2, 3)), value.roll((2, 3), (2, 3)))
     torch.testing.assert_close(rolled[..., 4:-2, 5:-2], whole.roll((2, 3), (2, 3))[..., 4:-2, 5:-2])
@@ -160,7 +160,7 @@ def test_conv_moves_with_the_picture() -> None:
 
 @torch.no_grad()
 def test_full_resamples_its_factors_on_another_map() -> None:
-    layer, x = seeded(AFTFull(8, (SIDE, SIDE), 4)), picture(side=9)
+    layer, x = seeded(AFTFull(8, (SIDE, SIDE), 4)), image(side=9)
     expected = layer(x)
     layer.fit((9, 9))
     assert layer.rows.shape == (81, 4)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from effbench import models
 from effbench.models.build import build
 from effbench.models.iformer import SoftmaxAttention
-from effbench.models.initialise import initialise, on_grid, pictures, spread
+from effbench.models.initialise import images, initialise, on_grid, spread
 from effbench.models.mixers.aft import AFTFull, DeployedAFTConv
 from effbench.models.mixers.lambdas import LambdaConv, LambdaLayer
 from effbench.models.mixers.softmax import MultiHeadAttention
@@ -21,8 +21,8 @@ from effbench.schema import Weights
 
 
 def probes(side: int, count: int = 4) -> Tensor:
-    """Return pictures that are not those of the initialisation."""
-    return torch.from_numpy(pictures(np.random.default_rng(99), count, side)).float()
+    """Return images that are not those of the initialisation."""
+    return torch.from_numpy(images(np.random.default_rng(99), count, side)).float()
 
 
 def centred(outputs: Tensor) -> Tensor:
@@ -30,7 +30,7 @@ def centred(outputs: Tensor) -> Tensor:
 
 
 def moved(before: Tensor, after: Tensor) -> float:
-    """Return how far centred outputs moved, as a share of their spread between pictures."""
+    """Return how far centred outputs moved, as a share of their spread between images."""
     return float(centred(after - before).square().mean().sqrt() / centred(before).square().mean().sqrt())
 
 
@@ -53,7 +53,7 @@ def spatial_mean(attended: Tensor, query: Tensor, key: Tensor) -> Tensor:
 
 
 def mean_denominator(attended: Tensor, query: Tensor, key: Tensor) -> Tensor:
-    """Divide every position by the picture's mean denominator instead of its own."""
+    """Divide every position by the image's mean denominator instead of its own."""
     own = (key.sum(dim=(2, 3), keepdim=True) * query).sum(dim=1, keepdim=True)
     return attended * own / own.mean(dim=(2, 3), keepdim=True)
 
@@ -126,7 +126,7 @@ def test_untrained_networks_are_alive(name: str) -> None:
         features = model.forward_features(probes(160, 2))
         scores = model(probes(160, 2))
     # A stream that twelve blocks only add to grows with the root of their number; the norms in front take that off.
-    # A ReLU leaves 0.58 of a deviation, and statistics that a picture of noise took part in some less of photographs.
+    # A ReLU leaves 0.58 of a deviation, and statistics that an image of noise took part in some less of photographs.
     assert all(0.4 < feature.std() < 6 for feature in features)
     assert centred(scores).std() > 0.25 * scores.std()
     tiny = torch.finfo(torch.float32).smallest_normal
@@ -226,9 +226,9 @@ def test_spread_does_not_blow_up_a_dead_channel() -> None:
     assert deviation[1] >= deviation[0] / 8
 
 
-def test_pictures_fall_off_as_natural_ones_do() -> None:
-    picture = pictures(np.random.default_rng(0), 8, 64).mean(axis=1)
-    amplitude = np.abs(np.fft.rfft2(picture)).mean(axis=0)[0, 1:]
+def test_images_fall_off_as_natural_ones_do() -> None:
+    image = images(np.random.default_rng(0), 8, 64).mean(axis=1)
+    amplitude = np.abs(np.fft.rfft2(image)).mean(axis=0)[0, 1:]
     octaves = [amplitude[2**i - 1 : 2 ** (i + 1) - 1].mean() for i in range(4)]
     slopes = np.diff(np.log2(octaves))
     assert np.all(slopes < -0.6)

@@ -25,7 +25,7 @@ def seeded(layer: nn.Module, seed: int = 0) -> nn.Module:
     return layer.double().eval()
 
 
-def picture(channels: int = 8, side: int = SIDE, seed: int = 1, batch: int = 2) -> Tensor:
+def image(channels: int = 8, side: int = SIDE, seed: int = 1, batch: int = 2) -> Tensor:
     return torch.randn(batch, channels, side, side, generator=torch.Generator().manual_seed(seed)).double()
 
 
@@ -44,7 +44,7 @@ def definition(layer, x: Tensor, embeddings: Tensor) -> Tensor:
 @torch.no_grad()
 @pytest.mark.parametrize("intra", [1, 3])
 def test_the_layer_is_its_definition(intra: int) -> None:
-    layer, x = seeded(LambdaLayer(8, 12, 2, 5, intra, (SIDE, SIDE))), picture()
+    layer, x = seeded(LambdaLayer(8, 12, 2, 5, intra, (SIDE, SIDE))), image()
     embeddings = layer.embeddings().reshape(intra, SIDE**2, 5, SIDE**2)
     torch.testing.assert_close(layer(x), definition(layer, x, embeddings))
     torch.testing.assert_close(fuse(layer.float())(x.float()), layer(x.float()))
@@ -56,14 +56,14 @@ def test_a_convolution_that_covers_the_map_is_the_layer(intra: int) -> None:
     conv = seeded(LambdaConv(8, 12, 2, 5, 2 * SIDE - 1, intra))
     layer = LambdaLayer(8, 12, 2, 5, intra, (SIDE, SIDE)).double().eval()
     layer.load_state_dict(conv.state_dict())
-    torch.testing.assert_close(conv(picture()), layer(picture()))
+    torch.testing.assert_close(conv(image()), layer(image()))
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("intra", [1, 2])
 def test_folded_channels_equal_the_3d_convolution(intra: int) -> None:
     layer = seeded(LambdaConv(8, 12, 2, 5, 3, intra))
-    value = picture(6 * intra)
+    value = image(6 * intra)
     # The form of other implementations: the value channels are a third axis that the kernel does not reach along.
     stacked = value.reshape(2, 6, intra, SIDE, SIDE).transpose(1, 2)
     expected = F.conv3d(stacked, layer.position.weight[:, :, None], padding=(0, 1, 1))
@@ -72,7 +72,7 @@ def test_folded_channels_equal_the_3d_convolution(intra: int) -> None:
 
 @torch.no_grad()
 def test_content_alone_is_linear_attention_with_normalised_keys() -> None:
-    layer, x = seeded(LambdaConv(8, 8, 1, 5, 3)), picture()
+    layer, x = seeded(LambdaConv(8, 8, 1, 5, 3)), image()
     layer.position.weight.zero_()
     query, key, value = (part(x).flatten(2) for part in (layer.query, layer.key, layer.value))
     expected = (value @ torch.softmax(key, -1).transpose(-1, -2)) @ query
@@ -80,9 +80,9 @@ def test_content_alone_is_linear_attention_with_normalised_keys() -> None:
 
 
 @torch.no_grad()
-def test_positions_move_with_the_picture() -> None:
+def test_positions_move_with_the_image() -> None:
     # The global sums of the content lambdas do not notice a roll; two cells from a border nothing else does.
-    layer, x = seeded(LambdaConv(8, 8, 2, 5, 5)), picture(side=14)
+    layer, x = seeded(LambdaConv(8, 8, 2, 5, 5)), image(side=14)
     found, expected = layer(x.roll((2, -3), (2, 3))), layer(x).roll((2, -3), (2, 3))
     torch.testing.assert_close(found[..., 4:12, 2:9], expected[..., 4:12, 2:9])
     assert (found - expected)[..., 0, 0].abs().max() > 1e-3

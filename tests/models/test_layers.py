@@ -31,7 +31,7 @@ def assert_fuses_exactly(model: nn.Module, x: torch.Tensor) -> None:
 
 
 @pytest.fixture
-def pictures() -> torch.Tensor:
+def images() -> torch.Tensor:
     return torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))
 
 
@@ -47,18 +47,18 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_every_option_fuses_exactly(options: Options, pictures: torch.Tensor) -> None:
+def test_every_option_fuses_exactly(options: Options, images: torch.Tensor) -> None:
     torch.manual_seed(0)
-    assert_fuses_exactly(regla_t(options=options), pictures)
+    assert_fuses_exactly(regla_t(options=options), images)
 
 
 @pytest.mark.parametrize("factory", [iformer_t, regla_t])
-def test_networks_fuse_exactly(factory, pictures: torch.Tensor) -> None:
+def test_networks_fuse_exactly(factory, images: torch.Tensor) -> None:
     torch.manual_seed(0)
-    assert_fuses_exactly(factory(), pictures)
+    assert_fuses_exactly(factory(), images)
 
 
-def test_a_wrong_fold_is_seen(pictures: torch.Tensor) -> None:
+def test_a_wrong_fold_is_seen(images: torch.Tensor) -> None:
     class Wrong(ConvNorm):
         def fused(self) -> nn.Conv2d:
             conv = super().fused()
@@ -66,7 +66,7 @@ def test_a_wrong_fold_is_seen(pictures: torch.Tensor) -> None:
             return conv
 
     with pytest.raises(AssertionError, match="not close"):
-        assert_fuses_exactly(Wrong(3, 4, 3), pictures)
+        assert_fuses_exactly(Wrong(3, 4, 3), images)
 
 
 def test_position_encoding_becomes_one_depthwise_convolution() -> None:

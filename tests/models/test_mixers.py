@@ -52,7 +52,7 @@ def test_every_mixer_keeps_the_shape_and_mixes(name: str) -> None:
     x = torch.randn(2, 64, 16, 32)
     y = module(x)
     assert y.shape == x.shape
-    # The last row of the first picture reaches the first row (as far as a mixer reaches), and no other picture.
+    # The last row of the first image reaches the first row (as far as a mixer reaches), and no other image.
     x[0, :, 3 if name == "local" else 15, 0] += 1
     assert not torch.equal(module(x)[0, :, 0, 0], y[0, :, 0, 0])
     torch.testing.assert_close(module(x)[1], y[1])

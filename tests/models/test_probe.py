@@ -22,7 +22,7 @@ def built(name: str, px: int) -> torch.nn.Module:
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", list(parts()))
-def test_every_part_stands_alone_and_depends_on_the_picture(name: str):
+def test_every_part_stands_alone_and_depends_on_the_image(name: str):
     _, side = model_argument(name, 256)
     first, second = built(name, 256)(torch.randn(2, 3, side, side))
     assert (parts()[name].channels, side, 1) == tuple(first.shape)

@@ -52,7 +52,7 @@ def test_not_a_number_is_said():
 
 
 class Session:
-    """Answers with one high score at the class that the picture's first pixel names."""
+    """Answers with one high score at the class that the image's first pixel names."""
 
     def __init__(self) -> None:
         self.batches: list[int] = []
@@ -75,10 +75,10 @@ def run(session: Any, places: list[int], batch: int = 1, load: Any = load, clock
 
 
 @pytest.mark.parametrize("batch", [1, 4])
-def test_every_picture_once_and_in_order(batch: int):
+def test_every_image_once_and_in_order(batch: int):
     session, places = Session(), [3, 1, 7, 0, 12, 5, 2, 9, 30]
     (found,) = run(session, places, batch)
-    assert (tuple(places), (0,) * 9) == (found.pictures, found.ranks)
+    assert (tuple(places), (0,) * 9) == (found.images, found.ranks)
     assert {batch} == set(session.batches)
 
 
@@ -89,7 +89,7 @@ def test_portions_leave_once_a_second():
     assert len(found) > 2
 
 
-def test_an_unreadable_picture_ends_it_and_what_went_before_stands():
+def test_an_unreadable_image_ends_it_and_what_went_before_stands():
     def broken(place: int) -> Any:
         if place == 4:
             raise DataError("4.png cannot be read")
@@ -104,7 +104,7 @@ def test_an_unreadable_picture_ends_it_and_what_went_before_stands():
             Session(), broken, places, [0] * 9, spec=SPEC, output="scores", batch=1, workers=2, clock=clock
         )
         for portion, _ in found:
-            kept.extend(portion.pictures)
+            kept.extend(portion.images)
 
     with pytest.raises(DataError, match=r"4\.png"):
         go()

@@ -128,12 +128,12 @@ def test_a_sweep_takes_a_device_behind_ssh_beside_this_machine(server: Server, o
 def test_an_evaluation_over_ssh_says_what_one_here_says(server: Server, own: Any, work: Path, tmp_path: Path):
     rng = np.random.default_rng(0)
     for label in range(10):
-        (folder := work / "pictures" / f"class{label}").mkdir(parents=True)
+        (folder := work / "images" / f"class{label}").mkdir(parents=True)
         for index in range(3):
             Image.fromarray(rng.integers(0, 256, (70, 90, 3), dtype=np.uint8)).save(folder / f"{index}.png")
     said = {}
     for device in ("local", "loopback"):
-        done = own("evaluate", artifact(work), "--data", "pictures", "--device", device, "--out", device, "--json")
+        done = own("evaluate", artifact(work), "--data", "images", "--device", device, "--out", device, "--json")
         assert 0 == done.returncode, done.stdout + done.stderr
         (stored,) = (json.loads(text) for text in (work / device / "evaluations.jsonl").read_text().splitlines()[:1])
         said[device] = stored["predictions"]["top1"]

@@ -70,7 +70,7 @@ def test_downstream_figures_of_regla_are_called_implied() -> None:
 
 def test_a_measured_accuracy_wins_and_is_not_borrowed() -> None:
     measurement = measurement_of("iformer_m")
-    measured = {measurement.digest: Accuracy(71.2, "measured", "300 pictures", borrowed=False, image_px=224)}
+    measured = {measurement.digest: Accuracy(71.2, "measured", "300 images", borrowed=False, image_px=224)}
     row = one_row(measurement, accuracies=measured)
     assert (71.2, "measured", False, True) == (row.accuracy, row.accuracy_status, row.borrowed, row.on_front)
 

@@ -10,7 +10,7 @@ from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 from scipy import stats as reference
 
-from effbench.statistics.proportions import calibration_error, drop_limit, flip_test, pictures_needed, wilson
+from effbench.statistics.proportions import calibration_error, drop_limit, flip_test, images_needed, wilson
 
 Z = 1.6448536269514722
 
@@ -21,13 +21,13 @@ def test_wilson_as_scipy_has_it():
         assert np.allclose((wanted.low, wanted.high), wilson(hits, total), atol=1e-12)
 
 
-@pytest.mark.parametrize("pictures", [20, 268, 5000])
-def test_a_drop_of_none_lost_in_closed_form(pictures: int):
-    assert math.isclose(Z**2 / (pictures + Z**2), drop_limit(0, 0, pictures), rel_tol=1e-9)
+@pytest.mark.parametrize("images", [20, 268, 5000])
+def test_a_drop_of_none_lost_in_closed_form(images: int):
+    assert math.isclose(Z**2 / (images + Z**2), drop_limit(0, 0, images), rel_tol=1e-9)
 
 
-def test_the_pictures_needed_are_the_fewest():
-    assert (268, 52, 2703) == tuple(pictures_needed(drop) for drop in (0.01, 0.05, 0.001))
+def test_the_images_needed_are_the_fewest():
+    assert (268, 52, 2703) == tuple(images_needed(drop) for drop in (0.01, 0.05, 0.001))
     assert drop_limit(0, 0, 268) <= 0.01 < drop_limit(0, 0, 267)
 
 

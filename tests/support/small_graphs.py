@@ -84,7 +84,7 @@ def graph_artifact(
     """Write a graph artifact with its expected outputs, by the interpreter in fp32."""
     chosen = to_fp16(model) if precision == "fp16" else model
     inputs = onnx_file.inputs(chosen)
-    images = fidelity.pictures(fidelity.count_for(1), 3, (SIDE, SIDE))
+    images = fidelity.reference_images(fidelity.count_for(1), 3, (SIDE, SIDE))
     batches = fidelity.feeds(images, 1, inputs[0], Preprocessing())
 
     def build(draft: Path) -> Artifact:

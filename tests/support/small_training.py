@@ -1,4 +1,4 @@
-"""Small networks and pictures for the tests of training; as a script, a training that can be killed."""
+"""Small networks and images for the tests of training; as a script, a training that can be killed."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def net(width: int = 8, seed: int = 0, dropout: float = 0.1) -> Net:
     return made
 
 
-def pictures(count: int = 48, labelled: int | None = None, seed: int = 0, side: int = 16) -> Dataset:
+def images(count: int = 48, labelled: int | None = None, seed: int = 0, side: int = 16) -> Dataset:
     """Noise with a color cast; which color is raised, if any, is the class."""
     rng = np.random.default_rng(seed)
     items = []
@@ -76,7 +76,7 @@ def job(folder: Path, recipe: Recipe, dropout: float = 0.1, **changes: object) -
         "student": net(dropout=dropout),
         "size": (16, 16),
         "how": HOW,
-        "pictures": pictures(labelled=16),
+        "images": images(labelled=16),
         "teachers": (teacher(), teacher("two.b", 6, 2)),
         "recipe": recipe,
         "folder": folder,

@@ -65,8 +65,8 @@ def test_positions_are_adapted(size: tuple[int, int], grid: tuple[int, int]):
     torch.testing.assert_close(torch.full((1, 2, *grid), 3.0), found)
 
 
-def test_pictures_are_scaled_as_evaluation_scales_them():
-    from effbench.data.pictures import normalize
+def test_images_are_scaled_as_evaluation_scales_them():
+    from effbench.data.pixels import normalize
 
     pixels = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
     expected = torch.from_numpy(normalize(pixels.numpy(), small.HOW))
@@ -74,7 +74,7 @@ def test_pictures_are_scaled_as_evaluation_scales_them():
 
 
 def test_every_batch_is_made_up_of_its_parts():
-    order = Order(labels_of(small.pictures(40, 12)), 8, 5, 2, 0.25)
+    order = Order(labels_of(small.images(40, 12)), 8, 5, 2, 0.25)
     for step in range(2 * order.steps_per_epoch):
         whole = order.batch(step)
         parts = [order.batch(step, rank, 2) for rank in range(2)]
@@ -82,8 +82,8 @@ def test_every_batch_is_made_up_of_its_parts():
         assert 2 == sum(index < 12 for index, _ in whole)
 
 
-def test_an_epoch_sees_each_unlabelled_picture_at_most_once():
-    order = Order(labels_of(small.pictures(40, 12)), 8, 5, 2, 0.25)
+def test_an_epoch_sees_each_unlabelled_image_at_most_once():
+    order = Order(labels_of(small.images(40, 12)), 8, 5, 2, 0.25)
     seen = [index for step in range(order.steps_per_epoch) for index, _ in order.batch(step) if index >= 12]
     assert len(seen) == len(set(seen)) == 6 * order.steps_per_epoch
 

@@ -52,8 +52,8 @@ def one_thread():
 
 def test_labels_alone_train_any_network(tmp_path: Path):
     recipe = Recipe(epochs=12, batch=16, learning_rate=1e-2, warmup_epochs=1)
-    made = train(tmp_path / "t", recipe, teachers=(), pictures=small.pictures(64), dropout=0.0)
-    held_out = small.pictures(40, seed=9)
+    made = train(tmp_path / "t", recipe, teachers=(), images=small.images(64), dropout=0.0)
+    held_out = small.images(40, seed=9)
     untrained = accuracy(small.net(dropout=0.0), held_out, (16, 16), small.HOW)
     assert untrained < 0.6 < 0.9 < accuracy(made.bare.backbone, held_out, (16, 16), small.HOW)
 
@@ -179,21 +179,21 @@ def test_two_processes_give_the_loss_curve_of_one(tmp_path: Path):
         torch.testing.assert_close(value, weights[name], rtol=2e-3, atol=2e-4)
 
 
-def test_a_batch_larger_than_the_pictures_is_refused(tmp_path: Path):
+def test_a_batch_larger_than_the_images_is_refused(tmp_path: Path):
     with pytest.raises(DataError, match="smaller --batch"):
         train(tmp_path / "t", replace(small.RECIPE, batch=64), teachers=())
 
 
 def test_nothing_to_learn_from_is_said(tmp_path: Path):
     with pytest.raises(DataError, match="nothing to learn from"):
-        train(tmp_path / "t", teachers=(), pictures=small.pictures(48, labelled=0))
+        train(tmp_path / "t", teachers=(), images=small.images(48, labelled=0))
 
 
 def test_labels_beyond_the_student_are_refused(tmp_path: Path):
-    odd = small.pictures()
+    odd = small.images()
     items = (*odd.items[:-1], replace(odd.items[-1], label=7))
     with pytest.raises(DataError, match="has label 7, the student has 4 outputs"):
-        train(tmp_path / "t", teachers=(), pictures=replace(odd, items=items))
+        train(tmp_path / "t", teachers=(), images=replace(odd, items=items))
 
 
 def test_logits_of_other_classes_are_refused(tmp_path: Path):

@@ -49,10 +49,10 @@ def test_a_teacher_without_spatial_features_counts_its_pooled_ones_alone():
 @seed(0)
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 7), st.integers(1, 9), st.floats(0, 1), st.integers(0, 99))
-def test_the_teacher_with_the_largest_loss_is_always_kept(teachers: int, pictures: int, drop: float, number: int):
+def test_the_teacher_with_the_largest_loss_is_always_kept(teachers: int, images: int, drop: float, number: int):
     generator = torch.Generator().manual_seed(number)
-    rows = torch.rand(teachers, pictures, generator=generator)
-    kept = losses.keep(rows, torch.rand(teachers, pictures, generator=generator), drop)
+    rows = torch.rand(teachers, images, generator=generator)
+    kept = losses.keep(rows, torch.rand(teachers, images, generator=generator), drop)
     assert (kept.gather(0, rows.argmax(0, keepdim=True)) == 1).all()
     assert set(kept.flatten().tolist()) <= {0.0, 1.0}
 
@@ -77,11 +77,11 @@ def test_parts_of_a_batch_add_up_to_the_batch():
     halves = [slice(None, None, 2), slice(1, None, 2)]
 
     def parts(name: str) -> float:
-        counts = {"kept": kept.sum(), "labels": (labels >= 0).sum().float(), "pictures": torch.tensor(8.0)}
+        counts = {"kept": kept.sum(), "labels": (labels >= 0).sum().float(), "images": torch.tensor(8.0)}
         total = {
             "distillation": lambda s: losses.distillation(rows[:, s], kept[:, s], lambda _: counts["kept"]),
             "hard": lambda s: losses.hard_labels(logits[s], labels[s], 0.1, lambda _: counts["labels"]),
-            "soft": lambda s: losses.soft_labels(logits[s], [x[s] for x in soft], 2.0, lambda _: counts["pictures"]),
+            "soft": lambda s: losses.soft_labels(logits[s], [x[s] for x in soft], 2.0, lambda _: counts["images"]),
         }[name]
         return sum(total(half).item() for half in halves)
 
@@ -90,7 +90,7 @@ def test_parts_of_a_batch_add_up_to_the_batch():
     assert losses.soft_labels(logits, soft, 2.0).item() == pytest.approx(parts("soft"))
 
 
-def test_pictures_without_a_label_do_not_count():
+def test_images_without_a_label_do_not_count():
     logits, labels = torch.randn(4, 3), torch.tensor([2, -1, 0, -1])
     torch.testing.assert_close(F.cross_entropy(logits[[0, 2]], labels[[0, 2]]), losses.hard_labels(logits, labels))
 

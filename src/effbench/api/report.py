@@ -55,7 +55,7 @@ def measured(evaluations: Sequence[Evaluation], digests: Collection[str]) -> dic
     """Return the top-1 accuracy measured of each digest, all on one data set: that of most of them, then
     the latest.
 
-    Of several engines the hardware comes before a simulator, then the one that saw more pictures.
+    Of several engines the hardware comes before a simulator, then the one that saw more images.
     """
     from effbench.api.evaluate.accuracy import within
     from effbench.reports.rows import Accuracy
@@ -72,11 +72,11 @@ def measured(evaluations: Sequence[Evaluation], digests: Collection[str]) -> dic
         top1 = within(one.predictions, 1)
         if one.data.sha256 != chosen or top1 is None:
             continue
-        part = "" if top1.of == one.data.pictures else f" of {one.data.pictures}"
+        part = "" if top1.of == one.data.images else f" of {one.data.images}"
         found[one.digest] = Accuracy(
             value=top1.pct,
             status="measured",
-            source=f"here: {top1.hits} of {top1.of} right on {one.data.name} ({top1.of}{part} pictures, "
+            source=f"here: {top1.hits} of {top1.of} right on {one.data.name} ({top1.of}{part} images, "
             f"{one.data.sha256[:12]}), {one.engine}",
             borrowed=False,
             interval=top1.interval_pct,

@@ -16,8 +16,8 @@ target = click.option("--target", "-t", "targets", multiple=True, metavar="NAME"
 weights = click.option("--weights", metavar="FILE", help="A .safetensors file; without it: untrained, seeded.")
 seed = click.option("--seed", default=0, show_default=True, help="Of untrained weights.")
 precision = click.option("--precision", metavar="P", help="fp32, fp16, int8, a16w8 (default: the target's).")
-calibration = click.option("--calibration", metavar="FOLDER", help="Pictures for int8; or synthetic: latency only.")
-batch = click.option("--batch", default=1, show_default=True, help="Pictures per inference.")
+images = click.option("--images", metavar="FOLDER", help="To calibrate int8 and verify it; or synthetic: latency only.")
+batch = click.option("--batch", default=1, show_default=True, help="Images per inference.")
 
 
 def pairs(settings: Sequence[str]) -> dict[str, str]:

@@ -37,11 +37,11 @@ def _recipe(function: Callable[..., None]) -> Callable[..., None]:
 @click.argument("student")
 @click.option("--teacher", "teachers", multiple=True, metavar="MODEL", help="MODEL or MODEL@WEIGHTS. Repeatable.")
 @click.option("--data", required=True, metavar="PATH", help="A folder (per class or not), a list, or tar shards.")
-@click.option("--val", "validation", metavar="PATH", help="Labelled pictures for an accuracy at the end.")
+@click.option("--val", "validation", metavar="PATH", help="Labelled images for an accuracy at the end.")
 @click.option("--classes", metavar="FILE", help="The classes in the order of the student's outputs, one a line.")
-@click.option("--res", "resolution", default="224", show_default=True, metavar="PX", help="Of the student's pictures.")
+@click.option("--res", "resolution", default="224", show_default=True, metavar="PX", help="Of the student's images.")
 @click.option("--weights", metavar="FILE", help="A .safetensors file to begin from.")
-@click.option("--workers", default=0, show_default=True, help="Processes that decode pictures.")
+@click.option("--workers", default=0, show_default=True, help="Processes that decode images.")
 @click.option("--threads", type=int, metavar="N", help="Of torch, in each process.")
 @_recipe
 @shared.out
@@ -68,7 +68,7 @@ def _text(made: Trained, student: str, out: str | None) -> str:
 
     taught = f"{len(made.teachers)} teachers" if len(made.teachers) != 1 else "one teacher"
     lines = [
-        f"{made.student} at {resolution_text(made.resolution)} px: {made.steps} steps on {made.pictures} pictures, "
+        f"{made.student} at {resolution_text(made.resolution)} px: {made.steps} steps on {made.images} images, "
         f"{made.labelled} of them labelled, {taught}",
         f"last loss {made.loss:.4f}" + ("" if made.top1 is None else f", validation top-1 {100 * made.top1:.2f} %"),
         f"weights {made.weights} (sha256 {made.sha256[:12]})",

@@ -17,19 +17,21 @@ from effbench.commands import _shared as shared
     "--data", required=True, metavar="PLACE", help="A folder per class, a list (.csv, .parquet), .tar shards."
 )
 @click.option("--classes", metavar="FILE", help="The classes in the order of the outputs, one a line.")
-@click.option("--pictures", type=int, metavar="N", help="At most N, drawn at random (default: all; 64 on a simulator).")
+@click.option(
+    "--max-images", type=int, metavar="N", help="At most N, drawn at random (default: all; 64 on a simulator)."
+)
 @click.option("--res", "resolutions", multiple=True, metavar="PX", help="For models: 512, or 384x640. Repeatable.")
 @shared.target
 @click.option("--device", default="local", show_default=True, help="Where to run them (see `devices`).")
 @click.option("--threads", default=1, show_default=True, help="Threads of the runtime.")
-@click.option("--batch", type=int, help="Pictures per inference (default: as exported).")
+@click.option("--batch", type=int, help="Images per inference (default: as exported).")
 @click.option("--workers", type=int, help="Threads that decode (default: one less than the cores).")
 @click.option("--reference/--no-reference", default=True, show_default=True, help="Compare with the fp32 reference.")
 @click.option(
     "--check-preprocessing/--no-check-preprocessing",
     default=True,
     show_default=True,
-    help="Try common alternatives on 64 pictures.",
+    help="Try common alternatives on 64 images.",
 )
 @shared.precision
 @shared.weights
@@ -37,7 +39,7 @@ from effbench.commands import _shared as shared
 @shared.out
 @shared.json
 def evaluate(names: Sequence[str], as_json: bool, **rest: Any) -> None:
-    """Run the deployed files over labelled pictures. With no name: everything exported so far."""
+    """Run the deployed files over labelled images. With no name: everything exported so far."""
     from effbench.api.evaluate.run import evaluate as run
     from effbench.commands.text.evaluation import evaluated
 

@@ -19,9 +19,9 @@ from effbench.commands import _shared as shared
     "--res", "resolutions", multiple=True, metavar="PX", default=("224",), help="512, or 384x640. Repeatable."
 )
 @shared.precision
-@shared.calibration
+@shared.images
 @click.option("--max-drop", type=float, metavar="POINTS", help="With int8: of top-1; what costs more stays in float.")
-@click.option("--data", metavar="PLACE", help="The pictures that --max-drop is judged on (see `evaluate`).")
+@click.option("--data", metavar="PLACE", help="The images that --max-drop is judged on (see `evaluate`).")
 @click.option("--classes", metavar="FILE", help="The classes of --data in the order of the outputs.")
 @shared.batch
 @click.option("--dynamic-batch", is_flag=True, help="Leave the batch open.")

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 @click.argument("model")
 @click.option("--res", "resolution", metavar="PX", default="224", show_default=True, help="512, or 384x640.")
 @click.option("--precision", metavar="P", default="fp16", show_default=True, help="fp16 is the one with islands.")
-@click.option("--calibration", metavar="FOLDER", help="Pictures to examine with (default: synthetic ones).")
-@click.option("--pictures", default=3, show_default=True, help="How many of them.")
+@click.option("--images", metavar="FOLDER", help="Images to examine with (default: synthetic ones).")
+@click.option("--max-images", default=3, show_default=True, help="How many of them.")
 @shared.weights
 @shared.seed
 @click.option("--time-limit", "time_limit_s", default=600.0, show_default=True, metavar="S", help="For each stage.")
@@ -39,7 +39,7 @@ def _text(found: NumericsReport) -> str:
 
     share = f"{len(found.islands)} of {found.nodes} operators stay in fp32 ({found.island_share_pct:.1f} %)"
     verdict = "holds" if found.passed else "misses"
-    lines = [f"{found.precision} {verdict} the bound over {found.pictures} pictures; {share}."]
+    lines = [f"{found.precision} {verdict} the bound over {found.images} images; {share}."]
     errors = [(e.mode, _multiple(e.without_islands), _multiple(e.with_islands)) for e in found.errors]
     lines.append(tabulate(errors, headers=("simulated", "error / allowed", "with islands"), disable_numparse=True))
     if found.findings:

@@ -28,7 +28,7 @@ from effbench.commands import _shared as shared
 @click.option("--roofline", is_flag=True, help="Also the device's peaks, and what models and layers reach of them.")
 @click.option("--plot", is_flag=True, help="With --minutes or --roofline: also draw them (PNG, SVG).")
 @shared.precision
-@shared.calibration
+@shared.images
 @shared.weights
 @shared.seed
 @click.option("--record", metavar="FILE", help="Keep the exchange with the device (transport `replay` reads it).")

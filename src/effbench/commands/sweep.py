@@ -16,10 +16,10 @@ from effbench.commands import _shared as shared
 @shared.target
 @click.option("--res", "resolutions", multiple=True, metavar="PX", help="512, or 384x640. Repeatable.")
 @click.option("--precision", "precisions", multiple=True, metavar="P", help="Repeatable (default: each target's).")
-@click.option("--batch", type=int, help="Pictures per inference (default: 1).")
+@click.option("--batch", type=int, help="Images per inference (default: 1).")
 @shared.weights
 @click.option("--seed", type=int, help="Of untrained weights (default: 0).")
-@click.option("--calibration", metavar="DIR", help="Pictures for int8 and a16w8, or `synthetic`.")
+@click.option("--images", metavar="DIR", help="Images for int8 and a16w8, or `synthetic`.")
 @click.option("--allow-fallback", is_flag=True, default=None, help="Accept and record operators left to another unit.")
 @click.option("--profile/--no-profile", "measure", default=None, help="Measure what is ok (default), or stop there.")
 @click.option("--threads", type=int, help="Of the runtime, when measured (default: 1).")

@@ -1,6 +1,6 @@
-"""Labelled pictures: found in a folder, a list or tar shards, decoded and cut as the model wants them.
+"""Labelled images: found in a folder, a list or tar shards, decoded and cut as the model wants them.
 
-One reader for evaluation, calibration and training. Pillow decodes; it is imported when the first picture is read.
+One reader for evaluation, calibration and training. Pillow decodes; it is imported when the first image is read.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from effbench.data.dataset import Dataset, Item
 from effbench.errors import DataError
 
 CLASSES = "classes.txt"
-"""A file of this name beside the pictures lists the classes in the order of the model's outputs."""
+"""A file of this name beside the images lists the classes in the order of the model's outputs."""
 
 
 def open_dataset(path: str | Path, classes: str | Path | Sequence[str] | None = None) -> Dataset:
-    """Find the pictures of a data set; none is decoded.
+    """Find the images of a data set; none is decoded.
 
     Args:
-        path: A folder (one subfolder per class, or pictures without labels), a list (.csv, .parquet), a .tar shard, or
+        path: A folder (one subfolder per class, or images without labels), a list (.csv, .parquet), a .tar shard, or
             shards written like ``train-{000000..000146}.tar``. A folder that holds ``val`` (or shards) means those.
         classes: The classes in the order of a model's outputs, or a file that lists them, one a line. Without it: the
-            file ``classes.txt`` beside the pictures; ImageNet's order where every class is a WordNet id of ImageNet-1k;
+            file ``classes.txt`` beside the images; ImageNet's order where every class is a WordNet id of ImageNet-1k;
             else sorted by name.
 
     Raises:
-        DataError: There is no such data set, it holds no picture, or a class is not in the list.
+        DataError: There is no such data set, it holds no image, or a class is not in the list.
     """
     place = Path(path)
     if place.suffix in table.SUFFIXES:
@@ -39,7 +39,7 @@ def open_dataset(path: str | Path, classes: str | Path | Sequence[str] | None = 
     else:
         found = folder.read(place)
     if not found.items:
-        raise DataError(f"{place} holds no pictures.", hint=f"Looked for {', '.join(folder.SUFFIXES)}.")
+        raise DataError(f"{place} holds no images.", hint=f"Looked for {', '.join(folder.SUFFIXES)}.")
     return _with_labels(found, _listed(place, classes))
 
 

@@ -13,10 +13,10 @@ from effbench.errors import DataError
 
 
 class Content(Protocol):
-    """Where the encoded picture lies; cheap to hold, read when it is wanted."""
+    """Where the encoded image lies; cheap to hold, read when it is wanted."""
 
     def __call__(self) -> bytes:
-        """Return the bytes of the encoded picture.
+        """Return the bytes of the encoded image.
 
         Raises:
             DataError: They cannot be read.
@@ -25,7 +25,7 @@ class Content(Protocol):
 
 @dataclass(frozen=True)
 class Item:
-    """One encoded picture: its name inside the data set, its class, and where its bytes lie.
+    """One encoded image: its name inside the data set, its class, and where its bytes lie.
 
     ``tag`` is the class as the data set writes it (a folder's name, a cell of a list); ``label`` its place among the
     outputs of a model, known once the classes are. Both are None where there is no label.
@@ -39,7 +39,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Encoded pictures in the order of their names, and the classes that their labels count.
+    """Encoded images in the order of their names, and the classes that their labels count.
 
     ``layout`` says how it was read: a folder per class, a folder, a list, or shards.
     """
@@ -51,12 +51,12 @@ class Dataset:
 
     @property
     def labelled(self) -> bool:
-        """Say whether every picture has a label."""
+        """Say whether every image has a label."""
         return all(item.label is not None for item in self.items)
 
     @property
     def partly_labelled(self) -> bool:
-        """Say whether some pictures have a label and others none."""
+        """Say whether some images have a label and others none."""
         return not self.labelled and any(item.label is not None for item in self.items)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Encoded pictures in files of their own."""
+"""Encoded images in files of their own."""
 
 from __future__ import annotations
 

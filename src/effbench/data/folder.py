@@ -1,4 +1,4 @@
-"""Pictures in folders: one subfolder per class (ImageNet's layout included), or none where there are no labels."""
+"""Images in folders: one subfolder per class (ImageNet's layout included), or none where there are no labels."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from effbench.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 SPLITS = ("val", "validation", "test")
-"""Of a folder with these beside ``train``, the first that is there holds the pictures to evaluate with."""
+"""Of a folder with these beside ``train``, the first that is there holds the images to evaluate with."""
 
 
 def read(root: Path) -> Dataset:
-    """Return the pictures below a folder, by name.
+    """Return the images below a folder, by name.
 
     Raises:
-        DataError: There is no such folder, or pictures lie both beside and inside folders of classes.
+        DataError: There is no such folder, or images lie both beside and inside folders of classes.
     """
     if not root.is_dir():
         raise DataError(f"There is no folder {root}.", hint="A folder, a .csv or .parquet list, or .tar shards.")
@@ -27,8 +27,8 @@ def read(root: Path) -> Dataset:
     loose = [name for name in inside if len(name.parts) == 1]
     if loose and len(loose) < len(inside):
         raise DataError(
-            f"{start} holds pictures ({loose[0]}) beside folders of classes ({inside[-1].parts[0]}).",
-            hint="Put every picture into the folder of its class, or name them in a .csv list.",
+            f"{start} holds images ({loose[0]}) beside folders of classes ({inside[-1].parts[0]}).",
+            hint="Put every image into the folder of its class, or name them in a .csv list.",
         )
     tags = [None if loose else name.parts[0] for name in inside]
     items = tuple(

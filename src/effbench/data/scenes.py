@@ -1,7 +1,7 @@
-"""Synthetic pictures that differ as photographs do: in contrast, color, spectrum, direction of edges and occlusion.
+"""Synthetic images that differ as photographs do: in contrast, color, spectrum, direction of edges and occlusion.
 
-Pictures of one kind give a network nearly the same pooled features, and a check that divides errors by the spread
-between pictures then divides by almost nothing. Six kinds of scene cover what photographs span instead.
+Images of one kind give a network nearly the same pooled features, and a check that divides errors by the spread
+between images then divides by almost nothing. Six kinds of scene cover what photographs span instead.
 
 Source: amplitude spectra fall as f**-0.8 to f**-1.5 between photographs, f**-1.2 on average (Tolhurst, Tadmor and Chao
 1992, 135 scenes); spectra of built scenes are stretched along the cardinal directions (Torralba and Oliva 2003); scenes
@@ -54,7 +54,7 @@ KINDS = (
 
 
 def scene(channels: int, resolution: tuple[int, int], seed: int, kind: Kind) -> npt.NDArray[np.uint8]:
-    """Return a picture of a kind, shape (C, H, W), uint8; a seed is the same scene at every resolution, roughly."""
+    """Return an image of a kind, shape (C, H, W), uint8; a seed is the same scene at every resolution, roughly."""
     rng = np.random.default_rng([seed, 20])
     tint = _tints(rng, kind.surfaces + 1, channels)
     shade = rng.standard_normal(kind.surfaces)
@@ -66,8 +66,8 @@ def scene(channels: int, resolution: tuple[int, int], seed: int, kind: Kind) -> 
     cast = (np.resize(kind.cast, channels) - np.resize(kind.cast, channels).mean() + 6 * tint[-1])[:, None, None]
     brightness = kind.brightness * rng.uniform(0.9, 1.1)
     pixels = brightness + cast + kind.contrast * rng.uniform(0.9, 1.1) * luminance + color
-    picture: npt.NDArray[np.uint8] = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
-    return picture
+    image: npt.NDArray[np.uint8] = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+    return image
 
 
 def _tints(rng: np.random.Generator, count: int, channels: int) -> Array:
@@ -112,7 +112,7 @@ def _leaves(rng: np.random.Generator, resolution: tuple[int, int], kind: Kind) -
 
 
 def _frequencies(resolution: tuple[int, int]) -> tuple[Array, Array, Array]:
-    """Return rows', columns' and radial frequency in cycles per picture, for a real transform; never zero."""
+    """Return rows', columns' and radial frequency in cycles per image, for a real transform; never zero."""
     rows, columns = resolution
     y, x = np.fft.fftfreq(rows)[:, None] * rows, np.fft.rfftfreq(columns)[None, :] * columns
     return np.asarray(y), np.asarray(x), np.asarray(np.maximum(np.hypot(y, x), 1))
@@ -126,11 +126,11 @@ def _stretched(noise: Array, slope: float, cardinal: float) -> Array:
     return np.asarray(np.fft.irfft2(np.fft.rfft2(noise) * amplitude, s=noise.shape))
 
 
-def _with_slope(picture: Array, slope: float) -> Array:
-    """Return a picture with the slope of its amplitude spectrum changed; phases, and so edges, stay where they are."""
-    shape = (picture.shape[0], picture.shape[1])
+def _with_slope(image: Array, slope: float) -> Array:
+    """Return an image with the slope of its amplitude spectrum changed; phases, and so edges, stay where they are."""
+    shape = (image.shape[0], image.shape[1])
     _, _, radius = _frequencies(shape)
-    spectrum = np.fft.rfft2(picture)
+    spectrum = np.fft.rfft2(image)
     log_radius, log_amplitude = np.log(radius), np.log(np.abs(spectrum) + 1e-9)
     inner = (radius >= 2) & (radius <= min(shape) / 3)
     # Rings hold ever more points: weights make every octave count the same.

@@ -12,7 +12,7 @@ from pathlib import Path
 from effbench.data.dataset import Dataset, Item
 from effbench.errors import DataError
 
-PICTURES = ("jpg", "jpeg", "png", "bmp", "webp")
+IMAGES = ("jpg", "jpeg", "png", "bmp", "webp")
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
@@ -77,7 +77,7 @@ def _samples(shard: Path, archive: tarfile.TarFile) -> Iterator[Item]:
             stem, _, ending = name.partition(".")
             samples.setdefault(f"{folder}/{stem}".lstrip("/"), {})[ending.lower()] = member
     for key, parts in samples.items():
-        for ending in [name for name in PICTURES if name in parts][:1]:
+        for ending in [name for name in IMAGES if name in parts][:1]:
             content = MemberContent(shard, parts[ending].offset_data, parts[ending].size)
             yield Item(f"{shard.name}/{key}.{ending}", content, _tag(shard, archive, key, parts))
 

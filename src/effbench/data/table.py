@@ -1,4 +1,4 @@
-"""Lists of pictures with their labels: CSV by the standard library, Parquet by pyarrow."""
+"""Lists of images with their labels: CSV by the standard library, Parquet by pyarrow."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from effbench.data.files import FileContent
 from effbench.errors import DataError, MissingDependencyError
 
 SUFFIXES = (".csv", ".parquet")
-PICTURE = ("path", "file", "filename", "file_name", "image", "img", "imageid")
+IMAGE = ("path", "file", "filename", "file_name", "image", "img", "imageid")
 LABEL = ("label", "class", "target", "labels", "fine_label", "wnid", "predictionstring")
 """Names of the two columns, in any case; the last ones are of the lists that ImageNet comes with on Kaggle."""
 
 
 @dataclass(frozen=True)
 class CellContent:
-    """The bytes of a picture that lies in the list itself."""
+    """The bytes of an image that lies in the list itself."""
 
     content: bytes
 
@@ -30,10 +30,10 @@ class CellContent:
 
 
 def read(file: Path) -> Dataset:
-    """Return the pictures that a list names, relative to the list's own folder.
+    """Return the images that a list names, relative to the list's own folder.
 
     Raises:
-        DataError: There is no such file, a column is missing, a row names no picture, or a name comes twice.
+        DataError: There is no such file, a column is missing, a row names no image, or a name comes twice.
         MissingDependencyError: A Parquet list, without pyarrow.
     """
     if not file.is_file():
@@ -76,9 +76,9 @@ def _parquet(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 def _check_columns(file: Path, names: Any) -> None:
     have = [str(name).strip().lower() for name in names]
-    if not any(name in PICTURE for name in have):
+    if not any(name in IMAGE for name in have):
         raise DataError(
-            f"{file}: no column of pictures among {', '.join(have) or 'none'}.",
+            f"{file}: no column of images among {', '.join(have) or 'none'}.",
             hint="The first line names the columns: path,label.",
         )
 
@@ -88,7 +88,7 @@ def _cell(row: Mapping[str, Any], names: tuple[str, ...]) -> Any:
 
 
 def _item(file: Path, where: str, row: Mapping[str, Any]) -> Item:
-    cell, label = _cell(row, PICTURE), _cell(row, LABEL)
+    cell, label = _cell(row, IMAGE), _cell(row, LABEL)
     # Kaggle's list of ImageNet writes boxes behind the class, and names without a suffix.
     tag = None if label is None else str(label).split()[0] if "predictionstring" in row else str(label).strip()
     if isinstance(cell, dict):
@@ -96,7 +96,7 @@ def _item(file: Path, where: str, row: Mapping[str, Any]) -> Item:
         if content is not None:
             return Item(str(cell or where.rpartition(" ")[2].zfill(8)), CellContent(content), tag)
     if cell is None:
-        raise DataError(f"{where}: no picture is named.")
+        raise DataError(f"{where}: no image is named.")
     name = str(cell) if Path(str(cell)).suffix else f"{cell}.JPEG"
     path = file.parent / name
     if not path.is_file():

@@ -50,7 +50,7 @@ def _inputs(artifact: Any, batch: int, count: int) -> list[dict[str, Any]]:
     from effbench.deploy.artifact import fidelity
 
     spec = artifact.inputs[0]
-    images = fidelity.pictures(count * batch, spec.shape[1], artifact.subject.resolution)
+    images = fidelity.reference_images(count * batch, spec.shape[1], artifact.subject.resolution)
     return fidelity.feeds(images, batch, spec, artifact.preprocessing)
 
 
@@ -74,12 +74,12 @@ def verify(job: dict[str, Any], emit: Any) -> None:
     found = []
     for options in checks:
         artifact, session = _open({**job, "options": {**job.get("options", {}), **options}}, emit)
-        # An open batch is checked with more than one picture: a graph that is secretly static would fail here.
+        # An open batch is checked with more than one image: a graph that is secretly static would fail here.
         batch = artifact.inputs[0].shape[0] or 3
         precision = artifact.subject.storage_precision
         emit({"event": "stage", "stage": "verify"})
-        # A simulator that needs seconds for a picture states how many it takes; the check records that number.
-        some = getattr(session, "pictures", None)
+        # A simulator that needs seconds for an image states how many it takes; the check records that number.
+        some = getattr(session, "images", None)
         shape, prepared = artifact.inputs[0], artifact.preprocessing
         one = fidelity.check(session, reference, batch, shape, prepared, precision, example, some)
         how = "".join(f", {key} {value}" for key, value in options.items())
@@ -164,15 +164,15 @@ def finish(job: dict[str, Any], emit: Any) -> None:
 
 
 def evaluate(job: dict[str, Any], emit: Any) -> None:
-    """Run an artifact over labelled pictures, once per preprocessing asked for; emits predictions every second."""
+    """Run an artifact over labelled images, once per preprocessing asked for; emits predictions every second."""
     import os
 
     from effbench.codec import from_json, plain
-    from effbench.data import pictures
+    from effbench.data import pixels
     from effbench.profiles import accuracy
     from effbench.schema import Preprocessing
 
-    emit({"event": "stage", "stage": "find the pictures"})
+    emit({"event": "stage", "stage": "find the images"})
     cut, label_of = _pushed(job) if "images" in job else _decoded(job)
     artifact, session = _open(job, emit)
     batch, spec = _batch(artifact, job.get("batch")), artifact.inputs[0]
@@ -184,7 +184,7 @@ def evaluate(job: dict[str, Any], emit: Any) -> None:
 
         def load(place: int, preprocessing: Preprocessing = preprocessing) -> Any:
             image = cut(place, artifact, preprocessing)
-            return pictures.normalize(image[None], preprocessing, spec.dtype)[0]
+            return pixels.normalize(image[None], preprocessing, spec.dtype)[0]
 
         labels = [-1 if label is None else label for label in map(label_of, places)]
         emit({"event": "stage", "stage": "evaluate"})
@@ -196,21 +196,21 @@ def evaluate(job: dict[str, Any], emit: Any) -> None:
 
 
 def _decoded(job: dict[str, Any]) -> tuple[Any, Any]:
-    """Return how a picture of a data set on this machine is read and cut, and how its label is found."""
-    from effbench.data import open_dataset, pictures
+    """Return how an image of a data set on this machine is read and cut, and how its label is found."""
+    from effbench.data import open_dataset, pixels
 
     data = open_dataset(job["data"], job["classes"])
 
     def cut(place: int, artifact: Any, preprocessing: Any) -> Any:
         item = data.items[place]
         size, channels = artifact.subject.resolution, artifact.inputs[0].shape[1] or 3
-        return pictures.read(item.read(), item.name, size, preprocessing, channels)
+        return pixels.read(item.read(), item.name, size, preprocessing, channels)
 
     return cut, lambda place: data.items[place].label
 
 
 def _pushed(job: dict[str, Any]) -> tuple[Any, Any]:
-    """Return the same for pictures that came cut, in the order of the one task's places."""
+    """Return the same for images that came cut, in the order of the one task's places."""
     import numpy as np
 
     images = np.load(job["images"], allow_pickle=False)

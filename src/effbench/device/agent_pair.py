@@ -14,13 +14,13 @@ from typing import Any
 
 from effbench.device import agent
 
-PICTURES = 5
-"""Inputs are taken in turn: a model whose time depends on the picture shows it. Few, because making them takes time."""
+IMAGES = 5
+"""Inputs are taken in turn: a model whose time depends on the image shows it. Few, because making them takes time."""
 
 
 def _feeds(artifact: Any, job: dict[str, Any]) -> list[dict[str, Any]]:
     batch = agent._batch(artifact, job.get("batch"))
-    return agent._inputs(artifact, batch, PICTURES if batch == 1 else 1)
+    return agent._inputs(artifact, batch, IMAGES if batch == 1 else 1)
 
 
 def _asks(artifact: Any) -> tuple[Any, ...]:

@@ -57,7 +57,7 @@ def sweep(
     batch: int = 1,
     weights: str | None = None,
     seed: int = 0,
-    calibration: str | None = None,
+    images: str | None = None,
     allow_fallback: bool = False,
     threads: int | None = None,
     rounds: int = ROUNDS,
@@ -79,10 +79,10 @@ def sweep(
         precisions: None means what each device's profile says, or the target's default.
         scheduler: The address of a Dask scheduler; None runs everything from this process.
         store: A folder or an fsspec address for rounds and results; None means ``lab`` below ``out``.
-        batch: Pictures per inference.
+        batch: Images per inference.
         weights: A .safetensors file, for a single model.
         seed: Of untrained weights.
-        calibration: Pictures for int8 and a16w8, or ``synthetic``.
+        images: A folder for int8 and a16w8, or ``synthetic``.
         allow_fallback: Accept operators that another unit takes over, and record them.
         threads: Of the runtime; None means each device's setting, or 1.
         rounds: Fresh processes per artifact and device.
@@ -110,7 +110,7 @@ def sweep(
     address = store or str((home / "lab").absolute())
     workers = workers or default_workers()
     share = int(memory_bytes() * MEMORY_SHARE / workers)
-    common: dict[str, Any] = {"batch": batch, "weights": weights, "seed": seed, "calibration": calibration}
+    common: dict[str, Any] = {"batch": batch, "weights": weights, "seed": seed, "images": images}
     common |= {"allow_fallback": allow_fallback, "time_limit_s": time_limit_s}
     common |= {} if scheduler else {"memory_limit_bytes": memory_limit_bytes or share}
     how = {"rounds": rounds, "budget_s": budget_s, "threads": threads, "rate_hz": rate_hz}

@@ -68,7 +68,7 @@ def _pretrained(backbone: Backbone) -> nn.Module:
 
 
 def fit_resolution(model: nn.Module, resolution: tuple[int, int]) -> tuple[str, ...]:
-    """Give parameters that belong to one picture size the values for another, in place; return what was changed.
+    """Give parameters that belong to one image size the values for another, in place; return what was changed.
 
     A model takes part by having a method of this name; others take any size, or refuse it when they run.
     """

@@ -1,4 +1,4 @@
-"""What a factory says of the model it makes: how pictures are prepared for it, and where its weights came from."""
+"""What a factory says of the model it makes: how images are prepared for it, and where its weights came from."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def declare(*, preprocessing: Preprocessing | None = None, weights: str | None =
     """Return a decorator that tells effbench about the model of a factory.
 
     Args:
-        preprocessing: How a picture becomes the input; without it ImageNet's mean and deviation are taken.
+        preprocessing: How an image becomes the input; without it ImageNet's mean and deviation are taken.
         weights: Where the trained weights that the factory loads came from; without it they count as untrained.
     """
 

@@ -80,7 +80,7 @@ class Column(nn.Module):
     """Patches, twelve blocks of one width, and a classifier on the averaged map.
 
     Args:
-        inputs: Channels of the picture.
+        inputs: Channels of the image.
         channels: Width.
         mixer: Makes a mixer from the width.
         classes: Number of classes.
@@ -113,7 +113,7 @@ class Column(nn.Module):
         return tuple(features)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return class scores, shape (B, classes), for pictures of shape (B, inputs, H, W)."""
+        """Return class scores, shape (B, classes), for images of shape (B, inputs, H, W)."""
         pooled = F.adaptive_avg_pool2d(self.norm(self.forward_features(x)[-1]), 1).flatten(1)
         return self.linear(pooled)  # type: ignore[no-any-return]
 
@@ -123,7 +123,7 @@ class Column(nn.Module):
         return self
 
     def fit_resolution(self, resolution: tuple[int, int]) -> tuple[str, ...]:
-        """Resample what belongs to one map size to that of pictures of this size; return what was resampled."""
+        """Resample what belongs to one map size to that of images of this size; return what was resampled."""
         height, width = resolution[0] // PATCH, resolution[1] // PATCH
         bound = [m for m in self.modules() if hasattr(m, "fit") and m.resolution != (height, width)]
         for module in bound:

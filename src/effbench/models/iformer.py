@@ -121,7 +121,7 @@ def hybrid(
         size: Widths and depths.
         convolution: Makes the units of one convolution block from channels and hidden channels.
         mixer: Makes a mixer from channels and the width of its queries and keys.
-        in_channels: Channels of the picture.
+        in_channels: Channels of the image.
         classes: Number of classes.
         windowed: How many attention units of stage 3, from the first, work in windows of 16 x 16 positions.
         gain: Share of the stream that a mixer writes at most where no training set it.

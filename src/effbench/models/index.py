@@ -22,7 +22,7 @@ def counts(backbone: Backbone) -> dict[str, int]:
     """Count a backbone as it is deployed: folded, batch 1.
 
     MACs are those of convolutions and matrix products. The receptive field is that of the convolutions alone, at the
-    last feature map; a global mixer sees the whole picture besides.
+    last feature map; a global mixer sees the whole image besides.
     """
     with torch.device("meta"):
         model = fuse(load_factory(backbone.factory)())
@@ -49,7 +49,7 @@ def stages(backbone: Backbone) -> tuple[tuple[int, int], ...]:
 
 
 def macs(model: nn.Module, side: int, channels: int = 3) -> int:
-    """Return the multiply-accumulates of one square picture; a model on the meta device is enough."""
+    """Return the multiply-accumulates of one square image; a model on the meta device is enough."""
     device = next(model.parameters()).device
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.empty(1, channels, side, side, device=device))

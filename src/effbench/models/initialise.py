@@ -1,14 +1,14 @@
 """Seeded weights for networks that were never trained: alive, and with mixers whose work shows in the outputs.
 
 With ordinary initialisation, replacing a linear attention by its spatial mean moves the outputs by under 1 % of their
-spread between pictures, and a fidelity check passes on a broken mixer. So the weights are drawn, and then one pass over
-synthetic pictures sets the statistics of every BatchNorm to what reaches it (after LSUV, arXiv:1511.06422). A module
+spread between images, and a fidelity check passes on a broken mixer. So the weights are drawn, and then one pass over
+synthetic images sets the statistics of every BatchNorm to what reaches it (after LSUV, arXiv:1511.06422). A module
 with a method ``untrained`` sets its own gains and biases first, and may watch tensors during that pass.
 
 A network without such a module has no mixer to show. Drawn as it is, it would amplify rounding errors as no trained
 network does: BatchNorms and activations in turn make each layer blow up small differences (Yang et al. 2019,
-arXiv:1902.08129), and its classifier reads mostly what all pictures share. So biases shift activations towards where
-they are linear, and its classifier reads what tells pictures apart as well.
+arXiv:1902.08129), and its classifier reads mostly what all images share. So biases shift activations towards where
+they are linear, and its classifier reads what tells images apart as well.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ SCENES_ALONE = "scenes_alone"
 Watchers = Mapping[nn.Module, Callable[[Tensor], None]]
 
 SIDE = 160
-"""Side of the synthetic pictures in pixels: five cells at stride 32, so that deep mixers have positions to mix."""
-PICTURES = 4
+"""Side of the synthetic images in pixels: five cells at stride 32, so that deep mixers have positions to mix."""
+IMAGES = 4
 SHIFT = 1.0
 """Bias in front of activations, in deviations, in a network without mixers: a ReLU then passes five in six values."""
 ACTIVATIONS = ("ReLU", "ReLU6", "GELU", "SiLU", "Swish", "Hardswish", "HardSwish")
@@ -66,9 +66,9 @@ def initialise(model: nn.Module, seed: int) -> None:
     training = model.training
     model.double().eval()
     with one_thread(), _hooks(model, watchers, read), torch.no_grad():
-        # A model that is built for one size of picture says so.
+        # A model that is built for one size of image says so.
         side = int(getattr(model, "untrained_side", SIDE))
-        seen = np.concatenate([pictures(generator, PICTURES, side), noise(generator, side)])
+        seen = np.concatenate([images(generator, IMAGES, side), noise(generator, side)])
         model(torch.from_numpy(seen))
     for handle in shifting:
         handle.remove()
@@ -78,8 +78,8 @@ def initialise(model: nn.Module, seed: int) -> None:
     model.float().train(training)
 
 
-def pictures(generator: np.random.Generator, count: int, side: int, channels: int = 3) -> npt.NDArray[np.float64]:
-    """Return pictures whose amplitude falls as 1/f, as that of natural images does.
+def images(generator: np.random.Generator, count: int, side: int, channels: int = 3) -> npt.NDArray[np.float64]:
+    """Return images whose amplitude falls as 1/f, as that of natural images does.
 
     Returns:
         Shape (count, channels, side, side), zero mean and unit deviation over all values.
@@ -91,15 +91,15 @@ def pictures(generator: np.random.Generator, count: int, side: int, channels: in
     radius[0, 0] = np.inf
     noise = generator.standard_normal((count, channels, side, side))
     noise = noise * 0.5 + noise.mean(axis=1, keepdims=True) * channels**0.5
-    picture = np.fft.irfft2(np.fft.rfft2(noise) / radius, s=(side, side))
-    # Pictures differ in brightness and contrast as well; the flat spectrum alone would centre each one.
+    image = np.fft.irfft2(np.fft.rfft2(noise) / radius, s=(side, side))
+    # Images differ in brightness and contrast as well; the flat spectrum alone would centre each one.
     brightness = generator.standard_normal((count, channels, 1, 1)) * 0.5
-    picture = picture / picture.std() + brightness
-    return np.asarray((picture - picture.mean()) / picture.std())
+    image = image / image.std() + brightness
+    return np.asarray((image - image.mean()) / image.std())
 
 
 def noise(generator: np.random.Generator, side: int, channels: int = 3) -> npt.NDArray[np.float64]:
-    """Return one picture of noise of full contrast, shape (1, channels, side, side), normalized as photographs are.
+    """Return one image of noise of full contrast, shape (1, channels, side, side), normalized as photographs are.
 
     Statistics without it leave a network that amplifies what varies from pixel to pixel, and the rounding errors of
     half precision with it; trained networks do not.
@@ -141,7 +141,7 @@ def _shift(model: nn.Module) -> list[RemovableHandle]:
     """Give what feeds an activation a bias of `SHIFT` deviations, in the pass that follows, and norms a gain of one.
 
     With a gain of zero, as trainings begin, whole branches would be dead. Norms that end a branch get no bias: it would
-    only add to what all pictures share.
+    only add to what all images share.
     """
     handles = []
     for module in model.modules():
@@ -163,7 +163,7 @@ def _sign(module: nn.Module, inputs: Any, output: Tensor) -> None:
 
 def _shift_source(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     source = getattr(inputs[0], "effbench_source", None)
-    if source is None or inputs[0].shape[-1] == 1:  # a gate over whole pictures is not the stream
+    if source is None or inputs[0].shape[-1] == 1:  # a gate over whole images is not the stream
         return inputs
     deviation = torch.ones(()) if isinstance(source, nn.BatchNorm2d) else on_grid(inputs[0].std(correction=0))
     nn.init.constant_(source.bias, SHIFT * float(deviation))
@@ -172,11 +172,11 @@ def _shift_source(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor
 
 @torch.no_grad()
 def _tell_apart(classifier: nn.Linear, features: Tensor, generator: np.random.Generator) -> None:
-    """Add to a classifier's weights, as much again, random mixtures of the differences between pictures.
+    """Add to a classifier's weights, as much again, random mixtures of the differences between images.
 
     Args:
         classifier: A last linear layer.
-        features: What it read in the pass, shape (pictures, channels).
+        features: What it read in the pass, shape (images, channels).
         generator: Draws the shares; small integers, so that sums do not depend on their order.
     """
     difference = on_grid(features - features.mean(dim=0))
@@ -206,7 +206,7 @@ def _hooks(model: nn.Module, watchers: Watchers, read: list[tuple[nn.Linear, Ten
 
 def _calibrate(module: nn.Module, inputs: tuple[Any, ...]) -> None:
     assert isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d))
-    mean, deviation = spread(inputs[0][:PICTURES] if getattr(module, SCENES_ALONE, False) else inputs[0])
+    mean, deviation = spread(inputs[0][:IMAGES] if getattr(module, SCENES_ALONE, False) else inputs[0])
     assert module.running_mean is not None
     assert module.running_var is not None
     module.running_mean.copy_(mean)

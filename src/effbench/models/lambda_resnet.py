@@ -23,7 +23,7 @@ WIDTHS = (64, 128, 256, 512)
 EXPANSION = 4
 SHARE = 0.2
 """What the units of a stage write to the stream together, untrained, as a share of it: with more, what lies outside the
-pictures that set the statistics (noise, say) grows from block to block, and rounding errors with it."""
+images that set the statistics (noise, say) grows from block to block, and rounding errors with it."""
 
 
 class ScaleShift(nn.Module):
@@ -102,7 +102,7 @@ class LambdaResNet(nn.Module):
         return tuple(features)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return class scores, shape (B, classes), for pictures of shape (B, in_channels, H, W)."""
+        """Return class scores, shape (B, classes), for images of shape (B, in_channels, H, W)."""
         return self.classifier(self.forward_features(x)[-1])  # type: ignore[no-any-return]
 
 

@@ -151,7 +151,7 @@ class Network(nn.Module):
     """A stem, four stages and a classifier.
 
     Args:
-        inputs: Channels of the picture.
+        inputs: Channels of the image.
         widths: Channels of the four stages.
         blocks: The residual units of each stage, at that stage's width.
         classes: Number of classes.
@@ -178,7 +178,7 @@ class Network(nn.Module):
         return tuple(features)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return class scores, shape (B, classes), for pictures of shape (B, inputs, H, W)."""
+        """Return class scores, shape (B, classes), for images of shape (B, inputs, H, W)."""
         return self.classifier(self.forward_features(x)[-1])  # type: ignore[no-any-return]
 
 

@@ -10,7 +10,7 @@ from effbench.models.mixers import mixers
 
 @dataclass(frozen=True)
 class Part:
-    """A mixer or block: its channels, and how many pixels of a picture one of its positions stands for on a side."""
+    """A mixer or block: its channels, and how many pixels of an image one of its positions stands for on a side."""
 
     name: str
     channels: int
@@ -38,7 +38,7 @@ def parts() -> dict[str, Part]:
 
 
 def model_argument(name: str, px: int) -> tuple[str, int]:
-    """Return the factory of a part for pictures of a size, and the side of its map in positions.
+    """Return the factory of a part for images of a size, and the side of its map in positions.
 
     Raises:
         UsageError: The size is no multiple of the part's stride.

@@ -1,7 +1,7 @@
 """A mixer or a block alone, as a model that is exported and measured like any other.
 
 ``effbench.models.probe:NAME_at_SIDE`` is a factory for any name of `effbench.models.parts` (with ``_`` for ``-``), on
-maps of SIDE x SIDE positions. A 1x1 convolution in front gives a picture of that size its channels.
+maps of SIDE x SIDE positions. A 1x1 convolution in front gives an image of that size its channels.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ UNITS: dict[str, Callable[[int, int], list[nn.Module]]] = {
 
 
 class Probe(nn.Module):
-    """A picture's channels widened by a 1x1 convolution, the body, and the body's map cut to a few numbers.
+    """An image's channels widened by a 1x1 convolution, the body, and the body's map cut to a few numbers.
 
     The body's output leaves as means over rows, so that copying a large map out of a runtime is not what is timed.
     """
@@ -42,7 +42,7 @@ class Probe(nn.Module):
         self.untrained_side = side
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return shape (B, channels, H, 1) for pictures of shape (B, 3, H, W)."""
+        """Return shape (B, channels, H, 1) for images of shape (B, 3, H, W)."""
         y: Tensor = self.body(self.widen(x))
         return F.avg_pool2d(y, (1, y.shape[3]))
 

@@ -54,7 +54,7 @@ def _unknown(name: str, known: list[str]) -> UsageError:
 
 
 class _Deployable:
-    """What a timm model learns here: to be reparameterised, and to be set to another picture size."""
+    """What a timm model learns here: to be reparameterised, and to be set to another image size."""
 
     def fused(self) -> nn.Module:
         """Fold the branches that timm folds for deployment."""
@@ -64,7 +64,7 @@ class _Deployable:
         return model
 
     def fit_resolution(self, resolution: tuple[int, int]) -> tuple[str, ...]:
-        """Set the picture size where the model has one; return the notes for the artifact."""
+        """Set the image size where the model has one; return the notes for the artifact."""
         notes = (TRAP,) if make_importable() else ()
         own = tuple(self.pretrained_cfg["input_size"][1:])  # type: ignore[attr-defined]
         if resolution == own or not hasattr(self, "set_input_size"):

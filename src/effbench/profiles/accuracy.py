@@ -1,6 +1,6 @@
-"""The loop that evaluates: pictures are decoded ahead in threads while the runtime works, answers leave in portions.
+"""The loop that evaluates: images are decoded ahead in threads while the runtime works, answers leave in portions.
 
-Runs on a device: numpy, and Pillow where pictures are decoded.
+Runs on a device: numpy, and Pillow where images are decoded.
 """
 
 from __future__ import annotations
@@ -51,22 +51,22 @@ def evaluate(
     portion_s: float = PORTION_S,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[tuple[Predictions, float]]:
-    """Run a session over pictures; yield predictions about once a second, each with the seconds it took.
+    """Run a session over images; yield predictions about once a second, each with the seconds it took.
 
     Args:
         run: The session.
         load: Returns the input tensor of a place in the data set, shape (C, H, W), in the input's type.
-        places: The pictures to take, in order.
+        places: The images to take, in order.
         labels: Their labels; -1 where there is none.
-        spec: The session's picture input.
+        spec: The session's image input.
         output: The name of the output that holds the scores (`head`).
-        batch: Pictures per inference; the last batch is filled up and the surplus dropped.
+        batch: Images per inference; the last batch is filled up and the surplus dropped.
         workers: Threads that decode.
         portion_s: How often predictions are yielded.
         clock: Tells seconds.
 
     Raises:
-        DataError: A picture cannot be read; what was yielded before stands.
+        DataError: An image cannot be read; what was yielded before stands.
     """
     with ThreadPoolExecutor(workers) as pool:
         waiting: deque[Future[Array]] = deque()
@@ -92,7 +92,7 @@ def _loop(
     waiting: deque[Future[Array]],
 ) -> Iterator[tuple[Predictions, float]]:
     ahead = iter(places)
-    window = batch * 2 + workers * 2  # bounds the memory that decoded pictures take
+    window = batch * 2 + workers * 2  # bounds the memory that decoded images take
     start, first, scores = clock(), 0, list[Array]()
     for position in range(0, len(places), batch):
         while len(waiting) < window and (place := next(ahead, None)) is not None:
@@ -124,7 +124,7 @@ def predictions(scores: Array, places: Sequence[int], labels: Sequence[int]) -> 
         DataError: A score is not finite.
     """
     if not np.isfinite(scores).all():
-        raise DataError("The model gave NaN or infinity for a picture.", hint="effbench numerics tells where from.")
+        raise DataError("The model gave NaN or infinity for an image.", hint="effbench numerics tells where from.")
     logs = log_probabilities(scores)
     best = scores.argmax(axis=1)
     two = np.sort(np.partition(logs, -2, axis=1)[:, -2:], axis=1)
@@ -135,7 +135,7 @@ def predictions(scores: Array, places: Sequence[int], labels: Sequence[int]) -> 
     ranks = ((scores > at) | ((scores == at) & lower)).sum(axis=1)
     known = wanted >= 0
     return Predictions(
-        pictures=tuple(int(value) for value in places),
+        images=tuple(int(value) for value in places),
         labels=tuple(int(value) for value in wanted),
         top1=tuple(int(value) for value in best),
         ranks=tuple(int(value) for value in np.where(known, ranks, -1)),

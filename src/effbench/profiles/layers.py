@@ -25,7 +25,7 @@ def measure_layers(models: Sequence[Path], *, seed: int, runs: int, threads: int
     """Run both models alternately, the first of each pair at random, under the profiler.
 
     Args:
-        models: Two .onnx files with one picture input each.
+        models: Two .onnx files with one image input each.
         seed: Of the order.
         runs: Pairs.
         threads: Intra-operator threads.

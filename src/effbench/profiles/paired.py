@@ -29,8 +29,8 @@ Floats = npt.NDArray[np.float64]
 Waits = Callable[[], int]
 
 MIN_PAIRS = 10
-"""The fewest pairs of a round: each of five pictures twice. Few, for more rounds tell more than longer ones; with eight
-pairs a stall that meets one picture in five is missed at times.
+"""The fewest pairs of a round: each of five images twice. Few, for more rounds tell more than longer ones; with eight
+pairs a stall that meets one image in five is missed at times.
 """
 
 WARMUP_PAIRS = 2

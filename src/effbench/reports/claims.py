@@ -40,14 +40,14 @@ def terminal(found: Sequence[Finding]) -> str:
     return "\n\n".join([*blocks, _count(found)])
 
 
-def markdown(found: Sequence[Finding], machine: Sequence[str], laws: str = "", picture: str = "") -> str:
+def markdown(found: Sequence[Finding], machine: Sequence[str], laws: str = "", image: str = "") -> str:
     """Return the page, verdicts in one table and the details below it.
 
     Args:
         found: In the order of the registry.
         machine: What the figures were measured on, one sentence each.
         laws: A Markdown table of exponents, or nothing.
-        picture: The path of the plot as the page sees it, or nothing.
+        image: The path of the plot as the page sees it, or nothing.
     """
     summary = ["| claim | source | verdict |", "|---|---|---|"]
     summary += [f"| [{one.claim}](#{one.name}) | {one.source} | **{one.judgement.verdict}** |" for one in found]
@@ -57,8 +57,8 @@ def markdown(found: Sequence[Finding], machine: Sequence[str], laws: str = "", p
         for one in found
     ]
     scaling = ["## Growth with resolution", laws] if laws else []
-    if picture:
-        scaling.append(f"![Latency and peak memory over resolution, with the fitted laws]({picture})")
+    if image:
+        scaling.append(f"![Latency and peak memory over resolution, with the fitted laws]({image})")
     return "\n\n".join([*INTRODUCTION, *machine, "\n".join(summary), *scaling, "## Each claim", *details]) + "\n"
 
 

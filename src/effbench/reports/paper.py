@@ -12,7 +12,7 @@ from effbench.reports.rows import check_metric
 from effbench.schema import Row, resolution_text
 
 NOT_COVERED = (
-    "Decoding and preprocessing of pictures are outside the timed interval, and so are energy, throughput of parallel "
+    "Decoding and preprocessing of images are outside the timed interval, and so are energy, throughput of parallel "
     "requests, and accuracy on any data set unless a table says that it was measured."
 )
 

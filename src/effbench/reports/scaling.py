@@ -141,7 +141,7 @@ def _frame(axes: Axes, quantity: str, sizes: Sequence[int]) -> None:
 
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xlabel("side of the picture, px")
+    axes.set_xlabel("side of the image, px")
     axes.set_title("latency, ms" if quantity == "latency" else "peak memory of the process, MiB", loc="left")
     axes.xaxis.set_major_locator(FixedLocator(sizes))
     axes.xaxis.set_minor_locator(NullLocator())

@@ -27,7 +27,7 @@ def wilson(hits: int, total: int, level: float = 0.95) -> tuple[float, float]:
 def calibration_error(confidences: Sequence[float], right: Sequence[bool], bins: int = 15) -> float:
     """Return the expected calibration error, between 0 and 1: how far confidence is from the share that is right.
 
-    Source: Guo et al. 2017, ICML, section 2: bins of equal width, weighted by their share of the pictures.
+    Source: Guo et al. 2017, ICML, section 2: bins of equal width, weighted by their share of the images.
     """
     said, hit = np.asarray(confidences, np.float64), np.asarray(right, np.float64)
     place = np.minimum((said * bins).astype(int), bins - 1)
@@ -36,16 +36,16 @@ def calibration_error(confidences: Sequence[float], right: Sequence[bool], bins:
     return float(gaps[counts > 0].sum() / len(said))
 
 
-def drop_limit(lost: int, won: int, pictures: int, level: float = 0.95) -> float:
-    """Return the upper one-sided limit of a paired drop (lost - won) / pictures, between -1 and 1.
+def drop_limit(lost: int, won: int, images: int, level: float = 0.95) -> float:
+    """Return the upper one-sided limit of a paired drop (lost - won) / images, between -1 and 1.
 
-    The score interval for the difference of two proportions of the same pictures: the largest drop that a score test
+    The score interval for the difference of two proportions of the same images: the largest drop that a score test
     does not reject. Where nothing was lost or won it is z**2 / (n + z**2).
 
     Args:
-        lost: Pictures that the first answered right and the second wrong.
-        won: Pictures that the first answered wrong and the second right.
-        pictures: All pictures that both answered.
+        lost: Images that the first answered right and the second wrong.
+        won: Images that the first answered wrong and the second right.
+        images: All images that both answered.
         level: One-sided.
 
     Source: Tango 1998, Statistics in Medicine 17:891, eq. 4 to 6.
@@ -54,13 +54,13 @@ def drop_limit(lost: int, won: int, pictures: int, level: float = 0.95) -> float
 
     def excess(drop: float) -> float:
         # The share won, most likely under that drop: the positive root of 2n q**2 + b q + c = 0.
-        b = (2 * pictures - lost + won) * drop - lost - won
+        b = (2 * images - lost + won) * drop - lost - won
         c = -won * drop * (1 - drop)
-        q = (math.sqrt(max(b * b - 8 * pictures * c, 0.0)) - b) / (4 * pictures)
-        variance = pictures * (2 * q + drop * (1 - drop))
-        return (pictures * drop - (lost - won)) - z * math.sqrt(max(variance, 0.0))
+        q = (math.sqrt(max(b * b - 8 * images * c, 0.0)) - b) / (4 * images)
+        variance = images * (2 * q + drop * (1 - drop))
+        return (images * drop - (lost - won)) - z * math.sqrt(max(variance, 0.0))
 
-    low, high = (lost - won) / pictures, 1.0
+    low, high = (lost - won) / images, 1.0
     if excess(high) < 0:
         return 1.0
     for _ in range(60):
@@ -69,8 +69,8 @@ def drop_limit(lost: int, won: int, pictures: int, level: float = 0.95) -> float
     return high
 
 
-def pictures_needed(drop: float, level: float = 0.95) -> int:
-    """Return how many pictures it takes to keep a drop under a bound at all: with none lost and none won."""
+def images_needed(drop: float, level: float = 0.95) -> int:
+    """Return how many images it takes to keep a drop under a bound at all: with none lost and none won."""
     z = NormalDist().inv_cdf(level)
     return math.ceil(z * z * (1 - drop) / drop)
 
@@ -78,7 +78,7 @@ def pictures_needed(drop: float, level: float = 0.95) -> int:
 def flip_test(differences: npt.ArrayLike, seed: int = 0) -> float:
     """Return the one-sided p-value that paired differences lie above zero, by signed ranks under random signs.
 
-    Each difference keeps its rank and gets a random sign, `FLIPS` times; ranks keep one wild picture from deciding.
+    Each difference keeps its rank and gets a random sign, `FLIPS` times; ranks keep one wild image from deciding.
     Source: Wilcoxon 1945; Monte Carlo p-value with the observed arrangement counted (Phipson and Smyth 2010).
     """
     values = np.asarray(differences, np.float64)

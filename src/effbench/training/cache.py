@@ -1,4 +1,4 @@
-"""Teachers' features on disk: computed once for each view of each picture, in shards that are written whole."""
+"""Teachers' features on disk: computed once for each view of each image, in shards that are written whole."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ SMALLEST_DEVIATION = 1e-3
 
 
 class FeatureCache:
-    """The features of one teacher for ``views`` views of every picture.
+    """The features of one teacher for ``views`` views of every image.
 
     Args:
         folder: Where caches lie; this one gets a folder of its own, named by all that decides its content.
         teacher: Whose features.
         source: The views.
-        views: Number of fixed views of a picture.
+        views: Number of fixed views of an image.
         grid: Positions of spatial features.
     """
 
@@ -135,7 +135,7 @@ class Scale:
 
     @classmethod
     def of(cls, answers: list[Answer]) -> Scale:
-        """Take mean and deviation over pictures and positions."""
+        """Take mean and deviation over images and positions."""
         mean, deviation = {}, {}
         for kind in ("pooled", "spatial"):
             found = [value for answer in answers if (value := getattr(answer, kind)) is not None]

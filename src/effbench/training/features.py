@@ -28,7 +28,7 @@ class Features:
     logits: Tensor | None
 
 
-def observe(model: nn.Module, pictures: Tensor) -> Features:
+def observe(model: nn.Module, images: Tensor) -> Features:
     """Run a model once and return its features and logits.
 
     A model with ``forward_features`` (every one of effbench's, and timm's) says itself what its features are; of any
@@ -38,7 +38,7 @@ def observe(model: nn.Module, pictures: Tensor) -> Features:
         UsageError: The model has no activation that could be a feature.
     """
     with _recording(model) as seen:
-        output = model(pictures)
+        output = model(images)
     if not seen:
         raise UsageError(
             f"No features were seen in a pass of {type(model).__name__}.",
@@ -83,7 +83,7 @@ def as_maps(found: Any, model: nn.Module | None = None) -> tuple[tuple[Tensor, .
 def _grid(tokens: Tensor) -> Tensor:
     side = math.isqrt(tokens.shape[1])
     if side * side != tokens.shape[1]:
-        raise UsageError(f"{tokens.shape[1]} tokens are no square of positions; give such a model square pictures.")
+        raise UsageError(f"{tokens.shape[1]} tokens are no square of positions; give such a model square images.")
     return tokens.transpose(1, 2).reshape(len(tokens), -1, side, side)
 
 
@@ -129,7 +129,7 @@ def _recording(model: nn.Module) -> Iterator[list[Any]]:
 
 
 def resized(pixels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return pictures at another size, smoothed where it is smaller."""
+    """Return images at another size, smoothed where it is smaller."""
     if tuple(pixels.shape[-2:]) == tuple(size):
         return pixels
     return F.interpolate(pixels, size=size, mode="bilinear", align_corners=False, antialias=True)

@@ -26,13 +26,13 @@ class Job:
     """What is trained, on what, and where it is written.
 
     ``canvas`` is the size of the views, the largest that the student or a teacher takes; ``workers`` are processes that
-    decode pictures beside each training process.
+    decode images beside each training process.
     """
 
     student: nn.Module
     size: tuple[int, int]
     how: Preprocessing
-    pictures: Dataset
+    images: Dataset
     teachers: tuple[Teacher, ...]
     recipe: Recipe
     folder: Path
@@ -50,7 +50,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Result:
-    """How a training ended: its steps, seconds of this run, last loss, and accuracy on the validation pictures."""
+    """How a training ended: its steps, seconds of this run, last loss, and accuracy on the validation images."""
 
     steps: int
     resumed_at: int
@@ -81,7 +81,7 @@ def accelerator(recipe: Recipe, needs_all: bool = True) -> Any:
 
 @torch.no_grad()
 def probe(job: Job) -> Any:
-    """Return the student's features of empty pictures: their number, widths and positions."""
+    """Return the student's features of empty images: their number, widths and positions."""
     training = job.student.training
     job.student.eval()
     found = observe(job.student, torch.zeros(2, job.channels, *job.size))

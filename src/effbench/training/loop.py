@@ -30,7 +30,7 @@ from effbench.training.views import Order, Views, drawn_from, prepare, seed_of
 Notify = Callable[[str], None]
 
 SAMPLED = 2048
-"""Pictures from which the scale of a teacher's features is taken."""
+"""Images from which the scale of a teacher's features is taken."""
 
 CHECKPOINT_S = 60.0
 """Between checkpoints, where no number of steps is asked for: what a kill costs at most."""
@@ -48,7 +48,7 @@ class Training:
         if recipe.batch % self.processes:
             raise UsageError(f"--batch {recipe.batch} cannot be shared by {self.processes} processes.")
         fixed = recipe.views > 0
-        self.views = Views(job.pictures, job.canvas, recipe.augmentation, stream(recipe, VIEWS), job.how, fixed)
+        self.views = Views(job.images, job.canvas, recipe.augmentation, stream(recipe, VIEWS), job.how, fixed)
         share = recipe.labelled_share if recipe.labels else 0.0
         self.order = Order(self.views.labels, recipe.batch, stream(recipe, ORDER), recipe.views, share)
         self.steps = recipe.epochs * self.order.steps_per_epoch
@@ -68,13 +68,13 @@ class Training:
         if recipe.labels and not len(known):
             if not self.job.teachers:
                 raise DataError(
-                    "No picture has a label and there is no teacher: there is nothing to learn from.",
+                    "No image has a label and there is no teacher: there is nothing to learn from.",
                     hint="Give a folder per class, or a --teacher.",
                 )
         elif recipe.labels and not self.classes:
             raise UsageError("The student gives no class scores, so that labels mean nothing to it.", hint="--labels 0")
         elif recipe.labels:
-            self.job.pictures.check_head(self.classes, "the student")
+            self.job.images.check_head(self.classes, "the student")
 
     def _fill_caches(self) -> list[FeatureCache | None]:
         if not self.recipe.views:
@@ -217,11 +217,11 @@ class Training:
             self.ema.update(self.bare.backbone, self.step)
         return self._numbers(loss, terms, seen)
 
-    def _uniform(self, teachers: int, pictures: int) -> Tensor:
+    def _uniform(self, teachers: int, images: int) -> Tensor:
         """Return this process's part of the numbers that are drawn for the whole batch."""
         generator = torch.Generator().manual_seed(seed_of(stream(self.recipe, STEP), self.step))
         numbers = torch.rand(teachers, self.recipe.batch, generator=generator)[:, self.rank :: self.processes]
-        assert numbers.shape[1] == pictures
+        assert numbers.shape[1] == images
         return numbers.to(self.device)
 
     def _total(self, value: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""What a student is told: by teachers' features, with some teachers left out per picture, by their logits, by labels.
+"""What a student is told: by teachers' features, with some teachers left out per image, by their logits, by labels.
 
-Every loss is a sum over the pictures of this process divided by a count over all processes, so that the same batch
+Every loss is a sum over the images of this process divided by a count over all processes, so that the same batch
 gives the same loss whatever the number of processes.
 
 Source: Sariyildiz et al., "UNIC: Universal Classification Models via Multi-teacher Distillation", ECCV 2024, and the
@@ -65,7 +65,7 @@ def feature_loss(student: Tensor, teacher: Tensor, cosine: float = 0.5, smooth_l
 def teacher_losses(
     student: Mapping[str, Target], teachers: Mapping[str, Target], cosine: float = 0.5, smooth_l1: float = 0.5
 ) -> Tensor:
-    """Return the loss of every teacher on every picture, averaged over its kinds of features; shape (T, B)."""
+    """Return the loss of every teacher on every image, averaged over its kinds of features; shape (T, B)."""
     rows = []
     for name, target in teachers.items():
         found = student[name].kinds()
@@ -76,7 +76,7 @@ def teacher_losses(
 
 @torch.no_grad()
 def keep(losses: Tensor, uniform: Tensor, drop: float) -> Tensor:
-    """Choose which teachers speak about which picture.
+    """Choose which teachers speak about which image.
 
     The teacher with the largest loss always does; each other is left out with probability ``drop``.
 
@@ -93,7 +93,7 @@ def keep(losses: Tensor, uniform: Tensor, drop: float) -> Tensor:
 
 
 def distillation(losses: Tensor, kept: Tensor, total: Total = alone) -> Tensor:
-    """Return the mean of the kept losses, over the pictures of all processes; a scalar, this process's part."""
+    """Return the mean of the kept losses, over the images of all processes; a scalar, this process's part."""
     return (losses * kept).sum() / total(kept.sum())
 
 
@@ -110,12 +110,12 @@ def soft_labels(student: Tensor, teachers: Sequence[Tensor], temperature: float 
     """
     expected = torch.stack([F.softmax(item / temperature, dim=1) for item in teachers]).mean(dim=0)
     found = F.log_softmax(student / temperature, dim=1)
-    pictures = total(torch.tensor(float(len(student)), device=student.device))
-    return F.kl_div(found, expected, reduction="sum") * temperature**2 / pictures
+    images = total(torch.tensor(float(len(student)), device=student.device))
+    return F.kl_div(found, expected, reduction="sum") * temperature**2 / images
 
 
 def hard_labels(student: Tensor, labels: Tensor, smoothing: float = 0.0, total: Total = alone) -> Tensor:
-    """Return the cross entropy over the pictures that have a label (`UNLABELLED` is none); 0 where none has."""
+    """Return the cross entropy over the images that have a label (`UNLABELLED` is none); 0 where none has."""
     labelled = total((labels != UNLABELLED).sum().float())
     summed = F.cross_entropy(student, labels, reduction="sum", ignore_index=UNLABELLED, label_smoothing=smoothing)
     return summed / labelled.clamp_min(1)

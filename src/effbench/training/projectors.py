@@ -71,9 +71,9 @@ class Student(nn.Module):
         self.pooled = nn.ModuleList(_ladder(widths, item.pooled) for item in teachers.values())
         self.spatial = nn.ModuleList(_ladder(widths, item.spatial) for item in teachers.values())
 
-    def forward(self, pictures: Tensor) -> tuple[dict[str, Target], Tensor | None]:
+    def forward(self, images: Tensor) -> tuple[dict[str, Target], Tensor | None]:
         """Return the projected features for every teacher, and the logits."""
-        features = observe(self.backbone, pictures)
+        features = observe(self.backbone, images)
         if not self.names:
             return {}, features.logits
         maps = tuple(to_grid(x, grid_of(features)) for x in features.maps)

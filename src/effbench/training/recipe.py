@@ -1,4 +1,4 @@
-"""How a training is done: everything that decides its weights, besides the student, the teachers and the pictures."""
+"""How a training is done: everything that decides its weights, besides the student, the teachers and the images."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def _setting(default: Any, help: str) -> Any:
 class Recipe:
     """The settings of a training; each field's metadata says what it means, for the command line too."""
 
-    epochs: int = _setting(100, "Passes over the pictures.")
-    batch: int = _setting(256, "Pictures of a step, of all processes together.")
+    epochs: int = _setting(100, "Passes over the images.")
+    batch: int = _setting(256, "Images of a step, of all processes together.")
     learning_rate: float = _setting(1e-3, "The largest of AdamW, after warm-up; not scaled by the batch.")
     final_learning_rate: float = _setting(1e-6, "The last, on a half cosine.")
     warmup_epochs: float = _setting(5.0, "Of a linear rise.")
@@ -51,17 +51,15 @@ class Recipe:
     clip_norm: float = _setting(0.0, "Largest norm of the gradient; 0 for none.")
     features: float = _setting(1.0, "Weight of the teachers' features.")
     logits: float = _setting(0.0, "Weight of the teachers' class probabilities, where their classes are the student's.")
-    labels: float = _setting(1.0, "Weight of the labels, where pictures have any.")
+    labels: float = _setting(1.0, "Weight of the labels, where images have any.")
     cosine: float = _setting(0.5, "Share of the cosine distance in the loss of features.")
     smooth_l1: float = _setting(0.5, "Share of the smooth L1 distance in it.")
-    drop_teacher: float = _setting(
-        0.5, "Probability to leave out, per picture, a teacher whose loss is not the largest."
-    )
+    drop_teacher: float = _setting(0.5, "Probability to leave out, per image, a teacher whose loss is not the largest.")
     temperature: float = _setting(1.0, "Of the teachers' class probabilities.")
     label_smoothing: float = _setting(0.0, "Share of a label that goes to all classes.")
-    labelled_share: float = _setting(0.0, "Of each batch, from pictures with a label; 0 takes pictures as they come.")
+    labelled_share: float = _setting(0.0, "Of each batch, from images with a label; 0 takes images as they come.")
     augmentation: str = _setting("none", f"One of {', '.join(AUGMENTATIONS)}.")
-    views: int = _setting(1, "Fixed random views of a picture, their features kept on disk; 0: new ones each epoch.")
+    views: int = _setting(1, "Fixed random views of an image, their features kept on disk; 0: new ones each epoch.")
     ema_decay: float = _setting(0.0, "Of a moving average of the weights, which is then what is kept; 0 for none.")
     precision: str = _setting("fp32", f"Of training: {', '.join(PRECISIONS)}.")
     seed: int = _setting(0, "Of everything that is drawn.")

@@ -14,7 +14,7 @@ from effbench.errors import UsageError
 
 
 class CpuSyncBatchNorm(_BatchNorm):
-    """BatchNorm whose mean and variance are those of all processes' pictures together."""
+    """BatchNorm whose mean and variance are those of all processes' images together."""
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:

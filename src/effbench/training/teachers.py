@@ -32,7 +32,7 @@ class Answer:
 class Teacher:
     """A frozen network.
 
-    ``answer`` takes normalised pictures of ``size``; ``identity`` hashes the weights and all that decides an answer.
+    ``answer`` takes normalised images of ``size``; ``identity`` hashes the weights and all that decides an answer.
     """
 
     name: str
@@ -60,8 +60,8 @@ def from_module(name: str, module: nn.Module, size: tuple[int, int], how: Prepro
     """Freeze a module and make a teacher of it; it stays on the device where it is."""
     module.eval().requires_grad_(False)
 
-    def answer(pictures: Tensor) -> Answer:
-        features = observe(module, pictures)
+    def answer(images: Tensor) -> Answer:
+        features = observe(module, images)
         return Answer(features.pooled, features.maps[-1], features.logits)
 
     made_of = {"weights": state_sha256(module), "size": size, "how": how, "channels": channels}

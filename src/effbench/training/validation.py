@@ -1,4 +1,4 @@
-"""How often a network is right on labelled pictures, while it is trained."""
+"""How often a network is right on labelled images, while it is trained."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from effbench.training.views import Views, prepare
 @torch.no_grad()
 def accuracy(
     module: nn.Module,
-    pictures: Dataset,
+    images: Dataset,
     size: tuple[int, int],
     how: Preprocessing,
     channels: int = 3,
     device: torch.device | None = None,
 ) -> float:
-    """Return the share of labelled pictures whose highest score is their class, with the model in eval mode."""
-    views = Views(pictures, size, "none", 0, how, fixed=False)
+    """Return the share of labelled images whose highest score is their class, with the model in eval mode."""
+    views = Views(images, size, "none", 0, how, fixed=False)
     known = [index for index, label in enumerate(views.labels) if label != UNLABELLED]
     training = module.training
     module.eval()

@@ -1,4 +1,4 @@
-"""Pictures as a training sees them: a view of a picture, decided by the seed, the picture and the view's number."""
+"""Images as a training sees them: a view of an image, decided by the seed, the image and the view's number."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from effbench.codec import fingerprint
 from effbench.data import Dataset
-from effbench.data.pictures import cut, decode
+from effbench.data.pixels import cut, decode
 from effbench.errors import DataError
 from effbench.models.torchvision_operators import import_timm_data
 from effbench.schema import Preprocessing
@@ -28,16 +28,16 @@ KEPT_BYTES = 256 * 2**20
 """Views that are drawn once only are kept in memory, up to this size."""
 
 
-def labels_of(pictures: Dataset) -> npt.NDArray[np.int64]:
-    """Return the class of every picture, `UNLABELLED` where it has none."""
-    return np.array([UNLABELLED if item.label is None else item.label for item in pictures.items], np.int64)
+def labels_of(images: Dataset) -> npt.NDArray[np.int64]:
+    """Return the class of every image, `UNLABELLED` where it has none."""
+    return np.array([UNLABELLED if item.label is None else item.label for item in images.items], np.int64)
 
 
 class Views(torch.utils.data.Dataset[tuple[Tensor, int, int, int]]):
-    """Views of pictures, all at one size; an item is asked for by (picture, view).
+    """Views of images, all at one size; an item is asked for by (image, view).
 
     Args:
-        pictures: Where they come from.
+        images: Where they come from.
         size: Height and width in pixels.
         augmentation: A name of `AUGMENTATIONS`; with ``none`` every view is the one that `how` describes.
         seed: Of all views.
@@ -46,13 +46,13 @@ class Views(torch.utils.data.Dataset[tuple[Tensor, int, int, int]]):
     """
 
     def __init__(
-        self, pictures: Dataset, size: tuple[int, int], augmentation: str, seed: int, how: Preprocessing, fixed: bool
+        self, images: Dataset, size: tuple[int, int], augmentation: str, seed: int, how: Preprocessing, fixed: bool
     ) -> None:
-        self.pictures, self.seed, self.size = pictures, seed, size
-        self.labels = labels_of(pictures)
+        self.images, self.seed, self.size = images, seed, size
+        self.labels = labels_of(images)
         self.how = replace(how, channel_order="RGB")
         self.transform = _transform(size, augmentation, how) if AUGMENTATIONS[augmentation] else None
-        made_of = [pictures.sha256, size, AUGMENTATIONS[augmentation] and [augmentation, seed], self.how]
+        made_of = [images.sha256, size, AUGMENTATIONS[augmentation] and [augmentation, seed], self.how]
         self.identity = fingerprint(made_of)
         self._kept: dict[tuple[int, int], Tensor] = {}
         self._room = KEPT_BYTES // (3 * size[0] * size[1]) if fixed else 0
@@ -72,12 +72,12 @@ class Views(torch.utils.data.Dataset[tuple[Tensor, int, int, int]]):
         return found
 
     def _draw(self, index: int, view: int) -> Tensor:
-        item = self.pictures.items[index]
-        picture = decode(item.read(), item.name)
+        item = self.images.items[index]
+        image = decode(item.read(), item.name)
         if self.transform is None:
-            return torch.from_numpy(cut(picture, self.size, self.how))
+            return torch.from_numpy(cut(image, self.size, self.how))
         with drawn_from(self.seed, index, view):
-            return self.transform(picture)
+            return self.transform(image)
 
 
 def _transform(size: tuple[int, int], augmentation: str, how: Preprocessing) -> Callable[[Any], Tensor]:
@@ -116,7 +116,7 @@ def prepare(pixels: Tensor, size: tuple[int, int], how: Preprocessing, channels:
         pixels: Bytes of RGB views, shape (B, 3, H, W).
         size: Height and width that the network takes.
         how: Scale, mean, deviation and channel order that the network was made for.
-        channels: 3, or 1 for a network that takes grey pictures.
+        channels: 3, or 1 for a network that takes grey images.
 
     Returns:
         Shape (B, channels, *size).
@@ -135,8 +135,8 @@ def prepare(pixels: Tensor, size: tuple[int, int], how: Preprocessing, channels:
 class Order:
     """Which views make up which batch: decided by the seed and the step, whatever process asks.
 
-    Each epoch is a pass over the pictures in a new order, the last incomplete batch left out. With a share of labelled
-    pictures, a pass goes over the unlabelled ones and the labelled ones are gone through as often as it takes.
+    Each epoch is a pass over the images in a new order, the last incomplete batch left out. With a share of labelled
+    images, a pass goes over the unlabelled ones and the labelled ones are gone through as often as it takes.
     """
 
     def __init__(
@@ -152,14 +152,14 @@ class Order:
         self.main_per_batch = batch - self.extra_per_batch
         if len(self.main) < self.main_per_batch:
             raise DataError(
-                f"{len(self.main)} pictures are fewer than the {self.main_per_batch} that a batch takes.",
+                f"{len(self.main)} images are fewer than the {self.main_per_batch} that a batch takes.",
                 hint="Give a smaller --batch.",
             )
         self.steps_per_epoch = len(self.main) // self.main_per_batch
         self._shuffled = lru_cache(maxsize=4)(self._shuffle)
 
     def batch(self, step: int, rank: int = 0, processes: int = 1) -> list[tuple[int, int]]:
-        """Return a process's part of the batch at a step (from 0): pairs of picture and view."""
+        """Return a process's part of the batch at a step (from 0): pairs of image and view."""
         epoch, position = divmod(step, self.steps_per_epoch)
         start = position * self.main_per_batch
         chosen = [*self._shuffled(False, epoch)[start : start + self.main_per_batch]]

@@ -46,12 +46,12 @@ RECIPE = Recipe(epochs=2, batch=8, warmup_epochs=0)
 
 @pytest.fixture
 def desk(run: Run) -> Run:
-    """A folder with a student, a teacher, and a few red and green pictures."""
+    """A folder with a student, a teacher, and a few red and green images."""
     (run.folder / "own.py").write_text(MODULE)
     rng = np.random.default_rng(0)
     for split, count in (("train", 10), ("val", 4)):
         for channel, name in enumerate(("green", "red")):
-            folder = run.folder / "pictures" / split / name
+            folder = run.folder / "images" / split / name
             folder.mkdir(parents=True)
             for index in range(count):
                 pixels = rng.integers(0, 100, (16, 16, 3), np.uint8)
@@ -72,20 +72,20 @@ def classifier(path: Path, batch: int | str = "N") -> Path:
         helper.make_node("MatMul", ["vector", "p"], ["product"]),
         helper.make_node("Add", ["product", "b"], ["scores"]),
     ]
-    picture = helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 3, 16, 16])
+    image = helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 3, 16, 16])
     scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, [batch, 2])
-    graph = helper.make_graph(nodes, "g", [picture], [scores], values)
+    graph = helper.make_graph(nodes, "g", [image], [scores], values)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
     return path
 
 
 def test_a_student_learns_from_two_teachers_and_is_exported(desk: Run):
     classifier(desk.folder / "other.onnx")
-    arguments = ("--data", "pictures", "--teacher", "own:teacher", "--teacher", "other.onnx", *SHORT, "--json")
+    arguments = ("--data", "images", "--teacher", "own:teacher", "--teacher", "other.onnx", *SHORT, "--json")
     done = desk("distill", "own:student", *arguments)
     assert 0 == done.returncode, done.stderr
     made = json.loads(done.stdout)["data"]
-    assert (4, 20, 20) == (made["steps"], made["pictures"], made["labelled"])
+    assert (4, 20, 20) == (made["steps"], made["images"], made["labelled"])
     assert ["1-own.teacher", "2-other"] == list(made["teachers"])
     assert 0 <= made["top1"] <= 1
     weights = load_file(desk.folder / made["weights"])
@@ -102,11 +102,11 @@ def test_a_student_learns_from_two_teachers_and_is_exported(desk: Run):
     ("arguments", "said"),
     [
         (("own:student", "--data", "nowhere"), "There is no folder nowhere"),
-        (("own:student", "--data", "pictures", "--teacher", "regla_t"), "untrained weights: nothing can be learned"),
-        (("own:student", "--data", "pictures", "--batch", "64"), "smaller --batch"),
-        (("own:student", "--data", "pictures", "--drop-teacher", "2"), "--drop-teacher 2 is not from 0 to 1"),
-        (("own:student", "--data", "pictures", "--augmentation", "x"), "'x' is not one of none, shift"),
-        (("a.onnx", "--data", "pictures"), "no such file"),
+        (("own:student", "--data", "images", "--teacher", "regla_t"), "untrained weights: nothing can be learned"),
+        (("own:student", "--data", "images", "--batch", "64"), "smaller --batch"),
+        (("own:student", "--data", "images", "--drop-teacher", "2"), "--drop-teacher 2 is not from 0 to 1"),
+        (("own:student", "--data", "images", "--augmentation", "x"), "'x' is not one of none, shift"),
+        (("a.onnx", "--data", "images"), "no such file"),
     ],
 )
 def test_what_cannot_be_meant_ends_with_a_sentence(desk: Run, arguments: tuple[str, ...], said: str):
@@ -119,14 +119,14 @@ def test_what_cannot_be_meant_ends_with_a_sentence(desk: Run, arguments: tuple[s
 def test_an_onnx_file_is_no_student(desk: Run, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(desk.folder)
     with pytest.raises(UsageError, match="a finished graph"):
-        distill(str(classifier(desk.folder / "a.onnx")), "pictures")
+        distill(str(classifier(desk.folder / "a.onnx")), "images")
 
 
 def test_a_class_list_of_another_length_is_refused(desk: Run, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(desk.folder)
     (desk.folder / "classes.txt").write_text("green\nred\nblue\n")
     with pytest.raises(DataError, match="3 classes, the student has 2 outputs"):
-        distill("own:student", "pictures", resolution=16, recipe=RECIPE, classes="classes.txt")
+        distill("own:student", "images", resolution=16, recipe=RECIPE, classes="classes.txt")
 
 
 def test_the_features_in_front_of_a_classifier_are_found(tmp_path: Path):

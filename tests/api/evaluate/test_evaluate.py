@@ -1,4 +1,4 @@
-"""Accuracy of the deployed files: the toy model on pictures made here, stopped and resumed, and its messages."""
+"""Accuracy of the deployed files: the toy model on images made here, stopped and resumed, and its messages."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ from effbench.store import Store, TornLineWarning
 pytestmark = pytest.mark.xdist_group("export")
 NAMES = [f"c{number}" for number in range(10)]
 COUNT = 400
-"""Pictures of the test that kills: large, so that they are some seconds of work and the signal comes in the middle."""
+"""Images of the test that kills: large, so that they are some seconds of work and the signal comes in the middle."""
 
 
-def picture(start: int, size: tuple[int, int] = (80, 70), kind: str = "PNG") -> bytes:
+def image(start: int, size: tuple[int, int] = (80, 70), kind: str = "PNG") -> bytes:
     rng = np.random.default_rng(start)
     small = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
     stream = io.BytesIO()
@@ -44,11 +44,11 @@ def picture(start: int, size: tuple[int, int] = (80, 70), kind: str = "PNG") -> 
 
 @pytest.fixture
 def data(own: Run) -> Path:
-    """Ten classes of three pictures beside the exported toy model."""
+    """Ten classes of three images beside the exported toy model."""
     for label, name in enumerate(NAMES):
         (own.folder / "data" / name).mkdir(parents=True)
         for number in range(3):
-            (own.folder / "data" / name / f"{number}.png").write_bytes(picture(10 * number + label))
+            (own.folder / "data" / name / f"{number}.png").write_bytes(image(10 * number + label))
     return own.folder / "data"
 
 
@@ -61,19 +61,19 @@ def test_every_target_says_what_torch_says(own: Run, data: Path):
     found = answer(own("evaluate", "--data", str(data), "--json", "--no-check-preprocessing"))
     assert ({"ort", "ov", "torch"}, [30] * 3) == (
         {one["evaluation"]["subject"]["target"] for one in found["results"]},
-        [len(one["evaluation"]["predictions"]["pictures"]) for one in found["results"]],
+        [len(one["evaluation"]["predictions"]["images"]) for one in found["results"]],
     )
     for one in found["results"]:
         agreed = one["agreement"]
         assert agreed is None if "torch" in one["artifact"] else (30, []) == (agreed["hits"], one["parted"])
-    # The same, computed here from the pictures with torch and nothing of effbench's loop.
+    # The same, computed here from the images with torch and nothing of effbench's loop.
     assert by_hand(own.folder, data) == found["results"][0]["evaluation"]["predictions"]["top1"]
     again = answer(own("evaluate", "--data", str(data), "--json", "--no-check-preprocessing"))
     assert [0, 0, 0] == [one["computed"] for one in again["results"]]
 
 
 def by_hand(home: Path, data: Path) -> list[int]:
-    """Return the classes of all pictures in the order of evaluation, by torch with its weights from the artifact."""
+    """Return the classes of all images in the order of evaluation, by torch with its weights from the artifact."""
     code = f"""
 import numpy as np, torch, json
 from pathlib import Path
@@ -98,9 +98,9 @@ print(json.dumps(found))
     return list(json.loads(done.stdout))
 
 
-def test_fewer_pictures_are_a_part_of_more(own: Run, data: Path):
+def test_fewer_images_are_a_part_of_more(own: Run, data: Path):
     name = next(path.name for path in (own.folder / "runs" / "artifacts").glob("*-ort-*"))
-    few = answer(own("evaluate", name, "--data", str(data), "--pictures", "7", "--json", "--no-reference"))
+    few = answer(own("evaluate", name, "--data", str(data), "--max-images", "7", "--json", "--no-reference"))
     all_ = answer(own("evaluate", name, "--data", str(data), "--json", "--no-reference", "--no-check-preprocessing"))
     (a,), (b,) = few["results"], all_["results"]
     assert (7, 23) == (a["computed"], b["computed"])
@@ -110,8 +110,8 @@ def test_fewer_pictures_are_a_part_of_more(own: Run, data: Path):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        ("empty", "holds no pictures"),
-        ("torn", r"c4/1.png cannot be read as a picture"),
+        ("empty", "holds no images"),
+        ("torn", r"c4/1.png cannot be read as an image"),
         ("more classes", r"11 classes, toy.net-64-b1-fp32-ort-\w+ has 10 outputs"),
         ("classes file", r"the class 'c9' is not in the list of 9 classes"),
     ],
@@ -122,10 +122,10 @@ def test_what_cannot_be_evaluated_ends_with_a_sentence(own: Run, data: Path, spo
         (own.folder / "none").mkdir()
         data = own.folder / "none"
     elif spoil == "torn":
-        (data / "c4" / "1.png").write_bytes(picture(1)[:90])
+        (data / "c4" / "1.png").write_bytes(image(1)[:90])
     elif spoil == "more classes":
         (data / "x").mkdir()
-        (data / "x" / "0.png").write_bytes(picture(1))
+        (data / "x" / "0.png").write_bytes(image(1))
     else:
         (own.folder / "classes").write_text("\n".join(NAMES[:9]))
         extra = ["--classes", "classes"]
@@ -138,7 +138,7 @@ def test_what_cannot_be_evaluated_ends_with_a_sentence(own: Run, data: Path, spo
 @pytest.mark.slow
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT])
 def test_killed_and_resumed_nothing_is_lost_or_counted_twice(own: Run, sign: signal.Signals):
-    encoded = [picture(number, (1200, 900), "JPEG") for number in range(40)]
+    encoded = [image(number, (1200, 900), "JPEG") for number in range(40)]
     with tarfile.open(own.folder / "d.tar", "w") as archive:
         for number in range(COUNT):
             for ending, content in (("jpg", encoded[number % 40]), ("cls", b"%d" % (number % 10))):
@@ -171,7 +171,7 @@ def test_killed_and_resumed_nothing_is_lost_or_counted_twice(own: Run, sign: sig
         after = answer(own(*line, "--json"))["results"][0]
         (whole,) = Store(own.folder / "runs").evaluations()
     assert after["computed"] == COUNT - len(before.predictions)
-    assert sorted(whole.predictions.pictures) == list(range(COUNT))
+    assert sorted(whole.predictions.images) == list(range(COUNT))
     (own.folder / "runs" / "evaluations.jsonl").unlink()
     fresh = answer(own(*line, "--json"))["results"][0]["evaluation"]["predictions"]
     assert whole.predictions == Predictions(**{name: tuple(values) for name, values in fresh.items()})
@@ -184,13 +184,13 @@ def evaluation(**changes: Any) -> Evaluation:
     return replace(base, **changes)
 
 
-def test_lines_are_joined_and_a_picture_counts_once(tmp_path: Path):
+def test_lines_are_joined_and_a_image_counts_once(tmp_path: Path):
     store = Store(tmp_path)
     more = Predictions((1, 2), (4, 5), (9, 5), (9, 0), (-9.0, -0.2), (0.1, 0.8), (0.0, 1.0))
     for one in (evaluation(), evaluation(predictions=more), evaluation(digest="f" * 64)):
         store.append(one)
     joined, other = store.evaluations()
-    assert ((0, 1, 2), (3, 3, 5), 2.0) == (joined.predictions.pictures, joined.predictions.top1, joined.seconds)
+    assert ((0, 1, 2), (3, 3, 5), 2.0) == (joined.predictions.images, joined.predictions.top1, joined.seconds)
     assert ("f" * 64, 2) == (other.digest, len(other.predictions))
     assert not (tmp_path / "measurements.jsonl").exists()
 
@@ -203,7 +203,7 @@ def test_reports_take_the_accuracy_of_that_very_digest():
     assert ["d" * 64] == list(found)
     one = found["d" * 64]
     assert (50.0, False, "measured", "d" * 64) == (one.value, one.borrowed, one.status, one.digest)
-    assert "1 of 2 right on set (2 pictures, ssssssssssss), e" in one.source
+    assert "1 of 2 right on set (2 images, ssssssssssss), e" in one.source
     assert {} == measured([evaluation(data=DataInfo("x", "y", 2), as_declared=False)], {"d" * 64})
 
 
@@ -255,13 +255,13 @@ def test_alternatives_leave_out_what_is_alike():
     assert "ImageNet's mean and deviation" not in accuracy.alternatives(Preprocessing())
 
 
-def test_agreement_names_the_pictures_that_part():
+def test_agreement_names_the_images_that_part():
     ours = Predictions((0, 2), (1, 1), (1, 5), (0, 1), (-0.1, -0.2), (0.9, 0.8), (2.0, 0.01))
     theirs = Predictions((2, 1, 0), (1, 1, 1), (4, 4, 1), (2, 2, 0), (-1.0,) * 3, (0.5,) * 3, (0.02, 1.0, 3.0))
     whole, parted = accuracy.agreement(theirs, ours, ["a", "b", "c"])
     assert (1, 2) == (whole and whole.hits, whole and whole.of)
     assert [("c", 1, 4, 5, 0.02, 0.01)] == [
-        (one.picture, one.label, one.reference_class, one.artifact_class, one.reference_margin, one.artifact_margin)
+        (one.image, one.label, one.reference_class, one.artifact_class, one.reference_margin, one.artifact_margin)
         for one in parted
     ]
 
@@ -304,6 +304,6 @@ def test_known_answer_of_real_weights_on_labelled_photographs(run: Run):
     (run.folder / "plain.py").write_text("import lite0\n\n\ndef net():\n    return lite0.net()\n")
     wrong = answer(run("evaluate", "plain:net", "-t", "ort", "--data", "photographs.csv", "--json", "--no-reference"))
     assert 15 == wrong["results"][0]["top1"]["hits"]
-    # Twenty pictures do not tell CLIP's scaling from the right one; that the declared one is wrong they do tell.
+    # Twenty images do not tell CLIP's scaling from the right one; that the declared one is wrong they do tell.
     model, doubt = wrong["suspicions"][0]
     assert ("plain.net", True) == (model, doubt["right_instead"] > 15), wrong["suspicions"]

@@ -1,4 +1,4 @@
-"""int8 is verified on pictures like those it was calibrated with, and stays tied to the model as written."""
+"""int8 is verified on images like those it was calibrated with, and stays tied to the model as written."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from onnx import numpy_helper
 from PIL import Image
 
 from conftest import Run
-from effbench.api.export.calibration_images import pictures_for
-from effbench.data.pictures import normalize, read
+from effbench.api.export.calibration_images import calibration_images
+from effbench.data.pixels import normalize, read
 from effbench.deploy.artifact import bundle, encoded, fidelity
-from effbench.deploy.precision.calibration import PICTURES, load_calibration, reference
+from effbench.deploy.precision.calibration import IMAGES, load_calibration, reference
 from effbench.errors import FidelityError
 from effbench.schema import Backbone, Preprocessing
 
@@ -44,31 +44,31 @@ def net():
 """
 
 
-def pictures(folder: Path, count: int, pale: bool = False) -> Path:
-    """Write pictures; pale ones differ by 64 levels of gray alone, as scans of one kind may."""
+def images(folder: Path, count: int, pale: bool = False) -> Path:
+    """Write images; pale ones differ by 64 levels of gray alone, as scans of one kind may."""
     folder.mkdir()
     for seed in range(count):
-        (picture,) = fidelity.pictures(1, 3, (80, 100), 7000 + seed)
-        picture = 92 + picture // 4 if pale else picture
-        Image.fromarray(picture.transpose(1, 2, 0)).save(folder / f"{seed:03d}.png")
+        (image,) = fidelity.reference_images(1, 3, (80, 100), 7000 + seed)
+        image = 92 + image // 4 if pale else image
+        Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"{seed:03d}.png")
     return folder
 
 
-def test_pictures_to_check_with_are_others_than_those_of_the_calibration(tmp_path: Path):
-    found = load_calibration(pictures(tmp_path / "many", PICTURES + 9), (32, 32), Preprocessing())
+def test_images_to_check_with_are_others_than_those_of_the_calibration(tmp_path: Path):
+    found = load_calibration(images(tmp_path / "many", IMAGES + 9), (32, 32), Preprocessing())
     assert found.checks is not None
     assert found.checks.shape == (fidelity.NATURAL, 3, 32, 32)
-    assert len(found.images) == PICTURES
-    used = {picture.tobytes() for picture in found.images}
-    assert not used & {picture.tobytes() for picture in found.checks}
-    few = load_calibration(pictures(tmp_path / "few", 3), (32, 32), Preprocessing())
+    assert len(found.images) == IMAGES
+    used = {image.tobytes() for image in found.images}
+    assert not used & {image.tobytes() for image in found.checks}
+    few = load_calibration(images(tmp_path / "few", 3), (32, 32), Preprocessing())
     assert few.checks is not None
     assert {one.tobytes() for one in few.images} == {one.tobytes() for one in few.checks}
-    one = load_calibration(pictures(tmp_path / "one", 1), (32, 32), Preprocessing())
+    one = load_calibration(images(tmp_path / "one", 1), (32, 32), Preprocessing())
     assert one.checks is None
 
 
-def test_the_first_pictures_are_of_the_whole_folder(tmp_path: Path):
+def test_the_first_images_are_of_the_whole_folder(tmp_path: Path):
     folder = tmp_path / "sorted"
     for number in range(40):  # by name, black comes before white, as one class comes before another
         kind = "white" if number > 19 else "black"
@@ -80,8 +80,8 @@ def test_the_first_pictures_are_of_the_whole_folder(tmp_path: Path):
     assert np.array_equal(images, load_calibration(folder, (32, 32), Preprocessing()).images)
 
 
-def test_a_hash_is_taken_once_and_again_when_a_picture_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    folder, read = pictures(tmp_path / "some", 3), []
+def test_a_hash_is_taken_once_and_again_when_a_image_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder, read = images(tmp_path / "some", 3), []
 
     def counted(*args: object) -> object:
         read.append(args)
@@ -89,18 +89,18 @@ def test_a_hash_is_taken_once_and_again_when_a_picture_changes(tmp_path: Path, m
 
     monkeypatch.setattr("effbench.api.export.calibration_images.load_calibration", counted)
     model = Backbone("toy", "toy", "toy:net")
-    first, again = (pictures_for(folder, model, [(32, 32)], ["int8"]).hashes for _ in range(2))
+    first, again = (calibration_images(folder, model, [(32, 32)], ["int8"]).hashes for _ in range(2))
     assert first == again
     assert len(read) == 1
     Image.new("RGB", (40, 40), "red").save(next(folder.iterdir()))
-    assert pictures_for(folder, model, [(32, 32)], ["int8"]).hashes != first
+    assert calibration_images(folder, model, [(32, 32)], ["int8"]).hashes != first
 
 
-def test_a_picture_to_check_with_changes_the_hash(tmp_path: Path):
-    folder = pictures(tmp_path / "many", PICTURES + 9)
+def test_a_image_to_check_with_changes_the_hash(tmp_path: Path):
+    folder = images(tmp_path / "many", IMAGES + 9)
     before = load_calibration(folder, (32, 32), Preprocessing())
     assert before.checks is not None
-    held = {picture.tobytes() for picture in before.checks}
+    held = {image.tobytes() for image in before.checks}
     changed = 0
     for file in sorted(folder.iterdir()):
         content = file.read_bytes()
@@ -114,12 +114,12 @@ def test_a_picture_to_check_with_changes_the_hash(tmp_path: Path):
 
 
 @pytest.mark.parametrize("size", [(28, 28), (300, 20), (900, 1700)])
-def test_a_picture_of_any_size_is_prepared_as_the_reference_says(tmp_path: Path, size: tuple[int, int]):
+def test_a_image_of_any_size_is_prepared_as_the_reference_says(tmp_path: Path, size: tuple[int, int]):
     folder = tmp_path / "some"
     folder.mkdir()
     for seed in range(2):
-        (picture,) = fidelity.pictures(1, 3, size, seed)
-        Image.fromarray(picture.transpose(1, 2, 0)).save(folder / f"{seed}.png")
+        (image,) = fidelity.reference_images(1, 3, size, seed)
+        Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"{seed}.png")
     found = load_calibration(folder, (64, 64), Preprocessing())
     assert found.whole is not None
     tensor = encoded.prepared(found.whole, (64, 64), Preprocessing())
@@ -129,19 +129,19 @@ def test_a_picture_of_any_size_is_prepared_as_the_reference_says(tmp_path: Path,
 
 def int8(run: Run, calibration: Path) -> tuple[int, dict[str, object]]:
     (run.folder / "sums.py").write_text(NETWORK)
-    line = ("export", "sums:net", "--res", "64", "-t", "ort", "--precision", "int8", "--calibration", str(calibration))
+    line = ("export", "sums:net", "--res", "64", "-t", "ort", "--precision", "int8", "--images", str(calibration))
     done = run(*line, "--json")
     (cell,) = json.loads(done.stdout)["data"]
     return done.returncode, cell
 
 
-def test_scales_from_pale_pictures_hold_for_pale_pictures_and_not_for_synthetic_ones(run: Run):
+def test_scales_from_pale_images_hold_for_pale_images_and_not_for_synthetic_ones(run: Run):
     pytest.importorskip("nncf")
-    code, cell = int8(run, pictures(run.folder / "pale", 12, pale=True))
+    code, cell = int8(run, images(run.folder / "pale", 12, pale=True))
     assert (0, "ok") == (code, cell["status"]), cell
     found = cell["fidelity"]
     assert isinstance(found, dict)
-    assert "pictures of the calibration folder" in found["reference"]
+    assert "images of the calibration folder" in found["reference"]
     assert "torch" in found["reference"]
     assert found["snr_db"] > 20
     made = bundle.load(run.folder / str(cell["artifact"]))
@@ -149,7 +149,7 @@ def test_scales_from_pale_pictures_hold_for_pale_pictures_and_not_for_synthetic_
     half_way = graphs[str(made.graph_digest)]
     written = graphs[str(half_way.graph_digest)]
     assert ("int8", "fp32") == (half_way.subject.storage_precision, written.subject.storage_precision)
-    # The same artifact on the pictures that an artifact in fp32 is verified with: its scales clip them.
+    # The same artifact on the images that an artifact in fp32 is verified with: its scales clip them.
     shutil.copyfile(written.folder / bundle.REFERENCE, run.folder / "synthetic.npz")
     from effbench.deploy import get
 
@@ -167,7 +167,7 @@ def test_scales_from_pale_pictures_hold_for_pale_pictures_and_not_for_synthetic_
 
 def test_a_graph_that_is_another_model_is_no_reference(exported: Path, tmp_path: Path):
     (made,) = (item for item in bundle.artifacts(exported / "runs") if item.subject.target == "onnx")
-    calibration = load_calibration(pictures(tmp_path / "some", 8), (64, 64), made.preprocessing)
+    calibration = load_calibration(images(tmp_path / "some", 8), (64, 64), made.preprocessing)
     path = tmp_path / "reference.npz"
     for broken in (False, True):
         shutil.copyfile(made.folder / bundle.REFERENCE, path)
@@ -181,8 +181,8 @@ def test_a_graph_that_is_another_model_is_no_reference(exported: Path, tmp_path:
             assert before == path.read_bytes()
             continue
         reference(path, made, model, calibration)
-        images, outputs, engine = fidelity.load_reference(path)
+        inputs, outputs, engine = fidelity.load_reference(path)
         assert calibration.checks is not None
-        assert np.array_equal(images, calibration.checks)
+        assert np.array_equal(inputs, calibration.checks)
         assert {len(value) for value in outputs.values()} == {fidelity.NATURAL}
         assert "calibration folder" in engine

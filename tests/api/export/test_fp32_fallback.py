@@ -37,7 +37,7 @@ class Loud(nn.Module):
         return self.head(x.mean((2, 3)))
 
 class Glaring(Loud):
-    """How much of the picture is white, counted in a sum that only a white picture makes too large."""
+    """How much of the image is white, counted in a sum that only a white image makes too large."""
 
     def __init__(self):
         super().__init__(False)

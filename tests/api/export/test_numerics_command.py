@@ -21,7 +21,7 @@ def test_a_sound_model_holds_without_islands(own: Run) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(("--precision", "int8"), "numerics examines fp16"), (("--pictures", "1"), "at least two pictures")],
+    [(("--precision", "int8"), "numerics examines fp16"), (("--max-images", "1"), "at least two images")],
 )
 def test_what_cannot_be_meant_is_refused(run: Run, arguments: tuple[str, ...], message: str) -> None:
     done = run("numerics", "toy:net", *arguments)

@@ -1,4 +1,4 @@
-"""int8 from the command line: refused without pictures, keyed by them, and marked where they are synthetic."""
+"""int8 from the command line: refused without images, keyed by them, and marked where they are synthetic."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ INT8 = ("export", "toy:net", "--res", "64", "-t", "ort", "--precision", "int8")
 
 def photographs(folder: Path, seed: int) -> Path:
     folder.mkdir()
-    for index, picture in enumerate(fidelity.pictures(3, 3, (80, 100), seed)):
-        Image.fromarray(picture.transpose(1, 2, 0)).save(folder / f"{index}.png")
+    for index, image in enumerate(fidelity.reference_images(3, 3, (80, 100), seed)):
+        Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"{index}.png")
     return folder
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--precision", "int8"), "Give --calibration FOLDER with some dozens of typical pictures"),
-        (("--precision", "a16w8"), "--calibration synthetic is good for latency only"),
-        (("--precision", "int8", "--calibration", "nowhere"), "There is no folder"),
-        (("--calibration", "synthetic"), "Add --precision int8"),
+        (("--precision", "int8"), "Give --images FOLDER with some dozens of typical images"),
+        (("--precision", "a16w8"), "--images synthetic is good for latency only"),
+        (("--precision", "int8", "--images", "nowhere"), "There is no folder"),
+        (("--images", "synthetic"), "Add --precision int8"),
     ],
 )
-def test_pictures_are_asked_for_before_any_work(run: Run, arguments: tuple[str, ...], message: str) -> None:
+def test_images_are_asked_for_before_any_work(run: Run, arguments: tuple[str, ...], message: str) -> None:
     done = run("export", "toy:net", "--res", "64", "-t", "ort", *arguments)
     assert done.returncode == 2
     assert message in done.stderr
     assert not (run.folder / "runs").exists()
 
 
-def test_int8_of_synthetic_pictures_is_for_latency_only(own: Run) -> None:
+def test_int8_of_synthetic_images_is_for_latency_only(own: Run) -> None:
     pytest.importorskip("nncf")
-    done = own(*INT8, "--calibration", "synthetic", "--json")
+    done = own(*INT8, "--images", "synthetic", "--json")
     (cell,) = json.loads(done.stdout)["data"]
     assert (done.returncode, cell["status"], cell["precision"]) == (0, "ok", "int8"), done.stdout
     assert LATENCY_ONLY in cell["notes"]
@@ -71,7 +71,7 @@ def test_a_runtime_that_loses_what_the_graph_has_is_told_from_the_graph(
     for lost, said in ((0.0, False), (5.0, False), (9.0, True)):
         if made is not None and made.fidelity is not None and made.fidelity.snr_db is not None:
             bundle.annotate(made, fidelity=replace(made.fidelity, snr_db=made.fidelity.snr_db - lost))
-        (cell,) = json.loads(own(*INT8, "--calibration", "synthetic", "--json").stdout)["data"]
+        (cell,) = json.loads(own(*INT8, "--images", "synthetic", "--json").stdout)["data"]
         made = made or bundle.load(own.folder / cell["artifact"])
         notes = [note for note in cell["notes"] if "this runtime loses 9 dB" in note]
         assert len(notes) == said, cell["notes"]
@@ -92,12 +92,12 @@ def test_a_runtime_that_loses_what_the_graph_has_is_told_from_the_graph(
 
 
 @pytest.mark.slow
-def test_other_pictures_are_another_artifact_and_the_same_are_the_same(own: Run) -> None:
+def test_other_images_are_another_artifact_and_the_same_are_the_same(own: Run) -> None:
     pytest.importorskip("nncf")
     seen = []
     for seed in (1, 2, 1):
         folder = own.folder / f"photographs{seed}"
-        done = own(*INT8, "--calibration", str(folder if folder.exists() else photographs(folder, seed)), "--json")
+        done = own(*INT8, "--images", str(folder if folder.exists() else photographs(folder, seed)), "--json")
         (cell,) = json.loads(done.stdout)["data"]
         made = bundle.load(own.folder / cell["artifact"])
         assert not made.subject.latency_only
@@ -110,8 +110,8 @@ def test_other_pictures_are_another_artifact_and_the_same_are_the_same(own: Run)
 
 @pytest.mark.parametrize(("target", "precision"), [("torch", "fp16"), ("coreml", "a16w8"), ("trt", "a16w8")])
 def test_a_precision_that_a_target_never_takes_is_unsupported(own: Run, target: str, precision: str) -> None:
-    pictures = ("--calibration", "synthetic") if precision == "a16w8" else ()
-    done = own("export", "toy:net", "--res", "64", "-t", target, "--precision", precision, *pictures, "--json")
+    images = ("--images", "synthetic") if precision == "a16w8" else ()
+    done = own("export", "toy:net", "--res", "64", "-t", target, "--precision", precision, *images, "--json")
     (cell,) = json.loads(done.stdout)["data"]
     assert (done.returncode, cell["status"]) == (4, "unsupported")
     assert "It takes" in cell["next_step"]

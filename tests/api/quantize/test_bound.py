@@ -62,7 +62,7 @@ def net():
 COLORS = ((96, 96, 96), (112, 96, 96), (96, 112, 96), (96, 96, 112))
 
 
-def pictures(root: Path, each: int, seed: int = 0, labelled: bool = True) -> Path:
+def images(root: Path, each: int, seed: int = 0, labelled: bool = True) -> Path:
     rng = np.random.default_rng(seed)
     for label, color in enumerate(COLORS):
         for number in range(each):
@@ -75,14 +75,14 @@ def pictures(root: Path, each: int, seed: int = 0, labelled: bool = True) -> Pat
 
 
 def export(run: Run, *arguments: str) -> subprocess.CompletedProcess[str]:
-    line = ["export", "outlier:net", "--res", "32", "-t", "ort", "--precision", "int8", "--calibration", "calibration"]
+    line = ["export", "outlier:net", "--res", "32", "-t", "ort", "--precision", "int8", "--images", "calibration"]
     return run(*line, "--no-verify", "--json", *arguments)
 
 
 @pytest.fixture
 def bench(run: Run) -> Run:
     (run.folder / "outlier.py").write_text(NETWORK)
-    pictures(run.folder / "calibration", 4, seed=9)
+    images(run.folder / "calibration", 4, seed=9)
     return run
 
 
@@ -90,14 +90,14 @@ def bench(run: Run) -> Run:
 @pytest.mark.parametrize("labelled", [True, False])
 def test_the_block_that_int8_ruins_stays_in_float(bench: Run, labelled: bool):
     pytest.importorskip("nncf")
-    pictures(bench.folder / "data", 30, labelled=labelled)
+    images(bench.folder / "data", 30, labelled=labelled)
     bound = ["--data", "data", "--max-drop", "5"]
     done = export(bench, *bound)
     assert 0 == done.returncode, done.stdout + done.stderr
     (cell,) = json.loads(done.stdout)["data"]
     notes = "\n".join(cell["notes"])
     trials = [note for note in cell["notes"] if "blocks in int8: lost" in note]
-    # All in int8 came first and lost far more than the bound; what was taken keeps it on pictures it was not chosen on.
+    # All in int8 came first and lost far more than the bound; what was taken keeps it on images it was not chosen on.
     assert "search: 4 of 4" in trials[0]
     assert float(trials[0].split("drop ")[1].split()[0]) > 20
     assert "judged" in trials[-1]
@@ -117,24 +117,24 @@ def test_the_block_that_int8_ruins_stays_in_float(bench: Run, labelled: bool):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--data", "data", "--max-drop", "1"], "402 pictures or more"),
+        (["--data", "data", "--max-drop", "1"], "402 images or more"),
         (["--data", "data"], "Add --max-drop POINTS"),
         (["--max-drop", "1"], "Add --data PLACE"),
         (["--data", "data", "--max-drop", "0"], "is no number of points"),
     ],
 )
 def test_a_bound_that_cannot_be_meant_is_refused(bench: Run, arguments: list[str], message: str):
-    pictures(bench.folder / "data", 3)
+    images(bench.folder / "data", 3)
     done = export(bench, *arguments)
     assert (2, "") == (done.returncode, done.stdout)
     assert message in done.stderr
 
 
-def test_the_search_and_the_judges_see_different_pictures(tmp_path: Path):
-    data = open_dataset(pictures(tmp_path, 30))
+def test_the_search_and_the_judges_see_different_images(tmp_path: Path):
+    data = open_dataset(images(tmp_path, 30))
     looked, judges = check(data, 5)
     assert (40, 80, set(range(120))) == (len(looked), len(judges), {*looked, *judges})
-    with pytest.raises(UsageError, match="120 pictures cannot resolve a drop of 1 points"):
+    with pytest.raises(UsageError, match="120 images cannot resolve a drop of 1 points"):
         check(data, 1)
 
 
@@ -146,7 +146,7 @@ def test_lost_and_won_are_counted_pair_by_pair():
 
     labels = (1, 1, 1, 1)
     reference = said((1, 1, 2, 2), labels, (0, 1, 2, 3))
-    # The other order of pictures, and a wrong class that changed into another wrong one.
+    # The other order of images, and a wrong class that changed into another wrong one.
     found = said((3, 1, 2, 1), labels, (3, 2, 1, 0))
     assert (1, 1) == paired(reference, found)
     none = (-1,) * 4
@@ -168,8 +168,8 @@ MOMENTS = (
 @pytest.mark.slow
 def test_killed_at_every_step_it_goes_on_and_ends_as_an_undisturbed_one(bench: Run):
     pytest.importorskip("nncf")
-    pictures(bench.folder / "data", 30)
-    line = ["export", "outlier:net", "--res", "32", "-t", "ort", "--precision", "int8", "--calibration", "calibration"]
+    images(bench.folder / "data", 30)
+    line = ["export", "outlier:net", "--res", "32", "-t", "ort", "--precision", "int8", "--images", "calibration"]
     line += ["--no-verify", "--json", "--data", "data", "--max-drop", "5"]
     store, before = bench.folder / "runs" / "evaluations.jsonl", b""
     for moment in MOMENTS:
@@ -183,10 +183,10 @@ def test_killed_at_every_step_it_goes_on_and_ends_as_an_undisturbed_one(bench: R
     assert fresh["digest"] == resumed["digest"]
     trials = [[note for note in one["notes"] if "blocks in int8: lost" in note] for one in (resumed, fresh)]
     assert trials[0] == trials[1]
-    # No picture was evaluated twice: each is held once for each digest.
+    # No image was evaluated twice: each is held once for each digest.
     for folder in ("resumed", "runs"):
         lines = [json.loads(text) for text in (bench.folder / folder / "evaluations.jsonl").read_text().splitlines()]
-        pairs = [(one["digest"], picture) for one in lines for picture in one["predictions"]["pictures"]]
+        pairs = [(one["digest"], image) for one in lines for image in one["predictions"]["images"]]
         assert len(pairs) == len(set(pairs))
     left = {folder.name for folder in (bench.folder / "resumed" / "artifacts").iterdir() if folder.is_dir()}
     assert {folder.name for folder in (bench.folder / "runs" / "artifacts").iterdir() if folder.is_dir()} == left

@@ -113,8 +113,8 @@ def test_what_is_recorded_is_not_done_again_and_a_torn_line_is(tmp_path: Path):
     assert PLAN == split(PLAN, journal.read(), retry=True)[1]
 
 
-def test_pictures_go_to_the_precisions_that_are_calibrated():
-    planned = jobs.plan(["iformer_t"], ["ort"], [64], ["fp32", "fp16", "int8"], calibration="synthetic")
+def test_images_go_to_the_precisions_that_are_calibrated():
+    planned = jobs.plan(["iformer_t"], ["ort"], [64], ["fp32", "fp16", "int8"], images="synthetic")
     assert [None, None, "synthetic"] == [job["calibration"] for job in planned]
 
 

@@ -1,4 +1,4 @@
-"""The reference path from encoded pictures, against Pillow, which it shares nothing with; and what fails against it."""
+"""The reference path from encoded images, against Pillow, which it shares nothing with; and what fails against it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from effbench.data.pictures import decode, normalize, read
+from effbench.data.pixels import decode, normalize, read
 from effbench.deploy.artifact import encoded, fidelity
 from effbench.deploy.artifact.synthetic import natural
 from effbench.errors import UsageError
@@ -21,7 +21,7 @@ from effbench.schema import Fidelity, Preprocessing, TensorSpec
 SPEC = TensorSpec("image", "float32", (1, 3, 32, 48))
 WEIGHTS = np.random.default_rng(5).standard_normal((3 * 32 * 48, 10)).astype(np.float32) / 50
 DECLARED = Preprocessing()
-IMAGES = fidelity.pictures(9, 3, (32, 48))
+IMAGES = fidelity.reference_images(9, 3, (32, 48))
 
 
 def model(feeds: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def test_a_decoder_that_shifts_by_a_pixel_fails(monkeypatch: pytest.MonkeyPatch)
     assert not checked(DECLARED, "int8").passed
 
 
-def test_a_runtime_that_errs_on_the_encoded_picture_alone_fails():
+def test_a_runtime_that_errs_on_the_encoded_image_alone_fails():
     expected = fidelity.run_all(model, fidelity.feeds(IMAGES, 1, SPEC, DECLARED))
     example = encoded.example(model, SPEC, 1, DECLARED)
     assert example is not None
@@ -116,10 +116,10 @@ def test_a_runtime_that_errs_on_the_encoded_picture_alone_fails():
 
     found = fidelity.check(off, (IMAGES, expected, "numpy"), 1, SPEC, DECLARED, "fp32", example)
     (reason,) = found.reasons
-    assert reason.startswith("from an encoded picture: cosine ")
+    assert reason.startswith("from an encoded image: cosine ")
 
 
-def test_pictures_have_one_three_or_four_channels():
+def test_images_have_one_three_or_four_channels():
     assert encoded.example(model, TensorSpec("image", "float32", (1, 5, 32, 32)), 1, DECLARED) is None
     with pytest.raises(UsageError, match="Interpolation 'area' is none of"):
         checked(replace(DECLARED, interpolation="area"))

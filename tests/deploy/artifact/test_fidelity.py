@@ -16,12 +16,12 @@ from effbench.schema import Fidelity, Preprocessing, TensorSpec
 
 SPEC = TensorSpec("image", "float32", (1, 3, 32, 32))
 WEIGHTS = np.random.default_rng(5).standard_normal((3 * 32 * 32, 10)).astype(np.float32) / 50
-IMAGES = fidelity.pictures(9, 3, (32, 32))
+IMAGES = fidelity.reference_images(9, 3, (32, 32))
 
 
 def model(feeds: Mapping[str, Any], weights: Any = WEIGHTS) -> dict[str, Any]:
     x = feeds["image"].reshape(len(feeds["image"]), -1)
-    # The large constant is what every picture shares; it must not hide an error.
+    # The large constant is what every image shares; it must not hide an error.
     return {"output": np.tanh(x @ weights) + np.float32(100)}
 
 
@@ -48,12 +48,12 @@ def test_a_wrong_weight_fails(precision: str) -> None:
     assert found.reasons
 
 
-def test_the_spread_is_of_all_pictures_however_few_are_run() -> None:
+def test_the_spread_is_of_all_images_however_few_are_run() -> None:
     def shifted(feeds: Any) -> dict[str, Any]:
         return {"output": model(feeds)["output"] + np.float32(0.01)}
 
     whole = checked(shifted, "fp16")
-    few = fidelity.check(shifted, reference(), 1, SPEC, Preprocessing(), "fp16", pictures=2)
+    few = fidelity.check(shifted, reference(), 1, SPEC, Preprocessing(), "fp16", limit=2)
     assert (whole.inputs, few.inputs) == (9, 2)
     assert few.snr_db == pytest.approx(whole.snr_db, abs=0.01)
     expected = reference()[1]["output"][: fidelity.NATURAL].astype(np.float64)
@@ -61,7 +61,7 @@ def test_the_spread_is_of_all_pictures_however_few_are_run() -> None:
     assert few.max_error == pytest.approx(0.01 / spread, rel=0.01)
 
 
-def test_int8_is_held_to_natural_pictures_and_the_noise_is_stated() -> None:
+def test_int8_is_held_to_natural_images_and_the_noise_is_stated() -> None:
     def clipped(feeds: Any) -> dict[str, Any]:
         found = model(feeds)["output"]
         extreme = np.ptp(feeds["image"]) == 0
@@ -127,7 +127,7 @@ def test_a_dead_network_proves_nothing() -> None:
     expected = fidelity.run_all(dead, fidelity.feeds(IMAGES, 1, SPEC, Preprocessing()))
     found = fidelity.check(dead, (IMAGES, expected, "numpy"), 1, SPEC, Preprocessing(), "fp32")
     assert not found.passed
-    assert "do not depend on the picture" in found.reasons[0]
+    assert "do not depend on the image" in found.reasons[0]
 
 
 def test_other_shapes_are_an_error() -> None:
@@ -155,17 +155,17 @@ def test_errors_do_not_depend_on_scale_or_offset(scale: float, offset: float) ->
 
 @pytest.mark.parametrize("size", [(32, 32), (64, 96), (33, 47)])
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_pictures_are_pictures(size: tuple[int, int], channels: int) -> None:
-    found = fidelity.pictures(10, channels, size)
+def test_images_are_images(size: tuple[int, int], channels: int) -> None:
+    found = fidelity.reference_images(10, channels, size)
     assert found.shape == (10, channels, *size)
     assert found.dtype == np.uint8
     assert (found[fidelity.NATURAL] == 0).all()
     assert (found[fidelity.NATURAL + 1] == 255).all()
-    assert np.array_equal(found, fidelity.pictures(10, channels, size))
+    assert np.array_equal(found, fidelity.reference_images(10, channels, size))
 
 
-def test_natural_pictures_are_of_six_kinds_and_so_are_further_ones() -> None:
-    found = fidelity.pictures(fidelity.NATURAL + 3 + len(KINDS), 3, (64, 64))
+def test_natural_images_are_of_six_kinds_and_so_are_further_ones() -> None:
+    found = fidelity.reference_images(fidelity.NATURAL + 3 + len(KINDS), 3, (64, 64))
     for index in (*range(fidelity.NATURAL), *range(fidelity.NATURAL + 3, len(found))):
         assert np.array_equal(found[index], scene(3, (64, 64), index, KINDS[index % len(KINDS)]))
     assert fidelity.NATURAL == len(KINDS)
@@ -202,7 +202,7 @@ def test_what_is_no_reference_is_refused(tmp_path: Path) -> None:
         fidelity.load_reference(tmp_path / "reference.npz")
 
 
-def test_the_direction_of_a_picture_near_the_mean_is_held_to_the_noise_of_the_others() -> None:
+def test_the_direction_of_a_image_near_the_mean_is_held_to_the_noise_of_the_others() -> None:
     rng = np.random.default_rng(0)
     want = rng.normal(size=(fidelity.NATURAL, 1000))
     want[3] = 0.1 * want[3] + np.delete(want, 3, axis=0).mean(axis=0)
@@ -211,7 +211,7 @@ def test_the_direction_of_a_picture_near_the_mean_is_held_to_the_noise_of_the_ot
     left, right = want[3] - center, want[3] + noise[3] - center
     assert left @ right / np.linalg.norm(left) / np.linalg.norm(right) < 0.95
     assert fidelity.compare({"y": want}, {"y": want + noise})["cosine"] > 0.995
-    # A picture that is somewhere else altogether is not saved by it, nor outputs that no picture changes.
+    # An image that is somewhere else altogether is not saved by it, nor outputs that no image changes.
     moved = want + noise
     moved[2] = moved[1]
     assert fidelity.compare({"y": want}, {"y": moved})["cosine"] < 0.2

@@ -70,11 +70,11 @@ def test_a_fixed_model_takes_its_own_size_only() -> None:
         onnx_file.fix_shape(conv_model(), (8, 8), 4, "m")
 
 
-def test_a_model_without_a_picture_is_refused() -> None:
+def test_a_model_without_a_image_is_refused() -> None:
     x = helper.make_tensor_value_info("ids", TensorProto.INT64, [1, 128])
     y = helper.make_tensor_value_info("y", TensorProto.INT64, [1, 128])
     model = helper.make_model(helper.make_graph([helper.make_node("Identity", ["ids"], ["y"])], "g", [x], [y]))
-    with pytest.raises(DataError, match="one picture input"):
+    with pytest.raises(DataError, match="one image input"):
         onnx_file.image_input(model, "bert.onnx")
 
 

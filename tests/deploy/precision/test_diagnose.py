@@ -65,23 +65,23 @@ def test_a_mechanism_is_named_and_cured(kind: str) -> None:
 def test_no_island_can_be_spared(kind: str) -> None:
     from effbench.deploy.precision.fp32_islands import Experiment
 
-    model, pictures = graph(kind), feeds()
-    experiment = Experiment(model, pictures)
-    islands = frozenset(examine(model, pictures).islands)
+    model, images = graph(kind), feeds()
+    experiment = Experiment(model, images)
+    islands = frozenset(examine(model, images).islands)
     assert experiment.worst(islands) <= 1
     assert all(experiment.worst(islands - {name}) > 1 for name in islands)
 
 
 @pytest.mark.parametrize("kind", sorted(CULPRITS))
 def test_the_proposed_islands_cure_the_rewritten_graph(kind: str) -> None:
-    model, pictures = graph(kind), feeds()
-    report = examine(model, pictures)
+    model, images = graph(kind), feeds()
+    report = examine(model, images)
     cured, broken = (Interpreter(to_fp16(model, islands)) for islands in (report.islands, ()))
     exact = Interpreter(model)
 
     def error(candidate: Interpreter) -> float:
         worst = 0.0
-        for feed in pictures:
+        for feed in images:
             want = exact.run(feed, "float64")["y"]
             have = candidate.run(feed)["y"]
             worst = max(worst, float(np.nan_to_num(np.abs(have - want), nan=np.inf).max()))
@@ -103,8 +103,8 @@ def test_ranges_and_tables() -> None:
     assert report.island_share_pct == pytest.approx(100 * 2 / 6)
 
 
-def test_one_picture_or_another_precision_is_refused() -> None:
-    with pytest.raises(UsageError, match="two pictures"):
+def test_one_image_or_another_precision_is_refused() -> None:
+    with pytest.raises(UsageError, match="two images"):
         examine(graph("clean"), feeds()[:1])
     with pytest.raises(UsageError, match="int8"):
         examine(graph("clean"), feeds(), "int8")
@@ -113,8 +113,8 @@ def test_one_picture_or_another_precision_is_refused() -> None:
 def test_a_long_mean_is_examined_as_it_is_written() -> None:
     model = parser.parse_model("""<ir_version: 8, opset_import: ["" : 20]>
         g (float[1, 3, 112, 112] image) => (float[1, 3, 1, 1] output) { [pool] output = GlobalAveragePool (image) }""")
-    picture = np.random.default_rng(0).uniform(0, 12, (1, 3, 112, 112)).astype(np.float32)
-    found = examine(model, [{"image": picture * share} for share in (1.0, 0.5, 0.2)])
+    image = np.random.default_rng(0).uniform(0, 12, (1, 3, 112, 112)).astype(np.float32)
+    found = examine(model, [{"image": image * share} for share in (1.0, 0.5, 0.2)])
     assert (found.passed, found.islands, found.nodes) == (True, (), 2)
 
 
@@ -137,7 +137,7 @@ def test_scenes_are_judged_together_and_extremes_by_themselves(
 ) -> None:
     seen: list[Any] = []
     monkeypatch.setattr(diagnose, "examine", lambda *given: seen.extend(given) or examine(*given))
-    job = {"graph": str(graph_artifact(tmp_path, attention()).folder), "pictures": "", "precision": "fp16"}
+    job = {"graph": str(graph_artifact(tmp_path, attention()).folder), "images": "", "precision": "fp16"}
     worker.numerics({**job, "count": count}, lambda event: None)
     feeds, natural = [next(iter(feed.values())) for feed in seen[1]], seen[3]
     constant = [bool(np.ptp(feed, axis=(2, 3)).max() < 1e-6) for feed in feeds]

@@ -40,9 +40,9 @@ def regla() -> onnx.ModelProto:
 
 
 @pytest.fixture(scope="module")
-def pictures() -> list[dict[str, np.ndarray]]:
+def images() -> list[dict[str, np.ndarray]]:
     spec = onnx_file.TensorSpec("image", "float32", (1, 3, 64, 64))
-    return fidelity.feeds(fidelity.pictures(6, 3, (64, 64)), 1, spec, Preprocessing())
+    return fidelity.feeds(fidelity.reference_images(6, 3, (64, 64)), 1, spec, Preprocessing())
 
 
 def example() -> onnx.ModelProto:
@@ -132,29 +132,29 @@ def test_unknown_islands_and_control_flow_are_refused() -> None:
 
 
 @pytest.mark.target("ort")
-def test_regla_in_fp16_is_still_regla_on_onnx_runtime(regla: onnx.ModelProto, pictures: list) -> None:
+def test_regla_in_fp16_is_still_regla_on_onnx_runtime(regla: onnx.ModelProto, images: list) -> None:
     ort = pytest.importorskip("onnxruntime")
     model = to_fp16(regla)
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    expected = fidelity.run_all(lambda x: Interpreter(regla).run(x, "float64"), pictures)
-    found = fidelity.run_all(lambda x: {"output": session.run(None, dict(x))[0]}, pictures)
-    simulated = fidelity.run_all(lambda x: Interpreter(regla).run(x, "half-acc32"), pictures)
+    expected = fidelity.run_all(lambda x: Interpreter(regla).run(x, "float64"), images)
+    found = fidelity.run_all(lambda x: {"output": session.run(None, dict(x))[0]}, images)
+    simulated = fidelity.run_all(lambda x: Interpreter(regla).run(x, "half-acc32"), images)
     figures = fidelity.compare(expected, found)
     assert figures["cosine"] >= fidelity.LIMITS["fp16"]["cosine"]
-    # In power: a percentile of the worst of six small pictures is chance, and doubles from one processor to another.
+    # In power: a percentile of the worst of six small images is chance, and doubles from one processor to another.
     assert figures["snr_db"] >= fidelity.compare(expected, simulated)["snr_db"] - 3
     assert figures["max_error"] > 1e-5  # it really was rounded
 
 
 @pytest.mark.target("ov")
 @pytest.mark.parametrize("hint", ["f32", "f16"])
-def test_regla_in_fp16_is_still_regla_on_openvino(regla: onnx.ModelProto, pictures: list, hint: str, tmp_path) -> None:
+def test_regla_in_fp16_is_still_regla_on_openvino(regla: onnx.ModelProto, images: list, hint: str, tmp_path) -> None:
     ov = pytest.importorskip("openvino")
     onnx.save(to_fp16(regla), tmp_path / "model.onnx")
     core = ov.Core()
     compiled = core.compile_model(str(tmp_path / "model.onnx"), "CPU", {"INFERENCE_PRECISION_HINT": hint})
-    expected = fidelity.run_all(lambda x: Interpreter(regla).run(x, "float64"), pictures)
-    found = fidelity.run_all(lambda x: {"output": compiled(dict(x))[0]}, pictures)
+    expected = fidelity.run_all(lambda x: Interpreter(regla).run(x, "float64"), images)
+    found = fidelity.run_all(lambda x: {"output": compiled(dict(x))[0]}, images)
     # On a CPU without half arithmetic the hint f16 becomes bf16, which has three bits fewer.
     limit = 0.999 if hint == "f32" else 0.9
     assert fidelity.compare(expected, found)["cosine"] >= limit

@@ -59,13 +59,13 @@ def model() -> onnx.ModelProto:
 @pytest.fixture(scope="module")
 def int8(model: onnx.ModelProto) -> onnx.ModelProto:
     pytest.importorskip("nncf")
-    pictures = load_calibration("synthetic", (32, 32), Preprocessing())
-    return to_int8(model, pictures.feeds(1, onnx_file.inputs(model)[0], Preprocessing()))
+    images = load_calibration("synthetic", (32, 32), Preprocessing())
+    return to_int8(model, images.feeds(1, onnx_file.inputs(model)[0], Preprocessing()))
 
 
 def outputs(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     spec = onnx_file.inputs(model)[0]
-    feeds = fidelity.feeds(fidelity.pictures(6, 3, (32, 32)), 1, spec, Preprocessing())
+    feeds = fidelity.feeds(fidelity.reference_images(6, 3, (32, 32)), 1, spec, Preprocessing())
     interpreter = Interpreter(model)
     return fidelity.run_all(interpreter.run, feeds)
 
@@ -117,8 +117,8 @@ def test_what_onnx_runtime_does_not_fuse_is_counted(int8: onnx.ModelProto, model
 
 
 def calibration(model: onnx.ModelProto) -> list[dict[str, np.ndarray]]:
-    pictures = load_calibration("synthetic", (32, 32), Preprocessing())
-    return pictures.feeds(1, onnx_file.inputs(model)[0], Preprocessing())
+    images = load_calibration("synthetic", (32, 32), Preprocessing())
+    return images.feeds(1, onnx_file.inputs(model)[0], Preprocessing())
 
 
 def ruined(int8: onnx.ModelProto, *nodes: str) -> onnx.ModelProto:
@@ -147,13 +147,13 @@ def test_the_operator_that_int8_ruins_goes_back_to_float(model: onnx.ModelProto,
 def test_no_operator_is_taken_back_that_need_not_be(
     model: onnx.ModelProto, int8: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pictures = calibration(model)
+    images = calibration(model)
     monkeypatch.setattr(float_nodes, "TARGET_DB", 12.0)
-    kept = relieve(model, int8, pictures)
+    kept = relieve(model, int8, images)
     assert (kept.model, kept.floats, kept.notes()) == (int8, (), ())
-    assert relieve(model, ruined(int8, "d"), pictures).floats == ("d",)
-    single = relieve(model, ruined(int8, "d"), pictures[:1])
-    assert single.floats == ()  # one picture has nothing to differ from
+    assert relieve(model, ruined(int8, "d"), images).floats == ("d",)
+    single = relieve(model, ruined(int8, "d"), images[:1])
+    assert single.floats == ()  # one image has nothing to differ from
 
 
 def test_no_more_than_half_of_the_work_goes_back(model: onnx.ModelProto, int8: onnx.ModelProto) -> None:
@@ -166,21 +166,21 @@ def test_no_more_than_half_of_the_work_goes_back(model: onnx.ModelProto, int8: o
 def test_extremes_are_tried_only_where_much_would_be_in_float(
     model: onnx.ModelProto, int8: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pictures, asked = calibration(model), []
+    images, asked = calibration(model), []
 
     def made(model: onnx.ModelProto, batches: object, extremes: bool = False) -> onnx.ModelProto:
         asked.append(extremes)
         return ruined(int8, "d") if extremes else ruined(int8, "a", "c", "d")
 
     monkeypatch.setattr(float_nodes, "to_int8", made)
-    found = float_nodes.quantize(model, pictures)
+    found = float_nodes.quantize(model, images)
     assert asked == [False, True]
     assert found.quiet
     assert found.clipped is not None
     assert "extremes" in found.notes()[-1]
     assert f"{found.clipped.after_db:.1f} dB with" in found.notes()[-1]
     monkeypatch.setattr(float_nodes, "_quiet", lambda figures: True)
-    assert float_nodes.quantize(model, pictures).clipped is None
+    assert float_nodes.quantize(model, images).clipped is None
     assert asked == [False, True, False]
 
 
@@ -215,19 +215,19 @@ def test_of_two_ranges_the_one_that_keeps_less_in_float_or_less_noise(
     assert (float_nodes.quantize(model, calibration(model)).clipped is not None) == wide
 
 
-def test_the_worst_set_of_pictures_decides(model: onnx.ModelProto, int8: onnx.ModelProto) -> None:
-    pictures = calibration(model)
-    sets = [pictures[start : start + fidelity.NATURAL] for start in range(0, 48, fidelity.NATURAL)]
+def test_the_worst_set_of_images_decides(model: onnx.ModelProto, int8: onnx.ModelProto) -> None:
+    images = calibration(model)
+    sets = [images[start : start + fidelity.NATURAL] for start in range(0, 48, fidelity.NATURAL)]
     levels = [
         signal_to_noise_db(*(fidelity.run_all(runner(graph), some) for graph in (model, ruined(int8, "d"))))
         for some in sets
     ]
-    found = relieve(model, ruined(int8, "d"), pictures)
+    found = relieve(model, ruined(int8, "d"), images)
     assert found.sets == 8
     assert found.before_db == pytest.approx(min(levels), abs=1e-6)
-    few = relieve(model, ruined(int8, "d"), pictures[:11])  # too few for two sets
+    few = relieve(model, ruined(int8, "d"), images[:11])  # too few for two sets
     assert few.sets == 1
-    assert "on calibration pictures" in few.notes()[0]
+    assert "on calibration images" in few.notes()[0]
 
 
 def test_a_graph_that_does_not_do_is_left_at_the_first_set_that_says_so(
@@ -263,14 +263,14 @@ def test_what_is_not_finite_goes_back_first(model: onnx.ModelProto, int8: onnx.M
 def test_an_operator_that_has_no_derivative_here_costs_runs_and_not_the_result(
     model: onnx.ModelProto, int8: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broken, pictures = ruined(int8, "d"), calibration(model)
-    wanted = relieve(model, broken, pictures)
+    broken, images = ruined(int8, "d"), calibration(model)
+    wanted = relieve(model, broken, images)
 
     def unknown(*_: object) -> dict[str, float]:
         raise ConversionError("interpret", "the interpreter has no such operator", op="Mystery")
 
     monkeypatch.setattr("effbench.deploy.precision.noise.noise", unknown)
-    found = relieve(model, broken, pictures)
+    found = relieve(model, broken, images)
     assert wanted.floats[0] == found.floats[0] == "d"
     assert wanted.quiet == found.quiet
 

@@ -54,14 +54,14 @@ def changed(model: onnx.ModelProto, by: dict[str, float]) -> onnx.ModelProto:
     return made
 
 
-def pictures(count: int) -> list[dict[str, np.ndarray]]:
+def images(count: int) -> list[dict[str, np.ndarray]]:
     random = np.random.default_rng(2)
     return [{"x": random.normal(size=(1, 3, SIDE, SIDE)).astype(np.float32)} for _ in range(count)]
 
 
 def test_it_is_what_a_run_with_that_operator_alone_shows(model: onnx.ModelProto) -> None:
     by = {"w1": 3e-4, "w2": 1e-3, "w3": 3e-3, "w4": 1e-4}
-    feeds = pictures(8)
+    feeds = images(8)
     found = noise(model, changed(model, by), feeds)
     exact = [Interpreter(model).run(feed)["y"] for feed in feeds]
     for name, size in by.items():
@@ -73,18 +73,18 @@ def test_it_is_what_a_run_with_that_operator_alone_shows(model: onnx.ModelProto)
 
 
 def test_the_same_graph_makes_none(model: onnx.ModelProto) -> None:
-    assert noise(model, model, pictures(1)) == {}
+    assert noise(model, model, images(1)) == {}
 
 
 def test_what_is_not_finite_is_infinite(model: onnx.ModelProto) -> None:
-    found = noise(model, changed(model, {"w2": math.nan, "w4": 1e-4}), pictures(2))
+    found = noise(model, changed(model, {"w2": math.nan, "w4": 1e-4}), images(2))
     assert found["c"] == math.inf
     assert 0 < found["y"] < 1
 
 
 def test_torch_keeps_its_threads(model: onnx.ModelProto) -> None:
     before = torch.get_num_threads()
-    noise(model, changed(model, {"w1": 1e-3}), pictures(1))
+    noise(model, changed(model, {"w1": 1e-3}), images(1))
     assert torch.get_num_threads() == before
 
 
@@ -98,7 +98,7 @@ def test_what_has_no_derivative_is_an_error_that_callers_know(
 
     monkeypatch.setattr(torch, "relu", NoWayBack.apply)
     with pytest.raises(ConversionError, match="backward"):
-        noise(model, changed(model, {"w1": 1e-3}), pictures(1))
+        noise(model, changed(model, {"w1": 1e-3}), images(1))
 
 
 def test_a_long_sum_in_half_precision_is_the_loudest() -> None:

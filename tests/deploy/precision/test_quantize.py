@@ -1,4 +1,4 @@
-"""int8 and a16w8 in the graph: one form for every target, little noise, refused without pictures."""
+"""int8 and a16w8 in the graph: one form for every target, little noise, refused without images."""
 
 from collections import Counter
 from pathlib import Path
@@ -71,8 +71,8 @@ def photographs(folder: Path, count: int, seed: int = 0) -> Path:
     from PIL import Image
 
     folder.mkdir(exist_ok=True)
-    for i, picture in enumerate(fidelity.pictures(count, 3, (40, 60), seed)):
-        Image.fromarray(picture.transpose(1, 2, 0)).save(folder / f"{i:03d}.png")
+    for i, image in enumerate(fidelity.reference_images(count, 3, (40, 60), seed)):
+        Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"{i:03d}.png")
     return folder
 
 
@@ -137,16 +137,16 @@ def test_levels_stand_in_front_of_what_computes_in_them_and_nowhere_else(synthet
     assert signal_to_noise_db(expected, found) > 20
 
 
-def test_noise_is_low_on_pictures_that_were_not_calibrated_with(
+def test_noise_is_low_on_images_that_were_not_calibrated_with(
     model: onnx.ModelProto, quantized: onnx.ModelProto
 ) -> None:
     ort = pytest.importorskip("onnxruntime")
-    feeds = fidelity.feeds(fidelity.pictures(6, 3, (32, 32)), 1, onnx_file.inputs(model)[0], Preprocessing())
+    feeds = fidelity.feeds(fidelity.reference_images(6, 3, (32, 32)), 1, onnx_file.inputs(model)[0], Preprocessing())
     expected = fidelity.run_all(lambda x: Interpreter(model).run(x), feeds)
     session = ort.InferenceSession(quantized.SerializeToString(), providers=["CPUExecutionProvider"])
     on_ort = fidelity.run_all(lambda x: {"output": session.run(None, dict(x))[0]}, feeds)
     simulated = fidelity.run_all(lambda x: Interpreter(quantized).run(x), feeds)
-    # Sixteen channels of random weights: what pictures differ by is small beside what they share.
+    # Sixteen channels of random weights: what images differ by is small beside what they share.
     assert 18 < signal_to_noise_db(expected, on_ort) < 60
     assert signal_to_noise_db(on_ort, simulated) > 30
 
@@ -192,7 +192,7 @@ def test_openvino_takes_the_form(model: onnx.ModelProto, quantized: onnx.ModelPr
     onnx.save(quantized, tmp_path / "model.onnx")
     hint = {"INFERENCE_PRECISION_HINT": "f32"}
     compiled = ov.Core().compile_model(str(tmp_path / "model.onnx"), "CPU", hint)
-    feeds = fidelity.feeds(fidelity.pictures(6, 3, (32, 32)), 1, onnx_file.inputs(model)[0], Preprocessing())
+    feeds = fidelity.feeds(fidelity.reference_images(6, 3, (32, 32)), 1, onnx_file.inputs(model)[0], Preprocessing())
     expected = fidelity.run_all(lambda x: Interpreter(model).run(x), feeds)
     found = fidelity.run_all(lambda x: {"output": compiled(dict(x))[0]}, feeds)
     assert signal_to_noise_db(expected, found) > 18
@@ -211,7 +211,7 @@ def test_another_form_is_refused() -> None:
         check_form(constant)
 
 
-def test_noise_is_counted_against_what_differs_between_pictures() -> None:
+def test_noise_is_counted_against_what_differs_between_images() -> None:
     rng = np.random.default_rng(0)
     expected = rng.normal(size=(50, 100))
     noise = rng.normal(size=(50, 100)) / 10
@@ -258,11 +258,11 @@ def test_a16w8_keeps_biases_biases_and_scales_unsigned() -> None:
     assert signal_to_noise_db(expected, found) > 35
 
 
-def test_without_pictures_int8_is_refused(model: onnx.ModelProto) -> None:
-    with pytest.raises(UsageError, match="pictures"):
+def test_without_images_int8_is_refused(model: onnx.ModelProto) -> None:
+    with pytest.raises(UsageError, match="images"):
         load_calibration(None, (32, 32), Preprocessing())
     for quantize in (to_int8, to_a16w8):
-        with pytest.raises(UsageError, match="calibration pictures"):
+        with pytest.raises(UsageError, match="calibration images"):
             quantize(model, [])
 
 
@@ -291,11 +291,11 @@ def test_preprocessing_decides_crop_and_channel_order(tmp_path: Path) -> None:
     assert swapped[:, 32, 32].tolist() == [50, 100, 200]
 
 
-def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no folder"):
         load_calibration(tmp_path / "none", (32, 32), Preprocessing())
-    with pytest.raises(DataError, match="holds no pictures"):
+    with pytest.raises(DataError, match="holds no images"):
         load_calibration(tmp_path, (32, 32), Preprocessing())
-    (tmp_path / "broken.png").write_bytes(b"not a picture")
+    (tmp_path / "broken.png").write_bytes(b"not an image")
     with pytest.raises(DataError, match="cannot be read"):
         load_calibration(tmp_path, (32, 32), Preprocessing())

@@ -1,4 +1,4 @@
-"""Weights rounded by results: the windows are those of the operator, and results on other pictures come nearer."""
+"""Weights rounded by results: the windows are those of the operator, and results on other images come nearer."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def graphs(kind: str, wide: int = 1) -> tuple[onnx.ModelProto, onnx.ModelProto]:
 
 
 def inputs(kind: str, count: int, seed: int = 0) -> list[dict[str, np.ndarray]]:
-    """Return inputs whose channels have much in common, as those of networks do, and a mean that is not nought."""
+    """Return inputs whose channels have much in common, as those of networks do, and a mean that is not zero."""
     shape = OPERATORS[kind][1]
     rng = np.random.default_rng(seed)
     axis = 1 if OPERATORS[kind][0].startswith("Conv") else len(shape) - 1

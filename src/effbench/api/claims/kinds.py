@@ -201,7 +201,7 @@ class LessMemory:
             rises.append([high - low for low, high in found.memory_bytes])
         pairs = list(zip(*rises, strict=False))
         if any(min(pair) <= 0 for pair in pairs):
-            return Judgement(UNTESTED, "memory did not rise", "larger pictures")
+            return Judgement(UNTESTED, "memory did not rise", "larger images")
         middle, span = ratio([math.log(b / a) for a, b in pairs])
         verdict = UNTESTED if span is None else decide(*span, (0, 1))
         mib = [float(np.median(one)) / 2**20 for one in rises]

@@ -101,9 +101,9 @@ def write_page(
         page.parent.mkdir(parents=True, exist_ok=True)
         drawable = [one for one in found if one.growth("latency")]
         plots = draw_series(drawable, page.parent / "img", "claims")[:1] if drawable else ()
-        picture = plots[0].relative_to(page.parent).as_posix() if plots else ""
+        image = plots[0].relative_to(page.parent).as_posix() if plots else ""
         laws = table(drawable, "github") if drawable else ""
-        page.write_text(markdown(findings, machine(targets, threads), laws, picture))
+        page.write_text(markdown(findings, machine(targets, threads), laws, image))
     except OSError as error:
         raise DataError(f"Cannot write {page}: {error.strerror}.", hint="Choose another with --page.") from error
     return (page, *plots)

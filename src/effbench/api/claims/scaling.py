@@ -72,7 +72,7 @@ def scaling(
 
     Args:
         names: Parts (`effbench.models.parts`) or whatever `export` takes.
-        resolutions: Pixels, as a range ``128..1024`` or sizes with commas; a part works on the map that a picture of
+        resolutions: Pixels, as a range ``128..1024`` or sizes with commas; a part works on the map that an image of
             that size has at the part's stage.
         targets: Where to measure.
         threads: Of the runtime.

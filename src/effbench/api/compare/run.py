@@ -54,7 +54,7 @@ def compare(
         resolutions: Pixels, for what is exported first; none means that of the artifact on the other side, or 224.
         targets: Likewise; none means that of the artifact, or ``ort``.
         threads: Intra-operator threads of the runtime.
-        batch: Pictures per inference.
+        batch: Images per inference.
         device: Where to run; both sides alternate inside one agent there.
         budget_s: Wall-clock seconds per comparison.
         rules: Floor, margin, chance of a false alarm; None takes the defaults, the floor no lower than calibrated.

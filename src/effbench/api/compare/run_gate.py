@@ -90,7 +90,7 @@ def gate(
         resolutions: Pixels; none means the suite's, or 224.
         targets: None means the suite's, or ``ort``.
         threads: Intra-operator threads of the runtime.
-        batch: Pictures per inference.
+        batch: Images per inference.
         device: Where both sides run: here, or in pairs inside one agent there. Models are exported on this machine.
         budget_s: Wall-clock seconds per comparison.
         rules: Floor, margin, chance of a false alarm; None takes the suite's.

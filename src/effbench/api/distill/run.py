@@ -32,7 +32,7 @@ class Trained:
     """What a training made, and of what.
 
     ``weights`` is a .safetensors file below ``folder``; ``teachers`` are names and identities; ``data`` the hash of the
-    pictures and labels; ``top1`` the share of validation pictures that the student gets right, None without any.
+    images and labels; ``top1`` the share of validation images that the student gets right, None without any.
     """
 
     student: str
@@ -40,7 +40,7 @@ class Trained:
     recipe: Recipe
     teachers: dict[str, str]
     data: str
-    pictures: int
+    images: int
     labelled: int
     steps: int
     loss: float
@@ -75,33 +75,33 @@ def distill(
 
     Args:
         student: A registered name, or ``package.module:factory``.
-        data: Pictures (`effbench.data.open_dataset`), with or without labels; of a folder with ``train`` in it, those.
+        data: Images (`effbench.data.open_dataset`), with or without labels; of a folder with ``train`` in it, those.
         teachers: ``MODEL`` or ``MODEL@FILE.safetensors`` each; none means plain training from labels.
-        resolution: Of the student's pictures.
+        resolution: Of the student's images.
         recipe: Everything else that decides the weights.
-        validation: Labelled pictures for an accuracy at the end; ``val`` beside ``train`` where there is one.
+        validation: Labelled images for an accuracy at the end; ``val`` beside ``train`` where there is one.
         classes: The classes in the order of the student's outputs (`open_dataset`).
         weights: A .safetensors file to begin from.
-        workers: Processes that decode pictures.
+        workers: Processes that decode images.
         threads: Of torch; None leaves its default.
         out: The folder to write below (`store.home`).
         notify: Called with a line now and then.
 
     Raises:
         UsageError: An argument that names nothing valid, or the same training runs already.
-        DataError: Pictures or weights cannot be read, or there is nothing to learn from.
+        DataError: Images or weights cannot be read, or there is nothing to learn from.
     """
     recipe = recipe or Recipe()
     source, size = _student(student, weights, recipe), parse_resolution(resolution)
     check_resolution(source, size)
     frozen = teacher_sources.sources(teachers)
-    pictures, held_out = _pictures(data, validation, classes)
+    images, held_out = _images(data, validation, classes)
     import torch
 
     if threads is not None:
         torch.set_num_threads(threads)
     home = home_of(out)
-    job, known = _job(source, size, recipe, pictures, held_out, frozen, home, workers, notify)
+    job, known = _job(source, size, recipe, images, held_out, frozen, home, workers, notify)
     found = _finished(job.folder)
     if found is not None:
         return replace(found, notes=(*found.notes, "trained before; nothing was done"))
@@ -119,27 +119,27 @@ def _student(argument: str, weights: str | None, recipe: Recipe) -> Source:
     return source
 
 
-def _pictures(
+def _images(
     data: str | Path, validation: str | Path | None, classes: str | Path | None
 ) -> tuple[Dataset, Dataset | None]:
     place = Path(data)
     if (place / "train").is_dir():
         beside = next((place / name for name in SPLITS if (place / name).is_dir()), None)
         place, validation = place / "train", validation or beside
-    pictures = open_dataset(place, classes)
+    images = open_dataset(place, classes)
     if validation is None:
-        return pictures, None
-    held_out = open_dataset(validation, classes or pictures.classes)
+        return images, None
+    held_out = open_dataset(validation, classes or images.classes)
     if not held_out.labelled:
-        raise DataError(f"{validation} holds pictures without labels, by which nothing can be validated.")
-    return pictures, held_out
+        raise DataError(f"{validation} holds images without labels, by which nothing can be validated.")
+    return images, held_out
 
 
 def _job(
     source: Source,
     size: tuple[int, int],
     recipe: Recipe,
-    pictures: Dataset,
+    images: Dataset,
     held_out: Dataset | None,
     frozen: Sequence[Source],
     home: Path,
@@ -161,7 +161,7 @@ def _job(
         notify(f"teacher {one.name}")
         made.append(teacher_sources.build(one, size, number))
     known = {teacher.name: teacher.identity for teacher in made}
-    notify("hashing the pictures")
+    notify("hashing the images")
     key = fingerprint(
         {
             "student": ingredients(source),
@@ -169,7 +169,7 @@ def _job(
             "how": how,
             "recipe": recipe,
             "teachers": list(known.values()),
-            "pictures": pictures.sha256,
+            "images": images.sha256,
             "validation": held_out.sha256 if held_out else None,
         }
     )
@@ -178,7 +178,7 @@ def _job(
         student=module,
         size=size,
         how=how,
-        pictures=pictures,
+        images=images,
         teachers=tuple(made),
         recipe=recipe,
         folder=folder,
@@ -198,7 +198,7 @@ def _train(job: Job, teachers: dict[str, str], name: str, notify: Notify) -> Tra
     result = training.run()
     sha256 = _write_weights(job.folder, training) if training.rank == 0 else ""
     notes = list(result.notes)
-    if not (job.recipe.labels and job.pictures.labelled) and not job.recipe.logits:
+    if not (job.recipe.labels and job.images.labelled) and not job.recipe.logits:
         labelled = (training.views.labels != UNLABELLED).any()
         notes += [] if labelled and job.recipe.labels else ["the classifier was not trained: features were all it saw"]
     made = Trained(
@@ -206,8 +206,8 @@ def _train(job: Job, teachers: dict[str, str], name: str, notify: Notify) -> Tra
         resolution=job.size,
         recipe=job.recipe,
         teachers=teachers,
-        data=job.pictures.sha256,
-        pictures=len(job.pictures.items),
+        data=job.images.sha256,
+        images=len(job.images.items),
         labelled=int((training.views.labels != UNLABELLED).sum()),
         steps=result.steps,
         loss=result.loss,

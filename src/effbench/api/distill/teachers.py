@@ -53,7 +53,7 @@ def build(source: Source, size: tuple[int, int], number: int) -> Teacher:
 
     Args:
         source: What it is.
-        size: Of the student's pictures; the teacher's own where it takes no other.
+        size: Of the student's images; the teacher's own where it takes no other.
         number: Its place among the teachers, which makes its name unique.
 
     Raises:
@@ -102,10 +102,10 @@ def _from_onnx(source: Source, size: tuple[int, int], name: str) -> Teacher:
     model.graph.output.extend(_value(tap) for tap in (pooled, spatial) if tap is not None and tap not in known)
     interpreter = Interpreter(model)
 
-    def answer(pictures: Tensor) -> Answer:
+    def answer(images: Tensor) -> Answer:
         import torch
 
-        found = _run(interpreter, spec.name, np.asarray(pictures.cpu().numpy(), spec.dtype), batch)
+        found = _run(interpreter, spec.name, np.asarray(images.cpu().numpy(), spec.dtype), batch)
         return _answer(Answer, {key: torch.from_numpy(v) for key, v in found.items()}, outputs, pooled, spatial)
 
     identity = fingerprint({"sha256": source.weights.sha256, "size": own, "how": source.backbone.preprocessing})
@@ -128,13 +128,13 @@ def _answer(kind: Any, found: dict[str, Any], outputs: list[str], pooled: str | 
     return kind(vector if vector is not None else logits, None, logits)  # type: ignore[no-any-return]
 
 
-def _run(interpreter: Any, name: str, pictures: Any, batch: int | None) -> dict[str, Any]:
+def _run(interpreter: Any, name: str, images: Any, batch: int | None) -> dict[str, Any]:
     if batch is None:
-        return dict(interpreter.run({name: pictures}))
+        return dict(interpreter.run({name: images}))
     parts = []
-    for start in range(0, len(pictures), batch):
-        part = pictures[start : start + batch]
-        # The file's batch is fixed: the last one is filled up with its own last picture.
+    for start in range(0, len(images), batch):
+        part = images[start : start + batch]
+        # The file's batch is fixed: the last one is filled up with its own last image.
         filled = np.concatenate([part, np.repeat(part[-1:], batch - len(part), axis=0)])
         parts.append({key: value[: len(part)] for key, value in interpreter.run({name: filled}).items()})
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from effbench.data.pictures import affine
+from effbench.data.pixels import affine
 from effbench.schema import Evaluation, Predictions, Preprocessing
 from effbench.statistics.proportions import calibration_error, flip_test, wilson
 
@@ -18,12 +18,12 @@ MATERIAL_NATS = 0.05
 SAME_RANGE = 0.02
 """Inputs that differ by less than this share of their range are prepared alike."""
 FEWEST = 12
-"""Pictures below which no alternative could be told from luck."""
+"""Images below which no alternative could be told from luck."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """A share of pictures in percent, with Wilson's 95 % interval."""
+    """A share of images in percent, with Wilson's 95 % interval."""
 
     hits: int
     of: int
@@ -33,13 +33,13 @@ class Share:
 
 @dataclass(frozen=True)
 class Parted:
-    """A picture on which an artifact and the reference say different things.
+    """An image on which an artifact and the reference say different things.
 
     The margins are the distances of the two best logits of each, in nats: a difference at margins of rounding size is
     a tie that fell the other way.
     """
 
-    picture: str
+    image: str
     label: int | None
     reference_class: int
     artifact_class: int
@@ -49,11 +49,11 @@ class Parted:
 
 @dataclass(frozen=True)
 class Suspicion:
-    """Another preprocessing under which the same files know the same pictures better."""
+    """Another preprocessing under which the same files know the same images better."""
 
     what: str
     preprocessing: Preprocessing
-    pictures: int
+    images: int
     gain_nats: float
     p_value: float
     right_as_declared: int
@@ -73,7 +73,7 @@ def within(predictions: Predictions, k: int) -> Share | None:
 
 
 def reliability(predictions: Predictions) -> float | None:
-    """Return the expected calibration error over the labelled pictures; None without labels."""
+    """Return the expected calibration error over the labelled images; None without labels."""
     known = [place for place, rank in enumerate(predictions.ranks) if rank >= 0]
     if not known:
         return None
@@ -84,12 +84,12 @@ def reliability(predictions: Predictions) -> float | None:
 def agreement(
     reference: Predictions, found: Predictions, names: Sequence[str]
 ) -> tuple[Share | None, tuple[Parted, ...]]:
-    """Return on how many of the pictures that both saw they say the same class, and those on which they part."""
-    at = {picture: place for place, picture in enumerate(reference.pictures)}
-    pairs = [(at[picture], place) for place, picture in enumerate(found.pictures) if picture in at]
+    """Return on how many of the images that both saw they say the same class, and those on which they part."""
+    at = {image: place for place, image in enumerate(reference.images)}
+    pairs = [(at[image], place) for place, image in enumerate(found.images) if image in at]
     parted = [
         Parted(
-            picture=names[found.pictures[there]],
+            image=names[found.images[there]],
             label=found.labels[there] if found.labels[there] >= 0 else None,
             reference_class=reference.top1[here],
             artifact_class=found.top1[there],
@@ -104,7 +104,7 @@ def agreement(
 
 
 def alternatives(declared: Preprocessing) -> dict[str, Preprocessing]:
-    """Return the common ways to prepare pictures that differ from a declared one, by what is said of each."""
+    """Return the common ways to prepare images that differ from a declared one, by what is said of each."""
     half, clip = (0.5,) * 3, (0.48145466, 0.4578275, 0.40821073)
     base = Preprocessing()
     scales = {
@@ -135,15 +135,15 @@ def _alike(one: Preprocessing, other: Preprocessing) -> bool:
 def suspicions(declared: Evaluation, others: Mapping[str, Evaluation]) -> tuple[Suspicion, ...]:
     """Return the alternatives that know the labels better, where that is no luck; most right, then most gained, first.
 
-    Paired, picture by picture, on ln p(label); the level is shared out among the alternatives (Bonferroni).
+    Paired, image by image, on ln p(label); the level is shared out among the alternatives (Bonferroni).
     """
     found = []
     for what, other in others.items():
-        here = dict(zip(declared.predictions.pictures, _rows(declared.predictions), strict=True))
+        here = dict(zip(declared.predictions.images, _rows(declared.predictions), strict=True))
         pairs = [
-            (here[picture], row)
-            for picture, row in zip(other.predictions.pictures, _rows(other.predictions), strict=True)
-            if picture in here and row[0] >= 0
+            (here[image], row)
+            for image, row in zip(other.predictions.images, _rows(other.predictions), strict=True)
+            if image in here and row[0] >= 0
         ]
         gains = np.array([theirs[1] - ours[1] for ours, theirs in pairs])
         if len(gains) < FEWEST or gains.mean() < MATERIAL_NATS:

@@ -1,4 +1,4 @@
-"""Pictures for a device: decoded and cut here, pushed in portions, so that it needs numpy and its runtime alone."""
+"""Images for a device: decoded and cut here, pushed in portions, so that it needs numpy and its runtime alone."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import numpy as np
 from effbench.api.export.stage import STAGE_LIMIT_S
 from effbench.api.remote import AGENT, Remote
 from effbench.codec import to_json
-from effbench.data import Dataset, pictures
+from effbench.data import Dataset, pixels
 from effbench.schema import Artifact, Preprocessing
 
 PORTION = 256
-"""Pictures of a push; each is evaluated by a fresh agent."""
+"""Images of a push; each is evaluated by a fresh agent."""
 
 
 def evaluate(
@@ -30,7 +30,7 @@ def evaluate(
     """Evaluate an artifact on a device; yields the agent's events, as a local agent would give them.
 
     Raises:
-        DataError: A picture cannot be read; what was yielded before stands.
+        DataError: An image cannot be read; what was yielded before stands.
         DeviceError: The device cannot be reached, or was lost.
     """
     spec, size = artifact.inputs[0], artifact.subject.resolution
@@ -39,12 +39,12 @@ def evaluate(
             for start in range(0, len(places), PORTION):
                 part = list(places[start : start + PORTION])
                 items = [data.items[place] for place in part]
-                images = [pictures.read(one.read(), one.name, size, how, spec.shape[1] or 3) for one in items]
-                np.save(file := Path(scratch) / "pictures.npy", np.stack(images))
+                images = [pixels.read(one.read(), one.name, size, how, spec.shape[1] or 3) for one in items]
+                np.save(file := Path(scratch) / "images.npy", np.stack(images))
                 job = {
                     "op": "evaluate",
                     "artifact": remote.place(artifact),
-                    "images": remote.put(file, "pictures"),
+                    "images": remote.put(file, "images"),
                     "labels": [one.label for one in items],
                     "threads": threads,
                     "batch": batch,

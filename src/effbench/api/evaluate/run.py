@@ -1,4 +1,4 @@
-"""Evaluate: the deployed files, through their own runtime, over labelled pictures; resumed where it was stopped."""
+"""Evaluate: the deployed files, through their own runtime, over labelled images; resumed where it was stopped."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def evaluate(
     targets: Sequence[str] = (),
     resolutions: Sequence[str | int] = (),
     classes: str | Path | Sequence[str] | None = None,
-    pictures: int | None = None,
+    max_images: int | None = None,
     precision: str | None = None,
     weights: str | None = None,
     seed: int = 0,
@@ -50,7 +50,7 @@ def evaluate(
     out: str | Path | None = None,
     notify: Notify = silent,
 ) -> Evaluated:
-    """Evaluate artifacts on labelled pictures, and compare each with the fp32 reference picture by picture.
+    """Evaluate artifacts on labelled images, and compare each with the fp32 reference image by image.
 
     Args:
         names: Artifacts, or models (exported first where needed). None means every artifact exported so far.
@@ -58,33 +58,33 @@ def evaluate(
         targets: For models; none means those at hand.
         resolutions: For models; none means 224.
         classes: The classes in the order of the outputs, or a file that lists them.
-        pictures: At most so many, drawn at random with a fixed seed; a larger number takes the same and more.
+        max_images: At most so many, drawn at random with a fixed seed; a larger number takes the same and more.
         precision: For models; None takes each target's default.
         weights: For models, a .safetensors file.
         seed: Of untrained weights.
         threads: Of the runtime.
-        batch: Pictures per inference; None takes what the artifact was exported with.
+        batch: Images per inference; None takes what the artifact was exported with.
         workers: Threads that decode; None takes the cores that the runtime leaves.
         reference: Evaluate the fp32 reference too, once per model and data set, and compare with it.
-        check_preprocessing: Try common alternatives on a few labelled pictures, once per model.
-        device: Where artifacts run; pictures are decoded here, and the reference runs here.
+        check_preprocessing: Try common alternatives on a few labelled images, once per model.
+        device: Where artifacts run; images are decoded here, and the reference runs here.
         out: The folder to write below.
         notify: Called with one line per step.
 
     Raises:
-        DataError: There are no pictures, one cannot be read, or the classes do not fit; what was done is kept.
+        DataError: There are no images, one cannot be read, or the classes do not fit; what was done is kept.
         UsageError: An argument that means nothing.
     """
-    if pictures is not None and pictures < 1:
-        raise UsageError(f"--pictures {pictures} is too few.", hint="Give 1 or more.")
+    if max_images is not None and max_images < 1:
+        raise UsageError(f"--max-images {max_images} is too few.", hint="Give 1 or more.")
     home = home_of(out)
     found = open_dataset(data, None if classes is None else classes)
     artifacts, cells = _chosen(names, targets, resolutions, precision, weights, seed, out, notify)
     for artifact in artifacts:
         found.check_head(int(head(artifact.outputs, artifact.name).shape[1] or 0), artifact.name)
-    notify(f"hash {len(found.items)} pictures")
+    notify(f"hash {len(found.items)} images")
     with Remote(device_of(device)) as remote:
-        call = Call(home, Path(data), classes, found, pictures, threads, batch, workers, notify, remote)
+        call = Call(home, Path(data), classes, found, max_images, threads, batch, workers, notify, remote)
         results, suspicions = _evaluated(call, artifacts, cells, reference, check_preprocessing)
     return Evaluated(call.info, found.classes, tuple(results), tuple(cells), tuple(suspicions))
 

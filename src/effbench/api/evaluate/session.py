@@ -24,10 +24,10 @@ from effbench.profiles.accuracy import head
 from effbench.schema import Artifact, DataInfo, Evaluation, Predictions, Preprocessing
 from effbench.store import Store, merge
 
-SIMULATED_PICTURES = 64
-"""How many pictures a simulator takes where nothing else is asked for."""
-CHECK_PICTURES = 64
-"""How many pictures the common alternatives of a preprocessing are tried on."""
+SIMULATED_IMAGES = 64
+"""How many images a simulator takes where nothing else is asked for."""
+CHECK_IMAGES = 64
+"""How many images the common alternatives of a preprocessing are tried on."""
 DECLARED = "declared"
 
 
@@ -35,7 +35,7 @@ DECLARED = "declared"
 class Result:
     """What one artifact reached on a data set; shares are in percent with 95 % intervals.
 
-    ``reference`` is the artifact that predictions are compared with. ``computed`` counts the pictures of this call, the
+    ``reference`` is the artifact that predictions are compared with. ``computed`` counts the images of this call, the
     others were found in the store; ``images_per_s`` is of those, decoding included, and no latency.
     """
 
@@ -52,7 +52,7 @@ class Result:
 
 
 class Call:
-    """One call of `evaluate`: the pictures, their order, and the store."""
+    """One call of `evaluate`: the images, their order, and the store."""
 
     def __init__(
         self,
@@ -60,14 +60,14 @@ class Call:
         place: Path,
         classes: str | Path | Sequence[str] | None,
         data: Dataset,
-        pictures: int | None,
+        images: int | None,
         threads: int,
         batch: int | None,
         workers: int | None,
         notify: Notify,
         remote: Remote | None = None,
     ) -> None:
-        self.home, self.place, self.data, self.limit = home, place, data, pictures
+        self.home, self.place, self.data, self.limit = home, place, data, images
         self.classes = str(Path(classes).resolve()) if isinstance(classes, (str, Path)) else classes
         self.threads, self.batch, self.workers, self.notify = threads, batch, workers, notify
         self.remote = remote if remote is not None and not remote.local else None
@@ -77,12 +77,12 @@ class Call:
         for one in self.store.evaluations():
             self.known.setdefault(one.identity(), []).append(one)
         self.info = DataInfo(data.name, data.sha256, len(data.items), data.layout)
-        # One order for every artifact and every number of pictures, so that fewer are a part of more.
+        # One order for every artifact and every number of images, so that fewer are a part of more.
         self.order = [int(value) for value in np.random.default_rng(0).permutation(len(data.items))]
 
     def evaluate(self, artifact: Artifact) -> Result:
         """Evaluate what the store does not hold yet, and return the whole."""
-        limit = self.limit or (SIMULATED_PICTURES if "simulated" in self.engine(artifact) else len(self.order))
+        limit = self.limit or (SIMULATED_IMAGES if "simulated" in self.engine(artifact) else len(self.order))
         computed, seconds = self._run(artifact, {DECLARED: (artifact.preprocessing, self.order[:limit])})
         whole = self._stored(artifact, artifact.preprocessing)
         if whole is None:
@@ -98,21 +98,21 @@ class Call:
         )
 
     def predictions(self, artifact: Artifact, places: Sequence[int]) -> Predictions:
-        """Return what an artifact says of some pictures; what the store lacks is evaluated."""
+        """Return what an artifact says of some images; what the store lacks is evaluated."""
         self._run(artifact, {DECLARED: (artifact.preprocessing, places)})
         whole = self._stored(artifact, artifact.preprocessing)
         found = whole.predictions if whole is not None else Predictions()
         wanted = set(places)
-        kept = [row for row, picture in enumerate(found.pictures) if picture in wanted]
+        kept = [row for row, image in enumerate(found.images) if image in wanted]
         return Predictions(**{name: tuple(column[row] for row in kept) for name, column in vars(found).items()})
 
     def compared(self, result: Result, artifact: Artifact) -> Result:
-        """Add the comparison with the fp32 reference on the pictures that the artifact saw."""
+        """Add the comparison with the fp32 reference on the images that the artifact saw."""
         reference = self.reference(artifact)
         if reference is None or reference.digest == artifact.digest:
             return result
         self._here.add(reference.digest)
-        seen = list(result.evaluation.predictions.pictures)
+        seen = list(result.evaluation.predictions.images)
         self._run(reference, {DECLARED: (reference.preprocessing, seen)})
         other = self._stored(reference, reference.preprocessing)
         if other is None:
@@ -122,8 +122,8 @@ class Call:
         return replace(result, reference=reference.name, agreement=agreed, parted=parted)
 
     def suspect(self, artifact: Artifact, declared: Evaluation) -> tuple[Suspicion, ...]:
-        """Try the common alternatives of the preprocessing on a few pictures; return those that fit better."""
-        few = self.order[:CHECK_PICTURES]
+        """Try the common alternatives of the preprocessing on a few images; return those that fit better."""
+        few = self.order[:CHECK_IMAGES]
         if len(few) < accuracy.FEWEST:
             return ()
         others = accuracy.alternatives(artifact.preprocessing)
@@ -181,11 +181,11 @@ class Call:
         return merge(lines) if lines else None
 
     def _run(self, artifact: Artifact, tasks: Mapping[str, tuple[Preprocessing, Sequence[int]]]) -> tuple[int, float]:
-        """Evaluate what is missing of each task in one fresh process; return pictures and seconds spent."""
+        """Evaluate what is missing of each task in one fresh process; return images and seconds spent."""
         missing = {}
         for name, (preprocessing, places) in tasks.items():
             stored = self._stored(artifact, preprocessing)
-            seen = set(stored.predictions.pictures) if stored is not None else set()
+            seen = set(stored.predictions.images) if stored is not None else set()
             rest = [place for place in places if place not in seen]
             if rest:
                 missing[name] = (preprocessing, rest)
@@ -200,7 +200,7 @@ class Call:
             self._keep(artifact, missing[event["task"]][0], portion, event["seconds"])
             done, spent = done + len(portion), spent + event["seconds"]
             what = "" if event["task"] == DECLARED else f" ({event['task']})"
-            self.notify(f"{artifact.name}: {done} of {total} pictures{what}, {done / max(spent, 1e-9):.0f} a second")
+            self.notify(f"{artifact.name}: {done} of {total} images{what}, {done / max(spent, 1e-9):.0f} a second")
         return done, spent
 
     def _events(

@@ -1,4 +1,4 @@
-"""The calibration pictures of one export: where they lie, and their hash at each size, which is part of a key."""
+"""The calibration images of one export: where they lie, and their hash at each size, which is part of a key."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """``place`` is a folder or ``synthetic``; ``hashes`` are those of the pictures as the model sees them."""
+class CalibrationImages:
+    """``place`` is a folder or ``synthetic``; ``hashes`` are those of the images as the model sees them."""
 
     place: str = ""
     hashes: dict[Size, str] = field(default_factory=dict)
 
 
-def pictures_for(
+def calibration_images(
     folder: str | Path | None, backbone: Backbone, sizes: Sequence[Size], precisions: Iterable[str]
-) -> Pictures:
-    """Read the pictures where a precision needs them.
+) -> CalibrationImages:
+    """Read the images where a precision needs them.
 
     Raises:
         UsageError: They are needed and not given, or given and not needed.
-        DataError: The folder is missing, holds no pictures, or one cannot be read.
+        DataError: The folder is missing, holds no images, or one cannot be read.
     """
     if not set(precisions) & set(CALIBRATED):
         if folder is not None:
-            raise UsageError("--calibration belongs to int8 and a16w8.", hint="Add --precision int8.")
-        return Pictures()
+            raise UsageError("--images belongs to int8 and a16w8.", hint="Add --precision int8.")
+        return CalibrationImages()
     given = None if folder is None else SYNTHETIC if str(folder) == SYNTHETIC else str(Path(folder).resolve())
     stamp = stamps(given) if given not in (None, SYNTHETIC) else ()
     how, channels = backbone.preprocessing, backbone.in_channels
-    return Pictures(given or "", {size: _sha256(given, size, how, channels, stamp) for size in sizes})
+    return CalibrationImages(given or "", {size: _sha256(given, size, how, channels, stamp) for size in sizes})
 
 
 @lru_cache(256)
 def _sha256(
     place: str | None, size: Size, how: Preprocessing, channels: int, stamp: tuple[tuple[str, int, int], ...]
 ) -> str:
-    """Return the hash of the pictures of a place; the cells of a sweep ask for the same ones hundreds of times."""
+    """Return the hash of the images of a place; the cells of a sweep ask for the same ones hundreds of times."""
     return load_calibration(place, size, how, channels).sha256

@@ -15,8 +15,8 @@ from effbench.errors import UsageError
 from effbench.schema import parse_resolution
 from effbench.store import home as home_of
 
-PICTURES = 3
-"""Pictures that are examined unless more are asked for; each is run some dozens of times."""
+IMAGES = 3
+"""Images that are examined unless more are asked for; each is run some dozens of times."""
 
 
 def numerics(
@@ -24,8 +24,8 @@ def numerics(
     resolution: str | int = 224,
     *,
     precision: str = "fp16",
-    calibration: str | Path | None = None,
-    pictures: int = PICTURES,
+    images: str | Path | None = None,
+    max_images: int = IMAGES,
     weights: str | None = None,
     seed: int = 0,
     out: str | Path | None = None,
@@ -38,8 +38,8 @@ def numerics(
         model: A registered name, a path to an .onnx file, or ``package.module:factory``.
         resolution: Pixels, or height x width.
         precision: ``fp16``.
-        calibration: A folder of pictures; None or ``synthetic`` takes synthetic ones of natural statistics.
-        pictures: How many are examined, two or more.
+        images: A folder of images; None or ``synthetic`` takes synthetic ones of natural statistics.
+        max_images: How many are examined, two or more.
         weights: A .safetensors file; without it the model is untrained, from ``seed``.
         seed: Of untrained weights.
         out: The folder to write below.
@@ -47,17 +47,17 @@ def numerics(
         notify: Called with one line per step.
 
     Raises:
-        UsageError: Another precision, or fewer than two pictures.
+        UsageError: Another precision, or fewer than two images.
         ConversionError: The interpreter lacks an operator of the graph.
     """
     if precision != "fp16":
         raise UsageError(f"Precision '{precision}' has no range to examine.", hint="numerics examines fp16.")
-    if pictures < 2:
-        raise UsageError("Numerics needs at least two pictures: errors are judged by the spread between them.")
+    if max_images < 2:
+        raise UsageError("Numerics needs at least two images: errors are judged by the spread between them.")
     home, limits = home_of(out), Limits.of(time_limit_s)
     graph = graph_of(resolve(model, weights, seed), parse_resolution(resolution), home, limits, notify)
-    place = "" if calibration is None or str(calibration) == SYNTHETIC else str(Path(calibration).resolve())
-    job = {"op": "numerics", "graph": str(graph.folder), "precision": precision, "pictures": place, "count": pictures}
+    place = "" if images is None or str(images) == SYNTHETIC else str(Path(images).resolve())
+    job = {"op": "numerics", "graph": str(graph.folder), "precision": precision, "images": place, "count": max_images}
     notify(f"examine {graph.name} in {precision}")
     (answer,) = stage.run(WORKER, job, limits, home, graph.name)
     return from_json(NumericsReport, answer["report"], "the child's answer")

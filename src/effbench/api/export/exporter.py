@@ -12,7 +12,7 @@ from typing import Any
 
 from effbench import deploy
 from effbench.api.export import fp32_fallback, stage
-from effbench.api.export.calibration_images import Pictures
+from effbench.api.export.calibration_images import CalibrationImages
 from effbench.api.export.request import ExportRequest
 from effbench.api.export.source import Source, code_hashes, ingredients, versions
 from effbench.api.export.stage import WORKER, Limits, failed
@@ -58,7 +58,7 @@ class Exporter:
         self.allow_fallback, self.notify = request.allow_fallback, request.notify
         self.home = home_of(request.out)
         self.limits = Limits.of(request.time_limit_s, request.memory_limit_bytes, request.cell_limit_s)
-        self.pictures = Pictures()
+        self.calibration = CalibrationImages()
         self.mixes: dict[tuple[int, int], Mix] = {}
         self._graphs: dict[tuple[int, int], Artifact | EffbenchError] = {}
 
@@ -241,8 +241,8 @@ class Exporter:
         if precision == "fp32":
             return graph
         packages = PRECISION_PACKAGES.get(precision, ())
-        pictures = self.pictures.hashes.get(size) if precision in CALIBRATED else None
-        how: dict[str, Any] = {"precision": precision, "calibration": pictures}
+        calibration = self.calibration.hashes.get(size) if precision in CALIBRATED else None
+        how: dict[str, Any] = {"precision": precision, "calibration": calibration}
         if precision == "int8":
             how["whole"] = self.whole_int8
         if islands:
@@ -250,7 +250,7 @@ class Exporter:
         code = code_hashes(*WRITERS[precision])
         key = bundle.make_key({"graph": graph.key, **how, "versions": versions(*packages), "code": code})
         folder = bundle.folder_of(self.home, self._name(size, precision, "onnx"), key)
-        job = {"op": "precision", "graph": str(graph.folder), **how, "pictures": self.pictures.place}
+        job = {"op": "precision", "graph": str(graph.folder), **how, "images": self.calibration.place}
         job["packages"] = packages
         return self._make(folder, key, job, f"write {precision} into {graph.name}")[0]
 

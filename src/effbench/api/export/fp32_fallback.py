@@ -11,8 +11,8 @@ from effbench.codec import fingerprint
 from effbench.deploy.artifact import bundle
 from effbench.schema import Artifact
 
-PICTURES = 3
-"""Natural pictures that the search for culprits runs over; each is run some dozens of times."""
+IMAGES = 3
+"""Natural images that the search for culprits runs over; each is run some dozens of times."""
 PROPOSED = "fp32_island_search"
 
 
@@ -35,7 +35,7 @@ def islands(full: Artifact, half: Artifact, home: Path, limits: Limits, notify: 
     known = half.placement.get(PROPOSED)
     if known is None or known["code"] != code:
         notify(f"{half.name} misses its limit; look for the operators to blame")
-        job = {"op": "rescue", "graph": str(full.folder), "few": PICTURES}
+        job = {"op": "rescue", "graph": str(full.folder), "few": IMAGES}
         (answer,) = stage.run(WORKER, job, limits, home, full.name)
         known = {"code": code, "islands": answer["islands"]}
         bundle.annotate(half, placement={**half.placement, PROPOSED: known})

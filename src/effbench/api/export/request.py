@@ -21,7 +21,7 @@ class ExportRequest:
         targets: Names; none means every target that runs on this machine.
         resolutions: Pixels (``512``) or height x width (``384x640``).
         precision: Written into the graph; None takes each target's default.
-        calibration: A folder of images that int8 and a16w8 are calibrated with, or ``synthetic``: latency only.
+        images: A folder of images that int8 and a16w8 are calibrated with, or ``synthetic``: latency only.
         batch: Fixed batch size.
         dynamic_batch: Leave the batch open instead.
         weights: A .safetensors file; without it the model is untrained, from ``seed``.
@@ -46,7 +46,7 @@ class ExportRequest:
     resolutions: Sequence[str | int] = (224,)
     _: KW_ONLY
     precision: str | None = None
-    calibration: str | Path | None = None
+    images: str | Path | None = None
     batch: int = 1
     dynamic_batch: bool = False
     weights: str | None = None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from effbench import deploy
 from effbench.api.export import failures
-from effbench.api.export.calibration_images import pictures_for
+from effbench.api.export.calibration_images import calibration_images
 from effbench.api.export.exporter import Exporter
 from effbench.api.export.request import ExportRequest
 from effbench.api.export.source import Source, resolve
@@ -68,12 +68,12 @@ def prepared(request: ExportRequest, whole_int8: bool = False) -> tuple[Exporter
         check_target(name, request.options)
     exporter = Exporter(request, source, device, whole_int8)
     precisions = [exporter.wanted(name, request.precision) for name in names]
-    exporter.pictures = pictures_for(request.calibration, source.backbone, sizes, precisions)
+    exporter.calibration = calibration_images(request.images, source.backbone, sizes, precisions)
     exporter.prepare(sizes)
     declared = exporter.declared()
     if declared is not None and declared != source.backbone.preprocessing:
         backbone = replace(source.backbone, preprocessing=declared)
-        exporter.pictures = pictures_for(request.calibration, backbone, sizes, precisions)
+        exporter.calibration = calibration_images(request.images, backbone, sizes, precisions)
     return exporter, [(size, name) for size in sizes for name in names]
 
 

@@ -21,7 +21,7 @@ from effbench.store import home as home_of
 def verify_artifact(
     artifact: Artifact, home: Path, limits: Limits, *, threads: int = 1, remote: Remote | None = None
 ) -> Artifact:
-    """Run an artifact over the reference pictures in a fresh process and record the result in its manifest.
+    """Run an artifact over the reference images in a fresh process and record the result in its manifest.
 
     With a device that process runs there; what the device made of a bundle has no manifest here to record it in.
 

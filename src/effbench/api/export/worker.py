@@ -83,7 +83,7 @@ def _from_factory(job: dict[str, Any], draft: Path, stages: _Stages) -> Artifact
     resolution, batch = tuple(job["resolution"]), job["batch"]
     notes = fit_resolution(module, resolution)
     stages.begin("reference outputs")
-    images = fidelity.pictures(fidelity.count_for(batch), backbone.in_channels, resolution)
+    images = fidelity.reference_images(fidelity.count_for(batch), backbone.in_channels, resolution)
     spec = TensorSpec(torch_graph.INPUT, "float32", (batch, backbone.in_channels, *resolution))
     run = _eager(module, spec)
     expected = fidelity.run_all(run, fidelity.feeds(images, batch, spec, backbone.preprocessing))
@@ -149,7 +149,7 @@ def _from_file(job: dict[str, Any], draft: Path, stages: _Stages) -> Artifact:
     backbone = from_json(Backbone, job["backbone"], "job")
     stages.begin("reference outputs")
     spec = onnx_file.image_input(static, path.name)
-    images = fidelity.pictures(fidelity.count_for(batch), spec.shape[1] or 3, resolution)
+    images = fidelity.reference_images(fidelity.count_for(batch), spec.shape[1] or 3, resolution)
     batches = fidelity.feeds(images, batch, spec, backbone.preprocessing)
     expected = fidelity.run_all(lambda feeds: run_model(static, feeds), batches)
     example = encoded.example(lambda feeds: run_model(static, feeds), spec, batch, backbone.preprocessing)
@@ -242,14 +242,14 @@ def _quantized(source: Artifact, model: Any, job: dict[str, Any], draft: Path, s
         raise UnsupportedError(
             f"{job['precision']} is calibrated at a fixed batch.", hint="Export without --dynamic-batch."
         )
-    pictures = load_calibration(
-        job["pictures"], source.subject.resolution, source.preprocessing, source.inputs[0].shape[1] or 3
+    images = load_calibration(
+        job["images"], source.subject.resolution, source.preprocessing, source.inputs[0].shape[1] or 3
     )
-    if pictures.sha256 != job["calibration"]:
-        raise DataError(f"The pictures in {job['pictures']} changed while they were read.", hint="Export again.")
-    batches = pictures.feeds(spec.shape[0], spec, source.preprocessing)
-    notes: tuple[str, ...] = (LATENCY_ONLY,) if pictures.latency_only else ()
-    found: dict[str, Any] = {"calibration_pictures": len(pictures.images)}
+    if images.sha256 != job["calibration"]:
+        raise DataError(f"The images in {job['images']} changed while they were read.", hint="Export again.")
+    batches = images.feeds(spec.shape[0], spec, source.preprocessing)
+    notes: tuple[str, ...] = (LATENCY_ONLY,) if images.latency_only else ()
+    found: dict[str, Any] = {"calibration_images": len(images.images)}
     if job["precision"] == "a16w8":
         made = to_a16w8(model, batches)
     elif job["whole"]:
@@ -262,12 +262,12 @@ def _quantized(source: Artifact, model: Any, job: dict[str, Any], draft: Path, s
             found |= {"float_nodes": list(relief.floats), "float_type": "fp32"}
         if relief.clipped:
             found["ranges"] = "extremes"
-    if pictures.checks is not None:
-        stages.begin("reference outputs on pictures like those of the calibration")
+    if images.checks is not None:
+        stages.begin("reference outputs on images like those of the calibration")
         try:
-            reference(draft / bundle.REFERENCE, source, onnx_file.load(source.path), pictures)
+            reference(draft / bundle.REFERENCE, source, onnx_file.load(source.path), images)
         except ConversionError as error:
-            notes = (*notes, f"verified on synthetic pictures: {error.message}")
+            notes = (*notes, f"verified on synthetic images: {error.message}")
     return made, found, notes
 
 
@@ -297,7 +297,7 @@ def mix(job: dict[str, Any], emit: Any) -> None:
 
 
 def numerics(job: dict[str, Any], emit: Any) -> None:
-    """Examine how a graph fares in half precision: over some natural pictures, black and white, or over a user's."""
+    """Examine how a graph fares in half precision: over some natural images, black and white, or over a user's."""
     import torch
 
     from effbench.deploy.precision.calibration import load_calibration
@@ -305,16 +305,16 @@ def numerics(job: dict[str, Any], emit: Any) -> None:
 
     torch.set_num_threads(1)  # searches of a sweep that take all cores each wait for one another
     stages = _Stages(emit)
-    stages.begin("read pictures")
+    stages.begin("read images")
     source = bundle.load(Path(job["graph"]))
     spec, size, count = source.inputs[0], source.subject.resolution, int(job["count"])
-    if job["pictures"]:
-        read = load_calibration(job["pictures"], size, source.preprocessing, spec.shape[1] or 3)
+    if job["images"]:
+        read = load_calibration(job["images"], size, source.preprocessing, spec.shape[1] or 3)
         feeds = read.feeds(1, spec, source.preprocessing)[:count]
     else:
         # What overflows on black or white alone, as sums of linear attention do, fails the artifact as well.
         black, white, noise = range(fidelity.NATURAL, fidelity.NATURAL + 3)
-        images = fidelity.pictures(max(count, fidelity.NATURAL) + 3, spec.shape[1] or 3, size)
+        images = fidelity.reference_images(max(count, fidelity.NATURAL) + 3, spec.shape[1] or 3, size)
         scenes = [index for index in range(len(images)) if not black <= index <= noise]
         images = images[[*scenes[:count], black, white]]
         feeds = fidelity.feeds(images, 1, spec, source.preprocessing)
@@ -324,7 +324,7 @@ def numerics(job: dict[str, Any], emit: Any) -> None:
 
 
 def rescue(job: dict[str, Any], emit: Any) -> None:
-    """Find the fp32 islands with which a graph holds the limits of fp16 on the pictures of its own check."""
+    """Find the fp32 islands with which a graph holds the limits of fp16 on the images of its own check."""
     import torch
 
     from effbench.deploy.precision.diagnose import rescued

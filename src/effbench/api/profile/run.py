@@ -108,7 +108,7 @@ def profile(
     minutes: float | None = None,
     cool_down: bool = False,
     precision: str | None = None,
-    calibration: str | Path | None = None,
+    images: str | Path | None = None,
     weights: str | None = None,
     seed: int = 0,
     record: str | Path | None = None,
@@ -125,7 +125,7 @@ def profile(
         resolutions: Pixels; none means 224 for models, and for artifacts whatever they were exported at.
         targets: None means those at hand.
         threads: Intra-operator threads of the runtime; None means the device's setting, or 1.
-        batch: Pictures per inference.
+        batch: Images per inference.
         device: A name that `effbench devices` lists, or a device file; ``local`` is this machine.
         budget_s: Wall-clock seconds per artifact, start-up of the processes included.
         rounds: Fresh processes per artifact; fewer than 6 give no interval. None means `ROUNDS`, or one long round
@@ -134,7 +134,7 @@ def profile(
         minutes: How long each round lasts, whatever the budget; None means as long as the budget allows.
         cool_down: Wait before each round until the temperature is back where it was before the first.
         precision: None takes each target's default.
-        calibration: Pictures for models that are exported in int8 or a16w8, as for `export`.
+        images: A folder for models that are exported in int8 or a16w8, as for `export`.
         weights: A .safetensors file for models that are exported.
         seed: Of untrained weights.
         record: Write the exchange with the device to this file, for the transport ``replay``.
@@ -159,7 +159,7 @@ def profile(
         said.append(text)
         notify(text)
 
-    choice = Choice(home, sizes, targets, batch, precision, calibration, weights, seed, used, notify, say)
+    choice = Choice(home, sizes, targets, batch, precision, images, weights, seed, used, notify, say)
     artifacts, cells = choice.choose(names)
     lanes = [_Lane(artifact) for artifact in artifacts]
     with Remote(used, Path(record) if record else None) as remote, clocks.locked(remote, lock_clocks, say):

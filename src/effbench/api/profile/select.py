@@ -28,7 +28,7 @@ class Choice:
     targets: Sequence[str]
     batch: int
     precision: str | None
-    calibration: str | Path | None
+    images: str | Path | None
     weights: str | None
     seed: int
     device: Device
@@ -94,11 +94,11 @@ class Choice:
 
     def _export_again(self, artifact: Artifact, size: tuple[int, int]) -> tuple[list[Artifact], list[Cell]]:
         subject = artifact.subject
-        pictures = self.calibration if subject.storage_precision in CALIBRATED else None
-        pictures = SYNTHETIC if subject.latency_only and pictures is None else pictures
+        images = self.images if subject.storage_precision in CALIBRATED else None
+        images = SYNTHETIC if subject.latency_only and images is None else images
         again = replace(self, seed=subject.weights.seed or 0, precision=subject.storage_precision, batch=subject.batch)
-        again = replace(again, calibration=pictures)
-        reason = _why_not_again(artifact, pictures)
+        again = replace(again, images=images)
+        reason = _why_not_again(artifact, images)
         if reason:
             cell = Cell(
                 subject.model,
@@ -121,7 +121,7 @@ class Choice:
             targets,
             [resolution_text(size) for size in sizes],
             precision=self.precision,
-            calibration=self.calibration,
+            images=self.images,
             batch=self.batch,
             weights=self.weights,
             seed=self.seed,
@@ -167,12 +167,12 @@ class Choice:
         return None if fits else f"'{self.device.name}' runs {', '.join(self.device.targets)}, not {name}"
 
 
-def _why_not_again(artifact: Artifact, calibration: str | Path | None) -> str | None:
+def _why_not_again(artifact: Artifact, images: str | Path | None) -> str | None:
     subject = artifact.subject
     if subject.family == "user" or subject.weights.kind != "untrained":
         return "made from a file; only its owner can say which"
-    if subject.storage_precision in CALIBRATED and calibration is None:
-        return "calibrated with pictures; only their owner can say which (--calibration FOLDER)"
+    if subject.storage_precision in CALIBRATED and images is None:
+        return "calibrated with images; only their owner can say which (--images FOLDER)"
     return None
 
 

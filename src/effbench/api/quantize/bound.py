@@ -44,8 +44,8 @@ class QuantizeRequest(ExportRequest):
         super().__post_init__()
         if self.precision != "int8":
             raise UsageError("--max-drop and --data belong to int8.", hint="Add --precision int8.")
-        if str(self.calibration) == "synthetic":
-            raise UsageError("A bound on accuracy takes real images to calibrate with.", hint="--calibration FOLDER")
+        if str(self.images) == "synthetic":
+            raise UsageError("A bound on accuracy takes real images to calibrate with.", hint="--images FOLDER")
 
 
 @from_fields(QuantizeRequest)
@@ -106,7 +106,7 @@ def cells(request: Exporter, plan: Sequence[tuple[Size, str]], asked: QuantizeRe
     listed = None if classes is None else str(Path(classes).resolve())
     data = open_dataset(place, listed)
     if data.partly_labelled:
-        raise DataError(f"{data.name}: some pictures have a label, others none.", hint="All of them, or none.")
+        raise DataError(f"{data.name}: some images have a label, others none.", hint="All of them, or none.")
     check(data, max_drop_pct)
     found = []
     for size in dict.fromkeys(size for size, _ in plan):
@@ -125,7 +125,7 @@ def cells(request: Exporter, plan: Sequence[tuple[Size, str]], asked: QuantizeRe
                 graph = request.in_precision(size, "fp32")
                 missed = FidelityError(
                     f"no mix keeps a drop of {max_drop_pct:g} points: {outcome.said[-1]}.",
-                    hint="Give more pictures, a larger --max-drop, or export in fp16.",
+                    hint="Give more images, a larger --max-drop, or export in fp16.",
                 )
                 found.append(replace(failed(Cell(graph.subject.model, size, "int8", name, "ok"), missed), notes=notes))
                 continue

@@ -24,12 +24,12 @@ from effbench.deploy.precision.mix import Mix
 from effbench.errors import EffbenchError, UsageError
 from effbench.profiles.paired import evidence
 from effbench.schema import Artifact, Predictions
-from effbench.statistics.proportions import drop_limit, pictures_needed
+from effbench.statistics.proportions import drop_limit, images_needed
 
 WORKER = "effbench.api.quantize.worker"
-SENSITIVITY_PICTURES = 48
+SENSITIVITY_IMAGES = 48
 SEARCH_SHARE = 1 / 3
-"""Of the pictures, those that the search may look at; the bound is judged on the others."""
+"""Of the images, those that the search may look at; the bound is judged on the others."""
 ROUNDS = 3
 """Paired rounds for each latency ratio that is told."""
 FASTER = 0.97
@@ -38,15 +38,15 @@ FASTER = 0.97
 
 @dataclass(frozen=True)
 class Trial:
-    """One candidate on some pictures: ``lost`` were right in fp32 and are wrong now, ``won`` the other way round.
+    """One candidate on some images: ``lost`` were right in fp32 and are wrong now, ``won`` the other way round.
 
-    Without labels ``lost`` counts the pictures on which it says another class than fp32; the drop cannot be larger.
+    Without labels ``lost`` counts the images on which it says another class than fp32; the drop cannot be larger.
     """
 
     floats: int
     of: int
     stage: str
-    pictures: int
+    images: int
     lost: int
     won: int
     drop_pct: float
@@ -56,7 +56,7 @@ class Trial:
         """Return the trial in words."""
         return (
             f"{self.stage}: {self.of - self.floats} of {self.of} blocks in int8: lost {self.lost}, won {self.won} of "
-            f"{self.pictures}, drop {self.drop_pct:.2f} points, 95 % limit {self.limit_pct:.2f}"
+            f"{self.images}, drop {self.drop_pct:.2f} points, 95 % limit {self.limit_pct:.2f}"
         )
 
 
@@ -93,22 +93,22 @@ class Maker(Protocol):
 
 
 def check(data: Dataset, max_drop_pct: float) -> tuple[list[int], list[int]]:
-    """Divide the pictures into those of the search and those that judge, or refuse what they cannot resolve.
+    """Divide the images into those of the search and those that judge, or refuse what they cannot resolve.
 
     Raises:
-        UsageError: The bound is not between 0 and 100, or so few pictures cannot resolve it.
+        UsageError: The bound is not between 0 and 100, or so few images cannot resolve it.
     """
     if not 0 < max_drop_pct < 100:
         raise UsageError(f"--max-drop {max_drop_pct:g} is no number of points.", hint="Give one between 0 and 100.")
     order = [int(value) for value in np.random.default_rng(0).permutation(len(data.items))]
     first = math.floor(len(order) * SEARCH_SHARE)
-    needed = pictures_needed(max_drop_pct / 100)
+    needed = images_needed(max_drop_pct / 100)
     if len(order) - first < needed:
         total = math.ceil(needed / (1 - SEARCH_SHARE))
         raise UsageError(
-            f"{len(order)} pictures cannot resolve a drop of {max_drop_pct:g} points: even without a single loss the "
+            f"{len(order)} images cannot resolve a drop of {max_drop_pct:g} points: even without a single loss the "
             f"95 % limit would be larger.",
-            hint=f"Give {total} pictures or more, or a larger --max-drop.",
+            hint=f"Give {total} images or more, or a larger --max-drop.",
         )
     return order[:first], order[first:]
 
@@ -129,7 +129,7 @@ def search(
     """
     looked, judges = check(call.data, max_drop_pct)
     graph, int8 = maker.graphs()
-    blocks = _sensitivities(graph, int8, looked[:SENSITIVITY_PICTURES], home, place, classes, call, notify)
+    blocks = _sensitivities(graph, int8, looked[:SENSITIVITY_IMAGES], home, place, classes, call, notify)
     said = [_sensitivity_line(blocks)]
     rest, why = _rest(maker, notify)
     said += why
@@ -182,14 +182,14 @@ class _Bench:
         next_try = 0
         while high - low > 1:
             trial = self._try(next_try, places, "search")
-            scale = self.judges / trial.pictures
+            scale = self.judges / trial.images
             expected = drop_limit(math.ceil(trial.lost * scale), math.floor(trial.won * scale), self.judges)
             low, high = (low, next_try) if expected <= self.bound else (next_try, high)
             next_try = (low + high) // 2
         return None if high == len(self.order) else high
 
     def judged(self, floats: int, places: Sequence[int]) -> int | None:
-        """Return the number of float blocks whose limit on fresh pictures keeps the bound, or None.
+        """Return the number of float blocks whose limit on fresh images keeps the bound, or None.
 
         A fixed sequence, the safer candidate first: each is judged at the full level, and the first miss ends it.
         """
@@ -220,11 +220,11 @@ class _Bench:
 
 
 def paired(reference: Predictions, found: Predictions) -> tuple[int, int]:
-    """Return the pictures lost and won against the reference; without labels those that differ, and none won."""
-    theirs = dict(zip(found.pictures, zip(found.top1, found.ranks, strict=True), strict=True))
+    """Return the images lost and won against the reference; without labels those that differ, and none won."""
+    theirs = dict(zip(found.images, zip(found.top1, found.ranks, strict=True), strict=True))
     lost = won = 0
-    for picture, top1, rank in zip(reference.pictures, reference.top1, reference.ranks, strict=True):
-        other, other_rank = theirs[picture]
+    for image, top1, rank in zip(reference.images, reference.top1, reference.ranks, strict=True):
+        other, other_rank = theirs[image]
         if rank < 0:
             lost += top1 != other
         else:
@@ -323,12 +323,12 @@ def _missed(trial: Trial, max_drop_pct: float) -> str:
     text = f"missed: the 95 % limit of the drop is {trial.limit_pct:.2f} points, the bound {max_drop_pct:g}"
     if trial.drop_pct >= max_drop_pct:
         return text
-    return f"{text}; at these rates it would take about {_enough(trial, max_drop_pct / 100)} pictures to judge with"
+    return f"{text}; at these rates it would take about {_enough(trial, max_drop_pct / 100)} images to judge with"
 
 
 def _enough(trial: Trial, bound: float) -> int:
-    """Return how many pictures would settle the bound if they were lost and won at the rates seen."""
+    """Return how many images would settle the bound if they were lost and won at the rates seen."""
     scale = 2
-    while scale < 1e4 and drop_limit(trial.lost * scale, trial.won * scale, trial.pictures * scale) > bound:
+    while scale < 1e4 and drop_limit(trial.lost * scale, trial.won * scale, trial.images * scale) > bound:
         scale *= 2
-    return trial.pictures * scale
+    return trial.images * scale

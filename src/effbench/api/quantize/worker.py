@@ -16,20 +16,20 @@ from effbench.deploy.graph import onnx_file
 
 def sensitivity(job: dict[str, Any], emit: Any) -> None:
     """Emit each block with the divergence that int8 in it alone brings: mean KL from the fp32 answers, in nats."""
-    from effbench.data import open_dataset, pictures
+    from effbench.data import open_dataset, pixels
     from effbench.deploy.precision.mix import blocks, mixed, quantized
     from effbench.profiles.accuracy import head
 
     source = bundle.load(Path(job["graph"]))
     model, int8 = onnx_file.load(source.path), onnx_file.load(bundle.load(Path(job["int8"])).path)
     names = quantized(int8)
-    emit({"event": "stage", "stage": "sensitivity: read pictures"})
+    emit({"event": "stage", "stage": "sensitivity: read images"})
     data = open_dataset(job["data"], job["classes"])
     spec, output = source.inputs[0], head(source.outputs, source.name).name
     size, channels = source.subject.resolution, spec.shape[1] or 3
     items = [data.items[place] for place in job["places"]]
-    images = np.stack([pictures.read(one.read(), one.name, size, source.preprocessing, channels) for one in items])
-    tensors = pictures.normalize(images, source.preprocessing, spec.dtype)
+    images = np.stack([pixels.read(one.read(), one.name, size, source.preprocessing, channels) for one in items])
+    tensors = pixels.normalize(images, source.preprocessing, spec.dtype)
     batch = spec.shape[0] or 1
     feeds = [tensors[start : start + batch] for start in range(0, len(tensors) // batch * batch, batch)]
     expected = _log_probabilities(model, spec.name, output, feeds)

@@ -29,7 +29,7 @@ CODE = ("effbench.deploy.graph.from_torch:from_module", "effbench.deploy.artifac
 SEARCHES = {"fp16": ("effbench.deploy.precision.diagnose:examine",)}
 """What mends a precision that misses its limit."""
 PACKAGES = (*GRAPH_PACKAGES, "nncf")
-MEASURES = ("resolution", "precision", "target", "batch", "calibration", "allow_fallback", "options", "verify")
+MEASURES = ("resolution", "precision", "target", "batch", "images", "allow_fallback", "options", "verify")
 """What of a job decides its result, besides the model, the versions and the code."""
 CELL_LIMIT_S = 600.0
 
@@ -48,7 +48,7 @@ def plan(
         targets: Names.
         resolutions: Pixels, or height x width.
         precisions: None stands for each target's default.
-        common: What all jobs share: ``batch``, ``weights``, ``seed``, ``calibration``, ``allow_fallback``, ``verify``,
+        common: What all jobs share: ``batch``, ``weights``, ``seed``, ``images``, ``allow_fallback``, ``verify``,
             ``time_limit_s``, ``memory_limit_bytes``, ``out``.
 
     Raises:
@@ -67,7 +67,7 @@ def plan(
         "batch": 1,
         "weights": None,
         "seed": 0,
-        "calibration": None,
+        "images": None,
         "options": {},
         "verify": True,
     }
@@ -76,8 +76,8 @@ def plan(
         wanted = precision or deploy.get(target).precision
         place = {"model": model, "resolution": size, "precision": wanted, "target": target}
         job = {**defaults, **common, **place}
-        # Pictures belong to the precisions that are calibrated; an export refuses them for the others.
-        jobs.append(job if wanted in CALIBRATED else {**job, "calibration": None})
+        # Images belong to the precisions that are calibrated; an export refuses them for the others.
+        jobs.append(job if wanted in CALIBRATED else {**job, "images": None})
     return jobs
 
 
@@ -101,7 +101,7 @@ def made(job: Mapping[str, Any], device: Device | None = None, notify: Notify = 
         [job["target"]],
         [job["resolution"]],
         precision=job["precision"],
-        calibration=job["calibration"],
+        images=job["images"],
         batch=job["batch"],
         weights=job["weights"],
         seed=job["seed"],

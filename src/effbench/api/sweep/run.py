@@ -54,7 +54,7 @@ def sweep(
     batch: int = 1,
     weights: str | None = None,
     seed: int = 0,
-    calibration: str | None = None,
+    images: str | None = None,
     allow_fallback: bool = False,
     measure: bool = True,
     threads: int = 1,
@@ -75,10 +75,10 @@ def sweep(
         targets: None means those at hand.
         resolutions: Pixels, or height x width.
         precisions: None means each target's default.
-        batch: Pictures per inference.
+        batch: Images per inference.
         weights: A .safetensors file, for a single model.
         seed: Of untrained weights.
-        calibration: Pictures for int8 and a16w8, or ``synthetic``.
+        images: A folder for int8 and a16w8, or ``synthetic``.
         allow_fallback: Accept operators that another unit takes over, and record them.
         measure: Profile the cells that are ok and can be measured here, interleaved.
         threads: Of the runtime, when measured.
@@ -110,7 +110,7 @@ def sweep(
         batch=batch,
         weights=weights,
         seed=seed,
-        calibration=calibration,
+        images=images,
         allow_fallback=allow_fallback,
         time_limit_s=time_limit_s,
         memory_limit_bytes=memory_limit_bytes or int(memory_bytes() * MEMORY_SHARE / workers),

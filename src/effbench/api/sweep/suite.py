@@ -25,7 +25,7 @@ OF_A_SUITE = (
     "batch",
     "threads",
     "seed",
-    "calibration",
+    "images",
     "allow_fallback",
 )
 """What a suite may say besides its models; a flag wins over it."""

@@ -10,19 +10,19 @@ from effbench.api.evaluate.session import Result
 from effbench.schema import resolution_text
 
 SHOWN = 5
-"""Pictures on which an artifact parts from the reference; --json lists all."""
+"""Images on which an artifact parts from the reference; --json lists all."""
 
 
 def evaluated(found: Evaluated) -> str:
     """Return a call's results for the terminal."""
     from tabulate import tabulate
 
-    header = ("artifact", "engine", "pictures", "top-1 % [95 %]", "top-5 %", "agrees with fp32 %", "calibration error")
+    header = ("artifact", "engine", "images", "top-1 % [95 %]", "top-5 %", "agrees with fp32 %", "calibration error")
     rows = [
         (
             one.artifact,
             one.evaluation.engine,
-            f"{len(one.evaluation.predictions)} of {found.data.pictures}",
+            f"{len(one.evaluation.predictions)} of {found.data.images}",
             _percent(one.top1, True),
             _percent(one.top5),
             _percent(one.agreement),
@@ -30,7 +30,7 @@ def evaluated(found: Evaluated) -> str:
         )
         for one in found.results
     ]
-    lines = [f"{found.data.name}: {found.data.pictures} pictures ({found.data.layout}), {found.data.sha256[:12]}"]
+    lines = [f"{found.data.name}: {found.data.images} images ({found.data.layout}), {found.data.sha256[:12]}"]
     lines.append(tabulate(rows, headers=list(header), tablefmt="simple", disable_numparse=True))
     for one in found.results:
         lines += _parted(one, found.classes)
@@ -55,7 +55,7 @@ def _parted(one: Result, classes: Sequence[str] | None) -> list[str]:
         return classes[number] if classes is not None and number < len(classes) else str(number)
 
     lines = [
-        f"  {item.picture}: {name(item.artifact_class)}, the reference {name(item.reference_class)}"
+        f"  {item.image}: {name(item.artifact_class)}, the reference {name(item.reference_class)}"
         + ("" if item.label is None else f", labelled {name(item.label)}")
         + f"; best two {item.artifact_margin:.3g} and {item.reference_margin:.3g} nats apart"
         for item in one.parted[:SHOWN]
@@ -66,7 +66,7 @@ def _parted(one: Result, classes: Sequence[str] | None) -> list[str]:
 
 def _doubt(model: str, doubt: Suspicion) -> str:
     return (
-        f"{model}: is its preprocessing right? With {doubt.what} it knows {doubt.pictures} pictures better by "
+        f"{model}: is its preprocessing right? With {doubt.what} it knows {doubt.images} images better by "
         f"{doubt.gain_nats:.2f} nats on average (p {doubt.p_value:.1g}): {doubt.right_instead} right instead of "
         f"{doubt.right_as_declared}. See docs/own-model.md."
     )

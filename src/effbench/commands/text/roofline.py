@@ -1,4 +1,4 @@
-"""Plain text and pictures of a roofline."""
+"""Plain text and images of a roofline."""
 
 from __future__ import annotations
 

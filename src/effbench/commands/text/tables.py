@@ -151,7 +151,7 @@ def cells(rows: Sequence[Cell], next_command: str | None = None) -> str:
     header = ("model", "px", "precision", "target", "status", "max error", "cosine", "SNR dB", "time", "artifact")
     lines = [_table(header, body)]
     if any(row.fidelity for row in rows):
-        lines.append("max error: of the spread of outputs between pictures, against the fp32 reference")
+        lines.append("max error: of the spread of outputs between images, against the fp32 reference")
     lines += [text for row in rows if row.status != "ok" for text in _reason(row)]
     lines += [text for row in rows for text in _not_decoded(row)]
     lines += [
@@ -166,7 +166,7 @@ def _not_decoded(cell: Cell) -> list[str]:
     if cell.fidelity is None or cell.fidelity.prepared_levels is not None:
         return []
     what = f"{cell.model} {resolution_text(cell.resolution)} px {cell.target}"
-    return [f"{what}: decoding and preparing of pictures was not checked (no Pillow there, or none has such channels)"]
+    return [f"{what}: decoding and preparing of images was not checked (no Pillow there, or none has such channels)"]
 
 
 def _reason(cell: Cell) -> list[str]:

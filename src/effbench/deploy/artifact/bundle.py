@@ -17,7 +17,7 @@ from effbench.schema import Artifact, FileInfo, resolution_text
 
 MANIFEST = "manifest.json"
 REFERENCE = "reference.npz"
-"""Pictures and expected outputs, beside a graph; no part of what is deployed."""
+"""Images and expected outputs, beside a graph; no part of what is deployed."""
 
 
 def make_key(ingredients: Mapping[str, Any]) -> str:

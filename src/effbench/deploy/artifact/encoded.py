@@ -1,7 +1,7 @@
-"""One encoded picture from its bytes to the outputs, by a path that shares no code with the deployed one.
+"""One encoded image from its bytes to the outputs, by a path that shares no code with the deployed one.
 
 The reference path knows the pixels before they were encoded, scales them by arithmetic of its own, and normalizes in
-double precision. Whatever decodes and prepares pictures where an artifact runs has to arrive at the same tensor.
+double precision. Whatever decodes and prepares images where an artifact runs has to arrive at the same tensor.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 COLOR_TYPES = {1: 0, 3: 2, 4: 6}
 """PNG's color types: gray, RGB, RGBA."""
 EXAMPLE_SEED = 1000
-"""Of the encoded picture; no other picture has it."""
+"""Of the encoded image; no other image has it."""
 LEVELS = 0.5
-"""Of 255, on average over a picture. Versions of Pillow scale rows or columns first and round between the two, so that
+"""Of 255, on average over an image. Versions of Pillow scale rows or columns first and round between the two, so that
 some pixels differ by one or two."""
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 FIXED_POINT = 1 << 22
@@ -39,7 +39,7 @@ FIXED_POINT = 1 << 22
 
 @dataclass(frozen=True)
 class Example:
-    """A picture as a file holds it, the input tensor of the reference path, shape (C, H, W), and expected outputs.
+    """An image as a file holds it, the input tensor of the reference path, shape (C, H, W), and expected outputs.
 
     Outputs are by name, shape (1, ...).
     """
@@ -56,14 +56,14 @@ def example(
     preprocessing: Preprocessing,
     pixels: npt.NDArray[np.uint8] | None = None,
 ) -> Example | None:
-    """Return an encoded picture with what the reference makes of it; None where no picture has so many channels.
+    """Return an encoded image with what the reference makes of it; None where no image has so many channels.
 
     Args:
         run: The reference.
-        spec: Its picture input, shape (B, C, H, W).
+        spec: Its image input, shape (B, C, H, W).
         batch: Of the reference.
         preprocessing: As declared.
-        pixels: The picture to encode, shape (H, W, C); a synthetic one where None.
+        pixels: The image to encode, shape (H, W, C); a synthetic one where None.
     """
     channels, height, width = (side or 0 for side in spec.shape[1:])
     if channels not in COLOR_TYPES:
@@ -172,7 +172,7 @@ def arrays(example: Example) -> dict[str, Array]:
 
 
 def load(path: Path) -> Example | None:
-    """Return the example of a file of expected outputs; None where the model takes no pictures."""
+    """Return the example of a file of expected outputs; None where the model takes no images."""
     with np.load(path, allow_pickle=False) as data:
         if "encoded" not in data.files:
             return None

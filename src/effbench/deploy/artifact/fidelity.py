@@ -1,7 +1,7 @@
 """Is it still the same model? Outputs of an artifact against expected outputs of the fp32 reference.
 
 Errors are relative to the *spread*: the root mean square of the reference outputs after their mean over the natural
-pictures is taken off. A constant that every picture shares says nothing about the model, and an untrained network's
+images is taken off. A constant that every image shares says nothing about the model, and an untrained network's
 logits are mostly that constant; relative to the spread, a broken mixer, weight or layout cannot hide behind it. Black,
 white and noise can take outputs several spreads away, and rounding errors with them: their errors are relative to their
 own distance from that mean where it is larger.
@@ -18,11 +18,11 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
-from effbench.data.pictures import normalize, read
+from effbench.data.pixels import normalize, read
 from effbench.deploy.artifact import encoded
 from effbench.deploy.artifact.bundle import REFERENCE as REFERENCE
 from effbench.deploy.artifact.synthetic import NATURAL as NATURAL
-from effbench.deploy.artifact.synthetic import pictures as pictures
+from effbench.deploy.artifact.synthetic import reference_images as reference_images
 from effbench.errors import DataError
 from effbench.schema import CALIBRATED, Fidelity, Preprocessing, TensorSpec
 
@@ -37,13 +37,13 @@ LIMITS: dict[str, dict[str, float]] = {
 }
 """What passes, by storage precision. int8: a cosine of 0.98 is a signal-to-noise ratio of about 14 dB.
 
-int8 and a16w8 are held to the natural pictures alone: black, white and noise lie outside what any calibration with
-typical pictures has seen, and are clipped.
+int8 and a16w8 are held to the natural images alone: black, white and noise lie outside what any calibration with
+typical images has seen, and are clipped.
 """
 
 
 def count_for(batch: int) -> int:
-    """Return how many pictures a check takes: whole batches, the natural and extreme ones at least."""
+    """Return how many images a check takes: whole batches, the natural and extreme ones at least."""
     runs = max(3, -(-(NATURAL + 3) // batch))
     return runs * batch
 
@@ -51,7 +51,7 @@ def count_for(batch: int) -> int:
 def feeds(
     images: npt.NDArray[np.uint8], batch: int, spec: TensorSpec, preprocessing: Preprocessing
 ) -> list[dict[str, Array]]:
-    """Return what to feed, batch by batch: the pictures scaled and normalized as the model wants them."""
+    """Return what to feed, batch by batch: the images scaled and normalized as the model wants them."""
     tensors = normalize(images, preprocessing, spec.dtype)
     return [{spec.name: tensors[start : start + batch]} for start in range(0, len(tensors), batch)]
 
@@ -72,14 +72,14 @@ def save_reference(
     engine: str,
     example: encoded.Example | None = None,
 ) -> None:
-    """Write pictures and expected outputs; a device needs nothing else to verify an artifact."""
+    """Write images and expected outputs; a device needs nothing else to verify an artifact."""
     arrays = {f"output:{name}": value for name, value in outputs.items()}
     arrays |= encoded.arrays(example) if example else {}
     np.savez(path, images=images, engine=np.array(engine), **arrays)  # type: ignore[arg-type]
 
 
 def load_reference(path: Path) -> tuple[npt.NDArray[np.uint8], dict[str, Array], str]:
-    """Return pictures, expected outputs by name, and the engine that computed them.
+    """Return images, expected outputs by name, and the engine that computed them.
 
     Raises:
         DataError: The file is missing or not a reference.
@@ -95,12 +95,12 @@ def load_reference(path: Path) -> tuple[npt.NDArray[np.uint8], dict[str, Array],
 Reference = tuple[npt.NDArray[np.uint8], Mapping[str, Array], str]
 
 
-def first(reference: Reference, pictures: int | None, batch: int) -> Reference:
-    """Return the first pictures of a reference with their expected outputs, whole batches; None takes all."""
+def first(reference: Reference, limit: int | None, batch: int) -> Reference:
+    """Return the first images of a reference with their expected outputs, whole batches; None takes all."""
     images, outputs, engine = reference
-    if pictures is None:
+    if limit is None:
         return reference
-    count = min(len(images), -(-pictures // batch) * batch)
+    count = min(len(images), -(-limit // batch) * batch)
     return images[:count], {name: value[:count] for name, value in outputs.items()}, engine
 
 
@@ -115,9 +115,9 @@ def compare(
     Args:
         expected: Outputs by name, shape (B, ...), batch first.
         found: The same; matched by name, or by order where a runtime renamed them.
-        natural: Of so many pictures, the first, the spread is taken.
-        whole: Expected outputs of more pictures than were run, to take the spread from; default ``expected``. A few
-            pictures may happen to lie close together, and the model's own scale does not depend on how many were run.
+        natural: Of so many images, the first, the spread is taken.
+        whole: Expected outputs of more images than were run, to take the spread from; default ``expected``. A few
+            images may happen to lie close together, and the model's own scale does not depend on how many were run.
 
     Raises:
         DataError: The number of outputs or a shape differs.
@@ -145,12 +145,12 @@ def _compare_one(want: Array, have: Array, natural: int, signal: Array) -> dict[
     spread = float(np.sqrt(np.mean((signal - center) ** 2)))
     left, right = want - center, have - center
     scale = np.full((len(want), 1), spread)
-    # A picture that takes the outputs many spreads away is held to its own way there.
+    # An image that takes the outputs many spreads away is held to its own way there.
     scale[natural:] = np.maximum(spread, np.sqrt(np.mean(left[natural:] ** 2, axis=1, keepdims=True)))
     error = np.abs(have - want) / np.maximum(scale, 1e-30)
     distance = np.linalg.norm(left, axis=1)
     cosine = (left * right).sum(axis=1) / np.maximum(distance * np.linalg.norm(right, axis=1), 1e-30)
-    # Near the center any noise turns a picture's outputs far; it may make as much of it as at the usual distance.
+    # Near the center any noise turns an image's outputs far; it may make as much of it as at the usual distance.
     near = np.minimum(distance / max(spread * np.sqrt(want.shape[1]), 1e-30), 1)
     cosine = 1 - (1 - cosine) * near**2
     return {
@@ -164,7 +164,7 @@ def _compare_one(want: Array, have: Array, natural: int, signal: Array) -> dict[
 
 
 def _signal_to_noise_db(signal: float, noise: float) -> float:
-    """Return 10 log10 of signal over noise in power; a constant that all pictures share is no signal."""
+    """Return 10 log10 of signal over noise in power; a constant that all images share is no signal."""
     return float(10 * np.log10(max(signal, 1e-60) / max(noise, 1e-30 * signal, 1e-90)))
 
 
@@ -176,26 +176,26 @@ def check(
     preprocessing: Preprocessing,
     precision: str,
     example: encoded.Example | None = None,
-    pictures: int | None = None,
+    limit: int | None = None,
 ) -> Fidelity:
-    """Run an artifact over the reference pictures and decide whether it is still the same model.
+    """Run an artifact over the reference images and decide whether it is still the same model.
 
     Args:
         run: The session under test.
-        reference: Pictures, expected outputs and the reference's name (`load_reference`).
+        reference: Images, expected outputs and the reference's name (`load_reference`).
         batch: Batch size of the session.
-        spec: The session's picture input.
+        spec: The session's image input.
         preprocessing: The model's.
         precision: Storage precision; picks the limits.
-        example: A picture to begin from its bytes, decoded and prepared here.
-        pictures: How many to run, whole batches; None runs all. The spread is of all either way.
+        example: An image to begin from its bytes, decoded and prepared here.
+        limit: How many images to run, whole batches; None runs all. The spread is of all either way.
 
     Raises:
         DataError: The number or shape of outputs differs from the reference's.
     """
     if precision in CALIBRATED:
         reference = first(reference, NATURAL, batch)
-    images, expected, engine = first(reference, pictures, batch)
+    images, expected, engine = first(reference, limit, batch)
     whole = reference[1]
     batches = feeds(images, batch, spec, preprocessing)
     found = run_all(run, batches)
@@ -257,14 +257,14 @@ def _from_encoded(
     spec: TensorSpec,
     preprocessing: Preprocessing,
 ) -> tuple[float, list[str]]:
-    """Return how far the input made of an encoded picture is from the reference path's, in levels, and what failed."""
+    """Return how far the input made of an encoded image is from the reference path's, in levels, and what failed."""
     height, width = spec.shape[2:]
-    image = read(example.content, "the encoded picture", (height or 0, width or 0), preprocessing, spec.shape[1] or 3)
+    image = read(example.content, "the encoded image", (height or 0, width or 0), preprocessing, spec.shape[1] or 3)
     tensor = normalize(image[None], preprocessing, spec.dtype)
     levels, reasons = encoded.levels(tensor[0], example.tensor), []
     if levels > encoded.LEVELS:
         reasons.append(
-            f"an encoded picture, decoded and prepared here, lies {levels:.1f} levels of 255 from the reference path's "
+            f"an encoded image, decoded and prepared here, lies {levels:.1f} levels of 255 from the reference path's "
             "input: the preprocessing is another one"
         )
     found = run_all(run, [{spec.name: np.repeat(tensor, batch, axis=0)}])
@@ -274,7 +274,7 @@ def _from_encoded(
     )
     cosine = compare(want, have)["cosine"]
     if cosine < LIMITS["int8"]["cosine"]:
-        reasons.append(f"from an encoded picture: cosine {cosine:.3g} is below {LIMITS['int8']['cosine']:g}")
+        reasons.append(f"from an encoded image: cosine {cosine:.3g} is below {LIMITS['int8']['cosine']:g}")
     return levels, reasons
 
 
@@ -290,7 +290,7 @@ def _reasons(figures: Mapping[str, float], limits: Mapping[str, float], finite: 
     if not repeatable:
         reasons.append("the same input gave another output the second time")
     if figures["spread"] < 1e-7:
-        reasons.append("the reference outputs do not depend on the picture, so nothing can be proved")
+        reasons.append("the reference outputs do not depend on the image, so nothing can be proved")
     for name, limit in limits.items():
         missed = figures[name] < limit if name == "cosine" else figures[name] > limit
         if missed:

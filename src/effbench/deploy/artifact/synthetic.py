@@ -1,4 +1,4 @@
-"""Pictures made here, to verify and to measure with: scenes as different as photographs, and extremes."""
+"""Images made here, to verify and to measure with: scenes as different as photographs, and extremes."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy.typing as npt
 from effbench.data.scenes import KINDS, scene
 
 NATURAL = len(KINDS)
-"""Pictures with the statistics of photographs; the spread is taken over these."""
+"""Images with the statistics of photographs; the spread is taken over these."""
 
 
-def pictures(count: int, channels: int, resolution: tuple[int, int], seed: int = 0) -> npt.NDArray[np.uint8]:
-    """Return test pictures, shape (count, C, H, W), uint8.
+def reference_images(count: int, channels: int, resolution: tuple[int, int], seed: int = 0) -> npt.NDArray[np.uint8]:
+    """Return test images, shape (count, C, H, W), uint8.
 
     The first `NATURAL` are scenes of as many kinds, each from a seed of its own (`effbench.data.scenes`); then black,
     white, and noise of full contrast; further ones are scenes again.
@@ -30,5 +30,5 @@ def pictures(count: int, channels: int, resolution: tuple[int, int], seed: int =
 
 
 def natural(channels: int, resolution: tuple[int, int], seed: int) -> npt.NDArray[np.uint8]:
-    """Return a picture of the most common kind of scene, shape (C, H, W), uint8."""
+    """Return an image of the most common kind of scene, shape (C, H, W), uint8."""
     return scene(channels, resolution, seed, KINDS[0])

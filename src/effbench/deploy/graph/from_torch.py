@@ -24,7 +24,7 @@ INPUT, OUTPUT = "image", "output"
 def from_module(
     module: nn.Module, channels: int, resolution: tuple[int, int], batch: int | None, outputs: int = 1
 ) -> onnx.ModelProto:
-    """Export an eval-mode module that takes one picture tensor (B, C, H, W).
+    """Export an eval-mode module that takes one image tensor (B, C, H, W).
 
     Args:
         module: The model, in eval mode; BatchNorm behind a convolution is folded by the exporter where it still stands.

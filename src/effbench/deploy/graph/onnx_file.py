@@ -87,7 +87,7 @@ def inputs(model: onnx.ModelProto) -> tuple[TensorSpec, ...]:
 
 
 def image_input(model: onnx.ModelProto, where: str) -> TensorSpec:
-    """Return the one picture input, shape (B, C, H, W).
+    """Return the one image input, shape (B, C, H, W).
 
     Raises:
         DataError: There is not exactly one input, or it is not a floating rank-4 tensor with 1 to 4 channels.
@@ -99,13 +99,13 @@ def image_input(model: onnx.ModelProto, where: str) -> TensorSpec:
             return spec
     text = "; ".join(f"{spec.name}: {spec.dtype} {list(spec.shape)}" for spec in found) or "none"
     raise DataError(
-        f"{where}: effbench takes models with one picture input (B, C, H, W), C from 1 to 4; this one has {text}.",
-        hint="A channels-last or multi-input model needs a small wrapper that takes one NCHW picture.",
+        f"{where}: effbench takes models with one image input (B, C, H, W), C from 1 to 4; this one has {text}.",
+        hint="A channels-last or multi-input model needs a small wrapper that takes one NCHW image.",
     )
 
 
 def fix_shape(model: onnx.ModelProto, resolution: tuple[int, int], batch: int, where: str) -> onnx.ModelProto:
-    """Return the model with batch and picture size set, shapes inferred through the graph.
+    """Return the model with batch and image size set, shapes inferred through the graph.
 
     Raises:
         DataError: A dimension is already fixed to another value, or the graph does not take that size.

@@ -16,7 +16,7 @@ def _heads(x: Tensor, count: int) -> Tensor:
 
 
 def _allowed(scores: Tensor, offset: Tensor, lengths: Tensor | None, causal: int, left: int, right: int) -> Tensor:
-    """Say which key each query may see; ``offset`` is the first query's place among the keys, per picture."""
+    """Say which key each query may see; ``offset`` is the first query's place among the keys, per image."""
     columns = torch.arange(scores.shape[-1])
     ahead = columns - (torch.arange(scores.shape[-2]).unsqueeze(1) + offset)
     allowed = torch.ones_like(ahead, dtype=torch.bool)

@@ -56,7 +56,7 @@ def batch_normalization(
 
 @operator("InstanceNormalization")
 def instance_normalization(call: Call, x: Tensor, scale: Tensor, bias: Tensor, *, epsilon: float = 1e-5) -> Tensor:
-    """Standardize each channel of each picture, then scale and shift it."""
+    """Standardize each channel of each image, then scale and shift it."""
     normal, _, _ = _standardize(call, x, range(2, x.dim()), epsilon)
     return call.math.round(normal * _per_channel(scale, x.dim())) + _per_channel(bias, x.dim())
 

@@ -87,7 +87,7 @@ def average_pool(
     pads: Sequence[int] | None = None,
     strides: Sequence[int] | None = None,
 ) -> Tensor:
-    """Return the mean of each window, over its pixels inside the picture or with its padding."""
+    """Return the mean of each window, over its pixels inside the image or with its padding."""
     geometry = Windows(x.shape[2:], kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
     inside = x.new_ones((1, 1, *x.shape[2:]))
     counts = geometry.view(inside, float(count_include_pad), tail=0.0).sum(-1)

@@ -1,4 +1,4 @@
-"""Resampling of pictures. Every mode of Resize is separable, so one axis is treated at a time."""
+"""Resampling of images. Every mode of Resize is separable, so one axis is treated at a time."""
 
 from __future__ import annotations
 

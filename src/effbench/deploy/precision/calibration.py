@@ -1,4 +1,4 @@
-"""Pictures that int8 is calibrated with and checked on, and the hash that says which they were."""
+"""Images that int8 is calibrated with and checked on, and the hash that says which they were."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from effbench.data import pictures
+from effbench.data import pixels
 from effbench.data.files import FileContent
 from effbench.data.folder import SUFFIXES
 from effbench.deploy import Array
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 SYNTHETIC = "synthetic"
-PICTURES = 96
-"""At most this many pictures are used, spread evenly over the sorted names; as many synthetic ones are made."""
-_FIRST_SEED = 1000  # far from the seeds of the pictures that fidelity is checked with
+IMAGES = 96
+"""At most this many images are used, spread evenly over the sorted names; as many synthetic ones are made."""
+_FIRST_SEED = 1000  # far from the seeds of the images that fidelity is checked with
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Pictures, shape (N, C, H, W), uint8, resized and cropped; ``sha256`` hashes them, so it changes with any of them.
+    """Images, shape (N, C, H, W), uint8, resized and cropped; ``sha256`` hashes them, so it changes with any of them.
 
-    ``latency_only`` marks pictures that are not photographs: what is calibrated with them has a latency, no accuracy.
+    ``latency_only`` marks images that are not photographs: what is calibrated with them has a latency, no accuracy.
 
-    ``checks`` are pictures of the same folder to verify with, `fidelity.NATURAL` of them, hashed too: others than those
+    ``checks`` are images of the same folder to verify with, `fidelity.NATURAL` of them, hashed too: others than those
     of the calibration where the folder holds more. ``whole`` is one of them as decoded, shape (H, W, C). Synthetic
-    pictures have neither, as verification has its own, nor has a single picture, which has nothing to differ from.
+    images have neither, as verification has its own, nor has a single image, which has nothing to differ from.
     """
 
     images: npt.NDArray[np.uint8]
@@ -55,44 +55,46 @@ class Calibration:
 def load_calibration(
     folder: str | Path | None, resolution: tuple[int, int], preprocessing: Preprocessing, channels: int = 3
 ) -> Calibration:
-    """Read calibration pictures from a folder, or make synthetic ones where ``synthetic`` is asked for.
+    """Read calibration images from a folder, or make synthetic ones where ``synthetic`` is asked for.
 
     Raises:
         UsageError: No folder was given.
-        DataError: The folder is missing, holds no pictures, or one cannot be read.
+        DataError: The folder is missing, holds no images, or one cannot be read.
         MissingDependencyError: Pillow is not installed.
     """
     if folder is None:
         raise UsageError(
-            "int8 needs pictures to calibrate with.",
-            hint="Give --calibration FOLDER with some dozens of typical pictures; "
-            "--calibration synthetic is good for latency only.",
+            "int8 needs images to calibrate with.",
+            hint="Give --images FOLDER with some dozens of typical images; "
+            "--images synthetic is good for latency only.",
         )
     if str(folder) == SYNTHETIC:
-        seeds = range(_FIRST_SEED, _FIRST_SEED + PICTURES, fidelity.NATURAL)
-        images = np.concatenate([fidelity.pictures(fidelity.NATURAL, channels, resolution, seed) for seed in seeds])
+        seeds = range(_FIRST_SEED, _FIRST_SEED + IMAGES, fidelity.NATURAL)
+        images = np.concatenate(
+            [fidelity.reference_images(fidelity.NATURAL, channels, resolution, seed) for seed in seeds]
+        )
         return Calibration(images, _sha256(images), latency_only=True)
-    files = _picture_files(Path(folder))
-    chosen = _spread(files, PICTURES)
+    files = _image_files(Path(folder))
+    chosen = _spread(files, IMAGES)
     held = _spread(sorted(set(files) - set(chosen)) or files, fidelity.NATURAL)
-    random.Random(0).shuffle(chosen)  # names come class by class; what takes some of the pictures should see of all
+    random.Random(0).shuffle(chosen)  # names come class by class; what takes some of the images should see of all
     images, checks = (
-        np.stack([pictures.read(FileContent(one)(), str(one), resolution, preprocessing, channels) for one in some])
+        np.stack([pixels.read(FileContent(one)(), str(one), resolution, preprocessing, channels) for one in some])
         for some in (chosen, held)
     )
     if len(files) == 1:
         return Calibration(images, _sha256(images), latency_only=False)
-    whole = pictures.decode(FileContent(held[0])(), str(held[0]), channels)
-    # Still in the shape of the whole picture, but not a camera's forty million pixels.
+    whole = pixels.decode(FileContent(held[0])(), str(held[0]), channels)
+    # Still in the shape of the whole image, but not a camera's forty million pixels.
     whole.thumbnail((2 * resolution[1], 2 * resolution[0]))
-    pixels = np.asarray(whole, np.uint8).reshape(whole.height, whole.width, channels)
-    return Calibration(images, _sha256(images, checks, pixels), latency_only=False, checks=checks, whole=pixels)
+    array = np.asarray(whole, np.uint8).reshape(whole.height, whole.width, channels)
+    return Calibration(images, _sha256(images, checks, array), latency_only=False, checks=checks, whole=array)
 
 
 def reference(path: Path, source: Artifact, model: ModelProto, calibration: Calibration) -> None:
-    """Put expected outputs on a folder's own pictures in the place of those on synthetic ones.
+    """Put expected outputs on a folder's own images in the place of those on synthetic ones.
 
-    Scales taken from one kind of picture clip another kind: what quantization does to a model is seen on pictures like
+    Scales taken from one kind of image clip another kind: what quantization does to a model is seen on images like
     those it was calibrated with. The fp32 graph computes what is expected; before, it is held to the expectations that
     are there, so that an artifact stays tied to the model as it was written.
 
@@ -118,18 +120,18 @@ def reference(path: Path, source: Artifact, model: ModelProto, calibration: Cali
     count = -(-fidelity.NATURAL // batch) * batch
     images = np.resize(calibration.checks, (count, *calibration.checks.shape[1:]))
     expected = fidelity.run_all(run, fidelity.feeds(images, batch, spec, how))
-    engine = f"{before[2]}; its graph by effbench's ONNX interpreter, on pictures of the calibration folder"
+    engine = f"{before[2]}; its graph by effbench's ONNX interpreter, on images of the calibration folder"
     example = encoded.example(run, spec, batch, how, calibration.whole)
     fidelity.save_reference(path, images, expected, engine, example)
 
 
 def stamps(folder: str | Path) -> tuple[tuple[str, int, int], ...]:
-    """Return what changes with a folder's pictures and takes no reading of them: names, sizes, times of change.
+    """Return what changes with a folder's images and takes no reading of them: names, sizes, times of change.
 
     Raises:
-        DataError: The folder is missing or holds no pictures.
+        DataError: The folder is missing or holds no images.
     """
-    found = ((file, file.stat()) for file in _picture_files(Path(folder)))
+    found = ((file, file.stat()) for file in _image_files(Path(folder)))
     return tuple((str(file), about.st_size, about.st_mtime_ns) for file, about in found)
 
 
@@ -140,12 +142,12 @@ def _sha256(*arrays: npt.NDArray[np.uint8]) -> str:
     return found.hexdigest()
 
 
-def _picture_files(folder: Path) -> list[Path]:
+def _image_files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise DataError(f"There is no folder {folder}.")
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
     if not files:
-        raise DataError(f"{folder} holds no pictures.", hint=f"Looked for {', '.join(SUFFIXES)}, in subfolders too.")
+        raise DataError(f"{folder} holds no images.", hint=f"Looked for {', '.join(SUFFIXES)}, in subfolders too.")
     return files
 
 

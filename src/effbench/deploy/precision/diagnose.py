@@ -1,6 +1,6 @@
 """Will this graph survive half precision? Which operators will not, by which mechanism, and what saves them.
 
-The graph is run over pictures in float64 and in simulated half precision, with fp32 and with half accumulation and
+The graph is run over images in float64 and in simulated half precision, with fp32 and with half accumulation and
 subnormals flushed to zero (`effbench.deploy.interpreter`); see docs/numerics.md for what that can and cannot tell.
 """
 
@@ -33,7 +33,7 @@ ACCUMULATION, ROUNDING = "accumulation", "rounding"
 
 @dataclass(frozen=True)
 class TensorRange:
-    """What the values of one tensor spanned over the pictures, in float64; magnitudes, zeros left out of ``smallest``.
+    """What the values of one tensor spanned over the images, in float64; magnitudes, zeros left out of ``smallest``.
 
     ``subnormal_share`` is the share of its nonzero values that half precision flushes to zero.
     """
@@ -72,7 +72,7 @@ class NumericsReport:
 
     precision: str
     nodes: int
-    pictures: int
+    images: int
     passed: bool
     findings: tuple[Finding, ...]
     islands: tuple[str, ...]
@@ -105,16 +105,16 @@ class NumericsReport:
 def examine(
     model: ModelProto, feeds: Sequence[Mapping[str, Array]], precision: str = "fp16", natural: int = fidelity.NATURAL
 ) -> NumericsReport:
-    """Examine a graph's precision over pictures.
+    """Examine a graph's precision over images.
 
     Args:
         model: An fp32 graph.
-        feeds: Inputs, already preprocessed; at least two different pictures.
+        feeds: Inputs, already preprocessed; at least two different images.
         precision: ``fp16``; for int8 the error is measured on the quantized graph itself.
-        natural: Of so many pictures, the first, errors are relative to the spread; the others are extremes.
+        natural: Of so many images, the first, errors are relative to the spread; the others are extremes.
 
     Raises:
-        UsageError: The precision is another, or there are fewer than two pictures.
+        UsageError: The precision is another, or there are fewer than two images.
         ConversionError: The interpreter lacks an operator of the graph.
     """
     from effbench.deploy.precision import fp32_islands as search
@@ -122,7 +122,7 @@ def examine(
     if precision != "fp16":
         raise UsageError(f"Precision '{precision}' has no range to examine.", hint="numerics examines fp16.")
     if sum(len(next(iter(feed.values()))) for feed in feeds) < 2:
-        raise UsageError("Numerics needs at least two pictures: errors are judged by the spread between them.")
+        raise UsageError("Numerics needs at least two images: errors are judged by the spread between them.")
     model = shorten_means(model)
     experiment = search.Experiment(model, feeds, natural, long_softmaxes(model))
     ranges = measure_ranges(experiment)
@@ -135,7 +135,7 @@ def examine(
     return NumericsReport(
         precision=precision,
         nodes=len(experiment.steps),
-        pictures=len(feeds),
+        images=len(feeds),
         passed=passed,
         findings=tuple(_findings(experiment, chosen, ranges)),
         islands=_named(experiment, chosen),
@@ -147,14 +147,14 @@ def examine(
 
 
 def rescued(model: ModelProto, feeds: Sequence[Mapping[str, Array]], few: int) -> tuple[str, ...]:
-    """Return the fp32 islands with which a graph holds the limits of fp16 over pictures; empty where none were found.
+    """Return the fp32 islands with which a graph holds the limits of fp16 over images; empty where none were found.
 
     What is not finite is found by its culprits; then those operators join that disturb the outputs most.
 
     Args:
         model: An fp32 graph.
-        feeds: Inputs as a check has them, a picture each: `fidelity.NATURAL` natural ones, then extremes.
-        few: How many of the natural pictures the search for culprits takes, beside those that are not finite.
+        feeds: Inputs as a check has them, an image each: `fidelity.NATURAL` natural ones, then extremes.
+        few: How many of the natural images the search for culprits takes, beside those that are not finite.
 
     Raises:
         ConversionError: The interpreter lacks an operator of the graph.
@@ -178,7 +178,7 @@ def _named(experiment: Experiment, chosen: Islands) -> tuple[str, ...]:
 
 
 def measure_ranges(experiment: Experiment) -> dict[str, TensorRange]:
-    """Return the range of every floating tensor over the pictures, by tensor."""
+    """Return the range of every floating tensor over the images, by tensor."""
     found: dict[str, TensorRange] = {}
     for feed in experiment.feeds:
         for done in experiment.interpreter.trace(feed, "float64"):

@@ -25,31 +25,31 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 MARGIN_DB = 2.0
-"""Less noise on calibration pictures than others should have on any target: pictures differ, and a runtime that rounds
+"""Less noise on calibration images than others should have on any target: images differ, and a runtime that rounds
 here and there to the next level costs up to a dB."""
 TARGET_DB = 20.0 + MARGIN_DB
-"""Of signal to quantization noise on the worst set of pictures."""
+"""Of signal to quantization noise on the worst set of images."""
 LEAST_COSINE = 1 - (1 - fidelity.LIMITS["int8"]["cosine"]) * 10 ** (-MARGIN_DB / 10)
-"""Of each picture; what it lacks of 1 goes with the power of the noise."""
+"""Of each image; what it lacks of 1 goes with the power of the noise."""
 SETS = 8
-"""Of as many pictures as a check takes. Noise differs by several dB from set to set, and one mean hides the worst."""
+"""Of as many images as a check takes. Noise differs by several dB from set to set, and one mean hides the worst."""
 LARGEST_SHARE = 0.5
 """Of the multiply-accumulates; with more of them in float it is no int8 artifact any more."""
 WORTH_PCT = 10.0
-"""Of the work. The order by noise alone keeps better what it promises on other pictures: on the worst of five sets of
+"""Of the work. The order by noise alone keeps better what it promises on other images: on the worst of five sets of
 them regla_m had 18.7 dB, by noise for work 15.6."""
 WORTH_DB = 0.5
-"""On calibration pictures; less than that is chance on others."""
+"""On calibration images; less than that is chance on others."""
 MUCH_PCT = 25.0
 """Of the work: with more of it in float, other ranges are worth the seconds that they take."""
 
 
 @dataclass(frozen=True)
 class Relief:
-    """A quantized graph, the nodes that went back to float (first outputs), and what that did on the pictures.
+    """A quantized graph, the nodes that went back to float (first outputs), and what that did on the images.
 
     ``share_pct`` is their share of the multiply-accumulates that int8 could take; ``before_db`` and ``after_db`` are of
-    the worst of ``sets`` sets of pictures; ``quiet`` is whether that suffices. ``clipped`` is what ranges of least
+    the worst of ``sets`` sets of images; ``quiet`` is whether that suffices. ``clipped`` is what ranges of least
     error gave, where activations have the range of their largest value (`to_int8`) instead.
     """
 
@@ -68,7 +68,7 @@ class Relief:
         return (*self._about_floats(), *self._about_ranges())
 
     def _about_floats(self) -> Iterator[str]:
-        where = f"the worst of {self.sets} sets of calibration pictures" if self.sets > 1 else "calibration pictures"
+        where = f"the worst of {self.sets} sets of calibration images" if self.sets > 1 else "calibration images"
         if self.floats:
             yield (
                 f"{len(self.floats)} of {self.quantizable} operators ({self.share_pct:.0f} % of the work) stay in "
@@ -78,7 +78,7 @@ class Relief:
     def _about_ranges(self) -> Iterator[str]:
         if self.clipped is not None:
             yield (
-                "ranges from the extremes of all calibration pictures; those of least error have "
+                "ranges from the extremes of all calibration images; those of least error have "
                 f"{self.clipped.after_db:.1f} dB with {self.clipped.share_pct:.0f} % of the work in float"
             )
 
@@ -111,7 +111,7 @@ def quantize(model: ModelProto, batches: Sequence[Mapping[str, Array]]) -> Relie
 
 
 def relieve(model: ModelProto, int8: ModelProto, batches: Sequence[Mapping[str, Array]]) -> Relief:
-    """Take operators back to float until noise is down on every set of pictures and all outputs point the right way.
+    """Take operators back to float until noise is down on every set of images and all outputs point the right way.
 
     Down is by `TARGET_DB`, right is a cosine of `LEAST_COSINE`. Operators are tried in the order of their noise, and in
     that of their noise for the work they do, which is taken where it keeps less work in float by `WORTH_PCT`. Where
@@ -133,7 +133,7 @@ def relieve(model: ModelProto, int8: ModelProto, batches: Sequence[Mapping[str, 
     unchanged = Relief(int8, (), len(names), 0.0, before["snr_db"], before["snr_db"], _quiet(before), judge.count)
     if unchanged.quiet:
         return unchanged
-    if len(batches) * size < 2:  # a single picture has no spread to judge by
+    if len(batches) * size < 2:  # a single image has no spread to judge by
         return replace(unchanged, quiet=True)
     powers = _powers(model, int8, names, judge.worst(int8))
     macs = onnx_file.macs_by_node(model)
@@ -162,13 +162,13 @@ def relieve(model: ModelProto, int8: ModelProto, batches: Sequence[Mapping[str, 
 
 
 class _Judge:
-    """Judges quantized graphs by the worst of several sets of pictures, each of as many as a check takes.
+    """Judges quantized graphs by the worst of several sets of images, each of as many as a check takes.
 
-    ``count`` is how many sets there are: one of all the pictures, where they are too few for two.
+    ``count`` is how many sets there are: one of all the images, where they are too few for two.
     """
 
     def __init__(self, model: ModelProto, batches: Sequence[Mapping[str, Array]], size: int) -> None:
-        """Run the exact graph on all sets; ``size`` is the number of pictures in a batch."""
+        """Run the exact graph on all sets; ``size`` is the number of images in a batch."""
         each = -(-fidelity.NATURAL // size)
         starts = range(0, min(SETS, len(batches) // each) * each, each)
         run = runner(model)
@@ -238,7 +238,7 @@ def _powers(
 def signal_to_noise_db(expected: Mapping[str, Array], found: Mapping[str, Array]) -> float:
     """Return the signal to noise ratio of outputs by name, shape (B, ...), the lowest over them.
 
-    The signal is what is left after the mean over the pictures is taken off: a constant says nothing. Nothing of it is
+    The signal is what is left after the mean over the images is taken off: a constant says nothing. Nothing of it is
     left where a result is not finite.
     """
     return _figures(expected, found)["snr_db"]

@@ -50,7 +50,7 @@ Islands = frozenset[str]
 
 @dataclass(frozen=True)
 class Local:
-    """How one operator fared against float64, at its worst over the pictures; errors are relative, of the whole tensor.
+    """How one operator fared against float64, at its worst over the images; errors are relative, of the whole tensor.
 
     ``error`` is infinite where the result is not finite but should be.
     """
@@ -67,7 +67,7 @@ class Local:
 
 @dataclass
 class Experiment:
-    """A graph, its pictures, its exact outputs, and what was tried; ``kept`` are islands in any case."""
+    """A graph, its images, its exact outputs, and what was tried; ``kept`` are islands in any case."""
 
     model: ModelProto
     feeds: Sequence[Mapping[str, Array]]
@@ -105,7 +105,7 @@ class Experiment:
         return self._errors[mode, islands]
 
     def broken(self) -> list[int]:
-        """Return the pictures, batches of one, whose outputs are not finite in one of the modes."""
+        """Return the images, batches of one, whose outputs are not finite in one of the modes."""
         runs = [self._outputs(mode, frozenset()) for mode in MODES]
         outputs = [value for found in runs for value in found.values()]
         return [i for i in range(len(self.feeds)) if not all(_finite(value[i]) for value in outputs)]
@@ -118,11 +118,11 @@ class Experiment:
         """Return the larger error of the two modes."""
         return max(self.error(mode, islands) for mode in MODES)
 
-    def locals(self, mode: str, islands: Islands, pictures: int | None = None) -> list[Local]:
-        """Follow the half run beside the exact one over the first pictures and compare every operator's result."""
+    def locals(self, mode: str, islands: Islands, images: int | None = None) -> list[Local]:
+        """Follow the half run beside the exact one over the first images and compare every operator's result."""
         errors = [0.0] * len(self.steps)
         given = [0.0] * len(self.steps)
-        feeds = self.feeds[:pictures]
+        feeds = self.feeds[:images]
         self.runs += 2 * len(feeds)
         for feed in feeds:
             known: dict[str, float] = {}
@@ -213,8 +213,8 @@ def _grow(experiment: Experiment, mode: str, islands: Islands, factor: float, vi
     limit = max(8, int(LARGEST_SHARE * len(experiment.steps)))
     while experiment.error(mode, islands) > 1 and len(islands) <= limit:
         added: Islands = frozenset()
-        for pictures in (1, None):  # what one picture shows need not be asked of all
-            added = added or _next(experiment, experiment.locals(mode, islands, pictures), islands, factor, visible)
+        for images in (1, None):  # what one image shows need not be asked of all
+            added = added or _next(experiment, experiment.locals(mode, islands, images), islands, factor, visible)
         if not added:
             break
         islands |= added

@@ -1,4 +1,4 @@
-"""int8 and a16w8 written into the graph as Q/DQ, from calibration pictures.
+"""int8 and a16w8 written into the graph as Q/DQ, from calibration images.
 
 int8 has the one form that ONNX Runtime, OpenVINO, TensorRT and Core ML all take: signed and symmetric, weights per
 channel and stored as int8, biases in float, and only convolutions and products with a constant matrix quantized.
@@ -50,7 +50,7 @@ def to_int8(model: ModelProto, batches: Sequence[Mapping[str, Array]], extremes:
     from effbench.deploy.precision.rounding import round_weights
 
     if not batches:
-        raise UsageError("int8 needs calibration pictures.", hint="Give --calibration FOLDER.")
+        raise UsageError("int8 needs calibration images.", hint="Give --images FOLDER.")
     made = _nncf(model, batches, extremes)
     _fold_weights(made)
     _halve_range(made)
@@ -90,7 +90,7 @@ def _nncf(model: ModelProto, batches: Sequence[Mapping[str, Array]], extremes: b
                 advanced_parameters=AdvancedQuantizationParameters(
                     overflow_fix=OverflowFix.ENABLE,  # see HALF_RANGE
                     activations_quantization_params=symmetric,
-                    # Averaged extremes, NNCF's default, clip pictures of more contrast than most; the extremes of all
+                    # Averaged extremes, NNCF's default, clip images of more contrast than most; the extremes of all
                     # waste levels on one pixel. The range of least error over all values measured best on most models.
                     activations_range_estimator_params=ranges,
                 ),
@@ -278,7 +278,7 @@ def to_a16w8(model: ModelProto, batches: Sequence[Mapping[str, Array]]) -> Model
     from effbench.deploy.precision.rounding import round_weights
 
     if not batches:
-        raise UsageError("a16w8 needs calibration pictures.", hint="Give --calibration FOLDER.")
+        raise UsageError("a16w8 needs calibration images.", hint="Give --images FOLDER.")
     try:
         from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize
         from onnxruntime.quantization.execution_providers.qnn import get_qnn_qdq_config, qnn_preprocess_model

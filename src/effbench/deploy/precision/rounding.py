@@ -1,11 +1,11 @@
 """int8 weights of a graph rounded so that results stay, where rounding each to its nearest level keeps weights.
 
-Of an operator's weights W, inputs x and inputs as int8 gives them x', it keeps W' x' near W x over pictures:
+Of an operator's weights W, inputs x and inputs as int8 gives them x', it keeps W' x' near W x over images:
 |W x - W' x'|^2 + damping |W - W'|^2 is least for float weights that solve a ridge regression (inputs with their errors:
 Li et al., ICML 2025, arXiv:2504.02692). They are rounded one column after another, and what that does to the result is
 taken up by the columns still to come (Frantar et al., ICLR 2023, arXiv:2210.17323). A bias takes up what is left of
 the mean. Each operator is given the exact tensors: with those of the quantized graph the noise of the operators before
-would be fitted too, which fits these pictures alone.
+would be fitted too, which fits these images alone.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from effbench.threads import one_thread
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-PICTURES = 24
+IMAGES = 24
 """The last ones of a calibration: those that a graph is judged by come first (`precision.float_nodes`)."""
 POSITIONS = 256
-"""Of each picture, drawn at random: as many results of an operator are looked at."""
+"""Of each image, drawn at random: as many results of an operator are looked at."""
 DAMPING = 0.1
 """Of the mean square of an input: how much a weight's own change counts beside that of the result."""
 COLUMNS = 64
@@ -162,7 +162,7 @@ def round_weights(model: ModelProto, made: ModelProto, batches: Sequence[Mapping
     run = runner(model, [one.source for one in operators])
     positions = torch.Generator().manual_seed(0)
     with one_thread():
-        for feed in batches[-max(1, PICTURES // size) :]:
+        for feed in batches[-max(1, IMAGES // size) :]:
             tensors = {**feed, **run(feed)}
             for one in operators:
                 sums[one.levels].add(*one.columns(torch.from_numpy(tensors[one.source]), positions))
@@ -304,7 +304,7 @@ def _levels(weight: Tensor, lost: Tensor, square: Tensor, scale: Tensor, limit: 
         errors = left.new_empty(groups, outputs, stop - start)
         for i in reversed(range(start, stop)):
             column = slice(i, i + 1)
-            # A channel of noughts may have a scale of nought.
+            # A channel of zeros may have a scale of zero.
             levels[:, :, column] = (left[:, :, column] / scale).nan_to_num(0).round().clamp(-limit, limit)
             error = (left[:, :, column] - levels[:, :, column] * scale) / spread[:, column, column]
             left[:, :, start : i + 1] -= error * spread[:, column, start : i + 1]

@@ -23,7 +23,7 @@ class TensorRtTarget:
     precision = "fp16"
     options: Mapping[str, str] = {
         "batch": "smallest:usual:largest batch of a graph whose batch is open; default 1:1:8",
-        "sides": "smallest:usual:largest picture side of a graph whose size is open",
+        "sides": "smallest:usual:largest image side of a graph whose size is open",
         "dla": "DLA core of an Orin to place layers on: 0 or 1; default none",
         "fallback": "what --allow-fallback sets: yes leaves to the GPU what the DLA does not run; default no",
         "timing_cache": "a file that keeps kernel timings between builds on this device",

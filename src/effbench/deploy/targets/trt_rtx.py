@@ -31,7 +31,7 @@ class RtxTarget:
     options: Mapping[str, str] = {
         "cc": "compute capabilities to build for: all (default), or some of 75,80,86,89,120,121",
         "batch": "smallest:usual:largest batch of a graph whose batch is open; default 1:1:8",
-        "sides": "smallest:usual:largest picture side of a graph whose size is open",
+        "sides": "smallest:usual:largest image side of a graph whose size is open",
         "runtime_cache": "when it is opened: a file that keeps the kernels compiled on this GPU",
     }
     checks: tuple[Mapping[str, str], ...] = ({},)

@@ -27,7 +27,7 @@ def _pointwise(inputs: int, outputs: int, bias: bool = False) -> nn.Conv2d:
 
 
 def key_weights(key: Tensor) -> Tensor:
-    """Return ``exp(K - max K) / sqrt(N)``; the maximum over positions, per picture and channel. Shape as the key's."""
+    """Return ``exp(K - max K) / sqrt(N)``; the maximum over positions, per image and channel. Shape as the key's."""
     positions = key.shape[2] * key.shape[3]
     weights: Tensor = torch.exp(key - key.amax(dim=(2, 3), keepdim=True)) * positions**-0.5
     return weights
@@ -190,8 +190,8 @@ def resampled(values: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Ten
     """Return values of positions, shape (N, d), resampled from one map size to another (bicubic)."""
     if old == new:
         return values
-    picture = values.T.reshape(1, values.shape[1], *old)
-    return F.interpolate(picture, size=new, mode="bicubic", align_corners=False).reshape(values.shape[1], -1).T
+    image = values.T.reshape(1, values.shape[1], *old)
+    return F.interpolate(image, size=new, mode="bicubic", align_corners=False).reshape(values.shape[1], -1).T
 
 
 def within(resolution: tuple[int, int], window: int) -> Tensor:

@@ -65,7 +65,7 @@ class _Lambda(nn.Module):
     def untrained(self) -> Watchers:
         """Make the keys selective, let queries vary around a constant, and scopes fade towards their ends.
 
-        Queries times values grow with the square of a picture's contrast, and sums over a whole scope with the size of
+        Queries times values grow with the square of an image's contrast, and sums over a whole scope with the size of
         the map; block after block, without training, that would leave the range of numbers.
         """
         self.key.weight.mul_(SELECTIVE)

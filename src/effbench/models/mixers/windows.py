@@ -1,4 +1,4 @@
-"""Windows of a map as pictures of a batch, and back; tensors of rank 4 only."""
+"""Windows of a map as images of a batch, and back; tensors of rank 4 only."""
 
 from __future__ import annotations
 

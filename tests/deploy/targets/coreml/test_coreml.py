@@ -83,12 +83,12 @@ def test_the_same_graph_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 @needs_toolkit
-def test_a_picture_input_holds_the_normalization(tmp_path: Path) -> None:
+def test_a_image_input_holds_the_normalization(tmp_path: Path) -> None:
     from effbench.deploy.targets.coreml.package import read
 
     graph = graph_artifact(tmp_path, attention())
     artifact, made = converted(graph, tmp_path, {"input": "image"})
-    assert made.notes == ("picture input",)
+    assert made.notes == ("image input",)
     assert verified(graph, artifact).passed
     package = read(artifact.path)
     assert package.features_in[0].kind == "image"

@@ -19,7 +19,7 @@ from effbench.deploy.targets.coreml.translator.graph import feature_name, transl
 from effbench.errors import ConversionError, UsageError  # noqa: E402
 
 RNG = np.random.default_rng(0)
-PICTURE = RNG.standard_normal((1, 6, 9, 7)).astype(np.float32)
+IMAGE = RNG.standard_normal((1, 6, 9, 7)).astype(np.float32)
 ROWS = RNG.standard_normal((2, 5, 8)).astype(np.float32)
 
 
@@ -32,55 +32,55 @@ def integers(*values: int) -> Any:
 
 
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
-    "conv": ("Conv", {"x": PICTURE}, {"w": floats(4, 3, 3, 3), "b": floats(4)}, {"group": 2, "pads": [1, 0, 2, 1]}),
-    "conv strided": ("Conv", {"x": PICTURE}, {"w": floats(4, 6, 3, 3)}, {"strides": [2, 3], "dilations": [2, 1]}),
-    "conv same": ("Conv", {"x": PICTURE}, {"w": floats(4, 6, 3, 2)}, {"auto_pad": "SAME_LOWER", "strides": [2, 2]}),
+    "conv": ("Conv", {"x": IMAGE}, {"w": floats(4, 3, 3, 3), "b": floats(4)}, {"group": 2, "pads": [1, 0, 2, 1]}),
+    "conv strided": ("Conv", {"x": IMAGE}, {"w": floats(4, 6, 3, 3)}, {"strides": [2, 3], "dilations": [2, 1]}),
+    "conv same": ("Conv", {"x": IMAGE}, {"w": floats(4, 6, 3, 2)}, {"auto_pad": "SAME_LOWER", "strides": [2, 2]}),
     "conv 1d": ("Conv", {"x": ROWS}, {"w": floats(3, 5, 3)}, {"pads": [1, 1]}),
     "conv transposed": (
         "ConvTranspose",
-        {"x": PICTURE},
+        {"x": IMAGE},
         {"w": floats(6, 2, 3, 3), "b": floats(4)},
         {"group": 2, "strides": [2, 2], "pads": [1, 0, 0, 1], "output_padding": [1, 1]},
     ),
-    "max pool": ("MaxPool", {"x": PICTURE}, {}, {"kernel_shape": [3, 2], "strides": [2, 2], "ceil_mode": 1}),
-    "max pool dilated": ("MaxPool", {"x": PICTURE}, {}, {"kernel_shape": [2, 2], "dilations": [2, 3]}),
+    "max pool": ("MaxPool", {"x": IMAGE}, {}, {"kernel_shape": [3, 2], "strides": [2, 2], "ceil_mode": 1}),
+    "max pool dilated": ("MaxPool", {"x": IMAGE}, {}, {"kernel_shape": [2, 2], "dilations": [2, 3]}),
     "average pool": (
         "AveragePool",
-        {"x": PICTURE},
+        {"x": IMAGE},
         {},
         {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "strides": [2, 2], "ceil_mode": 1},
     ),
     "average pool counted": (
         "AveragePool",
-        {"x": PICTURE},
+        {"x": IMAGE},
         {},
         {"kernel_shape": [3, 3], "pads": [1, 0, 1, 1], "count_include_pad": 1},
     ),
-    "global pool": ("GlobalAveragePool", {"x": PICTURE}, {}, {}),
+    "global pool": ("GlobalAveragePool", {"x": IMAGE}, {}, {}),
     "matmul constant": ("MatMul", {"x": ROWS}, {"w": floats(8, 3)}, {}),
     "matmul": ("MatMul", {"x": ROWS, "z": floats(2, 8, 3)}, {}, {}),
     "matmul broadcast": ("MatMul", {"x": ROWS}, {"w": floats(1, 8, 3)}, {}),
     "gemm": ("Gemm", {"x": ROWS[0]}, {"w": floats(4, 8), "c": floats(4)}, {"transB": 1, "alpha": 0.5, "beta": 2.0}),
     "gemm row bias": ("Gemm", {"x": ROWS[0]}, {"w": floats(8, 4), "c": floats(5, 1)}, {"beta": 0.5}),
     "einsum": ("Einsum", {"x": ROWS, "z": floats(2, 6, 8)}, {}, {"equation": "bnd,bmd->bnm"}),
-    "einsum batched": ("Einsum", {"x": PICTURE, "z": floats(6, 7, 3)}, {}, {"equation": "bhnd,hdm->bmhn"}),
+    "einsum batched": ("Einsum", {"x": IMAGE, "z": floats(6, 7, 3)}, {}, {"equation": "bhnd,hdm->bmhn"}),
     "einsum summed": ("Einsum", {"x": ROWS}, {}, {"equation": "...ij->...i"}),
     "layer norm": ("LayerNormalization", {"x": ROWS}, {"g": floats(8), "b": floats(8)}, {"epsilon": 1e-6}),
     "layer norm 2 axes": ("LayerNormalization", {"x": ROWS}, {"g": floats(5, 8)}, {"axis": 1}),
-    "instance norm": ("InstanceNormalization", {"x": PICTURE}, {"g": floats(6), "b": floats(6)}, {}),
+    "instance norm": ("InstanceNormalization", {"x": IMAGE}, {"g": floats(6), "b": floats(6)}, {}),
     "batch norm": (
         "BatchNormalization",
-        {"x": PICTURE},
+        {"x": IMAGE},
         {"g": floats(6), "b": floats(6), "m": floats(6), "v": np.abs(floats(6)) + 0.1},
         {},
     ),
-    "lrn": ("LRN", {"x": PICTURE}, {}, {"size": 3, "alpha": 0.1}),
+    "lrn": ("LRN", {"x": IMAGE}, {}, {"size": 3, "alpha": 0.1}),
     "gelu": ("Gelu", {"x": ROWS}, {}, {}),
     "gelu tanh": ("Gelu", {"x": ROWS}, {}, {"approximate": "tanh"}),
     "hard swish": ("HardSwish", {"x": 4 * ROWS}, {}, {}),
     "hard sigmoid": ("HardSigmoid", {"x": 4 * ROWS}, {}, {"alpha": 0.3, "beta": 0.4}),
     "softmax": ("Softmax", {"x": ROWS}, {}, {"axis": 1}),
-    "prelu": ("PRelu", {"x": PICTURE}, {"s": floats(6, 1, 1)}, {}),
+    "prelu": ("PRelu", {"x": IMAGE}, {"s": floats(6, 1, 1)}, {}),
     "clip": ("Clip", {"x": ROWS}, {"low": np.float32(-0.5), "high": np.float32(0.25)}, {}),
     "clip one side": ("Clip", {"x": ROWS}, {"low": np.float32(-0.5)}, {}),
     "pow": ("Pow", {"x": np.abs(ROWS)}, {"p": np.float32(1.7)}, {}),
@@ -92,11 +92,11 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "argmax last": ("ArgMax", {"x": np.round(ROWS)}, {}, {"axis": 2, "select_last_index": 1}),
     "cumsum": ("CumSum", {"x": ROWS}, {"axis": np.int64(1)}, {"reverse": 1, "exclusive": 1}),
     "reshape": ("Reshape", {"x": ROWS}, {"s": integers(0, -1, 2)}, {}),
-    "transpose": ("Transpose", {"x": PICTURE}, {}, {"perm": [0, 2, 3, 1]}),
+    "transpose": ("Transpose", {"x": IMAGE}, {}, {"perm": [0, 2, 3, 1]}),
     "expand": ("Expand", {"x": ROWS[:, :1]}, {"s": integers(3, 1, 5, 1)}, {}),
     "slice": (
         "Slice",
-        {"x": PICTURE},
+        {"x": IMAGE},
         {"b": integers(-1, 6), "e": integers(-9, 0), "a": integers(2, 3), "s": integers(-2, -3)},
         {},
     ),
@@ -104,16 +104,16 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "gather": ("Gather", {"x": ROWS}, {"i": integers(-1, 0)}, {"axis": 2}),
     "gather one": ("Gather", {"x": ROWS}, {"i": np.int64(-2)}, {"axis": 1}),
     "gather run time": ("Gather", {"x": ROWS, "i": integers(3, 1)}, {}, {"axis": 1}),
-    "pad": ("Pad", {"x": PICTURE}, {"p": integers(0, 0, 1, 2, 0, 1, 0, 3), "v": np.float32(2)}, {}),
-    "pad reflect": ("Pad", {"x": PICTURE}, {"p": integers(0, 0, 1, 2, 0, 0, 0, 3)}, {"mode": "reflect"}),
-    "pad edge": ("Pad", {"x": PICTURE}, {"p": integers(0, 1, 0, 2, 0, 0, 0, 3)}, {"mode": "edge"}),
+    "pad": ("Pad", {"x": IMAGE}, {"p": integers(0, 0, 1, 2, 0, 1, 0, 3), "v": np.float32(2)}, {}),
+    "pad reflect": ("Pad", {"x": IMAGE}, {"p": integers(0, 0, 1, 2, 0, 0, 0, 3)}, {"mode": "reflect"}),
+    "pad edge": ("Pad", {"x": IMAGE}, {"p": integers(0, 1, 0, 2, 0, 0, 0, 3)}, {"mode": "edge"}),
     "tile": ("Tile", {"x": ROWS}, {"r": integers(1, 3, 2)}, {}),
     "depth to space": ("DepthToSpace", {"x": floats(1, 8, 2, 3)}, {}, {"blocksize": 2}),
     "depth to space crd": ("DepthToSpace", {"x": floats(1, 8, 2, 3)}, {}, {"blocksize": 2, "mode": "CRD"}),
     "space to depth": ("SpaceToDepth", {"x": floats(1, 2, 4, 6)}, {}, {"blocksize": 2}),
     "cast": ("Cast", {"x": 3 * ROWS}, {}, {"to": TensorProto.INT64}),
     "is inf": ("IsInf", {"x": np.array([1, np.inf, -np.inf], np.float32)}, {}, {"detect_negative": 0}),
-    "grid sample": ("GridSample", {"x": PICTURE, "g": floats(1, 4, 5, 2) / 2}, {}, {"padding_mode": "border"}),
+    "grid sample": ("GridSample", {"x": IMAGE, "g": floats(1, 4, 5, 2) / 2}, {}, {"padding_mode": "border"}),
 }
 
 
@@ -142,7 +142,7 @@ def test_a_resize_places_its_samples_as_the_node_says(
     node = helper.make_node(
         "Resize", ["x", *constants], ["y"], mode=mode, coordinate_transformation_mode=place, **rounding
     )
-    assert_same(graph([node], {"x": PICTURE}, constants), {"x": PICTURE}, tmp_path, 2e-5)
+    assert_same(graph([node], {"x": IMAGE}, constants), {"x": IMAGE}, tmp_path, 2e-5)
 
 
 def test_all_missing_operators_are_named_with_their_nodes(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_all_missing_operators_are_named_with_their_nodes(tmp_path: Path) -> Non
 
 def test_a_form_that_is_not_translated_names_its_node(tmp_path: Path) -> None:
     node = helper.make_node("MaxPool", ["x"], ["y", "i"], "pool_with_indices", kernel_shape=[2, 2])
-    model = graph([node], {"x": PICTURE}, outputs=["y", "i"])
+    model = graph([node], {"x": IMAGE}, outputs=["y", "i"])
     with pytest.raises(ConversionError, match="pool_with_indices"):
         translated(model, tmp_path)
 
@@ -244,7 +244,7 @@ def test_a_quantized_graph_computes_what_onnxruntime_computes(tmp_path: Path) ->
         helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["k"], axis=0),
         helper.make_node("Conv", ["d", "k", "b"], ["y"]),
     ]
-    session = assert_same(graph(nodes, {"x": PICTURE}, constants), {"x": PICTURE}, tmp_path)
+    session = assert_same(graph(nodes, {"x": IMAGE}, constants), {"x": IMAGE}, tmp_path)
     counts = session.placement()["operations"]
     assert counts == {"constexpr_affine_dequantize": 1, "conv": 1, "dequantize": 1, "quantize": 1}
     assert session.compute_precision == "int8+fp32"

@@ -203,14 +203,14 @@ def test_the_license_is_pointed_to_and_nothing_of_it_is_ours() -> None:
     assert "libQnn" not in tracked
 
 
-def test_the_simulator_takes_a_stated_number_of_pictures(context: Artifact) -> None:
+def test_the_simulator_takes_a_stated_number_of_images(context: Artifact) -> None:
     session = TARGET.open(context, 1, {})
-    images = fidelity.pictures(9, 3, (SIDE, SIDE))
+    images = fidelity.reference_images(9, 3, (SIDE, SIDE))
     reference = (images, {"output": np.arange(90.0).reshape(9, 10)}, "engine")
-    few, outputs, engine = fidelity.first(reference, session.pictures, 1)
-    assert len(few) == len(outputs["output"]) == session.pictures == 4
+    few, outputs, engine = fidelity.first(reference, session.images, 1)
+    assert len(few) == len(outputs["output"]) == session.images == 4
     assert engine == "engine"
     assert len(fidelity.first(reference, 4, 3)[0]) == 6  # whole batches
     large = replace(context, subject=replace(context.subject, resolution=(512, 512)))
-    assert TARGET.open(large, 1, {}).pictures == 2
+    assert TARGET.open(large, 1, {}).images == 2
     assert fidelity.first(reference, None, 1) is reference

@@ -1,4 +1,4 @@
-"""Write a translated program as an ``.mlpackage``: passes, picture input, class labels, metadata."""
+"""Write a translated program as an ``.mlpackage``: passes, image input, class labels, metadata."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def convert(model: onnx.ModelProto, package: Path, options: Options | None = Non
 
     Raises:
         ConversionError: The graph cannot be translated, or coremltools refuses the program.
-        UsageError: An unknown deployment target, labels that do not fit, or a picture input that cannot be one.
+        UsageError: An unknown deployment target, labels that do not fit, or an image input that cannot be one.
     """
     options = options or Options()
     target = options.target or minimum_target(model)
@@ -151,7 +151,7 @@ def _compile(translation: Translation, target: Any, options: Options, scratch: P
 def _image_type(port: Port, preprocessing: Preprocessing) -> Any:
     channels = port.shape[1] if len(port.shape) == 4 else 0
     if channels not in (1, 3) or port.shape[0] != 1:
-        raise UsageError(f"Input '{port.tensor}' of shape {list(port.shape)} cannot be a picture (1 x 3 x H x W).")
+        raise UsageError(f"Input '{port.tensor}' of shape {list(port.shape)} cannot be an image (1 x 3 x H x W).")
     order = "G" if channels == 1 else preprocessing.channel_order
     layout = {"RGB": ct.colorlayout.RGB, "BGR": ct.colorlayout.BGR, "G": ct.colorlayout.GRAYSCALE}[order]
     return ct.ImageType(name=port.feature, shape=port.shape, color_layout=layout, channel_first=True)

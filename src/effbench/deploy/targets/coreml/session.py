@@ -52,7 +52,7 @@ class _Border:
         self.image = Preprocessing(**image) if image else None
 
     def feed(self, feeds: Mapping[str, Array], dtypes: Mapping[str, str]) -> dict[str, Array]:
-        """Turn arrays by tensor name into arrays by feature name; a picture input gets its pixels back."""
+        """Turn arrays by tensor name into arrays by feature name; an image input gets its pixels back."""
         found = {}
         for position, port in enumerate(self.inputs):
             value = np.asarray(feeds[port.tensor])
@@ -132,10 +132,10 @@ class CoreMLSession:
         self.compute_precision: str | None = None
 
     def __call__(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
-        """Predict once; a picture input takes pixels rounded to 8 bits."""
+        """Predict once; an image input takes pixels rounded to 8 bits."""
         features: dict[str, Any] = self._border.feed(feeds, self._dtypes)
         if self._image is not None:
-            features[self._image] = _picture(features[self._image])
+            features[self._image] = _image(features[self._image])
         return self._border.results(self._model.predict(features))
 
     def placement(self) -> dict[str, Any]:
@@ -178,12 +178,12 @@ def summarize(plan: Any, operations: Sequence[Any]) -> dict[str, Any]:
     return {"operations_by_unit": dict(counts), "cost_by_unit": costs, "not_on_neural_engine": elsewhere}
 
 
-def _picture(array: Array) -> Any:
+def _image(array: Array) -> Any:
     try:
         from PIL import Image
     except ImportError as error:
         raise UnavailableError(
-            "A picture input needs the package 'pillow'.", hint="Install it with: pip install pillow"
+            "An image input needs the package 'pillow'.", hint="Install it with: pip install pillow"
         ) from error
     pixels = np.clip(np.rint(array[0]), 0, 255).astype(np.uint8)
     return Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))

@@ -33,7 +33,7 @@ class CoreMLTarget:
     precision = "fp16"
     options: Mapping[str, str] = {
         "deployment_target": "oldest system to run on: iOS15, iOS16, iOS17 or iOS18; default iOS16, iOS17 if quantized",
-        "input": "tensor (default), or image: a picture of 0 ... 255, with the model's normalization in the package",
+        "input": "tensor (default), or image: an image of 0 ... 255, with the model's normalization in the package",
         "labels": "a text file with one class label per line; the package then names the best class",
         "units": "on a Mac: ALL (default), CPU_ONLY, CPU_AND_GPU or CPU_AND_NE",
         "accumulate": "off a Mac: sums of simulated half precision in float32 (default) or float16",
@@ -75,7 +75,7 @@ class CoreMLTarget:
             ENTRY,
             graph.subject.storage_precision,
             placement={"opset": package.opset, "operations": package.count(), "declared": compute_precision(package)},
-            notes=("picture input",) if chosen.image else (),
+            notes=("image input",) if chosen.image else (),
         )
 
     def open(self, artifact: Artifact, threads: int, options: Mapping[str, str]) -> Session:

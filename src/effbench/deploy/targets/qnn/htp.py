@@ -33,7 +33,7 @@ FLAT = 20.0
 
 @dataclass(frozen=True)
 class _Levels:
-    """Of a tensor in 16 unsigned bits: the real value of a level, the level of nought, and whose operators say so."""
+    """Of a tensor in 16 unsigned bits: the real value of a level, the level of zero, and whose operators say so."""
 
     scale: float
     zero: int
@@ -129,10 +129,10 @@ def _hard_swish(node: NodeProto, add: _Writer) -> None:
 def _product(node: NodeProto, add: _Writer, second: _Levels, result: _Levels) -> None:
     """Write a b as a h + a (b - h), h being b in 8 bits.
 
-    Both terms reach twice as far as their sum: where b is but half a level of h, it is either nought or twice b.
+    Both terms reach twice as far as their sum: where b is but half a level of h, it is either zero or twice b.
     """
     a, b = node.input
-    wide, domain = second.scale * 258, second.domain  # 65,535 levels are 254.01 of these, wherever nought comes to lie
+    wide, domain = second.scale * 258, second.domain  # 65,535 levels are 254.01 of these, wherever zero comes to lie
     zero = round(second.zero / 258)
     rough = add.quantized(b, wide, np.uint8(zero), domain)
     # The same values in 16 bits, as a difference of two types is not to be had.
@@ -207,10 +207,10 @@ def _levels(graph: GraphProto, stored: Mapping[str, TensorProto]) -> dict[str, _
         scale, zero = (stored.get(name) for name in node.input[1:])
         if scale is None or zero is None or zero.data_type != onnx.TensorProto.UINT16:
             continue
-        steps, nought = numpy_helper.to_array(scale), numpy_helper.to_array(zero)
+        steps, offset = numpy_helper.to_array(scale), numpy_helper.to_array(zero)
         if steps.size == 1:
             name = node.input[0] if node.op_type == "QuantizeLinear" else node.output[0]
-            found[name] = _Levels(float(steps.item()), int(nought.item()), node.domain)
+            found[name] = _Levels(float(steps.item()), int(offset.item()), node.domain)
     return found
 
 

@@ -27,8 +27,8 @@ ENTRY = "model.onnx"
 DEFAULT_HTP = "v75"
 
 
-PICTURES, PICTURES_OF_LARGE, LARGE_PX = 4, 2, 256
-"""How many pictures a fidelity check takes on the simulator, which needs seconds for each, or minutes."""
+IMAGES, IMAGES_OF_LARGE, LARGE_PX = 4, 2, 256
+"""How many images a fidelity check takes on the simulator, which needs seconds for each, or minutes."""
 
 
 class QnnSession:
@@ -55,7 +55,7 @@ class QnnSession:
         if self._session.get_providers()[0] != snapdragon.PROVIDER:
             raise UnavailableError(f"ONNX Runtime left the QNN provider for {self._session.get_providers()[0]}.")
         self._names = [output.name for output in self._session.get_outputs()]
-        self.pictures = PICTURES if max(artifact.subject.resolution) <= LARGE_PX else PICTURES_OF_LARGE
+        self.images = IMAGES if max(artifact.subject.resolution) <= LARGE_PX else IMAGES_OF_LARGE
         self.simulated = snapdragon.simulated()
         self.compute_precision: str | None = artifact.subject.compute_precision
 

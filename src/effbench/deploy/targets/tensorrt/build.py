@@ -80,7 +80,7 @@ def profile(
     Args:
         inputs: Of the graph; an open dimension is None.
         batch: Smallest, usual and largest batch.
-        sides: Smallest, usual and largest side of a picture whose size is open; empty takes ``resolution``.
+        sides: Smallest, usual and largest side of an image whose size is open; empty takes ``resolution``.
         resolution: Height and width the model was exported at.
 
     Raises:

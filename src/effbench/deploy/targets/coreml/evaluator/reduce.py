@@ -120,7 +120,7 @@ def _per_channel(call: Call, key: str) -> Tensor:
 
 @operation("instance_norm")
 def instance_norm(call: Call) -> Tensor:
-    """Normalize each channel of each picture over space."""
+    """Normalize each channel of each image over space."""
     x = call.tensor("x")
     result = _normalized(x, list(range(2, x.ndim)), call.number("epsilon", 1e-5), call.half)
     result = result * _per_channel(call, "gamma") if "gamma" in call else result

@@ -95,7 +95,7 @@ def crop(call: Call) -> Tensor:
 
 @operation("resample")
 def resample(call: Call) -> Tensor:
-    """Sample pictures at coordinates (x, y)."""
+    """Sample images at coordinates (x, y)."""
     x, points = call.tensor("x"), call.tensor("coordinates").float()
     aligned, mode = call.flag("align_corners"), call.text("coordinates_mode")
     if mode == "unnormalized":

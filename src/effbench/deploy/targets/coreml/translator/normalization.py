@@ -77,7 +77,7 @@ def _statistics(x: Any, axes: list[int], epsilon: float) -> list[Any]:
 
 @operator("InstanceNormalization")
 def instance_norm(node: Node) -> Any:
-    """Use ``instance_norm`` with constants on pictures, else normalize over space and scale."""
+    """Use ``instance_norm`` with constants on images, else normalize over space and scale."""
     x, gamma, beta = (node.tensor(i) for i in range(3))
     epsilon = like(node.get("epsilon", 1e-5), x)
     if node.known(1) and node.known(2) and rank_of(x) in (3, 4):

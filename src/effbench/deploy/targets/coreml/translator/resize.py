@@ -122,7 +122,7 @@ def _points(node: Node, size: int, out: int, scale: float, index: int, count: in
         return np.full_like(steps, 0.0)
     points: Floats = (steps + 0.5) / scale - 0.5
     if place == "half_pixel_symmetric":
-        # Where the output length was rounded, the picture stays centered.
+        # Where the output length was rounded, the image stays centered.
         points += size / 2 * (1 - out / length)
     return points
 
@@ -191,7 +191,7 @@ def grid_sample(node: Node) -> Any:
     x, grid = node.tensor(0), node.tensor(1)
     mode = {"linear": "bilinear"}.get(_text(node, "mode", "bilinear"), _text(node, "mode", "bilinear"))
     if rank_of(x) != 4 or mode not in ("bilinear", "nearest"):
-        raise node.error(f"samples {rank_of(x) - 2} dimensions by '{mode}'; Core ML has pictures, bilinear and nearest")
+        raise node.error(f"samples {rank_of(x) - 2} dimensions by '{mode}'; Core ML has images, bilinear and nearest")
     padding = {"zeros": "constant"}.get(_text(node, "padding_mode", "zeros"), _text(node, "padding_mode", "zeros"))
     return mb.resample(
         x=x,
