@@ -9,7 +9,7 @@ import pytest
 from images_on_disk import encoded
 from PIL import Image
 
-from effbench.data import pictures
+from effbench.data import pixels
 from effbench.errors import DataError, UsageError
 from effbench.models.torchvision_operators import import_timm_data
 from effbench.schema import Preprocessing
@@ -34,40 +34,38 @@ def test_as_timm_does_it(width: int, height: int, interpolation: str):
     preprocessing = Preprocessing(mean, std, interpolation=interpolation, crop_pct=0.875)
     stream = io.BytesIO()
     photograph(width, height).save(stream, "PNG")
-    found = pictures.normalize(
-        pictures.read(stream.getvalue(), "x.png", (224, 224), preprocessing)[None], preprocessing
-    )[0]
+    found = pixels.normalize(pixels.read(stream.getvalue(), "x.png", (224, 224), preprocessing)[None], preprocessing)[0]
     assert np.abs(found - wanted.numpy()).max() < 1e-6
 
 
 def test_upright_and_in_color():
-    picture = photograph(40, 30)
-    exif = picture.getexif()
+    image = photograph(40, 30)
+    exif = image.getexif()
     exif[0x0112] = 6  # turned by 90 degrees
     stream = io.BytesIO()
-    picture.save(stream, "PNG", exif=exif)
-    assert (30, 40) == pictures.decode(stream.getvalue(), "x").size
+    image.save(stream, "PNG", exif=exif)
+    assert (30, 40) == pixels.decode(stream.getvalue(), "x").size
     gray = io.BytesIO()
-    picture.convert("L").save(gray, "PNG")
-    assert (3, 8, 8) == pictures.read(gray.getvalue(), "x", (8, 8), Preprocessing()).shape
-    assert (1, 8, 8) == pictures.read(gray.getvalue(), "x", (8, 8), Preprocessing(), channels=1).shape
+    image.convert("L").save(gray, "PNG")
+    assert (3, 8, 8) == pixels.read(gray.getvalue(), "x", (8, 8), Preprocessing()).shape
+    assert (1, 8, 8) == pixels.read(gray.getvalue(), "x", (8, 8), Preprocessing(), channels=1).shape
 
 
 def test_bgr_turns_the_channels():
     content = encoded(3, 7)
-    rgb, bgr = (pictures.read(content, "x", (8, 8), Preprocessing(channel_order=order)) for order in ("RGB", "BGR"))
+    rgb, bgr = (pixels.read(content, "x", (8, 8), Preprocessing(channel_order=order)) for order in ("RGB", "BGR"))
     assert np.array_equal(rgb[::-1], bgr)
     assert (60, 7) == (rgb[0].max(), rgb[1].max())
 
 
-@pytest.mark.parametrize("content", [b"", b"not a picture", encoded(1)[:60]])
-def test_what_is_no_picture_is_named(content: bytes):
-    with pytest.raises(DataError, match=r"cat/1\.png cannot be read as a picture"):
-        pictures.decode(content, "cat/1.png")
+@pytest.mark.parametrize("content", [b"", b"not an image", encoded(1)[:60]])
+def test_what_is_no_image_is_named(content: bytes):
+    with pytest.raises(DataError, match=r"cat/1\.png cannot be read as an image"):
+        pixels.decode(content, "cat/1.png")
 
 
 def test_unknown_interpolation_and_channels():
     with pytest.raises(UsageError, match="Interpolation 'area' is none of"):
-        pictures.read(encoded(1), "x", (8, 8), Preprocessing(interpolation="area"))
+        pixels.read(encoded(1), "x", (8, 8), Preprocessing(interpolation="area"))
     with pytest.raises(DataError, match="5 input channels"):
-        pictures.decode(encoded(1), "x", channels=5)
+        pixels.decode(encoded(1), "x", channels=5)

@@ -1,4 +1,4 @@
-"""From an encoded picture to the input of a model: decoded, scaled, cut, normalized, in one way for every target."""
+"""From an encoded image to the input of a model: decoded, scaled, cut, normalized, in one way for every target."""
 
 from __future__ import annotations
 
@@ -19,44 +19,44 @@ MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
 def decode(content: bytes, name: str, channels: int = 3) -> Image:
-    """Return an encoded picture upright and in the color mode that the channels ask for.
+    """Return an encoded image upright and in the color mode that the channels ask for.
 
     Raises:
-        DataError: It cannot be read as a picture, or no picture has that many channels.
+        DataError: It cannot be read as an image, or no image has that many channels.
         MissingDependencyError: Pillow is not installed.
     """
     try:
         from PIL import Image, ImageOps
     except ImportError as error:
-        raise MissingDependencyError("Reading pictures", "pillow", "eval") from error
+        raise MissingDependencyError("Reading images", "pillow", "eval") from error
     if channels not in MODES:
-        raise DataError(f"A model with {channels} input channels takes no pictures.")
+        raise DataError(f"A model with {channels} input channels takes no images.")
     try:
         opened = Image.open(io.BytesIO(content))
         with opened:
-            # In place, and converted only where there is something to convert: each is one more copy of every picture.
+            # In place, and converted only where there is something to convert: each is one more copy of every image.
             ImageOps.exif_transpose(opened, in_place=True)
             opened.load()
             return opened if opened.mode == MODES[channels] else opened.convert(MODES[channels])
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{name} cannot be read as a picture: {error}") from error
+        raise DataError(f"{name} cannot be read as an image: {error}") from error
 
 
 def cut(
-    picture: Image, resolution: tuple[int, int], preprocessing: Preprocessing, channels: int = 3
+    image: Image, resolution: tuple[int, int], preprocessing: Preprocessing, channels: int = 3
 ) -> npt.NDArray[np.uint8]:
-    """Return a picture as the model wants it before scaling: resized, center-cropped, shape (C, H, W), uint8.
+    """Return an image as the model wants it before scaling: resized, center-cropped, shape (C, H, W), uint8.
 
     Raises:
         UsageError: The interpolation has no such name.
     """
-    array = np.asarray(_fit(picture, resolution, preprocessing), np.uint8).reshape(*resolution, channels)
+    array = np.asarray(_fit(image, resolution, preprocessing), np.uint8).reshape(*resolution, channels)
     if preprocessing.channel_order == "BGR":
         array = array[..., ::-1]
     return np.ascontiguousarray(array.transpose(2, 0, 1))
 
 
-def _fit(picture: Image, resolution: tuple[int, int], preprocessing: Preprocessing) -> Image:
+def _fit(image: Image, resolution: tuple[int, int], preprocessing: Preprocessing) -> Image:
     """Scale so that the crop covers ``crop_pct`` of the tighter side, then cut the center out.
 
     Rounded as torchvision's Resize and CenterCrop and timm's crop_pct do, so that trained models see what they know.
@@ -69,17 +69,17 @@ def _fit(picture: Image, resolution: tuple[int, int], preprocessing: Preprocessi
         raise UsageError(f"Interpolation '{preprocessing.interpolation}' is none of {', '.join(methods)}.")
     height, width = resolution
     tall, wide = (math.floor(side / preprocessing.crop_pct) for side in resolution)
-    if picture.width * tall >= picture.height * wide:
-        size = (max(width, tall * picture.width // picture.height), tall)
+    if image.width * tall >= image.height * wide:
+        size = (max(width, tall * image.width // image.height), tall)
     else:
-        size = (wide, max(height, wide * picture.height // picture.width))
-    scaled = picture.resize(size, methods[preprocessing.interpolation])
+        size = (wide, max(height, wide * image.height // image.width))
+    scaled = image.resize(size, methods[preprocessing.interpolation])
     left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
     return scaled.crop((left, top, left + width, top + height))
 
 
 def normalize(images: npt.NDArray[np.uint8], preprocessing: Preprocessing, dtype: str = "float32") -> npt.NDArray[Any]:
-    """Return pictures, shape (N, C, H, W), scaled and normalized as the model wants them."""
+    """Return images, shape (N, C, H, W), scaled and normalized as the model wants them."""
     mean, std = (
         np.resize(np.asarray(value, np.float32), images.shape[1]).reshape(-1, 1, 1)
         for value in (preprocessing.mean, preprocessing.std)
@@ -97,5 +97,5 @@ def affine(preprocessing: Preprocessing, channels: int) -> tuple[npt.NDArray[Any
 def read(
     content: bytes, name: str, resolution: tuple[int, int], preprocessing: Preprocessing, channels: int = 3
 ) -> npt.NDArray[np.uint8]:
-    """Decode and cut an encoded picture, shape (C, H, W), uint8; errors as in `decode` and `cut`."""
+    """Decode and cut an encoded image, shape (C, H, W), uint8; errors as in `decode` and `cut`."""
     return cut(decode(content, name, channels), resolution, preprocessing, channels)
