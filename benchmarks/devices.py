@@ -34,7 +34,7 @@ from reference import trimmed
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 import loopback
 
-WORKER = "effbench.device.agent_pair"
+PAIR_AGENT = "effbench.device.agent_pair"
 
 
 def one_round(link: transports.Link, folder: Path, places: tuple[str, str], seconds: float, swap: bool) -> float:
@@ -50,7 +50,9 @@ def one_round(link: transports.Link, folder: Path, places: tuple[str, str], seco
     def half(side: int) -> dict[str, Any]:
         mine = {**job, "sides": sides, "side": side, "pipes": [str(pipe) for pipe in pipes]}
         (answer,) = (
-            link.run(WORKER, mine, time_limit_s=300) if side == ssh else process.run(WORKER, mine, time_limit_s=300)
+            link.run(PAIR_AGENT, mine, time_limit_s=300)
+            if side == ssh
+            else process.run(PAIR_AGENT, mine, time_limit_s=300)
         )
         found: dict[str, Any] = answer["half"]
         return found

@@ -14,7 +14,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from effbench.api.compare.rounds import Setting
+from effbench.api.compare.rounds import RoundSettings
 from effbench.api.export.run import export
 from effbench.deploy.artifact import bundle
 from effbench.errors import EffbenchError
@@ -103,7 +103,7 @@ def _made(one: Candidate, size: int, calibration: str, out: Path) -> Artifact | 
 def _measured(
     base: Artifact, made: Artifact, one: Candidate, chosen: argparse.Namespace, reached: dict[Candidate, float]
 ) -> str:
-    setting = Setting(round_seconds=chosen.seconds, min_pairs=5)
+    setting = RoundSettings(round_seconds=chosen.seconds, min_pairs=5)
     try:
         low, middle, high = paired(base, made, setting, chosen.rounds, str(one))
     except EffbenchError as error:

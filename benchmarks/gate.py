@@ -1,4 +1,4 @@
-"""Does the gate cry wolf, and does it see? Proof on generated series, on recorded traces, and live.
+"""Does the gate raise false alarms, and does it detect slowdowns? Generated series, recorded traces, live runs.
 
     python benchmarks/gate.py series                          generated rounds with known truth, in a minute
     python benchmarks/gate.py record --load 0 --minutes 60    rounds under a stated load (busy cores); resumable
@@ -31,7 +31,7 @@ from tabulate import tabulate
 
 import gate_traces
 from effbench import process
-from effbench.api.compare.rounds import Duel, Setting, run
+from effbench.api.compare.rounds import Comparison, RoundSettings, run
 from effbench.profiles.paired import PairedRound
 from effbench.statistics.proportions import wilson
 from effbench.statistics.sequential import OUTCOMES, Rules, outcomes
@@ -236,7 +236,9 @@ def live(home: Path, load: int, same: int, slower: int, streams: int) -> None:
             while todo:
                 scenario = todo.pop()
                 sides = artifacts["same"], artifacts[scenario]
-                duel = Duel(scenario, *sides, Setting(budget_s=BUDGET_S, seed=random.getrandbits(20)), Rules())
+                duel = Comparison(
+                    scenario, *sides, RoundSettings(budget_s=BUDGET_S, seed=random.getrandbits(20)), Rules()
+                )
                 keep = gate_traces.keeping(traces, scenario, load)
 
                 def measure(*asked: Any, keep: Callable[..., PairedRound] = keep) -> PairedRound:
@@ -265,7 +267,7 @@ def live(home: Path, load: int, same: int, slower: int, streams: int) -> None:
             raise
 
 
-def _entry(duel: Duel, load: int, streams: int) -> dict[str, object]:
+def _entry(duel: Comparison, load: int, streams: int) -> dict[str, object]:
     found = duel.verdict()
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S"),

@@ -20,7 +20,7 @@ from typing import Any, TextIO
 import numpy as np
 
 import gate_models
-from effbench.api.compare.rounds import Setting, run_round
+from effbench.api.compare.rounds import RoundSettings, run_round
 from effbench.api.compare.run import exported
 from effbench.codec import file_sha256
 from effbench.deploy.artifact import bundle
@@ -67,10 +67,10 @@ def busy(cores: int) -> Iterator[None]:
 
 def models(home: Path, names: list[str]) -> dict[str, Artifact]:
     """Return the artifacts of the edited models, made on first use."""
-    from effbench.api.compare.why import graph_of
+    from effbench.api.compare.why import source_onnx_path
 
     base = exported("regla_m", "ort", (224, 224), None, home, print)
-    graph = graph_of(base)
+    graph = source_onnx_path(base)
     assert graph is not None
     return {name: _edited(base, graph, name, home) for name in names}
 
@@ -102,7 +102,7 @@ def record(home: Path, load: int, minutes: float) -> None:
             entry = json.loads(line)
             counts[entry["scenario"]] += entry["load"] == load
     end = time.monotonic() + 60 * minutes
-    setting = Setting()
+    setting = RoundSettings()
     with busy(load), path.open("a") as stream:
         while time.monotonic() < end:
             scenario = min(WANTED, key=lambda name: (counts[name] / WANTED[name], random.random()))
@@ -117,10 +117,12 @@ def record(home: Path, load: int, minutes: float) -> None:
                 print(f"load {load}: {total} rounds, {(end - time.monotonic()) / 60:.1f} min left", flush=True)
 
 
-def keeping(stream: TextIO, scenario: str, load: int) -> Callable[[Artifact, Artifact, Setting, int], PairedRound]:
+def keeping(
+    stream: TextIO, scenario: str, load: int
+) -> Callable[[Artifact, Artifact, RoundSettings, int], PairedRound]:
     """Return how a round is measured whose raw times are kept."""
 
-    def measure(a: Artifact, b: Artifact, setting: Setting, seed: int) -> PairedRound:
+    def measure(a: Artifact, b: Artifact, setting: RoundSettings, seed: int) -> PairedRound:
         start = time.monotonic()
         item = run_round(a, b, setting, seed)
         entry = {

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from effbench.api.compare.rounds import Setting
+from effbench.api.compare.rounds import RoundSettings
 from effbench.api.export.run import export
 from effbench.deploy.artifact import bundle
 from effbench.models.mixers.lambdas import LambdaConv
@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, action="append", help="side of the map, in positions")
     parser.add_argument("--target", action="append")
     options = parser.parse_args()
-    setting = Setting(round_seconds=options.seconds, min_pairs=5)
+    setting = RoundSettings(round_seconds=options.seconds, min_pairs=5)
     print("| target | map | 2-D / 3-D form [95 %] | rounds |\n|---|---|---|---|", flush=True)
     for side in options.side or [14, 32]:
         image = torch.randn(1, 3, side * STRIDE, side * STRIDE)

@@ -17,7 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from effbench.api.compare.rounds import Setting, run_round
+from effbench.api.compare.rounds import RoundSettings, run_round
 from effbench.api.export.run import export
 from effbench.deploy.artifact import bundle
 from effbench.profiles.paired import evidence
@@ -25,7 +25,7 @@ from effbench.schema import Artifact
 from effbench.statistics.percentiles import student_t
 
 
-def paired(a: Artifact, b: Artifact, setting: Setting, rounds: int, name: str = "") -> tuple[float, float, float]:
+def paired(a: Artifact, b: Artifact, setting: RoundSettings, rounds: int, name: str = "") -> tuple[float, float, float]:
     """Return the ratio b over a of typical latencies with its 95 % interval over rounds: low, middle, high."""
     logs = []
     for index in range(rounds):
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--target", action="append")
     options = parser.parse_args()
     print(f"| target | px | MAC ratio | {options.b} / {options.a} [95 %] | rounds |\n|---|---|---|---|---|", flush=True)
-    setting = Setting(round_seconds=options.seconds, min_pairs=5)
+    setting = RoundSettings(round_seconds=options.seconds, min_pairs=5)
     with tempfile.TemporaryDirectory() as folder:
         for size in options.res or [224, 512, 1024]:
             sides = []

@@ -11,7 +11,7 @@ import pytest
 
 from effbench.errors import UsageError
 from effbench.reports import gate as reports
-from effbench.statistics.verdict import Bound, Layer, Ratio, Report, Verdict, Why, code_of
+from effbench.statistics.verdict import Bound, ComparisonReport, LayerChange, Ratio, Verdict, Why, code_of
 
 SLOWER = Verdict(
     "tiny 64 px",
@@ -24,7 +24,12 @@ SLOWER = Verdict(
     latency_ms=2.0,
     latency_interval_ms=(1.9, 2.1),
     why=Why(
-        {"Conv": 2}, {"Conv": 2}, ("Gelu (-1), now in parts",), (Layer("a/Conv", "Conv", 0.0, 90.0),), 1000.0, 1100.0
+        {"Conv": 2},
+        {"Conv": 2},
+        ("Gelu (-1), now in parts",),
+        (LayerChange("a/Conv", "Conv", 0.0, 90.0),),
+        1000.0,
+        1100.0,
     ),
 )
 SAME = Verdict("same 64 px", "unchanged", identical=True, reason="equal files on an equal runtime", size_bytes=5)
@@ -32,9 +37,9 @@ OPEN = Verdict("open 64 px", "inconclusive", reason="3 round(s) are too few", ro
 BROKEN = Verdict("broken", "failed", reason="no such operator: <If> 100 %", next_step="export again", exit_code=5)
 
 
-def report(*verdicts: Verdict, inconclusive: str = "code") -> Report:
+def report(*verdicts: Verdict, inconclusive: str = "code") -> ComparisonReport:
     settings = {"threads": "1", "workers": "1"}
-    return Report("main", "working tree", verdicts, 1, 5, 1, 0.005, 1, inconclusive, "a machine", settings)
+    return ComparisonReport("main", "working tree", verdicts, 1, 5, 1, 0.005, 1, inconclusive, "a machine", settings)
 
 
 @pytest.mark.parametrize(

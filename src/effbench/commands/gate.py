@@ -25,7 +25,7 @@ def _both(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--fail-above", "fail_above_pct", type=float, metavar="PCT", help="Exit 1 above (default: floor)"),
         click.option("--inconclusive", type=click.Choice(["code", "pass", "fail"]), help="code is exit 3 (default)."),
         click.option("--base-python", metavar="PATH", help="Run side A under this interpreter."),
-        click.option("--workers", type=click.IntRange(1, 2), help="Processes a round (default: as calibrated, or 1)."),
+        click.option("--workers", type=click.IntRange(1, 2), help="Processes a round (default: 1, or as measured)."),
         click.option("--latency", is_flag=True, help="Also measure B's latency, apart and not alternating."),
         click.option("--format", "formats", multiple=True, metavar="NAME", help="Also write: markdown, junit, json, "
                      "github, bencher, action-benchmark. Repeatable."),
@@ -85,15 +85,15 @@ def compare(a: str, b: str, formats: Sequence[str], as_json: bool, **rest: Any) 
 @click.option("--batch", type=int, help="Images per inference (default: 1).")
 @click.option("--weights", metavar="FILE", help="A .safetensors file for both sides.")
 @click.option("--path", "path", multiple=True, metavar="DIR", help="A further folder of the tree that holds modules.")
-@click.option("--calibrate", "calibrating", is_flag=True, help="Learn what this machine can tell: A against A.")
-@click.option("--minutes", default=5.0, show_default=True, help="How long --calibrate runs.")
+@click.option("--measure-noise", "measures_noise", is_flag=True, help="Measure the noise of this machine.")
+@click.option("--minutes", default=5.0, show_default=True, help="How long --measure-noise runs.")
 @_both
 def gate(
-    models: Sequence[str], calibrating: bool, minutes: float, formats: Sequence[str], as_json: bool, **rest: Any
+    models: Sequence[str], measures_noise: bool, minutes: float, formats: Sequence[str], as_json: bool, **rest: Any
 ) -> None:
     """Compare the working tree with a base, and hold it to the budgets of effbench.toml."""
-    if calibrating:
-        _calibrate(models, minutes, as_json, rest)
+    if measures_noise:
+        _measure_noise(models, minutes, as_json, rest)
         return
     from effbench.api.compare.budgets import read_suite
     from effbench.api.compare.run_gate import gate as run
@@ -107,11 +107,12 @@ def gate(
     _finish(found, formats, out, as_json)
 
 
-def _calibrate(models: Sequence[str], minutes: float, as_json: bool, options: dict[str, Any]) -> None:
-    from effbench.api.compare.calibrate import DEFAULT_MODEL, calibrate_machine, text
+def _measure_noise(models: Sequence[str], minutes: float, as_json: bool, options: dict[str, Any]) -> None:
+    from effbench.api.compare.run_noise import DEFAULT_MODEL, measure_machine_noise
+    from effbench.commands.text.noise import text
 
     with shared.Progress() as notify:
-        found = calibrate_machine(
+        noise = measure_machine_noise(
             models[0] if models else DEFAULT_MODEL,
             resolution=(options["resolutions"] or ("224",))[0],
             target=(options["targets"] or ("ort",))[0],
@@ -123,7 +124,7 @@ def _calibrate(models: Sequence[str], minutes: float, as_json: bool, options: di
             out=options["out"],
             notify=notify,
         )
-    shared.show(as_json, found, lambda: text(found))
+    shared.show(as_json, noise, lambda: text(noise))
 
 
 COMMANDS = (compare, gate)

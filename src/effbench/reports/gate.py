@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 from effbench.codec import plain
 from effbench.errors import did_you_mean
 from effbench.schema import FORMAT_VERSION
-from effbench.statistics.verdict import FAILED, INCONCLUSIVE, Ratio, Report, Verdict, Why, code_of
+from effbench.statistics.verdict import FAILED, INCONCLUSIVE, ComparisonReport, Ratio, Verdict, Why, code_of
 from effbench.store import write_whole
 
 SHOWN_LAYERS = 5
@@ -34,7 +34,7 @@ def _word(item: Verdict) -> str:
     return f"{item.outcome} (identical)" if item.identical else item.outcome
 
 
-def _rows(report: Report) -> list[list[str]]:
+def _rows(report: ComparisonReport) -> list[list[str]]:
     rows = []
     for item in report.verdicts:
         head = [item.name, _word(item)]
@@ -51,7 +51,7 @@ def _rows(report: Report) -> list[list[str]]:
 HEADER = ("comparison", "verdict", "question", "change", "interval", "could have seen", "rounds", "time")
 
 
-def notes(report: Report) -> list[str]:
+def notes(report: ComparisonReport) -> list[str]:
     """Return what belongs beside the table: rules, machine, reasons, missed budgets, and why it is slower."""
     share = f"{100 * report.false_alarms:g} % for the suite"
     lines = [
@@ -108,19 +108,19 @@ def explanation(why: Why) -> list[str]:
     return lines
 
 
-def _table(report: Report, style: str) -> str:
+def _table(report: ComparisonReport, style: str) -> str:
     from tabulate import tabulate
 
     return tabulate(_rows(report), headers=HEADER, tablefmt=style, disable_numparse=True)
 
 
-def terminal(report: Report) -> str:
+def terminal(report: ComparisonReport) -> str:
     """Return the table and its notes as plain text."""
     table = _table(report, "simple")
     return "\n".join([table, *notes(report)]) + "\n"
 
 
-def markdown(report: Report) -> str:
+def markdown(report: ComparisonReport) -> str:
     """Return a section for a job summary or a pull request."""
     table = _table(report, "github")
     listed = "\n".join(f"- {_escaped(line.strip())}" for line in notes(report))
@@ -131,7 +131,7 @@ def _escaped(text: str) -> str:
     return text.replace("<", "&lt;").replace("|", "\\|")
 
 
-def headline(report: Report) -> str:
+def headline(report: ComparisonReport) -> str:
     """Return the outcome in a few words: how many of each kind."""
     kinds: dict[str, int] = {}
     for item in report.verdicts:
@@ -141,7 +141,7 @@ def headline(report: Report) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "nothing compared"
 
 
-def junit(report: Report) -> str:
+def junit(report: ComparisonReport) -> str:
     """Return JUnit XML: a regression or missed budget is a failure, inconclusive a skip, a breakdown an error."""
     suite = ElementTree.Element("testsuite", name="effbench gate", tests=str(len(report.verdicts)))
     counts = {"failures": 0, "errors": 0, "skipped": 0}
@@ -182,7 +182,7 @@ def one_line(item: Verdict) -> str:
     return "; ".join([*parts, *([item.reason] if item.reason else [])])
 
 
-def github(report: Report) -> str:
+def github(report: ComparisonReport) -> str:
     """Return GitHub workflow commands: errors, warnings and notices that show up beside the change.
 
     Source: docs.github.com, "Workflow commands for GitHub Actions".
@@ -197,7 +197,7 @@ def github(report: Report) -> str:
     return "\n".join(lines) + "\n"
 
 
-def bencher(report: Report) -> str:
+def bencher(report: ComparisonReport) -> str:
     """Return Bencher Metric Format: latency in nanoseconds where it was measured apart, and the ratio with its bounds.
 
     Source: bencher.dev/docs/reference/bencher-metric-format.
@@ -227,7 +227,7 @@ def _scaled(interval: tuple[float, float] | None, factor: float) -> tuple[float 
     return (None, None) if interval is None else (interval[0] * factor, interval[1] * factor)
 
 
-def action_benchmark(report: Report) -> str:
+def action_benchmark(report: ComparisonReport) -> str:
     """Return the ``customSmallerIsBetter`` list of github-action-benchmark.
 
     Source: github.com/benchmark-action/github-action-benchmark, README, "Custom benchmark".
@@ -249,13 +249,13 @@ def action_benchmark(report: Report) -> str:
     return json.dumps(found, indent=1) + "\n"
 
 
-def as_json(report: Report) -> str:
+def as_json(report: ComparisonReport) -> str:
     """Return everything, the log ratios of all rounds included."""
     data = {**plain(report), "exit_code": report.exit_code()}
     return json.dumps({"format": FORMAT_VERSION, "data": data}, indent=1, sort_keys=True) + "\n"
 
 
-FORMATS: dict[str, tuple[str, Callable[[Report], str]]] = {
+FORMATS: dict[str, tuple[str, Callable[[ComparisonReport], str]]] = {
     "terminal": ("gate.txt", terminal),
     "markdown": ("gate.md", markdown),
     "junit": ("gate.xml", junit),
@@ -267,7 +267,7 @@ FORMATS: dict[str, tuple[str, Callable[[Report], str]]] = {
 """Name -> file it is written to, and renderer."""
 
 
-def write(report: Report, formats: list[str], folder: Path) -> list[Path]:
+def write(report: ComparisonReport, formats: list[str], folder: Path) -> list[Path]:
     """Write some formats below a folder and return the files.
 
     Raises:

@@ -29,7 +29,7 @@ class Ratio:
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerChange:
     """A layer's share of a slowdown: microseconds per inference on either side, measured in pairs."""
 
     name: str
@@ -54,7 +54,7 @@ class Why:
     operators: dict[str, int] = field(default_factory=dict)
     executed: dict[str, int] = field(default_factory=dict)
     lost_fusions: tuple[str, ...] = ()
-    layers: tuple[Layer, ...] = ()
+    layers: tuple[LayerChange, ...] = ()
     total_a_us: float = 0.0
     total_b_us: float = 0.0
     not_known: str = ""
@@ -100,7 +100,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Report:
+class ComparisonReport:
     """The verdicts of a suite, the rules they were made by, and where."""
 
     a: str

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from conftest import Run
-from effbench.api.claims.evidence import Evidence
+from effbench.api.claims.campaign import Campaign
 from effbench.api.claims.kinds import (
     Counted,
     Elsewhere,
@@ -47,16 +47,16 @@ def test_one_size_that_fails_fails_the_claim():
     ]  # fmt: skip
 
 
-def bench(tmp_path: Path, values: dict[tuple[str, int], float], scatter: float = 0.01) -> Evidence:
-    """Evidence whose rounds are given: value x (1 +- scatter) ms and MiB in turn, eight passes."""
-    made = Evidence(tmp_path)
+def campaign(tmp_path: Path, values: dict[tuple[str, int], float], scatter: float = 0.01) -> Campaign:
+    """Campaign whose rounds are given: value x (1 +- scatter) ms and MiB in turn, eight passes."""
+    made = Campaign(tmp_path)
     for (what, px), value in values.items():
-        spot = made.measured(what, px, "ort")
-        spot.artifact = Counts(0)
+        point = made.measured(what, px, "ort")
+        point.artifact = Counts(0)
         for index in range(8):
             one = value * (1 + scatter * (-1) ** (index + px // 64))
-            spot.rounds.append(Round((int(1e6 * one),) * 20, 0, True, 0.0, 0.0, int(2**20 * one)))
-            spot.states.append(({}, {}))
+            point.rounds.append(Round((int(1e6 * one),) * 20, 0, True, 0.0, 0.0, int(2**20 * one)))
+            point.states.append(({}, {}))
     return made
 
 
@@ -69,9 +69,9 @@ class Counts:
 
 
 def grown(tmp_path: Path, p: float, macs_p: int) -> Judgement:
-    made = bench(tmp_path, {("rgma", px): 100 * (px / 1024) ** (2 * p) for px in PX})
-    for (_, px, _), spot in made.spots.items():
-        spot.artifact = Counts(px ** (2 * macs_p))
+    made = campaign(tmp_path, {("rgma", px): 100 * (px / 1024) ** (2 * p) for px in PX})
+    for (_, px, _), point in made.points.items():
+        point.artifact = Counts(px ** (2 * macs_p))
     return Grows("rgma").judge(made, ["ort"])
 
 
@@ -83,7 +83,7 @@ def test_linear_growth_holds_and_other_growth_does_not(tmp_path: Path):
 
 
 def test_growth_that_was_not_measured_is_open(tmp_path: Path):
-    found = Grows("rgma").judge(Evidence(tmp_path), ["ort"])
+    found = Grows("rgma").judge(Campaign(tmp_path), ["ort"])
     assert UNTESTED == found.verdict
     assert "224 px: not measured yet" in found.result
     assert found.needs
@@ -104,7 +104,7 @@ def test_quadratic_macs_are_told_from_others():
                            ([-0.2, -0.21], UNTESTED)]
 )  # fmt: skip
 def test_who_is_faster_is_decided_by_pairs(tmp_path: Path, logs: list[float], expected: str):
-    made = Evidence(tmp_path)
+    made = Campaign(tmp_path)
     made.pair("iformer_m", "regla_m", 512, "ort").logs = logs
     found = Faster("iformer_m", "regla_m", (512,)).judge(made, ["ort"])
     assert expected == found.verdict
@@ -112,7 +112,7 @@ def test_who_is_faster_is_decided_by_pairs(tmp_path: Path, logs: list[float], ex
 
 
 def test_a_model_that_is_not_there_cannot_be_tested(tmp_path: Path):
-    made = Evidence(tmp_path)
+    made = Campaign(tmp_path)
     test = Faster("no_such_model", "regla_m", (512,))
     test.ask(made, ["ort"])
     assert not made.pairs
@@ -123,14 +123,14 @@ def test_a_model_that_is_not_there_cannot_be_tested(tmp_path: Path):
 def test_memory_is_compared_by_its_rise(tmp_path: Path):
     values = {("softmax", 224): 100.0, ("softmax", 1024): 500.0, ("aft-conv", 224): 100.0, ("aft-conv", 1024): 200.0}
     test = LessMemory("softmax", "aft-conv")
-    found = test.judge(bench(tmp_path, values, 0.001), ["ort"])
+    found = test.judge(campaign(tmp_path, values, 0.001), ["ort"])
     assert HOLDS == found.verdict
     assert "aft-conv 100 MiB, softmax 400 MiB" in found.result
-    assert FAILS == LessMemory("aft-conv", "softmax").judge(bench(tmp_path, values, 0.001), ["ort"]).verdict
+    assert FAILS == LessMemory("aft-conv", "softmax").judge(campaign(tmp_path, values, 0.001), ["ort"]).verdict
 
 
 def test_counts_are_held_against_what_is_printed(tmp_path: Path):
-    found = {one.name: one.test.judge(Evidence(tmp_path), []) for one in CLAIMS if isinstance(one.test, Counted)}
+    found = {one.name: one.test.judge(Campaign(tmp_path), []) for one in CLAIMS if isinstance(one.test, Counted)}
     assert HOLDS == found["iformer-m-params"].verdict
     assert HOLDS == found["iformer-m-macs"].verdict
     # The released code takes 2.83 GMACs as well.

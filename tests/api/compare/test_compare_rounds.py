@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from effbench.api.compare import rounds as duels
-from effbench.api.compare.rounds import Duel, Setting
+from effbench.api.compare.rounds import Comparison, RoundSettings
 from effbench.deploy.artifact import bundle
 from effbench.errors import ConversionError, DataError
 from effbench.process import ChildFailure
@@ -41,7 +41,7 @@ def series(ratio: float = 1.0, noise: float = 0.01, pairs: int = 20) -> PairedRo
 
 def contest(measure, rounds: int = 25, rules: Rules | None = None) -> Verdict:
     """Run up to so many rounds of scripted evidence through the real judge."""
-    found = Duel("x", artifact("a"), artifact("b"), Setting(budget_s=1e9), rules or Rules())
+    found = Comparison("x", artifact("a"), artifact("b"), RoundSettings(budget_s=1e9), rules or Rules())
     for index in range(rounds):
         if found.done:
             break
@@ -153,7 +153,7 @@ def toy(exported: Path) -> Artifact:
 @pytest.mark.target("ort")
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_real_round_of_equal_sides(toy: Artifact, workers: int):
-    setting = Setting(workers=workers, round_seconds=0.1, min_pairs=12)
+    setting = RoundSettings(workers=workers, round_seconds=0.1, min_pairs=12)
     item = duels.run_round(toy, toy, setting, 1)
     assert 12 <= len(item.a_ns) == len(item.b_ns)
     assert abs(float(np.median(np.log(np.array(item.b_ns) / np.array(item.a_ns))))) < math.log(3)
@@ -168,7 +168,7 @@ def test_a_candidate_whose_file_is_altered_is_refused_with_its_reason(toy: Artif
     shutil.copytree(toy.folder, broken)
     with (broken / toy.entry).open("ab") as stream:
         stream.write(b"x")
-    found = Duel("x", toy, replace(toy, folder=broken), Setting(budget_s=30), Rules())
+    found = Comparison("x", toy, replace(toy, folder=broken), RoundSettings(budget_s=30), Rules())
     duels.run([found], lambda text: None)
     assert "failed" == found.verdict().outcome
     assert "altered" in found.verdict().reason
@@ -177,7 +177,7 @@ def test_a_candidate_whose_file_is_altered_is_refused_with_its_reason(toy: Artif
 @pytest.mark.target("ort")
 @pytest.mark.slow
 def test_a_real_worker_that_is_killed_loses_its_round(toy: Artifact):
-    setting = Setting(round_seconds=30.0)
+    setting = RoundSettings(round_seconds=30.0)
     seen: list[BaseException] = []
 
     def measure() -> None:

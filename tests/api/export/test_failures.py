@@ -26,7 +26,9 @@ def failure(home: Path) -> ConversionError:
     graph = graph_artifact(home, attention(extra=ODD), expected=attention())
     job = {"op": "convert", "graph": str(graph.folder), "target": "coreml", "options": {}, "key": "k"}
     with pytest.raises(ConversionError, match="odd_one") as caught:
-        stage.run(stage.WORKER, {**job, "folder": str(home / "artifacts" / "x")}, stage.Limits.of(120), home, "x")
+        stage.run(
+            stage.EXPORT_WORKER, {**job, "folder": str(home / "artifacts" / "x")}, stage.Limits.of(120), home, "x"
+        )
     return caught.value
 
 
@@ -60,7 +62,7 @@ def test_a_failing_graph_gets_smaller_and_still_fails(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [UsageError("u"), UnavailableError("n"), DataError("d")])
 def test_what_no_other_run_can_change_is_not_recorded(tmp_path: Path, error: EffbenchError) -> None:
-    failures.keep(tmp_path, "x", stage.WORKER, {"op": "convert"}, error)
+    failures.keep(tmp_path, "x", stage.EXPORT_WORKER, {"op": "convert"}, error)
     assert ("", []) == (error.record, list(tmp_path.iterdir()))
 
 
@@ -68,7 +70,7 @@ def test_what_no_other_run_can_change_is_not_recorded(tmp_path: Path, error: Eff
 def test_a_record_that_cannot_be_written_is_said_and_raises_nothing(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     error = ConversionError("stage", "words")
-    failures.keep(tmp_path, "x", stage.WORKER, {"op": "convert"}, error)
+    failures.keep(tmp_path, "x", stage.EXPORT_WORKER, {"op": "convert"}, error)
     tmp_path.chmod(0o700)
     assert "Permission denied" in str(error.hint)
 
@@ -88,7 +90,7 @@ def test_signatures_tell_causes_apart_and_names_not() -> None:
 )
 def test_what_cannot_be_reduced_says_why(tmp_path: Path, op: str, cause: str, word: str) -> None:
     error = ChildFailure(cause, "m", "s", "log") if cause else ConversionError("s", "m")
-    failures.keep(tmp_path, "x", stage.WORKER, {"op": op, "graph": str(tmp_path)}, error)
+    failures.keep(tmp_path, "x", stage.EXPORT_WORKER, {"op": op, "graph": str(tmp_path)}, error)
     assert word in failures.reduce(Path(error.record))
     assert word in json.loads((Path(error.record) / failures.RECORD).read_text())["reduced"]
 

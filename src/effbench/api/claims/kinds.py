@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from effbench import models
-from effbench.api.claims.evidence import Evidence, Pair
+from effbench.api.claims.campaign import Campaign, PointPair
 from effbench.api.claims.scaling import RANGE, series, sizes
 from effbench.models.parts import parts
 from effbench.reports.claims import FAILS, HOLDS, UNTESTED, Judgement
@@ -34,10 +34,10 @@ class Test(Protocol):
     def method(self) -> str:
         """The test in a sentence."""
 
-    def ask(self, bench: Evidence, targets: Sequence[str]) -> None:
+    def ask(self, campaign: Campaign, targets: Sequence[str]) -> None:
         """Say what has to be measured."""
 
-    def judge(self, bench: Evidence, targets: Sequence[str]) -> Judgement:
+    def judge(self, campaign: Campaign, targets: Sequence[str]) -> Judgement:
         """Decide on what was measured."""
 
 
@@ -74,14 +74,14 @@ class Grows:
             f"{self.resolutions} px: MACs are {counted}; the exponent of a + b N^p, fitted to latency, lies {bound}"
         )
 
-    def ask(self, bench: Evidence, targets: Sequence[str]) -> None:
+    def ask(self, campaign: Campaign, targets: Sequence[str]) -> None:
         """Ask for every size."""
         for px in sizes(self.resolutions):
-            bench.measured(self.what, px, targets[0])
+            campaign.measured(self.what, px, targets[0])
 
-    def judge(self, bench: Evidence, targets: Sequence[str]) -> Judgement:
+    def judge(self, campaign: Campaign, targets: Sequence[str]) -> Judgement:
         """Decide on MACs and on the interval of the exponent."""
-        found = series(bench, self.what, sizes(self.resolutions), targets[0])
+        found = series(campaign, self.what, sizes(self.resolutions), targets[0])
         law = found.growth("latency")
         if law is None or law.interval is None:
             return unmeasured(found)
@@ -126,21 +126,21 @@ class Faster:
         sides = ", ".join(map(str, self.at))
         return f"`{self.b}` over `{self.a}` at {sides} px, alternating in one process: latency ratio {bound}"
 
-    def ask(self, bench: Evidence, targets: Sequence[str]) -> None:
+    def ask(self, campaign: Campaign, targets: Sequence[str]) -> None:
         """Ask for the pairs, where both sides are known."""
         if not unknown(self.a, self.b):
-            for pair in self._pairs(bench, targets):
+            for pair in self._pairs(campaign, targets):
                 assert pair is not None
 
-    def _pairs(self, bench: Evidence, targets: Sequence[str]) -> list[Pair]:
-        return [bench.pair(self.a, self.b, px, target) for target in targets for px in self.at]
+    def _pairs(self, campaign: Campaign, targets: Sequence[str]) -> list[PointPair]:
+        return [campaign.pair(self.a, self.b, px, target) for target in targets for px in self.at]
 
-    def judge(self, bench: Evidence, targets: Sequence[str]) -> Judgement:
+    def judge(self, campaign: Campaign, targets: Sequence[str]) -> Judgement:
         """Decide on every size and target together."""
         if names := unknown(self.a, self.b):
             return Judgement(UNTESTED, "", f"a model or part named {', '.join(names)}")
         verdicts, texts = [], []
-        for pair in self._pairs(bench, targets):
+        for pair in self._pairs(campaign, targets):
             where = f"{pair.a.target} {pair.a.px} px"
             if pair.failure or not pair.logs:
                 verdicts.append(UNTESTED)
@@ -181,21 +181,21 @@ class LessMemory:
             "what the runtime itself takes drops out"
         )
 
-    def ask(self, bench: Evidence, targets: Sequence[str]) -> None:
+    def ask(self, campaign: Campaign, targets: Sequence[str]) -> None:
         """Ask for both ends."""
         for what in (self.a, self.b):
             for px in self._ends():
-                bench.measured(what, px, targets[0])
+                campaign.measured(what, px, targets[0])
 
     def _ends(self) -> list[int]:
         found = sizes(self.resolutions)
         return [found[0], found[-1]]
 
-    def judge(self, bench: Evidence, targets: Sequence[str]) -> Judgement:
+    def judge(self, campaign: Campaign, targets: Sequence[str]) -> Judgement:
         """Decide on the ratio of the two rises."""
         rises = []
         for what in (self.a, self.b):
-            found = series(bench, what, self._ends(), targets[0])
+            found = series(campaign, what, self._ends(), targets[0])
             if len(found.px) < 2 or not found.memory_bytes:
                 return unmeasured(found)
             rises.append([high - low for low, high in found.memory_bytes])
@@ -224,10 +224,10 @@ class Counted:
         """The test in a sentence."""
         return f"{self.text} of `{self.model}`, counted from the code: within 1 % of what is printed, or equal rounded"
 
-    def ask(self, bench: Evidence, targets: Sequence[str]) -> None:
+    def ask(self, campaign: Campaign, targets: Sequence[str]) -> None:
         """Ask for nothing."""
 
-    def judge(self, bench: Evidence, targets: Sequence[str]) -> Judgement:
+    def judge(self, campaign: Campaign, targets: Sequence[str]) -> Judgement:
         """Decide on the count, which has no interval."""
         found = models.models().get(self.model)
         if found is None:
@@ -250,9 +250,9 @@ class Elsewhere:
         """No test."""
         return ""
 
-    def ask(self, bench: Evidence, targets: Sequence[str]) -> None:
+    def ask(self, campaign: Campaign, targets: Sequence[str]) -> None:
         """Ask for nothing."""
 
-    def judge(self, bench: Evidence, targets: Sequence[str]) -> Judgement:
+    def judge(self, campaign: Campaign, targets: Sequence[str]) -> Judgement:
         """Say what it would need."""
         return Judgement(UNTESTED, "", self.needs)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from effbench import deploy
-from effbench.api.claims.evidence import PASSES, Evidence
+from effbench.api.claims.campaign import PASSES, Campaign
 from effbench.api.claims.kinds import Grows
 from effbench.api.claims.registry import chosen
 from effbench.api.claims.scaling import FOLDER, series, sizes
@@ -73,16 +73,16 @@ def claims(
             "Neither ONNX Runtime nor OpenVINO is installed here.", hint="pip install 'effbench[ort]'"
         )
     home = home_of(out) / FOLDER
-    bench = Evidence(home, threads, notify)
+    campaign = Campaign(home, threads, notify)
     for claim in wanted:
-        claim.test.ask(bench, where)
-    bench.prepare()
-    interrupted = bench.run(passes, minutes)
+        claim.test.ask(campaign, where)
+    campaign.prepare()
+    interrupted = campaign.run(passes, minutes)
     findings = tuple(
-        Finding(one.name, one.text, one.source, one.test.method, one.test.judge(bench, where)) for one in wanted
+        Finding(one.name, one.text, one.source, one.test.method, one.test.judge(campaign, where)) for one in wanted
     )
     grown = {test.what: sizes(test.resolutions) for test in (one.test for one in wanted) if isinstance(test, Grows)}
-    found = tuple(series(bench, what, px, where[0]) for what, px in grown.items())
+    found = tuple(series(campaign, what, px, where[0]) for what, px in grown.items())
     files = write_page(findings, found, Path(page) if page else home / "claims.md", where, threads)
     return Claims(findings, found, files, interrupted)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from effbench import models
-from effbench.api.claims.evidence import PASSES, Evidence, Spot, check_name, median_ms
+from effbench.api.claims.campaign import PASSES, Campaign, Point, check_name, median_ms
 from effbench.api.export.run import check_target
 from effbench.api.export.stage import Notify, silent
 from effbench.errors import UsageError
@@ -97,14 +97,14 @@ def scaling(
     for target in targets:
         check_target(target, {})
     home = home_of(out) / FOLDER
-    bench = Evidence(home, threads, notify)
+    campaign = Campaign(home, threads, notify)
     for name in names:
         for target in targets:
             for px in wanted:
-                bench.measured(name, px, target)
-    bench.prepare()
-    interrupted = bench.run(passes, minutes)
-    found = tuple(series(bench, name, wanted, target) for name in names for target in targets)
+                campaign.measured(name, px, target)
+    campaign.prepare()
+    interrupted = campaign.run(passes, minutes)
+    found = tuple(series(campaign, name, wanted, target) for name in names for target in targets)
     files: tuple[Path, ...] = ()
     if plot and any(one.growth("latency") for one in found):
         from effbench.reports.scaling import draw_series
@@ -113,21 +113,21 @@ def scaling(
     return Scaling(found, min((len(one.latency_ms) for one in found), default=0), files, interrupted)
 
 
-def series(bench: Evidence, name: str, px: Sequence[int], target: str) -> Series:
+def series(campaign: Campaign, name: str, px: Sequence[int], target: str) -> Series:
     """Return what is known of a name over resolution; sizes that failed are left out, with their reasons."""
-    spots = [bench.spot(name, size, target) for size in px]
-    good = [spot for spot in spots if spot.rounds and spot.artifact is not None]
-    passes = min((len(spot.rounds) for spot in good), default=0)
+    points = [campaign.point(name, size, target) for size in px]
+    good = [point for point in points if point.rounds and point.artifact is not None]
+    passes = min((len(point.rounds) for point in good), default=0)
     return Series(
         name,
         target,
         order_of(name),
-        tuple(spot.px for spot in good),
-        tuple((spot.artifact.subject.macs or 0) if spot.artifact else 0 for spot in good),
-        tuple(tuple(median_ms(spot.rounds[i]) for spot in good) for i in range(passes)),
-        tuple(tuple(float(spot.rounds[i].peak_rss_bytes) for spot in good) for i in range(passes)),
-        max((_grade(spot) for spot in good), default=""),
-        {spot.px: spot.failure or "not measured yet" for spot in spots if spot not in good},
+        tuple(point.px for point in good),
+        tuple((point.artifact.subject.macs or 0) if point.artifact else 0 for point in good),
+        tuple(tuple(median_ms(point.rounds[i]) for point in good) for i in range(passes)),
+        tuple(tuple(float(point.rounds[i].peak_rss_bytes) for point in good) for i in range(passes)),
+        max((_grade(point) for point in good), default=""),
+        {point.px: point.failure or "not measured yet" for point in points if point not in good},
     )
 
 
@@ -138,6 +138,6 @@ def order_of(name: str) -> str:
     return models.models()[name].mixer_order if name in models.models() else ""
 
 
-def _grade(spot: Spot) -> str:
-    (before, _), (_, after) = spot.states[0], spot.states[-1]
-    return grade(Samples(tuple(spot.rounds)), before, after)[0]
+def _grade(point: Point) -> str:
+    (before, _), (_, after) = point.states[0], point.states[-1]
+    return grade(Samples(tuple(point.rounds)), before, after)[0]

@@ -27,7 +27,7 @@ from effbench.statistics.sequential import Rules
 from effbench.statistics.verdict import FAILED, INCONCLUSIVE, Ratio, Verdict
 
 Notify = Callable[[str], None]
-WORKER = "effbench.device.agent_pair"
+PAIR_AGENT = "effbench.device.agent_pair"
 ROUND_LIMIT_S = 120.0
 
 GIVE_UP = 3
@@ -35,7 +35,7 @@ GIVE_UP = 3
 
 
 @dataclass(frozen=True)
-class Setting:
+class RoundSettings:
     """How rounds are run.
 
     ``workers`` is 1 (both sides in a process) or 2 (taking turns). ``round_seconds`` and ``min_pairs`` bound the timed
@@ -53,7 +53,7 @@ class Setting:
     seed: int = field(default_factory=lambda: secrets.randbits(31))
 
 
-def job_of(a: Artifact, b: Artifact, setting: Setting, seed: int) -> dict[str, Any]:
+def job_of(a: Artifact, b: Artifact, setting: RoundSettings, seed: int) -> dict[str, Any]:
     """Return the job of one round."""
     return {
         "op": "pair" if setting.workers == 1 else "turn",
@@ -66,7 +66,7 @@ def job_of(a: Artifact, b: Artifact, setting: Setting, seed: int) -> dict[str, A
     }
 
 
-def run_round(a: Artifact, b: Artifact, setting: Setting, seed: int) -> PairedRound:
+def run_round(a: Artifact, b: Artifact, setting: RoundSettings, seed: int) -> PairedRound:
     """Measure one round in fresh processes.
 
     Raises:
@@ -75,23 +75,23 @@ def run_round(a: Artifact, b: Artifact, setting: Setting, seed: int) -> PairedRo
     job = job_of(a, b, setting, seed)
     if setting.workers == 2:
         return _two_workers(job, setting)
-    (answer,) = process.run(WORKER, job, time_limit_s=ROUND_LIMIT_S, python=setting.python[0])
+    (answer,) = process.run(PAIR_AGENT, job, time_limit_s=ROUND_LIMIT_S, python=setting.python[0])
     return _paired(answer)
 
 
-def on_device(remote: Remote) -> Callable[[Artifact, Artifact, Setting, int], PairedRound]:
+def on_device(remote: Remote) -> Callable[[Artifact, Artifact, RoundSettings, int], PairedRound]:
     """Return how a round is measured on a device: both sides inside one agent there.
 
     Its rounds raise `UsageError` where two workers are asked for, and `MeasurementError` where the clock there jumped.
     """
 
-    def measure(a: Artifact, b: Artifact, setting: Setting, seed: int) -> PairedRound:
+    def measure(a: Artifact, b: Artifact, setting: RoundSettings, seed: int) -> PairedRound:
         if setting.workers == 2:
             text = "On a device both sides run in one process."
             raise UsageError(text, hint="Leave --workers and --base-python out.")
         job = {**job_of(a, b, setting, seed), "sides": [{"artifact": remote.place(item)} for item in (a, b)]}
         began = time.monotonic()
-        (answer,) = remote.run(WORKER, job, time_limit_s=ROUND_LIMIT_S)
+        (answer,) = remote.run(PAIR_AGENT, job, time_limit_s=ROUND_LIMIT_S)
         found = _paired(answer)
         remote.check_clock([*found.a_ns, *found.b_ns], answer, time.monotonic() - began)
         return found
@@ -104,7 +104,7 @@ def _paired(answer: dict[str, Any]) -> PairedRound:
     return PairedRound(**fields, observed=answer["round"]["observed"])
 
 
-def _two_workers(job: dict[str, Any], setting: Setting) -> PairedRound:
+def _two_workers(job: dict[str, Any], setting: RoundSettings) -> PairedRound:
     with tempfile.TemporaryDirectory() as folder:
         pipes = [Path(folder) / name for name in ("a", "b")]
         for pipe in pipes:
@@ -115,7 +115,7 @@ def _two_workers(job: dict[str, Any], setting: Setting) -> PairedRound:
             try:
                 env = library_path(Path(folder) / f"lib{side}") if setting.python[side] != (sys.executable,) else None
                 python = setting.python[side]
-                (answer,) = process.run(WORKER, mine, time_limit_s=ROUND_LIMIT_S, python=python, env=env)
+                (answer,) = process.run(PAIR_AGENT, mine, time_limit_s=ROUND_LIMIT_S, python=python, env=env)
                 half: dict[str, Any] = answer["half"]
                 return half
             except BaseException:
@@ -148,13 +148,13 @@ def library_path(folder: Path) -> dict[str, str]:
 
 
 @dataclass
-class Duel:
+class Comparison:
     """One comparison under way; `step` adds a round."""
 
     name: str
     a: Artifact
     b: Artifact
-    setting: Setting
+    setting: RoundSettings
     rules: Rules
     comparisons: int = 1
     typical: list[float] = field(default_factory=list)
@@ -171,7 +171,7 @@ class Duel:
         settled = self.answer is not None and self.answer.settled
         return settled or bool(self.stopped) or self.spent_s >= self.setting.budget_s
 
-    def step(self, measure: Callable[[Artifact, Artifact, Setting, int], PairedRound] = run_round) -> None:
+    def step(self, measure: Callable[[Artifact, Artifact, RoundSettings, int], PairedRound] = run_round) -> None:
         """Run one more round and judge anew; a round that is lost says nothing."""
         start = time.monotonic()
         seed = self.setting.seed + len(self.typical) + len(self.lost)
@@ -245,9 +245,9 @@ class Duel:
 
 
 def run(
-    duels: Sequence[Duel],
+    duels: Sequence[Comparison],
     notify: Notify,
-    measure: Callable[[Artifact, Artifact, Setting, int], PairedRound] | None = None,
+    measure: Callable[[Artifact, Artifact, RoundSettings, int], PairedRound] | None = None,
 ) -> bool:
     """Run rounds of all comparisons in turn until each has its answer; returns whether the user interrupted.
 
@@ -263,7 +263,7 @@ def run(
     return False
 
 
-def progress(duel: Duel) -> str:
+def progress(duel: Comparison) -> str:
     """Return one line on how a comparison stands."""
     if duel.answer is None:
         return f"{duel.name}: {duel.lost[-1].message if duel.lost else 'starting'}"

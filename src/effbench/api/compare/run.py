@@ -9,7 +9,7 @@ from typing import Any
 
 from effbench import deploy
 from effbench.api.compare import noise
-from effbench.api.compare.rounds import Duel, Setting, on_device, run
+from effbench.api.compare.rounds import Comparison, RoundSettings, on_device, run
 from effbench.api.export.run import Notify, export, find_artifact, silent
 from effbench.api.export.source import is_model
 from effbench.api.remote import Remote, device_of
@@ -17,7 +17,7 @@ from effbench.deploy.artifact import bundle
 from effbench.errors import EffbenchError, UnavailableError, UsageError
 from effbench.schema import Artifact, parse_resolution, resolution_text
 from effbench.statistics.sequential import Rules
-from effbench.statistics.verdict import UNCHANGED, WHEN_INCONCLUSIVE, Report, Verdict
+from effbench.statistics.verdict import UNCHANGED, WHEN_INCONCLUSIVE, ComparisonReport, Verdict
 from effbench.store import home as home_of
 
 TARGET = "ort"
@@ -45,7 +45,7 @@ def compare(
     record: str | Path | None = None,
     out: str | Path | None = None,
     notify: Notify = silent,
-) -> Report:
+) -> ComparisonReport:
     """Measure A and B in the same run and say which is slower.
 
     Args:
@@ -72,7 +72,7 @@ def compare(
         raise UsageError(f"--inconclusive {inconclusive}: code, pass or fail is meant.")
     home = home_of(out)
     known = noise.load(home, threads) if used.transport == "local" else None  # learned on this machine
-    rules = noise.lift(rules or Rules(), known.layout_noise_pct if known else 0.0)
+    rules = noise.raise_floor(rules or Rules(), known.layout_noise_pct if known else 0.0)
     pairs = choose(a, b, resolutions, targets, batch, home, notify)
     setting = setting_of(known, threads, batch, budget_s, workers, base_python, seed)
     with Remote(used, Path(record) if record else None) as remote:
@@ -86,14 +86,14 @@ def compare(
 
 
 def setting_of(
-    known: noise.Calibration | None,
+    known: noise.MachineNoise | None,
     threads: int,
     batch: int | None,
     budget_s: float,
     workers: int | None,
     base_python: str | None,
     seed: int | None,
-) -> Setting:
+) -> RoundSettings:
     """Return how rounds are run: what the user says, else what calibration found, else the defaults.
 
     Raises:
@@ -101,7 +101,7 @@ def setting_of(
     """
     if budget_s <= 0 or threads < 1:
         raise UsageError(f"--budget {budget_s:g} s and --threads {threads}: both are above zero.")
-    setting = Setting(threads=threads, batch=batch, budget_s=budget_s)
+    setting = RoundSettings(threads=threads, batch=batch, budget_s=budget_s)
     if known is not None:
         setting = replace(setting, workers=known.workers, quantile=known.quantile)
     if workers is not None:
@@ -180,11 +180,11 @@ def name_of(a: Artifact, b: Artifact) -> str:
 
 def contest(
     pairs: Sequence[Pair],
-    setting: Setting,
+    setting: RoundSettings,
     rules: Rules,
     notify: Notify,
     *,
-    settings: Mapping[str, Setting] | None = None,
+    settings: Mapping[str, RoundSettings] | None = None,
     remote: Remote | None = None,
 ) -> tuple[list[Verdict], bool]:
     """Decide every pair: equal digests at once, the others by rounds, the error budget split among those."""
@@ -195,7 +195,9 @@ def contest(
             reason = deploy.get(side.subject.target).measurable()
             if reason is not None:
                 raise UnavailableError(f"{side.name} cannot run here: {reason}.", hint="effbench doctor")
-    duels = {name: Duel(name, a, b, (settings or {}).get(name, setting), rules, len(timed)) for name, a, b in timed}
+    duels = {
+        name: Comparison(name, a, b, (settings or {}).get(name, setting), rules, len(timed)) for name, a, b in timed
+    }
     interrupted = run(list(duels.values()), notify, None if here or remote is None else on_device(remote))
     verdicts = []
     for name, a, b in pairs:
@@ -216,7 +218,7 @@ def contest(
     return verdicts, interrupted
 
 
-def identical(a: Artifact, b: Artifact, setting: Setting) -> bool:
+def identical(a: Artifact, b: Artifact, setting: RoundSettings) -> bool:
     """Say whether both sides are the same files on the same runtime, so that timing them can show nothing."""
     return (
         a.digest == b.digest
@@ -226,7 +228,7 @@ def identical(a: Artifact, b: Artifact, setting: Setting) -> bool:
     )
 
 
-def explain(item: Verdict, a: Artifact, b: Artifact, setting: Setting, notify: Notify) -> Verdict:
+def explain(item: Verdict, a: Artifact, b: Artifact, setting: RoundSettings, notify: Notify) -> Verdict:
     """Add where a slowdown comes from; every other verdict stays as it is."""
     from effbench.api.compare.why import why
 
@@ -274,16 +276,16 @@ def report(
     b: str,
     verdicts: Sequence[Verdict],
     rules: Rules,
-    setting: Setting,
+    setting: RoundSettings,
     inconclusive: str,
     interrupted: bool,
     seen: dict[str, Any] | None = None,
-) -> Report:
+) -> ComparisonReport:
     """Put verdicts, rules and machine (this one, unless another was observed) together."""
     from effbench.profiles import environment
 
     seen = environment.observe() if seen is None else seen
-    return Report(
+    return ComparisonReport(
         a=a,
         b=b,
         verdicts=tuple(verdicts),

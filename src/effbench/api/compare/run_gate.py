@@ -9,7 +9,7 @@ from typing import Any
 
 from effbench.api.compare import budgets, noise
 from effbench.api.compare.baseline import against_stored, is_stored, read_stored, stored_artifacts
-from effbench.api.compare.rounds import Setting
+from effbench.api.compare.rounds import RoundSettings
 from effbench.api.compare.run import TARGET, Pair, contest, explain, name_of, report, setting_of, with_latency
 from effbench.api.compare.weights import share_weights
 from effbench.api.compare.worktree import Exported, export_tree, git, top_of, worktree
@@ -19,7 +19,7 @@ from effbench.deploy.artifact import bundle
 from effbench.errors import DataError, EffbenchError, UsageError
 from effbench.schema import Artifact, Measurement, parse_resolution, resolution_text
 from effbench.statistics.sequential import Rules
-from effbench.statistics.verdict import FAILED, WHEN_INCONCLUSIVE, Report, Verdict
+from effbench.statistics.verdict import FAILED, WHEN_INCONCLUSIVE, ComparisonReport, Verdict
 from effbench.store import home as home_of
 
 NEW = "new"
@@ -80,7 +80,7 @@ def gate(
     folder: str | Path = ".",
     out: str | Path | None = None,
     notify: Notify = silent,
-) -> Report:
+) -> ComparisonReport:
     """Compare the working tree with a base, model by model, and hold its figures to the budgets of ``effbench.toml``.
 
     Args:
@@ -127,7 +127,7 @@ def gate(
     if when not in WHEN_INCONCLUSIVE:
         raise UsageError(f"--inconclusive {when}: code, pass or fail is meant.")
     known = noise.load(asked.home, asked.threads) if used.transport == "local" else None  # of this machine
-    rules = noise.lift(rules or rules_of(suite), known.layout_noise_pct if known else 0.0)
+    rules = noise.raise_floor(rules or rules_of(suite), known.layout_noise_pct if known else 0.0)
     seconds = float(budget_s or suite.get("budget_s", 60.0))
     setting = setting_of(known, asked.threads, asked.batch, seconds, workers, base_python, order_seed)
     flow = _Flow(asked, setting, rules, suite, latency, here, Path(record) if record else None)
@@ -183,7 +183,7 @@ class _Flow:
     """One run of the gate."""
 
     asked: Asked
-    setting: Setting
+    setting: RoundSettings
     rules: Rules
     suite: budgets.Suite
     latency: bool
@@ -308,7 +308,7 @@ class _Flow:
     def _bounded(self, item: Verdict, artifact: Artifact | None) -> Verdict:
         if artifact is None or not self.suite.budgets:
             return item
-        from effbench.api.compare.why import graph_of
+        from effbench.api.compare.why import source_onnx_path
         from effbench.deploy.graph import onnx_file
 
         mine = [budget for budget in self.suite.budgets if budget.matches(artifact, self.asked.device)]
@@ -316,7 +316,7 @@ class _Flow:
         if any(budget.needs_measuring for budget in mine):
             measured = self._measured(artifact)
         operators: dict[str, int] = {}
-        graph = graph_of(artifact)
+        graph = source_onnx_path(artifact)
         if graph is not None and any("operators" in budget.limits for budget in mine):
             operators = onnx_file.operators(onnx_file.load(graph))
         return replace(item, bounds=budgets.check(mine, artifact, operators, measured, self.asked.device))

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from effbench import process
-from effbench.api.compare.why import graph_of
-from effbench.api.export.run import STAGE_LIMIT_S, WORKER
+from effbench.api.compare.why import source_onnx_path
+from effbench.api.export.run import EXPORT_WORKER, STAGE_LIMIT_S
 from effbench.deploy.artifact import bundle
 from effbench.deploy.graph import onnx_file
 from effbench.schema import Artifact
@@ -23,7 +23,7 @@ def share_weights(base: Artifact, candidate: Artifact, home: Path) -> Artifact:
     Untrained weights come from one stream of random numbers: a layer more shifts all that follow, and the files
     differ although the code of most layers does not. An unchanged graph becomes identical again here.
     """
-    left, right = graph_of(base), graph_of(candidate)
+    left, right = source_onnx_path(base), source_onnx_path(candidate)
     owner = next((one for one in bundle.artifacts(home) if one.digest == candidate.graph_digest), None)
     if left is None or right is None or owner is None:
         return candidate
@@ -52,7 +52,7 @@ def share_weights(base: Artifact, candidate: Artifact, home: Path) -> Artifact:
         "folder": str(folder.resolve()),
         "key": key,
     }
-    for _ in process.run(WORKER, job, time_limit_s=STAGE_LIMIT_S):
+    for _ in process.run(EXPORT_WORKER, job, time_limit_s=STAGE_LIMIT_S):
         pass
     # The fidelity that was found holds for the code, not for these numbers: it is kept with its note.
     made = bundle.load(folder)

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from effbench import process
-from effbench.api.compare.rounds import ROUND_LIMIT_S, WORKER, Setting
+from effbench.api.compare.rounds import PAIR_AGENT, ROUND_LIMIT_S, RoundSettings
 from effbench.deploy.artifact import bundle
 from effbench.deploy.graph import onnx_file
 from effbench.errors import EffbenchError
 from effbench.schema import Artifact
-from effbench.statistics.verdict import Layer, Why
+from effbench.statistics.verdict import LayerChange, Why
 
 RUNS = 25
 SHOWN = 8
@@ -22,12 +22,12 @@ FUSIBLE_PARTS = {"Gelu": ("Erf", "Tanh"), "LayerNormalization": ("ReduceMean",)}
 """An operator that is itself a fusion, and what it falls apart into."""
 
 
-def why(a: Artifact, b: Artifact, setting: Setting) -> Why:
+def why(a: Artifact, b: Artifact, setting: RoundSettings) -> Why:
     """Compare the graphs of both sides, and their layers where ONNX Runtime can run the graph.
 
     The layers of a graph are timed in ONNX Runtime whatever the target: where that is another one, it says so.
     """
-    graphs = [graph_of(item) for item in (a, b)]
+    graphs = [source_onnx_path(item) for item in (a, b)]
     if None in graphs:
         return Why(not_known="the ONNX graph of one side is not beside its artifact any more")
     paths = [path for path in graphs if path is not None]
@@ -42,7 +42,7 @@ def why(a: Artifact, b: Artifact, setting: Setting) -> Why:
         "threads": setting.threads,
     }
     try:
-        (answer,) = process.run(WORKER, job, time_limit_s=ROUND_LIMIT_S)
+        (answer,) = process.run(PAIR_AGENT, job, time_limit_s=ROUND_LIMIT_S)
     except EffbenchError as error:
         return Why(operators=operators, not_known=f"layers were not timed: {error.message}")
     left, right = answer["layers"]
@@ -61,7 +61,7 @@ def why(a: Artifact, b: Artifact, setting: Setting) -> Why:
     )
 
 
-def graph_of(artifact: Artifact) -> Path | None:
+def source_onnx_path(artifact: Artifact) -> Path | None:
     """Return the ONNX file an artifact was made from, or is."""
     if artifact.path.suffix == ".onnx":
         return artifact.path
@@ -94,11 +94,11 @@ def lost_fusions(executed: Mapping[str, int], operators: Mapping[str, int]) -> t
     return tuple(lost)
 
 
-def changed_layers(left: Mapping[str, Any], right: Mapping[str, Any]) -> tuple[Layer, ...]:
+def changed_layers(left: Mapping[str, Any], right: Mapping[str, Any]) -> tuple[LayerChange, ...]:
     """Return the layers that changed most, by name; one that only one side has counts as zero on the other."""
     layers = []
     for name in {*left, *right}:
         operator = (right.get(name) or left[name])[0]
-        layers.append(Layer(name, operator, float(left.get(name, (0, 0))[1]), float(right.get(name, (0, 0))[1])))
+        layers.append(LayerChange(name, operator, float(left.get(name, (0, 0))[1]), float(right.get(name, (0, 0))[1])))
     layers.sort(key=lambda layer: (-abs(layer.change_us), layer.name))
     return tuple(layers[:SHOWN])

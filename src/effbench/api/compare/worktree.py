@@ -18,7 +18,7 @@ from effbench.codec import from_json
 from effbench.errors import EffbenchError, UsageError
 from effbench.schema import Cell
 
-WORKER = "effbench.api.compare.tree_worker"
+TREE_WORKER = "effbench.api.compare.tree_worker"
 LIMIT_S = 1800.0
 
 
@@ -134,7 +134,7 @@ def export_tree(
         raise EffbenchError(
             f"The tree {root} has no folder '{subfolder}'.", hint="Run the gate from a folder that both have."
         )
-    for event in process.run(WORKER, request, time_limit_s=LIMIT_S, python=python, env=env, cwd=cwd):
+    for event in process.run(TREE_WORKER, request, time_limit_s=LIMIT_S, python=python, env=env, cwd=cwd):
         if event["event"] == "proof":
             files = tuple(event["files"])
         elif event["event"] == "progress":

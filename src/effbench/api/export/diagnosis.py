@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from effbench.api.export import stage
-from effbench.api.export.run import graph_of
+from effbench.api.export.run import fp32_graph
 from effbench.api.export.source import resolve
-from effbench.api.export.stage import STAGE_LIMIT_S, WORKER, Limits, Notify, silent
+from effbench.api.export.stage import EXPORT_WORKER, STAGE_LIMIT_S, Limits, Notify, silent
 from effbench.codec import from_json
 from effbench.deploy.precision.calibration import SYNTHETIC
 from effbench.deploy.precision.diagnose import NumericsReport
@@ -55,9 +55,9 @@ def numerics(
     if max_images < 2:
         raise UsageError("Numerics needs at least two images: errors are judged by the spread between them.")
     home, limits = home_of(out), Limits.of(time_limit_s)
-    graph = graph_of(resolve(model, weights, seed), parse_resolution(resolution), home, limits, notify)
+    graph = fp32_graph(resolve(model, weights, seed), parse_resolution(resolution), home, limits, notify)
     place = "" if images is None or str(images) == SYNTHETIC else str(Path(images).resolve())
     job = {"op": "numerics", "graph": str(graph.folder), "precision": precision, "images": place, "count": max_images}
     notify(f"examine {graph.name} in {precision}")
-    (answer,) = stage.run(WORKER, job, limits, home, graph.name)
+    (answer,) = stage.run(EXPORT_WORKER, job, limits, home, graph.name)
     return from_json(NumericsReport, answer["report"], "the child's answer")

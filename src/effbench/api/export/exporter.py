@@ -15,8 +15,8 @@ from effbench.api.export import fp32_fallback, stage
 from effbench.api.export.calibration_images import CalibrationImages
 from effbench.api.export.request import ExportRequest
 from effbench.api.export.source import Source, code_hashes, ingredients, versions
-from effbench.api.export.stage import WORKER, Limits, failed
-from effbench.api.export.verification import graph_of, verify_artifact
+from effbench.api.export.stage import EXPORT_WORKER, Limits, failed
+from effbench.api.export.verification import source_graph, verify_artifact
 from effbench.codec import to_json
 from effbench.deploy.artifact import bundle, placement
 from effbench.deploy.precision.mix import Mix
@@ -186,7 +186,7 @@ class Exporter:
         if made.subject.storage_precision not in CALIBRATED or made.fidelity is None or made.fidelity.snr_db is None:
             return
         try:
-            graph = graph_of(made)
+            graph = source_graph(made)
             if graph.fidelity is None:
                 self.notify(f"verify {graph.name}")
                 graph = verify_artifact(graph, self.home, self.limits)
@@ -282,7 +282,7 @@ class Exporter:
                     return found, True
                 self.notify(what)
                 request = {**job, "folder": str(folder), "key": key}
-                stage.run(WORKER, request, self.limits, self.home, folder.name)
+                stage.run(EXPORT_WORKER, request, self.limits, self.home, folder.name)
         except Timeout:
             raise ChildFailure(
                 "time limit", f"{what}: another export makes it, for more than {wait_s:g} s", "wait", ""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from effbench.api.export import stage
 from effbench.api.export.source import code_hashes
-from effbench.api.export.stage import WORKER, Limits, Notify
+from effbench.api.export.stage import EXPORT_WORKER, Limits, Notify
 from effbench.codec import fingerprint
 from effbench.deploy.artifact import bundle
 from effbench.schema import Artifact
@@ -36,7 +36,7 @@ def islands(full: Artifact, half: Artifact, home: Path, limits: Limits, notify: 
     if known is None or known["code"] != code:
         notify(f"{half.name} misses its limit; look for the operators to blame")
         job = {"op": "rescue", "graph": str(full.folder), "few": IMAGES}
-        (answer,) = stage.run(WORKER, job, limits, home, full.name)
+        (answer,) = stage.run(EXPORT_WORKER, job, limits, home, full.name)
         known = {"code": code, "islands": answer["islands"]}
         bundle.annotate(half, placement={**half.placement, PROPOSED: known})
     return tuple(known["islands"])

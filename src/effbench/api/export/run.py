@@ -12,7 +12,7 @@ from effbench.api.export.calibration_images import calibration_images
 from effbench.api.export.exporter import Exporter
 from effbench.api.export.request import ExportRequest
 from effbench.api.export.source import Source, resolve
-from effbench.api.export.stage import AGENT, STAGE_LIMIT_S, WORKER, Limits, Notify, silent
+from effbench.api.export.stage import AGENT, EXPORT_WORKER, STAGE_LIMIT_S, Limits, Notify, silent
 from effbench.api.export.verification import find_artifact
 from effbench.api.keywords import from_fields
 from effbench.errors import (
@@ -77,7 +77,7 @@ def prepared(request: ExportRequest, whole_int8: bool = False) -> tuple[Exporter
     return exporter, [(size, name) for size in sizes for name in names]
 
 
-def graph_of(source: Source, size: tuple[int, int], home: Path, limits: Limits, notify: Notify = silent) -> Artifact:
+def fp32_graph(source: Source, size: tuple[int, int], home: Path, limits: Limits, notify: Notify = silent) -> Artifact:
     """Return the fp32 graph of a model at one size and batch 1; made where it is not there."""
     check_resolution(source, size)
     exporter = Exporter(ExportRequest(source.name, out=home, notify=notify), source, None)
@@ -158,8 +158,8 @@ def reduced(cells: Sequence[Cell], limit_s: float, notify: Notify = silent) -> l
 
 __all__ = [
     "AGENT",
+    "EXPORT_WORKER",
     "STAGE_LIMIT_S",
-    "WORKER",
     "Notify",
     "at_hand",
     "export",

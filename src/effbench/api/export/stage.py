@@ -20,7 +20,7 @@ Notify = Callable[[str], None]
 STAGE_LIMIT_S = 600.0
 MEMORY_SHARE = 0.8
 """Of the machine's memory, for all stages that run at a time; the rest is the user's."""
-WORKER, AGENT = "effbench.api.export.worker", "effbench.device.agent"
+EXPORT_WORKER, AGENT = "effbench.api.export.worker", "effbench.device.agent"
 
 
 def silent(message: str) -> None:
@@ -59,7 +59,7 @@ def run(module: str, job: Mapping[str, Any], limits: Limits, home: Path, name: s
     """Run one stage in a child; a failure is recorded below ``home`` before it is raised.
 
     Args:
-        module: `WORKER` or `AGENT`.
+        module: `EXPORT_WORKER` or `AGENT`.
         job: A JSON object; ``op`` names the stage.
         limits: Of time and memory.
         home: Where records belong.

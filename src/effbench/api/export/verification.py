@@ -51,10 +51,10 @@ def verify_artifact(
 def reference_of(artifact: Artifact, home: Path) -> Path:
     """Return the file of expected outputs: an artifact's own, else that of the graph it was made from."""
     own = artifact.folder / bundle.REFERENCE
-    return own if own.is_file() else graph_of(artifact).folder / bundle.REFERENCE
+    return own if own.is_file() else source_graph(artifact).folder / bundle.REFERENCE
 
 
-def graph_of(artifact: Artifact) -> Artifact:
+def source_graph(artifact: Artifact) -> Artifact:
     """Return the graph that an artifact was made from.
 
     Raises:

@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from effbench import deploy, process
-from effbench.api.compare.rounds import Setting, run_round
+from effbench.api.compare.rounds import RoundSettings, run_round
 from effbench.api.evaluate.session import Call
 from effbench.api.export.stage import STAGE_LIMIT_S, Notify
 from effbench.codec import fingerprint
@@ -26,7 +26,7 @@ from effbench.profiles.paired import evidence
 from effbench.schema import Artifact, Predictions
 from effbench.statistics.proportions import drop_limit, images_needed
 
-WORKER = "effbench.api.quantize.worker"
+SEARCH_WORKER = "effbench.api.quantize.worker"
 SENSITIVITY_IMAGES = 48
 SEARCH_SHARE = 1 / 3
 """Of the images, those that the search may look at; the bound is judged on the others."""
@@ -257,7 +257,7 @@ def _sensitivities(
         "places": list(places),
     }
     found = []
-    for event in process.run(WORKER, job, time_limit_s=STAGE_LIMIT_S, renewed=True):
+    for event in process.run(SEARCH_WORKER, job, time_limit_s=STAGE_LIMIT_S, renewed=True):
         one = {name: event[name] for name in ("name", "nodes", "macs", "divergence")}
         found.append(one)
         notify(f"block {one['name']}: {one['divergence']:.2e} nats")
@@ -293,7 +293,9 @@ def _rest(maker: Maker, notify: Notify) -> tuple[str, list[str]]:
 
 def ratio(a: Artifact, b: Artifact) -> float:
     """Return the median paired latency ratio b / a over `ROUNDS` rounds in fresh processes."""
-    return math.exp(float(np.median([evidence(run_round(a, b, Setting(), seed)).typical for seed in range(ROUNDS)])))
+    return math.exp(
+        float(np.median([evidence(run_round(a, b, RoundSettings(), seed)).typical for seed in range(ROUNDS)]))
+    )
 
 
 def _latency(maker: Maker, mix: Mix, rest: str, notify: Notify) -> list[str]:

@@ -1,4 +1,4 @@
-"""Evidence for claims and scaling laws: artifacts measured in passes, kept in a store and found there again.
+"""Campaign for claims and scaling laws: artifacts measured in passes, kept in a store and found there again.
 
 A pass measures every artifact once, in a fresh process, in random order; a pair adds one round of two artifacts that
 alternate in one process. What a store holds already for the same artifact on the same machine counts, so that a run
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from effbench import deploy, models
-from effbench.api.compare.rounds import Setting, run_round
+from effbench.api.compare.rounds import RoundSettings, run_round
 from effbench.api.export.run import export
 from effbench.api.export.stage import Notify, silent
 from effbench.api.profile.run import profile
@@ -43,7 +43,7 @@ PAIR_S, MIN_PAIRS = 1.5, 5
 
 
 @dataclass
-class Spot:
+class Point:
     """One model or part at one size on one target, and the rounds it has so far."""
 
     what: str
@@ -61,11 +61,11 @@ class Spot:
 
 
 @dataclass
-class Pair:
-    """Two spots against each other; logarithms of B's latency over A's, one per round."""
+class PointPair:
+    """Two points against each other; logarithms of B's latency over A's, one per round."""
 
-    a: Spot
-    b: Spot
+    a: Point
+    b: Point
     logs: list[float] = field(default_factory=list)
     lost: str = ""
 
@@ -80,7 +80,7 @@ class Pair:
         return self.a.failure or self.b.failure or self.lost
 
 
-class Evidence:
+class Campaign:
     """What is to be measured, and how far that is.
 
     Args:
@@ -91,53 +91,53 @@ class Evidence:
 
     def __init__(self, home: Path, threads: int = 1, notify: Notify = silent) -> None:
         self.home, self.threads, self.notify = home, threads, notify
-        self.spots: dict[tuple[str, int, str], Spot] = {}
+        self.points: dict[tuple[str, int, str], Point] = {}
         self.passed: set[tuple[str, int, str]] = set()
-        self.pairs: dict[tuple[str, str, int, str], Pair] = {}
+        self.pairs: dict[tuple[str, str, int, str], PointPair] = {}
         self._now: dict[str, dict[str, Any]] = {}
 
-    def spot(self, what: str, px: int, target: str) -> Spot:
-        """Return a spot, new or known; it is exported by `prepare`."""
-        return self.spots.setdefault((what, px, target), Spot(what, px, target))
+    def point(self, what: str, px: int, target: str) -> Point:
+        """Return a point, new or known; it is exported by `prepare`."""
+        return self.points.setdefault((what, px, target), Point(what, px, target))
 
-    def measured(self, what: str, px: int, target: str) -> Spot:
-        """Return a spot that takes part in every pass."""
+    def measured(self, what: str, px: int, target: str) -> Point:
+        """Return a point that takes part in every pass."""
         self.passed.add((what, px, target))
-        return self.spot(what, px, target)
+        return self.point(what, px, target)
 
-    def pair(self, a: str, b: str, px: int, target: str) -> Pair:
+    def pair(self, a: str, b: str, px: int, target: str) -> PointPair:
         """Return the pair B over A."""
-        sides = self.spot(a, px, target), self.spot(b, px, target)
-        return self.pairs.setdefault((a, b, px, target), Pair(*sides))
+        sides = self.point(a, px, target), self.point(b, px, target)
+        return self.pairs.setdefault((a, b, px, target), PointPair(*sides))
 
     def prepare(self) -> None:
         """Export what is not there yet, and read what the store holds of it."""
-        todo = [spot for spot in self.spots.values() if spot.artifact is None and not spot.failure]
+        todo = [point for point in self.points.values() if point.artifact is None and not point.failure]
         with ThreadPoolExecutor(max(1, min(os.cpu_count() or 1, 2))) as pool:
             list(pool.map(self._export, _by_export(todo)))
         self._recall()
 
-    def _export(self, group: Sequence[Spot]) -> None:
+    def _export(self, group: Sequence[Point]) -> None:
         what, px = group[0].what, group[0].px
         try:
             argument, side = model_argument(what, px) if what in parts() else (what, px)
-            cells = export(argument, [spot.target for spot in group], [side], out=self.home, notify=self.notify)
+            cells = export(argument, [point.target for point in group], [side], out=self.home, notify=self.notify)
         except EffbenchError as error:
-            for spot in group:
-                spot.failure = error.message
+            for point in group:
+                point.failure = error.message
             return
-        for spot, cell in zip(group, cells, strict=True):
+        for point, cell in zip(group, cells, strict=True):
             if cell.status == "ok":
-                spot.artifact = bundle.load(Path(cell.artifact), check_files=False)
+                point.artifact = bundle.load(Path(cell.artifact), check_files=False)
             else:
-                spot.failure = cell.reason
+                point.failure = cell.reason
 
     def _recall(self) -> None:
-        by_digest: dict[str, Spot] = {}
-        for spot in self.spots.values():
-            spot.rounds, spot.states = [], []
-            if spot.artifact is not None:
-                by_digest[spot.artifact.digest] = spot
+        by_digest: dict[str, Point] = {}
+        for point in self.points.values():
+            point.rounds, point.states = [], []
+            if point.artifact is not None:
+                by_digest[point.artifact.digest] = point
         for measured in Store(self.home):
             if measured.digest in by_digest and self._fits(measured):
                 self._take(by_digest[measured.digest], measured)
@@ -149,9 +149,9 @@ class Evidence:
             if pair_ is not None and line["conditions"] == self._conditions(pair_):
                 pair_.logs.append(float(line["log_ratio"]))
 
-    def _take(self, spot: Spot, measured: Measurement) -> None:
-        spot.rounds += measured.samples.rounds
-        spot.states += [(measured.before, measured.after)] * len(measured.samples.rounds)
+    def _take(self, point: Point, measured: Measurement) -> None:
+        point.rounds += measured.samples.rounds
+        point.states += [(measured.before, measured.after)] * len(measured.samples.rounds)
 
     def _fits(self, measured: Measurement) -> bool:
         now = self._machine(measured.subject.target)
@@ -167,11 +167,11 @@ class Evidence:
             self._now[target] = {key: seen.get(key) for key in Measurement.MUST_MATCH}
         return self._now[target]
 
-    def _conditions(self, pair: Pair) -> dict[str, Any]:
+    def _conditions(self, pair: PointPair) -> dict[str, Any]:
         return {**self._machine(pair.a.target), "threads": self.threads}
 
     def run(self, passes: int = PASSES, minutes: float | None = None) -> bool:
-        """Measure until every spot and pair has its passes, or the time is over; returns whether it was interrupted."""
+        """Measure until all have their passes or the time is over; returns whether the user interrupted."""
         deadline = time.monotonic() + 60 * minutes if minutes is not None else float("inf")
         try:
             for index in range(passes):
@@ -184,17 +184,17 @@ class Evidence:
             return True
         return False
 
-    def _open(self, index: int) -> Iterator[Spot | Pair]:
+    def _open(self, index: int) -> Iterator[Point | PointPair]:
         for key in self.passed:
-            spot = self.spots[key]
-            if not spot.failure and len(spot.rounds) <= index:
-                yield spot
+            point = self.points[key]
+            if not point.failure and len(point.rounds) <= index:
+                yield point
         for pair in self.pairs.values():
             if not pair.failure and len(pair.logs) <= index:
                 yield pair
 
-    def _step(self, step: Spot | Pair, index: int, passes: int) -> None:
-        if isinstance(step, Pair):
+    def _step(self, step: Point | PointPair, index: int, passes: int) -> None:
+        if isinstance(step, PointPair):
             self._pair_round(step)
             found = f"ratio {math.exp(step.logs[-1]):.3f}" if step.logs else step.lost
         else:
@@ -202,19 +202,19 @@ class Evidence:
             found = f"{median_ms(step.rounds[-1]):.3f} ms" if step.rounds else step.failure
         self.notify(f"pass {index + 1}/{passes}  {step.name}  {found}")
 
-    def _round(self, spot: Spot) -> None:
-        assert spot.artifact is not None
-        made = profile([str(spot.artifact.folder)], threads=self.threads, rounds=1, budget_s=ROUND_S, out=self.home)
+    def _round(self, point: Point) -> None:
+        assert point.artifact is not None
+        made = profile([str(point.artifact.folder)], threads=self.threads, rounds=1, budget_s=ROUND_S, out=self.home)
         if made.interrupted:
             raise KeyboardInterrupt
         for measured in made.measurements:
-            self._take(spot, measured)
+            self._take(point, measured)
         if not made.measurements:
-            spot.failure = next((cell.reason for cell in made.cells), "no measurement")
+            point.failure = next((cell.reason for cell in made.cells), "no measurement")
 
-    def _pair_round(self, pair: Pair) -> None:
+    def _pair_round(self, pair: PointPair) -> None:
         a, b = _sides(pair)
-        setting = Setting(threads=self.threads, round_seconds=PAIR_S, min_pairs=MIN_PAIRS)
+        setting = RoundSettings(threads=self.threads, round_seconds=PAIR_S, min_pairs=MIN_PAIRS)
         try:
             log_ratio = evidence(run_round(a, b, setting, secrets.randbits(31))).typical
         except EffbenchError as error:
@@ -231,13 +231,13 @@ class Evidence:
         pair.logs.append(log_ratio)
 
 
-def _sides(pair: Pair) -> tuple[Artifact, Artifact]:
+def _sides(pair: PointPair) -> tuple[Artifact, Artifact]:
     assert pair.a.artifact is not None
     assert pair.b.artifact is not None
     return pair.a.artifact, pair.b.artifact
 
 
-def _digests(pair: Pair) -> tuple[str, str]:
+def _digests(pair: PointPair) -> tuple[str, str]:
     a, b = _sides(pair)
     return a.digest, b.digest
 
@@ -249,15 +249,15 @@ def median_ms(item: Round) -> float:
     return (samples[middle] + samples[~middle]) / 2e6
 
 
-def _by_export(spots: Iterable[Spot]) -> list[list[Spot]]:
-    """Group spots that one export makes: the targets of a model at a size."""
-    groups: dict[tuple[str, int], list[Spot]] = {}
-    for spot in spots:
-        groups.setdefault((spot.what, spot.px), []).append(spot)
+def _by_export(points: Iterable[Point]) -> list[list[Point]]:
+    """Group points that one export makes: the targets of a model at a size."""
+    groups: dict[tuple[str, int], list[Point]] = {}
+    for point in points:
+        groups.setdefault((point.what, point.px), []).append(point)
     return list(groups.values())
 
 
-def _shuffled(steps: Iterable[Spot | Pair]) -> list[Spot | Pair]:
+def _shuffled(steps: Iterable[Point | PointPair]) -> list[Point | PointPair]:
     found = list(steps)
     random.shuffle(found)
     return found

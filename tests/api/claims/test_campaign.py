@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Run
-from effbench.api.claims.evidence import Evidence
+from effbench.api.claims.campaign import Campaign
 from effbench.api.claims.scaling import series, sizes
 from effbench.errors import UsageError
 
@@ -38,14 +38,14 @@ def test_a_run_goes_on_where_it_was_stopped(own: Run, monkeypatch: pytest.Monkey
     monkeypatch.chdir(own.folder)
     home = Path("runs")
 
-    def bench() -> Evidence:
-        made = Evidence(home)
+    def campaign() -> Campaign:
+        made = Campaign(home)
         made.measured("toy:net", 64, "ort")
         made.pair("toy:net", "toy:net", 64, "ort")
         made.prepare()
         return made
 
-    first = bench()
+    first = campaign()
     assert not first.run(passes=2)
     lines = (home / "measurements.jsonl").read_bytes()
     pairs = [json.loads(line) for line in (home / "pairs.jsonl").read_text().splitlines()]
@@ -53,30 +53,30 @@ def test_a_run_goes_on_where_it_was_stopped(own: Run, monkeypatch: pytest.Monkey
     # The same files on both sides: what differs is noise.
     assert all(abs(line["log_ratio"]) < 0.5 for line in pairs)
 
-    again = bench()
+    again = campaign()
     assert (2, 2) == (
-        len(again.spot("toy:net", 64, "ort").rounds),
+        len(again.point("toy:net", 64, "ort").rounds),
         len(again.pair("toy:net", "toy:net", 64, "ort").logs),
     )
     assert not again.run(passes=2)
     assert lines == (home / "measurements.jsonl").read_bytes()
     assert 2 == len(series(again, "toy:net", [64], "ort").latency_ms)
 
-    other = Evidence(home, threads=2)
+    other = Campaign(home, threads=2)
     other.measured("toy:net", 64, "ort")
     other.prepare()
-    assert [] == other.spot("toy:net", 64, "ort").rounds
+    assert [] == other.point("toy:net", 64, "ort").rounds
     assert not other.run(passes=1, minutes=0)
     assert "not measured yet" == series(other, "toy:net", [64], "ort").failures[64]
 
 
 @pytest.mark.xdist_group("export")
 def test_what_cannot_be_exported_says_why(tmp_path: Path):
-    bench = Evidence(tmp_path)
-    bench.measured("rgma", 100, "ort")
-    bench.prepare()
-    assert not bench.run(passes=1)
-    assert "stride 16" in bench.spot("rgma", 100, "ort").failure
+    campaign = Campaign(tmp_path)
+    campaign.measured("rgma", 100, "ort")
+    campaign.prepare()
+    assert not campaign.run(passes=1)
+    assert "stride 16" in campaign.point("rgma", 100, "ort").failure
 
 
 def test_the_command_refuses_what_cannot_be_meant(run: Run):

@@ -1,0 +1,71 @@
+"""``gate --measure-noise``: how small a slowdown this machine can show, and how often the gate raises a false alarm."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from effbench.api.compare.noise import MachineNoise, measure_noise
+from effbench.api.compare.run import RESOLUTION, TARGET, exported, setting_of
+from effbench.api.export.run import Notify, silent
+from effbench.errors import UnavailableError
+from effbench.profiles import devices
+from effbench.schema import parse_resolution
+from effbench.statistics.sequential import Rules
+from effbench.store import home as home_of
+
+DEFAULT_MODEL = "regla_m"
+
+
+def measure_machine_noise(
+    model: str = DEFAULT_MODEL,
+    *,
+    resolution: str | int = RESOLUTION,
+    target: str = TARGET,
+    threads: int = 1,
+    device: str = "local",
+    budget_s: float = 60.0,
+    minutes: float = 5.0,
+    rules: Rules | None = None,
+    out: str | Path | None = None,
+    notify: Notify = silent,
+) -> MachineNoise:
+    """Run a model against a rebuilt copy of itself and store the noise with the machine's description.
+
+    Args:
+        model: A registered name, an .onnx file, or ``package.module:factory``.
+        resolution: Pixels.
+        target: The runtime.
+        threads: Intra-operator threads; the result holds for this number only.
+        device: Where to run.
+        budget_s: The time budget that the detectable slowdown is stated for.
+        minutes: How long to run.
+        rules: Floor, margin, chance of a false alarm.
+        out: The folder to write below.
+        notify: Called with one line per step.
+    """
+    _check_device(device)
+    home = home_of(out)
+    size = parse_resolution(resolution)
+    a = exported(model, target, size, None, home, notify)
+    # Exported again into another folder: other files, other memory pages, the same model.
+    rebuilt_home = home / "rebuilt"
+    shutil.rmtree(rebuilt_home, ignore_errors=True)
+    rebuilt = exported(model, target, size, None, rebuilt_home, notify)
+    setting = setting_of(None, threads, None, budget_s, None, None, None)
+    return measure_noise(a, rebuilt, setting, rules or Rules(), minutes, home, notify)
+
+
+def _check_device(name: str) -> None:
+    """Refuse a device other than this machine.
+
+    Raises:
+        UsageError: The device is unknown.
+        UnavailableError: It is another machine.
+    """
+    device = devices.get(name)
+    if device.transport != "local":
+        raise UnavailableError(
+            f"Noise is measured on this machine only, not on '{name}' ({device.transport}).",
+            hint=f"A gate with --device {name} does not need it: it takes the default noise floor.",
+        )
