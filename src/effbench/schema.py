@@ -268,11 +268,14 @@ class Samples:
     """Rounds of one artifact under one protocol (``back-to-back``, ``paced 30/s``, ``sustained 10 min``).
 
     ``scope`` is ``end-to-end`` (host arrays in, host arrays out) or ``device-only``; the two are never ranked together.
+    ``aggregate`` names the statistic of a tool that gave no raw times (``median of 30 runs``); each round then holds
+    that one figure.
     """
 
     rounds: tuple[Round, ...]
     protocol: str = "back-to-back"
     scope: str = "end-to-end"
+    aggregate: str = ""
 
     def __post_init__(self) -> None:
         if not self.rounds:
@@ -401,6 +404,7 @@ class Row:
     ``accuracy_data`` names the data set of an accuracy measured here; only equal ones are ranked.
     ``accuracy_digest`` is the digest that was evaluated, where it was measured: a row whose latency has another mixes
     two artifacts, and is refused. ``citations`` are the keys of the papers that published figures of the row come from.
+    ``aggregate`` is that of `Samples`; ``p50_ms`` then holds the tool's statistic.
     """
 
     device: str
@@ -441,6 +445,7 @@ class Row:
     runtime: str = ""
     settings: str = ""
     protocol: str = "back-to-back"
+    aggregate: str = ""
     rounds: int | None = None
     samples: int | None = None
     family: str = ""

@@ -5,8 +5,11 @@ from dataclasses import replace
 import pytest
 from report_builder import campaign, grade_a, grade_of, measurement_of
 
+from effbench.api.profile.run import Profile
+from effbench.commands.text import tables
 from effbench.errors import DataError, UsageError
 from effbench.reports import Accuracy, build_rows
+from effbench.reports.layout import sections
 from effbench.schema import Measurement, Row, Weights
 from effbench.statistics import percentiles
 
@@ -88,8 +91,38 @@ def test_statistics_are_those_of_the_samples() -> None:
     assert found.interval is not None
     assert row.p90_ms == found.value / 1e6
     assert row.p90_interval_ms == pytest.approx((found.interval[0] / 1e6, found.interval[1] / 1e6))
-    assert row.images_per_s == pytest.approx(4000 / (row.p50_ms or 0))
+    total_ns = sum(sum(one.samples_ns) for one in measurement.samples.rounds)
+    assert row.images_per_s == pytest.approx(4 * 1200 / (total_ns / 1e9))
     assert (10, 1200, 1) == (row.rounds, row.samples, row.threads)
+
+
+def test_images_per_second_is_the_mean_rate_in_the_report_and_on_the_terminal() -> None:
+    # Two of three inferences take 10 ms and one 25 ms: 3 images in 45 ms, while 1 / p50 would be 100 a second.
+    base = measurement_of()
+    rounds = tuple(replace(one, samples_ns=(10_000_000, 10_000_000, 25_000_000) * 20) for one in base.samples.rounds)
+    measurement = replace(base, settings={"threads": "1", "batch": "1"}, samples=replace(base.samples, rounds=rounds))
+    row = one_row(measurement)
+    assert (10.0, pytest.approx(66.67, abs=0.01)) == (row.p50_ms, row.images_per_s)
+    text = tables.profile(Profile((measurement,), ()), None)
+    assert " 66.7 " in text
+    assert " 100.0 " not in text
+
+
+def test_a_published_latency_gives_no_throughput() -> None:
+    rows = build_rows(campaign(), grade=grade_of)
+    assert {None} == {row.images_per_s for row in rows if row.source == "published"}
+
+
+def test_the_statistic_of_a_tool_stands_in_the_p50_column_and_is_named() -> None:
+    base = replace(measurement_of(), origin="imported")
+    rounds = tuple(
+        replace(one, samples_ns=(ns,)) for one, ns in zip(base.samples.rounds, (9_000_000, 11_000_000), strict=False)
+    )
+    samples = replace(base.samples, rounds=rounds, aggregate="median of 30 runs")
+    row = one_row(replace(base, samples=samples))
+    assert (10.0, None, None, None) == (row.p50_ms, row.p50_interval_ms, row.p90_ms, row.images_per_s)
+    (section,) = sections([row], "top1")
+    assert "aggregate: median of 30 runs; the tool gave no raw times" in section.footnotes
 
 
 def test_what_the_samples_cannot_support_is_not_shown() -> None:

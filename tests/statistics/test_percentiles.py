@@ -42,6 +42,11 @@ def test_p50_of_one_round_is_its_median(count):
     assert float(np.median(samples)) == percentiles.quantile([samples], 0.5)
 
 
+def test_throughput_is_all_images_over_all_time():
+    rounds = [[10_000_000, 10_000_000, 25_000_000], [15_000_000]]
+    assert 4 * 2 / 0.060 == pytest.approx(percentiles.images_per_second(rounds, batch=2))
+
+
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(ROUNDS, st.integers(2, 50))
 def test_a_quantile_scales_with_its_unit_and_lies_in_its_interval(rounds, factor):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 from effbench.reports import pareto
-from effbench.reports.rows import AGGREGATE, check_metric, order
+from effbench.reports.rows import check_metric, order
 from effbench.reports.slower import slower
 from effbench.schema import Row, resolution_text
 
@@ -174,10 +174,14 @@ def _p90(row: Row, notes: Footnotes) -> str:
 
 
 def _p50(row: Row, notes: Footnotes) -> str:
-    aggregate = next((note for note in row.notes if note.startswith(AGGREGATE)), None)
-    if aggregate is not None:
-        return milliseconds(row.p50_ms) + notes.mark(aggregate)
+    if row.aggregate:
+        return milliseconds(row.p50_ms) + notes.mark(aggregate_note(row.aggregate))
     return _percentile(row.p50_ms, row.p50_interval_ms, notes)
+
+
+def aggregate_note(aggregate: str) -> str:
+    """Say that a figure is the statistic of a tool, not a percentile of raw samples."""
+    return f"aggregate: {aggregate}; the tool gave no raw times"
 
 
 def _percentile(value: float | None, interval: tuple[float, float] | None, notes: Footnotes) -> str:

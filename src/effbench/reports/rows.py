@@ -18,9 +18,6 @@ from effbench.statistics import percentiles
 METRICS = {"top1": "top-1 %", "coco_ap": "COCO box AP", "ade_miou": "ADE20K mIoU %"}
 """What a report may show as accuracy, and the head of its column."""
 
-AGGREGATE = "aggregate:"
-"""Begins the note of an imported measurement whose tool gave statistics instead of times."""
-
 PUBLISHED_CHOICES = ("none", "same", "all")
 
 Grader = Callable[[Measurement], tuple[str, Sequence[str]]]
@@ -148,6 +145,7 @@ def measured_row(
         settings=_other_settings(one.settings),
         scope=one.samples.scope,
         protocol=one.samples.protocol,
+        aggregate=one.samples.aggregate,
         accuracy_metric=metric,
         params=subject.params,
         macs=subject.macs,
@@ -159,9 +157,9 @@ def measured_row(
         notes=(*subject.notes, *one.notes),
     )
     shown = _with_statistics(_with_accuracy(row, accuracy), one.samples)
-    if not any(note.startswith(AGGREGATE) for note in one.notes):
+    if not one.samples.aggregate:
         return shown
-    # A tool's own statistic is one figure a run: no percentile can be taken from it, and it is marked as what it is.
+    # A tool's own statistic is one figure a run: it supports neither percentiles nor a rate.
     figure_ms = median(value for item in one.samples.rounds for value in item.samples_ns) / 1e6
     return replace(shown, p50_ms=figure_ms, p50_interval_ms=None, p90_ms=None, p99_ms=None, images_per_s=None)
 
@@ -254,7 +252,7 @@ def _with_statistics(row: Row, samples: Samples) -> Row:
         p90_ms=p90,
         p90_interval_ms=p90_interval,
         p99_ms=p99,
-        images_per_s=1000 * row.batch / p50 if p50 else None,
+        images_per_s=percentiles.images_per_second(rounds, row.batch),
         load_ms=median(one.load_ms for one in samples.rounds),
         first_ms=median(one.first_ms for one in samples.rounds),
         peak_rss_bytes=max(one.peak_rss_bytes for one in samples.rounds),
@@ -291,7 +289,6 @@ def published_row(fact: published.Fact, metric: str) -> Row:
         source="published",
         weights="published",
         p50_ms=fact.value,
-        images_per_s=1000 / fact.value,
         accuracy_metric=metric,
         params=_count(fact, "params_M", 1e6),
         macs=_count(fact, "gmacs", 1e9),

@@ -76,6 +76,7 @@ def _record(row: Row) -> dict[str, Any]:
         "p90_low_ms": low_90,
         "p90_high_ms": high_90,
         "p99_ms": row.p99_ms,
+        "aggregate": row.aggregate,
         "images_per_s": row.images_per_s,
         "load_ms": row.load_ms,
         "first_ms": row.first_ms,

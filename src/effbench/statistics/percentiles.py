@@ -1,4 +1,4 @@
-"""Percentiles of latency and their intervals; the unit of evidence is the round.
+"""Percentiles of latency, their intervals, and throughput; the unit of evidence is the round.
 
 A measurement is R rounds (fresh processes), round i with its own distribution F_i. What is reported is a percentile of
 the *mixture*: F(q) = mean of F_i(q), each round with equal weight however many samples it holds. Samples inside a round
@@ -117,6 +117,21 @@ def estimate(rounds: Rounds, p: float, level: float = 0.95) -> Estimate | None:
     if p >= 0.5:
         high = max(high, value * reach)
     return Estimate(value, (min(low, value), max(high, value)))
+
+
+def images_per_second(rounds: Rounds, batch: int) -> float:
+    """Return the throughput: images processed over the time their inferences took, all rounds together.
+
+    It is the mean rate, so that slow inferences count by the time they took. ``batch / p50`` is another quantity: it
+    says how fast a typical inference is and ignores the slow ones.
+
+    Args:
+        rounds: The samples of each round, nanoseconds; the pauses of a paced run are no part of them.
+        batch: Images per inference.
+    """
+    inferences = sum(len(samples) for samples in rounds)
+    total_ns = sum(float(np.sum(samples)) for samples in rounds)
+    return batch * inferences / (total_ns / 1e9)
 
 
 @cache

@@ -33,6 +33,7 @@ def test_benchmark_app_is_imported_as_an_aggregate(own: Any):
         assert 0 == done.returncode, done.stderr
         assert "aggregate: median of 30 runs" in done.stdout
     first, second = Store(own.folder / "runs")
+    assert "median of 30 runs" == first.samples.aggregate
     assert ("imported", "core-ultra-cpu", "benchmark_app") == (first.origin, first.device, first.settings["tool"])
     one, two = (item.samples.rounds[0].samples_ns[0] for item in (first, second))
     assert abs(one - two) <= 6_000, "the report rounds to 10 us what the console prints in full"

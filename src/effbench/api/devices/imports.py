@@ -66,7 +66,9 @@ def imported(
         subject=found.subject,
         device=used.name,
         settings=known,
-        samples=Samples(tuple(_round(reading) for _, reading in readings), scope=first.scope),
+        samples=Samples(
+            tuple(_round(reading) for _, reading in readings), scope=first.scope, aggregate=first.aggregate
+        ),
         before={"cpu_model": used.soc or used.description, "runtime": tool},
         after={},
         time=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -96,6 +98,5 @@ def _round(reading: Reading) -> Round:
 
 
 def _notes(artifact: Artifact, reading: Reading) -> tuple[str, ...]:
-    aggregate = (f"aggregate: {reading.aggregate}; the tool gave no raw times",) if reading.aggregate else ()
     unfit = () if artifact.fidelity else ("the artifact was never verified: is it still the same model?",)
-    return (*aggregate, *reading.notes, *unfit)
+    return (*reading.notes, *unfit)

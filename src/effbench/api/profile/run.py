@@ -261,7 +261,7 @@ def _measurement(artifact: Artifact, answer: dict[str, Any], threads: int, remot
         subject=replace(artifact.subject, compute_precision=computed, batch=answer["batch"]),
         device=remote.device.name,
         settings={"threads": str(threads), "batch": str(answer["batch"]), **clocks.setting(remote)},
-        samples=Samples((round_,), answer["protocol"]),
+        samples=Samples((round_,), answer["protocol"], aggregate=answer.get("aggregate", "")),
         before=answer["before"],
         after=answer["after"],
         time=datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -208,13 +210,15 @@ def kit(found: Kit) -> str:
 
 def imported(item: Measurement, out: str | None) -> str:
     """Return what was imported and how far it can be trusted."""
+    from effbench.reports.layout import aggregate_note
+
     rounds = [one.samples_ns for one in item.samples.rounds]
-    whole = len(rounds) == 1 and len(rounds[0]) == 1
-    median = f"{rounds[0][0] / 1e6:.3f}" if whole else _quantile(rounds, 0.5)
+    aggregate = item.samples.aggregate
+    median = f"{statistics.median(itertools.chain(*rounds)) / 1e6:.3f}" if aggregate else _quantile(rounds, 0.5)
     header = ("model", "px", "target", "precision", "device", "p50 ms", "samples", "scope", "tool")
     shown = f"{sum(map(len, rounds))} in {len(rounds)} round(s)"
     body = (*_subject(item), item.device, median, shown, item.samples.scope, item.settings["tool"])
-    lines = [_table(header, [body]), *item.notes]
+    lines = [_table(header, [body]), *([aggregate_note(aggregate)] if aggregate else []), *item.notes]
     return "\n".join([*lines, "next: effbench report" + (f" --out {out}" if out else "")])
 
 
@@ -271,10 +275,11 @@ def _quantile(rounds: Sequence[Sequence[int]], p: float) -> str:
 
 
 def _rest(item: Measurement) -> tuple[str, ...]:
+    from effbench.statistics.percentiles import images_per_second
+
     rounds = item.samples.rounds
-    total_ns = sum(sum(one.samples_ns) for one in rounds)
-    per_second = item.subject.batch * sum(len(one.samples_ns) for one in rounds) / (total_ns / 1e9)
+    rate = images_per_second([one.samples_ns for one in rounds], item.subject.batch)
     middle = len(rounds) // 2
     first, load = (sorted(values)[middle] for values in ([r.first_ms for r in rounds], [r.load_ms for r in rounds]))
     peak = max(one.peak_rss_bytes for one in rounds) / 2**20
-    return (f"{per_second:.1f}", f"{first:.1f}", f"{load:.0f}", f"{peak:.0f}")
+    return ("-" if item.samples.aggregate else f"{rate:.1f}", f"{first:.1f}", f"{load:.0f}", f"{peak:.0f}")

@@ -95,10 +95,17 @@ class Adb:
         text = self._viewed(plan.result) if plan.runner == "qnn" else text + self._printed(plan.result)
         _, reading = vendors.read(text, f"the output of {plan.runner}", plan.runner)
         after = android.environment(self.facts())
-        answer = {"round": android.round_of(reading), "batch": int(job.get("batch") or 1), "compute_precision": None}
-        notes = [f"aggregate: {reading.aggregate}; the tool gave no raw times"] if reading.aggregate else []
-        notes.append(f"timed by {android.RUNNERS[plan.runner]}, not by effbench's clock")
-        yield {"event": "round", **answer, "before": before, "after": after, "protocol": "back-to-back", "notes": notes}
+        yield {
+            "event": "round",
+            "round": android.round_of(reading),
+            "batch": int(job.get("batch") or 1),
+            "compute_precision": None,
+            "before": before,
+            "after": after,
+            "protocol": "back-to-back",
+            "aggregate": reading.aggregate,
+            "notes": [f"timed by {android.RUNNERS[plan.runner]}, not by effbench's clock"],
+        }
 
     def _printed(self, path: str) -> str:
         return self.shell(["cat", path]) if path else ""
