@@ -37,7 +37,7 @@ QUIET = {
     "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
     "DASK_DISTRIBUTED__ADMIN__SYSTEM_MONITOR__INTERVAL": "10s",
 }
-"""As docs/lab.md has it for workers beside a device. A worker's statistical profiler looks at its threads a hundred
+"""For workers beside a device (docs/how-to/lab.md). A worker's statistical profiler looks at its threads a hundred
 times a second; of fifty workers on two cores those alone took all the time there was."""
 
 

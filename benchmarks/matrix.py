@@ -1,4 +1,4 @@
-"""Write docs/matrix.md from what a sweep of examples/matrix.toml left: ``python benchmarks/matrix.py FOLDER``.
+"""Write docs/generated/matrix.md from a sweep of examples/matrix.toml: ``python benchmarks/matrix.py FOLDER``.
 
 The folder is what ``effbench sweep examples/matrix.toml --no-profile --out FOLDER`` wrote; cells that did not run yet
 with this code and these libraries say so. The page holds how many cells are ok, the signal to quantization noise, and
@@ -27,7 +27,7 @@ from effbench.reports.matrix import NOT_RUN, Matrix, Place, place, render
 from effbench.schema import CALIBRATED, Cell, Fidelity, parse_resolution
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE, SUITE = ROOT / "docs" / "matrix.md", ROOT / "examples" / "matrix.toml"
+PAGE, SUITE = ROOT / "docs" / "generated" / "matrix.md", ROOT / "examples" / "matrix.toml"
 LIBRARIES = ("torch", "timm", "onnx", "onnxruntime", "openvino", "coremltools", "onnxruntime-qnn", "nncf")
 HEAD = """# Export matrix
 

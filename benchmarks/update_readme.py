@@ -67,7 +67,8 @@ def table(rows: Sequence[Row]) -> str:
     if any(row["reconstruction"] for row in rows):
         notes.append("† a reconstruction from an abstract, not the authors' network.")
     if any(row["trust"] != "A" for row in rows):
-        notes.append("Trust runs from A to D ([what the grades mean](docs/trust.md)); a D is no latency of the model.")
+        grades = "[what the grades mean](docs/explanation/trust.md)"
+        notes.append(f"Trust runs from A to D ({grades}); a D is no latency of the model.")
     header = ("model", "px", "target", "precision", "top-1 %", "p50 ms [95 %]", "params M", "GMACs", "trust")
     return "\n".join(
         [

@@ -32,32 +32,32 @@ BEING_WRITTEN: set[str] = set()
 """Pages that are linked before they are there."""
 
 SKIPPED = {
-    ("docs/distill.md", "effbench distill regla_m --data imagenet"): "trains for minutes on a data set of the user",
+    ("distill", "effbench distill regla_m --data imagenet"): "trains for minutes on a data set of the user",
     (
-        "docs/distill.md",
+        "distill",
         "python -m torch.distributed.run --nproc-per-node 2",
     ): "needs several processes and a data set of the user",
     (
-        "docs/distill.md",
+        "distill",
         "python -m torch.distributed.run --nproc-per-node 8",
     ): "needs eight GPUs, ImageNet and seven teachers; nobody ran it",
     (
-        "docs/numerics.md",
+        "numerics",
         "effbench numerics regla_m",
     ): "takes minutes on a busy machine; tests/api/test_numerics_command.py runs it on a small model",
-    ("docs/install.md", "python -m pip install"): "installs packages; the continuous check runs it",
-    ("docs/models.md", "effbench export iformer_m --weights"): "needs a file of weights",
-    ("docs/models.md", "effbench export timm/resnet50.a1_in1k"): "needs timm and minutes",
-    ("docs/litert.md", "python3.12 -m venv"): "needs Python 3.12 and installs packages",
-    ("docs/own-model.md", "effbench export detector.onnx"): "needs a file of the user",
-    ("docs/quantize.md", "effbench export mynet:small"): "needs labelled images of the user",
-    ("docs/trust.md", "python benchmarks/coverage.py"): "takes minutes",
-    ("docs/scaling.md", "effbench claims --scaling"): "takes minutes",
-    ("docs/kit.md", "sh run.sh"): "runs in the kit's folder, on the device",
-    ("docs/kit.md", "effbench import result.jsonl"): "needs the result that came back",
-    ("docs/import.md", "effbench import times.json"): "needs a file of another tool",
-    ("docs/scaling.md", "effbench claims"): "takes half an hour",
-    ("CONTRIBUTING.md", "python -m effbench.models.index"): "rewrites a file of the checkout",
+    ("install", "python -m pip install"): "installs packages; the continuous check runs it",
+    ("models", "effbench export iformer_m --weights"): "needs a file of weights",
+    ("models", "effbench export timm/resnet50.a1_in1k"): "needs timm and minutes",
+    ("litert", "python3.12 -m venv"): "needs Python 3.12 and installs packages",
+    ("own-model", "effbench export detector.onnx"): "needs a file of the user",
+    ("quantize", "effbench export mynet:small"): "needs labelled images of the user",
+    ("trust", "python benchmarks/coverage.py"): "takes minutes",
+    ("scaling", "effbench claims --scaling"): "takes minutes",
+    ("kit", "sh run.sh"): "runs in the kit's folder, on the device",
+    ("kit", "effbench import result.jsonl"): "needs the result that came back",
+    ("import", "effbench import times.json"): "needs a file of another tool",
+    ("scaling", "effbench claims"): "takes half an hour",
+    ("CONTRIBUTING", "python -m effbench.models.index"): "rewrites a file of the checkout",
 }
 """Every block that is marked as not run: its page and how its first command begins, and the reason given there."""
 
@@ -99,9 +99,10 @@ class Block:
 
 def pages() -> dict[str, str]:
     """Return the text of every document by its path, in reading order."""
-    rest = sorted(path.stem for path in (ROOT / "docs").glob("*.md") if path.stem not in FIRST)
-    names = [*(f"docs/{name}.md" for name in (*FIRST, *rest)), "README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"]
-    return {name: (ROOT / name).read_text() for name in names}
+    written = sorted(path for path in (ROOT / "docs").rglob("*.md") if path.parent.name != "generated")
+    written.sort(key=lambda path: FIRST.index(path.stem) if path.stem in FIRST else len(FIRST))
+    names = [path.relative_to(ROOT).as_posix() for path in written]
+    return {name: (ROOT / name).read_text() for name in (*names, "README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")}
 
 
 def blocks(page: str, text: str) -> Iterator[Block]:
@@ -131,8 +132,9 @@ def test_every_shell_line_is_of_a_kind_that_is_tested():
 
 def test_nothing_is_skipped_in_silence():
     def key(block: Block) -> tuple[str, str]:
-        begins = [name for page, name in SKIPPED if page == block.page and block.commands[0].startswith(name)]
-        return (block.page, begins[0] if begins else block.commands[0])
+        page = Path(block.page).stem
+        begins = [name for stem, name in SKIPPED if stem == page and block.commands[0].startswith(name)]
+        return (page, begins[0] if begins else block.commands[0])
 
     assert SKIPPED == {key(block): block.skipped for block in SHELL if block.skipped}
 
@@ -235,7 +237,8 @@ def desk(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     "name", ["models", "export", "verify", "profile", "evaluate", "state", "report", "devices", "kit", "python-api"]
 )
 def test_a_page_runs_on_a_small_model(name: str, desk: Path):
-    assert walk_through(f"docs/{name}.md", desk, STAND_INS) > 0
+    (page,) = (page for page in PAGES if Path(page).stem == name)
+    assert walk_through(page, desk, STAND_INS) > 0
 
 
 @pytest.fixture(scope="module")
@@ -305,13 +308,13 @@ def test_the_table_of_grades_is_that_of_the_code():
         "frames missed by a paced round": trust.MISSED_FRAMES_PCT,
         "distance of a second mode": trust.MODE_GAP_PCT,
     }
-    found = rows("docs/trust.md", "check")
+    found = rows("docs/explanation/trust.md", "check")
     assert ["", "", "always"] == found.pop("outputs not final on return")
     assert {name: cells(limits) for name, limits in expected.items()} == found
 
 
 def test_the_table_of_fidelity_is_that_of_the_code():
-    found = {name: cells[0] for name, cells in rows("docs/verify.md", "stored precision").items()}
+    found = {name: cells[0] for name, cells in rows("docs/how-to/verify.md", "stored precision").items()}
     for names, text in found.items():
         for name in names.split(", "):
             stated = [float(number) for number in re.findall(r"(\d[\d.]*(?:e-\d+)?)(?= of the spread|$|,| )", text)]
@@ -320,7 +323,7 @@ def test_the_table_of_fidelity_is_that_of_the_code():
 
 
 def test_the_documents_say_what_regla_is():
-    for page in ("README.md", "docs/models.md"):
+    for page in ("README.md", "docs/reference/models.md"):
         assert "reconstruct" in PAGES[page]
         assert "not the authors' networks" in " ".join(PAGES[page].split()), page
 
@@ -428,7 +431,7 @@ def test_the_example_device_is_read():
 
 
 def test_the_chips_of_the_snapdragon_page_are_those_that_are_known() -> None:
-    rows = re.findall(r"^\| (v\d+)[^|]*\| (.*) \|$", (ROOT / "docs" / "qnn.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| (v\d+)[^|]*\| (.*) \|$", (ROOT / "docs" / "how-to" / "qnn.md").read_text(), re.MULTILINE)
     chip = re.compile(r"([A-Z]+\d+P?)\b[^*,]*(\*)?")
     listed = {(name, htp, not star) for htp, chips in rows for name, star in chip.findall(chips)}
     assert listed == {(soc.name, soc.htp, soc.half) for soc in snapdragon.SOCS}

@@ -1,4 +1,4 @@
-"""docs/gate.md taken at its word: from an empty repository to the first verdict, and the pytest fixture."""
+"""docs/tutorial/gate.md taken at its word: from an empty repository to the first verdict, and the pytest fixture."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from places import ROOT
 
-PAGE = (ROOT / "docs" / "gate.md").read_text()
+PAGE = (ROOT / "docs" / "tutorial" / "gate.md").read_text()
 WHO = {f"GIT_{role}_{what}": "a@example.org" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
 FIVE_MINUTES_S = 300
 
@@ -54,7 +54,7 @@ def test_the_workflow_and_the_action_name_options_that_exist():
     from effbench.commands.gate import gate
 
     known = {option for parameter in gate.params for option in parameter.opts}
-    for path in ("action.yml", "examples/workflow-gate.yml", "docs/gate.md"):
+    for path in ("action.yml", "examples/workflow-gate.yml", "docs/tutorial/gate.md"):
         lines = [
             line for line in (ROOT / path).read_text().splitlines() if "effbench gate" in line or "--format" in line
         ]

@@ -24,7 +24,7 @@ from effbench.commands import _shared as shared
 @click.option("--profile/--no-profile", "measure", default=None, help="Measure what is ok (default), or stop there.")
 @click.option("--threads", type=int, help="Of the runtime, when measured (default: 1).")
 @click.option("--devices", multiple=True, metavar="A,B", help="Measure on these, all at once (see `devices`).")
-@click.option("--scheduler", metavar="ADDRESS", help="With --devices: of a Dask scheduler (docs/lab.md).")
+@click.option("--scheduler", metavar="ADDRESS", help="With --devices: of a Dask scheduler (docs/how-to/lab.md).")
 @click.option("--store", metavar="PLACE", help="With --devices: folder or fsspec address (default: OUT/lab).")
 @click.option("--rounds", type=int, help="Fresh processes per artifact (default: 10).")
 @click.option("--budget", "budget_s", type=float, metavar="S", help="Seconds of measuring per artifact (default: 20).")

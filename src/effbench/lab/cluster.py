@@ -41,7 +41,7 @@ def check_address(address: str) -> bool:
     if parts.scheme == "tcp" and not is_here(address):
         raise UsageError(
             f"--scheduler {address} leaves this machine unencrypted: whoever reaches it could run code on the lab.",
-            hint="Use tls:// with certificates (docs/lab.md).",
+            hint="Use tls:// with certificates (docs/how-to/lab.md).",
         )
     return parts.scheme == "tls"
 
@@ -71,7 +71,7 @@ class Cluster:
         if security is not None and not security.tls_client_cert:
             raise UsageError(
                 f"--scheduler {address}: no certificates are configured.",
-                hint="Set DASK_DISTRIBUTED__COMM__TLS__CA_FILE, __CLIENT__CERT and __CLIENT__KEY (docs/lab.md).",
+                hint="Set DASK_DISTRIBUTED__COMM__TLS__CA_FILE, __CLIENT__CERT and __CLIENT__KEY (docs/how-to/lab.md).",
             )
         try:
             self._client: Any = distributed.Client(

@@ -77,7 +77,7 @@ def evidence(item: PairedRound, quantile: float = 0.5) -> Evidence:
     """Reduce a round to its two log ratios.
 
     Time that a runnable thread spent waiting for a core is taken off first: how busy the others were is no property
-    of a model. It is what makes a verdict on a busy machine possible at all (docs/gate.md has the figures).
+    of a model. It is what makes a verdict on a busy machine possible at all (docs/tutorial/gate.md has the figures).
 
     Args:
         item: The round.

@@ -64,7 +64,8 @@ def markdown(found: Sequence[Finding], machine: Sequence[str], laws: str = "", i
 
 INTRODUCTION = (
     "# What the papers claim, tested here",
-    "Written by `effbench claims --page docs/claims.md`; not by hand. A claim *holds here* or *does not hold here* "
+    "Written by `effbench claims --page docs/generated/claims.md`; not by hand. "
+    "A claim *holds here* or *does not hold here* "
     "where the whole 95 % interval says so, on the machine named below. Where the interval leaves it open, or the "
     "claim is about something that this machine is not or has not, it is *not testable here*, with what a test "
     "would need. Nothing on this page is a statement about a phone: no claim about one is made from a CPU.",

@@ -30,7 +30,7 @@ class QuantizeRequest(ExportRequest):
     """An export in int8 whose loss of accuracy is bounded.
 
     Attributes:
-        max_drop: How many points of top-1 int8 may cost; operators that cost more stay in float (docs/quantize.md).
+        max_drop: Points of top-1 that int8 may cost; operators that cost more stay in float (docs/how-to/quantize.md).
         data: The images that the drop is judged on, with labels or without.
         classes: A file that lists their classes in the order of the outputs.
     """

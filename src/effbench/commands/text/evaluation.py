@@ -68,5 +68,5 @@ def _doubt(model: str, doubt: Suspicion) -> str:
     return (
         f"{model}: is its preprocessing right? With {doubt.what} it knows {doubt.images} images better by "
         f"{doubt.gain_nats:.2f} nats on average (p {doubt.p_value:.1g}): {doubt.right_instead} right instead of "
-        f"{doubt.right_as_declared}. See docs/own-model.md."
+        f"{doubt.right_as_declared}. See docs/tutorial/own-model.md."
     )

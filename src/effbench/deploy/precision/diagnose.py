@@ -1,7 +1,7 @@
 """Will this graph survive half precision? Which operators will not, by which mechanism, and what saves them.
 
 The graph is run over images in float64 and in simulated half precision, with fp32 and with half accumulation and
-subnormals flushed to zero (`effbench.deploy.interpreter`); see docs/numerics.md for what that can and cannot tell.
+subnormals flushed to zero (`effbench.deploy.interpreter`); docs/explanation/numerics.md says what it cannot find.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 int8 has the one form that ONNX Runtime, OpenVINO, TensorRT and Core ML all take: signed and symmetric, weights per
 channel and stored as int8, biases in float, and only convolutions and products with a constant matrix quantized.
-NNCF chooses the scales: it measured better than onnxruntime's quantizer (docs/numerics.md). To which levels weights are
-rounded is effbench's own choice (`effbench.deploy.precision.rounding`), in a16w8 too.
+NNCF chooses the scales: it measured better than onnxruntime's quantizer (docs/explanation/numerics.md). To which levels
+weights are rounded is effbench's own choice (`effbench.deploy.precision.rounding`), in a16w8 too.
 """
 
 from __future__ import annotations

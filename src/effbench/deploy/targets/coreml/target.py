@@ -1,6 +1,6 @@
 """Core ML: ML programs for iPhone, iPad and Mac, translated from the ONNX graph on any machine.
 
-Off a Mac an artifact is opened on a simulator, which serves fidelity only (docs/coreml.md).
+Off a Mac an artifact is opened on a simulator, which serves fidelity only (docs/how-to/coreml.md).
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@ its compiler.
 
 On the simulator of QNN 2.51, Gelu, Sigmoid, HardSwish and Softmax come out 2 to 6 times further from their values than
 correct rounding leaves them. A Tanh, Sigmoid or Gelu that alone reads a Conv is merged into it and comes out 10 to 30
-times further; so none of them reads its input directly here (docs/qnn.md). Over a network it adds up. Of a product of
-two 16-bit activations, ONNX Runtime's provider hands the second to the HTP in 8 bits.
+times further; so none of them reads its input directly here (docs/how-to/qnn.md). Over a network it adds up. Of a
+product of two 16-bit activations, ONNX Runtime's provider hands the second to the HTP in 8 bits.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """onnxruntime-qnn as this project uses it: the HTP of a Snapdragon, or its simulator on x86-64.
 
 The simulator computes what the NPU would, and takes seconds for it: right for fidelity and placement, worthless for
-latency. Written from the provider's documentation; run on the simulator alone (docs/qnn.md).
+latency. Written from the provider's documentation; run on the simulator alone (docs/how-to/qnn.md).
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ class QnnTarget:
     packages = ("onnxruntime-qnn", "onnxruntime")
     precision = "fp16"
     options: Mapping[str, str] = {
-        "htp": f"HTP architecture ({', '.join(snapdragon.HTPS)}) or chip (of docs/qnn.md); default {DEFAULT_HTP}",
+        "htp": f"HTP architecture ({', '.join(snapdragon.HTPS)}) or chip (docs/how-to/qnn.md); default {DEFAULT_HTP}",
         "operators": "exact writes what the HTP rounds badly in what it rounds well: in fp16 Gelu, HardSwish, Sigmoid, "
         "SiLU, Softmax and Tanh, in a16w8 products of two activations; native leaves them; default exact",
         "fallback": "what --allow-fallback sets: yes leaves to the CPU what the HTP does not run; default no",

@@ -1,6 +1,6 @@
 """What an export leaves where TensorRT cannot build: graph, recipe and expected outputs, and how a device finishes it.
 
-Finishing is written from NVIDIA's documentation of TensorRT 10 and 11; where it was run is in docs/tensorrt.md.
+Finishing is written from NVIDIA's documentation of TensorRT 10 and 11; where it was run is in docs/how-to/tensorrt.md.
 """
 
 from __future__ import annotations

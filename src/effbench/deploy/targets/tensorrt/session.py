@@ -1,7 +1,7 @@
 """A session on an NVIDIA GPU: device buffers, one stream, a CUDA graph where it captures, waited for.
 
 Written from NVIDIA's documentation. What needs no GPU (refusals, validity of an engine's header) runs in the tests;
-where the rest was run is in docs/tensorrt.md.
+where the rest was run is in docs/how-to/tensorrt.md.
 """
 
 from __future__ import annotations
