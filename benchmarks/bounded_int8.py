@@ -197,7 +197,7 @@ def drop(home: Path, base: Any, made: Any) -> tuple[float, float, float]:
     """Return the drop of top-1 on images that nobody has seen, in points, and the limits of its paired interval."""
     from effbench.api.evaluate.run import evaluate
     from effbench.api.quantize.search import paired
-    from effbench.statistics.proportions import drop_limit
+    from effbench.statistics.proportions import drop_upper_bound
 
     sides = []
     for one in (base, made):
@@ -211,7 +211,7 @@ def drop(home: Path, base: Any, made: Any) -> tuple[float, float, float]:
         sides.append(found.results[0].evaluation.predictions)
     lost, won = paired(*sides)
     of = len(sides[0])
-    return 100 * (lost - won) / of, -100 * drop_limit(won, lost, of), 100 * drop_limit(lost, won, of)
+    return 100 * (lost - won) / of, -100 * drop_upper_bound(won, lost, of), 100 * drop_upper_bound(lost, won, of)
 
 
 def ratio(a: Any, b: Any, rounds: int) -> tuple[float, float, float]:

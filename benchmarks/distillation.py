@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from effbench.data import Dataset, Item
 from effbench.data.table import CellContent
 from effbench.schema import Preprocessing
-from effbench.training.job import Job
+from effbench.training.job import TrainingJob
 from effbench.training.loop import Training
 from effbench.training.recipe import Recipe
 from effbench.training.teachers import Teacher, from_module
@@ -126,7 +126,7 @@ class Split:
 
 
 def train(folder: Path, model: nn.Module, recipe: Recipe, images: Dataset, teachers: Sequence[Teacher] = ()) -> None:
-    job = Job(model, SIDE, HOW, images, tuple(teachers), recipe, folder, folder.parent / "features", channels=1)
+    job = TrainingJob(model, SIDE, HOW, images, tuple(teachers), recipe, folder, folder.parent / "features", channels=1)
     Training(job, lambda text: None).run()
 
 

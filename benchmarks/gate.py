@@ -263,7 +263,7 @@ def live(home: Path, load: int, same: int, slower: int, streams: int) -> None:
         except BaseException:
             stopped.set()
             all_done.abort()
-            process.end_all()
+            process.kill_all()
             raise
 
 

@@ -117,7 +117,7 @@ def test_children_of_other_threads_can_be_ended(child: str) -> None:
         waiting = pool.submit(lambda: list(process.run(child, {"op": "hangs"}, time_limit_s=600)))
         while not process._LIVE:
             time.sleep(0.01)
-        process.end_all()
+        process.kill_all()
         with pytest.raises(process.ChildFailure, match="SIGKILL"):
             waiting.result(timeout=60)
     assert process._LIVE == set()

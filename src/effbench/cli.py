@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from effbench import __version__
-from effbench.registry import in_package
+from effbench.registry import constants_in
 
 EXIT_CODES = """\b
 Exit codes: 0 fine, 1 fidelity failed or slower, 2 usage or data, 3 inconclusive,
@@ -27,9 +27,9 @@ class _Commands(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            from effbench.errors import did_you_mean
+            from effbench.errors import unknown_name
 
-            raise did_you_mean(args[0], self.list_commands(ctx), "command") from error
+            raise unknown_name(args[0], self.list_commands(ctx), "command") from error
 
 
 @click.group(cls=_Commands, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
@@ -45,7 +45,7 @@ def cli() -> None:
     """  # noqa: D301
 
 
-for _commands in in_package("effbench.commands", "COMMANDS"):
+for _commands in constants_in("effbench.commands", "COMMANDS"):
     for _command in _commands:
         cli.add_command(_command)
 

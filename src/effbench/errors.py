@@ -100,7 +100,7 @@ class MeasurementError(EffbenchError):
     """A measurement could not be completed."""
 
 
-def did_you_mean(name: str, valid: Iterable[str], what: str) -> UsageError:
+def unknown_name(name: str, valid: Iterable[str], what: str) -> UsageError:
     """Build the error for an unknown name: the nearest valid names, then all of them."""
     names = sorted(valid)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)

@@ -44,7 +44,7 @@ class ChildFailure(errors.EffbenchError):
 _LIVE: set[subprocess.Popen[bytes]] = set()
 
 
-def end_all() -> None:
+def kill_all() -> None:
     """Kill every child of this process, whichever thread waits for it: what an interrupt has to do."""
     for child in tuple(_LIVE):
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -56,7 +56,7 @@ def run(
     job: Mapping[str, Any],
     *,
     time_limit_s: float,
-    renewed: bool = False,
+    limit_silence: bool = False,
     memory_limit_bytes: int | None = None,
     python: Sequence[str] = (sys.executable,),
     env: Mapping[str, str] | None = None,
@@ -68,7 +68,7 @@ def run(
         module: What ``python -m`` runs; it ends in `serve`.
         job: A JSON object.
         time_limit_s: The child is killed when it takes longer.
-        renewed: Every event starts the time anew, for work whose length is not known: what is limited is silence.
+        limit_silence: Every event starts the time anew, for work whose length is not known: what is limited is silence.
         memory_limit_bytes: The child is killed when its resident memory grows beyond.
         python: The interpreter and its options.
         env: Variables set in addition to this process's own.
@@ -90,7 +90,7 @@ def run(
         )
         _LIVE.add(child)
         try:
-            yield from _events(child, job, log, time_limit_s, renewed, memory_limit_bytes)
+            yield from _events(child, job, log, time_limit_s, limit_silence, memory_limit_bytes)
         finally:
             _end(child)
             _LIVE.discard(child)
@@ -101,7 +101,7 @@ def _events(
     job: Mapping[str, Any],
     log: IO[bytes],
     time_limit_s: float,
-    renewed: bool,
+    limit_silence: bool,
     memory: int | None,
 ) -> Iterator[dict[str, Any]]:
     assert child.stdin is not None
@@ -110,7 +110,7 @@ def _events(
         child.stdin.write(json.dumps(job).encode() + b"\n")
         child.stdin.flush()
     deadline = time.monotonic() + time_limit_s
-    reader, pending = Reader(), b""
+    reader, pending = EventReader(), b""
     # Memory grows by gigabytes a second; without a limit on it, looking twice a second is enough.
     glance_s = 0.5 if memory is None else 0.1
     with selectors.DefaultSelector() as selector:
@@ -123,7 +123,7 @@ def _events(
             if not ready:
                 continue
             chunk = os.read(child.stdout.fileno(), 1 << 20)
-            deadline = time.monotonic() + time_limit_s if renewed else deadline
+            deadline = time.monotonic() + time_limit_s if limit_silence else deadline
             *lines, pending = (pending + chunk).split(b"\n")
             for line in lines:
                 event = reader.read(line)
@@ -134,7 +134,7 @@ def _events(
     reader.finish(child.wait(), None, _tail(log))
 
 
-class Reader:
+class EventReader:
     """Understands the lines of a child, here or on a device, and says how it ended."""
 
     def __init__(self) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from effbench.errors import UsageError
 
 
-def in_package(package: str, constant: str) -> Iterator[Any]:
+def constants_in(package: str, constant: str) -> Iterator[Any]:
     """Yield the given constant of every public module of a package that defines it, in name order."""
     for info in pkgutil.iter_modules(import_module(package).__path__):
         if not info.name.startswith("_"):
@@ -30,7 +30,7 @@ def plugins(group: str) -> tuple[EntryPoint, ...]:
     return tuple(sorted(entry_points(group=group), key=lambda point: point.name))
 
 
-def resolve(import_string: str) -> Any:
+def import_object(import_string: str) -> Any:
     """Import what ``package.module:name`` names.
 
     Raises:

@@ -26,7 +26,7 @@ def home(out: str | os.PathLike[str] | None = None) -> Path:
     return Path(out or os.environ.get("EFFBENCH_HOME") or "runs")
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
     """Write a file so that a kill leaves the old one or the new one; its folder is made.
 
     Raises:

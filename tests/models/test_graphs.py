@@ -10,7 +10,7 @@ from effbench import models
 from effbench.models.build import build
 from effbench.models.iformer import SHMA
 from effbench.models.layers import Residual, fuse
-from effbench.models.regla import RGMA, Options
+from effbench.models.regla import RGMA, ReGLAOptions
 from effbench.schema import Weights
 
 LAYOUT = ("Transpose", "Reshape", "Slice", "Gather", "Flatten", "Squeeze", "Unsqueeze", "Expand")
@@ -52,7 +52,7 @@ def layout(graph: onnx.ModelProto) -> int:
 
 
 def test_an_rgma_unit_has_three_layout_operators_and_only_rank_four() -> None:
-    graph = exported(fuse(Residual(RGMA(48, 24, Options()))), 1, 48, 14, 14)
+    graph = exported(fuse(Residual(RGMA(48, 24, ReGLAOptions()))), 1, 48, 14, 14)
     assert operators(graph) == {
         "Conv": 6, "Relu": 2, "Mul": 2, "Sigmoid": 2, "Concat": 1, "Reshape": 2, "Split": 1, "Transpose": 1,
         "ReduceSum": 1, "MatMul": 3, "Add": 3, "Div": 1,
@@ -89,7 +89,7 @@ def test_every_graph_is_clean(name: str) -> None:
 def test_batch_can_be_dynamic_without_shape_arithmetic() -> None:
     batch = torch.export.Dim("batch")
     program = torch.onnx.export(
-        fuse(RGMA(48, 24, Options())).eval(),
+        fuse(RGMA(48, 24, ReGLAOptions())).eval(),
         (torch.zeros(2, 48, 8, 8),),
         dynamo=True,
         opset_version=20,

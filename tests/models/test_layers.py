@@ -7,7 +7,7 @@ from torch import nn
 from effbench.errors import UsageError
 from effbench.models.iformer import iformer_t
 from effbench.models.layers import Classifier, ConvNorm, Residual, fold_before, fuse, position_encoding
-from effbench.models.regla import Options, regla_t
+from effbench.models.regla import ReGLAOptions, regla_t
 
 
 def randomise_norms(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -36,18 +36,18 @@ def images() -> torch.Tensor:
 
 
 OPTIONS = [
-    Options(order="parallel"),
-    Options(dw_in_ffn=True),
-    Options(reparam=True),
-    Options(dw_in_ffn=True, reparam=True),
-    Options(heads=2, gate_act="silu", v_act="identity"),
-    Options(local_k=3, gate_act="hardsigmoid"),
-    Options(local_k=0),
+    ReGLAOptions(order="parallel"),
+    ReGLAOptions(dw_in_ffn=True),
+    ReGLAOptions(reparam=True),
+    ReGLAOptions(dw_in_ffn=True, reparam=True),
+    ReGLAOptions(heads=2, gate_act="silu", v_act="identity"),
+    ReGLAOptions(local_k=3, gate_act="hardsigmoid"),
+    ReGLAOptions(local_k=0),
 ]
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_every_option_fuses_exactly(options: Options, images: torch.Tensor) -> None:
+def test_every_option_fuses_exactly(options: ReGLAOptions, images: torch.Tensor) -> None:
     torch.manual_seed(0)
     assert_fuses_exactly(regla_t(options=options), images)
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from effbench.errors import UsageError
-from effbench.models.regla import RGMA, BranchedDepthwise, LinearAttention, Options, elrf
+from effbench.models.regla import RGMA, BranchedDepthwise, LinearAttention, ReGLAOptions, elrf
 
 
 def operands(side: int, width: int = 24, channels: int = 48, batch: int = 2, seed: int = 0) -> tuple[Tensor, ...]:
@@ -92,7 +92,7 @@ def test_a_guard_below_the_smallest_normal_half_is_nan() -> None:
 
 def macs(side: int) -> int:
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        RGMA(48, 24, Options())(torch.empty(1, 48, side, side))
+        RGMA(48, 24, ReGLAOptions())(torch.empty(1, 48, side, side))
     return int(counter.get_total_flops()) // 2
 
 
@@ -110,19 +110,19 @@ def test_elrf_pair_reaches_as_far_as_one_7x7() -> None:
 
 
 def test_options_change_the_units_as_they_say() -> None:
-    assert len(elrf(8, 32, Options(order="parallel"))) == 1
-    branched = list(torch.nn.ModuleList(elrf(8, 32, Options(reparam=True))).modules())
+    assert len(elrf(8, 32, ReGLAOptions(order="parallel"))) == 1
+    branched = list(torch.nn.ModuleList(elrf(8, 32, ReGLAOptions(reparam=True))).modules())
     assert sum(isinstance(m, BranchedDepthwise) for m in branched) == 1
-    wide = elrf(8, 32, Options(dw_in_ffn=True))[1]
+    wide = elrf(8, 32, ReGLAOptions(dw_in_ffn=True))[1]
     assert [c.groups for c in wide.modules() if isinstance(c, torch.nn.Conv2d)] == [1, 16, 1]
 
 
 @pytest.mark.parametrize("wrong", [{"order": "both"}, {"local_k": 4}, {"gate_act": "gelu"}, {"heads": 0}])
 def test_unknown_options_are_refused(wrong: dict) -> None:
     with pytest.raises(UsageError, match=next(iter(wrong))):
-        Options(**wrong)
+        ReGLAOptions(**wrong)
 
 
 def test_heads_must_divide_the_width() -> None:
     with pytest.raises(UsageError, match="heads"):
-        RGMA(48, 24, Options(heads=5))
+        RGMA(48, 24, ReGLAOptions(heads=5))

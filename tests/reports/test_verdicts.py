@@ -11,7 +11,7 @@ import pytest
 
 from effbench.errors import UsageError
 from effbench.reports import gate as reports
-from effbench.statistics.verdict import Bound, ComparisonReport, LayerChange, Ratio, Verdict, Why, code_of
+from effbench.statistics.verdict import BudgetCheck, ComparisonReport, Explanation, LayerChange, Ratio, Verdict, code_of
 
 SLOWER = Verdict(
     "tiny 64 px",
@@ -23,7 +23,7 @@ SLOWER = Verdict(
     size_bytes=1000,
     latency_ms=2.0,
     latency_interval_ms=(1.9, 2.1),
-    why=Why(
+    why=Explanation(
         {"Conv": 2},
         {"Conv": 2},
         ("Gelu (-1), now in parts",),
@@ -53,8 +53,8 @@ def report(*verdicts: Verdict, inconclusive: str = "code") -> ComparisonReport:
         ((OPEN,), "fail", 1),
         ((SLOWER, OPEN), "code", 1),
         ((SLOWER, BROKEN), "code", 5),
-        ((replace(SAME, bounds=(Bound("macs", 1, 2, "missed"),)),), "code", 1),
-        ((replace(SAME, bounds=(Bound("p50 ms", 1, None, "open"),)),), "code", 3),
+        ((replace(SAME, budgets=(BudgetCheck("macs", 1, 2, "missed"),)),), "code", 1),
+        ((replace(SAME, budgets=(BudgetCheck("p50 ms", 1, None, "open"),)),), "code", 3),
         ((Verdict("x", "new"),), "code", 0),
     ],
 )

@@ -10,7 +10,7 @@ from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 from scipy import stats as reference
 
-from effbench.statistics.proportions import calibration_error, drop_limit, flip_test, images_needed, wilson
+from effbench.statistics.proportions import calibration_error, drop_upper_bound, min_images, sign_flip_test, wilson
 
 Z = 1.6448536269514722
 
@@ -23,12 +23,12 @@ def test_wilson_as_scipy_has_it():
 
 @pytest.mark.parametrize("images", [20, 268, 5000])
 def test_a_drop_of_none_lost_in_closed_form(images: int):
-    assert math.isclose(Z**2 / (images + Z**2), drop_limit(0, 0, images), rel_tol=1e-9)
+    assert math.isclose(Z**2 / (images + Z**2), drop_upper_bound(0, 0, images), rel_tol=1e-9)
 
 
 def test_the_images_needed_are_the_fewest():
-    assert (268, 52, 2703) == tuple(images_needed(drop) for drop in (0.01, 0.05, 0.001))
-    assert drop_limit(0, 0, 268) <= 0.01 < drop_limit(0, 0, 267)
+    assert (268, 52, 2703) == tuple(min_images(drop) for drop in (0.01, 0.05, 0.001))
+    assert drop_upper_bound(0, 0, 268) <= 0.01 < drop_upper_bound(0, 0, 267)
 
 
 def likelihood_score(lost: int, won: int, n: int, drop: float) -> float:
@@ -43,7 +43,7 @@ def likelihood_score(lost: int, won: int, n: int, drop: float) -> float:
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 15), st.integers(0, 15), st.integers(40, 400))
 def test_the_limit_is_where_the_score_test_turns(lost: int, won: int, n: int):
-    limit = drop_limit(lost, won, n)
+    limit = drop_upper_bound(lost, won, n)
     assert (lost - won) / n < limit < 1
     if limit > 0.002:
         assert math.isclose(-Z, likelihood_score(lost, won, n, limit), abs_tol=2e-3)
@@ -53,7 +53,7 @@ def test_the_limit_covers():
     rng = np.random.default_rng(0)
     for p_lost, p_won in ((0.02, 0.0), (0.03, 0.02), (0.1, 0.05)):
         draws = rng.multinomial(500, [p_lost, p_won, 1 - p_lost - p_won], size=3000)
-        found = {(b, c): drop_limit(b, c, 500) for b, c, _ in {tuple(map(int, row)) for row in draws}}
+        found = {(b, c): drop_upper_bound(b, c, 500) for b, c, _ in {tuple(map(int, row)) for row in draws}}
         covered = np.mean([found[int(b), int(c)] >= p_lost - p_won for b, c, _ in draws])
         assert 0.935 <= covered, (p_lost, p_won, covered)
 
@@ -69,6 +69,6 @@ def test_flips_agree_with_the_exact_signed_rank_test():
     for shift in (0.0, 0.4, -0.5):
         values = rng.normal(shift, 1, 14)
         wanted = reference.wilcoxon(values, alternative="greater", mode="exact").pvalue
-        assert abs(wanted - flip_test(values)) < 0.01
-    assert 1.0 == flip_test([0.0, 0.0])
-    assert flip_test([1.0] * 15) < 2e-4
+        assert abs(wanted - sign_flip_test(values)) < 0.01
+    assert 1.0 == sign_flip_test([0.0, 0.0])
+    assert sign_flip_test([1.0] * 15) < 2e-4

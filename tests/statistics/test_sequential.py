@@ -22,7 +22,7 @@ from effbench.statistics.sequential import (
     log_wealth,
     outcomes,
     scales,
-    smallest_seen,
+    smallest_detectable,
 )
 
 MIRRORED = np.array([FASTER, SLOWER, UNCHANGED, INCONCLUSIVE])
@@ -139,7 +139,7 @@ def test_a_verdict_names_what_decided_it_and_what_it_could_have_seen():
     answer = judge(typical, 0.03 * rng.standard_normal(14), Rules())
     assert ("slower", ("typical",)) == (answer.outcome, answer.by)
     assert 0.04 < answer.typical.low < 0.05 < answer.typical.high < 0.06
-    assert Rules().floor < smallest_seen(answer.typical, Rules()) < 0.02
+    assert Rules().floor < smallest_detectable(answer.typical, Rules()) < 0.02
 
 
 def test_fail_above_goes_on_until_the_whole_interval_is_there():

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from effbench.data import Dataset, Item
 from effbench.data.table import CellContent
 from effbench.schema import Preprocessing
-from effbench.training.job import Job
+from effbench.training.job import TrainingJob
 from effbench.training.loop import Training
 from effbench.training.recipe import Recipe
 from effbench.training.teachers import Teacher, from_module
@@ -71,7 +71,7 @@ def teacher(name: str = "one", width: int = 12, seed: int = 1, side: int = 24) -
     return from_module(name, net(width, seed), (side, side), HOW)
 
 
-def job(folder: Path, recipe: Recipe, dropout: float = 0.1, **changes: object) -> Job:
+def job(folder: Path, recipe: Recipe, dropout: float = 0.1, **changes: object) -> TrainingJob:
     settings = {
         "student": net(dropout=dropout),
         "size": (16, 16),
@@ -82,7 +82,7 @@ def job(folder: Path, recipe: Recipe, dropout: float = 0.1, **changes: object) -
         "folder": folder,
         "cache": folder.parent / "features",
     }
-    return Job(**{**settings, **changes})  # type: ignore[arg-type]
+    return TrainingJob(**{**settings, **changes})  # type: ignore[arg-type]
 
 
 RECIPE = Recipe(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from effbench.training import losses
-from effbench.training.losses import Target
+from effbench.training.losses import MatchedFeatures
 
 
 def test_the_loss_is_zero_for_equal_features():
@@ -40,8 +40,8 @@ def test_features_of_different_shapes_are_refused():
 
 def test_a_teacher_without_spatial_features_counts_its_pooled_ones_alone():
     pooled, spatial = torch.randn(2, 3), torch.randn(2, 3, 2, 2)
-    student = {"a": Target(pooled + 1, spatial), "b": Target(pooled - 1, None)}
-    found = losses.teacher_losses(student, {"a": Target(pooled, spatial), "b": Target(pooled, None)})
+    student = {"a": MatchedFeatures(pooled + 1, spatial), "b": MatchedFeatures(pooled - 1, None)}
+    found = losses.teacher_losses(student, {"a": MatchedFeatures(pooled, spatial), "b": MatchedFeatures(pooled, None)})
     expected = [losses.feature_loss(pooled + 1, pooled) / 2, losses.feature_loss(pooled - 1, pooled)]
     torch.testing.assert_close(torch.stack(expected), found, atol=1e-6, rtol=1e-5)
 

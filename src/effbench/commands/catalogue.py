@@ -24,7 +24,7 @@ def models(name: str | None, family: str | None, as_json: bool, **limits: Any) -
     """List the backbones: parameters, MACs, published accuracy with its source; with NAME, its stages."""
     from effbench import models as registered
     from effbench.commands.text import tables
-    from effbench.errors import did_you_mean
+    from effbench.errors import unknown_name
 
     if name is not None:
         shared.show(as_json, registered.get(name), lambda: tables.model(registered.get(name)))
@@ -32,7 +32,7 @@ def models(name: str | None, family: str | None, as_json: bool, **limits: Any) -
     every = registered.models().values()
     families = {item.family for item in every}
     if family is not None and family not in families:
-        raise did_you_mean(family, families, "family")
+        raise unknown_name(family, families, "family")
     found = [item for item in every if family in (None, item.family) and _within(item, **limits)]
     shared.show(as_json, found, lambda: tables.models(found))
 

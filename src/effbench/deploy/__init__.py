@@ -15,8 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from effbench.errors import did_you_mean
-from effbench.registry import in_package, plugins
+from effbench.errors import unknown_name
+from effbench.registry import constants_in, plugins
 from effbench.schema import Artifact
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Target(Protocol):
 @cache
 def registered() -> dict[str, Target]:
     """Return all built targets by name, ours first, then those of other packages."""
-    found: dict[str, Target] = {target.name: target for target in in_package("effbench.deploy.targets", "TARGET")}
+    found: dict[str, Target] = {target.name: target for target in constants_in("effbench.deploy.targets", "TARGET")}
     for point in plugins("effbench.targets"):
         found.setdefault(point.name, point.load())
     return found
@@ -113,7 +113,7 @@ def get(name: str) -> Target:
     found = registered()
     if name in found:
         return found[name]
-    raise did_you_mean(name, found, "target")
+    raise unknown_name(name, found, "target")
 
 
 def _of_that_name(name: str) -> Target | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from effbench.codec import fingerprint
 from effbench.errors import DeviceError, EffbenchError, UnavailableError, UnsupportedError
-from effbench.registry import resolve
+from effbench.registry import import_object
 
 OK, FAILED, UNAVAILABLE, UNSUPPORTED, FAULT = "ok", "failed", "unavailable", "unsupported", "fault"
 """A *failed* job would fail anywhere; a *fault* is the device's, and the job is tried on another."""
@@ -44,7 +44,7 @@ def run(function: str, arguments: dict[str, Any], store: str | None = None, key:
     """
     start = time.monotonic()
     try:
-        answer: dict[str, Any] = {"status": OK, "result": resolve(function)(**arguments)}
+        answer: dict[str, Any] = {"status": OK, "result": import_object(function)(**arguments)}
     except EffbenchError as error:
         answer = {"status": status(error), "reason": error.message, "next_step": error.hint or ""}
     answer["seconds"] = time.monotonic() - start

@@ -195,7 +195,7 @@ class _Run:
             for outcome in self._engine.run(left):
                 self._end(outcome)
         except KeyboardInterrupt:
-            process.end_all()
+            process.kill_all()
             interrupted = True
         runs = [str(one.result["run"]) for one in self._ended.values() if one.status == OK]
         measured = bring(self._address, runs, self._home)
@@ -215,7 +215,7 @@ class _Run:
                             yield outcome
                 except BaseException:
                     pool.shutdown(wait=False, cancel_futures=True)
-                    process.end_all()
+                    process.kill_all()
                     raise
 
     def _made(self, job: Job) -> Outcome | None:

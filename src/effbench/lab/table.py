@@ -13,7 +13,7 @@ from effbench.profiles.trust import grade
 from effbench.reports.lab import FORMATS, NOT_RUN, render
 from effbench.statistics import percentiles
 from effbench.store import home as home_of
-from effbench.store import write_whole
+from effbench.store import write_atomically
 
 
 def records(found: Swept) -> list[dict[str, Any]]:
@@ -55,6 +55,6 @@ def write(found: Swept, formats: Sequence[str], out: str | None) -> list[Path]:
     for form in formats:
         text = render(records(found), found.set_aside, form)
         path = home_of(out) / f"lab.{FORMATS.get(form, 'txt')}"
-        write_whole(path, text)
+        write_atomically(path, text)
         files.append(path)
     return files

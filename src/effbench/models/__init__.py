@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from effbench.codec import from_json
-from effbench.errors import did_you_mean
+from effbench.errors import unknown_name
 from effbench.registry import plugins
 from effbench.schema import Backbone
 
@@ -35,7 +35,7 @@ def get(name: str) -> Backbone:
     """
     found = models()
     if name not in found:
-        raise did_you_mean(name, found, "model")
+        raise unknown_name(name, found, "model")
     return found[name]
 
 
@@ -47,5 +47,5 @@ def list_models(family: str | None = None) -> list[Backbone]:
     """
     families = list(dict.fromkeys(item.family for item in models().values()))
     if family is not None and family not in families:
-        raise did_you_mean(family, families, "family")
+        raise unknown_name(family, families, "family")
     return [item for item in models().values() if family in (None, item.family)]

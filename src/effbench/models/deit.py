@@ -25,7 +25,7 @@ PATCH, DEPTH, SIDE = 16, 12, 14
 WIDTHS = {"t": 192, "s": 384}
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """``x + mixer(norm(x))``, then ``x + feed_forward(norm(x))``."""
 
     def __init__(self, mixer: nn.Module, channels: int) -> None:
@@ -41,7 +41,7 @@ class Block(nn.Module):
         x = x + self.mixer(self.norm1(x))
         return x + self.contract(F.gelu(self.expand(self.norm2(x))))  # type: ignore[no-any-return]
 
-    def fused(self) -> Block:
+    def fused(self) -> TransformerBlock:
         """Fold gains and biases of the norms into the projections behind them."""
         self.norm1.fold_into(*self.mixer.entrances())  # type: ignore[operator]
         self.norm2.fold_into(self.expand)
@@ -93,7 +93,7 @@ class Column(nn.Module):
         super().__init__()
         self.patches = nn.Conv2d(inputs, channels, PATCH, stride=PATCH)
         self.places = Places(channels, (SIDE, SIDE)) if places else nn.Identity()
-        self.blocks = nn.ModuleList(Block(mixer(channels), channels) for _ in range(DEPTH))
+        self.blocks = nn.ModuleList(TransformerBlock(mixer(channels), channels) for _ in range(DEPTH))
         self.norm = ChannelNorm(channels)
         self.linear = nn.Linear(channels, classes)
 

@@ -14,7 +14,7 @@ from effbench.codec import to_json
 from effbench.models import INDEX
 from effbench.models.build import fit_resolution, load_factory
 from effbench.models.layers import fuse
-from effbench.registry import in_package
+from effbench.registry import constants_in
 from effbench.schema import Backbone
 
 
@@ -76,7 +76,7 @@ def _side(value: int | tuple[int, ...]) -> int:
 
 def entries() -> Iterator[Backbone]:
     """Yield every backbone of this package with its counts."""
-    for family in in_package("effbench.models", "BACKBONES"):
+    for family in constants_in("effbench.models", "BACKBONES"):
         yield from (replace(one, counts=counts(one), stages=stages(one)) for one in family)
 
 

@@ -19,7 +19,7 @@ from effbench.models.initialise import Watchers
 STRIDE = 32
 """Pixels that one cell of the last stage covers; every stride-2 step must halve its input exactly."""
 
-Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
+ConvOrLinear = TypeVar("ConvOrLinear", nn.Conv2d, nn.Linear)
 
 
 class ConvNorm(nn.Module):
@@ -205,7 +205,7 @@ class ChannelNorm(nn.Module):
         return normed * self.weight[:, None, None] + self.bias[:, None, None]
 
     @torch.no_grad()
-    def fold_into(self, *layers: Layer) -> None:
+    def fold_into(self, *layers: ConvOrLinear) -> None:
         """Give gain and bias to the layers that read this norm: unpadded convolutions, or linear ones."""
         if self.weight is None or self.bias is None:
             return
@@ -245,7 +245,7 @@ def fold_after(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
 
 
 @torch.no_grad()
-def fold_before(norm: nn.BatchNorm1d | nn.BatchNorm2d, layer: Layer) -> Layer:
+def fold_before(norm: nn.BatchNorm1d | nn.BatchNorm2d, layer: ConvOrLinear) -> ConvOrLinear:
     """Return one layer that computes ``layer(norm(x))``, for a linear layer or an unpadded, ungrouped convolution.
 
     Raises:
@@ -254,7 +254,7 @@ def fold_before(norm: nn.BatchNorm1d | nn.BatchNorm2d, layer: Layer) -> Layer:
     return _absorb(*_scale_shift(norm), layer)
 
 
-def _absorb(scale: Tensor, shift: Tensor, layer: Layer) -> Layer:
+def _absorb(scale: Tensor, shift: Tensor, layer: ConvOrLinear) -> ConvOrLinear:
     """Return a layer that computes ``layer(scale * x + shift)``."""
     if isinstance(layer, nn.Conv2d) and (layer.groups != 1 or layer.padding not in ((0, 0), 0)):
         raise UsageError("A BatchNorm folds into the convolution behind it only without padding and groups.")
@@ -266,7 +266,7 @@ def _absorb(scale: Tensor, shift: Tensor, layer: Layer) -> Layer:
     return _with(layer, weight * scale[spread], bias)
 
 
-def _with(layer: Layer, weight: Tensor, bias: Tensor) -> Layer:
+def _with(layer: ConvOrLinear, weight: Tensor, bias: Tensor) -> ConvOrLinear:
     for name, value in (("weight", weight), ("bias", bias)):
         setattr(layer, name, nn.Parameter(value.float(), requires_grad=False))
     return layer

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from effbench.errors import did_you_mean
+from effbench.errors import unknown_name
 from effbench.models import mixers
 from effbench.models.layers import ConvUnit
 
@@ -53,7 +53,7 @@ def __getattr__(name: str) -> Callable[[], nn.Module]:
         raise AttributeError(name)
     side, part = int(side_text), parts().get(what.replace("_", "-"))
     if part is None:
-        raise did_you_mean(what, parts(), "mixer or block")
+        raise unknown_name(what, parts(), "mixer or block")
     # The statistics of weights need few positions; only what is bound to a map size needs its own.
     few = min(side, windows.SIDE)
     if what in UNITS:

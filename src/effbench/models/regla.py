@@ -35,7 +35,7 @@ AT_WORK = 10
 
 
 @dataclass(frozen=True)
-class Options:
+class ReGLAOptions:
     """What may be varied in the reconstruction.
 
     ``order`` is ``cascade`` or ``parallel`` (3x3 and 5x5 summed in one unit); ``dw_in_ffn`` moves the 5x5 to the
@@ -66,7 +66,7 @@ class Options:
             raise UsageError(f"heads={self.heads} is not a positive number.")
 
 
-DEFAULT = Options()
+DEFAULT = ReGLAOptions()
 
 
 class BranchedDepthwise(nn.Module):
@@ -100,7 +100,7 @@ class BranchedDepthwise(nn.Module):
         return widest
 
 
-def elrf(channels: int, hidden: int, options: Options = DEFAULT) -> list[nn.Module]:
+def elrf(channels: int, hidden: int, options: ReGLAOptions = DEFAULT) -> list[nn.Module]:
     """Return the units that stand for one 7x7 unit: a 3x3 and a 5x5 depthwise convolution, each with half of its FFN.
 
     Receptive field 3 + 5 - 1 = 7. With r = hidden / channels, a pair costs 2rC^2 + 34C MACs per position, against
@@ -117,7 +117,7 @@ def elrf(channels: int, hidden: int, options: Options = DEFAULT) -> list[nn.Modu
     return [ConvUnit(channels, 3, half), ConvUnit(channels, _five(channels, options), half)]
 
 
-def _five(channels: int, options: Options) -> nn.Module:
+def _five(channels: int, options: ReGLAOptions) -> nn.Module:
     if options.reparam:
         return BranchedDepthwise(channels, (5, 3, 1), identity=True)
     return ConvNorm(channels, channels, 5, depthwise=True)
@@ -170,7 +170,7 @@ class RGMA(nn.Module):
     Source: reconstruction; ReLU linear attention and modulation from the abstract, gate and local path from digests.
     """
 
-    def __init__(self, channels: int, width: int, options: Options) -> None:
+    def __init__(self, channels: int, width: int, options: ReGLAOptions) -> None:
         super().__init__()
         if width % options.heads or channels % options.heads:
             raise UsageError(f"heads={options.heads} does not divide {width} query and {channels} value channels.")
@@ -217,7 +217,7 @@ class RGMA(nn.Module):
         return self.project(mixed * self.gate_act(self.gate(x)))  # type: ignore[no-any-return]
 
 
-def _regla(size: str, in_channels: int, classes: int, options: Options) -> Network:
+def _regla(size: str, in_channels: int, classes: int, options: ReGLAOptions) -> Network:
     return hybrid(
         SIZES[size],
         lambda channels, hidden: elrf(channels, hidden, options),
@@ -227,22 +227,22 @@ def _regla(size: str, in_channels: int, classes: int, options: Options) -> Netwo
     )
 
 
-def regla_t(in_channels: int = 3, classes: int = 1000, options: Options = DEFAULT) -> Network:
+def regla_t(in_channels: int = 3, classes: int = 1000, options: ReGLAOptions = DEFAULT) -> Network:
     """Build the reconstruction at iFormer-T's widths and depths."""
     return _regla("t", in_channels, classes, options)
 
 
-def regla_s(in_channels: int = 3, classes: int = 1000, options: Options = DEFAULT) -> Network:
+def regla_s(in_channels: int = 3, classes: int = 1000, options: ReGLAOptions = DEFAULT) -> Network:
     """Build the reconstruction at iFormer-S's widths and depths."""
     return _regla("s", in_channels, classes, options)
 
 
-def regla_m(in_channels: int = 3, classes: int = 1000, options: Options = DEFAULT) -> Network:
+def regla_m(in_channels: int = 3, classes: int = 1000, options: ReGLAOptions = DEFAULT) -> Network:
     """Build the reconstruction at iFormer-M's widths and depths."""
     return _regla("m", in_channels, classes, options)
 
 
-def regla_l(in_channels: int = 3, classes: int = 1000, options: Options = DEFAULT) -> Network:
+def regla_l(in_channels: int = 3, classes: int = 1000, options: ReGLAOptions = DEFAULT) -> Network:
     """Build the reconstruction at iFormer-L's widths and depths."""
     return _regla("l", in_channels, classes, options)
 

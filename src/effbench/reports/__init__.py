@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from effbench.errors import DataError, did_you_mean
+from effbench.errors import DataError, unknown_name
 
 if TYPE_CHECKING:
     import pandas
@@ -85,7 +85,7 @@ def write_report(
 
 def _writer(format: str) -> Callable[[Sequence[Row], str], str]:
     if format not in FORMATS:
-        raise did_you_mean(format, FORMATS, "report format")
+        raise unknown_name(format, FORMATS, "report format")
     module, name = FORMATS[format][0].split(":")
     writer: Callable[[Sequence[Row], str], str] = getattr(import_module(module), name)
     return writer

@@ -9,10 +9,10 @@ from typing import Any
 from xml.etree import ElementTree
 
 from effbench.codec import plain
-from effbench.errors import did_you_mean
+from effbench.errors import unknown_name
 from effbench.schema import FORMAT_VERSION
-from effbench.statistics.verdict import FAILED, INCONCLUSIVE, ComparisonReport, Ratio, Verdict, Why, code_of
-from effbench.store import write_whole
+from effbench.statistics.verdict import FAILED, INCONCLUSIVE, ComparisonReport, Explanation, Ratio, Verdict, code_of
+from effbench.store import write_atomically
 
 SHOWN_LAYERS = 5
 
@@ -42,7 +42,7 @@ def _rows(report: ComparisonReport) -> list[list[str]]:
         if not item.ratios:
             rows.append([*head, "", "", "", "", *tail])
         for index, ratio in enumerate(item.ratios):
-            seen = "" if ratio.smallest_seen_pct is None else f"+{ratio.smallest_seen_pct:.1f} %"
+            seen = "" if ratio.smallest_detectable_pct is None else f"+{ratio.smallest_detectable_pct:.1f} %"
             middle = [ratio.question, percent(ratio.ratio), span(ratio), seen]
             rows.append([*head, *middle, *tail] if index == 0 else ["", "", *middle, "", ""])
     return rows
@@ -71,7 +71,7 @@ def notes(report: ComparisonReport) -> list[str]:
             low_high = item.latency_interval_ms
             around = f" [{low_high[0]:.3f}, {low_high[1]:.3f}]" if low_high else ""
             lines.append(f"{item.name}: p50 {item.latency_ms:.3f} ms{around}, measured apart, not alternating")
-        lines += [f"{item.name}: {line}" for line in _bounds(item)]
+        lines += [f"{item.name}: {line}" for line in _budgets(item)]
         if item.why is not None:
             lines += [f"{item.name}: {line}" for line in explanation(item.why)]
     if report.interrupted:
@@ -79,16 +79,16 @@ def notes(report: ComparisonReport) -> list[str]:
     return lines
 
 
-def _bounds(item: Verdict) -> list[str]:
+def _budgets(item: Verdict) -> list[str]:
     found = []
-    for bound in item.bounds:
-        value = "unknown" if bound.found is None else f"{bound.found:g}"
-        note = f" ({bound.note})" if bound.note else ""
-        found.append(f"budget {bound.what}: {value}, limit {bound.limit:g}: {bound.status}{note}")
+    for budget in item.budgets:
+        value = "unknown" if budget.value is None else f"{budget.value:g}"
+        note = f" ({budget.note})" if budget.note else ""
+        found.append(f"budget {budget.quantity}: {value}, limit {budget.limit:g}: {budget.status}{note}")
     return found
 
 
-def explanation(why: Why) -> list[str]:
+def explanation(why: Explanation) -> list[str]:
     """Return where a slowdown comes from, in lines."""
     lines = []
     if why.operators:
@@ -103,8 +103,8 @@ def explanation(why: Why) -> list[str]:
         share = 100 * layer.change_us / change
         was = "new" if not layer.a_us else f"was {layer.a_us:.0f} us"
         lines.append(f"layer {layer.name} ({layer.operator}): {layer.b_us:.0f} us, {was}; {share:.0f} % of the change")
-    if why.not_known:
-        lines.append(why.not_known)
+    if why.unknown_reason:
+        lines.append(why.unknown_reason)
     return lines
 
 
@@ -136,7 +136,7 @@ def headline(report: ComparisonReport) -> str:
     kinds: dict[str, int] = {}
     for item in report.verdicts:
         kinds[item.outcome] = kinds.get(item.outcome, 0) + 1
-        if any(bound.status == "missed" for bound in item.bounds):
+        if any(budget.status == "missed" for budget in item.budgets):
             kinds["over budget"] = kinds.get("over budget", 0) + 1
     return ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "nothing compared"
 
@@ -155,7 +155,7 @@ def junit(report: ComparisonReport) -> str:
             ElementTree.SubElement(case, "error", message=message)
         elif code_of(item, report.inconclusive) in (1, 2):
             counts["failures"] += 1
-            ElementTree.SubElement(case, "failure", message=message).text = "\n".join(_bounds(item) + _why(item))
+            ElementTree.SubElement(case, "failure", message=message).text = "\n".join(_budgets(item) + _why(item))
         elif item.outcome == INCONCLUSIVE:
             counts["skipped"] += 1
             ElementTree.SubElement(case, "skipped", message=message)
@@ -178,7 +178,7 @@ def one_line(item: Verdict) -> str:
     parts += [f"{ratio.question} {percent(ratio.ratio)} ({span(ratio)})" for ratio in item.ratios]
     if item.rounds:
         parts.append(f"{item.rounds} rounds, {item.seconds:.0f} s")
-    parts += [f"missed: {bound.what}" for bound in item.bounds if bound.status == "missed"]
+    parts += [f"missed: {budget.quantity}" for budget in item.budgets if budget.status == "missed"]
     return "; ".join([*parts, *([item.reason] if item.reason else [])])
 
 
@@ -191,7 +191,7 @@ def github(report: ComparisonReport) -> str:
     for item in report.verdicts:
         code = code_of(item, report.inconclusive)
         level = "error" if code in (1, 2, 4, 5) else "warning" if item.outcome == INCONCLUSIVE else "notice"
-        body = "\n".join([one_line(item), *_bounds(item), *_why(item)])
+        body = "\n".join([one_line(item), *_budgets(item), *_why(item)])
         data = body.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
         lines.append(f"::{level} title=effbench {_word(item)}::{data}")
     return "\n".join(lines) + "\n"
@@ -277,8 +277,8 @@ def write(report: ComparisonReport, formats: list[str], folder: Path) -> list[Pa
     written = []
     for name in formats:
         if name not in FORMATS:
-            raise did_you_mean(name, FORMATS, "format")
+            raise unknown_name(name, FORMATS, "format")
         file, render = FORMATS[name]
-        write_whole(folder / file, render(report))
+        write_atomically(folder / file, render(report))
         written.append(folder / file)
     return written

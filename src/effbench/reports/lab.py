@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from effbench.errors import did_you_mean
+from effbench.errors import unknown_name
 from effbench.schema import FORMAT_VERSION
 
 FORMATS = {"markdown": "md", "json": "json", "csv": "csv"}
@@ -36,7 +36,7 @@ def render(records: Sequence[Mapping[str, Any]], set_aside: Mapping[str, str], f
     if form == "csv":
         return _csv(records)
     if form not in ("terminal", "markdown"):
-        raise did_you_mean(form, ("terminal", *FORMATS), "format")
+        raise unknown_name(form, ("terminal", *FORMATS), "format")
     return _text(records, set_aside, form)
 
 

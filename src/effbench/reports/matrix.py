@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from effbench.codec import plain
-from effbench.errors import did_you_mean
+from effbench.errors import unknown_name
 from effbench.schema import FORMAT_VERSION, Cell, resolution_text
 
 FORMATS = {"markdown": "md", "json": "json", "csv": "csv"}
@@ -39,7 +39,7 @@ def render(matrix: Matrix, form: str) -> str:
     """
     forms = {"terminal": _terminal, "markdown": _markdown, "json": _json, "csv": _csv}
     if form not in forms:
-        raise did_you_mean(form, forms, "format")
+        raise unknown_name(form, forms, "format")
     return forms[form](matrix)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
-from effbench.errors import DataError, did_you_mean
+from effbench.errors import DataError, unknown_name
 from effbench.reports import pareto, published
 from effbench.schema import Measurement, Row, Samples, Subject
 from effbench.statistics import percentiles
@@ -66,7 +66,7 @@ def build_rows(
     """
     check_metric(metric)
     if published_rows not in PUBLISHED_CHOICES:
-        raise did_you_mean(published_rows, PUBLISHED_CHOICES, "choice of published rows")
+        raise unknown_name(published_rows, PUBLISHED_CHOICES, "choice of published rows")
     shown = latest(measurements)
     if not shown:
         raise DataError("There is nothing to report yet: no measurement was found.", hint="Next: effbench profile")
@@ -84,7 +84,7 @@ def check_metric(metric: str) -> str:
         UsageError: It is not one of `METRICS`.
     """
     if metric not in METRICS:
-        raise did_you_mean(metric, METRICS, "metric")
+        raise unknown_name(metric, METRICS, "metric")
     return METRICS[metric]
 
 

@@ -12,7 +12,7 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
-FLIPS = 20_000
+SIGN_FLIPS = 20_000
 
 
 def wilson(hits: int, total: int, level: float = 0.95) -> tuple[float, float]:
@@ -36,7 +36,7 @@ def calibration_error(confidences: Sequence[float], right: Sequence[bool], bins:
     return float(gaps[counts > 0].sum() / len(said))
 
 
-def drop_limit(lost: int, won: int, images: int, level: float = 0.95) -> float:
+def drop_upper_bound(lost: int, won: int, images: int, level: float = 0.95) -> float:
     """Return the upper one-sided limit of a paired drop (lost - won) / images, between -1 and 1.
 
     The score interval for the difference of two proportions of the same images: the largest drop that a score test
@@ -69,16 +69,16 @@ def drop_limit(lost: int, won: int, images: int, level: float = 0.95) -> float:
     return high
 
 
-def images_needed(drop: float, level: float = 0.95) -> int:
+def min_images(drop: float, level: float = 0.95) -> int:
     """Return how many images it takes to keep a drop under a bound at all: with none lost and none won."""
     z = NormalDist().inv_cdf(level)
     return math.ceil(z * z * (1 - drop) / drop)
 
 
-def flip_test(differences: npt.ArrayLike, seed: int = 0) -> float:
+def sign_flip_test(differences: npt.ArrayLike, seed: int = 0) -> float:
     """Return the one-sided p-value that paired differences lie above zero, by signed ranks under random signs.
 
-    Each difference keeps its rank and gets a random sign, `FLIPS` times; ranks keep one wild image from deciding.
+    Each difference keeps its rank and gets a random sign, `SIGN_FLIPS` times; ranks keep one wild image from deciding.
     Source: Wilcoxon 1945; Monte Carlo p-value with the observed arrangement counted (Phipson and Smyth 2010).
     """
     values = np.asarray(differences, np.float64)
@@ -89,5 +89,5 @@ def flip_test(differences: npt.ArrayLike, seed: int = 0) -> float:
     # Ties share the mean of their ranks.
     ranks = np.array([(size < one).sum() + ((size == one).sum() + 1) / 2 for one in size])
     observed = float((ranks * np.sign(values)).sum())
-    signs = np.random.default_rng(seed).choice(np.array([-1.0, 1.0]), (FLIPS, len(values)))
-    return float(((signs @ ranks >= observed - 1e-9).sum() + 1) / (FLIPS + 1))
+    signs = np.random.default_rng(seed).choice(np.array([-1.0, 1.0]), (SIGN_FLIPS, len(values)))
+    return float(((signs @ ranks >= observed - 1e-9).sum() + 1) / (SIGN_FLIPS + 1))

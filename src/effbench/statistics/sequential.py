@@ -99,7 +99,7 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Decision:
     """The outcome after some rounds, and what is known of both questions.
 
     ``settled`` says that more rounds are not needed; ``by`` names the questions that decided a slower or faster.
@@ -213,7 +213,7 @@ def _running_median(rounds: Floats) -> Floats:
     return np.stack([np.median(rounds[..., : n + 1], axis=-1) for n in range(rounds.shape[-1])], axis=-1)
 
 
-def judge(typical: Floats, tail: Floats, rules: Rules, comparisons: int = 1) -> Answer:
+def judge(typical: Floats, tail: Floats, rules: Rules, comparisons: int = 1) -> Decision:
     """Return what the rounds so far say.
 
     Args:
@@ -240,7 +240,7 @@ def judge(typical: Floats, tail: Floats, rules: Rules, comparisons: int = 1) -> 
     elif outcome == "inconclusive":
         reason = _why_open(found, rules, len(typical))
     by = {"slower": slower, "faster": faster}.get(outcome, ())
-    return Answer(outcome, bool(settled[-1]), found["typical"], found["tail"], len(typical), by, reason)
+    return Decision(outcome, bool(settled[-1]), found["typical"], found["tail"], len(typical), by, reason)
 
 
 def _why_open(found: dict[str, Interval], rules: Rules, rounds: int) -> str:
@@ -251,6 +251,6 @@ def _why_open(found: dict[str, Interval], rules: Rules, rounds: int) -> str:
     return f"the interval of the {' and the '.join(wide)} latency reaches beyond the margin"
 
 
-def smallest_seen(item: Interval, rules: Rules) -> float:
+def smallest_detectable(item: Interval, rules: Rules) -> float:
     """Return the smallest slowdown, as a log ratio, whose interval of this width would have lain above the floor."""
     return rules.floor + (item.estimate - item.low)

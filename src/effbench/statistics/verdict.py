@@ -16,7 +16,7 @@ WHEN_INCONCLUSIVE = {"code": 3, "pass": 0, "fail": 1}
 class Ratio:
     """One question: the ratio of B to A, the interval that holds whenever one stops, and what it could have seen.
 
-    ``low`` or ``high`` is None where the rounds were too few to bound it. ``smallest_seen_pct`` is the smallest
+    ``low`` or ``high`` is None where the rounds were too few to bound it. ``smallest_detectable_pct`` is the smallest
     slowdown whose interval of this width would have lain above the noise floor.
     """
 
@@ -24,7 +24,7 @@ class Ratio:
     ratio: float
     low: float | None
     high: float | None
-    smallest_seen_pct: float | None
+    smallest_detectable_pct: float | None
     outcome: str
 
 
@@ -44,11 +44,11 @@ class LayerChange:
 
 
 @dataclass(frozen=True)
-class Why:
+class Explanation:
     """Where a slowdown comes from: operators that came and went, and the layers that carry it.
 
     ``operators`` maps an operator to how many more (or fewer) the graph has as given, ``executed`` as the runtime runs
-    it after its own fusions. ``not_known`` says why layers could not be timed.
+    it after its own fusions. ``unknown_reason`` says why layers could not be timed.
     """
 
     operators: dict[str, int] = field(default_factory=dict)
@@ -57,16 +57,16 @@ class Why:
     layers: tuple[LayerChange, ...] = ()
     total_a_us: float = 0.0
     total_b_us: float = 0.0
-    not_known: str = ""
+    unknown_reason: str = ""
 
 
 @dataclass(frozen=True)
-class Bound:
-    """One absolute budget: what it limits, the limit, what was found, and how it ended (passed, missed, open)."""
+class BudgetCheck:
+    """An absolute budget of one quantity, the value that was measured or counted, and passed, missed or open."""
 
-    what: str
+    quantity: str
     limit: float
-    found: float | None
+    value: float | None
     status: str
     note: str = ""
 
@@ -92,8 +92,8 @@ class Verdict:
     latency_ms: float | None = None
     latency_interval_ms: tuple[float, float] | None = None
     size_bytes: int | None = None
-    bounds: tuple[Bound, ...] = ()
-    why: Why | None = None
+    budgets: tuple[BudgetCheck, ...] = ()
+    why: Explanation | None = None
     notes: tuple[str, ...] = ()
     round_ratios: tuple[tuple[float, float], ...] = ()
     """Log ratio (typical, tail) of every round: the evidence itself."""
@@ -126,8 +126,8 @@ def code_of(item: Verdict, when_inconclusive: str = "code") -> int:
     """Return the exit code of one verdict: 1 regressed or a bound missed, 3 inconclusive, its own where it failed."""
     if item.outcome == FAILED:
         return item.exit_code or 5
-    if item.fails or any(bound.status == "missed" for bound in item.bounds):
+    if item.fails or any(budget.status == "missed" for budget in item.budgets):
         return 1
-    if item.outcome == INCONCLUSIVE or any(bound.status == "open" for bound in item.bounds):
+    if item.outcome == INCONCLUSIVE or any(budget.status == "open" for budget in item.budgets):
         return WHEN_INCONCLUSIVE[when_inconclusive]
     return 0

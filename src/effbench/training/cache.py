@@ -17,9 +17,9 @@ from torch import Tensor
 from effbench.codec import fingerprint
 from effbench.errors import DataError
 from effbench.training.checkpoint import sync
-from effbench.training.losses import Target
+from effbench.training.losses import MatchedFeatures
 from effbench.training.projectors import Widths
-from effbench.training.teachers import Answer, Teacher
+from effbench.training.teachers import Teacher, TeacherOutput
 from effbench.training.views import Views
 
 SHARD = 2048
@@ -109,7 +109,7 @@ class FeatureCache:
         """Return the places under which views are kept: where nothing is random, every view is the first."""
         return [(index, view % self.views) for index, view in places]
 
-    def answer(self, places: list[tuple[int, int]]) -> Answer:
+    def answer(self, places: list[tuple[int, int]]) -> TeacherOutput:
         """Return the features of some views, in their order."""
         numbers = np.array([index * self.views + view for index, view in places])
         shards, rows = np.divmod(numbers, SHARD)
@@ -120,7 +120,7 @@ class FeatureCache:
                 if kind not in found:
                     found[kind] = np.empty((len(places), *values.shape[1:]), values.dtype)
                 found[kind][where] = values[rows[where]]
-        return Answer(**{kind: torch.from_numpy(value).float() for kind, value in found.items()})
+        return TeacherOutput(**{kind: torch.from_numpy(value).float() for kind, value in found.items()})
 
 
 class Scale:
@@ -134,7 +134,7 @@ class Scale:
         self.mean, self.deviation = mean, deviation
 
     @classmethod
-    def of(cls, answers: list[Answer]) -> Scale:
+    def of(cls, answers: list[TeacherOutput]) -> Scale:
         """Take mean and deviation over images and positions."""
         mean, deviation = {}, {}
         for kind in ("pooled", "spatial"):
@@ -146,7 +146,7 @@ class Scale:
                 deviation[kind] = spread.clamp_min(SMALLEST_DEVIATION * float(spread.max()) + 1e-12).float()
         return cls(mean, deviation)
 
-    def __call__(self, answer: Answer) -> Target:
+    def __call__(self, answer: TeacherOutput) -> MatchedFeatures:
         """Return features with zero mean and unit deviation."""
         made = {}
         for kind, mean in self.mean.items():
@@ -154,7 +154,7 @@ class Scale:
             shape = (1, -1, *([1] * (value.dim() - 2)))
             deviation = self.deviation[kind].to(value.device)
             made[kind] = (value - mean.to(value.device).view(shape)) / deviation.view(shape)
-        return Target(**made)
+        return MatchedFeatures(**made)
 
     @property
     def widths(self) -> Widths:

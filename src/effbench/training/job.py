@@ -22,7 +22,7 @@ ORDER, VIEWS, STEP, PROJECTORS = range(4)
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """What is trained, on what, and where it is written.
 
     ``canvas`` is the size of the views, the largest that the student or a teacher takes; ``workers`` are processes that
@@ -49,7 +49,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Result:
+class TrainingResult:
     """How a training ended: its steps, seconds of this run, last loss, and accuracy on the validation images."""
 
     steps: int
@@ -80,7 +80,7 @@ def accelerator(recipe: Recipe, needs_all: bool = True) -> Any:
 
 
 @torch.no_grad()
-def probe(job: Job) -> Any:
+def probe(job: TrainingJob) -> Any:
     """Return the student's features of empty images: their number, widths and positions."""
     training = job.student.training
     job.student.eval()

@@ -14,7 +14,7 @@ from effbench.errors import MissingDependencyError
 CURVE = "curve.jsonl"
 
 
-class Journal:
+class TrainingJournal:
     """The log of a training that goes on after ``step``; lines behind it belong to steps that a kill took back.
 
     Only the process that ``writes`` writes.
@@ -25,7 +25,7 @@ class Journal:
         self._board: Any = None
         self._curve: Any = None
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> TrainingJournal:
         if self.writes:
             self.folder.mkdir(parents=True, exist_ok=True)
             path = self.folder / CURVE

@@ -18,12 +18,22 @@ from effbench.errors import DataError, EffbenchError, UsageError
 from effbench.models.torchvision_operators import import_timm
 from effbench.training import checkpoint, losses
 from effbench.training.cache import FeatureCache, Scale
-from effbench.training.job import ORDER, PROJECTORS, STEP, VIEWS, Job, Result, accelerator, probe, stream
-from effbench.training.journal import CURVE, Journal, read
+from effbench.training.job import (
+    ORDER,
+    PROJECTORS,
+    STEP,
+    VIEWS,
+    TrainingJob,
+    TrainingResult,
+    accelerator,
+    probe,
+    stream,
+)
+from effbench.training.journal import CURVE, TrainingJournal, read
 from effbench.training.objective import Objective
 from effbench.training.projectors import Student, grid_of
 from effbench.training.synchronise import synchronised
-from effbench.training.teachers import Answer, Teacher
+from effbench.training.teachers import Teacher, TeacherOutput
 from effbench.training.validation import accuracy
 from effbench.training.views import Order, Views, drawn_from, prepare, seed_of
 
@@ -39,7 +49,7 @@ CHECKPOINT_S = 60.0
 class Training:
     """One training, ready to go on from where its newest checkpoint is."""
 
-    def __init__(self, job: Job, notify: Notify) -> None:
+    def __init__(self, job: TrainingJob, notify: Notify) -> None:
         self.job, self.recipe, self.notify = job, job.recipe, notify
         recipe = job.recipe
         self.accelerator = accelerator(recipe, bool(recipe.logits or recipe.labels))
@@ -94,7 +104,7 @@ class Training:
             return Scale.of([cache.answer(group) for group in groups])
         return Scale.of([self._ask(teacher, torch.stack([self.views[p][0] for p in group])) for group in groups])
 
-    def _ask(self, teacher: Teacher, pixels: Tensor) -> Answer:
+    def _ask(self, teacher: Teacher, pixels: Tensor) -> TeacherOutput:
         return teacher(pixels.to(self.device), self.grid)
 
     def _build(self, widths: tuple[int, ...]) -> None:
@@ -152,11 +162,11 @@ class Training:
         self.notify(f"going on from step {step} of {self.steps}")
         return step
 
-    def run(self) -> Result:
+    def run(self) -> TrainingResult:
         """Train to the end, and return how it ended; the weights are in `weights`."""
         start, first = time.monotonic(), self.step
         loss = next((line["loss"] for line in reversed(read(self.job.folder / CURVE)) if "loss" in line), 0.0)
-        with Journal(self.job.folder, self.step, self.rank == 0) as journal:
+        with TrainingJournal(self.job.folder, self.step, self.rank == 0) as journal:
             for batch in self._batches():
                 found = self._one_step(*batch)
                 loss = found["loss"]
@@ -169,7 +179,7 @@ class Training:
             if top1 is not None:
                 journal.write(self.step, {"validation/top1": top1})
         notes = (f"went on from step {first}",) if first else ()
-        return Result(self.steps, first, round(time.monotonic() - start, 3), loss, top1, notes)
+        return TrainingResult(self.steps, first, round(time.monotonic() - start, 3), loss, top1, notes)
 
     def _tell(self, loss: float, start: float, first: int) -> None:
         if time.monotonic() - self._told < 1 and self.step < self.steps:
@@ -250,5 +260,5 @@ class Training:
         return accuracy(module, self.job.validation, self.job.size, self.job.how, self.job.channels, self.device)
 
 
-def _to(answer: Answer, device: torch.device) -> Answer:
-    return Answer(**{kind: value.to(device) for kind, value in answer.kinds().items()})
+def _to(answer: TeacherOutput, device: torch.device) -> TeacherOutput:
+    return TeacherOutput(**{kind: value.to(device) for kind, value in answer.kinds().items()})

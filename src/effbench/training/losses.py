@@ -28,7 +28,7 @@ def alone(value: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Target:
+class MatchedFeatures:
     """A teacher's standardised features of a batch: pooled (B, C) and spatial (B, C, h, w), where it has them."""
 
     pooled: Tensor | None = None
@@ -63,7 +63,10 @@ def feature_loss(student: Tensor, teacher: Tensor, cosine: float = 0.5, smooth_l
 
 
 def teacher_losses(
-    student: Mapping[str, Target], teachers: Mapping[str, Target], cosine: float = 0.5, smooth_l1: float = 0.5
+    student: Mapping[str, MatchedFeatures],
+    teachers: Mapping[str, MatchedFeatures],
+    cosine: float = 0.5,
+    smooth_l1: float = 0.5,
 ) -> Tensor:
     """Return the loss of every teacher on every image, averaged over its kinds of features; shape (T, B)."""
     rows = []

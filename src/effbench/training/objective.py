@@ -11,7 +11,7 @@ from effbench.errors import UsageError
 from effbench.training import losses
 from effbench.training.cache import Scale
 from effbench.training.recipe import Recipe
-from effbench.training.teachers import Answer
+from effbench.training.teachers import TeacherOutput
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Objective:
 
     def __call__(
         self,
-        found: Mapping[str, losses.Target],
+        found: Mapping[str, losses.MatchedFeatures],
         logits: Tensor | None,
-        answers: Sequence[Answer],
+        answers: Sequence[TeacherOutput],
         labels: Tensor,
         uniform: Tensor,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

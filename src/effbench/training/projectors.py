@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from effbench.training.features import Features, observe, to_grid
-from effbench.training.losses import Target
+from effbench.training.losses import MatchedFeatures
 
 EXPANSION = 4
 """Of the last stage's projector; the other stages' are as wide as the stage. Source: UNIC's released code."""
@@ -71,7 +71,7 @@ class Student(nn.Module):
         self.pooled = nn.ModuleList(_ladder(widths, item.pooled) for item in teachers.values())
         self.spatial = nn.ModuleList(_ladder(widths, item.spatial) for item in teachers.values())
 
-    def forward(self, images: Tensor) -> tuple[dict[str, Target], Tensor | None]:
+    def forward(self, images: Tensor) -> tuple[dict[str, MatchedFeatures], Tensor | None]:
         """Return the projected features for every teacher, and the logits."""
         features = observe(self.backbone, images)
         if not self.names:
@@ -83,7 +83,7 @@ class Student(nn.Module):
         for name, vector, positions in zip(self.names, self.pooled, self.spatial, strict=True):
             one = vector(pooled).flatten(1) if isinstance(vector, Ladder) else None
             many = positions(maps) if isinstance(positions, Ladder) else None
-            found[name] = Target(one, many)
+            found[name] = MatchedFeatures(one, many)
         return found, features.logits
 
 

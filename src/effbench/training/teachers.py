@@ -16,7 +16,7 @@ from effbench.training.views import prepare
 
 
 @dataclass(frozen=True)
-class Answer:
+class TeacherOutput:
     """What a teacher gives for a batch: pooled (B, C), spatial (B, C, h, w), logits (B, K); None where it has none."""
 
     pooled: Tensor | None = None
@@ -39,11 +39,11 @@ class Teacher:
     identity: str
     size: tuple[int, int]
     how: Preprocessing
-    answer: Callable[[Tensor], Answer]
+    answer: Callable[[Tensor], TeacherOutput]
     channels: int = 3
 
     @torch.no_grad()
-    def __call__(self, pixels: Tensor, grid: tuple[int, int]) -> Answer:
+    def __call__(self, pixels: Tensor, grid: tuple[int, int]) -> TeacherOutput:
         """Return the answer to views (bytes, any size), its spatial features brought to a grid of positions.
 
         A grid of one position says what the pooled features say, and is left out where those are there.
@@ -52,17 +52,17 @@ class Teacher:
         if found.spatial is None:
             return found
         if grid == (1, 1) and found.pooled is not None:
-            return Answer(found.pooled, None, found.logits)
-        return Answer(found.pooled, to_grid(found.spatial, grid), found.logits)
+            return TeacherOutput(found.pooled, None, found.logits)
+        return TeacherOutput(found.pooled, to_grid(found.spatial, grid), found.logits)
 
 
 def from_module(name: str, module: nn.Module, size: tuple[int, int], how: Preprocessing, channels: int = 3) -> Teacher:
     """Freeze a module and make a teacher of it; it stays on the device where it is."""
     module.eval().requires_grad_(False)
 
-    def answer(images: Tensor) -> Answer:
+    def answer(images: Tensor) -> TeacherOutput:
         features = observe(module, images)
-        return Answer(features.pooled, features.maps[-1], features.logits)
+        return TeacherOutput(features.pooled, features.maps[-1], features.logits)
 
     made_of = {"weights": state_sha256(module), "size": size, "how": how, "channels": channels}
     return Teacher(name, fingerprint(made_of), size, how, answer, channels)

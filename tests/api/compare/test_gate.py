@@ -208,14 +208,14 @@ def test_counted_figures_gate_exactly():
     budget = limits.Budget(
         {"model": "tiny.net"}, {"macs": 5_000, "params": 999, "size_mib": 1.0, "operators": {"Conv": 4}}
     )
-    found = {bound.what: bound.status for bound in limits.check([budget], artifact(), {"Conv": 5}, None, "local")}
+    found = {check.quantity: check.status for check in limits.check([budget], artifact(), {"Conv": 5}, None, "local")}
     assert {"macs": "passed", "params": "missed", "size MiB": "passed", "operators Conv": "missed"} == found
 
 
 @pytest.mark.parametrize(("limit", "status"), [(20.0, "passed"), (5.0, "missed"), (10.0167, "open")])
 def test_a_latency_is_held_to_its_budget_by_its_interval(limit: float, status: str):
     budget = limits.Budget({}, {"latency_ms": limit})
-    assert [status] == [bound.status for bound in limits.check([budget], artifact(), {}, measurement(10.0), "local")]
+    assert [status] == [check.status for check in limits.check([budget], artifact(), {}, measurement(10.0), "local")]
 
 
 def test_what_is_not_known_is_open_and_other_rows_are_left_alone():
@@ -223,10 +223,10 @@ def test_what_is_not_known_is_open_and_other_rows_are_left_alone():
         limits.Budget({}, {"fidelity": True, "accelerator_share": 0.9}),
         limits.Budget({"resolution": 512}, {"macs": 1}),
     ]
-    assert ["open", "open"] == [bound.status for bound in limits.check(budgets, artifact(), {}, None, "local")]
+    assert ["open", "open"] == [check.status for check in limits.check(budgets, artifact(), {}, None, "local")]
     good = Fidelity(True, "x", 1, 0, 0, 1, 1, True, True, {})
     checked = artifact(fidelity=good, placement={"accelerator_share": 0.5})
-    assert ["passed", "missed"] == [bound.status for bound in limits.check(budgets, checked, {}, None, "local")]
+    assert ["passed", "missed"] == [check.status for check in limits.check(budgets, checked, {}, None, "local")]
 
 
 def test_a_suite_file_with_a_wrong_key_is_refused(tmp_path: Path):

@@ -26,7 +26,7 @@ from effbench.api.export.stage import Notify, silent
 from effbench.api.profile.run import profile
 from effbench.codec import canonical
 from effbench.deploy.artifact import bundle
-from effbench.errors import EffbenchError, did_you_mean
+from effbench.errors import EffbenchError, unknown_name
 from effbench.models.parts import model_argument, parts
 from effbench.profiles import environment
 from effbench.profiles.paired import evidence
@@ -271,4 +271,4 @@ def check_name(name: str) -> None:
     """
     known = {**parts(), **models.models()}
     if name not in known and not name.endswith(".onnx") and ":" not in name:
-        raise did_you_mean(name, known, "mixer, block or model")
+        raise unknown_name(name, known, "mixer, block or model")

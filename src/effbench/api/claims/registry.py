@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from effbench.api.claims.kinds import Counted, Elsewhere, Faster, Grows, LessMemory, Test
-from effbench.errors import UsageError, did_you_mean
+from effbench.errors import UsageError, unknown_name
 
 REGLA = "ReGLA, arXiv:2602.05262, abstract"
 IFORMER = "iFormer, arXiv:2501.15369"
@@ -172,6 +172,6 @@ def chosen(names: tuple[str, ...]) -> tuple[Claim, ...]:
     known = {claim.name: claim for claim in CLAIMS}
     for name in names:
         if name not in known:
-            error = did_you_mean(name, known, "claim")
+            error = unknown_name(name, known, "claim")
             raise UsageError(error.message, hint=f"{error.hint} Mixers and models are measured with --scaling.")
     return tuple(claim for claim in CLAIMS if not names or claim.name in names)

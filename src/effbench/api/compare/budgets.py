@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from effbench.errors import DataError, did_you_mean
+from effbench.errors import DataError, unknown_name
 from effbench.schema import Artifact, Measurement, parse_resolution
 from effbench.statistics.percentiles import estimate
-from effbench.statistics.verdict import Bound
+from effbench.statistics.verdict import BudgetCheck
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -109,13 +109,13 @@ def _suite(path: Path, data: dict[str, Any]) -> Suite:
     known = {"suite": SUITE_KEYS, "gate": GATE_KEYS, "budget": (*WHERE, *MEASURED, *COUNTED, "fidelity")}
     for key in data:
         if key not in (*known, "devices"):  # those are read by profiles.devices
-            raise did_you_mean(key, (*known, "devices"), f"table in {path}:")
+            raise unknown_name(key, (*known, "devices"), f"table in {path}:")
     budgets = data.get("budget", [])
     tables = [("suite", data.get("suite", {})), ("gate", data.get("gate", {})), *(("budget", item) for item in budgets)]
     for name, table in tables:
         for key in table:
             if key not in known[name]:
-                raise did_you_mean(key, known[name], f"key of [{name}] in {path}:")
+                raise unknown_name(key, known[name], f"key of [{name}] in {path}:")
     return Suite(
         path,
         data.get("suite", {}),
@@ -129,9 +129,9 @@ def _suite(path: Path, data: dict[str, Any]) -> Suite:
 
 def check(
     budgets: Sequence[Budget], artifact: Artifact, operators: dict[str, int], measured: Measurement | None, device: str
-) -> tuple[Bound, ...]:
+) -> tuple[BudgetCheck, ...]:
     """Hold an artifact to every budget that is about it: counted figures exactly, measured ones by their interval."""
-    found: list[Bound] = []
+    found: list[BudgetCheck] = []
     for budget in budgets:
         if budget.matches(artifact, device):
             for key, limit in budget.limits.items():
@@ -141,7 +141,7 @@ def check(
 
 def _bounds(
     key: str, limit: Any, artifact: Artifact, operators: dict[str, int], measured: Measurement | None
-) -> list[Bound]:
+) -> list[BudgetCheck]:
     subject = artifact.subject
     if key == "operators":
         return [_counted(f"operators {name}", most, operators.get(name, 0)) for name, most in limit.items()]
@@ -153,38 +153,40 @@ def _bounds(
         share = artifact.placement.get("accelerator_share")
         if share is None:
             return [
-                Bound(key, float(limit), None, "open", f"target {subject.target} does not tell where operators run")
+                BudgetCheck(
+                    key, float(limit), None, "open", f"target {subject.target} does not tell where operators run"
+                )
             ]
-        return [Bound(key, float(limit), float(share), "passed" if share >= limit else "missed")]
+        return [BudgetCheck(key, float(limit), float(share), "passed" if share >= limit else "missed")]
     if key == "fidelity":
         if artifact.fidelity is None:
-            return [Bound(key, 1.0, None, "open", "not verified")]
+            return [BudgetCheck(key, 1.0, None, "open", "not verified")]
         reasons = "; ".join(artifact.fidelity.reasons)
         return [
-            Bound(
+            BudgetCheck(
                 key, 1.0, float(artifact.fidelity.passed), "passed" if artifact.fidelity.passed else "missed", reasons
             )
         ]
     return [_measured(key, float(limit), measured)]
 
 
-def _counted(what: str, limit: float, found: float | None) -> Bound:
+def _counted(what: str, limit: float, found: float | None) -> BudgetCheck:
     if found is None:
-        return Bound(what, float(limit), None, "open", "could not be counted")
-    return Bound(what, float(limit), float(found), "passed" if found <= limit else "missed")
+        return BudgetCheck(what, float(limit), None, "open", "could not be counted")
+    return BudgetCheck(what, float(limit), float(found), "passed" if found <= limit else "missed")
 
 
-def _measured(key: str, limit: float, measured: Measurement | None) -> Bound:
+def _measured(key: str, limit: float, measured: Measurement | None) -> BudgetCheck:
     if measured is None:
-        return Bound(key, limit, None, "open", "not measured")
+        return BudgetCheck(key, limit, None, "open", "not measured")
     rounds = measured.samples.rounds
     if key == "peak_mib":
         peak = max(one.peak_rss_bytes for one in rounds) / 2**20
-        return Bound("peak MiB", limit, peak, "passed" if peak <= limit else "missed")
+        return BudgetCheck("peak MiB", limit, peak, "passed" if peak <= limit else "missed")
     what, p = ("p50 ms", 0.5) if key == "latency_ms" else ("p90 ms", 0.9)
     known = estimate([one.samples_ns for one in rounds], p)
     if known is None or known.interval is None:
-        return Bound(what, limit, None, "open", "too few rounds for an interval")
+        return BudgetCheck(what, limit, None, "open", "too few rounds for an interval")
     low, high = known.interval[0] / 1e6, known.interval[1] / 1e6
     status = "passed" if high <= limit else "missed" if low > limit else "open"
-    return Bound(what, limit, known.value / 1e6, status, f"interval {low:.3f} to {high:.3f} ms")
+    return BudgetCheck(what, limit, known.value / 1e6, status, f"interval {low:.3f} to {high:.3f} ms")

@@ -161,7 +161,7 @@ class Comparison:
     tail: list[float] = field(default_factory=list)
     lost: list[EffbenchError] = field(default_factory=list)
     spent_s: float = 0.0
-    answer: sequential.Answer | None = None
+    answer: sequential.Decision | None = None
     stopped: str = ""
     _in_a_row: int = 0
 
@@ -239,7 +239,7 @@ class Comparison:
         elif -rules.margin < item.low and item.high < rules.margin:
             outcome = "unchanged"
         bounded = math.isfinite(item.low)
-        seen = 100 * math.expm1(sequential.smallest_seen(item, rules)) if bounded else None
+        seen = 100 * math.expm1(sequential.smallest_detectable(item, rules)) if bounded else None
         low, high = (math.exp(edge) if math.isfinite(edge) else None for edge in (item.low, item.high))
         return Ratio(question, math.exp(item.estimate), low, high, seen, outcome)
 

@@ -319,7 +319,7 @@ class _Flow:
         graph = source_onnx_path(artifact)
         if graph is not None and any("operators" in budget.limits for budget in mine):
             operators = onnx_file.operators(onnx_file.load(graph))
-        return replace(item, bounds=budgets.check(mine, artifact, operators, measured, self.asked.device))
+        return replace(item, budgets=budgets.check(mine, artifact, operators, measured, self.asked.device))
 
     def _measured(self, artifact: Artifact) -> Measurement | None:
         from effbench.api.profile.run import profile

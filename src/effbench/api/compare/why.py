@@ -13,7 +13,7 @@ from effbench.deploy.artifact import bundle
 from effbench.deploy.graph import onnx_file
 from effbench.errors import EffbenchError
 from effbench.schema import Artifact
-from effbench.statistics.verdict import LayerChange, Why
+from effbench.statistics.verdict import Explanation, LayerChange
 
 RUNS = 25
 SHOWN = 8
@@ -22,14 +22,14 @@ FUSIBLE_PARTS = {"Gelu": ("Erf", "Tanh"), "LayerNormalization": ("ReduceMean",)}
 """An operator that is itself a fusion, and what it falls apart into."""
 
 
-def why(a: Artifact, b: Artifact, setting: RoundSettings) -> Why:
+def why(a: Artifact, b: Artifact, setting: RoundSettings) -> Explanation:
     """Compare the graphs of both sides, and their layers where ONNX Runtime can run the graph.
 
     The layers of a graph are timed in ONNX Runtime whatever the target: where that is another one, it says so.
     """
     graphs = [source_onnx_path(item) for item in (a, b)]
     if None in graphs:
-        return Why(not_known="the ONNX graph of one side is not beside its artifact any more")
+        return Explanation(unknown_reason="the ONNX graph of one side is not beside its artifact any more")
     paths = [path for path in graphs if path is not None]
     models = [onnx_file.load(path) for path in paths]
     before, after = (Counter(onnx_file.operators(model)) for model in models)
@@ -44,20 +44,20 @@ def why(a: Artifact, b: Artifact, setting: RoundSettings) -> Why:
     try:
         (answer,) = process.run(PAIR_AGENT, job, time_limit_s=ROUND_LIMIT_S)
     except EffbenchError as error:
-        return Why(operators=operators, not_known=f"layers were not timed: {error.message}")
+        return Explanation(operators=operators, unknown_reason=f"layers were not timed: {error.message}")
     left, right = answer["layers"]
     for found, model in zip((left, right), models, strict=True):
         found["layers"] = _renamed(found["layers"], model)
     executed = _difference(left["operators"], right["operators"])
     target = b.subject.target
-    return Why(
+    return Explanation(
         operators=operators,
         executed=executed,
         lost_fusions=lost_fusions(executed, operators),
         layers=changed_layers(left["layers"], right["layers"]),
         total_a_us=sum(time for _, time in left["layers"].values()),
         total_b_us=sum(time for _, time in right["layers"].values()),
-        not_known="" if target == "ort" else f"layers as ONNX Runtime runs them; the verdict is about {target}",
+        unknown_reason="" if target == "ort" else f"layers as ONNX Runtime runs them; the verdict is about {target}",
     )
 
 

@@ -21,7 +21,7 @@ from effbench.store import home as home_of
 from effbench.training.recipe import Recipe
 
 if TYPE_CHECKING:
-    from effbench.training.job import Job
+    from effbench.training.job import TrainingJob
 
 TRAINED = "trained.json"
 WEIGHTS = "student.safetensors"
@@ -145,10 +145,10 @@ def _job(
     home: Path,
     workers: int,
     notify: Notify,
-) -> tuple[Job, dict[str, str]]:
+) -> tuple[TrainingJob, dict[str, str]]:
     from effbench.models.build import fit_resolution, fresh, load_factory, load_state
     from effbench.models.declared import declaration
-    from effbench.training.job import Job
+    from effbench.training.job import TrainingJob
 
     backbone = source.backbone
     module = fresh(backbone, recipe.seed)
@@ -174,7 +174,7 @@ def _job(
         }
     )
     folder = home / "trained" / f"{source.name}-{resolution_text(size)}-{key[:8]}"
-    job = Job(
+    job = TrainingJob(
         student=module,
         size=size,
         how=how,
@@ -190,7 +190,7 @@ def _job(
     return job, known
 
 
-def _train(job: Job, teachers: dict[str, str], name: str, notify: Notify) -> Trained:
+def _train(job: TrainingJob, teachers: dict[str, str], name: str, notify: Notify) -> Trained:
     from effbench.training.loop import Training
     from effbench.training.losses import UNLABELLED
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import onnx
     from torch import Tensor, nn
 
-    from effbench.training.teachers import Answer, Teacher
+    from effbench.training.teachers import Teacher, TeacherOutput
 
 SHAPE_ONLY = ("Flatten", "Reshape", "Squeeze", "Identity", "Dropout", "Cast")
 """Operators between a pooled vector and a classifier that do not change what it says."""
@@ -90,7 +90,7 @@ def _size(backbone: Backbone, module: nn.Module, size: tuple[int, int]) -> tuple
 
 def _from_onnx(source: Source, size: tuple[int, int], name: str) -> Teacher:
     from effbench.deploy.interpreter import Interpreter
-    from effbench.training.teachers import Answer, Teacher
+    from effbench.training.teachers import Teacher, TeacherOutput
 
     assert source.path is not None
     model = onnx_file.load(source.path)
@@ -102,17 +102,19 @@ def _from_onnx(source: Source, size: tuple[int, int], name: str) -> Teacher:
     model.graph.output.extend(_value(tap) for tap in (pooled, spatial) if tap is not None and tap not in known)
     interpreter = Interpreter(model)
 
-    def answer(images: Tensor) -> Answer:
+    def answer(images: Tensor) -> TeacherOutput:
         import torch
 
         found = _run(interpreter, spec.name, np.asarray(images.cpu().numpy(), spec.dtype), batch)
-        return _answer(Answer, {key: torch.from_numpy(v) for key, v in found.items()}, outputs, pooled, spatial)
+        return _answer(TeacherOutput, {key: torch.from_numpy(v) for key, v in found.items()}, outputs, pooled, spatial)
 
     identity = fingerprint({"sha256": source.weights.sha256, "size": own, "how": source.backbone.preprocessing})
     return Teacher(name, identity, own, source.backbone.preprocessing, answer, spec.shape[1] or 3)
 
 
-def _answer(kind: Any, found: dict[str, Any], outputs: list[str], pooled: str | None, spatial: str | None) -> Answer:
+def _answer(
+    kind: Any, found: dict[str, Any], outputs: list[str], pooled: str | None, spatial: str | None
+) -> TeacherOutput:
     """Sort what a graph gives into pooled, spatial and logits; without taps, outputs are the features."""
     from effbench.training.features import as_maps
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from effbench.data.pixels import affine
 from effbench.schema import Evaluation, Predictions, Preprocessing
-from effbench.statistics.proportions import calibration_error, flip_test, wilson
+from effbench.statistics.proportions import calibration_error, sign_flip_test, wilson
 
 SUSPICION = 0.01
 """Chance of pointing at a preprocessing that is not better, over all alternatives together."""
@@ -148,7 +148,7 @@ def suspicions(declared: Evaluation, others: Mapping[str, Evaluation]) -> tuple[
         gains = np.array([theirs[1] - ours[1] for ours, theirs in pairs])
         if len(gains) < FEWEST or gains.mean() < MATERIAL_NATS:
             continue
-        p_value = flip_test(gains)
+        p_value = sign_flip_test(gains)
         if p_value < SUSPICION / len(others):
             right = [sum(row[0] == 0 for row in side) for side in zip(*pairs, strict=True)]
             found.append(

@@ -222,7 +222,7 @@ class Call:
                 {"name": name, "preprocessing": to_json(how), "places": rest} for name, (how, rest) in missing.items()
             ],
         }
-        yield from process.run(AGENT, job, time_limit_s=STAGE_LIMIT_S, renewed=True)
+        yield from process.run(AGENT, job, time_limit_s=STAGE_LIMIT_S, limit_silence=True)
 
     def _keep(self, artifact: Artifact, preprocessing: Preprocessing, portion: Predictions, seconds: float) -> None:
         engine = self.engine(artifact)

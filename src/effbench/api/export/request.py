@@ -8,7 +8,7 @@ from pathlib import Path
 
 from effbench.api.export import failures
 from effbench.api.export.stage import STAGE_LIMIT_S, Notify, silent
-from effbench.errors import UsageError, did_you_mean
+from effbench.errors import UsageError, unknown_name
 from effbench.schema import PRECISIONS, Device, parse_resolution
 
 
@@ -64,7 +64,7 @@ class ExportRequest:
 
     def __post_init__(self) -> None:
         if self.precision is not None and self.precision not in PRECISIONS:
-            raise did_you_mean(self.precision, PRECISIONS, "precision")
+            raise unknown_name(self.precision, PRECISIONS, "precision")
         if self.batch < 1:
             raise UsageError(f"Batch {self.batch} is not a number of images.", hint="Give 1 or more.")
 

@@ -18,7 +18,7 @@ from effbench.api.keywords import from_fields
 from effbench.errors import (
     UnavailableError,
     UsageError,
-    did_you_mean,
+    unknown_name,
 )
 from effbench.profiles import devices
 from effbench.schema import (
@@ -123,7 +123,7 @@ def check_target(name: str, options: Mapping[str, str]) -> None:
     known = deploy.get(name).options
     for key in options:
         if key not in known:
-            raise did_you_mean(key, known, f"option of target '{name}':")
+            raise unknown_name(key, known, f"option of target '{name}':")
 
 
 def check_resolution(source: Source, size: tuple[int, int]) -> None:

@@ -12,7 +12,7 @@ from effbench.api.export.stage import AGENT, STAGE_LIMIT_S, Limits, Notify, fail
 from effbench.api.remote import Remote, device_of
 from effbench.codec import from_json
 from effbench.deploy.artifact import bundle
-from effbench.errors import DataError, EffbenchError, FidelityError, UsageError, did_you_mean
+from effbench.errors import DataError, EffbenchError, FidelityError, UsageError, unknown_name
 from effbench.profiles import devices
 from effbench.schema import Artifact, Cell, Fidelity
 from effbench.store import home as home_of
@@ -144,4 +144,4 @@ def find_artifact(name: str, home: Path) -> Artifact:
         return bundle.load(matches[0].folder)
     if matches:
         raise UsageError(f"'{name}' means {len(matches)} artifacts.", hint=", ".join(item.name for item in matches))
-    raise did_you_mean(name, known, "artifact")
+    raise unknown_name(name, known, "artifact")

@@ -16,7 +16,7 @@ from effbench.errors import UnavailableError
 from effbench.schema import FORMAT_VERSION, Device, Measurement
 from effbench.statistics import percentiles
 from effbench.store import home as home_of
-from effbench.store import write_whole
+from effbench.store import write_atomically
 
 ROUNDS = 5
 """Fresh processes that reach for the peaks; the best of each, and the range over them, are kept."""
@@ -147,7 +147,7 @@ def roofline(
         raise UnavailableError(f"Nothing tells the peaks of '{used.name}'.", hint=hint)
     result = Roofline(used.name, tuple(roofs), tuple(peaks.values()))
     text = json.dumps({"format": FORMAT_VERSION, "data": plain(result)}, indent=1) + "\n"
-    write_whole(home / f"roofline-{used.name}.json", text)
+    write_atomically(home / f"roofline-{used.name}.json", text)
     return result
 
 

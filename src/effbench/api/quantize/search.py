@@ -24,7 +24,7 @@ from effbench.deploy.precision.mix import Mix
 from effbench.errors import EffbenchError, UsageError
 from effbench.profiles.paired import evidence
 from effbench.schema import Artifact, Predictions
-from effbench.statistics.proportions import drop_limit, images_needed
+from effbench.statistics.proportions import drop_upper_bound, min_images
 
 SEARCH_WORKER = "effbench.api.quantize.worker"
 SENSITIVITY_IMAGES = 48
@@ -102,7 +102,7 @@ def check(data: Dataset, max_drop_pct: float) -> tuple[list[int], list[int]]:
         raise UsageError(f"--max-drop {max_drop_pct:g} is no number of points.", hint="Give one between 0 and 100.")
     order = [int(value) for value in np.random.default_rng(0).permutation(len(data.items))]
     first = math.floor(len(order) * SEARCH_SHARE)
-    needed = images_needed(max_drop_pct / 100)
+    needed = min_images(max_drop_pct / 100)
     if len(order) - first < needed:
         total = math.ceil(needed / (1 - SEARCH_SHARE))
         raise UsageError(
@@ -183,7 +183,7 @@ class _Bench:
         while high - low > 1:
             trial = self._try(next_try, places, "search")
             scale = self.judges / trial.images
-            expected = drop_limit(math.ceil(trial.lost * scale), math.floor(trial.won * scale), self.judges)
+            expected = drop_upper_bound(math.ceil(trial.lost * scale), math.floor(trial.won * scale), self.judges)
             low, high = (low, next_try) if expected <= self.bound else (next_try, high)
             next_try = (low + high) // 2
         return None if high == len(self.order) else high
@@ -212,7 +212,7 @@ class _Bench:
             lost,
             won,
             100 * (lost - won) / len(places),
-            100 * drop_limit(lost, won, len(places)),
+            100 * drop_upper_bound(lost, won, len(places)),
         )
         self.trials.append(trial)
         self.notify(trial.text())
@@ -257,7 +257,7 @@ def _sensitivities(
         "places": list(places),
     }
     found = []
-    for event in process.run(SEARCH_WORKER, job, time_limit_s=STAGE_LIMIT_S, renewed=True):
+    for event in process.run(SEARCH_WORKER, job, time_limit_s=STAGE_LIMIT_S, limit_silence=True):
         one = {name: event[name] for name in ("name", "nodes", "macs", "divergence")}
         found.append(one)
         notify(f"block {one['name']}: {one['divergence']:.2e} nats")
@@ -331,6 +331,6 @@ def _missed(trial: Trial, max_drop_pct: float) -> str:
 def _enough(trial: Trial, bound: float) -> int:
     """Return how many images would settle the bound if they were lost and won at the rates seen."""
     scale = 2
-    while scale < 1e4 and drop_limit(trial.lost * scale, trial.won * scale, trial.images * scale) > bound:
+    while scale < 1e4 and drop_upper_bound(trial.lost * scale, trial.won * scale, trial.images * scale) > bound:
         scale *= 2
     return trial.images * scale

@@ -19,7 +19,7 @@ from effbench.api.export.run import export
 from effbench.api.export.source import code_hashes, ingredients, resolve, versions
 from effbench.api.export.stage import Notify, failed, silent
 from effbench.codec import fingerprint, from_json, to_json
-from effbench.errors import DataError, EffbenchError, UnavailableError, UsageError, did_you_mean
+from effbench.errors import DataError, EffbenchError, UnavailableError, UsageError, unknown_name
 from effbench.schema import CALIBRATED, PRECISIONS, Cell, Device, parse_resolution, resolution_text
 from effbench.store import append_line
 
@@ -61,7 +61,7 @@ def plan(
         deploy.get(target)
     for precision in precisions:
         if precision is not None and precision not in PRECISIONS:
-            raise did_you_mean(precision, PRECISIONS, "precision")
+            raise unknown_name(precision, PRECISIONS, "precision")
     sizes = [resolution_text(parse_resolution(text)) for text in resolutions]
     defaults: dict[str, Any] = {
         "batch": 1,

@@ -178,7 +178,7 @@ class Run:
             except BaseException as error:
                 for future in running:
                     future.cancel()
-                process.end_all()
+                process.kill_all()
                 if isinstance(error, KeyboardInterrupt):
                     return True
                 raise

@@ -15,7 +15,7 @@ from effbench.reports.matrix import FORMATS, Matrix, render
 from effbench.schema import Measurement
 from effbench.statistics import percentiles
 from effbench.store import home as home_of
-from effbench.store import write_whole
+from effbench.store import write_atomically
 
 OF_A_SUITE = (
     "devices",
@@ -111,6 +111,6 @@ def write(matrix: Matrix, formats: Sequence[str], out: str | None) -> list[Path]
     for form in formats:
         text = render(matrix, form)
         path = home_of(out) / f"matrix.{FORMATS.get(form, 'txt')}"
-        write_whole(path, text)
+        write_atomically(path, text)
         files.append(path)
     return files

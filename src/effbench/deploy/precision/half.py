@@ -12,7 +12,7 @@ import numpy as np
 
 from effbench.deploy.graph import onnx_file
 from effbench.deploy.graph.half_types import HALF_MAX, half_slots
-from effbench.errors import ConversionError, UsageError, did_you_mean
+from effbench.errors import ConversionError, UsageError, unknown_name
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto
@@ -43,7 +43,7 @@ def node_names(model: ModelProto, names: Collection[str]) -> frozenset[str]:
     for name in names:
         if name not in found:
             raise (
-                did_you_mean(name, found, "node") if len(found) < 50 else UsageError(f"The graph has no node '{name}'.")
+                unknown_name(name, found, "node") if len(found) < 50 else UsageError(f"The graph has no node '{name}'.")
             )
     return frozenset(found[name] for name in names)
 

@@ -26,7 +26,7 @@ from effbench.errors import (
     MissingDependencyError,
     UnavailableError,
     UsageError,
-    did_you_mean,
+    unknown_name,
 )
 from effbench.schema import Artifact
 
@@ -205,7 +205,7 @@ def converter(options: Mapping[str, str]) -> str | None:
 def _delegate(options: Mapping[str, str]) -> str:
     delegate = options.get("delegate", DELEGATES[0])
     if delegate not in DELEGATES:
-        raise did_you_mean(delegate, DELEGATES, "delegate")
+        raise unknown_name(delegate, DELEGATES, "delegate")
     return delegate
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from effbench.deploy import Array, Converted
 from effbench.deploy.artifact.placement import record
-from effbench.errors import ConversionError, MissingDependencyError, UnavailableError, UsageError, did_you_mean
-from effbench.registry import resolve
+from effbench.errors import ConversionError, MissingDependencyError, UnavailableError, UsageError, unknown_name
+from effbench.registry import import_object
 from effbench.schema import Artifact
 
 WEIGHTS = "weights.safetensors"
@@ -40,7 +40,7 @@ class TorchSession:
         _check(torch, device, mode)
         torch.set_num_threads(threads)
         # The artifact names the function that builds its empty module, so that this target depends on no model code.
-        module = resolve(artifact.options["loader"])(artifact.options["factory"], artifact.subject.resolution)
+        module = import_object(artifact.options["loader"])(artifact.options["factory"], artifact.subject.resolution)
         load_model(module, str(artifact.path))
         self._torch, self._device, self.mode = torch, torch.device(device), mode
         self._module = module.to(self._device)
@@ -90,7 +90,7 @@ class TorchSession:
 def _check(torch: Any, device: str, mode: str) -> None:
     """Refuse a device or mode that is not here, and keep fp32 products in fp32 on a GPU."""
     if device not in DEVICES or mode not in MODES:
-        raise did_you_mean(*((mode, MODES, "mode") if device in DEVICES else (device, DEVICES, "device")))
+        raise unknown_name(*((mode, MODES, "mode") if device in DEVICES else (device, DEVICES, "device")))
     if mode == "cuda-graph" and device != "cuda":
         raise UsageError("mode=cuda-graph is for device=cuda.")
     if device == "cuda" and not torch.cuda.is_available():

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from effbench.errors import did_you_mean
-from effbench.registry import resolve
+from effbench.errors import unknown_name
+from effbench.registry import import_object
 
 if TYPE_CHECKING:
     from torch import nn
@@ -64,7 +64,7 @@ def get(name: str) -> Mixer:
     """
     found = mixers()
     if name not in found:
-        raise did_you_mean(name, found, "mixer")
+        raise unknown_name(name, found, "mixer")
     return found[name]
 
 
@@ -79,5 +79,5 @@ def build(name: str, channels: int, resolution: tuple[int, int], **options: Any)
     """
     mixer = get(name)
     bound = {"resolution": resolution} if mixer.bound else {}
-    module: nn.Module = resolve(mixer.factory)(channels, **{**mixer.options, **bound, **options})
+    module: nn.Module = import_object(mixer.factory)(channels, **{**mixer.options, **bound, **options})
     return module

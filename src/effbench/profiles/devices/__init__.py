@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from effbench.codec import from_json, plain
-from effbench.errors import DataError, did_you_mean
+from effbench.errors import DataError, unknown_name
 from effbench.schema import EVIDENCE, FORMAT_VERSION, Device
 
 if sys.version_info >= (3, 11):
@@ -78,7 +78,7 @@ def get(name: str) -> Device:
         return read(Path(name))
     found = devices()
     if name not in found:
-        raise did_you_mean(name, found, "device")
+        raise unknown_name(name, found, "device")
     return found[name]
 
 
@@ -87,7 +87,7 @@ def _merged(name: str, entry: Mapping[str, Any], known: Mapping[str, Device], wh
     base = str(entry.get("base", name))
     if base not in known:
         if "base" in entry:
-            raise did_you_mean(base, known, f"device that {where} builds on:")
+            raise unknown_name(base, known, f"device that {where} builds on:")
         data: dict[str, Any] = {"kind": "host", "description": f"Declared in {SUITE}", "targets": ["ort"]}
         data["evidence"] = EVIDENCE[0]  # it is there: its owner declares it
         return from_json(Device, {"format": FORMAT_VERSION, **data, **rest, "name": name}, where)

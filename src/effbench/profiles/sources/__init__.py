@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from effbench.registry import in_package
+from effbench.registry import constants_in
 
 Value = str | int | float | None
 
@@ -63,7 +63,7 @@ class Silent:
 @cache
 def sources() -> tuple[Source, ...]:
     """Return the sources of this package."""
-    return tuple(in_package(__name__, "SOURCE"))
+    return tuple(constants_in(__name__, "SOURCE"))
 
 
 def state(root: Path) -> dict[str, Value]:

@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from effbench.errors import UnavailableError, did_you_mean
+from effbench.errors import UnavailableError, unknown_name
 from effbench.profiles.transports.link import Event, Link, needed
 from effbench.profiles.transports.replay import Recorder
 from effbench.schema import Device
@@ -44,11 +44,11 @@ def check(device: Device) -> None:
         return
     known = transports()
     if device.transport not in known:
-        raise did_you_mean(device.transport, (*known, NONE), f"transport of device '{device.name}':")
+        raise unknown_name(device.transport, (*known, NONE), f"transport of device '{device.name}':")
     keys = known[device.transport].CONNECTION
     for key in device.connection:
         if key not in keys:
-            raise did_you_mean(key, keys, f"key of [connection] of device '{device.name}' ({device.transport}):")
+            raise unknown_name(key, keys, f"key of [connection] of device '{device.name}' ({device.transport}):")
 
 
 def declared(device: Device) -> None:

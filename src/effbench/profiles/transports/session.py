@@ -86,7 +86,7 @@ class Supervised:
         }
         with self._busy, self._guarded():
             self._send(request)
-            reader = process.Reader()
+            reader = process.EventReader()
             for answer in self._answers(time_limit_s + GRACE_S):
                 if "line" in answer:
                     event = reader.read(answer["line"])

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from effbench.errors import DataError, did_you_mean
-from effbench.registry import in_package
+from effbench.errors import DataError, unknown_name
+from effbench.registry import constants_in
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Reader:
 
 def readers() -> dict[str, Reader]:
     """Return the formats by name."""
-    return {reader.name: reader for reader in in_package(__name__, "READER")}
+    return {reader.name: reader for reader in constants_in(__name__, "READER")}
 
 
 def read(text: str, where: str, name: str | None = None) -> tuple[Reader, Reading]:
@@ -66,7 +66,7 @@ def read(text: str, where: str, name: str | None = None) -> tuple[Reader, Readin
     """
     known = readers()
     if name is not None and name not in known:
-        raise did_you_mean(name, known, "format")
+        raise unknown_name(name, known, "format")
     chosen = [known[name]] if name is not None else [reader for reader in known.values() if reader.matches(text)]
     if len(chosen) != 1:
         listed = "; ".join(f"{key}: {reader.title}" for key, reader in known.items())

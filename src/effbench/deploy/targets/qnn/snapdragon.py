@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from effbench.errors import MissingDependencyError, UnavailableError, did_you_mean
+from effbench.errors import MissingDependencyError, UnavailableError, unknown_name
 
 PACKAGE, MODULE, PROVIDER = "onnxruntime-qnn", "onnxruntime_qnn", "QNNExecutionProvider"
 
@@ -69,7 +69,7 @@ def soc(name: str) -> Soc:
     for one in SOCS:
         if name in (one.name, one.htp):
             return one
-    raise did_you_mean(name, [*HTPS, *(one.name for one in SOCS)], "HTP or chip")
+    raise unknown_name(name, [*HTPS, *(one.name for one in SOCS)], "HTP or chip")
 
 
 def simulated() -> bool:
