@@ -217,9 +217,9 @@ def drop(home: Path, base: Any, made: Any) -> tuple[float, float, float]:
 def ratio(a: Any, b: Any, rounds: int) -> tuple[float, float, float]:
     """Return the paired latency ratio b / a: the median over rounds in fresh processes, the smallest, the largest."""
     from effbench.api.compare.rounds import RoundSettings, run_round
-    from effbench.profiles.paired import evidence
+    from effbench.profiles.paired import log_ratios
 
-    found = [math.exp(evidence(run_round(a, b, RoundSettings(), seed)).typical) for seed in range(rounds)]
+    found = [math.exp(log_ratios(run_round(a, b, RoundSettings(), seed)).typical) for seed in range(rounds)]
     return float(np.median(found)), min(found), max(found)
 
 

@@ -26,7 +26,7 @@ from effbench import process
 from effbench.api.export.run import export
 from effbench.deploy.artifact import bundle
 from effbench.profiles import transports
-from effbench.profiles.paired import evidence, join_turns
+from effbench.profiles.paired import join_turns, log_ratios
 from effbench.profiles.transports.zipapp import agent
 from effbench.statistics.percentiles import student_t
 from reference import trimmed
@@ -59,7 +59,7 @@ def one_round(link: transports.Link, folder: Path, places: tuple[str, str], seco
 
     with ThreadPoolExecutor(2) as pool:
         found = join_turns(*pool.map(half, (0, 1)))
-    log = evidence(found).typical
+    log = log_ratios(found).typical
     return -log if swap else log
 
 

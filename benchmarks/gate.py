@@ -120,7 +120,7 @@ def replayed(
     rng = np.random.default_rng(pool[0].load)
     starts = rng.integers(0, max(1, len(pool) - BLOCK + 1), (replays, -(-rounds // BLOCK)))
     index = (starts[..., None] + np.arange(BLOCK)).reshape(replays, -1)[:, :rounds] % len(pool)
-    found = [trace.evidence(quantile) for trace in pool]
+    found = [trace.log_ratios(quantile) for trace in pool]
     typical, tail = (np.array([getattr(one, key) for one in found]) + math.log1p(slower) for key in ("typical", "tail"))
     clock = np.cumsum(length[index], axis=1)
     codes, settled = outcomes(typical[index], tail[index], Rules())
@@ -202,10 +202,10 @@ def tune() -> None:
         pool = [trace for trace in half if trace.load == load and trace.scenario == "same"]
         row: list[object] = [load, len(pool), f"{np.mean([trace.seconds for trace in pool]):.2f} s"]
         for quantile in (0.5, 0.25, 0.1):
-            values = np.array([trace.evidence(quantile).typical for trace in pool])
+            values = np.array([trace.log_ratios(quantile).typical for trace in pool])
             row.append(f"{_spread(values):.2f} ({100 * np.abs(values).max():.1f})")
         wall = [np.median(np.log(np.array(t.item.b_ns) / np.array(t.item.a_ns))) for t in pool]
-        tail = np.array([trace.evidence().tail for trace in pool])
+        tail = np.array([trace.log_ratios().tail for trace in pool])
         row.append(f"{_spread(np.array(wall)):.2f} ({100 * np.abs(wall).max():.1f})")
         row.append(f"{_spread(tail):.2f} ({100 * np.abs(tail).max():.1f})")
         rows.append(row)

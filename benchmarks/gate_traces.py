@@ -26,7 +26,7 @@ from effbench.codec import file_sha256
 from effbench.deploy.artifact import bundle
 from effbench.errors import EffbenchError
 from effbench.profiles import environment
-from effbench.profiles.paired import Evidence, PairedRound, evidence
+from effbench.profiles.paired import LogRatios, PairedRound, log_ratios
 from effbench.schema import Artifact
 
 UNIT_NS = 10_000
@@ -47,9 +47,9 @@ class Trace:
     seconds: float
     item: PairedRound
 
-    def evidence(self, quantile: float = 0.5) -> Evidence:
+    def log_ratios(self, quantile: float = 0.5) -> LogRatios:
         """Return its two log ratios, as the gate takes them."""
-        return evidence(self.item, quantile)
+        return log_ratios(self.item, quantile)
 
 
 @contextlib.contextmanager

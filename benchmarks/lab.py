@@ -27,7 +27,7 @@ from pathlib import Path
 
 from effbench.lab.cluster import Cluster
 from effbench.lab.engine import Engine, Outcome
-from effbench.lab.job import Job
+from effbench.lab.job import LabJob
 from effbench.lab.results import Results
 
 TESTS = Path(__file__).parent.parent / "tests" / "support"
@@ -83,7 +83,7 @@ def work(**arguments: object) -> object:
     return simulated.work(**arguments)
 
 
-def plan(folder: Path, jobs: int, seconds: float) -> tuple[list[Job], float]:
+def plan(folder: Path, jobs: int, seconds: float) -> tuple[list[LabJob], float]:
     """Return the jobs, and how long they take together, wasted attempts included."""
     chance = random.Random(0)
     made, total = [], 0.0
@@ -93,7 +93,7 @@ def plan(folder: Path, jobs: int, seconds: float) -> tuple[list[Job], float]:
         faults = ["kill"] if roll < KILL_SHARE else ["fault"] if roll < KILL_SHARE + FAULT_SHARE else []
         total += lasts * (1 + sum(0.5 if fault == "kill" else 1.0 for fault in faults))
         arguments = {"name": str(index), "folder": str(folder), "seconds": lasts, "faults": faults}
-        made.append(Job(DEVICE, "lab:work", arguments, limit_s=20 * seconds + 60))
+        made.append(LabJob(DEVICE, "lab:work", arguments, limit_s=20 * seconds + 60))
     return made, total
 
 
@@ -143,7 +143,7 @@ def main() -> None:
 def _report(
     asked: argparse.Namespace,
     folder: Path,
-    jobs: list[Job],
+    jobs: list[LabJob],
     outcomes: list[Outcome],
     ideal: float,
     wall: float,

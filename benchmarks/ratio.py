@@ -20,7 +20,7 @@ from pathlib import Path
 from effbench.api.compare.rounds import RoundSettings, run_round
 from effbench.api.export.run import export
 from effbench.deploy.artifact import bundle
-from effbench.profiles.paired import evidence
+from effbench.profiles.paired import log_ratios
 from effbench.schema import Artifact
 from effbench.statistics.percentiles import student_t
 
@@ -29,7 +29,7 @@ def paired(a: Artifact, b: Artifact, setting: RoundSettings, rounds: int, name: 
     """Return the ratio b over a of typical latencies with its 95 % interval over rounds: low, middle, high."""
     logs = []
     for index in range(rounds):
-        logs.append(evidence(run_round(a, b, setting, random.getrandbits(30))).typical)
+        logs.append(log_ratios(run_round(a, b, setting, random.getrandbits(30))).typical)
         print(f"  {name} {index + 1}: {math.exp(logs[-1]):.3f}", file=sys.stderr)
     half = student_t(0.975, len(logs) - 1) * statistics.stdev(logs) / math.sqrt(len(logs))
     low, middle, high = (math.exp(statistics.fmean(logs) + shift) for shift in (-half, 0, half))

@@ -292,7 +292,7 @@ def rows(page: str, heading: str) -> dict[str, list[str]]:
 
 
 def test_the_table_of_grades_is_that_of_the_code():
-    def cells(limits: trust.Limits) -> list[str]:
+    def cells(limits: trust.TrustThresholds) -> list[str]:
         return [f"{value:g} %" if value != float("inf") else "" for value in (limits.b, limits.c, limits.d)]
 
     expected = {

@@ -8,7 +8,7 @@ import pytest
 
 from effbench.errors import DeviceError, UnavailableError, UsageError
 from effbench.lab.engine import Engine
-from effbench.lab.job import OK, Job
+from effbench.lab.job import OK, LabJob
 from effbench.lab.results import Results
 
 distributed = pytest.importorskip("distributed")
@@ -34,7 +34,7 @@ def lab(tmp_path):
 
 
 def job(name, folder, device="orin", **more):
-    return Job(device, "simulated:work", {"name": name, "folder": str(folder), **more}, limit_s=60)
+    return LabJob(device, "simulated:work", {"name": name, "folder": str(folder), **more}, limit_s=60)
 
 
 def sweep(lab, jobs, store, devices=("orin",), said=None):
@@ -106,9 +106,9 @@ def test_a_killed_sweep_loses_what_was_in_flight_and_stores_nothing_twice(lab, t
     script = f"""
 from effbench.lab.cluster import Cluster
 from effbench.lab.engine import Engine
-from effbench.lab.job import Job
+from effbench.lab.job import LabJob
 arguments = [{{"name": str(i), "folder": {str(tmp_path)!r}, "seconds": 0.3}} for i in range(12)]
-jobs = [Job("orin", "simulated:work", one, limit_s=60) for one in arguments]
+jobs = [LabJob("orin", "simulated:work", one, limit_s=60) for one in arguments]
 for one in Engine(Cluster({lab.address!r}, ("orin",)), {str(tmp_path / "lab")!r}, print).run(jobs):
     print(one.status, flush=True)
 """

@@ -11,7 +11,7 @@ from effbench.errors import UsageError
 from effbench.lab import engine as engines
 from effbench.lab.cluster import check_address
 from effbench.lab.engine import Engine
-from effbench.lab.job import FAILED, FAULT, OK, Job, run, unforeseen
+from effbench.lab.job import FAILED, FAULT, OK, LabJob, run, unforeseen
 from effbench.lab.results import Results
 from effbench.lab.threads import Threads
 
@@ -20,7 +20,7 @@ HERE = "simulated"
 
 def job(name, device="d", folder=None, limit_s=60.0, function="work", **more):
     arguments = {"name": name, **({} if folder is None else {"folder": str(folder)}), **more}
-    return Job(device, f"{HERE}:{function}", arguments, limit_s)
+    return LabJob(device, f"{HERE}:{function}", arguments, limit_s)
 
 
 class Scripted:
@@ -196,7 +196,7 @@ def test_threads_drive_many_devices_at_once(tmp_path):
 
 
 def test_what_nobody_foresaw_ends_as_an_answer():
-    (outcome,) = Engine(Threads(["d"]), None, print).run([Job("d", f"{HERE}:bug", {"name": "x"})])
+    (outcome,) = Engine(Threads(["d"]), None, print).run([LabJob("d", f"{HERE}:bug", {"name": "x"})])
     assert (FAILED, "ZeroDivisionError: x (simulated.py, line 42)") == (outcome.status, outcome.reason)
 
 

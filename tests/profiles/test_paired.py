@@ -19,9 +19,9 @@ from effbench.errors import DataError, MeasurementError
 from effbench.profiles.paired import (
     PairedRound,
     Turns,
-    evidence,
     foreign_wait,
     join_turns,
+    log_ratios,
     measure_pairs,
     measure_turns,
     net,
@@ -58,7 +58,7 @@ def scripted(script: Script, seed: int = 0, seconds: float = 0.1) -> PairedRound
 
 
 def test_a_ratio_is_found_exactly():
-    found = evidence(scripted(Script(1e6, 1.05e6)))
+    found = log_ratios(scripted(Script(1e6, 1.05e6)))
     assert (math.log(1.05), math.log(1.05)) == pytest.approx((found.typical, found.tail), abs=1e-9)
 
 
@@ -70,28 +70,28 @@ def in_pairs(shared: np.ndarray, a: np.ndarray, b: np.ndarray) -> PairedRound:
 
 def test_a_stall_of_a_fifth_of_calls_is_a_tail_and_nothing_typical():
     still, stalls = np.zeros(20), np.where(np.arange(20) % 5 == 0, 0.1, 0)
-    found = evidence(in_pairs(still, still, stalls))
+    found = log_ratios(in_pairs(still, still, stalls))
     assert (0, 0.1) == pytest.approx((found.typical, found.tail), abs=1e-6)
 
 
 def test_a_clock_that_changes_between_pairs_is_no_tail():
     clock = 0.35 * (np.arange(20) % 3 == 0)
     stalls = np.where(np.arange(20) % 5 == 0, 0.1, 0)
-    assert 0.1 == pytest.approx(evidence(in_pairs(clock, np.zeros(20), stalls)).tail, abs=1e-6)
-    assert 0 == pytest.approx(evidence(in_pairs(clock, np.zeros(20), np.zeros(20))).tail, abs=1e-6)
+    assert 0.1 == pytest.approx(log_ratios(in_pairs(clock, np.zeros(20), stalls)).tail, abs=1e-6)
+    assert 0 == pytest.approx(log_ratios(in_pairs(clock, np.zeros(20), np.zeros(20))).tail, abs=1e-6)
 
 
 def test_a_tail_that_both_sides_have_cancels_and_mirrors():
     draw = np.random.default_rng(5)
     a, b = (0.5 * (draw.random(2000) < 0.2) for _ in "ab")
-    found = [evidence(in_pairs(np.zeros(2000), *sides)).tail for sides in ((a, b), (b, a), (a, 1.2 * b))]
+    found = [log_ratios(in_pairs(np.zeros(2000), *sides)).tail for sides in ((a, b), (b, a), (a, 1.2 * b))]
     assert 0 == pytest.approx(found[0] + found[1], abs=1e-6)
     assert 0 == pytest.approx(found[0], abs=0.02)
     assert 0.1 == pytest.approx(found[2], abs=0.02)
 
 
 def test_a_strong_drift_stays_out_of_the_ratio():
-    ratios = [evidence(scripted(Script(1e6, 1e6, drift=0.02), seed)).typical for seed in range(40)]
+    ratios = [log_ratios(scripted(Script(1e6, 1e6, drift=0.02), seed)).typical for seed in range(40)]
     assert 0 == pytest.approx(np.mean(ratios), abs=0.005)
 
 
@@ -108,7 +108,7 @@ def test_waiting_for_a_core_is_taken_off():
     item = PairedRound((100, 200), (100, 100), (0, 100), (0, 0))
     a, b = net(item)
     assert ([100, 100], [100, 100]) == (a.tolist(), b.tolist())
-    assert 0 == evidence(item).typical
+    assert 0 == log_ratios(item).typical
 
 
 def test_a_wait_longer_than_the_call_leaves_something():
@@ -201,7 +201,7 @@ def test_two_workers_take_turns(tmp_path: Path):
     a, b = (dict(zip(keys, half, strict=True)) for half in halves)
     item = join_turns(a, b)
     assert 12 <= len(item.a_ns)
-    assert 0.2 < evidence(item).typical < 1.2
+    assert 0.2 < log_ratios(item).typical < 1.2
     with pytest.raises(DataError, match="orders"):
         join_turns(a, {**b, "b_first": [not first for first in b["b_first"]]})
 

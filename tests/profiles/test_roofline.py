@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from effbench.api.profile.roofline import Layer, Peak, Peaks, Roof, declared
+from effbench.api.profile.roofline import LayerTiming, Peak, Peaks, Roof, declared
 from effbench.deploy.artifact import bundle
 from effbench.profiles import devices, roofline
 
@@ -74,7 +74,7 @@ def measured(value: float, low: float) -> Peak:
 
 def test_the_roof_of_a_layer_is_the_higher_of_its_two_times():
     peaks = Peaks(1, measured(100, 50), measured(20, 10))
-    compute, memory = Layer("a", "Conv", 40, 1_000_000, 1000), Layer("b", "Gelu", 50, 0, 400_000)
+    compute, memory = LayerTiming("a", "Conv", 40, 1_000_000, 1000), LayerTiming("b", "Gelu", 50, 0, 400_000)
     assert (20.0, 20.0) == (compute.roof_us(peaks), memory.roof_us(peaks))
     roof = Roof("r", "m", (64, 64), "fp32", "ort", 0.1, 1_000_000, peaks, (compute, memory))
     assert (0.4, 0.4, 0.8) == pytest.approx(roof.share())  # at half the peaks twice as much of them is reached
@@ -84,7 +84,7 @@ def test_the_roof_of_a_layer_is_the_higher_of_its_two_times():
 
 def test_a_layer_whose_work_is_unknown_leaves_the_model_open():
     peaks = Peaks(1, measured(100, 50), measured(20, 10))
-    roof = Roof("r", "m", (64, 64), "fp32", "ort", 0.1, 9, peaks, (Layer("a", "Conv", 40, None, 1000),))
+    roof = Roof("r", "m", (64, 64), "fp32", "ort", 0.1, 9, peaks, (LayerTiming("a", "Conv", 40, None, 1000),))
     assert roof.share() is None
 
 

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 from effbench.errors import DeviceError, MissingDependencyError, UnavailableError, UsageError
 from effbench.lab import job as jobs
-from effbench.lab.job import FAULT, Job
+from effbench.lab.job import FAULT, LabJob
 
 CONNECT_S = 10.0
 LOOK_EVERY_S = 0.5
@@ -110,7 +110,7 @@ class Cluster:
         hint = "What was finished is stored; start it again, and run the sweep again for the rest."
         return DeviceError(f"The scheduler at {self._address} is gone.", hint=hint)
 
-    def start(self, job: Job, unit: str, store: str | None) -> None:
+    def start(self, job: LabJob, unit: str, store: str | None) -> None:
         """Submit a job to one worker; its device's resource keeps a second sweep from taking it at the same time."""
         future: Any = self._client.submit(
             jobs.run,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from effbench.lab.job import FAULT, OK, Job
+from effbench.lab.job import FAULT, OK, LabJob
 from effbench.lab.results import Results
 
 Notify = Callable[[str], None]
@@ -30,7 +30,7 @@ LOST = "lost"
 class Outcome:
     """How a job ended: ok, failed, unsupported or unavailable; ``cached`` means that the store had it already."""
 
-    job: Job
+    job: LabJob
     status: str
     result: Any = None
     reason: str = ""
@@ -47,7 +47,7 @@ class Pool(Protocol):
     def units(self) -> Mapping[str, str]:
         """Return the units that are there now: address -> name of the device."""
 
-    def start(self, job: Job, unit: str, store: str | None) -> None:
+    def start(self, job: LabJob, unit: str, store: str | None) -> None:
         """Begin a job on a unit; it returns at once."""
 
     def finished(self, timeout_s: float) -> list[tuple[str, dict[str, Any]]]:
@@ -65,8 +65,8 @@ class Engine:
 
     def __init__(self, pool: Pool, store: str | None, notify: Notify, clock: Callable[[], float] = time.monotonic):
         self._pool, self._store, self._notify, self._clock = pool, store, notify, clock
-        self._waiting: dict[str, deque[Job]] = {}
-        self._running: dict[str, tuple[Job, float]] = {}
+        self._waiting: dict[str, deque[LabJob]] = {}
+        self._running: dict[str, tuple[LabJob, float]] = {}
         self._attempts: Counter[str] = Counter()
         self._faults: Counter[str] = Counter()
         self._last_seen: dict[str, float] = {}
@@ -74,7 +74,7 @@ class Engine:
         self.set_aside: dict[str, str] = {}
         """Unit -> why it gets no more jobs."""
 
-    def run(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
+    def run(self, jobs: Iterable[LabJob]) -> Iterator[Outcome]:
         """Yield the outcome of every job, as they end; what the store holds already comes first."""
         known = Results(self._store).keys() if self._store is not None else set()
         seen: set[str] = set()
@@ -107,7 +107,7 @@ class Engine:
                 self._running[unit] = (job, self._clock())
                 self._pool.start(job, unit, self._store)
 
-    def _next(self, unit: str, device: str, units: Mapping[str, str]) -> Job | None:
+    def _next(self, unit: str, device: str, units: Mapping[str, str]) -> LabJob | None:
         """Take the next job for a unit; one that met a fault there waits for another unit, where there is one."""
         queue = self._waiting.get(device, deque())
         healthy = {name for name, other in units.items() if other == device and name not in self.set_aside}
@@ -138,7 +138,7 @@ class Engine:
             answer.get("new") is False,
         )
 
-    def _fault(self, job: Job, unit: str, reason: str, next_step: str = "") -> Iterator[Outcome]:
+    def _fault(self, job: LabJob, unit: str, reason: str, next_step: str = "") -> Iterator[Outcome]:
         self._faults[unit] += 1
         self._tried.setdefault(job.key, set()).add(unit)
         if self._faults[unit] >= FAULTS and unit not in self.set_aside:
@@ -182,7 +182,7 @@ class Engine:
             while queue:
                 yield self._unavailable(queue.popleft(), reason, "Bring the device back, then run the sweep again.")
 
-    def _unavailable(self, job: Job, reason: str, next_step: str) -> Outcome:
+    def _unavailable(self, job: LabJob, reason: str, next_step: str) -> Outcome:
         return Outcome(job, "unavailable", None, reason, next_step, attempts=self._attempts[job.key])
 
 

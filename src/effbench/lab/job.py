@@ -17,7 +17,7 @@ OK, FAILED, UNAVAILABLE, UNSUPPORTED, FAULT = "ok", "failed", "unavailable", "un
 
 
 @dataclass(frozen=True)
-class Job:
+class LabJob:
     """Some work for a device of a name.
 
     ``function`` is an import string; it takes ``arguments`` as keywords and returns JSON data. ``key`` names what is

@@ -21,7 +21,7 @@ from effbench.errors import DataError, EffbenchError, UsageError
 from effbench.lab import job as answers
 from effbench.lab.cluster import Cluster, is_here
 from effbench.lab.engine import Engine, Outcome, Pool
-from effbench.lab.job import OK, UNSUPPORTED, Job
+from effbench.lab.job import OK, UNSUPPORTED, LabJob
 from effbench.lab.measure import FUNCTION, exported, rounds_of
 from effbench.lab.results import Results
 from effbench.lab.threads import Threads
@@ -41,7 +41,7 @@ class Swept:
     measurements: Mapping[str, Measurement] = field(default_factory=dict)
     """By the run that an outcome names."""
     set_aside: Mapping[str, str] = field(default_factory=dict)
-    not_run: tuple[Job, ...] = ()
+    not_run: tuple[LabJob, ...] = ()
     interrupted: bool = False
 
 
@@ -137,7 +137,7 @@ class _Plan:
 
     def __init__(self, how: Mapping[str, Any], address: str, out: str | None) -> None:
         self._how, self._address, self._out = dict(how), address, out
-        self.jobs: dict[str, Job] = {}
+        self.jobs: dict[str, LabJob] = {}
         self.refused: list[Outcome] = []
         self.devices: dict[str, Device] = {}
 
@@ -163,14 +163,14 @@ class _Plan:
                     reason = f"'{device.name}' runs {', '.join(device.targets)}, not {name}"
                     self.refused.append(Outcome(job, UNSUPPORTED, None, reason))
 
-    def _job(self, device: Device, cell: cells.Job) -> Job:
+    def _job(self, device: Device, cell: cells.Job) -> LabJob:
         declared = {key: value for key, value in plain(device).items() if key in ("precisions", "options", "settings")}
         same = {"cell": cells.identity(cell), "device": device.name, "declared": declared, "how": self._how}
         key = fingerprint(same)[:24]
         arguments: dict[str, Any] = {"cell": cell, "device": device.name, "how": self._how}
         arguments |= {"address": self._address, "key": key, "out": self._out}
         limit = float(cell["time_limit_s"]) + max(120.0, 4 * float(self._how["budget_s"])) + JOB_LIMIT_S
-        return Job(device.name, FUNCTION, arguments, limit, key)
+        return LabJob(device.name, FUNCTION, arguments, limit, key)
 
 
 class _Run:
@@ -218,7 +218,7 @@ class _Run:
                     process.kill_all()
                     raise
 
-    def _made(self, job: Job) -> Outcome | None:
+    def _made(self, job: LabJob) -> Outcome | None:
         try:
             exported(job.arguments["cell"], self._plan.devices[job.device], str(self._home))
         except EffbenchError as error:
@@ -233,7 +233,7 @@ class _Run:
         self._notify(f"{len(self._ended)}/{self._total}  {title(outcome.job)}: {text}{reason}")
 
 
-def title(job: Job) -> str:
+def title(job: LabJob) -> str:
     """Return a job in words."""
     cell = job.arguments["cell"]
     return f"{job.device}: {cell['model']} {cell['resolution']} px {cell['precision']} {cell['target']}"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from effbench.lab.engine import Outcome
-from effbench.lab.job import OK, Job
+from effbench.lab.job import OK, LabJob
 from effbench.lab.sweep import Swept
 from effbench.profiles.trust import grade
 from effbench.reports.lab import FORMATS, NOT_RUN, render
@@ -38,7 +38,7 @@ def _record(outcome: Outcome, found: Swept) -> dict[str, Any]:
     return {**record, "p50_interval_ms": interval, "unit": outcome.unit}
 
 
-def _named(job: Job) -> dict[str, Any]:
+def _named(job: LabJob) -> dict[str, Any]:
     cell = job.arguments["cell"]
     names = ("model", "resolution", "precision", "target")
     return {"device": job.device, **{name: cell[name] for name in names}}

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from effbench.lab import job as jobs
-from effbench.lab.job import Job
+from effbench.lab.job import LabJob
 
 
 class Threads:
@@ -24,7 +24,7 @@ class Threads:
         """Return the devices, each its own unit."""
         return self._devices
 
-    def start(self, job: Job, unit: str, store: str | None) -> None:
+    def start(self, job: LabJob, unit: str, store: str | None) -> None:
         """Begin a job in a thread of its own; it dies with this process."""
         turn = self._turn[unit] = self._turn.get(unit, 0) + 1
 

@@ -66,14 +66,14 @@ class PairedRound:
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """What one round says: log ratios B/A of the typical latency and of the tail."""
+class LogRatios:
+    """The result of one round: log ratios B/A of the typical latency and of the tail."""
 
     typical: float
     tail: float
 
 
-def evidence(item: PairedRound, quantile: float = 0.5) -> Evidence:
+def log_ratios(item: PairedRound, quantile: float = 0.5) -> LogRatios:
     """Reduce a round to its two log ratios.
 
     Time that a runnable thread spent waiting for a core is taken off first: how busy the others were is no property
@@ -86,7 +86,7 @@ def evidence(item: PairedRound, quantile: float = 0.5) -> Evidence:
     a, b = net(item)
     pairs = np.log(b / a)
     typical = float(np.median(pairs)) if quantile == 0.5 else _log_ratio(a, b, quantile)
-    return Evidence(typical, float(tail(pairs)))
+    return LogRatios(typical, float(tail(pairs)))
 
 
 def tail(pairs: Floats) -> npt.NDArray[Any]:

@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-LIMITS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 """Read by the BLAS libraries that numpy is built on, once, when it is imported."""
 MATRIX = 1536
 ARRAY_BYTES = 128 << 20
@@ -34,7 +34,7 @@ HEAVY_PRODUCT = ("MatMul", "FusedMatMul", "Gemm", "FusedGemm")
 
 def limit_threads(threads: int) -> None:
     """Set the threads of numpy's BLAS; it counts only before numpy is imported."""
-    os.environ.update(dict.fromkeys(LIMITS, str(threads)))
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
 
 
 def gflops(size: int = MATRIX, seconds: float = SECONDS) -> float:

@@ -22,7 +22,7 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Limits:
+class TrustThresholds:
     """The values above which a check gives B, C and D."""
 
     b: float
@@ -38,54 +38,54 @@ ROUNDS_FOR_INTERVAL = percentiles.MIN_ROUNDS
 MIN_SAMPLES_PER_ROUND = 10
 """Below it a round's own median is decided by two or three inferences."""
 
-UNCERTAINTY_PCT = Limits(2, 5, 20)
+UNCERTAINTY_PCT = TrustThresholds(2, 5, 20)
 """Half-width of p50's interval. A promises p50 within 2 %, which a wider interval cannot; at 20 % nothing is ranked."""
 
-OTHER_CPU_PCT = Limits(15, 40)
+OTHER_CPU_PCT = TrustThresholds(15, 40)
 """CPU time of other processes, percent of one core, mean over rounds. An idle system with its agents and the reading
 of the counters (10 ms ticks in rounds of half a second: 4 %) stays below 15; one busy process is at 100."""
 
 BUSY_ROUND_PCT = 50.0
-BUSY_ROUND_SHARE_PCT = Limits(20, 50)
+BUSY_ROUND_SHARE_PCT = TrustThresholds(20, 50)
 """Share of rounds in which other processes took more than half a core: load that comes and goes hides in the mean,
 but from a fifth of the rounds on it moves the median of the mixture."""
 
-STEAL_PCT = Limits(2, 10, 50)
+STEAL_PCT = TrustThresholds(2, 10, 50)
 """Time the hypervisor gave to others, percent of one core: it is in the samples as if the model were slower."""
 
-RUN_DELAY_PCT = Limits(1, 5, 50)
+RUN_DELAY_PCT = TrustThresholds(1, 5, 50)
 """Time this process's threads were ready but not running, percent of wall time; below 1 % it cannot move p50 by 2 %."""
 
-SWITCHES_PER_SECOND = Limits(50, 200)
+SWITCHES_PER_SECOND = TrustThresholds(50, 200)
 """Involuntary switches, used where the run delay is not readable: a lone process is preempted by the kernel's own
 threads some ten times a second; time slices shared with another show as hundreds."""
 
-NOT_STATIONARY_PCT = Limits(25, 50)
+NOT_STATIONARY_PCT = TrustThresholds(25, 50)
 """Share of rounds whose warm-up ended by the clock and not because latency had settled."""
 
-DRIFT_WITHIN_PCT = Limits(2, 5)
+DRIFT_WITHIN_PCT = TrustThresholds(2, 5)
 """Median over rounds of the change from a round's first third to its last: what a round adds when it runs longer."""
 
-DRIFT_ACROSS_PCT = Limits(3, 10)
+DRIFT_ACROSS_PCT = TrustThresholds(3, 10)
 """Change from the first third of the rounds to the last. Wider than within: it compares medians of two rounds or so."""
 
 ORDER = 0.6
 """Kendall's tau between rounds' order and their medians from which a slow-down is monotone and is called throttling;
 six rounds in random order exceed it in under 3 of 100 cases."""
 
-FREQUENCY_DROP_PCT = Limits(3, 10)
+FREQUENCY_DROP_PCT = TrustThresholds(3, 10)
 """Fall of the highest core frequency over a round, median over rounds: latency follows frequency one to one."""
 
-MISSED_FRAMES_PCT = Limits(1, 50)
+MISSED_FRAMES_PCT = TrustThresholds(1, 50)
 """Frames that came while an inference was under way: from a hundredth on, the pace asked for is not the pace held."""
 
-ABOVE_START_C = Limits(2, 10)
+ABOVE_START_C = TrustThresholds(2, 10)
 """How much warmer a round began than the first, where cooling down was asked for; sensors tell it to 1 degree."""
 
 SECOND_MODE_PCT = 15.0
 """Share of the samples in the smaller of two modes from which p50 may lie in either, or between them, next time."""
 
-MODE_GAP_PCT = Limits(3, 10)
+MODE_GAP_PCT = TrustThresholds(3, 10)
 """How far the two modes lie apart; modes nearer than 3 % can move p50 by little more than an A allows."""
 
 VALLEY = 0.5

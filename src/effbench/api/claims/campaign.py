@@ -29,7 +29,7 @@ from effbench.deploy.artifact import bundle
 from effbench.errors import EffbenchError, unknown_name
 from effbench.models.parts import model_argument, parts
 from effbench.profiles import environment
-from effbench.profiles.paired import evidence
+from effbench.profiles.paired import log_ratios
 from effbench.schema import Artifact, Measurement, Round
 from effbench.store import Store, append_line, read_lines
 
@@ -216,7 +216,7 @@ class Campaign:
         a, b = _sides(pair)
         setting = RoundSettings(threads=self.threads, round_seconds=PAIR_S, min_pairs=MIN_PAIRS)
         try:
-            log_ratio = evidence(run_round(a, b, setting, secrets.randbits(31))).typical
+            log_ratio = log_ratios(run_round(a, b, setting, secrets.randbits(31))).typical
         except EffbenchError as error:
             pair.lost = error.message
             return

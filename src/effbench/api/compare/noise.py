@@ -17,7 +17,7 @@ from effbench.api.compare.rounds import RoundSettings, run_round
 from effbench.api.export.run import Notify
 from effbench.codec import from_json, to_json
 from effbench.errors import DataError, EffbenchError, MeasurementError
-from effbench.profiles.paired import PairedRound, evidence
+from effbench.profiles.paired import PairedRound, log_ratios
 from effbench.schema import Artifact
 from effbench.statistics import sequential
 from effbench.statistics.proportions import wilson
@@ -166,14 +166,14 @@ def summarize(
         model: The artifact's name.
     """
     spread = {
-        (workers, quantile): _spread([evidence(item, quantile).typical for item in completed])
+        (workers, quantile): _spread([log_ratios(item, quantile).typical for item in completed])
         for workers, completed in rounds.items()
         for quantile in QUANTILES
     }
     # Evidence per second: a noisier round that costs half as much is worth as much.
     costs = {key: value * math.sqrt(seconds[key[0]] / len(rounds[key[0]])) for key, value in spread.items()}
     workers, quantile = min(costs, key=lambda key: costs[key])
-    chosen = [evidence(item, quantile) for item in rounds[workers]]
+    chosen = [log_ratios(item, quantile) for item in rounds[workers]]
     typical, tail = np.array([item.typical for item in chosen]), np.array([item.tail for item in chosen])
     round_s = seconds[workers] / len(chosen)
     noise_pct = 100 * spread[workers, quantile]

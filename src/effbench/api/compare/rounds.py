@@ -20,7 +20,7 @@ import numpy as np
 from effbench import process
 from effbench.api.remote import Remote, lost
 from effbench.errors import DataError, EffbenchError, MeasurementError, UsageError
-from effbench.profiles.paired import MIN_PAIRS, PairedRound, evidence, join_turns
+from effbench.profiles.paired import MIN_PAIRS, PairedRound, join_turns, log_ratios
 from effbench.schema import Artifact
 from effbench.statistics import sequential
 from effbench.statistics.sequential import Rules
@@ -176,7 +176,7 @@ class Comparison:
         start = time.monotonic()
         seed = self.setting.seed + len(self.typical) + len(self.lost)
         try:
-            found = evidence(measure(self.a, self.b, self.setting, seed), self.setting.quantile)
+            found = log_ratios(measure(self.a, self.b, self.setting, seed), self.setting.quantile)
             if not (math.isfinite(found.typical) and math.isfinite(found.tail)):
                 raise DataError("A round's ratio is not finite.")
         except EffbenchError as error:

@@ -51,7 +51,7 @@ class Peaks:
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerTiming:
     """One layer as executed; ``macs`` is None where its shapes do not tell them."""
 
     name: str
@@ -77,7 +77,7 @@ class Roof:
     p50_ms: float
     macs: int | None
     peaks: Peaks
-    layers: tuple[Layer, ...] = ()
+    layers: tuple[LayerTiming, ...] = ()
     note: str = ""
 
     @property
@@ -207,7 +207,7 @@ def _roof(
     notify(f"layers of {artifact.name}")
     job = {"op": "layers", "artifact": remote.place(artifact), "threads": threads, "runs": RUNS}
     (answer,) = remote.run(AGENT, job, time_limit_s=LIMIT_S)
-    return replace(roof, layers=tuple(Layer(**layer) for layer in answer["layers"]))
+    return replace(roof, layers=tuple(LayerTiming(**layer) for layer in answer["layers"]))
 
 
 def _edge(peaks: Peaks, side: str) -> Peaks:

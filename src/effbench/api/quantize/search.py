@@ -22,7 +22,7 @@ from effbench.codec import fingerprint
 from effbench.data import Dataset
 from effbench.deploy.precision.mix import Mix
 from effbench.errors import EffbenchError, UsageError
-from effbench.profiles.paired import evidence
+from effbench.profiles.paired import log_ratios
 from effbench.schema import Artifact, Predictions
 from effbench.statistics.proportions import drop_upper_bound, min_images
 
@@ -294,7 +294,7 @@ def _rest(maker: Maker, notify: Notify) -> tuple[str, list[str]]:
 def ratio(a: Artifact, b: Artifact) -> float:
     """Return the median paired latency ratio b / a over `ROUNDS` rounds in fresh processes."""
     return math.exp(
-        float(np.median([evidence(run_round(a, b, RoundSettings(), seed)).typical for seed in range(ROUNDS)]))
+        float(np.median([log_ratios(run_round(a, b, RoundSettings(), seed)).typical for seed in range(ROUNDS)]))
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
-from effbench.api.profile.roofline import Layer, Peak, Peaks, Roof, Roofline
+from effbench.api.profile.roofline import LayerTiming, Peak, Peaks, Roof, Roofline
 from effbench.schema import resolution_text
 
 WORST = 8
@@ -84,7 +84,7 @@ def _operators(roof: Roof) -> list[str]:
     return ["", f"{named}; the operators that lose the most first", drawn]
 
 
-def by_arithmetic(layer: Layer, peaks: Peaks) -> bool:
+def by_arithmetic(layer: LayerTiming, peaks: Peaks) -> bool:
     """Tell whether arithmetic, rather than bandwidth, holds a layer."""
     if peaks.arithmetic is None or peaks.bandwidth is None:
         return True
