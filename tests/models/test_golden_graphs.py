@@ -1,11 +1,11 @@
-"""Nodes by type of every exported backbone, one golden file per model (EFFBENCH_UPDATE_GOLDEN=1 rewrites them)."""
+"""Nodes by type of every exported backbone, one golden file per model (`golden` says how they are updated)."""
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
+import golden
 import pytest
 
 from effbench import models
@@ -22,9 +22,6 @@ CASES = [name if name == QUICK else pytest.param(name, marks=pytest.mark.slow) f
 def test_the_exported_graph_has_the_operators_it_had(name: str) -> None:
     model = build(models.get(name), Weights())
     fit_resolution(model, (64, 64))
-    found = onnx_file.operators(from_torch.from_module(model, 3, (64, 64), 1))
-    path = GOLDEN / f"{name}.json"
-    if os.environ.get("EFFBENCH_UPDATE_GOLDEN") == "1":
-        path.write_text(json.dumps(found, indent=1) + "\n")
-    assert json.loads(path.read_text()) == found
-    assert not {"Identity", "Shape", "Cast", "Constant", "BatchNormalization"} & found.keys()
+    operators = onnx_file.operators(from_torch.from_module(model, 3, (64, 64), 1))
+    assert not {"Identity", "Shape", "Cast", "Constant", "BatchNormalization"} & operators.keys()
+    golden.check(GOLDEN / f"{name}.json", json.dumps(operators, indent=1) + "\n")

@@ -80,10 +80,19 @@ def test_load_in_some_rounds_only_is_seen_although_the_mean_is_low():
     assert trust.grade(Samples(quiet.rounds[:7] + 3 * busy.rounds))[0] == "B"
 
 
-def test_a_machine_that_tells_nothing_cannot_be_vouched_for():
-    assert trust.grade(record(observed=())) == ("A", ())
-    letter, reasons = trust.grade(Samples(tuple(replace(one, observed={}) for one in record().rounds)))
-    assert (letter, reasons) == ("B", ("other load could not be observed on this machine",))
+def observing_only(observed):
+    return Samples(tuple(replace(one, observed=observed) for one in record().rounds))
+
+
+def test_without_any_reading_of_other_load_the_best_grade_is_b():
+    expected = ("B", ("other load could not be observed on this machine",))
+    assert expected == trust.grade(observing_only({}))
+    assert expected == trust.grade(observing_only({"cpu_mhz_before": 2600.0, "cpu_mhz_after": 2600.0}))
+
+
+@pytest.mark.parametrize("reading", ["other_cpu_pct", "run_delay_pct", "involuntary_switches"])
+def test_one_reading_of_other_load_is_enough_for_an_a(reading):
+    assert ("A", ()) == trust.grade(observing_only({reading: QUIET[reading]}))
 
 
 def test_involuntary_switches_stand_in_for_the_run_delay():

@@ -9,6 +9,7 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import golden
 import pytest
 from places import SUPPORT
 from report_builder import campaign, grade_a, grade_of, measurement_of
@@ -24,10 +25,7 @@ GOLDEN = Path(__file__).parent / "golden"
 @pytest.mark.parametrize("name", sorted(FORMATS))
 def test_golden(name: str, metric: str) -> None:
     text = render(build_rows(campaign(), grade=grade_of, metric=metric), name, metric)
-    path = GOLDEN / f"{metric}.{FORMATS[name][1]}"
-    if os.environ.get("EFFBENCH_UPDATE_GOLDEN") == "1":
-        path.write_text(text, encoding="utf-8", newline="\n")
-    assert path.read_text(encoding="utf-8") == text, "EFFBENCH_UPDATE_GOLDEN=1 writes the new text"
+    golden.check(GOLDEN / f"{metric}.{FORMATS[name][1]}", text)
 
 
 WRITE = """

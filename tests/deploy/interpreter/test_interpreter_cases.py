@@ -1,11 +1,11 @@
 """The ONNX project's operator cases: which are included, why the others are left out, and that all of them pass."""
 
-import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import golden
 import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto, external_data_helper, load, numpy_helper
@@ -105,10 +105,8 @@ def test_operator_cases_of_the_onnx_project() -> None:
     summary = [f"# {included} cases included, {len(excluded)} excluded", "# reasons:"]
     summary += [f"#   {count:3d}  {reason}" for reason, count in sorted(reasons.items(), key=lambda r: (-r[1], r[0]))]
     text = "\n".join([*summary, *sorted(excluded)]) + "\n"
-    if os.environ.get("EFFBENCH_UPDATE_GOLDEN"):
-        LISTING.write_text(text)
     assert failed == []
-    assert LISTING.read_text() == text, "run again with EFFBENCH_UPDATE_GOLDEN=1 and look at the difference"
+    golden.check(LISTING, text)
 
 
 def test_a_wrong_answer_fails_a_case() -> None:
