@@ -75,10 +75,12 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(_HOME[name]), name)
-    raise AttributeError(f"module 'effbench' has no attribute {name!r}")
+if not TYPE_CHECKING:  # A type checker would take it as a promise of every name, misspelt ones included.
+
+    def __getattr__(name: str) -> Any:
+        if name in _HOME:
+            return getattr(import_module(_HOME[name]), name)
+        raise AttributeError(f"module 'effbench' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
