@@ -78,27 +78,32 @@ def test_an_error_comes_back_as_itself(child: str) -> None:
 def test_an_accident_tells_its_stage_and_last_words(child: str) -> None:
     with pytest.raises(process.ChildFailure, match="an accident") as caught:
         list(process.run(child, {"op": "surprised"}, time_limit_s=60))
-    assert caught.value.status == "crashed"
+    assert (process.CRASHED, 1, False) == (caught.value.cause, caught.value.exit_status, caught.value.killed)
     assert "Traceback" in caught.value.log
 
 
 def test_a_crash_in_native_code_is_named(child: str) -> None:
-    with pytest.raises(process.ChildFailure, match="native code ended with SIGSEGV"):
+    with pytest.raises(process.ChildFailure, match="native code ended with SIGSEGV") as caught:
         list(process.run(child, {"op": "crashes"}, time_limit_s=60))
+    assert (-signal.SIGSEGV, False) == (caught.value.exit_status, caught.value.killed)
+
+
+def test_a_signal_without_a_name_is_a_number() -> None:
+    assert "signal 99 (a crash in native code)" == process.exit_text(-99)
 
 
 def test_a_hang_ends_at_its_limit(child: str) -> None:
     start = time.monotonic()
     with pytest.raises(process.ChildFailure, match="waiting was stopped after 2 s") as caught:
         list(process.run(child, {"op": "hangs"}, time_limit_s=2))
-    assert caught.value.status == "time limit"
+    assert (process.TIME_LIMIT, None) == (caught.value.cause, caught.value.exit_status)
     assert time.monotonic() - start < 60
 
 
 def test_too_much_memory_ends_at_its_limit(child: str) -> None:
     with pytest.raises(process.ChildFailure, match="the limit is 200 MiB") as caught:
         list(process.run(child, {"op": "eats"}, time_limit_s=60, memory_limit_bytes=200 << 20))
-    assert caught.value.status == "memory limit"
+    assert (process.MEMORY_LIMIT, None) == (caught.value.cause, caught.value.exit_status)
 
 
 def test_a_child_that_never_stops_talking_ends_at_its_limit(child: str) -> None:
@@ -118,8 +123,9 @@ def test_children_of_other_threads_can_be_ended(child: str) -> None:
         while not process._LIVE:
             time.sleep(0.01)
         process.kill_all()
-        with pytest.raises(process.ChildFailure, match="SIGKILL"):
+        with pytest.raises(process.ChildFailure, match="SIGKILL") as caught:
             waiting.result(timeout=60)
+    assert caught.value.killed
     assert process._LIVE == set()
 
 

@@ -27,18 +27,36 @@ Emit = Callable[[dict[str, Any]], None]
 Handler = Callable[[dict[str, Any], Emit], None]
 
 
-class ChildFailure(errors.EffbenchError):
-    """A child ended without its result: crashed, was killed, or ran into a limit.
+CRASHED, TIME_LIMIT, MEMORY_LIMIT = "crashed", "time limit", "memory limit"
+"""The causes of a `ChildFailure`; a child that was killed from outside counts as crashed."""
 
-    ``status`` is ``crashed``, ``time limit`` or ``memory limit``; ``stage`` the last one it announced.
+_SIGKILL = 9
+"""By number: Windows has no such signal, and this module is imported there."""
+
+
+class ChildFailure(errors.EffbenchError):
+    """A child ended without its result: it crashed, was killed, or ran into a limit.
+
+    Args:
+        cause: `CRASHED`, `TIME_LIMIT` or `MEMORY_LIMIT`.
+        message: One sentence.
+        stage: The last stage that the child announced.
+        log: The end of what it wrote beside the protocol.
+        exit_status: Its exit code, negative for a signal; None where it was stopped at a limit.
     """
 
-    def __init__(self, status: str, message: str, stage: str, log: str) -> None:
-        self.status = status
+    def __init__(self, cause: str, message: str, stage: str, log: str, exit_status: int | None = None) -> None:
+        self.cause = cause
         self.stage = stage
+        self.exit_status = exit_status
         last = next((line for line in reversed(log.strip().splitlines()) if line.strip()), "")
         super().__init__(message, hint=f"Its last words: {last.strip()[:300]}" if last else None)
         self.log = log
+
+    @property
+    def killed(self) -> bool:
+        """Whether another process ended it, or the system for lack of memory; no fault of the work it did."""
+        return self.exit_status == -_SIGKILL
 
 
 _LIVE: set[subprocess.Popen[bytes]] = set()
@@ -172,16 +190,17 @@ class EventReader:
             self._error.log = log
             raise self._error
         if limit_s is not None:
-            raise ChildFailure("time limit", f"{self.stage} was stopped after {round(limit_s, 1):g} s", self.stage, log)
+            raise ChildFailure(TIME_LIMIT, f"{self.stage} was stopped after {round(limit_s, 1):g} s", self.stage, log)
         if not self._done:
-            raise ChildFailure("crashed", f"{self.stage} ended with {_cause(code or 0)}", self.stage, log)
+            status = code or 0
+            raise ChildFailure(CRASHED, f"{self.stage} ended with {exit_text(status)}", self.stage, log, status)
 
 
 def _check_memory(child: subprocess.Popen[bytes], stage: str, log: IO[bytes], memory: int | None) -> None:
     used = _resident_bytes(child.pid) if memory is not None else 0
     if memory is not None and used > memory:
         message = f"{stage} was stopped at {used / 2**20:.0f} MiB of memory, the limit is {memory / 2**20:.0f} MiB"
-        raise ChildFailure("memory limit", message, stage, _tail(log))
+        raise ChildFailure(MEMORY_LIMIT, message, stage, _tail(log))
 
 
 def _resident_bytes(pid: int) -> int:
@@ -191,11 +210,14 @@ def _resident_bytes(pid: int) -> int:
         return 0
 
 
-def _cause(code: int) -> str:
-    if code < 0:
-        name = signal.Signals(-code).name
-        return f"{name} ({'out of memory, or killed' if name == 'SIGKILL' else 'a crash in native code'})"
-    return f"exit code {code} and no result"
+def exit_text(status: int) -> str:
+    """Describe how a child without a result ended: by which signal (negative), or with which exit code."""
+    if status == -_SIGKILL:
+        return "SIGKILL (out of memory, or killed)"
+    if status < 0:
+        names = {item.value: item.name for item in signal.Signals}
+        return f"{names.get(-status, f'signal {-status}')} (a crash in native code)"
+    return f"exit code {status} and no result"
 
 
 def _tail(log: IO[bytes], size: int = 20_000) -> str:

@@ -16,7 +16,7 @@ from effbench.api.compare import rounds as duels
 from effbench.api.compare.rounds import Comparison, RoundSettings
 from effbench.deploy.artifact import bundle
 from effbench.errors import ConversionError, DataError
-from effbench.process import ChildFailure
+from effbench.process import CRASHED, ChildFailure
 from effbench.profiles.paired import PairedRound
 from effbench.schema import Artifact, Subject, Weights
 from effbench.statistics.sequential import Rules
@@ -115,7 +115,7 @@ def test_a_side_that_fails_to_load_fails_at_once():
 def test_a_killed_worker_costs_its_round_only():
     def measure(index: int) -> PairedRound:
         if index == 4:
-            raise ChildFailure("crashed", "measure ended with SIGKILL (out of memory, or killed)", "measure", "")
+            raise ChildFailure(CRASHED, "measure was killed", "measure", "", -signal.SIGKILL)
         return series(1.2)
 
     verdict = contest(measure)
@@ -124,11 +124,11 @@ def test_a_killed_worker_costs_its_round_only():
 
 def test_workers_that_are_killed_each_time_are_inconclusive():
     def measure(index: int) -> PairedRound:
-        raise ChildFailure("crashed", "measure ended with SIGKILL (out of memory, or killed)", "measure", "")
+        raise ChildFailure(CRASHED, "measure was killed", "measure", "", -signal.SIGKILL)
 
     verdict = contest(measure)
     assert ("inconclusive", duels.GIVE_UP) == (verdict.outcome, verdict.lost_rounds)
-    assert "SIGKILL" in verdict.reason
+    assert "measure was killed" == verdict.reason
 
 
 def test_losing_every_other_round_still_ends():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from small_graphs import attention, graph_artifact
 from effbench.api.export import failures, stage
 from effbench.deploy.graph import onnx_file
 from effbench.errors import ConversionError, DataError, EffbenchError, UnavailableError, UsageError
-from effbench.process import ChildFailure
+from effbench.process import CRASHED, TIME_LIMIT, ChildFailure
 
 ODD = "Bernoulli"
 
@@ -80,9 +81,12 @@ def test_signatures_tell_causes_apart_and_names_not() -> None:
     same = ConversionError("s", "no rule for 'b' of 7 inputs", node="n2", op="Foo")
     other = ConversionError("s", "no rule for 'a' of 3 inputs", node="n1", op="Bar")
     assert failures.signature(one) == failures.signature(same) != failures.signature(other)
-    crash = ChildFailure("crashed", "convert ended with SIGSEGV (a crash in native code)", "convert", "")
-    killed = ChildFailure("crashed", "convert ended with SIGKILL (out of memory, or killed)", "convert", "")
+    crash = ChildFailure(CRASHED, "convert ended badly", "convert", "", -signal.SIGSEGV)
+    killed = ChildFailure(CRASHED, "convert ended badly", "convert", "", -signal.SIGKILL)
+    assert "crashed: SIGSEGV (a crash in native code)" == failures.signature(crash)
     assert failures.signature(crash) != failures.signature(killed)
+    late = [ChildFailure(TIME_LIMIT, f"convert was stopped after {limit} s", "convert", "") for limit in (1, 2)]
+    assert failures.signature(late[0]) == failures.signature(late[1]) != failures.signature(crash)
 
 
 @pytest.mark.parametrize(

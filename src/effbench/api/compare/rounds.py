@@ -224,8 +224,8 @@ class Comparison:
             return replace(blank, reason="no time was left for a round")
         error = self.lost[-1]
         code = type(error).exit_code
-        # A worker that somebody killed says nothing about the model; one that crashes each time does.
-        killed = isinstance(error, process.ChildFailure) and "SIGKILL" in error.message
+        # A worker that was killed is no evidence about the model; one that crashes each time is.
+        killed = isinstance(error, process.ChildFailure) and error.killed
         outcome = INCONCLUSIVE if killed else FAILED
         return replace(blank, outcome=outcome, reason=error.message, next_step=error.hint or "", exit_code=code)
 

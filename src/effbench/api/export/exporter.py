@@ -21,7 +21,7 @@ from effbench.codec import to_json
 from effbench.deploy.artifact import bundle, placement
 from effbench.deploy.precision.mix import Mix
 from effbench.errors import DataError, EffbenchError, FidelityError, UnavailableError, UnsupportedError
-from effbench.process import ChildFailure
+from effbench.process import TIME_LIMIT, ChildFailure
 from effbench.schema import CALIBRATED, PRECISIONS, Artifact, Cell, Device, Preprocessing, resolution_text
 from effbench.store import home as home_of
 
@@ -284,9 +284,8 @@ class Exporter:
                 request = {**job, "folder": str(folder), "key": key}
                 stage.run(EXPORT_WORKER, request, self.limits, self.home, folder.name)
         except Timeout:
-            raise ChildFailure(
-                "time limit", f"{what}: another export makes it, for more than {wait_s:g} s", "wait", ""
-            ) from None
+            message = f"{what}: another export makes it, for more than {wait_s:g} s"
+            raise ChildFailure(TIME_LIMIT, message, "wait", "") from None
         except OSError as error:
             raise DataError(
                 f"Cannot write {folder.parent}: {error.strerror}.", hint="Choose another with --out."

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from effbench.errors import DataError, EffbenchError, UnavailableError, UsageError
-from effbench.process import ChildFailure
+from effbench.process import MEMORY_LIMIT, TIME_LIMIT, ChildFailure, exit_text
 
 RECORD, LOG, SCRIPT, MODEL, REDUCED = "failure.json", "log.txt", "reproduce.py", "model.onnx", "reduced.onnx"
 PATHS = ("graph", "folder", "artifact", "reference", "path", "state")
@@ -40,7 +40,7 @@ REPRODUCE = '''"""Run again what failed here: {what}.
 import sys
 from pathlib import Path
 
-from effbench.api.failures import again
+from effbench.api.export.failures import again
 
 sys.exit(again(Path(__file__).resolve().parent, reduced="--reduced" in sys.argv))
 '''
@@ -80,7 +80,7 @@ def _write(draft: Path, home: Path, name: str, module: str, job: Mapping[str, An
         # Relative to the home, so that the folder can be sent to somebody together with it.
         "job": {key: _relative(value, home) if key in PATHS else value for key, value in job.items()},
         "kind": type(error).__name__,
-        "cause": error.status if isinstance(error, ChildFailure) else "",
+        "cause": error.cause if isinstance(error, ChildFailure) else "",
         "message": error.message,
         "hint": error.hint,
         "signature": signature(error),
@@ -109,7 +109,7 @@ def _link(source: Path, target: Path) -> None:
 def signature(error: EffbenchError) -> str:
     """Return what two failures of the same cause share: class, stage and words, without names and numbers."""
     if isinstance(error, ChildFailure):
-        return f"{error.status}: {re.sub(r'.* ended with ', '', error.message)}"
+        return f"{error.cause}: {exit_text(error.exit_status)}" if error.exit_status is not None else error.cause
     words = re.sub(r"'[^']*'|\"[^\"]*\"|\(node [^)]*\)|\S*[\d/]\S*", "*", error.message)
     return f"{type(error).__name__} {getattr(error, 'op', None) or ''}: {words}"
 
@@ -174,7 +174,7 @@ def reduce(folder: Path, limit_s: float = REDUCE_S) -> str:
 def _unreducible(record: Mapping[str, Any]) -> str | None:
     if record["job"]["op"] != "convert":
         return f"not tried: '{record['job']['op']}' translates no graph"
-    if "limit" in record["cause"]:
+    if record["cause"] in (TIME_LIMIT, MEMORY_LIMIT):
         return f"not tried: every step would run into the {record['cause']}"
     missing = next((name for name in ("polygraphy", "onnx_graphsurgeon") if find_spec(name) is None), None)
     return None if missing is None else f"not tried: '{missing}' is missing; pip install 'effbench[debug]'"

@@ -86,7 +86,7 @@ def failed(cell: Cell, error: EffbenchError) -> Cell:
     return replace(
         cell,
         status=status,
-        cause=error.status if isinstance(error, process.ChildFailure) else "",
+        cause=error.cause if isinstance(error, process.ChildFailure) else "",
         reason=error.message,
         next_step=error.hint or "",
         exit_code=type(error).exit_code,
