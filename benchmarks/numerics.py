@@ -22,7 +22,7 @@ from effbench.deploy import Array
 from effbench.deploy.artifact import fidelity
 from effbench.deploy.graph import from_torch, onnx_file
 from effbench.deploy.precision import diagnose
-from effbench.deploy.precision.fp32_islands import Experiment
+from effbench.deploy.precision.fp32_islands import HalfPrecisionJudge
 from effbench.deploy.precision.half import node_names
 from effbench.models.torchvision_operators import import_timm
 from effbench.schema import Preprocessing, Weights
@@ -101,9 +101,9 @@ def injected(base: Base, defect: Defect, share: float) -> tuple[onnx.ModelProto,
 def judge(half: str, family: str, base: Base, defect: Defect, share: float) -> dict[str, object]:
     model, nodes = injected(base, defect, share)
     row: dict[str, object] = {"half": half, "family": family, "defect": defect.name, "at": f"{share:.0%}"}
-    experiment = Experiment(model, base.feeds)
-    before = experiment.worst(frozenset())
-    floor = max(1.0, base.error, experiment.worst(node_names(model, nodes)))
+    judge = HalfPrecisionJudge(model, base.feeds)
+    before = judge.worst(frozenset())
+    floor = max(1.0, base.error, judge.worst(node_names(model, nodes)))
     row |= {"without islands": before, "floor": floor}
     if before <= 2 * floor:
         # An infinite floor: the graph around the piece does not bear what it gets, in any precision of the piece.

@@ -1,5 +1,5 @@
 """Which quantizer loses less, in the same form of Q/DQ: onnxruntime's, NNCF, or NNCF's ranges with weights rounded by
-`precision.rounding`; and what the noisiest operators in float bring (`precision.float_nodes`). In a16w8, what rounding
+`precision.rounding`; and what the noisiest operators in float bring (`precision.int8_noise`). In a16w8, what rounding
 brings.
 
 Run with ``python benchmarks/quantizers.py [--precision a16w8] [MODEL ...]`` (about 20 minutes on 2 cores, a16w8 three).
@@ -26,7 +26,7 @@ from effbench.deploy.artifact import fidelity
 from effbench.deploy.graph import onnx_file
 from effbench.deploy.graph.run_ort import runner
 from effbench.deploy.precision.calibration import load_calibration
-from effbench.deploy.precision.float_nodes import quantize, signal_to_noise_db
+from effbench.deploy.precision.int8_noise import signal_to_noise_db, to_mixed_int8
 from effbench.deploy.precision.quantize import QUANTIZED, to_a16w8, to_int8
 from effbench.schema import Preprocessing
 from numerics import export
@@ -87,18 +87,18 @@ def by_nncf(model: onnx.ModelProto, batches: list[dict[str, Array]]) -> onnx.Mod
 
 def in_int8(model: onnx.ModelProto, batches: list[dict[str, Array]]) -> tuple[dict[str, onnx.ModelProto], Row]:
     """Return the int8 graphs by what made them, and what the search for the noisiest operators says of itself."""
-    relief = quantize(model, batches)
+    mixed = to_mixed_int8(model, batches)
     made = {
         "onnxruntime": by_onnxruntime(model, batches),
         "NNCF": by_nncf(model, batches),
         "rounded by results": to_int8(model, batches),
         "the same, extremes": to_int8(model, batches, extremes=True),
-        "noisiest in float": relief.model,
+        "noisiest in float": mixed.model,
     }
     return made, {
-        "in float": f"{len(relief.floats)} of {relief.quantizable}",
-        "work in float": f"{relief.share_pct:.0f} %",
-        "its ranges": "least error" if relief.clipped is None else "extremes",
+        "in float": f"{len(mixed.float_nodes)} of {mixed.quantizable}",
+        "work in float": f"{mixed.share_pct:.0f} %",
+        "its ranges": "least error" if mixed.clipping is None else "extremes",
     }
 
 

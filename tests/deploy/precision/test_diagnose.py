@@ -63,13 +63,13 @@ def test_a_mechanism_is_named_and_cured(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", sorted(CULPRITS))
 def test_no_island_can_be_spared(kind: str) -> None:
-    from effbench.deploy.precision.fp32_islands import Experiment
+    from effbench.deploy.precision.fp32_islands import HalfPrecisionJudge
 
     model, images = graph(kind), feeds()
-    experiment = Experiment(model, images)
+    judge = HalfPrecisionJudge(model, images)
     islands = frozenset(examine(model, images).islands)
-    assert experiment.worst(islands) <= 1
-    assert all(experiment.worst(islands - {name}) > 1 for name in islands)
+    assert judge.worst(islands) <= 1
+    assert all(judge.worst(islands - {name}) > 1 for name in islands)
 
 
 @pytest.mark.parametrize("kind", sorted(CULPRITS))

@@ -8,14 +8,14 @@ from onnx import parser
 
 from effbench.deploy.artifact import fidelity
 from effbench.deploy.graph import onnx_file
-from effbench.deploy.precision.fp32_islands import Experiment, Islands, quieten
+from effbench.deploy.precision.fp32_islands import HalfPrecisionJudge, Islands, add_noisiest
 
 BESIDE = 8
 """Harmless operators behind the others."""
 NONE: Islands = frozenset()
 
 
-def experiment(lifts: int) -> Experiment:
+def experiment(lifts: int) -> HalfPrecisionJudge:
     """A network that lifts its values by 64 and lowers them again, so often: only storing them between does harm."""
     lines, last = [], "x"
     for index in range(lifts):
@@ -28,24 +28,24 @@ def experiment(lifts: int) -> Experiment:
     model = parser.parse_model(f"{head} <float lift = {{64.0}}> {{ {' '.join(lines)} }}")
     random = np.random.default_rng(0)
     feeds = [{"x": random.uniform(0.1, 2, (1, 64)).astype(np.float32)} for _ in range(fidelity.NATURAL)]
-    return Experiment(onnx_file.infer_shapes(model, "lifts"), feeds)
+    return HalfPrecisionJudge(onnx_file.infer_shapes(model, "lifts"), feeds)
 
 
 def test_the_reader_of_what_must_not_be_stored_joins():
     found = experiment(1)
     assert not found.holds(NONE)
     assert not found.holds(frozenset({"up0"}))
-    assert quieten(found, NONE) == {"up0", "down0"}
+    assert add_noisiest(found, NONE) == {"up0", "down0"}
 
 
 def test_nothing_joins_where_the_limits_hold():
-    assert quieten(experiment(0), NONE) == NONE
+    assert add_noisiest(experiment(0), NONE) == NONE
     given = frozenset({"up0", "down0"})
-    assert quieten(experiment(1), given) == given
+    assert add_noisiest(experiment(1), given) == given
 
 
 def test_what_the_largest_share_cannot_mend_stays_as_it_was():
-    assert quieten(experiment(4), NONE) == NONE
+    assert add_noisiest(experiment(4), NONE) == NONE
 
 
 @pytest.mark.parametrize("mode", ["half-acc32", "half-acc16"])

@@ -13,9 +13,9 @@ from effbench.deploy.artifact import fidelity
 from effbench.deploy.graph import onnx_file
 from effbench.deploy.graph.run_ort import left_unfused, runner
 from effbench.deploy.interpreter import Interpreter
-from effbench.deploy.precision import float_nodes
+from effbench.deploy.precision import int8_noise
 from effbench.deploy.precision.calibration import load_calibration
-from effbench.deploy.precision.float_nodes import relieve, signal_to_noise_db
+from effbench.deploy.precision.int8_noise import choose_float_nodes, signal_to_noise_db
 from effbench.deploy.precision.mix import blocks, in_half, mixed, quantized
 from effbench.deploy.precision.quantize import check_form, to_int8
 from effbench.errors import ConversionError
@@ -75,7 +75,7 @@ def test_blocks_hold_every_quantized_node_once(model: onnx.ModelProto, int8: onn
     assert ("a", "c", "d", "output") == names
     found = blocks(model, names)
     # Inside a residual no single tensor joins the halves: its convolutions stay together.
-    assert [("a",), ("c", "d"), ("output",)] == [block.nodes for block in blocks(model, names, most=100)]
+    assert [("a",), ("c", "d"), ("output",)] == [block.nodes for block in blocks(model, names, limit=100)]
     assert list(names) == [name for block in found for name in block.nodes]
     assert onnx_file.count_macs(model) == sum(block.macs for block in found)
 
@@ -134,33 +134,33 @@ def ruined(int8: onnx.ModelProto, *nodes: str) -> onnx.ModelProto:
 
 
 def test_the_operator_that_int8_ruins_goes_back_to_float(model: onnx.ModelProto, int8: onnx.ModelProto) -> None:
-    found = relieve(model, ruined(int8, "d"), calibration(model))
-    assert found.floats[0] == "d"
+    found = choose_float_nodes(model, ruined(int8, "d"), calibration(model))
+    assert found.float_nodes[0] == "d"
     assert found.before_db < 15 < found.after_db
     assert 0 < found.share_pct <= 50
-    assert len(found.floats) < found.quantizable
-    assert set(quantized(found.model)) == set(quantized(int8)) - set(found.floats)
+    assert len(found.float_nodes) < found.quantizable
+    assert set(quantized(found.model)) == set(quantized(int8)) - set(found.float_nodes)
     (note,) = found.notes()
-    assert f"{len(found.floats)} of 4 operators" in note
+    assert f"{len(found.float_nodes)} of 4 operators" in note
 
 
 def test_no_operator_is_taken_back_that_need_not_be(
     model: onnx.ModelProto, int8: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = calibration(model)
-    monkeypatch.setattr(float_nodes, "TARGET_DB", 12.0)
-    kept = relieve(model, int8, images)
-    assert (kept.model, kept.floats, kept.notes()) == (int8, (), ())
-    assert relieve(model, ruined(int8, "d"), images).floats == ("d",)
-    single = relieve(model, ruined(int8, "d"), images[:1])
-    assert single.floats == ()  # one image has nothing to differ from
+    monkeypatch.setattr(int8_noise, "TARGET_DB", 12.0)
+    kept = choose_float_nodes(model, int8, images)
+    assert (kept.model, kept.float_nodes, kept.notes()) == (int8, (), ())
+    assert choose_float_nodes(model, ruined(int8, "d"), images).float_nodes == ("d",)
+    single = choose_float_nodes(model, ruined(int8, "d"), images[:1])
+    assert single.float_nodes == ()  # one image has nothing to differ from
 
 
 def test_no_more_than_half_of_the_work_goes_back(model: onnx.ModelProto, int8: onnx.ModelProto) -> None:
-    found = relieve(model, ruined(int8, "a", "c", "d"), calibration(model))
-    assert found.floats
+    found = choose_float_nodes(model, ruined(int8, "a", "c", "d"), calibration(model))
+    assert found.float_nodes
     assert found.share_pct <= 50
-    assert found.after_db < float_nodes.TARGET_DB
+    assert found.after_db < int8_noise.TARGET_DB
 
 
 def test_extremes_are_tried_only_where_much_would_be_in_float(
@@ -172,15 +172,15 @@ def test_extremes_are_tried_only_where_much_would_be_in_float(
         asked.append(extremes)
         return ruined(int8, "d") if extremes else ruined(int8, "a", "c", "d")
 
-    monkeypatch.setattr(float_nodes, "to_int8", made)
-    found = float_nodes.quantize(model, images)
+    monkeypatch.setattr(int8_noise, "to_int8", made)
+    found = int8_noise.to_mixed_int8(model, images)
     assert asked == [False, True]
-    assert found.quiet
-    assert found.clipped is not None
+    assert found.holds
+    assert found.clipping is not None
     assert "extremes" in found.notes()[-1]
-    assert f"{found.clipped.after_db:.1f} dB with" in found.notes()[-1]
-    monkeypatch.setattr(float_nodes, "_quiet", lambda figures: True)
-    assert float_nodes.quantize(model, images).clipped is None
+    assert f"{found.clipping.after_db:.1f} dB with" in found.notes()[-1]
+    monkeypatch.setattr(int8_noise, "_holds", lambda figures: True)
+    assert int8_noise.to_mixed_int8(model, images).clipping is None
     assert asked == [False, True, False]
 
 
@@ -206,13 +206,13 @@ def test_of_two_ranges_the_one_that_keeps_less_in_float_or_less_noise(
 ) -> None:
     tried = iter([least_error, extremes])
 
-    def found(*_: object) -> float_nodes.Relief:
+    def found(*_: object) -> int8_noise.FloatNodesResult:
         quiet, share, after = next(tried)
-        return float_nodes.Relief(int8, ("d",), 4, share, 10.0, after, quiet)
+        return int8_noise.FloatNodesResult(int8, ("d",), 4, share, 10.0, after, quiet)
 
-    monkeypatch.setattr(float_nodes, "to_int8", lambda *_, **__: int8)
-    monkeypatch.setattr(float_nodes, "relieve", found)
-    assert (float_nodes.quantize(model, calibration(model)).clipped is not None) == wide
+    monkeypatch.setattr(int8_noise, "to_int8", lambda *_, **__: int8)
+    monkeypatch.setattr(int8_noise, "choose_float_nodes", found)
+    assert (int8_noise.to_mixed_int8(model, calibration(model)).clipping is not None) == wide
 
 
 def test_the_worst_set_of_images_decides(model: onnx.ModelProto, int8: onnx.ModelProto) -> None:
@@ -222,10 +222,10 @@ def test_the_worst_set_of_images_decides(model: onnx.ModelProto, int8: onnx.Mode
         signal_to_noise_db(*(fidelity.run_all(runner(graph), some) for graph in (model, ruined(int8, "d"))))
         for some in sets
     ]
-    found = relieve(model, ruined(int8, "d"), images)
+    found = choose_float_nodes(model, ruined(int8, "d"), images)
     assert found.sets == 8
     assert found.before_db == pytest.approx(min(levels), abs=1e-6)
-    few = relieve(model, ruined(int8, "d"), images[:11])  # too few for two sets
+    few = choose_float_nodes(model, ruined(int8, "d"), images[:11])  # too few for two sets
     assert few.sets == 1
     assert "on calibration images" in few.notes()[0]
 
@@ -240,9 +240,9 @@ def test_a_graph_that_does_not_do_is_left_at_the_first_set_that_says_so(
         ran.append(len(batches))
         return whole(run, batches)
 
-    judge = float_nodes._Judge(model, calibration(model), 1)
+    judge = int8_noise._NoiseJudge(model, calibration(model), 1)
     monkeypatch.setattr(fidelity, "run_all", counted)
-    assert not float_nodes._quiet(judge.figures(ruined(int8, "a"), in_full=False))
+    assert not int8_noise._holds(judge.figures(ruined(int8, "a"), all_sets=False))
     assert ran == [fidelity.NATURAL]
     judge.figures(ruined(int8, "a"))
     assert ran == [fidelity.NATURAL] * 9
@@ -254,8 +254,8 @@ def test_what_is_not_finite_goes_back_first(model: onnx.ModelProto, int8: onnx.M
     (name,) = (node.input[2] for node in broken.graph.node if node.output[0] == "output")
     (bias,) = (tensor for tensor in broken.graph.initializer if tensor.name == name)
     bias.CopyFrom(numpy_helper.from_array(np.full(10, np.nan, np.float32), bias.name))
-    found = relieve(model, broken, calibration(model))
-    assert found.floats[0] == "output"
+    found = choose_float_nodes(model, broken, calibration(model))
+    assert found.float_nodes[0] == "output"
     assert found.before_db == -np.inf
     assert found.after_db > 15
 
@@ -264,15 +264,15 @@ def test_an_operator_that_has_no_derivative_here_costs_runs_and_not_the_result(
     model: onnx.ModelProto, int8: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken, images = ruined(int8, "d"), calibration(model)
-    wanted = relieve(model, broken, images)
+    wanted = choose_float_nodes(model, broken, images)
 
     def unknown(*_: object) -> dict[str, float]:
         raise ConversionError("interpret", "the interpreter has no such operator", op="Mystery")
 
-    monkeypatch.setattr("effbench.deploy.precision.noise.noise", unknown)
-    found = relieve(model, broken, images)
-    assert wanted.floats[0] == found.floats[0] == "d"
-    assert wanted.quiet == found.quiet
+    monkeypatch.setattr("effbench.deploy.precision.noise.quantization_noise", unknown)
+    found = choose_float_nodes(model, broken, images)
+    assert wanted.float_nodes[0] == found.float_nodes[0] == "d"
+    assert wanted.holds == found.holds
 
 
 def test_noise_for_work_counts_only_where_it_saves_a_tenth_of_the_work(
@@ -283,13 +283,13 @@ def test_noise_for_work_counts_only_where_it_saves_a_tenth_of_the_work(
     saved = 100 * (macs[costly] - macs[cheap]) / sum(macs[name] for name in quantized(int8))
     # Either of the two alone is enough; the noisier is the costly one.
     powers = {name: {costly: 2.0, cheap: 1.9}.get(name, 0.0) for name in quantized(int8)}
-    monkeypatch.setattr(float_nodes, "_powers", lambda *_: powers)
+    monkeypatch.setattr(int8_noise, "_noise_powers", lambda *_: powers)
 
-    def enough(_: object, graph: onnx.ModelProto, in_full: bool = True) -> dict[str, float]:
+    def enough(_: object, graph: onnx.ModelProto, all_sets: bool = True) -> dict[str, float]:
         quiet = not {costly, cheap} <= set(quantized(graph))
         return {"snr_db": 30.0 if quiet else 10.0, "cosine": 1.0}
 
-    monkeypatch.setattr(float_nodes._Judge, "figures", enough)
+    monkeypatch.setattr(int8_noise._NoiseJudge, "figures", enough)
     for worth, wanted in ((saved - 1, cheap), (saved + 1, costly)):
-        monkeypatch.setattr(float_nodes, "WORTH_PCT", worth)
-        assert relieve(model, int8, calibration(model)).floats == (wanted,)
+        monkeypatch.setattr(int8_noise, "WORTH_PCT", worth)
+        assert choose_float_nodes(model, int8, calibration(model)).float_nodes == (wanted,)

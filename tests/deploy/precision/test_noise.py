@@ -13,7 +13,7 @@ from onnx import numpy_helper, parser
 
 from effbench.deploy.graph import onnx_file
 from effbench.deploy.interpreter import Interpreter
-from effbench.deploy.precision.noise import noise, rounding
+from effbench.deploy.precision.noise import quantization_noise, rounding_noise
 from effbench.errors import ConversionError
 
 SIDE = 12
@@ -62,7 +62,7 @@ def images(count: int) -> list[dict[str, np.ndarray]]:
 def test_it_is_what_a_run_with_that_operator_alone_shows(model: onnx.ModelProto) -> None:
     by = {"w1": 3e-4, "w2": 1e-3, "w3": 3e-3, "w4": 1e-4}
     feeds = images(8)
-    found = noise(model, changed(model, by), feeds)
+    found = quantization_noise(model, changed(model, by), feeds)
     exact = [Interpreter(model).run(feed)["y"] for feed in feeds]
     for name, size in by.items():
         other = Interpreter(changed(model, {name: size}))
@@ -73,18 +73,18 @@ def test_it_is_what_a_run_with_that_operator_alone_shows(model: onnx.ModelProto)
 
 
 def test_the_same_graph_makes_none(model: onnx.ModelProto) -> None:
-    assert noise(model, model, images(1)) == {}
+    assert quantization_noise(model, model, images(1)) == {}
 
 
 def test_what_is_not_finite_is_infinite(model: onnx.ModelProto) -> None:
-    found = noise(model, changed(model, {"w2": math.nan, "w4": 1e-4}), images(2))
+    found = quantization_noise(model, changed(model, {"w2": math.nan, "w4": 1e-4}), images(2))
     assert found["c"] == math.inf
     assert 0 < found["y"] < 1
 
 
 def test_torch_keeps_its_threads(model: onnx.ModelProto) -> None:
     before = torch.get_num_threads()
-    noise(model, changed(model, {"w1": 1e-3}), images(1))
+    quantization_noise(model, changed(model, {"w1": 1e-3}), images(1))
     assert torch.get_num_threads() == before
 
 
@@ -98,7 +98,7 @@ def test_what_has_no_derivative_is_an_error_that_callers_know(
 
     monkeypatch.setattr(torch, "relu", NoWayBack.apply)
     with pytest.raises(ConversionError, match="backward"):
-        noise(model, changed(model, {"w1": 1e-3}), images(1))
+        quantization_noise(model, changed(model, {"w1": 1e-3}), images(1))
 
 
 def test_a_long_sum_in_half_precision_is_the_loudest() -> None:
@@ -108,10 +108,10 @@ def test_a_long_sum_in_half_precision_is_the_loudest() -> None:
     made.graph.initializer.append(numpy_helper.from_array(weights, "w"))
     graph = Interpreter(onnx_file.infer_shapes(made, "sum"))
     feeds = [{"x": np.random.default_rng(3).uniform(0, 1, (1, 4096)).astype(np.float32)}]
-    found = rounding(graph, feeds, "half-acc16")
+    found = rounding_noise(graph, feeds, "half-acc16")
     assert max(found, key=lambda name: sum(found[name])) == "y"
     computing, storing = found["y"]
     assert 4 * storing < computing
-    wide, stored = rounding(graph, feeds, "half-acc32")["y"]
+    wide, stored = rounding_noise(graph, feeds, "half-acc32")["y"]
     assert wide < computing
     assert stored == pytest.approx(storing)

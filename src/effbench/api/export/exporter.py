@@ -30,8 +30,8 @@ _CALIBRATED_BY = tuple(
     for name in (
         "quantize:to_int8",
         "rounding:round_weights",
-        "float_nodes:relieve",
-        "noise:noise",
+        "int8_noise:to_mixed_int8",
+        "noise:quantization_noise",
         "mix:mixed",
         "calibration:reference",
     )
@@ -256,7 +256,7 @@ class Exporter:
 
     def _mixed(self, size: tuple[int, int], int8: Artifact, mix: Mix) -> Artifact:
         graph = self.in_precision(size, "fp32")
-        how = {"floats": list(mix.floats), "rest": mix.rest, "note": mix.note}
+        how = {"float_nodes": list(mix.float_nodes), "float_type": mix.float_type, "note": mix.note}
         code = code_hashes("effbench.deploy.precision.mix:mixed")
         key = bundle.make_key({"graph": graph.key, "int8": int8.key, **how, "code": code})
         folder = bundle.folder_of(self.home, self._name(size, "int8", "onnx"), key)

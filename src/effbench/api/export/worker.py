@@ -234,7 +234,7 @@ def _half(source: Artifact, model: Any, job: dict[str, Any], draft: Path, stages
 
 def _quantized(source: Artifact, model: Any, job: dict[str, Any], draft: Path, stages: _Stages) -> Written:
     from effbench.deploy.precision.calibration import load_calibration, reference
-    from effbench.deploy.precision.float_nodes import quantize
+    from effbench.deploy.precision.int8_noise import to_mixed_int8
     from effbench.deploy.precision.quantize import to_a16w8, to_int8
 
     spec = source.inputs[0]
@@ -256,11 +256,11 @@ def _quantized(source: Artifact, model: Any, job: dict[str, Any], draft: Path, s
         made = to_int8(model, batches)
     else:
         stages.begin("quantize and find the operators that int8 disturbs most")
-        relief = quantize(model, batches)
-        made, notes = relief.model, (*notes, *relief.notes())
-        if relief.floats:
-            found |= {"float_nodes": list(relief.floats), "float_type": "fp32"}
-        if relief.clipped:
+        result = to_mixed_int8(model, batches)
+        made, notes = result.model, (*notes, *result.notes())
+        if result.float_nodes:
+            found |= {"float_nodes": list(result.float_nodes), "float_type": "fp32"}
+        if result.clipping:
             found["ranges"] = "extremes"
     if images.checks is not None:
         stages.begin("reference outputs on images like those of the calibration")
@@ -272,7 +272,7 @@ def _quantized(source: Artifact, model: Any, job: dict[str, Any], draft: Path, s
 
 
 def mix(job: dict[str, Any], emit: Any) -> None:
-    """Make a graph artifact with some nodes in int8 and the others in ``rest``: fp32 or fp16."""
+    """Make a graph artifact with some nodes in int8 and the others in ``float_type``: fp32 or fp16."""
     import shutil
 
     import onnx
@@ -283,12 +283,16 @@ def mix(job: dict[str, Any], emit: Any) -> None:
 
     def build(draft: Path) -> Artifact:
         emit({"event": "stage", "stage": "mix int8 and float in the graph"})
-        model = mixed(onnx_file.load(source.path), onnx_file.load(int8.path), job["floats"])
-        model = in_half(model) if job["rest"] == "fp16" else model
+        model = mixed(onnx_file.load(source.path), onnx_file.load(int8.path), job["float_nodes"])
+        model = in_half(model) if job["float_type"] == "fp16" else model
         onnx.save(model, draft / "model.onnx")
         shutil.copyfile(int8.folder / bundle.REFERENCE, draft / bundle.REFERENCE)
         subject = replace(int8.subject, notes=(*int8.subject.notes, job["note"]))
-        placement = {"operators": onnx_file.operators(model), "float_nodes": job["floats"], "float_type": job["rest"]}
+        placement = {
+            "operators": onnx_file.operators(model),
+            "float_nodes": job["float_nodes"],
+            "float_type": job["float_type"],
+        }
         return replace(
             int8, folder=draft, key=job["key"], subject=subject, graph_digest=source.digest, placement=placement
         )
@@ -327,7 +331,7 @@ def rescue(job: dict[str, Any], emit: Any) -> None:
     """Find the fp32 islands with which a graph holds the limits of fp16 on the images of its own check."""
     import torch
 
-    from effbench.deploy.precision.diagnose import rescued
+    from effbench.deploy.precision.diagnose import find_islands
 
     torch.set_num_threads(1)  # as in `numerics`
     stages = _Stages(emit)
@@ -335,7 +339,7 @@ def rescue(job: dict[str, Any], emit: Any) -> None:
     source = bundle.load(Path(job["graph"]))
     images, _, _ = fidelity.load_reference(source.folder / bundle.REFERENCE)
     feeds = fidelity.feeds(images, 1, source.inputs[0], source.preprocessing)
-    emit({"event": "result", "islands": list(rescued(onnx_file.load(source.path), feeds, job["few"]))})
+    emit({"event": "result", "islands": list(find_islands(onnx_file.load(source.path), feeds, job["few"]))})
 
 
 def convert(job: dict[str, Any], emit: Any) -> None:

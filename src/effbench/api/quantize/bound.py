@@ -119,12 +119,12 @@ def cells(request: Exporter, plan: Sequence[tuple[Size, str]], asked: QuantizeRe
         except EffbenchError as error:
             found += [failed(Cell("", size, "int8", name, "ok"), error) for name in targets]
             continue
-        notes = (*outcome.said, *(trial.text() for trial in outcome.trials))
+        notes = (*outcome.notes, *(trial.text() for trial in outcome.trials))
         for name in targets:
             if outcome.mix is None:
                 graph = request.in_precision(size, "fp32")
                 missed = FidelityError(
-                    f"no mix keeps a drop of {max_drop_pct:g} points: {outcome.said[-1]}.",
+                    f"no mix keeps a drop of {max_drop_pct:g} points: {outcome.notes[-1]}.",
                     hint="Give more images, a larger --max-drop, or export in fp16.",
                 )
                 found.append(replace(failed(Cell(graph.subject.model, size, "int8", name, "ok"), missed), notes=notes))
@@ -142,6 +142,6 @@ def _search_one(
     graph = request.in_precision(size, "fp32")
     data.check_head(int(head(graph.outputs, graph.name).shape[1] or 0), graph.name)
     call = Call(request.home, place, classes, data, None, 1, None, None, request.notify)
-    outcome = search(maker, call, max_drop_pct, request.home, place, classes, request.notify)
+    outcome = search(maker, call, max_drop_pct)
     maker.clear(outcome.mix)
     return outcome

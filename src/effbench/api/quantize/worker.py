@@ -27,7 +27,7 @@ def sensitivity(job: dict[str, Any], emit: Any) -> None:
     data = open_dataset(job["data"], job["classes"])
     spec, output = source.inputs[0], head(source.outputs, source.name).name
     size, channels = source.subject.resolution, spec.shape[1] or 3
-    items = [data.items[place] for place in job["places"]]
+    items = [data.items[index] for index in job["images"]]
     images = np.stack([pixels.read(one.read(), one.name, size, source.preprocessing, channels) for one in items])
     tensors = pixels.normalize(images, source.preprocessing, spec.dtype)
     batch = spec.shape[0] or 1

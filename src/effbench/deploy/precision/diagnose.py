@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from effbench.deploy.interpreter import Step
-    from effbench.deploy.precision.fp32_islands import Experiment, Islands, Local
+    from effbench.deploy.precision.fp32_islands import HalfPrecisionJudge, Islands, LocalErrors
 
 HALF_MIN_NORMAL = 2.0**-14
 
@@ -124,37 +124,38 @@ def examine(
     if sum(len(next(iter(feed.values()))) for feed in feeds) < 2:
         raise UsageError("Numerics needs at least two images: errors are judged by the spread between them.")
     model = shorten_means(model)
-    experiment = search.Experiment(model, feeds, natural, long_softmaxes(model))
-    ranges = measure_ranges(experiment)
-    chosen = search.find(experiment)
+    judge = search.HalfPrecisionJudge(model, feeds, natural, long_softmaxes(model))
+    ranges = measure_ranges(judge)
+    chosen = search.find_culprits(judge)
     errors = tuple(
-        ModeErrors(mode, finite(experiment.error(mode, frozenset())), finite(experiment.error(mode, chosen)))
+        ModeErrors(mode, finite(judge.error(mode, frozenset())), finite(judge.error(mode, chosen)))
         for mode in search.MODES
     )
-    passed = experiment.worst(chosen) <= 1
+    passed = judge.worst(chosen) <= 1
     return NumericsReport(
         precision=precision,
-        nodes=len(experiment.steps),
+        nodes=len(judge.steps),
         images=len(feeds),
         passed=passed,
-        findings=tuple(_findings(experiment, chosen, ranges)),
-        islands=_named(experiment, chosen),
+        findings=tuple(_findings(judge, chosen, ranges)),
+        islands=_named(judge, chosen),
         errors=errors,
         ranges=tuple(ranges.values()),
-        notes=tuple(_notes(experiment, chosen, ranges, passed)),
-        runs=experiment.runs,
+        notes=tuple(_notes(judge, chosen, ranges, passed)),
+        runs=judge.runs,
     )
 
 
-def rescued(model: ModelProto, feeds: Sequence[Mapping[str, Array]], few: int) -> tuple[str, ...]:
-    """Return the fp32 islands with which a graph holds the limits of fp16 over images; empty where none were found.
+def find_islands(model: ModelProto, feeds: Sequence[Mapping[str, Array]], culprit_images: int) -> tuple[str, ...]:
+    """Return the fp32 islands with which a graph holds the limits of fp16 over images; empty if none were found.
 
-    What is not finite is found by its culprits; then those operators join that disturb the outputs most.
+    If an output is not finite, the culprits are searched first. Then the operators join whose rounding disturbs the
+    outputs most.
 
     Args:
         model: An fp32 graph.
-        feeds: Inputs as a check has them, an image each: `fidelity.NATURAL` natural ones, then extremes.
-        few: How many of the natural images the search for culprits takes, beside those that are not finite.
+        feeds: Inputs of a fidelity check, one image each: `fidelity.NATURAL` natural ones, then extremes.
+        culprit_images: How many natural images the search for culprits takes, beside those that are not finite.
 
     Raises:
         ConversionError: The interpreter lacks an operator of the graph.
@@ -162,26 +163,26 @@ def rescued(model: ModelProto, feeds: Sequence[Mapping[str, Array]], few: int) -
     from effbench.deploy.precision import fp32_islands as search
 
     model = shorten_means(model)
-    kept = long_softmaxes(model)
-    whole = search.Experiment(model, feeds, fidelity.NATURAL, kept)
-    chosen: Islands = frozenset()
-    if broken := whole.broken():
-        some = [*feeds[:few], *(feeds[i] for i in broken if i >= few)]
-        chosen = search.find(search.Experiment(model, some, few, kept))
-    return _named(whole, search.quieten(whole, chosen))
+    fixed = long_softmaxes(model)
+    judge = search.HalfPrecisionJudge(model, feeds, fidelity.NATURAL, fixed)
+    islands: Islands = frozenset()
+    if broken := judge.broken():
+        chosen = [*feeds[:culprit_images], *(feeds[i] for i in broken if i >= culprit_images)]
+        islands = search.find_culprits(search.HalfPrecisionJudge(model, chosen, culprit_images, fixed))
+    return _named(judge, search.add_noisiest(judge, islands))
 
 
-def _named(experiment: Experiment, chosen: Islands) -> tuple[str, ...]:
+def _named(judge: HalfPrecisionJudge, chosen: Islands) -> tuple[str, ...]:
     """Return islands in the order of the graph; half of a mean that was split stands for the whole."""
-    names = (experiment.name(i) for i in range(len(experiment.steps)))
+    names = (judge.name(i) for i in range(len(judge.steps)))
     return tuple(dict.fromkeys(name.removesuffix(COLUMNS) for name in names if name in chosen))
 
 
-def measure_ranges(experiment: Experiment) -> dict[str, TensorRange]:
+def measure_ranges(judge: HalfPrecisionJudge) -> dict[str, TensorRange]:
     """Return the range of every floating tensor over the images, by tensor."""
     found: dict[str, TensorRange] = {}
-    for feed in experiment.feeds:
-        for done in experiment.interpreter.trace(feed, "float64"):
+    for feed in judge.feeds:
+        for done in judge.interpreter.trace(feed, "float64"):
             for name, value in zip(done.step.outputs, done.outputs, strict=False):
                 if name and value.is_floating_point() and value.numel():
                     new = _range(name, done.step, value)
@@ -205,18 +206,18 @@ def _join(a: TensorRange, b: TensorRange) -> TensorRange:
     return TensorRange(a.tensor, a.node, a.op, smallest, max(a.largest, b.largest), max(a.rms, b.rms), lost)
 
 
-def _findings(experiment: Experiment, chosen: Islands, ranges: Mapping[str, TensorRange]) -> list[Finding]:
+def _findings(judge: HalfPrecisionJudge, chosen: Islands, ranges: Mapping[str, TensorRange]) -> list[Finding]:
     """Name the mechanism of each group of neighboring islands."""
     if not chosen:
         return []
     from effbench.deploy.precision.fp32_islands import MODES
 
-    first, second = (experiment.locals(mode, frozenset()) for mode in MODES)
-    return [_finding(experiment, group, ranges, first, second) for group in _groups(experiment, chosen)]
+    first, second = (judge.local_errors(mode, frozenset()) for mode in MODES)
+    return [_finding(judge, group, ranges, first, second) for group in _groups(judge, chosen)]
 
 
-def _groups(experiment: Experiment, chosen: Islands) -> list[list[int]]:
-    waiting = [i for i in range(len(experiment.steps)) if experiment.name(i) in chosen]
+def _groups(judge: HalfPrecisionJudge, chosen: Islands) -> list[list[int]]:
+    waiting = [i for i in range(len(judge.steps)) if judge.name(i) in chosen]
     groups: list[list[int]] = []
     while waiting:
         group, edge = [], [waiting[0]]
@@ -226,29 +227,29 @@ def _groups(experiment: Experiment, chosen: Islands) -> list[list[int]]:
                 continue
             waiting.remove(i)
             group.append(i)
-            before = [experiment.producers[n] for n in experiment.steps[i].inputs if n in experiment.producers]
+            before = [judge.producers[n] for n in judge.steps[i].inputs if n in judge.producers]
             # Two islands that read the same tensor belong together as well: E[x^2] and E[x], say.
-            edge += [*before, *experiment.readers[i], *(r for b in before for r in experiment.readers[b])]
+            edge += [*before, *judge.readers[i], *(r for b in before for r in judge.readers[b])]
         groups.append(sorted(group))
     return groups
 
 
 def _finding(
-    experiment: Experiment,
+    judge: HalfPrecisionJudge,
     group: list[int],
     ranges: Mapping[str, TensorRange],
-    wide: list[Local],
-    narrow: list[Local],
+    wide: list[LocalErrors],
+    narrow: list[LocalErrors],
 ) -> Finding:
-    steps = [experiment.steps[i] for i in group]
+    steps = [judge.steps[i] for i in group]
     names = tuple(step.name for step in steps)
     for explain in (_overflow, _underflow, _cancellation):
         for step in steps:
-            evidence = explain(experiment, step, ranges)
+            evidence = explain(judge, step, ranges)
             if evidence:
                 return Finding(explain.__name__[1:], names, step.op, f"{step.name}: {evidence}")
     worst = max(group, key=lambda i: narrow[i].factor)
-    step = experiment.steps[worst]
+    step = judge.steps[worst]
     if math.isinf(narrow[worst].error) and math.isfinite(wide[worst].error):
         return Finding(OVERFLOW, names, step.op, f"{step.name}: a sum inside it exceeds {HALF_MAX:g}")
     mechanism = ACCUMULATION if narrow[worst].error > 4 * wide[worst].error else ROUNDING
@@ -256,14 +257,14 @@ def _finding(
     return Finding(mechanism, names, step.op, f"{step.name}: {text}")
 
 
-def _overflow(experiment: Experiment, step: Step, ranges: Mapping[str, TensorRange]) -> str | None:
+def _overflow(judge: HalfPrecisionJudge, step: Step, ranges: Mapping[str, TensorRange]) -> str | None:
     for name in (*step.outputs, *step.inputs):
         largest = ranges[name].largest if name in ranges else 0.0
         if largest > HALF_MAX:
             return f"'{name}' reaches {largest:.3g}, half precision ends at {HALF_MAX:g}"
     for name in step.inputs:
-        if name in experiment.interpreter.constants:
-            constant = experiment.interpreter.constants[name]
+        if name in judge.interpreter.constants:
+            constant = judge.interpreter.constants[name]
             if constant.is_floating_point() and constant.numel() and float(constant.abs().max()) > HALF_MAX:
                 return (
                     f"the constant '{name}' is {float(constant.abs().max()):.3g}, half precision ends at {HALF_MAX:g}"
@@ -271,8 +272,8 @@ def _overflow(experiment: Experiment, step: Step, ranges: Mapping[str, TensorRan
     return None
 
 
-def _underflow(experiment: Experiment, step: Step, ranges: Mapping[str, TensorRange]) -> str | None:
-    for name, value in dying_constants(experiment, step):
+def _underflow(judge: HalfPrecisionJudge, step: Step, ranges: Mapping[str, TensorRange]) -> str | None:
+    for name, value in dying_constants(judge, step):
         return f"{name} of {value:.3g} becomes 0; half precision flushes below {HALF_MIN_NORMAL:.3g}"
     for name in (*step.outputs, *step.inputs):
         if name in ranges and 0 < ranges[name].rms < 4 * HALF_MIN_NORMAL and ranges[name].subnormal_share > 0.1:
@@ -281,11 +282,11 @@ def _underflow(experiment: Experiment, step: Step, ranges: Mapping[str, TensorRa
     return None
 
 
-def dying_constants(experiment: Experiment, step: Step) -> list[tuple[str, float]]:
+def dying_constants(judge: HalfPrecisionJudge, step: Step) -> list[tuple[str, float]]:
     """Return the constants of a step, an epsilon say, that are not zero but become zero in half precision."""
     found = []
     for name in step.inputs:
-        constant = experiment.interpreter.constants.get(name)
+        constant = judge.interpreter.constants.get(name)
         if constant is not None and constant.is_floating_point() and constant.numel():
             largest = float(constant.abs().max())
             if 0 < largest < HALF_MIN_NORMAL:
@@ -296,7 +297,7 @@ def dying_constants(experiment: Experiment, step: Step) -> list[tuple[str, float
     return found
 
 
-def _cancellation(experiment: Experiment, step: Step, ranges: Mapping[str, TensorRange]) -> str | None:
+def _cancellation(judge: HalfPrecisionJudge, step: Step, ranges: Mapping[str, TensorRange]) -> str | None:
     if step.op not in ("Add", "Sub", "Sum"):
         return None
     operands = [ranges[name].rms for name in step.inputs if name in ranges]
@@ -309,19 +310,19 @@ def _cancellation(experiment: Experiment, step: Step, ranges: Mapping[str, Tenso
     return None
 
 
-def _notes(experiment: Experiment, chosen: Islands, ranges: Mapping[str, TensorRange], passed: bool) -> list[str]:
+def _notes(judge: HalfPrecisionJudge, chosen: Islands, ranges: Mapping[str, TensorRange], passed: bool) -> list[str]:
     notes = []
     if not passed and not chosen:
         notes.append("The bound is missed, but no operator is to blame: rounding adds up over the whole network.")
     elif not passed:
         notes.append("The islands remove the culprits found; what is left is rounding that adds up over the network.")
-    if experiment.kept:
-        notes.append(f"{len(experiment.kept)} operators stay in fp32 in any case: long softmaxes and sums of them.")
-    inside = chosen | experiment.kept
+    if judge.fixed:
+        notes.append(f"{len(judge.fixed)} operators stay in fp32 in any case: long softmaxes and sums of them.")
+    inside = chosen | judge.fixed
     beyond = [r.node for r in ranges.values() if r.largest > HALF_MAX and r.tensor not in inside]
     if beyond:
         notes.append(f"Beyond half range without harm to the outputs: {_some(beyond)}.")
-    dying = [s.name for s in experiment.steps if s.outputs[0] not in inside and dying_constants(experiment, s)]
+    dying = [s.name for s in judge.steps if s.outputs[0] not in inside and dying_constants(judge, s)]
     if dying:
         notes.append(f"Constants that become 0 without harm to the outputs: {_some(dying)}.")
     return notes

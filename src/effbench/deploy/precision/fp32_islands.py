@@ -1,11 +1,11 @@
-"""Search for the operators that half precision breaks: the fewest whose computing in float32 holds an error bound.
+"""Which operators of an fp16 graph compute in float32: islands, as few as hold an error bound.
 
-A culprit is found where it acts: an operator whose result is broken, or far worse than what it was given. It becomes
-an island. If it stays bad although it computes in float32, what it was given had already lost the digits that matter,
-so its producers join. When no culprit is left, every island that is not needed is given back.
+A culprit is an operator whose result is broken, or far worse than its inputs. It becomes an island. If it stays bad
+although it computes in float32, its inputs had already lost the digits that matter, so its producers join. When no
+culprit is left, every island that is not needed is removed (`find_culprits`).
 
-Where rounding is spread over the network no operator is to blame. Then those join that disturb the outputs most
-(`quieten`), as many as the limits of `fidelity` themselves ask for.
+If rounding is spread over the network, no single operator is a culprit. Then operators are ordered by the noise of
+their rounding at the outputs, and the shortest prefix that holds the limits of `fidelity` joins (`add_noisiest`).
 """
 
 from __future__ import annotations
@@ -22,25 +22,26 @@ from torch import Tensor
 from effbench.deploy import Array
 from effbench.deploy.artifact import fidelity
 from effbench.deploy.interpreter import Interpreter
-from effbench.deploy.precision.noise import rounding
+from effbench.deploy.precision.float_nodes import shortest_prefix
+from effbench.deploy.precision.noise import rounding_noise
 
 MODES = ("half-acc32", "half-acc16")
 SLACK = {"half-acc32": 1.0, "half-acc16": 2.5}
-"""How much of the fp16 limits of `fidelity` a mode may use up. How a device orders a sum in half precision is not
-known; the simulated order is a pessimistic one."""
+"""How many times the fp16 limits of `fidelity` an error may be in a mode. The order in which a device adds up in half
+precision is unknown; the simulated order is a pessimistic one."""
 
 ROUNDOFF = 2.0**-11
 SUSPECT = ((12.0, 0.01), (4.0, 0.004))
-"""How many times worse than its inputs a result must be, and its relative error, to count as a culprit; the second
-pair is tried where the first does not hold the bound. Networks without defects stay below a factor of 8."""
+"""How many times worse than its inputs a culprit's result is, and its relative error; the second pair is used if the
+first does not hold the bound. Networks without defects stay below a factor of 8."""
 LARGEST_SHARE = 0.1
-"""The search gives up beyond this share of all operators: then no operator is to blame, or nearly all."""
+"""Of all operators; the search for culprits stops beyond it: then no operator is to blame, or nearly all."""
 
 SHARES = (0.03, 0.06, 0.12, 0.25, 0.4)
-"""Of all operators, how many `quieten` lets join, until the limits hold; with more, little is in half precision."""
+"""Of all operators: the lengths of the prefixes in `add_noisiest`; beyond the last, little is in half precision."""
 MARGIN = 0.8
-"""Of the limits, for what a runtime does otherwise than the simulation: of MobileViTv2 it showed 0.017, and Core ML's
-evaluator 0.022."""
+"""Of the limits, for runtimes that differ from the simulation: for MobileViTv2 it showed 0.017, Core ML's evaluator
+0.022."""
 
 SAMPLE = 4096
 """Elements of a tensor that its median is taken from."""
@@ -49,10 +50,10 @@ Islands = frozenset[str]
 
 
 @dataclass(frozen=True)
-class Local:
-    """How one operator fared against float64, at its worst over the images; errors are relative, of the whole tensor.
+class LocalErrors:
+    """The largest relative error of one operator's result against float64 over the images, and that of its inputs.
 
-    ``error`` is infinite where the result is not finite but should be.
+    ``error`` is infinite if the result is not finite but should be.
     """
 
     index: int
@@ -61,18 +62,22 @@ class Local:
 
     @property
     def factor(self) -> float:
-        """How many times worse the result is than what it was made from (or than one rounding)."""
+        """How many times worse the result is than the inputs (or than one rounding)."""
         return self.error / max(self.input_error, ROUNDOFF) if math.isfinite(self.input_error) else 1.0
 
 
 @dataclass
-class Experiment:
-    """A graph, its images, its exact outputs, and what was tried; ``kept`` are islands in any case."""
+class HalfPrecisionJudge:
+    """Runs a graph over images in simulated half precision, with islands in float32, and judges its outputs.
+
+    ``natural`` is the number of natural images, which come first; ``fixed`` are islands in every run; ``runs`` counts
+    the runs so far.
+    """
 
     model: ModelProto
     feeds: Sequence[Mapping[str, Array]]
     natural: int = fidelity.NATURAL
-    kept: Islands = frozenset()
+    fixed: Islands = frozenset()
     runs: int = 0
     _errors: dict[tuple[str, Islands], float] = field(default_factory=dict)
 
@@ -88,64 +93,63 @@ class Experiment:
 
     def _outputs(self, mode: str, islands: Islands) -> dict[str, Array]:
         self.runs += len(self.feeds)
-        return fidelity.run_all(lambda feed: self.interpreter.run(feed, mode, islands | self.kept), self.feeds)
+        return fidelity.run_all(lambda feed: self.interpreter.run(feed, mode, islands | self.fixed), self.feeds)
 
     def error(self, mode: str, islands: Islands) -> float:
-        """Return the outputs' error as a multiple of what is allowed in a mode; at most 1 holds the bound."""
+        """Return the outputs' error as a multiple of the limit in a mode; at most 1 holds the bound."""
         if (mode, islands) not in self._errors:
-            found = self._outputs(mode, islands)
+            outputs = self._outputs(mode, islands)
             limits = fidelity.LIMITS["fp16"]
             worst = math.inf
-            if all(_finite(value) for value in found.values()):
-                figures = fidelity.compare(self.exact, found, self.natural)
+            if all(_finite(value) for value in outputs.values()):
+                figures = fidelity.compare(self.exact, outputs, self.natural)
                 # 1 - cosine grows with the square of an error.
-                turned = math.sqrt(max(1 - figures["cosine"], 0) / (1 - limits["cosine"]))
-                worst = max(figures["p99_error"] / limits["p99_error"], turned) / SLACK[mode]
+                angle = math.sqrt(max(1 - figures["cosine"], 0) / (1 - limits["cosine"]))
+                worst = max(figures["p99_error"] / limits["p99_error"], angle) / SLACK[mode]
             self._errors[mode, islands] = worst
         return self._errors[mode, islands]
 
     def broken(self) -> list[int]:
-        """Return the images, batches of one, whose outputs are not finite in one of the modes."""
-        runs = [self._outputs(mode, frozenset()) for mode in MODES]
-        outputs = [value for found in runs for value in found.values()]
-        return [i for i in range(len(self.feeds)) if not all(_finite(value[i]) for value in outputs)]
+        """Return the indices of the images, batches of one, whose outputs are not finite in one of the modes."""
+        values = [value for mode in MODES for value in self._outputs(mode, frozenset()).values()]
+        return [i for i in range(len(self.feeds)) if not all(_finite(value[i]) for value in values)]
 
     def holds(self, islands: Islands) -> bool:
-        """Tell whether the limits themselves hold in both modes, without slack and with a margin."""
+        """Tell whether both modes hold the limits themselves, without slack and with a margin."""
         return all(self.error(mode, islands) * SLACK[mode] <= MARGIN for mode in reversed(MODES))
 
     def worst(self, islands: Islands) -> float:
         """Return the larger error of the two modes."""
         return max(self.error(mode, islands) for mode in MODES)
 
-    def locals(self, mode: str, islands: Islands, images: int | None = None) -> list[Local]:
-        """Follow the half run beside the exact one over the first images and compare every operator's result."""
+    def local_errors(self, mode: str, islands: Islands, images: int | None = None) -> list[LocalErrors]:
+        """Compare every operator's result in a half mode with the exact one, over the first images."""
         errors = [0.0] * len(self.steps)
-        given = [0.0] * len(self.steps)
+        input_errors = [0.0] * len(self.steps)
         feeds = self.feeds[:images]
         self.runs += 2 * len(feeds)
         for feed in feeds:
-            known: dict[str, float] = {}
-            runs = (self.interpreter.trace(feed, *how) for how in (("float64",), (mode, islands | self.kept)))
+            by_tensor: dict[str, float] = {}
+            runs = (self.interpreter.trace(feed, *a) for a in (("float64",), (mode, islands | self.fixed)))
             for i, (exact, half) in enumerate(zip(*runs, strict=True)):
                 for name, want, have in zip(exact.step.outputs, exact.outputs, half.outputs, strict=False):
-                    known[name] = relative_error(want, have)
-                worst = known[exact.step.outputs[0]]
-                before = max((known.get(name, 0.0) for name in exact.step.inputs), default=0.0)
-                if worst >= errors[i]:
-                    errors[i], given[i] = worst, before
-        return [Local(i, error, before) for i, (error, before) in enumerate(zip(errors, given, strict=True))]
+                    by_tensor[name] = relative_error(want, have)
+                error = by_tensor[exact.step.outputs[0]]
+                if error >= errors[i]:
+                    errors[i] = error
+                    input_errors[i] = max((by_tensor.get(name, 0.0) for name in exact.step.inputs), default=0.0)
+        return [LocalErrors(i, *pair) for i, pair in enumerate(zip(errors, input_errors, strict=True))]
 
     def name(self, index: int) -> str:
-        """Return the name of a step as islands have it."""
+        """Return the name of a step in a set of islands: its first output."""
         return self.steps[index].outputs[0]
 
 
 def relative_error(want: Tensor, have: Tensor) -> float:
-    """Return |have - want| / |want|: of the whole tensor (Euclidean) or of its median element, whichever is larger.
+    """Return |have - want| / |want| by the Euclidean norm of the tensor or by the median element, the larger of both.
 
-    A few outliers would hide the rest from the norm, and zeros of a ReLU from the median. Infinite where a finite value
-    became NaN or infinite.
+    The norm would hide the rest behind a few outliers, and the median would be zero behind a ReLU. Infinite if a finite
+    value became NaN or infinite.
     """
     if not want.is_floating_point() or not want.numel():
         return 0.0
@@ -157,123 +161,123 @@ def relative_error(want: Tensor, have: Tensor) -> float:
         want, have = want[finite], have[finite]
     size = float(want.norm())
     error = (have - want).abs()
-    whole = float(error.norm()) / size if size else 0.0
+    by_norm = float(error.norm()) / size if size else 0.0
     stride = max(1, want.numel() // SAMPLE)
-    typical = float(want.flatten()[::stride].abs().median())
-    return max(whole, float(error.flatten()[::stride].median()) / typical if typical else 0.0)
+    median = float(want.flatten()[::stride].abs().median())
+    return max(by_norm, float(error.flatten()[::stride].median()) / median if median else 0.0)
 
 
 def _finite(value: Array) -> bool:
     return bool(np.isfinite(value).all())
 
 
-def find(experiment: Experiment) -> Islands:
-    """Return the smallest set found that holds the bound in both modes, or that helps at least by half.
+def find_culprits(judge: HalfPrecisionJudge) -> Islands:
+    """Return islands around the culprits, as few as hold the bound in both modes or at least halve the error.
 
-    Empty where the graph needs none, and where no operator is to blame (rounding is spread over the whole network).
+    Empty if the graph needs none, and if no operator is to blame (rounding is spread over the whole network).
     """
-    start = experiment.worst(frozenset())
+    start = judge.worst(frozenset())
     if start <= 1:
         return frozenset()
     islands: Islands = frozenset()
     for factor, visible in SUSPECT:
         for mode in MODES:
-            islands = _grow(experiment, mode, islands, factor, visible)
-        if experiment.worst(islands) <= 1:
+            islands = _grow(judge, mode, islands, factor, visible)
+        if judge.worst(islands) <= 1:
             break
-    reached = experiment.worst(islands)
-    if reached > max(1.0, start / 2):
+    error = judge.worst(islands)
+    if error > max(1.0, start / 2):
         return frozenset()
-    return _shrink(experiment, islands, max(1.0, 1.25 * reached))
+    return _shrink(judge, islands, max(1.0, 1.25 * error))
 
 
-def quieten(experiment: Experiment, islands: Islands) -> Islands:
-    """Return islands and the operators whose rounding disturbs the outputs most, until both modes hold the limits.
+def add_noisiest(judge: HalfPrecisionJudge, islands: Islands) -> Islands:
+    """Return islands and the operators whose rounding disturbs the outputs most, so that both modes hold the limits.
 
-    Where storing a result is the larger part, its readers join as well: between islands tensors stay in fp32. The
-    given islands are returned where they hold the limits, and where the largest of `SHARES` does not suffice.
+    If storing a result makes the larger part of its noise, its readers join as well: between islands tensors stay in
+    fp32. The islands are returned as they are if they hold the limits, and if the largest of `SHARES` does not suffice.
     """
-    if experiment.holds(islands):
+    if judge.holds(islands):
         return islands
-    powers = rounding(experiment.interpreter, experiment.feeds, MODES[-1])
-    joining: list[str] = []
+    powers = rounding_noise(judge.interpreter, judge.feeds, MODES[-1])
+    noisiest: list[str] = []
     for name in sorted(powers, key=lambda name: sum(powers[name]), reverse=True):
         computing, storing = powers[name]
-        readers = experiment.readers[experiment.producers[name]] if storing > computing else []
-        joining += [name, *(experiment.name(reader) for reader in readers)]
-    order = [name for name in dict.fromkeys(joining) if name not in islands]
-    for share in SHARES:
-        joined = islands | set(order[: math.ceil(share * len(experiment.steps))])
-        if experiment.holds(joined):
-            return joined
-    return islands
+        readers = judge.readers[judge.producers[name]] if storing > computing else []
+        noisiest += [name, *(judge.name(reader) for reader in readers)]
+    order = [name for name in dict.fromkeys(noisiest) if name not in islands]
+    lengths = [math.ceil(share * len(judge.steps)) for share in SHARES]
+    length = shortest_prefix(lengths, lambda length: judge.holds(islands | set(order[:length])))
+    return islands if length is None else islands | set(order[:length])
 
 
-def _grow(experiment: Experiment, mode: str, islands: Islands, factor: float, visible: float) -> Islands:
-    limit = max(8, int(LARGEST_SHARE * len(experiment.steps)))
-    while experiment.error(mode, islands) > 1 and len(islands) <= limit:
+def _grow(judge: HalfPrecisionJudge, mode: str, islands: Islands, factor: float, visible: float) -> Islands:
+    limit = max(8, int(LARGEST_SHARE * len(judge.steps)))
+    while judge.error(mode, islands) > 1 and len(islands) <= limit:
         added: Islands = frozenset()
-        for images in (1, None):  # what one image shows need not be asked of all
-            added = added or _next(experiment, experiment.locals(mode, islands, images), islands, factor, visible)
+        for images in (1, None):  # if one image shows a culprit, the others need not run
+            added = added or _next(judge, judge.local_errors(mode, islands, images), islands, factor, visible)
         if not added:
             break
         islands |= added
     return islands
 
 
-def _next(experiment: Experiment, found: list[Local], islands: Islands, factor: float, visible: float) -> Islands:
-    """Return what the first culprit calls for: itself, or, where it is an island already, its producers.
+def _next(
+    judge: HalfPrecisionJudge, errors: list[LocalErrors], islands: Islands, factor: float, visible: float
+) -> Islands:
+    """Return the first culprit, or, if it is an island already, its producers.
 
-    One whose result is not finite goes first: while it is there, nothing else can hold the bound.
+    A result that is not finite goes first: nothing else can hold the bound before.
     """
-    harmful, islands = _harmful(experiment, found, visible), islands | experiment.kept
-    for local in sorted(found, key=lambda local: math.isfinite(local.error)):
+    harmful, islands = _harmful(judge, errors, visible), islands | judge.fixed
+    for local in sorted(errors, key=lambda local: math.isfinite(local.error)):
         if local.index not in harmful or local.factor < factor or local.error < visible:
             continue
-        if experiment.name(local.index) not in islands:
-            return frozenset({experiment.name(local.index)})
-        suppliers = _suppliers(experiment, local.index, islands)
-        if suppliers:
-            return suppliers
+        if judge.name(local.index) not in islands:
+            return frozenset({judge.name(local.index)})
+        producers = _producers_outside(judge, local.index, islands)
+        if producers:
+            return producers
     return frozenset()
 
 
-def _suppliers(experiment: Experiment, index: int, islands: Islands) -> Islands:
-    """Return the nearest producers of a step that are no islands yet, looking back through those that are."""
-    found: set[str] = set()
+def _producers_outside(judge: HalfPrecisionJudge, index: int, islands: Islands) -> Islands:
+    """Return the nearest producers of a step that are not islands yet, looking back through those that are."""
+    outside: set[str] = set()
     waiting, seen = [index], {index}
     while waiting:
-        step = experiment.steps[waiting.pop()]
-        for i in {experiment.producers[name] for name in step.inputs if name in experiment.producers} - seen:
+        step = judge.steps[waiting.pop()]
+        for i in {judge.producers[name] for name in step.inputs if name in judge.producers} - seen:
             seen.add(i)
-            if experiment.name(i) in islands:
+            if judge.name(i) in islands:
                 waiting.append(i)
             else:
-                found.add(experiment.name(i))
-    return frozenset(found)
+                outside.add(judge.name(i))
+    return frozenset(outside)
 
 
-def _harmful(experiment: Experiment, found: list[Local], visible: float) -> set[int]:
-    """Return the steps whose visible error reaches an output through visible errors; others are forgiven later on."""
-    outputs = set(experiment.interpreter.outputs)
+def _harmful(judge: HalfPrecisionJudge, errors: list[LocalErrors], visible: float) -> set[int]:
+    """Return the steps from which visible errors lead to an output; the error of others vanishes on the way."""
+    outputs = set(judge.interpreter.outputs)
     harmful: set[int] = set()
-    for i in reversed(range(len(found))):
-        if found[i].error < visible:
+    for i in reversed(range(len(errors))):
+        if errors[i].error < visible:
             continue
-        ends = any(name in outputs for name in experiment.steps[i].outputs)
-        if ends or any(reader in harmful for reader in experiment.readers[i]):
+        ends = any(name in outputs for name in judge.steps[i].outputs)
+        if ends or any(reader in harmful for reader in judge.readers[i]):
             harmful.add(i)
     return harmful
 
 
-def _shrink(experiment: Experiment, islands: Islands, bound: float) -> Islands:
-    """Give back what is not needed: halves while that works, then one by one, the last in the graph first."""
-    order = [experiment.name(i) for i in range(len(experiment.steps)) if experiment.name(i) in islands]
+def _shrink(judge: HalfPrecisionJudge, islands: Islands, bound: float) -> Islands:
+    """Remove islands that are not needed: halves while that works, then one by one, the last in the graph first."""
+    order = [judge.name(i) for i in range(len(judge.steps)) if judge.name(i) in islands]
     size = max(1, len(order) // 2)
     while size:
         for start in reversed(range(0, len(order), size)):
-            kept = order[:start] + order[start + size :]
-            if all(experiment.error(mode, frozenset(kept)) <= bound for mode in reversed(MODES)):
-                order = kept
+            fewer = order[:start] + order[start + size :]
+            if all(judge.error(mode, frozenset(fewer)) <= bound for mode in reversed(MODES)):
+                order = fewer
         size //= 2
     return frozenset(order)

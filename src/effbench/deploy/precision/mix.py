@@ -1,4 +1,4 @@
-"""A mix of int8 and float in one graph: a fully quantized graph with chosen nodes taken back to float.
+"""A mix of int8 and float in one graph: a fully quantized graph with chosen nodes in float.
 
 All mixes come from one calibration. Nodes are named by their first output, which is unique in a graph.
 """
@@ -21,18 +21,18 @@ BORDER = ("QuantizeLinear", "DequantizeLinear")
 
 @dataclass(frozen=True)
 class Mix:
-    """Which nodes stay in float, and in which type."""
+    """Which nodes stay in float, their type, and a line that describes the mix."""
 
-    floats: tuple[str, ...]
-    rest: str
+    float_nodes: tuple[str, ...]
+    float_type: str
     note: str
 
 
 @dataclass(frozen=True)
 class Block:
-    """Neighboring nodes between two places where a single tensor joins the halves of a graph.
+    """Neighboring nodes between two cuts, where a single tensor joins the halves of a graph.
 
-    ``nodes`` are those that int8 would take; ``macs`` their multiply-accumulates.
+    ``nodes`` are those that can be in int8; ``macs`` their multiply-accumulates.
     """
 
     name: str
@@ -47,29 +47,29 @@ def quantized(model: ModelProto) -> tuple[str, ...]:
     return tuple(node.output[0] for node in model.graph.node if weights & set(node.input))
 
 
-def blocks(model: ModelProto, nodes: Collection[str], most: int = 12) -> tuple[Block, ...]:
+def blocks(model: ModelProto, nodes: Collection[str], limit: int = 12) -> tuple[Block, ...]:
     """Divide the nodes of an fp32 graph into blocks of about equal work.
 
     Args:
         model: The fp32 graph, shapes known.
-        nodes: Those that int8 would take (`quantized`).
-        most: How many blocks there may be.
+        nodes: Those that can be in int8 (`quantized`).
+        limit: The largest number of blocks.
     """
     macs = onnx_file.macs_by_node(model)
     total = sum(macs.get(name, 0) for name in nodes)
-    found: list[Block] = []
+    result: list[Block] = []
     pending: list[NodeProto] = []
     for segment in _segments(model):
         pending += segment
         inside = tuple(node.output[0] for node in pending if node.output[0] in nodes)
         work = sum(macs.get(name, 0) for name in inside)
-        if inside and work * most >= total:
-            found.append(Block(_name(pending, len(found)), inside, work))
+        if inside and work * limit >= total:
+            result.append(Block(_name(pending, len(result)), inside, work))
             pending = []
     rest = tuple(node.output[0] for node in pending if node.output[0] in nodes)
     if rest:
-        found.append(Block(_name(pending, len(found)), rest, sum(macs.get(name, 0) for name in rest)))
-    return tuple(found)
+        result.append(Block(_name(pending, len(result)), rest, sum(macs.get(name, 0) for name in rest)))
+    return tuple(result)
 
 
 def _name(nodes: Sequence[NodeProto], number: int) -> str:
@@ -79,7 +79,7 @@ def _name(nodes: Sequence[NodeProto], number: int) -> str:
 
 
 def _segments(model: ModelProto) -> Iterator[list[NodeProto]]:
-    """Yield runs of nodes that end where one activation alone is still needed."""
+    """Yield runs of nodes that end where only one activation is still needed."""
     constants = {tensor.name for tensor in model.graph.initializer}
     uses = Counter(name for node in model.graph.node for name in node.input)
     uses.update(output.name for output in model.graph.output)
@@ -102,13 +102,13 @@ def _segments(model: ModelProto) -> Iterator[list[NodeProto]]:
         yield segment
 
 
-def mixed(model: ModelProto, int8: ModelProto, floats: Collection[str]) -> ModelProto:
-    """Return the fp32 graph with the quantized nodes of another taken over, all but those that stay in float.
+def mixed(model: ModelProto, int8: ModelProto, float_nodes: Collection[str]) -> ModelProto:
+    """Return the fp32 graph with the quantized nodes of another graph in it, except for those that stay in float.
 
     Args:
         model: The fp32 graph.
         int8: The same graph, quantized.
-        floats: Nodes that keep computing in float.
+        float_nodes: Nodes that keep computing in float.
 
     Raises:
         ConversionError: The two are not the same graph.
@@ -118,52 +118,52 @@ def mixed(model: ModelProto, int8: ModelProto, floats: Collection[str]) -> Model
     result = onnx.ModelProto()
     result.CopyFrom(model)
     originals = {tensor.name: tensor for tensor in model.graph.initializer}
-    theirs = {tensor.name: tensor for tensor in int8.graph.initializer}
-    makers = {name: node for node in int8.graph.node for name in node.output}
-    wanted = set(quantized(int8)) - set(floats)
-    chosen = {node.output[0]: node for node in int8.graph.node if node.output[0] in wanted}
+    constants = {tensor.name: tensor for tensor in int8.graph.initializer}
+    producers = {name: node for node in int8.graph.node for name in node.output}
+    names = set(quantized(int8)) - set(float_nodes)
+    chosen = {node.output[0]: node for node in int8.graph.node if node.output[0] in names}
     missing = set(chosen) - {node.output[0] for node in model.graph.node}
     if missing:
         raise ConversionError("int8 mix", "the quantized graph has other nodes", node=min(missing))
     nodes: list[NodeProto] = []
-    taken: dict[str, str] = {}
+    copied: dict[str, str] = {}
 
     def constant(name: str) -> str:
-        """Take over a constant of the quantized graph, under a new name where the value is another."""
-        if name not in taken:
-            same = name in originals and originals[name] == theirs[name]
-            taken[name] = name if same or name not in originals else f"{name}/int8"
+        """Copy a constant of the quantized graph, under a new name if the fp32 graph has another value of that name."""
+        if name not in copied:
+            same = name in originals and originals[name] == constants[name]
+            copied[name] = name if same or name not in originals else f"{name}/int8"
             if not same:
                 tensor = result.graph.initializer.add()
-                tensor.CopyFrom(theirs[name])
-                tensor.name = taken[name]
-        return taken[name]
+                tensor.CopyFrom(constants[name])
+                tensor.name = copied[name]
+        return copied[name]
 
-    def need(name: str) -> str:
-        """Return the name of an input of a quantized node; Q/DQ in front of it are put into the graph first."""
-        if name in theirs:
+    def input_name(name: str) -> str:
+        """Return the name of an input of a quantized node in the mix; copy the Q/DQ in front of it first."""
+        if name in constants:
             return constant(name)
-        maker = makers.get(name)
-        if maker is None or maker.op_type not in BORDER:
+        producer = producers.get(name)
+        if producer is None or producer.op_type not in BORDER:
             return name
-        if name not in taken:
-            copy = onnx.NodeProto()
-            copy.CopyFrom(maker)
-            copy.input[:] = [need(part) for part in maker.input]
-            nodes.append(copy)
-            taken[name] = name
+        if name not in copied:
+            border = onnx.NodeProto()
+            border.CopyFrom(producer)
+            border.input[:] = [input_name(part) for part in producer.input]
+            nodes.append(border)
+            copied[name] = name
         return name
 
     for node in model.graph.node:
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
         if node.output[0] in chosen:
-            copy.input[:] = [need(name) if name else "" for name in chosen[node.output[0]].input]
+            copy.input[:] = [input_name(name) if name else "" for name in chosen[node.output[0]].input]
         nodes.append(copy)
     del result.graph.node[:], result.graph.value_info[:]
     result.graph.node.extend(nodes)
-    used = {name for node in nodes for name in node.input} | {output.name for output in result.graph.output}
-    for tensor in [tensor for tensor in result.graph.initializer if tensor.name not in used]:
+    read = {name for node in nodes for name in node.input} | {output.name for output in result.graph.output}
+    for tensor in [tensor for tensor in result.graph.initializer if tensor.name not in read]:
         result.graph.initializer.remove(tensor)
     return onnx_file.infer_shapes(result, "the mixed graph")
 
@@ -171,8 +171,8 @@ def mixed(model: ModelProto, int8: ModelProto, floats: Collection[str]) -> Model
 def in_half(model: ModelProto) -> ModelProto:
     """Return a mixed graph whose float part is in half precision.
 
-    Quantized nodes and the Q/DQ around them stay in float32, where runtimes look for the pattern that they turn into
-    int8; scales of weights would not survive half precision either.
+    Quantized nodes and the Q/DQ around them stay in float32: runtimes fuse them into int8 operators only there, and the
+    scales of weights would not survive half precision.
     """
     from effbench.deploy.precision.half import to_fp16
 
