@@ -11,20 +11,18 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from effbench.deploy import Array, Converted
+from effbench.deploy import Array, Converted, Session, Target
 from effbench.errors import MissingDependencyError
 from effbench.schema import Artifact
 
 
-class Session:
+class OnnxReferenceSession(Session):
     """A loaded artifact; a call returns only when its outputs are host arrays."""
 
-    compute_precision: str | None = "fp32"
-    simulated = False
+    compute_precision = "fp32"
 
     def __init__(self, path: Path) -> None:
         # Heavy imports stand inside functions: listing the targets must not cost them.
@@ -47,24 +45,13 @@ class Session:
         del self._evaluator
 
 
-class OnnxReference:
-    """Convert copies the graph, open loads it."""
+class OnnxReference(Target):
+    """Convert copies the graph, open loads it; members that are not set here have the defaults of `Target`."""
 
     name = "onnx-ref"
     title = "ONNX reference evaluator"
     extra = "ort"
     packages = ("onnx",)
-    precision = "fp32"
-    options: Mapping[str, str] = {}
-    checks: tuple[Mapping[str, str], ...] = ({},)
-
-    def available(self) -> str | None:
-        """Tell whether artifacts can be made here, without importing anything heavy."""
-        return None if find_spec("onnx") else "the package 'onnx' is not installed"
-
-    def measurable(self) -> str | None:
-        """Tell whether a latency can be measured here."""
-        return self.available()
 
     def convert(self, graph: Artifact, out: Path, options: Mapping[str, str]) -> Converted:
         """Heavy, on the work station: translate the graph into files below ``out``."""
@@ -73,7 +60,7 @@ class OnnxReference:
 
     def open(self, artifact: Artifact, threads: int, options: Mapping[str, str]) -> Session:
         """Light, on the device: numpy, the standard library and the runtime alone."""
-        return Session(artifact.path)
+        return OnnxReferenceSession(artifact.path)
 
 
 TARGET = OnnxReference()

@@ -8,11 +8,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from places import SUPPORT
+
+from effbench.deploy import installed
 
 MODULES = {
     "torch": "torch",
@@ -32,7 +33,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     required = os.environ.get("EFFBENCH_REQUIRE", "").split(",")
     for mark in item.iter_markers("target"):
         name = mark.args[0]
-        if find_spec(MODULES[name]) is None:
+        if not installed(MODULES[name]):
             if name in required:
                 pytest.fail(f"the toolkit of target '{name}' is required here, but {MODULES[name]} is not installed")
             pytest.skip(f"the toolkit of target '{name}' ({MODULES[name]}) is not installed")

@@ -389,28 +389,94 @@ def test_every_module_says_what_it_is():
     assert [] == [module for module, path in MODULES.items() if not ast.get_docstring(ast.parse(path.read_text()))]
 
 
-def members(protocol: type) -> dict[str, object]:
-    """Return what a protocol asks for: its annotated attributes (None) and its methods."""
-    methods = {name: value for name, value in vars(protocol).items() if inspect.isfunction(value)}
-    public = {name: value for name, value in methods.items() if not name.startswith("_")}
-    return {**dict.fromkeys(inspect.get_annotations(protocol)), **public}
+def members(base: type) -> dict[str, object]:
+    """Return the members that a base class declares: annotated attributes (None), properties and methods."""
+    declared = {
+        name: value
+        for name, value in vars(base).items()
+        if inspect.isfunction(value) or inspect.isdatadescriptor(value)
+    }
+    public = {name: value for name, value in declared.items() if not name.startswith("_")}
+    return {**dict.fromkeys(inspect.get_annotations(base)), **public}
+
+
+def keeps_signatures(derived: type, base: type) -> list[str]:
+    """Return the methods of a derived class that take other parameters than those of the base class."""
+    methods = {name: value for name, value in members(base).items() if inspect.isfunction(value)}
+    assert methods
+    return [
+        name
+        for name, method in methods.items()
+        if list(inspect.signature(method).parameters) != list(inspect.signature(getattr(derived, name)).parameters)
+    ]
 
 
 @pytest.mark.parametrize("name", sorted(deploy.registered()))
 def test_a_target_keeps_the_protocol(name: str):
     target = deploy.get(name)
-    asked = members(deploy.Target)
-    assert {"name", "options", "convert", "open"} <= asked.keys()
-    for member, declared in asked.items():
-        value = getattr(target, member)
-        if declared is not None:
-            wanted = list(inspect.signature(declared).parameters)[1:]
-            assert wanted == list(inspect.signature(value).parameters), f"{name}.{member}"
+    assert isinstance(target, deploy.Target)
+    assert {"name", "options", "modules", "convert", "open"} <= members(deploy.Target).keys()
+    assert [] == keeps_signatures(type(target), deploy.Target)
     assert name == target.name
     assert target.precision in PRECISIONS
-    assert all(isinstance(text, str) and text for text in (target.title, *target.packages, *target.options.values()))
-    for reason in (target.available(), target.measurable()):
+    assert {*target.refuses} < {*PRECISIONS}
+    assert target.precision not in target.refuses
+    texts = (target.title, *target.packages, *target.modules, *target.options.values(), *target.refuses.values())
+    assert all(isinstance(text, str) and text for text in texts)
+    assert target.checks
+    assert all(check.keys() <= target.options.keys() for check in target.checks)
+    assert {type(target.on_request), type(target.simulates())} == {bool}
+    for reason in (target.available(), target.measurable(), target.license):
         assert reason is None or reason
+    assert not (target.simulates() and target.measurable() is None)
+
+
+def test_a_target_with_another_signature_is_noticed():
+    class Odd(deploy.Target):
+        def convert(self, graph, out):
+            raise AssertionError
+
+        def open(self, artifact, threads, options):
+            raise AssertionError
+
+    assert ["convert"] == keeps_signatures(Odd, deploy.Target)
+
+
+def probes_of_optional_members(source: str) -> list[str]:
+    """Return the calls of getattr and hasattr on what is named, annotated or assigned as a target or session."""
+    tree = ast.parse(source)
+    holders = {"target", "session"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.arg | ast.AnnAssign) and node.annotation is not None:
+            if re.search(r"\b(Target|Session)\b", ast.unparse(node.annotation)):
+                holders.add(node.arg if isinstance(node, ast.arg) else ast.unparse(node.target))
+        elif isinstance(node, ast.Assign) and re.match(r"deploy\.(get|registered)\(", ast.unparse(node.value)):
+            holders.update(ast.unparse(target) for target in node.targets)
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and node.args]
+    probes = [call for call in calls if ast.unparse(call.func) in ("getattr", "hasattr")]
+    subjects = [(ast.unparse(call.args[0]), ast.unparse(call)) for call in probes]
+    return [text for subject, text in subjects if subject in holders or subject.startswith("deploy.")]
+
+
+def test_no_member_of_a_target_or_session_is_probed():
+    assert [] == [
+        (name, probe) for name, path in MODULES.items() for probe in probes_of_optional_members(path.read_text())
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "getattr(target, 'refuses', {})",
+        "getattr(deploy.get(name), 'refuses', {})",
+        "hasattr(deploy.registered().get(name), 'finish')",
+        "runtime = deploy.get(name)\nhasattr(runtime, 'finish')",
+        "def f(chosen: Target | None): return getattr(chosen, 'license', '')",
+        "run: Session = open()\ngetattr(run, 'images', None)",
+    ],
+)
+def test_a_probe_of_an_optional_member_is_noticed(text: str):
+    assert 1 == len(probes_of_optional_members(text))
 
 
 def test_every_target_names_an_extra_that_installs_it():

@@ -79,9 +79,8 @@ def verify(job: dict[str, Any], emit: Any) -> None:
         precision = artifact.subject.storage_precision
         emit({"event": "stage", "stage": "verify"})
         # A simulator that needs seconds for an image states how many it takes; the check records that number.
-        some = getattr(session, "images", None)
         shape, prepared = artifact.inputs[0], artifact.preprocessing
-        one = fidelity.check(session, reference, batch, shape, prepared, precision, example, some)
+        one = fidelity.check(session, reference, batch, shape, prepared, precision, example, session.max_images)
         how = "".join(f", {key} {value}" for key, value in options.items())
         found.append(replace(one, engine=f"{title}{', simulated' if session.simulated else ''}{how}"))
         placement = session.placement()  # what settles the compute precision where a runtime has to be asked for it
@@ -152,14 +151,11 @@ def finish(job: dict[str, Any], emit: Any) -> None:
     from effbench import deploy
     from effbench.codec import to_json
     from effbench.deploy.artifact import bundle
-    from effbench.errors import UsageError
 
     left = bundle.load(Path(job["artifact"]))
-    build = getattr(deploy.get(left.subject.target), "finish", None)
-    if build is None:
-        raise UsageError(f"{left.name} is whole: target '{left.subject.target}' leaves nothing to finish.")
-    emit({"event": "stage", "stage": f"build for {left.subject.target}"})
-    made = build(left.folder, left.folder.parent / "finished", job.get("options", {}))
+    target = deploy.get(left.subject.target)
+    emit({"event": "stage", "stage": f"build for {target.name}"})
+    made = target.finish(left.folder, left.folder.parent / "finished", job.get("options", {}))
     emit({"event": "result", "artifact": to_json(made), "folder": str(made.folder)})
 
 
@@ -227,9 +223,9 @@ def load(job: dict[str, Any], emit: Any) -> None:
     from effbench.errors import UnavailableError
 
     target = deploy.get(job["target"])
-    for module in getattr(target, "modules", target.packages):
+    for module in target.modules:
         try:
-            import_module(module.replace("-", "_"))
+            import_module(module)
         except ModuleNotFoundError as error:
             raise UnavailableError(f"makes artifacts here, but cannot run them: no module '{error.name}'") from error
     emit({"event": "result", "versions": {package: version(package) for package in target.packages}})

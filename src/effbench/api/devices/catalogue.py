@@ -65,7 +65,7 @@ def doctor(out: str | Path | None = None) -> list[Check]:
 
 def _target(row: TargetStatus) -> Check:
     found = row.reason or _loads(row.name)
-    license_text = getattr(deploy.registered().get(row.name), "license", "")
+    license_text = deploy.get(row.name).license
     text = f"{found}; {license_text}" if license_text and not row.reason else found
     return Check(f"target {row.name}", row.state == "ready", text, row.next_step)
 

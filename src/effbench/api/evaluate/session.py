@@ -82,7 +82,7 @@ class Call:
 
     def evaluate(self, artifact: Artifact) -> Result:
         """Evaluate what the store does not hold yet, and return the whole."""
-        limit = self.limit or (SIMULATED_IMAGES if "simulated" in self.engine(artifact) else len(self.order))
+        limit = self.limit or (SIMULATED_IMAGES if self._simulated(artifact) else len(self.order))
         computed, seconds = self._run(artifact, {DECLARED: (artifact.preprocessing, self.order[:limit])})
         whole = self._stored(artifact, artifact.preprocessing)
         if whole is None:
@@ -172,6 +172,10 @@ class Call:
         away = self._away(artifact)
         return engine_of(artifact) if away is None else f"{_title(artifact)} on {away.device.name}"
 
+    def _simulated(self, artifact: Artifact) -> bool:
+        """Return whether a simulator runs an artifact, and not the hardware that it is for."""
+        return self._away(artifact) is None and _owned(artifact) and deploy.get(artifact.subject.target).simulates()
+
     def _away(self, artifact: Artifact) -> Remote | None:
         return None if artifact.digest in self._here else self.remote
 
@@ -232,7 +236,7 @@ class Call:
             data=self.info,
             preprocessing=preprocessing,
             engine=engine,
-            simulated="simulated" in engine,
+            simulated=self._simulated(artifact),
             classes=int(head(artifact.outputs, artifact.name).shape[1] or 0),
             predictions=portion,
             time=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -257,5 +261,4 @@ def engine_of(artifact: Artifact) -> str:
         return f"effbench's ONNX interpreter on torch {versions('torch')['torch']}"
     target = deploy.get(artifact.subject.target)
     version = next(iter(versions(*target.packages[:1]).values()), "")
-    simulated = target.available() is None and target.measurable() is not None
-    return f"{target.title} {version}{', simulated' if simulated else ''}".strip()
+    return f"{target.title} {version}{', simulated' if target.simulates() else ''}".strip()

@@ -130,10 +130,10 @@ class Exporter:
             )
         wanted = self.wanted(name, precision)
         options = {**(self.device.options.get(name, {}) if self.device else {}), **self.options}
-        refused: Mapping[str, str] = getattr(target, "refuses", {})
-        if wanted in refused:
-            others = ", ".join(name for name in PRECISIONS if name not in refused)
-            raise UnsupportedError(f"Target '{name}' takes no {wanted}: {refused[wanted]}.", hint=f"It takes {others}.")
+        if wanted in target.refuses:
+            others = ", ".join(name for name in PRECISIONS if name not in target.refuses)
+            reason = target.refuses[wanted]
+            raise UnsupportedError(f"Target '{name}' takes no {wanted}: {reason}.", hint=f"It takes {others}.")
         if self.allow_fallback and "fallback" in target.options:
             options.setdefault("fallback", "yes")
         graph = self._graphs[size]
@@ -163,7 +163,7 @@ class Exporter:
         """
         if made.subject.storage_precision != "fp16":
             return made, ()
-        no_fp32 = getattr(deploy.get(target), "refuses", {}).get("fp32")
+        no_fp32 = deploy.get(target).refuses.get("fp32")
         if no_fp32 is not None:
             return made, (f"fp32 islands cannot save it: {no_fp32}",)
         try:

@@ -95,7 +95,7 @@ def at_hand() -> list[str]:
         name
         for name, target in deploy.registered().items()
         if name != "torch" and target.available() is None and target.measurable() is None
-        if not getattr(target, "on_request", False)
+        if not target.on_request
     ]
     if not found:
         raise UnavailableError(

@@ -115,11 +115,7 @@ def finish(
     """
     start = time.perf_counter()
     left = bundle.load(Path(folder))
-    target = deploy.get(left.subject.target)
-    build = getattr(target, "finish", None)
-    if build is None:
-        raise UsageError(f"{left.name} is whole: target '{target.name}' leaves nothing to finish.")
-    made: Artifact = build(left.folder, home_of(out), dict(options or {}))
+    made = deploy.get(left.subject.target).finish(left.folder, home_of(out), dict(options or {}))
     subject = made.subject
     seconds = round(time.perf_counter() - start, 3)
     cell = Cell(subject.model, subject.resolution, subject.storage_precision, subject.target, "ok")

@@ -8,15 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from effbench.deploy import Session
 from effbench.deploy.graph import onnx_file
 from effbench.deploy.interpreter import Interpreter
 from effbench.schema import Artifact
 
 
-class InterpreterSession:
+class InterpreterSession(Session):
     """The interpreter in the graph's own types; outputs are host arrays."""
-
-    simulated = False
 
     def __init__(self, artifact: Artifact, threads: int) -> None:
         torch.set_num_threads(threads)

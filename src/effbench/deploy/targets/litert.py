@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from effbench.deploy import Array, Converted
+from effbench.deploy import Array, Converted, Session, Target
 from effbench.errors import (
     ConversionError,
     DataError,
@@ -54,10 +54,8 @@ with open(folder + "/made.json", "w") as stream:
 """What the converter's interpreter runs; inputs keep the layout of the graph, so that all targets take the same."""
 
 
-class LiteRtSession:
+class LiteRtSession(Session):
     """An interpreter; ``invoke`` returns when the outputs are there, and they are copied out."""
-
-    simulated = False
 
     def __init__(self, artifact: Artifact, threads: int, delegate: str) -> None:
         try:
@@ -136,7 +134,7 @@ def placed(nodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-class LiteRtTarget:
+class LiteRtTarget(Target):
     """LiteRT on the CPU, with XNNPACK where it takes an operator."""
 
     name = "litert"
@@ -149,20 +147,11 @@ class LiteRtTarget:
         "python": f"interpreter that has onnx2tf; default {VARIABLE}, else this one",
         "delegate": "xnnpack (default) or none",
     }
-    checks: tuple[Mapping[str, str], ...] = ({},)
 
     @property
     def on_request(self) -> bool:
         """Whether it is made only when asked for: nothing says yet where its converter is."""
         return converter({}) is None
-
-    def available(self) -> str | None:
-        """Tell whether the runtime is installed, without importing it; the converter is looked for by `convert`."""
-        return None if find_spec("ai_edge_litert") else "the package 'ai-edge-litert' is not installed"
-
-    def measurable(self) -> str | None:
-        """Tell whether a latency can be measured here: wherever the runtime is installed."""
-        return self.available()
 
     def convert(self, graph: Artifact, out: Path, options: Mapping[str, str]) -> Converted:
         """Translate the graph with onnx2tf, without TensorFlow.

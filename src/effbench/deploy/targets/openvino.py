@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from effbench.deploy import Array, Converted
+from effbench.deploy import Array, Converted, Session, Target
 from effbench.deploy.artifact.placement import record
 from effbench.errors import ConversionError, FidelityError, MissingDependencyError, UnavailableError
 from effbench.schema import Artifact
@@ -23,10 +22,8 @@ def _openvino() -> Any:
     return openvino
 
 
-class OpenVinoSession:
+class OpenVinoSession(Session):
     """A compiled model with one synchronous request; ``infer`` returns when the outputs are on the host."""
-
-    simulated = False
 
     def __init__(self, artifact: Artifact, threads: int, device: str) -> None:
         ov = _openvino()
@@ -88,7 +85,7 @@ class OpenVinoSession:
         del self._request, self._compiled
 
 
-class OpenVinoTarget:
+class OpenVinoTarget(Target):
     """OpenVINO on the CPU (or GPU, NPU by ``--set device=``)."""
 
     name = "ov"
@@ -97,15 +94,6 @@ class OpenVinoTarget:
     packages = ("openvino",)
     precision = "fp32"
     options: Mapping[str, str] = {"device": "CPU (default), GPU or NPU"}
-    checks: tuple[Mapping[str, str], ...] = ({},)
-
-    def available(self) -> str | None:
-        """Tell whether openvino is installed, without importing it."""
-        return None if find_spec("openvino") else "the package 'openvino' is not installed"
-
-    def measurable(self) -> str | None:
-        """Tell whether a latency can be measured here: wherever the runtime is installed."""
-        return self.available()
 
     def convert(self, graph: Artifact, out: Path, options: Mapping[str, str]) -> Converted:
         """Write the graph as OpenVINO IR (``model.xml``, ``model.bin``), weights as they are in the graph.

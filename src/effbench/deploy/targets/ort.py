@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from effbench.deploy import Array, Converted
+from effbench.deploy import Array, Converted, Session, Target
 from effbench.deploy.artifact.placement import record
 from effbench.errors import ConversionError, MissingDependencyError, UnavailableError
 from effbench.schema import Artifact
@@ -19,10 +19,8 @@ PROVIDER_OPTIONS: dict[str, dict[str, str]] = {CUDA: {"use_tf32": "0"}}
 """CUDA computes fp32 products with 10 bits of mantissa unless it is told not to."""
 
 
-class OrtSession:
+class OrtSession(Session):
     """An ONNX Runtime session behind the one promise: ``run`` returns host arrays."""
-
-    simulated = False
 
     def __init__(self, artifact: Artifact, threads: int, provider: str) -> None:
         try:
@@ -93,7 +91,7 @@ class OrtSession:
         del self._run, self._session
 
 
-class OrtTarget:
+class OrtTarget(Target):
     """ONNX Runtime on the CPU (or another provider by ``--set provider=``)."""
 
     name = "ort"
@@ -102,15 +100,6 @@ class OrtTarget:
     packages = ("onnxruntime",)
     precision = "fp32"
     options: Mapping[str, str] = {"provider": f"execution provider, default {CPU}; {CUDA} on an NVIDIA GPU"}
-    checks: tuple[Mapping[str, str], ...] = ({},)
-
-    def available(self) -> str | None:
-        """Tell whether onnxruntime is installed, without importing it."""
-        return None if find_spec("onnxruntime") else "the package 'onnxruntime' is not installed"
-
-    def measurable(self) -> str | None:
-        """Tell whether a latency can be measured here: wherever the runtime is installed."""
-        return self.available()
 
     def convert(self, graph: Artifact, out: Path, options: Mapping[str, str]) -> Converted:
         """Copy the graph: ONNX Runtime optimizes it when it loads."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from effbench.deploy import Array, Converted
+from effbench.deploy import Array, Converted, Session, Target
 from effbench.deploy.artifact.placement import record
 from effbench.errors import ConversionError, MissingDependencyError, UnavailableError, UsageError, unknown_name
 from effbench.registry import import_object
@@ -24,12 +23,10 @@ def save_weights(module: Any, folder: Path) -> None:
     save_model(module, str(folder / WEIGHTS))
 
 
-class TorchSession:
+class TorchSession(Session):
     """A module on the CPU or a GPU; a call ends with outputs on the host, so it has waited for the device."""
 
-    compute_precision: str | None = "fp32"
-
-    simulated = False
+    compute_precision = "fp32"
 
     def __init__(self, artifact: Artifact, threads: int, device: str = "cpu", mode: str = "eager") -> None:
         try:
@@ -131,7 +128,7 @@ def _captured(torch: Any, module: Any, example: Any) -> Callable[[Any], Any]:
     return replay
 
 
-class TorchTarget:
+class TorchTarget(Target):
     """PyTorch in fp32, eager on the CPU unless options say otherwise."""
 
     name = "torch"
@@ -143,18 +140,9 @@ class TorchTarget:
         "device": "cpu (default) or cuda",
         "mode": "eager (default), compile (torch.compile), or cuda-graph on device=cuda",
     }
-    checks: tuple[Mapping[str, str], ...] = ({},)
     refuses: Mapping[str, str] = dict.fromkeys(
         ("fp16", "int8", "a16w8"), "it is the fp32 reference, other precisions live in the ONNX graph"
     )
-
-    def available(self) -> str | None:
-        """Tell whether torch is installed, without importing it."""
-        return None if find_spec("torch") else "the package 'torch' is not installed"
-
-    def measurable(self) -> str | None:
-        """Tell whether a latency can be measured here: wherever the runtime is installed."""
-        return self.available()
 
     def convert(self, graph: Artifact, out: Path, options: Mapping[str, str]) -> Converted:
         """Copy the weights that were saved beside the graph.

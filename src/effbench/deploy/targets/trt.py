@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from effbench.deploy import Converted
+from effbench.deploy import Converted, Session, Target
 from effbench.deploy.targets.tensorrt.library import TENSORRT
 from effbench.errors import MissingDependencyError, UnavailableError, UsageError
 from effbench.schema import Artifact
 
 
-class TensorRtTarget:
+class TensorRtTarget(Target):
     """TensorRT. Where it or a GPU is missing, `convert` leaves what the device needs to build the engine itself."""
 
     name = "trt"
@@ -28,7 +27,6 @@ class TensorRtTarget:
         "fallback": "what --allow-fallback sets: yes leaves to the GPU what the DLA does not run; default no",
         "timing_cache": "a file that keeps kernel timings between builds on this device",
     }
-    checks: tuple[Mapping[str, str], ...] = ({},)
     refuses: Mapping[str, str] = {"a16w8": "TensorRT has no 16-bit integers"}
 
     def available(self) -> str | None:
@@ -72,7 +70,7 @@ class TensorRtTarget:
         placement |= {**made.record, "network": made.network, "finished": True, **bundle.units(made)}
         return Converted(bundle.ENGINE, precision, build.compute_precision(made.network), placement)
 
-    def open(self, artifact: Artifact, threads: int, options: Mapping[str, str]) -> Any:
+    def open(self, artifact: Artifact, threads: int, options: Mapping[str, str]) -> Session:
         """Load a finished engine onto the GPU.
 
         Raises:

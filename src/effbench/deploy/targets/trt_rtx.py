@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from effbench.deploy import Converted
+from effbench.deploy import Converted, Session, Target
 from effbench.deploy.artifact.placement import record
 from effbench.deploy.targets.tensorrt import build, cuda
 from effbench.deploy.targets.tensorrt.build import Engine, Profile
@@ -19,7 +19,7 @@ ENTRY = "model.engine"
 TURING = "75"
 
 
-class RtxTarget:
+class RtxTarget(Target):
     """TensorRT for RTX. Its engines are not TensorRT's: neither library loads the other's."""
 
     name = "trt-rtx"
@@ -34,7 +34,6 @@ class RtxTarget:
         "sides": "smallest:usual:largest image side of a graph whose size is open",
         "runtime_cache": "when it is opened: a file that keeps the kernels compiled on this GPU",
     }
-    checks: tuple[Mapping[str, str], ...] = ({},)
     refuses: Mapping[str, str] = {"a16w8": "TensorRT has no 16-bit integers"}
 
     def available(self) -> str | None:
@@ -78,7 +77,7 @@ class RtxTarget:
         precision = build.compute_precision(made.network)
         return Converted(ENTRY, graph.subject.storage_precision, precision, placement, notes)
 
-    def open(self, artifact: Artifact, threads: int, options: Mapping[str, str]) -> Any:
+    def open(self, artifact: Artifact, threads: int, options: Mapping[str, str]) -> Session:
         """Load an engine onto the GPU.
 
         Raises:

@@ -207,10 +207,10 @@ def test_the_simulator_takes_a_stated_number_of_images(context: Artifact) -> Non
     session = TARGET.open(context, 1, {})
     images = fidelity.reference_images(9, 3, (SIDE, SIDE))
     reference = (images, {"output": np.arange(90.0).reshape(9, 10)}, "engine")
-    few, outputs, engine = fidelity.first(reference, session.images, 1)
-    assert len(few) == len(outputs["output"]) == session.images == 4
+    few, outputs, engine = fidelity.first(reference, session.max_images, 1)
+    assert len(few) == len(outputs["output"]) == session.max_images == 4
     assert engine == "engine"
     assert len(fidelity.first(reference, 4, 3)[0]) == 6  # whole batches
     large = replace(context, subject=replace(context.subject, resolution=(512, 512)))
-    assert TARGET.open(large, 1, {}).images == 2
+    assert TARGET.open(large, 1, {}).max_images == 2
     assert fidelity.first(reference, None, 1) is reference

@@ -6,10 +6,11 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from effbench.deploy import Array, Session
 from effbench.deploy.artifact.placement import record
 from effbench.deploy.targets.coreml.convert import LABEL, METADATA, pixel_scale
 from effbench.deploy.targets.coreml.evaluator import Evaluator
@@ -18,9 +19,6 @@ from effbench.deploy.targets.coreml.package import Package, read
 from effbench.deploy.targets.coreml.translator.graph import Port, ports
 from effbench.errors import DataError, UnavailableError, UsageError
 from effbench.schema import Preprocessing
-
-if TYPE_CHECKING:
-    from effbench.deploy import Array
 
 UNITS = ("ALL", "CPU_ONLY", "CPU_AND_GPU", "CPU_AND_NE")
 
@@ -72,7 +70,7 @@ class _Border:
         }
 
 
-class MilSession:
+class MilSession(Session):
     """A package evaluated in torch: right for fidelity, no statement about any device's time."""
 
     simulated = True
@@ -104,14 +102,12 @@ class MilSession:
         del self._evaluator
 
 
-class CoreMLSession:
+class CoreMLSession(Session):
     """A package run by Core ML on macOS.
 
     Written to Apple's documented interface; not yet run on a Mac. ``predict`` returns when its outputs are arrays of
     the host, which is the promise of a session.
     """
-
-    simulated = False
 
     def __init__(self, path: Path, units: str) -> None:
         if units not in UNITS:

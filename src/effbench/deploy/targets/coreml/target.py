@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from effbench.deploy import Converted, Session
+from effbench.deploy import Converted, Session, Target
 from effbench.errors import DataError, MissingDependencyError, UsageError
 from effbench.schema import Artifact
 
@@ -23,7 +23,7 @@ def _needs_coremltools() -> MissingDependencyError | None:
     return None if find_spec("coremltools") else MissingDependencyError("Target 'coreml'", "coremltools", "coreml")
 
 
-class CoreMLTarget:
+class CoreMLTarget(Target):
     """Core ML, through coremltools and a translator of ONNX graphs of our own."""
 
     name = "coreml"
@@ -42,15 +42,15 @@ class CoreMLTarget:
     refuses: Mapping[str, str] = {"a16w8": "ML programs quantize activations to 8 bits only"}
     """What fidelity is checked with on the simulator; a faithful artifact passes all of them."""
 
-    def available(self) -> str | None:
-        """Tell whether packages can be written here: wherever coremltools is installed."""
-        return None if find_spec("coremltools") else "the package 'coremltools' is not installed"
-
     def measurable(self) -> str | None:
         """Tell whether a latency can be measured here: on macOS alone."""
         if sys.platform != "darwin":
             return "Core ML runs on Apple's systems only; here an artifact is written and its fidelity simulated"
         return self.available()
+
+    def simulates(self) -> bool:
+        """Return whether a package is opened on the simulator: everywhere but on macOS."""
+        return sys.platform != "darwin"
 
     def convert(self, graph: Artifact, out: Path, options: Mapping[str, str]) -> Converted:
         """Translate the graph into an ML program, its precision as it is.

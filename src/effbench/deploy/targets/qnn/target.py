@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from effbench.deploy import Array, Converted
+from effbench.deploy import Array, Converted, Session, Target
 from effbench.deploy.artifact.placement import record
 from effbench.deploy.graph import onnx_file
 from effbench.deploy.targets.qnn import snapdragon
@@ -31,7 +31,7 @@ IMAGES, IMAGES_OF_LARGE, LARGE_PX = 4, 2, 256
 """How many images a fidelity check takes on the simulator, which needs seconds for each, or minutes."""
 
 
-class QnnSession:
+class QnnSession(Session):
     """A context binary on the HTP, or on its simulator."""
 
     def __init__(self, artifact: Artifact) -> None:
@@ -55,7 +55,7 @@ class QnnSession:
         if self._session.get_providers()[0] != snapdragon.PROVIDER:
             raise UnavailableError(f"ONNX Runtime left the QNN provider for {self._session.get_providers()[0]}.")
         self._names = [output.name for output in self._session.get_outputs()]
-        self.images = IMAGES if max(artifact.subject.resolution) <= LARGE_PX else IMAGES_OF_LARGE
+        self.max_images = IMAGES if max(artifact.subject.resolution) <= LARGE_PX else IMAGES_OF_LARGE
         self.simulated = snapdragon.simulated()
         self.compute_precision: str | None = artifact.subject.compute_precision
 
@@ -72,7 +72,7 @@ class QnnSession:
         del self._session
 
 
-class QnnTarget:
+class QnnTarget(Target):
     """The NPU of a Snapdragon, half precision by default: the HTP has no other floating point."""
 
     name = "qnn"
@@ -86,7 +86,6 @@ class QnnTarget:
         "SiLU, Softmax and Tanh, in a16w8 products of two activations; native leaves them; default exact",
         "fallback": "what --allow-fallback sets: yes leaves to the CPU what the HTP does not run; default no",
     }
-    checks: tuple[Mapping[str, str], ...] = ({},)
     refuses: Mapping[str, str] = {
         "fp32": "the HTP has no fp32, it would compute in half",
         "int8": "the HTP wants every operator quantized and one scale for a tensor of activations, which a16w8 has; "
@@ -108,6 +107,10 @@ class QnnTarget:
         if snapdragon.simulated():
             return "the HTP of this machine is a simulator, whose times say nothing; measure on a Snapdragon"
         return snapdragon.missing()
+
+    def simulates(self) -> bool:
+        """Return whether the HTP of this machine is QNN's simulator."""
+        return snapdragon.simulated()
 
     def convert(self, graph: Artifact, out: Path, options: Mapping[str, str]) -> Converted:
         """Compile the graph into a context binary for one HTP architecture.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
+from effbench.deploy import installed
 from effbench.errors import MissingDependencyError, UnavailableError
 
 OLDEST = 10
@@ -25,7 +25,7 @@ class Library:
 
     def missing(self) -> str | None:
         """Return None where it is installed, else what is not; nothing is imported."""
-        return None if find_spec(self.module) else f"the package '{self.package}' is not installed"
+        return None if installed(self.module) else f"the package '{self.package}' is not installed"
 
     def load(self) -> Any:
         """Import it.

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from effbench.deploy import Array
+from effbench.deploy import Array, Session
 from effbench.deploy.targets.tensorrt import cuda
 from effbench.deploy.targets.tensorrt.library import Library, check_version, logger
 from effbench.errors import DataError, DeviceError, UnavailableError, UsageError
@@ -66,10 +66,8 @@ class Buffers:
             cuda.call("cudaFreeHost", address)
 
 
-class TensorRtSession:
+class TensorRtSession(Session):
     """A deserialized engine that runs on the GPU of this process."""
-
-    simulated = False
 
     def __init__(self, library: Library, artifact: Artifact, runtime_cache: Path | None = None) -> None:
         check_version(library, artifact.placement, artifact.name)
