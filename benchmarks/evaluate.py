@@ -23,7 +23,7 @@ from effbench.api.export.run import export
 from effbench.data import pixels
 from effbench.deploy import get as target_of
 from effbench.deploy.artifact import bundle, fidelity
-from effbench.profiles.accuracy import evaluate, head
+from effbench.profiles.accuracy import evaluate, score_output
 
 MODEL, TARGETS, ROUNDS, PORTION, WORKERS = "regla_m", ("ort", "ov"), 8, 48, 1
 
@@ -42,7 +42,7 @@ def ratio(target: str, home: Path) -> tuple[float, float, float, float]:
     (cell,) = export(MODEL, [target], [224], verify=False, out=home)
     artifact = bundle.load(Path(cell.artifact))
     session = target_of(target).open(artifact, 1, {})
-    spec, output, encoded = artifact.inputs[0], head(artifact.outputs, artifact.name).name, photographs(PORTION)
+    spec, output, encoded = artifact.inputs[0], score_output(artifact.outputs, artifact.name).name, photographs(PORTION)
 
     def load(place: int) -> np.ndarray:
         image = pixels.read(encoded[place % PORTION], "x", (224, 224), artifact.preprocessing)

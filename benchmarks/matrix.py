@@ -23,7 +23,7 @@ import tomllib
 
 from effbench.api.sweep import jobs
 from effbench.api.sweep.run import split
-from effbench.reports.matrix import NOT_RUN, Matrix, Place, place, render
+from effbench.reports.matrix import NOT_RUN, CellKey, Matrix, cell_key, render
 from effbench.schema import CALIBRATED, Cell, Fidelity, parse_resolution
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -69,7 +69,7 @@ def noise(cells: Sequence[Cell]) -> str:
     for cell in cells:
         if cell.precision in CALIBRATED and cell.fidelity and cell.fidelity.snr_db is not None:
             key = f"{cell.precision} {cell.target}"
-            lines.setdefault(place(cell)[:2], {})[key] = f"{cell.fidelity.snr_db:.1f}"
+            lines.setdefault(cell_key(cell)[:2], {})[key] = f"{cell.fidelity.snr_db:.1f}"
     ran = {key for found in lines.values() for key in found}
     asked = suite()
     heads = [key for key in map(" ".join, product(asked["precisions"], asked["targets"])) if key in ran]
@@ -77,7 +77,7 @@ def noise(cells: Sequence[Cell]) -> str:
     return tabulate(rows, ["model", "px", *heads], tablefmt="pipe", disable_numparse=True)
 
 
-def read(text: str) -> dict[Place, Cell]:
+def read(text: str) -> dict[CellKey, Cell]:
     """Read the cells of a page back: status, reason or notes, and the noise; other figures are not on it."""
     noises, cells = text[text.index("## Signal") :].split("## Every cell")
     notes = {int(number): _plain(note) for number, note in re.findall(r"^(\d+)\. (.*)$", cells, re.MULTILINE)}
@@ -119,7 +119,7 @@ def _only_noise(level: float) -> Fidelity:
     return Fidelity(**{**nothing, "snr_db": level})  # type: ignore[arg-type]
 
 
-def page(folder: Path, remark: str, kept: Mapping[Place, Cell] | None = None) -> str:
+def page(folder: Path, remark: str, kept: Mapping[CellKey, Cell] | None = None) -> str:
     """Return the page as Markdown, with what is kept of another where the folder has no cell."""
     wanted = suite()
     planned = jobs.plan(
@@ -129,7 +129,7 @@ def page(folder: Path, remark: str, kept: Mapping[Place, Cell] | None = None) ->
         out=str(folder.resolve()),
     )
     recorded, _ = split(planned, jobs.Journal(folder).read())
-    return write({**(kept or {}), **{place(cell): cell for cell in recorded.values()}}, remark)
+    return write({**(kept or {}), **{cell_key(cell): cell for cell in recorded.values()}}, remark)
 
 
 def suite() -> dict[str, Any]:
@@ -138,7 +138,7 @@ def suite() -> dict[str, Any]:
     return asked
 
 
-def write(found: Mapping[Place, Cell], remark: str) -> str:
+def write(found: Mapping[CellKey, Cell], remark: str) -> str:
     """Return the page of some cells as Markdown."""
     from tabulate import tabulate
 

@@ -11,7 +11,7 @@ from effbench.errors import UsageError
 from effbench.lab import engine as engines
 from effbench.lab.cluster import check_address
 from effbench.lab.engine import Engine
-from effbench.lab.job import FAILED, FAULT, OK, LabJob, run, unforeseen
+from effbench.lab.job import FAILED, FAULT, OK, LabJob, run, unexpected
 from effbench.lab.results import Results
 from effbench.lab.threads import Threads
 
@@ -245,5 +245,5 @@ def test_an_exception_without_a_text_has_a_name_and_a_place():
 
     with pytest.raises(AssertionError) as seen:
         broken()
-    assert re.fullmatch(r"AssertionError \(test_engine.py, line \d+\)", unforeseen(seen.value)["reason"])
-    assert {"status": FAILED, "reason": "ValueError: one"} == unforeseen(ValueError("one\ntwo"))
+    assert re.fullmatch(r"AssertionError \(test_engine.py, line \d+\)", unexpected(seen.value)["reason"])
+    assert {"status": FAILED, "reason": "ValueError: one"} == unexpected(ValueError("one\ntwo"))

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from effbench.lab.results import Results
-from effbench.lab.sweep import bring
+from effbench.lab.sweep import fetch_rounds
 from effbench.store import Store
 
 pytestmark = pytest.mark.xdist_group("export")
@@ -47,7 +47,7 @@ def test_every_device_is_measured_and_a_second_sweep_does_nothing(lab: Any):
     assert "bench" in lab("report").stdout
     for path in (lab.folder / "runs/lab/rounds").iterdir():
         for home in (lab.folder / "runs", lab.folder / "elsewhere", lab.folder / "elsewhere"):
-            brought = bring(str(lab.folder / "runs/lab"), [path.name], home)
+            brought = fetch_rounds(str(lab.folder / "runs/lab"), [path.name], home)
             assert 2 == len(brought[path.name].samples.rounds)
     assert [("bench", 2), ("local", 2)] == rounds(lab.folder)
 

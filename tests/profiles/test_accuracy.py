@@ -13,7 +13,7 @@ from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 
 from effbench.errors import DataError
-from effbench.profiles.accuracy import evaluate, head, predictions
+from effbench.profiles.accuracy import evaluate, predictions, score_output
 from effbench.schema import Predictions, TensorSpec
 
 SPEC = TensorSpec("image", "float32", (1, 1, 2, 2))
@@ -134,6 +134,6 @@ def test_decoding_runs_beside_and_its_memory_is_bounded():
 
 def test_the_head_is_the_output_of_one_score_per_class():
     maps = TensorSpec("maps", "float32", (1, 8, 7, 7))
-    assert "scores" == head([maps, TensorSpec("scores", "float32", (None, 5))], "m").name
+    assert "scores" == score_output([maps, TensorSpec("scores", "float32", (None, 5))], "m").name
     with pytest.raises(DataError, match=r"m has no output of one score per class: maps \[1, 8, 7, 7\]"):
-        head([maps], "m")
+        score_output([maps], "m")

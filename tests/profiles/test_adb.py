@@ -137,7 +137,7 @@ def test_the_real_adb_without_a_device(monkeypatch: pytest.MonkeyPatch):
 def test_cores_and_context_enter_the_command():
     made = android.plan("qnn", "/d/runner", job("/d/m", files=["model.onnx", "ctx.bin"]), {})
     assert "/d/m/ctx.bin" in made.command
-    assert ("taskset", "f0", "/d/runner/qnn") == android.pinned(made, "f0").command[:3]
+    assert ("taskset", "f0", "/d/runner/qnn") == android.pin(made, "f0").command[:3]
 
 
 def test_battery_and_thermal_status_are_read():

@@ -89,7 +89,7 @@ def test_the_next_one_puts_back_what_a_killed_watchdog_left(root: Path, owner: A
     clocks.lock(root, home, owner.pid)
     watchdog = json.loads((home / clocks.JOURNAL).read_text())["pid"]
     os.kill(watchdog, signal.SIGKILL)
-    assert soon(lambda: clocks.started(watchdog) == "")
+    assert soon(lambda: clocks.start_time(watchdog) == "")
     assert {"performance"} == governors(root)
     said = clocks.lock(root, home, owner.pid)
     assert ["schedutil -> performance"] * 2 == [text.partition(": ")[2] for text in said]

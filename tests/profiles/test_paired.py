@@ -24,8 +24,8 @@ from effbench.profiles.paired import (
     log_ratios,
     measure_pairs,
     measure_turns,
-    net,
-    quiet,
+    net_times,
+    wait_until_idle,
 )
 
 FEEDS: list[Mapping[str, np.ndarray]] = [{"x": np.zeros(1)}]
@@ -106,13 +106,13 @@ def test_the_order_is_random_and_balanced():
 
 def test_waiting_for_a_core_is_taken_off():
     item = PairedRound((100, 200), (100, 100), (0, 100), (0, 0))
-    a, b = net(item)
+    a, b = net_times(item)
     assert ([100, 100], [100, 100]) == (a.tolist(), b.tolist())
     assert 0 == log_ratios(item).typical
 
 
 def test_a_wait_longer_than_the_call_leaves_something():
-    a, _ = net(PairedRound((100,), (100,), (500,), (0,)))
+    a, _ = net_times(PairedRound((100,), (100,), (500,), (0,)))
     assert 0 < a[0]
 
 
@@ -164,7 +164,7 @@ def test_quiet_waits_for_threads_that_burn():
     stop = time.perf_counter() + 0.03
     thread = threading.Thread(target=lambda: [None for _ in iter(lambda: time.perf_counter() < stop, False)])
     thread.start()
-    quiet(limit_s=1.0)
+    wait_until_idle(limit_s=1.0)
     assert time.perf_counter() >= stop - 0.005
     thread.join()
 

@@ -27,7 +27,7 @@ def row(p50: float | None = 10.0, accuracy: float | None = 80.0, **changes: Any)
 
 
 def fronts(*rows: Row) -> list[str]:
-    return [pareto.front_name(one) for one in pareto.mark(rows)]
+    return [pareto.front_name(one) for one in pareto.mark_fronts(rows)]
 
 
 def brute_force(points: list[tuple[float, float]]) -> set[int]:
@@ -94,4 +94,4 @@ def test_what_differs_in_conditions_is_never_ranked_together() -> None:
 
 def test_order_is_kept() -> None:
     rows = [row(3.0, 70.0), row(1.0, 80.0)]
-    assert [3.0, 1.0] == [one.p50_ms for one in pareto.mark(rows)]
+    assert [3.0, 1.0] == [one.p50_ms for one in pareto.mark_fronts(rows)]

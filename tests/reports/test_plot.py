@@ -7,7 +7,7 @@ import pytest
 from report_builder import campaign, grade_a, grade_of, measurement_of
 
 from effbench.reports import Accuracy, build_rows
-from effbench.reports.labels import place
+from effbench.reports.labels import place_labels
 from effbench.reports.plot import draw, groups, write_plots
 
 pytest.importorskip("matplotlib")
@@ -59,7 +59,7 @@ def test_labels_neither_overlap_nor_cover_points() -> None:
     points = [(1 + 0.08 * i, 75 + 0.1 * (i % 3), f"model_{i}") for i in range(9)]
     axes.plot([x for x, _, _ in points], [y for _, y, _ in points], "o")
     axes.set(xlim=(0, 3), ylim=(74, 77))
-    assert 0 == place(figure, axes, points)
+    assert 0 == place_labels(figure, axes, points)
     boxes = [Text.get_window_extent(text) for text in axes.texts]
     assert len(points) == len(boxes)
     for one, other in itertools.combinations(boxes, 2):
@@ -75,7 +75,7 @@ def test_a_label_without_a_free_place_is_left_out() -> None:
     axes = figure.add_subplot()
     axes.set(xlim=(0, 1), ylim=(0, 1))
     crowd = [(0.5, 0.5, f"a_rather_long_name_{i}") for i in range(18)]
-    left_out = place(figure, axes, crowd)
+    left_out = place_labels(figure, axes, crowd)
     assert 0 < left_out < 18
     assert 18 - left_out == len(axes.texts)
 

@@ -8,7 +8,7 @@ import pytest
 from report_builder import grade_a, measurement_of
 
 from effbench.reports import build_rows, render
-from effbench.reports.slower import slower
+from effbench.reports.slower import slower_than_fp32
 from effbench.schema import Measurement, Row
 
 
@@ -21,13 +21,13 @@ def of(precision: str, p50_ms: float, **changes: Any) -> Measurement:
 
 
 def test_slower_int8_is_named_with_its_factor():
-    (text,) = slower(rows_of(of("fp32", 10.0), of("int8", 16.7), of("fp16", 9.0)))
+    (text,) = slower_than_fp32(rows_of(of("fp32", 10.0), of("int8", 16.7), of("fp16", 9.0)))
     assert text.startswith("Lower precision is slower here: regla_m on ort: int8/int8 takes 1.6")
     assert "times fp32/fp32" in text
 
 
 def test_faster_or_equal_says_nothing():
-    assert () == slower(rows_of(of("fp32", 10.0), of("int8", 5.0), of("fp16", 10.0)))
+    assert () == slower_than_fp32(rows_of(of("fp32", 10.0), of("int8", 5.0), of("fp16", 10.0)))
 
 
 @pytest.mark.parametrize(
@@ -43,15 +43,15 @@ def test_faster_or_equal_says_nothing():
     ],
 )
 def test_only_rows_of_one_kind_are_paired(other: dict[str, Any]):
-    assert () == slower(rows_of(of("fp32", 10.0), of("int8", 20.0, **other)))
+    assert () == slower_than_fp32(rows_of(of("fp32", 10.0), of("int8", 20.0, **other)))
 
 
 def test_a_grade_of_d_is_no_evidence():
-    assert () == slower(rows_of(of("fp32", 10.0), of("int8", 20.0), letter="D"))
+    assert () == slower_than_fp32(rows_of(of("fp32", 10.0), of("int8", 20.0), letter="D"))
 
 
 def test_without_intervals_nothing_is_claimed():
-    (text,) = slower(rows_of(of("fp32", 10.0, rounds=2), of("int8", 20.0, rounds=2)))
+    (text,) = slower_than_fp32(rows_of(of("fp32", 10.0, rounds=2), of("int8", 20.0, rounds=2)))
     assert text.startswith("Lower precision may be slower here")
 
 

@@ -168,7 +168,7 @@ def device_of(name: str) -> Device:
     if device.transport == transports.NONE:
         hint = f"`effbench kit MODEL --device {name}` makes a folder for whoever holds it; `effbench import` reads it."
         raise UnavailableError(f"effbench cannot drive '{name}' ({device.description}) itself.", hint=hint)
-    transports.declared(device)
+    transports.check_connection(device)
     return device
 
 

@@ -172,7 +172,7 @@ def evaluate(job: dict[str, Any], emit: Any) -> None:
     cut, label_of = _pushed(job) if "images" in job else _decoded(job)
     artifact, session = _open(job, emit)
     batch, spec = _batch(artifact, job.get("batch")), artifact.inputs[0]
-    output = accuracy.head(artifact.outputs, artifact.name).name
+    output = accuracy.score_output(artifact.outputs, artifact.name).name
     workers = int(job.get("workers") or max(1, min(8, (os.cpu_count() or 2) - 1)))
     for task in job["tasks"]:
         preprocessing = from_json(Preprocessing, task["preprocessing"], "job")

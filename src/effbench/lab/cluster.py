@@ -38,7 +38,7 @@ def check_address(address: str) -> bool:
     parts = urlsplit(address)
     if parts.scheme not in ("tcp", "tls") or not parts.hostname:
         raise UsageError(f"--scheduler {address}: expected tls://HOST:PORT, or tcp://127.0.0.1:PORT on this machine.")
-    if parts.scheme == "tcp" and not is_here(address):
+    if parts.scheme == "tcp" and not is_local(address):
         raise UsageError(
             f"--scheduler {address} leaves this machine unencrypted: whoever reaches it could run code on the lab.",
             hint="Use tls:// with certificates (docs/how-to/lab.md).",
@@ -46,7 +46,7 @@ def check_address(address: str) -> bool:
     return parts.scheme == "tls"
 
 
-def is_here(address: str) -> bool:
+def is_local(address: str) -> bool:
     """Return whether an address of a scheduler is on this machine."""
     host = urlsplit(address).hostname or ""
     try:
@@ -164,5 +164,5 @@ def _answer(future: Any) -> dict[str, Any]:
         error = future.exception()
         # A worker that dies with a job again and again is the device's fault; anything else is the job's own.
         killed = {"status": FAULT} if type(error).__name__ == "KilledWorker" else {}
-        return {**jobs.unforeseen(error), **killed}
+        return {**jobs.unexpected(error), **killed}
     return {"status": FAULT, "reason": f"the job was {future.status}"}

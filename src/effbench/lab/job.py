@@ -55,7 +55,7 @@ def run(function: str, arguments: dict[str, Any], store: str | None = None, key:
     return answer
 
 
-def unforeseen(error: BaseException) -> dict[str, Any]:
+def unexpected(error: BaseException) -> dict[str, Any]:
     """Return the answer of a job that ended with an exception nobody foresaw: a failure that says what and where."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""

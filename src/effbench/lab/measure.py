@@ -44,16 +44,16 @@ def measure(
         EffbenchError: The cell cannot be made, or not be measured.
     """
     used = device_of(device)
-    made = exported(cell, used, out)
+    made = export_cell(cell, used, out)
     run = fingerprint({"key": key, "digest": made.digest, "place": place(used)})[:12]
     kept = rounds_of(address, run)
-    missing = sorted({name_of(index) for index in range(int(how["rounds"]))} - kept.keys())
+    missing = sorted({round_name(index) for index in range(int(how["rounds"]))} - kept.keys())
     if missing:
         _measure_rounds(made, int(cell["batch"]), device, how, kept, run, missing, out)
     return {"run": run, "digest": made.digest, "rounds": len(kept.keys()), "cell": to_json(made)}
 
 
-def exported(cell: Mapping[str, Any], device: Device, out: str | None) -> Cell:
+def export_cell(cell: Mapping[str, Any], device: Device, out: str | None) -> Cell:
     """Return the artifact of a cell for a device; made where it is not there.
 
     Raises:
@@ -76,7 +76,7 @@ def rounds_of(address: str, run: str) -> Results:
     return Results(f"{address.rstrip('/')}/rounds/{run}")
 
 
-def name_of(index: int) -> str:
+def round_name(index: int) -> str:
     """Return the name of a round."""
     return f"{index:04d}"
 

@@ -19,10 +19,10 @@ from effbench.api.sweep.run import default_workers
 from effbench.codec import fingerprint, from_json, plain
 from effbench.errors import DataError, EffbenchError, UsageError
 from effbench.lab import job as answers
-from effbench.lab.cluster import Cluster, is_here
+from effbench.lab.cluster import Cluster, is_local
 from effbench.lab.engine import Engine, Outcome, Pool
 from effbench.lab.job import OK, UNSUPPORTED, LabJob
-from effbench.lab.measure import FUNCTION, exported, rounds_of
+from effbench.lab.measure import FUNCTION, export_cell, rounds_of
 from effbench.lab.results import Results
 from effbench.lab.threads import Threads
 from effbench.schema import Device, Measurement
@@ -34,7 +34,7 @@ JOB_LIMIT_S = 600.0
 
 
 @dataclass(frozen=True)
-class Swept:
+class LabSweep:
     """What a sweep over devices knows: how each job ended, the measurements, and the devices that were set aside."""
 
     outcomes: tuple[Outcome, ...]
@@ -68,7 +68,7 @@ def sweep(
     memory_limit_bytes: int | None = None,
     out: str | Path | None = None,
     notify: Notify = silent,
-) -> Swept:
+) -> LabSweep:
     """Export and measure every cell on every device: each device one job at a time, all devices at once.
 
     Args:
@@ -104,7 +104,7 @@ def sweep(
     home = home_of(out)
     if not models or not devices:
         raise UsageError("Name models and devices.", hint="effbench sweep regla_m --devices orin,pixel")
-    if scheduler and store is None and not is_here(scheduler):
+    if scheduler and store is None and not is_local(scheduler):
         hint = "Name a folder that all hosts share, or an fsspec address: --store s3://bucket/lab"
         raise UsageError("Workers on other hosts cannot reach this machine's folder.", hint=hint)
     address = store or str((home / "lab").absolute())
@@ -182,7 +182,7 @@ class _Run:
         self._ended: dict[str, Outcome] = {}
         self._total = len(plan.jobs)
 
-    def go(self, known: set[str], workers: int) -> Swept:
+    def go(self, known: set[str], workers: int) -> LabSweep:
         """Make what is missing here (``workers`` at a time; 0 leaves it to the workers of a scheduler), then measure.
 
         Nothing is measured on this machine while it exports: that would be seen in the latencies.
@@ -198,10 +198,10 @@ class _Run:
             process.kill_all()
             interrupted = True
         runs = [str(one.result["run"]) for one in self._ended.values() if one.status == OK]
-        measured = bring(self._address, runs, self._home)
+        measured = fetch_rounds(self._address, runs, self._home)
         not_run = tuple(job for key, job in self._plan.jobs.items() if key not in self._ended)
         outcomes = (*self._ended.values(), *self._plan.refused)
-        return Swept(outcomes, measured, dict(self._engine.set_aside), not_run, interrupted)
+        return LabSweep(outcomes, measured, dict(self._engine.set_aside), not_run, interrupted)
 
     def _export(self, known: set[str], workers: int) -> Iterator[Outcome]:
         """Yield the outcome of each job whose artifact cannot be made; one cell of a graph goes ahead of the others."""
@@ -220,7 +220,7 @@ class _Run:
 
     def _made(self, job: LabJob) -> Outcome | None:
         try:
-            exported(job.arguments["cell"], self._plan.devices[job.device], str(self._home))
+            export_cell(job.arguments["cell"], self._plan.devices[job.device], str(self._home))
         except EffbenchError as error:
             return Outcome(job, answers.status(error), None, error.message, error.hint or "")
         self._notify(f"exported {title(job)}")
@@ -239,7 +239,7 @@ def title(job: LabJob) -> str:
     return f"{job.device}: {cell['model']} {cell['resolution']} px {cell['precision']} {cell['target']}"
 
 
-def bring(address: str, runs: Sequence[str], home: Path) -> dict[str, Measurement]:
+def fetch_rounds(address: str, runs: Sequence[str], home: Path) -> dict[str, Measurement]:
     """Bring the rounds of runs into the store of a folder, those that are not there yet; returns each run as one.
 
     Raises:

@@ -8,7 +8,7 @@ from typing import Any
 
 from effbench.lab.engine import Outcome
 from effbench.lab.job import OK, LabJob
-from effbench.lab.sweep import Swept
+from effbench.lab.sweep import LabSweep
 from effbench.profiles.trust import grade
 from effbench.reports.lab import FORMATS, NOT_RUN, render
 from effbench.statistics import percentiles
@@ -16,14 +16,14 @@ from effbench.store import home as home_of
 from effbench.store import write_atomically
 
 
-def records(found: Swept) -> list[dict[str, Any]]:
+def records(found: LabSweep) -> list[dict[str, Any]]:
     """Return one flat record per cell and device, those that did not run included."""
     ended = [_record(outcome, found) for outcome in found.outcomes]
     left = [{**_named(job), "status": NOT_RUN} for job in found.not_run]
     return sorted([*ended, *left], key=lambda one: (one["device"], one["model"], one["resolution"], one["target"]))
 
 
-def _record(outcome: Outcome, found: Swept) -> dict[str, Any]:
+def _record(outcome: Outcome, found: LabSweep) -> dict[str, Any]:
     record = {**_named(outcome.job), "status": outcome.status, "cached": outcome.cached}
     record |= {"reason": outcome.reason, "next_step": outcome.next_step, "attempts": outcome.attempts}
     if outcome.status != OK:
@@ -44,7 +44,7 @@ def _named(job: LabJob) -> dict[str, Any]:
     return {"device": job.device, **{name: cell[name] for name in names}}
 
 
-def write(found: Swept, formats: Sequence[str], out: str | None) -> list[Path]:
+def write(found: LabSweep, formats: Sequence[str], out: str | None) -> list[Path]:
     """Write the table as ``lab.md``, ``.csv`` or ``.json`` below the output folder.
 
     Raises:

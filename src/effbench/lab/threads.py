@@ -32,7 +32,7 @@ class Threads:
             try:
                 answer = jobs.run(job.function, job.arguments, store, job.key)
             except Exception as error:  # noqa: BLE001 - the engine waits for an answer: what nobody foresaw is one
-                answer = jobs.unforeseen(error)
+                answer = jobs.unexpected(error)
             self._ended.put((unit, turn, answer))
 
         threading.Thread(target=work, name=f"lab-{unit}", daemon=True).start()

@@ -25,7 +25,7 @@ PORTION_S = 1.0
 """Answers are handed over about so often: what a kill can lose."""
 
 
-def head(outputs: Sequence[TensorSpec], model: str) -> TensorSpec:
+def score_output(outputs: Sequence[TensorSpec], model: str) -> TensorSpec:
     """Return the output that holds a score per class, shape (B, K).
 
     Raises:
@@ -59,7 +59,7 @@ def evaluate(
         places: The images to take, in order.
         labels: Their labels; -1 where there is none.
         spec: The session's image input.
-        output: The name of the output that holds the scores (`head`).
+        output: The name of the output that holds the scores (`score_output`).
         batch: Images per inference; the last batch is filled up and the surplus dropped.
         workers: Threads that decode.
         portion_s: How often predictions are yielded.

@@ -187,7 +187,7 @@ def watch(root: Path, folder: Path, owner: int) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # through `finally`, which puts everything back
-    born = started(owner)
+    born = start_time(owner)
     _wait_for_others(folder)
     changed: list[Setting] = []
     try:
@@ -197,7 +197,7 @@ def watch(root: Path, folder: Path, owner: int) -> None:
             changed.append(setting)
             change(setting)
         _say({"locked": [setting.said for setting in wanted]})
-        while (folder / LEASE).exists() and started(owner) == born:
+        while (folder / LEASE).exists() and start_time(owner) == born:
             time.sleep(POLL_S)
     except ClockError as error:
         _say({"error": str(error)})
@@ -211,7 +211,7 @@ def _wait_for_others(folder: Path) -> None:
     end = time.monotonic() + START_LIMIT_S / 2
     while (noted := _noted(folder)) is not None:
         pid, born, settings = noted
-        if started(pid) != born:
+        if start_time(pid) != born:
             _note(folder, _put_back(settings))
             return
         if time.monotonic() > end:
@@ -236,7 +236,7 @@ def _note(folder: Path, settings: Sequence[Setting]) -> None:
     if not settings:
         (folder / JOURNAL).unlink(missing_ok=True)
         return
-    data = {"pid": os.getpid(), "born": started(os.getpid()), "settings": [asdict(one) for one in settings]}
+    data = {"pid": os.getpid(), "born": start_time(os.getpid()), "settings": [asdict(one) for one in settings]}
     with tempfile.NamedTemporaryFile("w", dir=folder, prefix=".clocks-", delete=False) as draft:
         json.dump(data, draft)
         draft.flush()
@@ -257,7 +257,7 @@ def _noted(folder: Path) -> tuple[int, str, list[Setting]] | None:
     return int(data["pid"]), str(data["born"]), found
 
 
-def started(pid: int) -> str:
+def start_time(pid: int) -> str:
     """Return when a process began, so that its number is not taken for another's; nothing where it is gone."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -83,7 +83,7 @@ def log_ratios(item: PairedRound, quantile: float = 0.5) -> LogRatios:
         item: The round.
         quantile: The typical latency's: 0.5 is the median, lower is nearer to the undisturbed latency.
     """
-    a, b = net(item)
+    a, b = net_times(item)
     pairs = np.log(b / a)
     typical = float(np.median(pairs)) if quantile == 0.5 else _log_ratio(a, b, quantile)
     return LogRatios(typical, float(tail(pairs)))
@@ -101,7 +101,7 @@ def tail(pairs: Floats) -> npt.NDArray[Any]:
     return np.asarray(high + low - middle)
 
 
-def net(item: PairedRound) -> tuple[Floats, Floats]:
+def net_times(item: PairedRound) -> tuple[Floats, Floats]:
     """Return wall time less foreign waiting of both sides, nanoseconds, pair by pair."""
     found = []
     for wall_ns, wait_ns in ((item.a_ns, item.a_wait_ns), (item.b_ns, item.b_wait_ns)):
@@ -155,7 +155,7 @@ def measure_pairs(
             sides = _drawn(order)
             for side in sides:
                 if settle:
-                    quiet()
+                    wait_until_idle()
                 found[side] = _timed(sessions[side], feeds[side][len(rows) % len(feeds[side])], clock, waits)
             rows.append((found[0], found[1], sides[0] == 1))
             spent = (clock() - begin) / 1e9
@@ -204,7 +204,7 @@ def foreign_wait() -> Waits:
     return read
 
 
-def quiet(limit_s: float = 0.05, step_s: float = 0.0005) -> None:
+def wait_until_idle(limit_s: float = 0.05, step_s: float = 0.0005) -> None:
     """Sleep until this process burns no more CPU time: thread pools spin for a while after an inference."""
     deadline = time.perf_counter() + limit_s
     while time.perf_counter() < deadline:

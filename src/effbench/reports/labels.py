@@ -32,7 +32,7 @@ PLACES = (
 MARKER_PT = 6.0
 
 
-def place(figure: Figure, axes: Axes, texts: Sequence[tuple[float, float, str]]) -> int:
+def place_labels(figure: Figure, axes: Axes, texts: Sequence[tuple[float, float, str]]) -> int:
     """Write each (x, y, text) beside its point.
 
     Returns:

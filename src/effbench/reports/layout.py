@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from effbench.reports import pareto
 from effbench.reports.rows import check_metric, order
-from effbench.reports.slower import slower
+from effbench.reports.slower import slower_than_fp32
 from effbench.schema import Row, resolution_text
 
 EMPTY = "-"
@@ -239,7 +239,7 @@ def _header(rows: Sequence[Row], metric: str) -> Iterable[str]:
         yield "Accuracy measured here stands with its 95 % interval: the files of that very digest were run."
     if len({pareto.comparable(row) for row in rows}) > 1:
         yield "Rows with different batch, threads, scope or protocol are listed together but never ranked together."
-    yield from slower(rows)
+    yield from slower_than_fp32(rows)
     if first.source == "measured":
         yield (
             "run: b batch, t threads, e2e host arrays in to host arrays out. p50 with its 95 % interval over rounds. "

@@ -19,7 +19,7 @@ FORMATS = {"markdown": "md", "json": "json", "csv": "csv"}
 NOT_RUN = "not run yet"
 WIDTH = 118
 
-Place = tuple[str, str, str, str]
+CellKey = tuple[str, str, str, str]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Matrix:
     """Cells that ended, places (model, resolution, precision, target) that did not run, and p50 texts by digest."""
 
     cells: Sequence[Cell]
-    not_run: Sequence[Place] = ()
+    not_run: Sequence[CellKey] = ()
     latency: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -51,7 +51,7 @@ def counts(matrix: Matrix) -> str:
     return f"{len(matrix.cells) + len(matrix.not_run)} cells: {', '.join(parts)}"
 
 
-def place(cell: Cell) -> Place:
+def cell_key(cell: Cell) -> CellKey:
     """Return where a cell stands in the table."""
     return (cell.model, resolution_text(cell.resolution), cell.precision, cell.target)
 
@@ -69,7 +69,7 @@ class _Notes:
 def _grid(matrix: Matrix) -> tuple[list[str], list[list[str]], list[str], list[str]]:
     """Return head, lines, footnotes, and the lines that did not run at all."""
     notes = _Notes()
-    ended = {place(cell): cell for cell in matrix.cells}
+    ended = {cell_key(cell): cell for cell in matrix.cells}
     places = [*ended, *matrix.not_run]
     targets = list(dict.fromkeys(place[3] for place in places))
     begun = dict.fromkeys(place[:3] for place in ended)
@@ -157,7 +157,7 @@ def records(matrix: Matrix) -> list[dict[str, Any]]:
         checked, placed = cell.fidelity, cell.placement
         found.append(
             {
-                **dict(zip(("model", "resolution", "precision", "target"), place(cell), strict=True)),
+                **dict(zip(("model", "resolution", "precision", "target"), cell_key(cell), strict=True)),
                 "status": cell.status,
                 "cause": cell.cause,
                 "reason": cell.reason,

@@ -69,7 +69,7 @@ def front(points: Sequence[tuple[float, float]]) -> set[int]:
     return kept
 
 
-def mark(rows: Iterable[Row]) -> tuple[Row, ...]:
+def mark_fronts(rows: Iterable[Row]) -> tuple[Row, ...]:
     """Set ``on_front`` of every row; borrowed accuracies compete among themselves, and so does each data set.
 
     The order of the rows is kept.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from effbench.errors import MissingDependencyError
 from effbench.reports import pareto
-from effbench.reports.labels import place
+from effbench.reports.labels import place_labels
 from effbench.reports.layout import conditions, conditions_in_words, section_key, title
 from effbench.reports.rows import check_metric, order
 from effbench.schema import Row, resolution_text
@@ -99,7 +99,7 @@ def draw(rows: Sequence[Row], metric: str) -> Figure:
     _frame(axes, rows, metric)
     _heading(axes, title(rows[0]), _subtitle(rows, metric))
     _legend(figure, rows, looks)
-    place(figure, axes, [(*pareto.position(row), row.model) for row in _one_per_spot(rows)])
+    place_labels(figure, axes, [(*pareto.position(row), row.model) for row in _one_per_spot(rows)])
     return figure
 
 

@@ -119,7 +119,7 @@ def display_name(fact: Fact) -> str:
     return re.sub(r" @\d+.*$", "", fact.model)
 
 
-def related(name: str, other: str) -> bool:
+def same_architecture(name: str, other: str) -> bool:
     """Tell whether two published names are one architecture, whatever the recipe: ``iFormer-M (distilled)``."""
     return _key(_bare(name)) == _key(_bare(other))
 

@@ -74,7 +74,7 @@ def build_rows(
     names = {one.subject.published for one in shown if one.subject.published}
     sizes = {max(one.subject.resolution) for one in shown}
     theirs = _published_rows(metric, names, sizes, published_rows)
-    return tuple(sorted(pareto.mark([*own, *theirs]), key=order))
+    return tuple(sorted(pareto.mark_fronts([*own, *theirs]), key=order))
 
 
 def check_metric(metric: str) -> str:
@@ -274,7 +274,7 @@ def _published_rows(metric: str, names: Collection[str], sizes: Collection[int],
         found = tuple(
             fact
             for fact in found
-            if fact.image_px in sizes and any(published.related(fact.model, name) for name in names)
+            if fact.image_px in sizes and any(published.same_architecture(fact.model, name) for name in names)
         )
     return [published_row(fact, metric) for fact in found]
 

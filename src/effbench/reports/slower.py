@@ -9,7 +9,7 @@ from effbench.schema import Row
 FULL = "fp32"
 
 
-def slower(rows: Sequence[Row]) -> tuple[str, ...]:
+def slower_than_fp32(rows: Sequence[Row]) -> tuple[str, ...]:
     """Return a sentence for each measured row that took longer than fp32 of the same model, target and conditions.
 
     Slower is an interval wholly above the other's. Without intervals a larger median is reported as what it is. Rows

@@ -14,7 +14,7 @@ from effbench.api.remote import Remote, device_of
 from effbench.data import open_dataset
 from effbench.deploy.artifact import bundle
 from effbench.errors import DataError, EffbenchError, UnavailableError, UsageError
-from effbench.profiles.accuracy import head
+from effbench.profiles.accuracy import score_output
 from effbench.schema import Artifact, Cell, DataInfo
 from effbench.store import home as home_of
 
@@ -81,7 +81,7 @@ def evaluate(
     found = open_dataset(data, None if classes is None else classes)
     artifacts, cells = _chosen(names, targets, resolutions, precision, weights, seed, out, notify)
     for artifact in artifacts:
-        found.check_head(int(head(artifact.outputs, artifact.name).shape[1] or 0), artifact.name)
+        found.check_head(int(score_output(artifact.outputs, artifact.name).shape[1] or 0), artifact.name)
     notify(f"hash {len(found.items)} images")
     with Remote(device_of(device)) as remote:
         call = Call(home, Path(data), classes, found, max_images, threads, batch, workers, notify, remote)

@@ -20,7 +20,7 @@ from effbench.codec import from_json, to_json
 from effbench.data import Dataset
 from effbench.deploy.artifact import bundle
 from effbench.errors import DataError
-from effbench.profiles.accuracy import head
+from effbench.profiles.accuracy import score_output
 from effbench.schema import Artifact, DataInfo, Evaluation, Predictions, Preprocessing
 from effbench.store import Store, merge
 
@@ -237,7 +237,7 @@ class Call:
             preprocessing=preprocessing,
             engine=engine,
             simulated=self._simulated(artifact),
-            classes=int(head(artifact.outputs, artifact.name).shape[1] or 0),
+            classes=int(score_output(artifact.outputs, artifact.name).shape[1] or 0),
             predictions=portion,
             time=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             seconds=seconds,

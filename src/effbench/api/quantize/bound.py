@@ -19,7 +19,7 @@ from effbench.data import Dataset, open_dataset
 from effbench.deploy.artifact import bundle
 from effbench.deploy.precision.mix import Mix
 from effbench.errors import DataError, EffbenchError, FidelityError, UsageError
-from effbench.profiles.accuracy import head
+from effbench.profiles.accuracy import score_output
 from effbench.schema import Artifact, Cell
 
 Size = tuple[int, int]
@@ -140,7 +140,7 @@ def _search_one(
 ) -> Outcome:
     maker = ExportMaker(request, size, target)
     graph = request.in_precision(size, "fp32")
-    data.check_head(int(head(graph.outputs, graph.name).shape[1] or 0), graph.name)
+    data.check_head(int(score_output(graph.outputs, graph.name).shape[1] or 0), graph.name)
     call = Call(request.home, place, classes, data, None, 1, None, None, request.notify)
     outcome = search(maker, call, max_drop_pct)
     maker.clear(outcome.mix)

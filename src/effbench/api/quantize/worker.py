@@ -18,14 +18,14 @@ def sensitivity(job: dict[str, Any], emit: Any) -> None:
     """Emit each block with the divergence that int8 in it alone brings: mean KL from the fp32 answers, in nats."""
     from effbench.data import open_dataset, pixels
     from effbench.deploy.precision.mix import blocks, mixed, quantized
-    from effbench.profiles.accuracy import head
+    from effbench.profiles.accuracy import score_output
 
     source = bundle.load(Path(job["graph"]))
     model, int8 = onnx_file.load(source.path), onnx_file.load(bundle.load(Path(job["int8"])).path)
     names = quantized(int8)
     emit({"event": "stage", "stage": "sensitivity: read images"})
     data = open_dataset(job["data"], job["classes"])
-    spec, output = source.inputs[0], head(source.outputs, source.name).name
+    spec, output = source.inputs[0], score_output(source.outputs, source.name).name
     size, channels = source.subject.resolution, spec.shape[1] or 3
     items = [data.items[index] for index in job["images"]]
     images = np.stack([pixels.read(one.read(), one.name, size, source.preprocessing, channels) for one in items])

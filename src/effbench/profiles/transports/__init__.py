@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from effbench.errors import UnavailableError, unknown_name
-from effbench.profiles.transports.link import Event, Link, needed
+from effbench.profiles.transports.link import Event, Link, required
 from effbench.profiles.transports.replay import Recorder
 from effbench.schema import Device
 
@@ -51,7 +51,7 @@ def check(device: Device) -> None:
             raise unknown_name(key, keys, f"key of [connection] of device '{device.name}' ({device.transport}):")
 
 
-def declared(device: Device) -> None:
+def check_connection(device: Device) -> None:
     """Refuse a device whose place is not declared, before any work is done for it.
 
     Raises:
@@ -59,7 +59,7 @@ def declared(device: Device) -> None:
     """
     check(device)
     for key, example in getattr(transports()[device.transport], "REQUIRED", {}).items():
-        needed(device, key, example)
+        required(device, key, example)
 
 
 def connect(device: Device, record: Path | None = None) -> Link:
@@ -83,4 +83,4 @@ def connect(device: Device, record: Path | None = None) -> Link:
     return Recorder(link, device, record)
 
 
-__all__ = ["NONE", "Connect", "Event", "Link", "check", "connect", "declared", "needed", "transports"]
+__all__ = ["NONE", "Connect", "Event", "Link", "check", "check_connection", "connect", "required", "transports"]

@@ -174,7 +174,7 @@ class Adb:
             self._put_inputs(job)
         plan = android.plan(runner, f"{self._home}/runner", job, self._device.settings)
         mask = connection.get("cores")
-        return android.pinned(plan, str(mask)) if mask else plan
+        return android.pin(plan, str(mask)) if mask else plan
 
     def _put_inputs(self, job: Mapping[str, Any]) -> None:
         """Leave one input of zeros beside an artifact; latency of a dense network does not depend on it."""

@@ -77,7 +77,7 @@ def plan(runner: str, folder: str, job: Mapping[str, Any], settings: Mapping[str
     return Plan(runner, (f"{folder}/qnn", *backend, *loaded, *inputs, "--output_dir", output), env, log)
 
 
-def pinned(item: Plan, mask: str) -> Plan:
+def pin(item: Plan, mask: str) -> Plan:
     """Return the plan on the cores of a mask (toybox's ``taskset MASK COMMAND``)."""
     return replace(item, command=("taskset", mask, *item.command))
 

@@ -31,7 +31,7 @@ class Link(Protocol):
         """End the session; nothing is left running or lying over there but the agent."""
 
 
-def needed(device: Device, key: str, example: str) -> Any:
+def required(device: Device, key: str, example: str) -> Any:
     """Return a value of ``[connection]`` that the transport cannot do without.
 
     Raises:

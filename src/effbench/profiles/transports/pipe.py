@@ -8,7 +8,7 @@ from __future__ import annotations
 from effbench.errors import UsageError
 from effbench.profiles.transports import session
 from effbench.profiles.transports.channel import BOOT, Pipe
-from effbench.profiles.transports.link import needed
+from effbench.profiles.transports.link import required
 from effbench.profiles.transports.session import Supervised
 from effbench.schema import Device
 
@@ -20,7 +20,7 @@ REQUIRED = {"command": "docker exec -i NAME"}
 
 
 def _link(device: Device) -> Supervised:
-    command = needed(device, "command", REQUIRED["command"])
+    command = required(device, "command", REQUIRED["command"])
     if not isinstance(command, (list, tuple)) or not all(isinstance(part, str) for part in command):
         text = f'[devices.{device.name}.connection] command = ["docker", "exec", "-i", "NAME"]'
         raise UsageError(f"The command of '{device.name}' is not a list of arguments.", hint=text)

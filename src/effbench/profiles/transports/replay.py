@@ -15,7 +15,7 @@ from typing import Any
 from effbench import errors
 from effbench.codec import file_sha256, fingerprint, plain
 from effbench.errors import DataError, DeviceError, EffbenchError
-from effbench.profiles.transports.link import Event, Link, needed
+from effbench.profiles.transports.link import Event, Link, required
 from effbench.schema import FORMAT_VERSION, Device
 
 CONNECTION = {"file": "what `--record FILE` wrote"}
@@ -48,7 +48,7 @@ class Recorder:
     def run(self, module: str, job: Mapping[str, Any], *, time_limit_s: float) -> Iterator[Event]:
         """Pass on, keeping events and the error at the end."""
         events: list[Event] = []
-        line: dict[str, Any] = {"call": "run", "module": module, "job": essence(job), "events": events}
+        line: dict[str, Any] = {"call": "run", "module": module, "job": comparable_job(job), "events": events}
         try:
             for event in self._link.run(module, job, time_limit_s=time_limit_s):
                 events.append(event)
@@ -84,7 +84,7 @@ class Replay:
     """A link that answers from a recording, in its order."""
 
     def __init__(self, device: Device) -> None:
-        self._path = Path(needed(device, "file", "exchange.jsonl")).expanduser()
+        self._path = Path(required(device, "file", "exchange.jsonl")).expanduser()
         try:
             lines = [json.loads(line) for line in self._path.read_text().splitlines()]
         except OSError as error:
@@ -105,7 +105,7 @@ class Replay:
     def run(self, module: str, job: Mapping[str, Any], *, time_limit_s: float) -> Iterator[Event]:
         """Yield the recorded events of the same job, then its recorded error."""
         call = self._next("run")
-        if fingerprint([call["module"], call["job"]]) != fingerprint([module, essence(job)]):
+        if fingerprint([call["module"], call["job"]]) != fingerprint([module, comparable_job(job)]):
             raise self._other(f"another job than the recorded '{call['job'].get('op')}' is run")
         yield from call["events"]
         if "error" in call:
@@ -140,7 +140,7 @@ class Replay:
         return DeviceError(f"{self._path} answers something else: {what}.", hint=hint)
 
 
-def essence(job: Mapping[str, Any]) -> dict[str, Any]:
+def comparable_job(job: Mapping[str, Any]) -> dict[str, Any]:
     """Return what makes a job the same in a replay; how long it may take depends on how long others took."""
     left_out = (*VARIES, "round_seconds")
     return {key: value for key, value in plain(job).items() if key not in left_out}

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from effbench.errors import DeviceError, MissingDependencyError
 from effbench.profiles.transports import session
 from effbench.profiles.transports.channel import COMMAND, Inbox, LostError
-from effbench.profiles.transports.link import needed
+from effbench.profiles.transports.link import required
 from effbench.profiles.transports.session import TIMEOUT_S, Supervised
 from effbench.schema import Device
 
@@ -42,7 +42,7 @@ class SshChannel:
         except ImportError as error:
             raise MissingDependencyError("Transport 'ssh'", "asyncssh", "ssh") from error
         self._device = device
-        self._host = str(needed(device, "host", REQUIRED["host"]))
+        self._host = str(required(device, "host", REQUIRED["host"]))
         self._timeout_s = float(device.connection.get("timeout_s", TIMEOUT_S))
         self._inbox = Inbox()
         self._log = b""

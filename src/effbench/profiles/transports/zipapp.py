@@ -11,7 +11,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2]
 
-STAYS_HERE = ("api", "cli", "commands", "lab", "models", "pytest_plugin", "reports", "training")
+EXCLUDED = ("api", "cli", "commands", "lab", "models", "pytest_plugin", "reports", "training")
 """Parts that a device never imports; everything else is small enough to travel whole."""
 
 MAIN = """\
@@ -47,7 +47,7 @@ def agent() -> Agent:
         _add(archive, "__main__.py", MAIN.encode())
         for path in sorted(PACKAGE.rglob("*.py")):
             name = path.relative_to(PACKAGE.parent).as_posix()
-            if name.split("/")[1].removesuffix(".py") not in STAYS_HERE:
+            if name.split("/")[1].removesuffix(".py") not in EXCLUDED:
                 _add(archive, name, path.read_bytes())
     data = buffer.getvalue()
     return Agent(data, hashlib.sha256(data).hexdigest())
