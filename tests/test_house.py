@@ -116,6 +116,18 @@ ABSOLUTE = re.compile(r"(?<![\w.~$})*-])/(?:home|root|Users|tmp|work)/\w")
 
 LARGEST_BYTES = 2 * 2**20
 
+LINUX_ONLY = ("fcntl", "grp", "pwd", "resource", "termios")
+"""Modules that Windows lacks."""
+
+LACKING = {
+    "win32": {
+        "os": ("fork", "geteuid", "getloadavg", "killpg", "mkfifo", "sched_getaffinity", "statvfs", "sysconf"),
+        "signal": ("SIGHUP", "SIGKILL"),
+    },
+    "darwin": {"os": ("sched_getaffinity",), "signal": ()},
+}
+"""What modules of the standard library do not have on another system."""
+
 
 @dataclass(frozen=True)
 class Import:
@@ -364,6 +376,84 @@ def test_in_a_bare_interpreter_the_rest_is_missing():
     done = bare("import torch", "numpy")
     assert 1 == done.returncode
     assert "No module named 'torch'" in done.stderr
+
+
+def test_no_module_imports_what_windows_lacks():
+    every = [one for one in every_import() if part(one.name) in LINUX_ONLY]
+    assert {"resource", "fcntl"} <= {one.name for one in every}, "the search sees nothing"
+    assert [] == [str(one) for one in every if one.on_import]
+
+
+ELSEWHERE = """
+import importlib, os, signal, sys
+for name in NAMES:  # the libraries they use, as this system has them
+    importlib.import_module(name)
+for name in [name for name in sys.modules if name.partition(".")[0] == "effbench"]:
+    del sys.modules[name]
+sys.platform = PLATFORM
+sys.modules.update(dict.fromkeys(BLOCKED))
+for owner in (os, signal):
+    for name in LACKING[owner.__name__]:
+        delattr(owner, name)
+for name in NAMES:
+    try:
+        importlib.import_module(name)
+    except (ImportError, AttributeError) as error:
+        print(f"{name}: {error!r}")
+"""
+
+
+def elsewhere(platform: str, code: str = "") -> list[str]:
+    """Import every light module as on another system, run some code there, and return the lines it prints."""
+    light = [module for module in MODULES if not below(module, TORCH_ON_IMPORT) or module in WITHOUT_TORCH]
+    names = [f"effbench.{module}".rstrip(".") for module in light]
+    values = f"PLATFORM, NAMES, BLOCKED, LACKING = {platform!r}, {names!r}, {LINUX_ONLY!r}, {LACKING[platform]!r}"
+    env = {**os.environ, "PYTHONPATH": str(SOURCE.parent)}
+    command = [sys.executable, "-c", values + ELSEWHERE + code]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert 0 == done.returncode, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("platform", LACKING)
+def test_light_modules_are_imported_on_other_systems(platform: str):
+    assert [] == elsewhere(platform)
+
+
+ON_WINDOWS = """
+from pathlib import Path
+from effbench.api.compare import rounds
+from effbench.api.export import stage
+from effbench.api.sweep.run import default_workers
+from effbench.device import supervisor
+from effbench.errors import UnavailableError
+from effbench.process import run
+from effbench.profiles import clocks, environment
+from effbench.profiles.transports.channel import Pipe
+environment.PROC = environment.SYS = Path("no such folder")
+assert environment.observe()["governor"] is None
+assert environment.counters()["own_cpu_s"] > 0
+assert environment.peak_rss_bytes() == 0
+assert stage.Limits.of(60).memory_bytes is None
+assert default_workers() >= 1
+for call in (
+    lambda: list(run("module", {}, time_limit_s=1)),
+    lambda: Pipe(["command"]),
+    lambda: rounds._two_workers({}, None),
+    lambda: clocks.lock(Path("x"), Path("no such folder/x"), 1),
+    supervisor.main,
+):
+    try:
+        call()
+    except (UnavailableError, clocks.ClockError, SystemExit) as error:
+        print(getattr(error, "message", error))
+"""
+
+
+def test_what_windows_lacks_ends_in_a_sentence():
+    lines = elsewhere("win32", ON_WINDOWS)
+    assert 5 == len(lines)
+    assert [] == [line for line in lines if "Linux" not in line]
 
 
 def test_heavy_packages_are_imported_inside_functions():

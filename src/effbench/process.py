@@ -59,6 +59,18 @@ class ChildFailure(errors.EffbenchError):
         return self.exit_status == -_SIGKILL
 
 
+def require_posix(task: str) -> None:
+    """Refuse a task that needs POSIX process groups and pipes, on a system that lacks them.
+
+    Raises:
+        UnavailableError: This is Windows.
+    """
+    if sys.platform == "win32":
+        raise errors.UnavailableError(
+            f"{task} needs Linux or macOS; this is Windows.", hint="Run effbench in WSL, or on another machine."
+        )
+
+
 _LIVE: set[subprocess.Popen[bytes]] = set()
 
 
@@ -95,7 +107,9 @@ def run(
     Raises:
         EffbenchError: The error that the child reported, of the same class.
         ChildFailure: It crashed, was killed, or ran into a limit.
+        UnavailableError: This is Windows.
     """
+    require_posix("A child process with limits")
     with tempfile.TemporaryFile() as log:
         child = subprocess.Popen(
             [*python, "-m", module],

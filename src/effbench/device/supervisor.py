@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -103,6 +102,8 @@ class Supervisor:
 
     def hello(self, request: dict[str, Any]) -> None:
         """Make the folders, sweep what sessions that are gone have left, and describe the machine."""
+        import fcntl
+
         self.home = Path(request["home"]).expanduser()
         try:
             (self.home / "agents").mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -128,6 +129,8 @@ class Supervisor:
 
     def sweep(self) -> None:
         """Remove the session folders that no process holds any more: a kill or a reboot leaves them."""
+        import fcntl
+
         for folder in self.home.glob("session-*"):
             try:
                 lock = os.open(folder / LOCK, os.O_RDWR)
@@ -310,6 +313,8 @@ def words(error: Exception) -> str:
 
 def main() -> None:
     """Serve one connection."""
+    if sys.platform == "win32":
+        sys.exit("effbench measures on devices with Linux, Android or macOS; this is Windows")
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the end of the input says the same, and leaves time to clean up
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     answer(ready=True)  # the requests may only follow now: what came earlier would be in the boot line's buffer

@@ -11,7 +11,7 @@ from typing import Any
 
 from effbench import process
 from effbench.api.export.run import at_hand, targets_of
-from effbench.api.export.stage import MEMORY_SHARE, Notify, memory_bytes, silent
+from effbench.api.export.stage import Notify, memory_share, silent
 from effbench.api.profile.run import BUDGET_S, ROUNDS
 from effbench.api.remote import device_of
 from effbench.api.sweep import jobs as cells
@@ -109,10 +109,9 @@ def sweep(
         raise UsageError("Workers on other hosts cannot reach this machine's folder.", hint=hint)
     address = store or str((home / "lab").absolute())
     workers = workers or default_workers()
-    share = int(memory_bytes() * MEMORY_SHARE / workers)
     common: dict[str, Any] = {"batch": batch, "weights": weights, "seed": seed, "images": images}
     common |= {"allow_fallback": allow_fallback, "time_limit_s": time_limit_s}
-    common |= {} if scheduler else {"memory_limit_bytes": memory_limit_bytes or share}
+    common |= {} if scheduler else {"memory_limit_bytes": memory_limit_bytes or memory_share(workers)}
     how = {"rounds": rounds, "budget_s": budget_s, "threads": threads, "rate_hz": rate_hz}
     plan = _Plan(how, address, None if scheduler else str(home.absolute()))
     for device in map(device_of, dict.fromkeys(devices)):

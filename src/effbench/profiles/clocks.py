@@ -143,8 +143,10 @@ def lock(root: Path, folder: Path, owner: int) -> list[str]:
     Where this user may not, the watchdog is started through ``sudo -n``, which never asks for a password.
 
     Raises:
-        ClockError: A setting was refused; what was changed is put back.
+        ClockError: A setting was refused and what was changed is put back, or this is Windows.
     """
+    if sys.platform == "win32":
+        raise ClockError("only Linux and macOS let a program do it")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / LEASE).write_text(str(owner))
     package = str(Path(__file__).parent.parent.parent)

@@ -17,9 +17,6 @@ from pathlib import Path
 
 from effbench.profiles import sources
 
-if sys.platform != "win32":
-    import resource
-
 Value = str | int | float | None
 
 PROC = Path("/proc")
@@ -140,9 +137,7 @@ def peak_rss_bytes() -> int:
     for line in _lines(PROC / "self/status"):
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
-    if sys.platform == "win32":
-        return 0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return int(_usage("ru_maxrss") or 0) * (1 if sys.platform == "darwin" else 1024)
 
 
 @cache
@@ -261,7 +256,16 @@ def _run_delay_s() -> float | None:
 
 
 def _involuntary_switches() -> float | None:
-    return None if sys.platform == "win32" else float(resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw)
+    return _usage("ru_nivcsw")
+
+
+def _usage(field: str) -> float | None:
+    """Return a field of ``getrusage`` for this process, or None on Windows, which has none."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    return float(getattr(resource.getrusage(resource.RUSAGE_SELF), field))
 
 
 def _pressure_s() -> float | None:

@@ -108,4 +108,4 @@ def test_limits_of_a_cell_end_all_its_stages() -> None:
     limits = stage.Limits.of(600, total_s=10)
     assert 9 < limits.seconds() <= 10
     assert 600 == stage.Limits.of(600).seconds()
-    assert 0 < (limits.memory_bytes or 0) < stage.memory_bytes()
+    assert 0 < (limits.memory_bytes or 0) < (stage.memory_bytes() or 0)

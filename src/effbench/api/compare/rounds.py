@@ -105,6 +105,7 @@ def _paired(answer: dict[str, Any]) -> PairedRound:
 
 
 def _two_workers(job: dict[str, Any], setting: RoundSettings) -> PairedRound:
+    process.require_posix("A comparison with two workers")
     with tempfile.TemporaryDirectory() as folder:
         pipes = [Path(folder) / name for name in ("a", "b")]
         for pipe in pipes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -27,13 +28,24 @@ def silent(message: str) -> None:
     """Report progress to nobody."""
 
 
-def memory_bytes() -> int:
-    """Return how much memory this process may use: the machine's, or the control group's where that is less."""
+def memory_bytes() -> int | None:
+    """Return how much memory this process may use: the machine's, or the control group's where that is less.
+
+    None on Windows, which has no ``sysconf``.
+    """
+    if sys.platform == "win32":
+        return None
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     try:
         return min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
     except (OSError, ValueError):
         return total
+
+
+def memory_share(workers: int = 1) -> int | None:
+    """Return the memory limit of each of so many stages at a time, in bytes; None where the memory is unknown."""
+    total = memory_bytes()
+    return None if total is None else int(total * MEMORY_SHARE / workers)
 
 
 @dataclass(frozen=True)
@@ -48,7 +60,7 @@ class Limits:
     def of(cls, stage_s: float, memory: int | None = None, total_s: float | None = None) -> Limits:
         """Return limits that begin now; without a memory limit it is `MEMORY_SHARE` of what there is."""
         until = math.inf if total_s is None else time.monotonic() + total_s
-        return cls(stage_s, int(memory_bytes() * MEMORY_SHARE) if memory is None else memory, until)
+        return cls(stage_s, memory_share() if memory is None else memory, until)
 
     def seconds(self) -> float:
         """Return what the next stage may take."""

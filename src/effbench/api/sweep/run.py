@@ -17,7 +17,7 @@ from typing import Any
 from effbench import deploy, process
 from effbench.api.export import failures
 from effbench.api.export.run import at_hand, reduced
-from effbench.api.export.stage import MEMORY_SHARE, Notify, memory_bytes, silent
+from effbench.api.export.stage import Notify, memory_bytes, memory_share, silent
 from effbench.api.profile.run import BUDGET_S, ROUNDS, profile
 from effbench.api.sweep import jobs
 from effbench.api.sweep.jobs import Job, Journal
@@ -113,7 +113,7 @@ def sweep(
         images=images,
         allow_fallback=allow_fallback,
         time_limit_s=time_limit_s,
-        memory_limit_bytes=memory_limit_bytes or int(memory_bytes() * MEMORY_SHARE / workers),
+        memory_limit_bytes=memory_limit_bytes or memory_share(workers),
         out=str(home),
     )
     journal = Journal(home)
@@ -135,7 +135,8 @@ def sweep(
 def default_workers() -> int:
     """Return how many cells to make at a time: one per core, as far as memory goes."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, memory_bytes() // STAGE_BYTES))
+    memory = memory_bytes()
+    return max(1, cores if memory is None else min(cores, memory // STAGE_BYTES))
 
 
 def split(

@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from effbench import process
 from effbench.errors import DeviceError
 
 BOOT = ("python3", "-u", "-c", "import sys,json;exec(json.loads(sys.stdin.buffer.readline()))")
@@ -57,6 +58,7 @@ class Pipe:
     """A channel to a program on this machine: another interpreter, an emulator, or a command that leads elsewhere."""
 
     def __init__(self, argv: Sequence[str], env: Mapping[str, str] | None = None) -> None:
+        process.require_posix("A connection through a program")
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the channel
         try:
             self._child = subprocess.Popen(
