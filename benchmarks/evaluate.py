@@ -1,13 +1,15 @@
-"""Throughput of `effbench evaluate` against a bare loop over the same session, interleaved image portion by portion.
+"""Throughput of `effbench evaluate` against a bare loop over the same session, in alternating portions of images.
 
-Run with ``python benchmarks/evaluate.py`` (about 3 minutes on 2 quiet cores). The bare loop has its tensors ready and
-decodes nothing; the evaluating loop decodes JPEG images of 500 x 375 px in threads beside the runtime (1 thread).
-Where other work runs, decoding and the runtime share a core, and the ratio of wall times falls below what it is on two
-quiet cores; the ratio of the runtime's thread's CPU time, beside it, says what the loop itself adds.
+    python benchmarks/evaluate.py       (about 3 minutes on 2 idle cores)
+
+The bare loop has its tensors ready and decodes nothing. The evaluating loop decodes JPEG images of 500 x 375 px in a
+thread beside the runtime (1 thread). On a busy machine, decoding and the runtime share a core, and the ratio of wall
+times is lower than on two idle cores. The ratio of the CPU time of the runtime's thread shows the loop's own cost.
 """
 
 from __future__ import annotations
 
+import argparse
 import io
 import statistics
 import sys
@@ -29,50 +31,55 @@ MODEL, TARGETS, ROUNDS, PORTION, WORKERS = "regla_m", ("ort", "ov"), 8, 48, 1
 
 
 def photographs(count: int) -> list[bytes]:
-    found = []
+    files = []
     for image in fidelity.reference_images(count, 3, (375, 500), 50):
         stream = io.BytesIO()
         Image.fromarray(image.transpose(1, 2, 0)).save(stream, "JPEG", quality=90)
-        found.append(stream.getvalue())
-    return found
+        files.append(stream.getvalue())
+    return files
 
 
 def ratio(target: str, home: Path) -> tuple[float, float, float, float]:
-    """Return images a second of the bare loop and of ours, and median ratios of the rounds: of wall and CPU time."""
+    """Return images per second of the bare and the evaluating loop, and median ratios of wall and CPU time."""
     (cell,) = export(MODEL, [target], [224], verify=False, out=home)
     artifact = bundle.load(Path(cell.artifact))
     session = target_of(target).open(artifact, 1, {})
     spec, output, encoded = artifact.inputs[0], score_output(artifact.outputs, artifact.name).name, photographs(PORTION)
 
-    def load(place: int) -> np.ndarray:
-        image = pixels.read(encoded[place % PORTION], "x", (224, 224), artifact.preprocessing)
-        return pixels.normalize(image[None], artifact.preprocessing, spec.dtype)[0]
+    def load(index: int) -> np.ndarray:
+        image = pixels.read(encoded[index % PORTION], "x", (224, 224), artifact.preprocessing)
+        tensor: np.ndarray = pixels.normalize(image[None], artifact.preprocessing, spec.dtype)[0]
+        return tensor
 
-    ready = [load(place)[None] for place in range(PORTION)]
-    places, bare_s, ours_s = range(PORTION), list[tuple[float, float]](), list[tuple[float, float]]()
+    ready = [load(index)[None] for index in range(PORTION)]
+    indices, bare_s, evaluate_s = range(PORTION), list[tuple[float, float]](), list[tuple[float, float]]()
+    labels = [0] * PORTION
     for number in range(ROUNDS + 1):
-        sides = [("bare", bare_s), ("ours", ours_s)]
+        sides = [("bare", bare_s), ("evaluate", evaluate_s)]
         for name, seconds in sides if number % 2 else sides[::-1]:
             start = (time.perf_counter(), time.thread_time())
             if name == "bare":
                 for tensor in ready:
                     session({spec.name: tensor})
             else:
-                list(evaluate(session, load, places, [0] * PORTION, spec=spec, output=output, batch=1, workers=WORKERS))
+                list(evaluate(session, load, indices, labels, spec=spec, output=output, batch=1, workers=WORKERS))
             if number:  # the first round warms up
                 seconds.append((time.perf_counter() - start[0], time.thread_time() - start[1]))
-    pairs = [[a / b for a, b in zip(bare, ours, strict=True)] for bare, ours in zip(bare_s, ours_s, strict=True)]
-    bare, ours = (PORTION / statistics.median(wall for wall, _ in seconds) for seconds in (bare_s, ours_s))
-    wall, processor = (statistics.median(column) for column in zip(*pairs, strict=True))
-    return bare, ours, wall, processor
+    pairs = zip(bare_s, evaluate_s, strict=True)
+    ratios = [(bare[0] / evaluating[0], bare[1] / evaluating[1]) for bare, evaluating in pairs]
+    rates = [PORTION / statistics.median(wall for wall, _ in seconds) for seconds in (bare_s, evaluate_s)]
+    wall, processor = (statistics.median(column) for column in zip(*ratios, strict=True))
+    return rates[0], rates[1], wall, processor
 
 
 def run() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for target in TARGETS:
-            bare, ours, seen, processor = ratio(target, Path(folder))
-            rows.append((MODEL, target, bare, ours, seen, ">= 0.95", processor))
+            bare, evaluating, wall, processor = ratio(target, Path(folder))
+            rows.append((MODEL, target, bare, evaluating, wall, ">= 0.95", processor))
     header = (
         "model, 224 px",
         "target",

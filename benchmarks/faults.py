@@ -2,12 +2,13 @@
 
     python benchmarks/faults.py
 
-Clear means: the expected exit code, one sentence that names the fault, no traceback, no draft left that a later export
-does not remove, and no process left. A small model of the tests (tests/toy.py) is exported for real; nothing is mocked.
+A clear record has the expected exit code, one sentence that names the fault, and no traceback; the next export removes
+every draft, and no process stays. The exports are real, of a small model of the tests (tests/support/toy.py).
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import resource
@@ -18,37 +19,43 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
+from effbench.codec import digest_of, file_sha256, fingerprint
 from effbench.deploy.artifact import bundle
+from effbench.schema import Artifact, FileInfo
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPORT = ("export", "toy:net", "--res", "64", "--precision", "fp32")
 TARGETS = ("ort", "ov", "coreml")
 FULL_BYTES = 4096
 
+Injection = Callable[[Path], tuple[int, str]]
+"""Inject a fault into a folder with artifacts and run a command there; return its exit code and its output."""
+
 
 def effbench(folder: Path, *arguments: str, disk_bytes: int | None = None) -> tuple[int, str]:
-    """Run one command in a folder; returns its exit code and everything it said."""
+    """Run one command in a folder; return its exit code and its output."""
 
     def limit() -> None:
         if disk_bytes is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (disk_bytes, disk_bytes))
 
     command = [sys.executable, "-m", "effbench.cli", *arguments]
-    done = subprocess.run(
+    result = subprocess.run(
         command, cwd=folder, capture_output=True, text=True, timeout=300, check=False, preexec_fn=limit
     )
-    return done.returncode, done.stdout + done.stderr
+    return result.returncode, result.stdout + result.stderr
 
 
-def made(folder: Path, target: str) -> bundle.Artifact:
+def artifact_of(folder: Path, target: str) -> Artifact:
     return next(item for item in bundle.artifacts(folder / "runs") if item.subject.target == target)
 
 
-def tampered(target: str) -> Callable[[Path], tuple[int, str]]:
+def tampered(target: str) -> Injection:
     def inject(folder: Path) -> tuple[int, str]:
-        artifact = made(folder, target)
+        artifact = artifact_of(folder, target)
         path = artifact.folder / max(artifact.files, key=lambda name: artifact.files[name].size_bytes)
         data = bytearray(path.read_bytes())
         data[len(data) // 2] ^= 0xFF
@@ -58,30 +65,29 @@ def tampered(target: str) -> Callable[[Path], tuple[int, str]]:
     return inject
 
 
-def bad_plan(target: str) -> Callable[[Path], tuple[int, str]]:
-    """Cut every file in half and write the manifest anew, so that only the runtime can find out."""
+def bad_plan(target: str) -> Injection:
+    """Cut every file in half and write a matching manifest, so that only the runtime can detect it."""
 
     def inject(folder: Path) -> tuple[int, str]:
-        from dataclasses import replace
-
-        artifact = made(folder, target)
+        artifact = artifact_of(folder, target)
+        files = {}
         for name in artifact.files:
             path = artifact.folder / name
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-        files = {name: bundle._info(artifact.folder / name) for name in artifact.files}
-        bundle.save_manifest(replace(artifact, files=files, digest=bundle.digest_of(files)))
+            files[name] = FileInfo(file_sha256(path), path.stat().st_size)
+        bundle.save_manifest(replace(artifact, files=files, digest=digest_of(files)))
         return effbench(folder, "verify", artifact.name)
 
     return inject
 
 
 def newer_format(folder: Path) -> tuple[int, str]:
-    artifact = made(folder, "ort")
+    artifact = artifact_of(folder, "ort")
     path = artifact.folder / bundle.MANIFEST
     data = json.loads(path.read_text())
     data.pop("checksum")
     data["format"] = 99
-    path.write_text(json.dumps({**data, "checksum": bundle.fingerprint(data)}))
+    path.write_text(json.dumps({**data, "checksum": fingerprint(data)}))
     return effbench(folder, "verify", str(artifact.folder))
 
 
@@ -98,15 +104,15 @@ def full_disk(folder: Path) -> tuple[int, str]:
 
 
 def killed_stage(folder: Path) -> tuple[int, str]:
-    """Kill the child that exports the graph; the command itself has to tell it."""
+    """Kill the child process that exports the graph; the command has to report it."""
     command = [sys.executable, "-m", "effbench.cli", *EXPORT, "-t", "ort", "--seed", "8"]
     parent = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     for _ in range(600):
         children = Path(f"/proc/{parent.pid}/task").glob("*/children")
-        found = [int(pid) for listing in children for pid in listing.read_text().split()]
-        if found:
+        pids = [int(pid) for listing in children for pid in listing.read_text().split()]
+        if pids:
             time.sleep(1)
-            os.kill(found[0], signal.SIGKILL)
+            os.kill(pids[0], signal.SIGKILL)
             break
         time.sleep(0.05)
     text = parent.communicate(timeout=120)[0]
@@ -114,7 +120,7 @@ def killed_stage(folder: Path) -> tuple[int, str]:
 
 
 def killed_export(folder: Path) -> tuple[int, str]:
-    """Kill the command itself, then ask for the same once more: it has to end well."""
+    """Kill the command itself and run it again; the second run has to succeed."""
     command = [sys.executable, "-m", "effbench.cli", *EXPORT, "-t", "ort", "--seed", "9"]
     parent = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     time.sleep(3)
@@ -123,8 +129,8 @@ def killed_export(folder: Path) -> tuple[int, str]:
     return effbench(folder, *EXPORT, "-t", "ort", "--seed", "9")
 
 
-def hostile(location: str) -> Callable[[Path], tuple[int, str]]:
-    """A model whose weights are said to lie in somebody else's file."""
+def hostile(location: str) -> Injection:
+    """Export a model whose external data points to a file outside its folder."""
 
     def inject(folder: Path) -> tuple[int, str]:
         import onnx
@@ -133,8 +139,8 @@ def hostile(location: str) -> Callable[[Path], tuple[int, str]]:
         secret = folder.parent / "secret.bin"
         secret.write_bytes(bytes(1 << 16))
         (folder / "link.bin").symlink_to(secret)
-        model = onnx.load(made(folder, "onnx").path)
-        tensor = max(model.graph.initializer, key=lambda one: one.ByteSize())
+        model = onnx.load(artifact_of(folder, "onnx").path)
+        tensor = max(model.graph.initializer, key=lambda item: item.ByteSize())
         external_data_helper.set_external_data(tensor, location.format(secret=secret))
         tensor.ClearField("raw_data")
         tensor.data_location = onnx.TensorProto.EXTERNAL
@@ -144,8 +150,8 @@ def hostile(location: str) -> Callable[[Path], tuple[int, str]]:
     return inject
 
 
-def faults() -> Iterator[tuple[str, Callable[[Path], tuple[int, str]], tuple[int, ...], str]]:
-    """Yield name, injection, the exit codes that are right, and the words that have to be said."""
+def faults() -> Iterator[tuple[str, Injection, tuple[int, ...], str]]:
+    """Yield name, injection, the expected exit codes, and the expected words of the message."""
     for target in TARGETS:
         yield f"tampered file, {target}", tampered(target), (2,), "altered since it was exported"
         yield f"bad plan, {target}", bad_plan(target), (1, 2, 5), ""
@@ -155,28 +161,29 @@ def faults() -> Iterator[tuple[str, Callable[[Path], tuple[int, str]], tuple[int
     yield "full disk", full_disk, (2, 5), "too large"
     yield "a stage killed", killed_stage, (5,), "SIGKILL"
     yield "the export killed, then again", killed_export, (0,), "ok"
-    for what, location in (("absolute", "{secret}"), ("parent", "../secret.bin"), ("symlink", "link.bin")):
-        yield f"hostile external data, {what}", hostile(location), (2,), "outside the model's folder"
+    for kind, location in (("absolute", "{secret}"), ("parent", "../secret.bin"), ("symlink", "link.bin")):
+        yield f"hostile external data, {kind}", hostile(location), (2,), "outside the model's folder"
 
 
 def leftovers(folder: Path) -> list[str]:
-    """Return what a fault left: processes that work in the folder."""
-    found = []
+    """Return the processes that still work in the folder."""
+    processes = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             if (entry / "cwd").readlink().is_relative_to(folder):
-                found.append(f"process {entry.name}")
+                processes.append(f"process {entry.name}")
         except OSError:
             continue
-    return found
+    return processes
 
 
 def main() -> int:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     clear, total = 0, 0
     with tempfile.TemporaryDirectory() as scratch:
         base = Path(scratch) / "base"
         base.mkdir()
-        shutil.copy(ROOT / "tests" / "toy.py", base / "toy.py")
+        shutil.copy(ROOT / "tests" / "support" / "toy.py", base / "toy.py")
         code, text = effbench(base, *EXPORT, *(part for name in TARGETS for part in ("-t", name)))
         if code != 0:
             print(text)
@@ -188,11 +195,11 @@ def main() -> int:
             code, text = inject(folder)
             seconds = time.perf_counter() - start
             time.sleep(0.2)
-            left = leftovers(folder)
-            good = code in codes and words in text and "Traceback" not in text and not left
-            clear, total = clear + good, total + 1
-            print(f"{'clear' if good else 'NOT':5}  {name:36} exit {code}  {seconds:5.1f} s  {' '.join(left)}")
-            if not good:
+            running = leftovers(folder)
+            passed = code in codes and words in text and "Traceback" not in text and not running
+            clear, total = clear + passed, total + 1
+            print(f"{'clear' if passed else 'NOT':5}  {name:36} exit {code}  {seconds:5.1f} s  {' '.join(running)}")
+            if not passed:
                 print(text[-1500:])
     print(f"{clear}/{total} injected faults end as a clear record")
     return 0 if clear == total else 1

@@ -1,9 +1,9 @@
-"""Is every model still the same model on every target? Exports all in one precision and prints a table.
+"""Is every model still the same model on every target? Export all models in one precision and print a table.
 
     python benchmarks/fidelity.py [MODEL ...] [--precision fp16] [--target ort ...] [--res 224] [--out DIR]
 
-Nothing is measured, so it may run on a busy machine. What is exported already is not made again. A figure with an
-asterisk misses its limit (`deploy.artifact.fidelity.LIMITS`); of Core ML it is the worse of both ways to add up.
+No latency is measured, so the machine may be busy. Existing artifacts are reused. A figure with an asterisk misses its
+limit (`deploy.artifact.fidelity.LIMITS`); for Core ML it is the worse of the evaluator's two ways of accumulation.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ TARGETS = ("ort", "ov", "coreml")
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", help="all where none is named")
+    parser.add_argument("models", nargs="*", help="default: all")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
-    parser.add_argument("--target", action="append", dest="targets")
+    parser.add_argument("--target", action="append", dest="targets", help=f"repeatable; default: {', '.join(TARGETS)}")
     parser.add_argument("--res", type=int, default=224)
-    parser.add_argument("--out", default="runs/fidelity")
-    chosen = parser.parse_args()
-    targets = chosen.targets or list(TARGETS)
+    parser.add_argument("--out", type=Path, default=Path("runs/fidelity"))
+    options = parser.parse_args()
+    targets = options.targets or list(TARGETS)
     cells: list[Cell] = []
-    for name in chosen.models or models.models():
-        made = export(
+    for name in options.models or models.models():
+        exported = export(
             name,
             targets,
-            [chosen.res],
-            precision=chosen.precision,
-            images="synthetic" if chosen.precision in CALIBRATED else None,
-            out=Path(chosen.out),
+            [options.res],
+            precision=options.precision,
+            images="synthetic" if options.precision in CALIBRATED else None,
+            out=options.out,
         )
-        cells += made
-        print(*(_line(cell) for cell in made), sep="\n", file=sys.stderr, flush=True)
-    print(table(cells, targets, chosen.precision))
+        cells += exported
+        print(*(_line(cell) for cell in exported), sep="\n", file=sys.stderr, flush=True)
+    print(table(cells, targets, options.precision))
     return 0 if all(cell.status == "ok" for cell in cells) else 1
 
 
@@ -51,7 +51,7 @@ def table(cells: list[Cell], targets: list[str], precision: str) -> str:
     by_model: dict[str, dict[str, Cell]] = {}
     for cell in cells:
         by_model.setdefault(cell.model, {})[cell.target] = cell
-    rows = [[name, *(_figure(found.get(target)) for target in targets)] for name, found in by_model.items()]
+    rows = [[name, *(_figure(by_target.get(target)) for target in targets)] for name, by_target in by_model.items()]
     passed = Counter(cell.target for cell in cells if cell.status == "ok" and cell.fidelity and cell.fidelity.passed)
     rows.append(["passed", *(f"{passed[target]} of {len(by_model)}" for target in targets)])
     header = ("model", *(f"{target}: {FIGURES[precision]}" for target in targets))
@@ -71,14 +71,14 @@ def _figure(cell: Cell | None) -> str:
         return "-"
     if cell.fidelity is None:
         return cell.status
-    islands = f", {len(found)} islands" if (found := cell.placement.get("fp32_islands")) else ""
+    islands = f", {len(nodes)} islands" if (nodes := cell.placement.get("fp32_islands")) else ""
     return f"{_value(cell.precision, cell.fidelity)}{'' if cell.fidelity.passed else ' *'}{islands}"
 
 
-def _value(precision: str, found: Fidelity) -> str:
+def _value(precision: str, fidelity: Fidelity) -> str:
     if precision == "fp32":
-        return f"{found.max_error:.1e}"
-    return f"{found.p99_error:.4f} ({1 - found.cosine:.1e})" if precision == "fp16" else f"{found.snr_db}"
+        return f"{fidelity.max_error:.1e}"
+    return f"{fidelity.p99_error:.4f} ({1 - fidelity.cosine:.1e})" if precision == "fp16" else f"{fidelity.snr_db}"
 
 
 def _line(cell: Cell) -> str:
