@@ -412,7 +412,8 @@ class Row:
     model: str
     source: str
     target: str = ""
-    precision: str = ""
+    storage_precision: str = ""
+    compute_precision: str = ""
     weights: str = ""
     batch: int = 1
     threads: int | None = None
@@ -462,6 +463,11 @@ class Row:
                 f"{self.model}: the accuracy is of {self.accuracy_digest[:12]}, the latency of {self.digest[:12]}; "
                 "one row shows one artifact."
             )
+
+    @property
+    def precision(self) -> str:
+        """Storage and compute precision as one text: ``fp16/fp32``; empty where nothing was measured."""
+        return f"{self.storage_precision}/{self.compute_precision}" if self.storage_precision else ""
 
 
 STATUSES = ("ok", "failed", "unsupported", "unavailable")

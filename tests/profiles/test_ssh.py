@@ -392,4 +392,4 @@ def test_an_aarch64_host_gives_the_right_result_and_an_emulated_latency(
     assert "onnxruntime 1.22.1" == one.before["runtime"]
     report = own("report").stdout
     assert "board, 64 px (emulated)" in report
-    assert "an emulator's time is no latency" in report or "no accuracy" in report
+    assert "the time of an emulator is not a latency" in report or "no accuracy" in report

@@ -33,8 +33,8 @@ import sys; sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from report_builder import campaign, grade_of
 from effbench.reports import FORMATS, build_rows, write_report
-made = campaign()
-rows = build_rows(made if sys.argv[3] == "0" else reversed(made), grade=grade_of)
+measurements = campaign()
+rows = build_rows(measurements if sys.argv[3] == "0" else reversed(measurements), grade=grade_of)
 write_report(rows, Path(sys.argv[2]), tuple(FORMATS), plots=sys.argv[4] == "1", paper=True)
 print(*sorted({"torch", "onnx", "onnxruntime", "matplotlib.pyplot"} & set(sys.modules)))
 """
@@ -45,11 +45,11 @@ def test_same_input_same_bytes_in_two_processes(tmp_path: Path, plots: str) -> N
     hashes = []
     for run in ("0", "1"):
         folder = tmp_path / run
-        # The second process hashes strings otherwise and gets the measurements in another order.
+        # The second process hashes strings differently and gets the measurements in reverse order.
         environment = {**os.environ, "PYTHONHASHSEED": run, "MPLCONFIGDIR": str(tmp_path / "mpl")}
         command = [sys.executable, "-c", WRITE, str(SUPPORT), str(folder), run, plots]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-        assert "" == done.stdout.strip()  # nothing of these was needed
+        process = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        assert "" == process.stdout.strip()  # none of these packages was imported
         hashes.append({path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()})
     assert hashes[0] == hashes[1]
     names = set(hashes[0])
@@ -72,7 +72,7 @@ def test_terminal_fits_160_columns() -> None:
 def test_headers_say_how_to_read_the_accuracy() -> None:
     tables = {section.title: section for section in sections(build_rows(campaign(), grade=grade_of), "top1")}
     at_224, at_512 = (" ".join(tables[f"local, {side} px"].header) for side in (224, 512))
-    assert "taken at 224 px, latency at 512 px" in at_512
+    assert "measured at 224 px, latency at 512 px" in at_512
     assert "512 px task metric: --metric coco_ap or ade_miou" in at_512
     assert "task metric" not in at_224
     for header in (at_224, at_512):
@@ -82,7 +82,7 @@ def test_headers_say_how_to_read_the_accuracy() -> None:
 
 
 def test_one_table_per_device_machine_and_resolution() -> None:
-    made = [
+    measurements = [
         measurement_of(),
         measurement_of(resolution=(512, 512)),
         measurement_of(device="phone"),
@@ -90,7 +90,7 @@ def test_one_table_per_device_machine_and_resolution() -> None:
         measurement_of(threads=2),
         measurement_of(scope="device-only"),
     ]
-    tables = sections(build_rows(made, grade=grade_a, published_rows="none"), "top1")
+    tables = sections(build_rows(measurements, grade=grade_a, published_rows="none"), "top1")
     titles = [section.title for section in tables]
     assert ["local, 224 px", "local, 512 px", "local, 224 px", "phone, 224 px"] == titles
     mixed = tables[0]
@@ -106,7 +106,7 @@ def test_every_footnote_is_used_and_every_mark_has_one() -> None:
         assert set(range(1, len(section.footnotes) + 1)) == numbers
 
 
-def test_few_rounds_are_told_in_a_footnote() -> None:
+def test_too_few_rounds_for_an_interval_give_a_footnote() -> None:
     (section,) = sections(build_rows([measurement_of(rounds=5)], grade=grade_a, published_rows="none"), "top1")
     assert any("no interval" in text for text in section.footnotes)
 
@@ -132,7 +132,7 @@ def test_csv_and_json_agree() -> None:
 
 
 class Tags(HTMLParser):
-    """Collect what a page would load, and check that tags close."""
+    """Collect the resources that a page loads, and check that tags close."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -151,7 +151,7 @@ class Tags(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_page_is_whole_escaped_and_loads_nothing(tmp_path: Path) -> None:
+def test_the_page_is_well_formed_escaped_and_self_contained(tmp_path: Path) -> None:
     rows = build_rows([measurement_of("<b>&_m", settings={"x": "<script>"})], grade=grade_a)
     write_report(rows, tmp_path, ("html",), plots=False)
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
@@ -162,18 +162,18 @@ def test_page_is_whole_escaped_and_loads_nothing(tmp_path: Path) -> None:
     assert "<script>" not in text
 
 
-def test_page_carries_the_figures(tmp_path: Path) -> None:
+def test_the_page_contains_the_figures(tmp_path: Path) -> None:
     write_report(build_rows(campaign(), grade=grade_of), tmp_path, ("html",))
     assert 3 == (tmp_path / "report.html").read_text(encoding="utf-8").count("<svg ")
 
 
-def test_markdown_escapes_what_would_format() -> None:
+def test_markdown_syntax_is_escaped() -> None:
     text = render(build_rows(campaign(), grade=grade_of), "markdown")
     assert "regla\\_m (recon.)" in text
     assert "80.85\\*" in text
 
 
-def test_bad_names_and_places_end_in_one_sentence(tmp_path: Path) -> None:
+def test_unknown_formats_and_unwritable_folders_are_refused(tmp_path: Path) -> None:
     rows = build_rows([measurement_of()], grade=grade_a)
     with pytest.raises(UsageError, match="markdown"):
         render(rows, "markdwn")

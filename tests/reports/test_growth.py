@@ -1,4 +1,4 @@
-"""The law a + b N**p: found where it is true, with an interval that covers, and told apart where it is another."""
+"""The fit of a + b N**p recovers known laws, its interval covers, and its misfit shows other laws."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ def law(a: float, b: float, p: float) -> list[float]:
 @seed(0)
 @settings(max_examples=60, deadline=None)
 @given(st.floats(0, 0.3), st.floats(0.5, 2.5))
-def test_a_law_is_found_where_it_is_true(a: float, p: float):
-    found = fit(N, law(a, 7.0, p))
-    assert p == pytest.approx(found.p, abs=2e-3)
-    assert a == pytest.approx(found.a, abs=2e-3)
-    assert found.misfit < 1e-3
+def test_the_parameters_of_a_known_law_are_recovered(a: float, p: float):
+    fitted = fit(N, law(a, 7.0, p))
+    assert p == pytest.approx(fitted.p, abs=2e-3)
+    assert a == pytest.approx(fitted.a, abs=2e-3)
+    assert fitted.misfit < 1e-3
 
 
-def test_linear_and_quadratic_growth_are_told_apart():
+def test_linear_and_quadratic_growth_are_distinguished():
     assert 1.0 == pytest.approx(fit(N, N).p, abs=1e-3)
-    # Projections that are linear and products that are quadratic: between the two, and no power law at all.
+    # Linear projections plus quadratic products grow between the two and follow no power law.
     mixed = [n / N[-1] + (n / N[-1]) ** 2 for n in N]
     assert 1.1 < fit(N, mixed).p < 1.9
     assert fit(N, mixed).misfit > 0.01
 
 
-def test_what_does_not_grow_is_a_constant():
-    found = fit(N, [3.0] * len(N))
-    assert 3.0 == pytest.approx(found.a + found.b)
-    assert found.misfit < 1e-6
+def test_constant_values_are_fitted_as_a_constant():
+    fitted = fit(N, [3.0] * len(N))
+    assert 3.0 == pytest.approx(fitted.a + fitted.b)
+    assert fitted.misfit < 1e-6
 
 
 def noisy(generator: np.random.Generator, p: float, passes: int) -> list[list[float]]:
-    """Passes of a law whose values scatter, whole passes by 3 % and single values by 2 %."""
+    """Return passes of a law with scatter: 3 % between passes and 2 % between single values."""
     truth = np.array(law(0.05, 7.0, p))
     scale = np.exp(0.03 * generator.standard_normal((passes, 1)) + 0.02 * generator.standard_normal((passes, len(N))))
     return (truth * scale).tolist()
@@ -56,14 +56,14 @@ def test_the_interval_covers(p: float):
     spans = [growth(N, noisy(generator, p, 8)).interval for _ in range(60)]
     inside = sum(low <= p <= high for low, high in spans)
     assert inside >= 53
-    # And not by being wide.
+    # The intervals are also narrow.
     assert np.median([high - low for low, high in spans]) < 0.12
 
 
 def test_five_passes_give_no_interval():
-    found = growth(N, noisy(np.random.default_rng(1), 1.0, 5))
-    assert (None, 5) == (found.interval, found.passes)
-    assert f"{found.law.p:.2f}" == exponent(found)
+    result = growth(N, noisy(np.random.default_rng(1), 1.0, 5))
+    assert (None, 5) == (result.interval, result.passes)
+    assert f"{result.law.p:.2f}" == exponent(result)
 
 
 def test_a_ratio_of_rounds():
@@ -74,7 +74,7 @@ def test_a_ratio_of_rounds():
 
 
 @pytest.mark.parametrize(("pixels", "values"), [(N[:3], [1.0, 2.0, 3.0]), (N, [0.0, *N[1:]]), (N, N[:-1])])
-def test_what_cannot_be_fitted_is_refused(pixels: list[float], values: list[float]):
+def test_too_few_sizes_and_values_not_above_zero_are_refused(pixels: list[float], values: list[float]):
     with pytest.raises(UsageError):
         fit(pixels, values)
 
@@ -85,24 +85,26 @@ def series(name: str, p: float, passes: int = 6) -> Series:
     return Series(name, "ort", "O(N)", PX, macs, values, values, "B", {2048: "out of memory"})
 
 
-def test_macs_are_linear_exactly_or_not():
+def test_macs_are_exactly_linear_or_have_an_exponent():
     assert "1 exactly" == macs_exponent(series("linear", 1))
     assert "2.00 at the end" == macs_exponent(series("quadratic", 2))
-    one = series("linear", 1)
-    off = Series(one.name, one.target, one.order, one.px, (*one.macs[:-1], one.macs[-1] + 1), (), ())
-    assert not off.exactly_linear
+    linear = series("linear", 1)
+    almost_linear = Series(
+        linear.name, linear.target, linear.order, linear.px, (*linear.macs[:-1], linear.macs[-1] + 1), (), ()
+    )
+    assert not almost_linear.exactly_linear
 
 
-def test_the_table_tells_exponents_and_what_is_missing():
+def test_the_table_shows_exponents_and_missing_sizes():
     text = table([series("linear", 1.0), series("quadratic", 2.0)])
     assert "linear at 2048 px on ort: out of memory" in text
     assert "1 exactly" in text
 
 
-def test_the_plot_is_drawn_the_same_each_time(tmp_path):
+def test_equal_series_give_equal_plots(tmp_path):
     pytest.importorskip("matplotlib")
-    found = [series(f"mixer-{index}", 1 + index / 10) for index in range(9)]
-    first = [path.read_bytes() for path in draw_series(found, tmp_path, "a")]
-    second = [path.read_bytes() for path in draw_series(found, tmp_path, "b")]
+    all_series = [series(f"mixer-{index}", 1 + index / 10) for index in range(9)]
+    first = [path.read_bytes() for path in draw_series(all_series, tmp_path, "a")]
+    second = [path.read_bytes() for path in draw_series(all_series, tmp_path, "b")]
     assert first == second
     assert b"<svg" in first[0]

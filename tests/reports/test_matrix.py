@@ -1,4 +1,4 @@
-"""A matrix of cells as a table: nothing blank, equal reasons once."""
+"""A matrix of cells as a table: no blank cell, and equal reasons share a footnote."""
 
 from __future__ import annotations
 
@@ -13,42 +13,42 @@ from effbench.reports.matrix import Matrix, counts, render, shared
 from effbench.schema import Cell
 
 OK = Cell("a", (224, 224), "fp32", "ort", "ok", digest="d", placement={"units": {"CPU": 7}, "partitions": 1})
-LATE = Cell("a", (224, 224), "fp32", "ov", "failed", "convert was stopped after 600 s", cause="time limit")
+TIMED_OUT = Cell("a", (224, 224), "fp32", "ov", "failed", "convert was stopped after 600 s", cause="time limit")
 MIXED = Cell(
     "b", (224, 224), "fp32", "ov", "ok", placement={"units": {"HTP": 9, "CPU": 1}, "partitions": 3, "copies": 2}
 )
-AGAIN = Cell("b", (224, 224), "fp32", "ort", "failed", "convert was stopped after 600 s", cause="time limit")
-WHOLE = Matrix([OK, LATE, AGAIN, MIXED], [("c", "512", "int8", "ort")], {"d": "1.25 ms (A)"})
+TIMED_OUT_TOO = Cell("b", (224, 224), "fp32", "ort", "failed", "convert was stopped after 600 s", cause="time limit")
+MATRIX = Matrix([OK, TIMED_OUT, TIMED_OUT_TOO, MIXED], [("c", "512", "int8", "ort")], {"d": "1.25 ms (A)"})
 
 
 def test_every_cell_is_counted():
-    assert "5 cells: 2 failed: time limit, 2 ok, 1 not run yet" == counts(WHOLE)
+    assert "5 cells: 2 failed: time limit, 2 ok, 1 not run yet" == counts(MATRIX)
 
 
 @pytest.mark.parametrize("form", ["terminal", "markdown"])
 def test_a_table_has_no_blanks_and_each_reason_once(form: str):
-    text = render(WHOLE, form)
+    text = render(MATRIX, form)
     assert 1 == text.count("was stopped after 600 s")
     for words in ("ok, 1.25 ms (A)", "failed: time limit", "HTP 9 + CPU 1, 3 partitions", "not run yet: c 512 px int8"):
         assert words in text
 
 
-def test_a_place_that_was_not_reached_says_so_in_its_line():
+def test_a_cell_that_did_not_run_is_marked_in_its_line():
     text = render(Matrix([OK], [("a", "224", "fp32", "ov")]), "terminal")
     assert "not run yet" in text.splitlines()[2]
 
 
 def test_csv_and_json_hold_every_cell():
-    lines = list(csv.DictReader(io.StringIO(render(WHOLE, "csv"))))
+    lines = list(csv.DictReader(io.StringIO(render(MATRIX, "csv"))))
     assert ["ok", "failed", "failed", "ok", "not run yet"] == [line["status"] for line in lines]
     assert "HTP:9 CPU:1" == lines[3]["units"]
-    assert 5 == len(json.loads(render(WHOLE, "json"))["data"]["cells"])
+    assert 5 == len(json.loads(render(MATRIX, "json"))["data"]["cells"])
 
 
-def test_one_unit_alone_is_not_told():
+def test_a_single_unit_is_not_listed():
     assert "" == shared(OK.placement) == shared({})
 
 
 def test_an_unknown_format_lists_the_known():
     with pytest.raises(UsageError, match="markdown"):
-        render(WHOLE, "yaml")
+        render(MATRIX, "yaml")

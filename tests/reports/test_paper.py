@@ -22,7 +22,7 @@ def test_escape_every_special_sign() -> None:
 
 
 def check(text: str) -> None:
-    """Fail where LaTeX would: open environments, open braces, bare special signs, uneven rows."""
+    """Fail on what LaTeX rejects: open environments, open braces, unescaped special signs, rows of unequal length."""
     body = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
     stack: list[str] = []
     for kind, name in re.findall(r"\\(begin|end)\{([\w*]+)\}", body):
@@ -43,19 +43,19 @@ def check(text: str) -> None:
 @pytest.mark.parametrize(
     "bad", [r"\begin{table}", "a {b", "50 % of", r"a_b", r"\begin{tabular}{ll}\na\\\n\end{tabular}"]
 )
-def test_the_check_sees_what_is_broken(bad: str) -> None:
+def test_the_latex_check_rejects_invalid_latex(bad: str) -> None:
     with pytest.raises((AssertionError, IndexError)):
         check(bad.replace("\\n", "\n"))
 
 
 @pytest.mark.parametrize("metric", ["top1", "coco_ap", "ade_miou"])
-def test_paper_is_sound_latex(metric: str) -> None:
+def test_the_paper_is_valid_latex(metric: str) -> None:
     check(paper(build_rows(campaign(), grade=grade_of, metric=metric, published_rows="all"), metric))
 
 
-def test_names_of_users_are_escaped() -> None:
-    made = [measurement_of("50%_{net}&$#~^\\", settings={"cache_dir": "~/a_b"})]
-    check(paper(build_rows(made, grade=grade_a), "top1"))
+def test_model_names_and_settings_are_escaped() -> None:
+    measurements = [measurement_of("50%_{net}&$#~^\\", settings={"cache_dir": "~/a_b"})]
+    check(paper(build_rows(measurements, grade=grade_a), "top1"))
 
 
 def test_cite_keys_and_entries_agree() -> None:
@@ -75,9 +75,9 @@ def test_methods_state_the_conditions_and_what_was_not_measured() -> None:
         assert part in text.replace("\\_", "_"), part
 
 
-def test_failed_and_unchecked_fidelity_are_told() -> None:
-    made = [measurement_of("a", fidelity_passed=False), measurement_of("b", fidelity_passed=None)]
-    text = methods(build_rows(made, grade=grade_a))
+def test_failed_and_unchecked_fidelity_are_stated() -> None:
+    measurements = [measurement_of("a", fidelity_passed=False), measurement_of("b", fidelity_passed=None)]
+    text = methods(build_rows(measurements, grade=grade_a))
     assert "so on no front: a on ort" in text
     assert "Not compared with the reference: b on ort" in text
 
@@ -92,6 +92,6 @@ def test_paper_compiles(tmp_path: Path) -> None:
     )
     latex = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "main"]
     for command in (latex, ["bibtex", "main"], latex, latex):
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace")
-        assert 0 == done.returncode, done.stdout[-2000:]
-    assert "undefined" not in done.stdout
+        process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace")
+        assert 0 == process.returncode, process.stdout[-2000:]
+    assert "undefined" not in process.stdout

@@ -27,7 +27,7 @@ def row(p50: float | None = 10.0, accuracy: float | None = 80.0, **changes: Any)
 
 
 def fronts(*rows: Row) -> list[str]:
-    return [pareto.front_name(one) for one in pareto.mark_fronts(rows)]
+    return [pareto.front_name(marked) for marked in pareto.mark_fronts(rows)]
 
 
 def brute_force(points: list[tuple[float, float]]) -> set[int]:
@@ -39,7 +39,7 @@ def brute_force(points: list[tuple[float, float]]) -> set[int]:
 
 @settings(derandomize=True, deadline=None)
 @given(POINTS)
-def test_front_is_what_no_point_beats(points: list[tuple[float, float]]) -> None:
+def test_the_front_is_the_set_of_points_that_no_point_dominates(points: list[tuple[float, float]]) -> None:
     assert brute_force(points) == pareto.front(points)
 
 
@@ -57,7 +57,7 @@ def test_known_front() -> None:
     assert set() == pareto.front([])
 
 
-def test_grade_d_is_on_no_front_and_hides_nobody() -> None:
+def test_grade_d_is_on_no_front_and_dominates_no_row() -> None:
     assert ["", "measured"] == fronts(row(5.0, 85.0, trust="D"), row(10.0, 80.0))
     assert ["", "measured"] == fronts(row(5.0, 85.0, trust=""), row(10.0, 80.0, trust="C"))
 
@@ -66,7 +66,7 @@ def test_failed_fidelity_is_on_no_front() -> None:
     assert ["", "measured"] == fronts(row(5.0, 85.0, fidelity_passed=False), row(10.0, 80.0, fidelity_passed=None))
 
 
-def test_borrowed_rows_have_a_front_of_their_own() -> None:
+def test_borrowed_rows_have_a_separate_front() -> None:
     assert ["borrowed", "measured"] == fronts(row(5.0, 85.0, borrowed=True), row(10.0, 80.0))
 
 
@@ -74,7 +74,7 @@ def test_missing_figures_are_on_no_front() -> None:
     assert ["", "", "measured"] == fronts(row(None), row(accuracy=None), row())
 
 
-def test_what_differs_in_conditions_is_never_ranked_together() -> None:
+def test_rows_under_different_conditions_are_never_ranked_together() -> None:
     best = row(1.0, 99.0)
     for change in (
         {"scope": "device-only"},
@@ -89,9 +89,11 @@ def test_what_differs_in_conditions_is_never_ranked_together() -> None:
     ):
         worse = row(50.0, 10.0, **change)
         assert all(fronts(best, worse)), change
-    assert ["measured", ""] == fronts(best, row(50.0, 10.0, target="ov", precision="int8/int8"))
+    assert ["measured", ""] == fronts(
+        best, row(50.0, 10.0, target="ov", storage_precision="int8", compute_precision="int8")
+    )
 
 
 def test_order_is_kept() -> None:
     rows = [row(3.0, 70.0), row(1.0, 80.0)]
-    assert [3.0, 1.0] == [one.p50_ms for one in pareto.mark_fronts(rows)]
+    assert [3.0, 1.0] == [marked.p50_ms for marked in pareto.mark_fronts(rows)]

@@ -14,23 +14,23 @@ pytest.importorskip("matplotlib")
 
 
 def test_one_figure_per_group_that_may_be_ranked() -> None:
-    made = [measurement_of(), measurement_of(threads=2), measurement_of(before={"cpu_model": "Test CPU 2"})]
-    names = [name for name, _ in groups(build_rows(made, grade=grade_a, published_rows="none"))]
+    measurements = [measurement_of(), measurement_of(threads=2), measurement_of(before={"cpu_model": "Test CPU 2"})]
+    names = [name for name, _ in groups(build_rows(measurements, grade=grade_a, published_rows="none"))]
     stem = "pareto-local-224px-b1"
     assert [f"{stem}-t1-e2e", f"{stem}-t2-e2e", f"{stem}-t1-e2e-2"] == names
 
 
 def test_borrowed_points_are_hollow_and_measured_ones_filled() -> None:
-    made = [measurement_of("iformer_m"), measurement_of("iformer_s", 8.0)]
-    own = {made[0].digest: Accuracy(71.0, "measured", "made up", borrowed=False)}
-    rows = build_rows(made, grade=grade_a, accuracies=own, published_rows="none")
+    measurements = [measurement_of("iformer_m"), measurement_of("iformer_s", 8.0)]
+    accuracies = {measurements[0].digest: Accuracy(71.0, "measured", "a test", borrowed=False)}
+    rows = build_rows(measurements, grade=grade_a, accuracies=accuracies, published_rows="none")
     (axes,) = draw(rows, "top1").axes
     faces = {line.get_ydata()[0]: line.get_markerfacecolor() for line in axes.lines if line.get_marker() == "o"}
     assert "white" == faces[78.8]
     assert "white" != faces[71.0]
 
 
-def test_fronts_are_steps_over_their_own_points() -> None:
+def test_a_front_is_drawn_as_steps_through_its_points() -> None:
     ((_, rows), *_) = groups(build_rows(campaign(), grade=grade_of, published_rows="none"))
     figure = draw(rows, "top1")
     (line,) = [line for line in figure.axes[0].lines if line.get_drawstyle() == "steps-post"]
@@ -41,7 +41,7 @@ def test_fronts_are_steps_over_their_own_points() -> None:
     assert {"borrowed accuracy", "borrowed front", "ort", "ov"} <= set(legend)
 
 
-def test_words_above_say_reconstruction_and_untrained() -> None:
+def test_the_subtitle_states_reconstruction_and_untrained_weights() -> None:
     _, (_, rows) = groups(build_rows(campaign(), grade=grade_of, published_rows="none"))
     text = draw(rows, "top1").axes[0].get_title(loc="left")
     for part in ("untrained", "regla_m: reconstruction", "accuracy at 224 px beside latency at 512 px"):
@@ -62,13 +62,13 @@ def test_labels_neither_overlap_nor_cover_points() -> None:
     assert 0 == place_labels(figure, axes, points)
     boxes = [Text.get_window_extent(text) for text in axes.texts]
     assert len(points) == len(boxes)
-    for one, other in itertools.combinations(boxes, 2):
-        assert not one.overlaps(other)
+    for first, second in itertools.combinations(boxes, 2):
+        assert not first.overlaps(second)
     spots = axes.transData.transform([(x, y) for x, y, _ in points])
     assert not any(box.contains(*spot) for box in boxes for spot in spots)
 
 
-def test_a_label_without_a_free_place_is_left_out() -> None:
+def test_a_label_without_a_free_position_is_omitted() -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(3, 2))
@@ -80,10 +80,11 @@ def test_a_label_without_a_free_place_is_left_out() -> None:
     assert 18 - left_out == len(axes.texts)
 
 
-def test_a_lone_published_point_is_no_figure_and_wide_ranges_are_logarithmic(tmp_path: Path) -> None:
-    made = [measurement_of("iformer_t", 2.0), measurement_of("iformer_m", 40.0, resolution=(224, 224))]
-    rows = build_rows([*made, measurement_of("regla_m", resolution=(512, 512))], grade=grade_a)
+def test_a_single_published_point_has_no_figure_and_wide_ranges_are_logarithmic(tmp_path: Path) -> None:
+    measurements = [measurement_of("iformer_t", 2.0), measurement_of("iformer_m", 40.0, resolution=(224, 224))]
+    rows = build_rows([*measurements, measurement_of("regla_m", resolution=(512, 512))], grade=grade_a)
     names = {path.name for _, path in write_plots(rows, "top1", tmp_path)}
-    assert not any("not-stated" in name for name in names)
+    assert "pareto-512px-published.svg" not in names
+    assert any(name.startswith("pareto-iphone-13") for name in names)
     (wide,) = [group for name, group in groups(rows) if name == "pareto-local-224px-b1-t1-e2e"]
     assert "log" == draw(wide, "top1").axes[0].get_xscale()

@@ -55,12 +55,12 @@ def test_downstream_figures_of_regla_are_implied_never_published() -> None:
     assert {"published"} == {fact.status for fact in others}
 
 
-def test_latency_of_regla_names_no_device() -> None:
+def test_the_latency_of_regla_has_no_device() -> None:
     (fact,) = published.lookup("ReGLA-M", "latency_ms")
-    assert (4.98, 512, "not stated in the abstract") == (fact.value, fact.image_px, fact.device)
+    assert (4.98, 512, "") == (fact.value, fact.image_px, fact.device)
 
 
-def test_a_latency_taken_at_another_size_says_so() -> None:
+def test_a_latency_at_another_size_has_that_size() -> None:
     iphone = [fact for fact in published.lookup("EfficientNet-B1", "latency_ms") if "iPhone" in fact.device]
     assert [240] == [fact.image_px for fact in iphone]
     top1 = published.accuracy("EfficientNet-B1")
@@ -68,7 +68,7 @@ def test_a_latency_taken_at_another_size_says_so() -> None:
     assert top1.image_px == 256
 
 
-def test_what_two_tables_repeat_comes_once() -> None:
+def test_a_latency_in_two_tables_is_returned_once() -> None:
     names = [published.display_name(fact) for fact in published.latencies(512) if fact.device.startswith("iPhone 13")]
     assert len(names) == len(set(names))
     assert "iFormer-M" in names

@@ -31,7 +31,7 @@ def test_untrained_weights_borrow() -> None:
     assert ("zheng2025iformer",) == row.citations
 
 
-def test_own_weights_from_a_file_borrow_too() -> None:
+def test_weights_from_a_file_borrow_too() -> None:
     row = one_row(measurement_of("iformer_m", weights=Weights(kind="file", seed=None, sha256="0" * 64)))
     assert row.borrowed
 
@@ -39,7 +39,7 @@ def test_own_weights_from_a_file_borrow_too() -> None:
 PRETRAINED = Weights(kind="pretrained", seed=None, source="fastvit_t12.apple_dist_in1k")
 
 
-def test_pretrained_weights_own_the_accuracy_published_for_them() -> None:
+def test_pretrained_weights_have_the_accuracy_published_for_them() -> None:
     row = one_row(measurement_of("fastvit_t12", weights=PRETRAINED, resolution=(256, 256)))
     assert (80.364, False, True) == (row.accuracy, row.borrowed, row.on_front)
 
@@ -56,7 +56,7 @@ def test_pretrained_weights_own_the_accuracy_published_for_them() -> None:
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_pretrained_weights_borrow_where_the_artifact_is_another(change: dict[str, object]) -> None:
+def test_pretrained_weights_borrow_if_the_artifact_differs(change: dict[str, object]) -> None:
     fields = {"weights": PRETRAINED, "resolution": (256, 256), "published": "FastViT-T12 (distilled)", **change}
     assert one_row(measurement_of("fastvit_t12", **fields)).borrowed  # type: ignore[arg-type]
 
@@ -71,27 +71,27 @@ def test_downstream_figures_of_regla_are_called_implied() -> None:
     assert (46.0, True, "implied") == (row.accuracy, row.borrowed, row.accuracy_status)
 
 
-def test_a_measured_accuracy_wins_and_is_not_borrowed() -> None:
+def test_a_measured_accuracy_takes_precedence_and_is_not_borrowed() -> None:
     measurement = measurement_of("iformer_m")
     measured = {measurement.digest: Accuracy(71.2, "measured", "300 images", borrowed=False, image_px=224)}
     row = one_row(measurement, accuracies=measured)
     assert (71.2, "measured", False, True) == (row.accuracy, row.accuracy_status, row.borrowed, row.on_front)
 
 
-def test_a_model_nobody_published_has_no_accuracy() -> None:
+def test_an_unpublished_model_has_no_accuracy() -> None:
     row = one_row(measurement_of("my_own"))
     assert (None, False, False) == (row.accuracy, row.borrowed, row.on_front)
 
 
 def test_statistics_are_those_of_the_samples() -> None:
     measurement = measurement_of(p50_ms=7.0, count=120, batch=4)
-    found = percentiles.estimate([one.samples_ns for one in measurement.samples.rounds], 0.9)
+    estimate = percentiles.estimate([round_.samples_ns for round_ in measurement.samples.rounds], 0.9)
     row = one_row(measurement)
-    assert found is not None
-    assert found.interval is not None
-    assert row.p90_ms == found.value / 1e6
-    assert row.p90_interval_ms == pytest.approx((found.interval[0] / 1e6, found.interval[1] / 1e6))
-    total_ns = sum(sum(one.samples_ns) for one in measurement.samples.rounds)
+    assert estimate is not None
+    assert estimate.interval is not None
+    assert row.p90_ms == estimate.value / 1e6
+    assert row.p90_interval_ms == pytest.approx((estimate.interval[0] / 1e6, estimate.interval[1] / 1e6))
+    total_ns = sum(sum(round_.samples_ns) for round_ in measurement.samples.rounds)
     assert row.images_per_s == pytest.approx(4 * 1200 / (total_ns / 1e9))
     assert (10, 1200, 1) == (row.rounds, row.samples, row.threads)
 
@@ -99,7 +99,9 @@ def test_statistics_are_those_of_the_samples() -> None:
 def test_images_per_second_is_the_mean_rate_in_the_report_and_on_the_terminal() -> None:
     # Two of three inferences take 10 ms and one 25 ms: 3 images in 45 ms, while 1 / p50 would be 100 a second.
     base = measurement_of()
-    rounds = tuple(replace(one, samples_ns=(10_000_000, 10_000_000, 25_000_000) * 20) for one in base.samples.rounds)
+    rounds = tuple(
+        replace(round_, samples_ns=(10_000_000, 10_000_000, 25_000_000) * 20) for round_ in base.samples.rounds
+    )
     measurement = replace(base, settings={"threads": "1", "batch": "1"}, samples=replace(base.samples, rounds=rounds))
     row = one_row(measurement)
     assert (10.0, pytest.approx(66.67, abs=0.01)) == (row.p50_ms, row.images_per_s)
@@ -113,10 +115,11 @@ def test_a_published_latency_gives_no_throughput() -> None:
     assert {None} == {row.images_per_s for row in rows if row.source == "published"}
 
 
-def test_the_statistic_of_a_tool_stands_in_the_p50_column_and_is_named() -> None:
+def test_the_statistic_of_a_tool_is_in_the_p50_column_and_named() -> None:
     base = replace(measurement_of(), origin="imported")
     rounds = tuple(
-        replace(one, samples_ns=(ns,)) for one, ns in zip(base.samples.rounds, (9_000_000, 11_000_000), strict=False)
+        replace(round_, samples_ns=(ns,))
+        for round_, ns in zip(base.samples.rounds, (9_000_000, 11_000_000), strict=False)
     )
     samples = replace(base.samples, rounds=rounds, aggregate="median of 30 runs")
     row = one_row(replace(base, samples=samples))
@@ -125,13 +128,13 @@ def test_the_statistic_of_a_tool_stands_in_the_p50_column_and_is_named() -> None
     assert "aggregate: median of 30 runs; the tool gave no raw times" in section.footnotes
 
 
-def test_what_the_samples_cannot_support_is_not_shown() -> None:
+def test_percentiles_without_enough_samples_are_not_shown() -> None:
     row = one_row(measurement_of(rounds=5, count=12))
     assert row.p50_ms is not None
     assert (None, None, None) == (row.p50_interval_ms, row.p90_ms, row.p99_ms)
 
 
-def test_of_repeats_the_latest_is_shown() -> None:
+def test_the_latest_of_repeated_measurements_is_shown() -> None:
     old = measurement_of(p50_ms=20.0, time="2026-01-01T00:00:00+00:00")
     new = measurement_of(p50_ms=10.0, time="2026-01-02T00:00:00+00:00")
     for order in ([old, new], [new, old]):
@@ -145,9 +148,9 @@ def test_another_version_of_the_runtime_replaces_the_row() -> None:
     assert "onnxruntime 9.9.1" == only(build_rows([new, old], grade=grade_a, published_rows="none")).runtime
 
 
-def test_other_settings_or_conditions_are_other_rows() -> None:
+def test_different_settings_or_conditions_give_separate_rows() -> None:
     base = measurement_of()
-    others = [
+    variants = [
         measurement_of(threads=2),
         measurement_of(device="phone"),
         measurement_of(scope="device-only"),
@@ -155,17 +158,17 @@ def test_other_settings_or_conditions_are_other_rows() -> None:
         measurement_of(before={"cpu_model": "Test CPU 2"}),
         replace(base, digest="another"),
     ]
-    assert 7 == len(build_rows([base, *others], grade=grade_a, published_rows="none"))
+    assert 7 == len(build_rows([base, *variants], grade=grade_a, published_rows="none"))
 
 
-def test_published_rows_keep_their_own_device_and_front() -> None:
+def test_published_rows_keep_their_device_and_front() -> None:
     rows = build_rows(campaign(), grade=grade_of)
-    theirs = [row for row in rows if row.source == "published"]
-    assert {"iPhone 13 Core ML", "not stated in the abstract"} == {row.device for row in theirs}
-    regla = next(row for row in theirs if row.model == "ReGLA-M")
+    published_rows = [row for row in rows if row.source == "published"]
+    assert {"iPhone 13 Core ML", ""} == {row.device for row in published_rows}
+    regla = next(row for row in published_rows if row.model == "ReGLA-M")
     assert (4.98, 80.85, (512, 512)) == (regla.p50_ms, regla.accuracy, regla.resolution)
     assert {"measured", "published"} == {row.source for row in rows}
-    assert rows.index(theirs[0]) == len(rows) - len(theirs)
+    assert rows.index(published_rows[0]) == len(rows) - len(published_rows)
     assert len(build_rows(campaign(), grade=grade_of, published_rows="all")) > len(rows) + 100
 
 
@@ -175,19 +178,19 @@ def test_an_implied_accuracy_of_a_published_row_is_borrowed() -> None:
     assert ("implied", True) == (regla.accuracy_status, regla.borrowed)
 
 
-def test_the_grade_and_its_reasons_are_carried() -> None:
+def test_rows_hold_the_grade_and_its_reasons() -> None:
     rows = build_rows(campaign(), grade=grade_of, published_rows="none")
     (bad,) = [row for row in rows if row.trust == "D"]
     assert ("iformer_t", "ov", 2, False) == (bad.model, bad.target, len(bad.trust_reasons), bad.on_front)
 
 
-def test_nothing_measured_ends_with_the_next_command() -> None:
+def test_without_measurements_the_next_command_is_named() -> None:
     with pytest.raises(DataError, match="nothing to report") as caught:
         build_rows([], grade=grade_a)
     assert "effbench profile" in (caught.value.hint or "")
 
 
-def test_unknown_names_list_near_ones() -> None:
+def test_unknown_names_list_similar_ones() -> None:
     with pytest.raises(UsageError, match="coco_ap"):
         build_rows(campaign(), grade=grade_a, metric="coco")
     with pytest.raises(UsageError, match="same"):

@@ -1,4 +1,4 @@
-"""Lower precision that is slower is said to be, where the measurements show it and nowhere else."""
+"""A lower precision is reported as slower if the measurements show it, and only then."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from effbench.schema import Measurement, Row
 
 
 def rows_of(*measurements: Measurement, letter: str = "A") -> tuple[Row, ...]:
-    return build_rows(measurements, grade=lambda one: (letter, ()), published_rows="none")
+    return build_rows(measurements, grade=lambda measurement: (letter, ()), published_rows="none")
 
 
 def of(precision: str, p50_ms: float, **changes: Any) -> Measurement:
     return measurement_of("regla_m", p50_ms, storage_precision=precision, compute_precision=precision, **changes)
 
 
-def test_slower_int8_is_named_with_its_factor():
+def test_a_slower_int8_row_is_reported_with_its_factor():
     (text,) = slower_than_fp32(rows_of(of("fp32", 10.0), of("int8", 16.7), of("fp16", 9.0)))
     assert text.startswith("Lower precision is slower here: regla_m on ort: int8/int8 takes 1.6")
     assert "times fp32/fp32" in text
 
 
-def test_faster_or_equal_says_nothing():
+def test_faster_or_equal_rows_are_not_reported():
     assert () == slower_than_fp32(rows_of(of("fp32", 10.0), of("int8", 5.0), of("fp16", 10.0)))
 
 
 @pytest.mark.parametrize(
-    "other",
+    "change",
     [
         {"target": "ov"},
         {"threads": 2},
@@ -42,20 +42,20 @@ def test_faster_or_equal_says_nothing():
         {"scope": "device-only"},
     ],
 )
-def test_only_rows_of_one_kind_are_paired(other: dict[str, Any]):
-    assert () == slower_than_fp32(rows_of(of("fp32", 10.0), of("int8", 20.0, **other)))
+def test_only_rows_that_differ_in_precision_alone_are_compared(change: dict[str, Any]):
+    assert () == slower_than_fp32(rows_of(of("fp32", 10.0), of("int8", 20.0, **change)))
 
 
-def test_a_grade_of_d_is_no_evidence():
+def test_rows_graded_d_are_ignored():
     assert () == slower_than_fp32(rows_of(of("fp32", 10.0), of("int8", 20.0), letter="D"))
 
 
-def test_without_intervals_nothing_is_claimed():
+def test_without_intervals_a_row_only_may_be_slower():
     (text,) = slower_than_fp32(rows_of(of("fp32", 10.0, rounds=2), of("int8", 20.0, rounds=2)))
     assert text.startswith("Lower precision may be slower here")
 
 
-def test_the_report_says_so_under_the_facts():
+def test_every_report_format_contains_the_sentence():
     rows = build_rows([of("fp32", 10.0), of("int8", 20.0)], grade=grade_a)
     for name in ("terminal", "markdown", "html"):
         assert "Lower precision is slower here" in render(rows, name, "top1")

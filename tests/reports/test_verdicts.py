@@ -1,4 +1,4 @@
-"""Every rendering of a verdict says the same: table, Markdown, JUnit, annotations, and two formats of other tools."""
+"""Every rendering of a verdict agrees: table, Markdown, JUnit, annotations, and the formats of two other tools."""
 
 from __future__ import annotations
 
@@ -58,20 +58,20 @@ def report(*verdicts: Verdict, inconclusive: str = "code") -> ComparisonReport:
         ((Verdict("x", "new"),), "code", 0),
     ],
 )
-def test_the_exit_code_is_the_most_serious(verdicts: tuple[Verdict, ...], when: str, code: int):
+def test_the_exit_code_is_that_of_the_most_serious_verdict(verdicts: tuple[Verdict, ...], when: str, code: int):
     assert code == report(*verdicts, inconclusive=when).exit_code()
 
 
-def test_the_table_shows_ratio_interval_rounds_seconds_and_what_could_be_seen():
+def test_the_table_shows_ratio_interval_detectable_change_rounds_and_seconds():
     text = reports.terminal(report(SLOWER, SAME))
-    for shown in ("+5.0 %", "+3.0 % to +7.0 %", "12", "20 s", "+2.5 %", "not bounded yet", "unchanged (identical)"):
-        assert shown in text
+    for part in ("+5.0 %", "+3.0 % to +7.0 %", "12", "20 s", "+2.5 %", "not bounded yet", "unchanged (identical)"):
+        assert part in text
     assert "layer a/Conv (Conv): 90 us, new; 90 % of the change" in text
     assert "fusions lost: Gelu (-1), now in parts" in text
-    assert "2.000 ms [1.900, 2.100], measured apart" in text
+    assert "2.000 ms [1.900, 2.100], measured separately" in text
 
 
-def test_junit_counts_what_it_holds():
+def test_junit_counts_match_its_test_cases():
     root = ElementTree.fromstring(reports.junit(report(SLOWER, SAME, OPEN, BROKEN)))
     suite = root[0]
     assert ("4", "1", "1", "1") == tuple(suite.get(key) for key in ("tests", "failures", "errors", "skipped"))
@@ -87,17 +87,17 @@ def test_annotations_are_one_line_each_and_escaped():
 
 
 def test_bencher_holds_values_with_their_bounds():
-    found = json.loads(reports.bencher(report(SLOWER, SAME)))
-    assert {"value": 2e6, "lower_value": 1.9e6, "upper_value": 2.1e6} == found["tiny 64 px"]["latency"]
-    assert {"value": 1.04} == found["tiny 64 px"]["ratio-tail"]
-    assert 1.0 == found["same 64 px"]["ratio-typical"]["value"]
-    assert 1000.0 == found["tiny 64 px"]["file-size"]["value"]
+    metrics = json.loads(reports.bencher(report(SLOWER, SAME)))
+    assert {"value": 2e6, "lower_value": 1.9e6, "upper_value": 2.1e6} == metrics["tiny 64 px"]["latency"]
+    assert {"value": 1.04} == metrics["tiny 64 px"]["ratio-tail"]
+    assert 1.0 == metrics["same 64 px"]["ratio-typical"]["value"]
+    assert 1000.0 == metrics["tiny 64 px"]["file-size"]["value"]
 
 
 def test_github_action_benchmark_holds_a_list_of_entries():
-    found = json.loads(reports.action_benchmark(report(SLOWER, SAME)))
-    assert {"name", "unit", "value"} <= set.intersection(*(set(entry) for entry in found))
-    assert [2.0, 1.05, 1.04] == [entry["value"] for entry in found]
+    entries = json.loads(reports.action_benchmark(report(SLOWER, SAME)))
+    assert {"name", "unit", "value"} <= set.intersection(*(set(entry) for entry in entries))
+    assert [2.0, 1.05, 1.04] == [entry["value"] for entry in entries]
 
 
 def test_markdown_is_one_table_and_a_list():

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from effbench.errors import MissingDependencyError
-from effbench.schema import Round
+from effbench.schema import Round, Samples
 
 Floats = npt.NDArray[np.float64]
 
@@ -49,6 +49,11 @@ class Step:
     def rise(self) -> float:
         """The rise relative to the start."""
         return self.after_ms / self.before_ms - 1
+
+
+def is_sustained(samples: Samples) -> bool:
+    """Say whether rounds were measured under the sustained protocol: only then do they hold a trace."""
+    return any(item.trace for item in samples.rounds)
 
 
 def curve(one: Round, points: int = POINTS) -> Curve:

@@ -1,7 +1,7 @@
 """From measurements to tables, plots and the verdict; never needs torch.
 
-`build_rows` makes rows, `render` text of them, `frame` a DataFrame, `write_report` a folder. Importing this package
-costs nothing: pandas, tabulate and matplotlib are imported where they are used.
+`build_rows` makes rows, `render` returns them as text, `frame` as a DataFrame, and `write_report` writes a folder.
+Importing this package is cheap: pandas, tabulate and matplotlib are imported where they are used.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def write_report(
     Raises:
         UsageError: A format or the metric is unknown.
         DataError: The folder cannot be written.
-        MissingDependencyError: Plots are wanted and matplotlib is not installed.
+        MissingDependencyError: ``plots`` is true and matplotlib is not installed.
     """
     for name in formats:
         _writer(name)

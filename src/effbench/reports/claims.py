@@ -1,4 +1,4 @@
-"""Claims of papers and what became of them on a machine: records, and the page that shows them."""
+"""Claims of papers and their verdicts on a machine: records, and the page that shows them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ VERDICTS = (HOLDS, FAILS, UNTESTED)
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a test found: a verdict, the figures behind it, and what it would need where there is none."""
+    """The outcome of a test: a verdict, the figures behind it, and what the test lacks if it is not testable."""
 
     verdict: str
     result: str = ""
@@ -29,32 +29,34 @@ class Finding:
     judgement: Judgement
 
 
-def terminal(found: Sequence[Finding]) -> str:
+def terminal(results: Sequence[Finding]) -> str:
     """Return one paragraph per claim, verdict first."""
     blocks = []
-    for one in found:
-        judged = one.judgement
-        lines = [f"{judged.verdict}: {one.claim} ({one.name})", f"  source: {one.source}"]
-        lines += [f"  {label}: {text}" for label, text in _details(one)]
+    for result in results:
+        judged = result.judgement
+        lines = [f"{judged.verdict}: {result.claim} ({result.name})", f"  source: {result.source}"]
+        lines += [f"  {label}: {text}" for label, text in _details(result)]
         blocks.append("\n".join(lines))
-    return "\n\n".join([*blocks, _count(found)])
+    return "\n\n".join([*blocks, _count(results)])
 
 
-def markdown(found: Sequence[Finding], machine: Sequence[str], laws: str = "", image: str = "") -> str:
+def markdown(results: Sequence[Finding], machine: Sequence[str], laws: str = "", image: str = "") -> str:
     """Return the page, verdicts in one table and the details below it.
 
     Args:
-        found: In the order of the registry.
+        results: In the order of the registry.
         machine: What the figures were measured on, one sentence each.
         laws: A Markdown table of exponents, or nothing.
         image: The path of the plot as the page sees it, or nothing.
     """
     summary = ["| claim | source | verdict |", "|---|---|---|"]
-    summary += [f"| [{one.claim}](#{one.name}) | {one.source} | **{one.judgement.verdict}** |" for one in found]
+    summary += [
+        f"| [{result.claim}](#{result.name}) | {result.source} | **{result.judgement.verdict}** |" for result in results
+    ]
     details = [
-        f"### {one.name}\n\n{one.claim}. *{one.judgement.verdict}*\n\n"
-        + "\n".join(f"- {label}: {text}" for label, text in (("source", one.source), *_details(one)))
-        for one in found
+        f"### {result.name}\n\n{result.claim}. *{result.judgement.verdict}*\n\n"
+        + "\n".join(f"- {label}: {text}" for label, text in (("source", result.source), *_details(result)))
+        for result in results
     ]
     scaling = ["## Growth with resolution", laws] if laws else []
     if image:
@@ -64,22 +66,21 @@ def markdown(found: Sequence[Finding], machine: Sequence[str], laws: str = "", i
 
 INTRODUCTION = (
     "# What the papers claim, tested here",
-    "Written by `effbench claims --page docs/generated/claims.md`; not by hand. "
-    "A claim *holds here* or *does not hold here* "
-    "where the whole 95 % interval says so, on the machine named below. Where the interval leaves it open, or the "
-    "claim is about something that this machine is not or has not, it is *not testable here*, with what a test "
-    "would need. Nothing on this page is a statement about a phone: no claim about one is made from a CPU.",
-    "ReGLA is a reconstruction from an abstract; what holds for it here need not hold for the authors' network. "
-    "Weights are untrained: no claim about accuracy can be tested with them.",
+    "`effbench claims --page docs/generated/claims.md` writes this page. "
+    "A claim *holds here* or *does not hold here* if the whole 95 % interval supports that verdict on the machine "
+    "named below. If the interval is inconclusive, or the claim concerns other hardware, it is *not testable here*, "
+    "and the page lists what a test needs. A measurement on a CPU supports no claim about a phone.",
+    "ReGLA is a reconstruction from an abstract; a result for it here need not hold for the authors' network. "
+    "Weights are untrained, so no claim about accuracy can be tested.",
 )
 
 
-def _details(one: Finding) -> list[tuple[str, str]]:
-    judged = one.judgement
-    lines = [("how", one.method), ("result", judged.result), ("needs", judged.needs)]
+def _details(result: Finding) -> list[tuple[str, str]]:
+    judged = result.judgement
+    lines = [("how", result.method), ("result", judged.result), ("needs", judged.needs)]
     return [(label, text) for label, text in lines if text]
 
 
-def _count(found: Sequence[Finding]) -> str:
-    counts = [(sum(one.judgement.verdict == verdict for one in found), verdict) for verdict in VERDICTS]
+def _count(results: Sequence[Finding]) -> str:
+    counts = [(sum(result.judgement.verdict == verdict for result in results), verdict) for verdict in VERDICTS]
     return ", ".join(f"{count} {verdict}" for count, verdict in counts)

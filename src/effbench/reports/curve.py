@@ -1,4 +1,4 @@
-"""Latency over time of sustained rounds, with the moment from which throttling starts."""
+"""Latency over time of sustained rounds, with the time at which throttling starts."""
 
 from __future__ import annotations
 

@@ -42,17 +42,17 @@ def _rows(report: ComparisonReport) -> list[list[str]]:
         if not item.ratios:
             rows.append([*head, "", "", "", "", *tail])
         for index, ratio in enumerate(item.ratios):
-            seen = "" if ratio.smallest_detectable_pct is None else f"+{ratio.smallest_detectable_pct:.1f} %"
-            middle = [ratio.question, percent(ratio.ratio), span(ratio), seen]
+            detectable = "" if ratio.smallest_detectable_pct is None else f"+{ratio.smallest_detectable_pct:.1f} %"
+            middle = [ratio.question, percent(ratio.ratio), span(ratio), detectable]
             rows.append([*head, *middle, *tail] if index == 0 else ["", "", *middle, "", ""])
     return rows
 
 
-HEADER = ("comparison", "verdict", "question", "change", "interval", "could have seen", "rounds", "time")
+HEADER = ("comparison", "verdict", "quantity", "change", "95 % interval", "detectable", "rounds", "time")
 
 
 def notes(report: ComparisonReport) -> list[str]:
-    """Return what belongs beside the table: rules, machine, reasons, missed budgets, and why it is slower."""
+    """Return the lines below the table: rules, machine, reasons, missed budgets, and why a side is slower."""
     share = f"{100 * report.false_alarms:g} % for the suite"
     lines = [
         f"{report.a} -> {report.b}; noise floor {report.floor_pct:g} %, margin {report.margin_pct:g} %, fails above "
@@ -66,30 +66,30 @@ def notes(report: ComparisonReport) -> list[str]:
         if item.next_step:
             lines.append(f"  {item.next_step}")
         if item.lost_rounds:
-            lines.append(f"{item.name}: {item.lost_rounds} round(s) were lost and say nothing")
+            lines.append(f"{item.name}: {item.lost_rounds} round(s) were lost and are not counted")
         if item.latency_ms is not None:
             low_high = item.latency_interval_ms
             around = f" [{low_high[0]:.3f}, {low_high[1]:.3f}]" if low_high else ""
-            lines.append(f"{item.name}: p50 {item.latency_ms:.3f} ms{around}, measured apart, not alternating")
+            lines.append(f"{item.name}: p50 {item.latency_ms:.3f} ms{around}, measured separately, not in alternation")
         lines += [f"{item.name}: {line}" for line in _budgets(item)]
         if item.why is not None:
             lines += [f"{item.name}: {line}" for line in explanation(item.why)]
     if report.interrupted:
-        lines.append("interrupted: what had no verdict by then is inconclusive")
+        lines.append("interrupted: comparisons without a verdict are inconclusive")
     return lines
 
 
 def _budgets(item: Verdict) -> list[str]:
-    found = []
+    lines = []
     for budget in item.budgets:
         value = "unknown" if budget.value is None else f"{budget.value:g}"
         note = f" ({budget.note})" if budget.note else ""
-        found.append(f"budget {budget.quantity}: {value}, limit {budget.limit:g}: {budget.status}{note}")
-    return found
+        lines.append(f"budget {budget.quantity}: {value}, limit {budget.limit:g}: {budget.status}{note}")
+    return lines
 
 
 def explanation(why: Explanation) -> list[str]:
-    """Return where a slowdown comes from, in lines."""
+    """Return lines that explain where a slowdown comes from."""
     lines = []
     if why.operators:
         lines.append("operators: " + ", ".join(f"{name} {change:+d}" for name, change in why.operators.items()))
@@ -198,11 +198,11 @@ def github(report: ComparisonReport) -> str:
 
 
 def bencher(report: ComparisonReport) -> str:
-    """Return Bencher Metric Format: latency in nanoseconds where it was measured apart, and the ratio with its bounds.
+    """Return Bencher Metric Format: latency in nanoseconds if it was measured separately, and the ratio with bounds.
 
     Source: bencher.dev/docs/reference/bencher-metric-format.
     """
-    found: dict[str, Any] = {}
+    metrics: dict[str, Any] = {}
     for item in report.verdicts:
         measures: dict[str, Any] = {}
         if item.latency_ms is not None:
@@ -214,8 +214,8 @@ def bencher(report: ComparisonReport) -> str:
         if item.size_bytes:
             measures["file-size"] = _metric(float(item.size_bytes), None, None)
         if measures:
-            found[item.name] = measures
-    return json.dumps(found, indent=1, sort_keys=True) + "\n"
+            metrics[item.name] = measures
+    return json.dumps(metrics, indent=1, sort_keys=True) + "\n"
 
 
 def _metric(value: float, low: float | None, high: float | None) -> dict[str, float]:
@@ -232,12 +232,12 @@ def action_benchmark(report: ComparisonReport) -> str:
 
     Source: github.com/benchmark-action/github-action-benchmark, README, "Custom benchmark".
     """
-    found = []
+    entries = []
     for item in report.verdicts:
         if item.latency_ms is not None:
             interval = item.latency_interval_ms
             wide = f"± {(interval[1] - interval[0]) / 2:.4g}" if interval else ""
-            found.append({"name": f"{item.name} p50", "unit": "ms", "value": item.latency_ms, "range": wide})
+            entries.append({"name": f"{item.name} p50", "unit": "ms", "value": item.latency_ms, "range": wide})
         for ratio in item.ratios:
             entry = {
                 "name": f"{item.name} {ratio.question} ratio",
@@ -245,12 +245,12 @@ def action_benchmark(report: ComparisonReport) -> str:
                 "value": ratio.ratio,
                 "extra": span(ratio),
             }
-            found.append(entry)
-    return json.dumps(found, indent=1) + "\n"
+            entries.append(entry)
+    return json.dumps(entries, indent=1) + "\n"
 
 
 def as_json(report: ComparisonReport) -> str:
-    """Return everything, the log ratios of all rounds included."""
+    """Return the whole report, including the log ratios of all rounds."""
     data = {**plain(report), "exit_code": report.exit_code()}
     return json.dumps({"format": FORMAT_VERSION, "data": data}, indent=1, sort_keys=True) + "\n"
 
@@ -268,7 +268,7 @@ FORMATS: dict[str, tuple[str, Callable[[ComparisonReport], str]]] = {
 
 
 def write(report: ComparisonReport, formats: list[str], folder: Path) -> list[Path]:
-    """Write some formats below a folder and return the files.
+    """Write a report in several formats below a folder and return the files.
 
     Raises:
         UsageError: A format is unknown.

@@ -1,6 +1,6 @@
 """How latency and memory grow with the number of pixels N: ``a + b N**p``, with an interval for p.
 
-The unit of evidence is a pass: every size measured once, in fresh processes, in random order.
+The unit of evidence is a pass, which measures every size once, in fresh processes and in random order.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from effbench.statistics.percentiles import MIN_ROUNDS, student_t
 Floats = npt.NDArray[np.float64]
 
 MIN_SIZES = 4
-"""Three parameters need three sizes to be fitted at all, and one more to be wrong."""
+"""A fit of three parameters needs three sizes, and a fourth to show a misfit."""
 
 STEEPEST = 4.0
 """No mixer grows faster than N**4; the search ends there."""
@@ -36,7 +36,7 @@ class Law:
 
 @dataclass(frozen=True)
 class Growth:
-    """A law with the 95 % interval of its exponent, where there are passes enough for one."""
+    """A law with the 95 % interval of its exponent, or None where there are too few passes for an interval."""
 
     law: Law
     interval: tuple[float, float] | None
@@ -45,10 +45,10 @@ class Growth:
 
 @dataclass(frozen=True)
 class Series:
-    """One model or part over resolution on one target: what was counted and measured at each size that could be.
+    """One model or part on one target: MACs, latency and memory at each resolution that could be measured.
 
     ``latency_ms`` and ``memory_bytes`` hold one row per pass; memory is the peak of the whole process. ``failures``
-    tells of each size that is missing why.
+    holds the reason for each missing resolution.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Series:
 
     @property
     def exactly_linear(self) -> bool:
-        """Whether the MACs of all sizes are in the very ratio of their pixels."""
+        """Whether the MACs of all sizes are exactly proportional to their pixels."""
         return all(macs * self.pixels[0] == self.macs[0] * n for macs, n in zip(self.macs, self.pixels, strict=True))
 
     def growth(self, quantity: str) -> Growth | None:
@@ -89,9 +89,11 @@ def fit(pixels: Sequence[float], values: Sequence[float]) -> Law:
     """
     n, t = np.asarray(pixels, float), np.asarray(values, float)
     if len(set(pixels)) < MIN_SIZES or len(n) != len(t):
-        raise UsageError(f"{len(set(pixels))} sizes cannot tell a law with three parameters.", hint="Use four or more.")
+        raise UsageError(
+            f"{len(set(pixels))} sizes cannot determine a law with three parameters.", hint="Use four or more."
+        )
     if not (np.isfinite(t).all() and (t > 0).all()):
-        raise UsageError("A value that grows with resolution is not above zero.")
+        raise UsageError("A latency or memory value is not above zero.")
     x = n / n.max()
 
     def loss(p: float) -> float:
@@ -112,7 +114,7 @@ def _linear(power: Floats, t: Floats) -> tuple[float, float, float]:
     a = (u1 * ww - w1 * uw) / determinant if determinant > 1e-12 * uu * ww else -1.0
     b = (w1 * uu - u1 * uw) / determinant if determinant > 1e-12 * uu * ww else -1.0
     if a < 0 or b < 0:
-        # On the border: the better of the two one-term laws.
+        # At the boundary, the better of the two one-term laws.
         a, b = max(((0.0, w1 / ww), (u1 / uu, 0.0)), key=lambda ab: ab[0] * u1 + ab[1] * w1)
     residual = a * u + b * w - 1
     return float(a), float(b), float(residual @ residual)
@@ -121,16 +123,16 @@ def _linear(power: Floats, t: Floats) -> tuple[float, float, float]:
 def _golden(function: Callable[[float], float], low: float, high: float) -> float:
     share = (math.sqrt(5) - 1) / 2
     for _ in range(40):
-        left, right = high - share * (high - low), low + share * (high - low)
-        low, high = (low, right) if function(left) <= function(right) else (left, high)
+        lower, upper = high - share * (high - low), low + share * (high - low)
+        low, high = (low, upper) if function(lower) <= function(upper) else (lower, high)
     return (low + high) / 2
 
 
 def growth(pixels: Sequence[float], passes: Sequence[Sequence[float]], level: float = 0.95) -> Growth:
     """Fit the law to geometric means over passes, with a jackknife interval for p whose unit is the pass.
 
-    The interval holds what differs from pass to pass. That a law of this form may not be the truth is told by the
-    misfit, not by the interval.
+    The interval covers the variation between passes. Whether a law of this form fits at all is shown by the misfit,
+    not by the interval.
 
     Args:
         pixels: N of each size.
@@ -151,7 +153,7 @@ def growth(pixels: Sequence[float], passes: Sequence[Sequence[float]], level: fl
 
 
 def ratio(logs: Sequence[float], level: float = 0.95) -> tuple[float, tuple[float, float] | None]:
-    """Return the ratio that logarithms of ratios, one per round, speak for, with its t-interval."""
+    """Return the geometric mean of ratios from their logarithms, one per round, with its t-interval."""
     middle = float(np.mean(logs))
     if len(logs) < MIN_ROUNDS:
         return math.exp(middle), None

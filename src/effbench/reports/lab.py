@@ -15,7 +15,7 @@ from effbench.schema import FORMAT_VERSION
 
 FORMATS = {"markdown": "md", "json": "json", "csv": "csv"}
 NOT_RUN = "not run yet"
-HEAD = ("device", "model", "px", "precision", "target", "rounds", "p50 ms", "95 % interval", "trust", "ended")
+HEAD = ("device", "model", "px", "precision", "target", "rounds", "p50 ms", "95 % interval", "trust", "status")
 WIDTH = 118
 
 
@@ -24,8 +24,8 @@ def render(records: Sequence[Mapping[str, Any]], set_aside: Mapping[str, str], f
 
     Args:
         records: Of `effbench.lab.table.records`.
-        set_aside: Device, or the worker beside it -> why it got no more jobs.
-        form: Which of them.
+        set_aside: Device, or its worker -> why it got no more jobs.
+        form: One of these formats.
 
     Raises:
         UsageError: The format is unknown.
@@ -41,12 +41,12 @@ def render(records: Sequence[Mapping[str, Any]], set_aside: Mapping[str, str], f
 
 
 def counts(records: Sequence[Mapping[str, Any]]) -> str:
-    """Return how many jobs ended how, in one line."""
-    found = Counter(str(one["status"]) for one in records)
-    parts = [f"{number} {status}" for status, number in sorted(found.items(), key=lambda item: (-item[1], item[0]))]
-    again = sum(bool(one.get("cached")) for one in records)
+    """Count the jobs by status, in one line."""
+    statuses = Counter(str(record["status"]) for record in records)
+    parts = [f"{number} {status}" for status, number in sorted(statuses.items(), key=lambda item: (-item[1], item[0]))]
+    cached = sum(bool(record.get("cached")) for record in records)
     return f"{len(records)} job{'s' * (len(records) != 1)}: {', '.join(parts)}" + (
-        f" ({again} of them from an earlier sweep)" if again else ""
+        f" ({cached} of them from an earlier sweep)" if cached else ""
     )
 
 
@@ -54,35 +54,35 @@ def _text(records: Sequence[Mapping[str, Any]], set_aside: Mapping[str, str], fo
     from tabulate import tabulate
 
     notes: dict[str, int] = {}
-    lines = [_line(one, notes) for one in records]
-    drawn = tabulate(lines, headers=HEAD, tablefmt="simple" if form == "terminal" else "pipe", disable_numparse=True)
+    lines = [_line(record, notes) for record in records]
+    table = tabulate(lines, headers=HEAD, tablefmt="simple" if form == "terminal" else "pipe", disable_numparse=True)
     below = [counts(records), *(f"[{number}] {text}" for text, number in notes.items())]
     below += [f"{unit} was set aside: {reason}" for unit, reason in set_aside.items()]
     if form == "terminal":
         wrapped = [line for text in below for line in textwrap.wrap(text, WIDTH, subsequent_indent="    ")]
-        return "\n".join([drawn, *wrapped]) + "\n"
-    return "\n\n".join([drawn, *below]) + "\n"
+        return "\n".join([table, *wrapped]) + "\n"
+    return "\n\n".join([table, *below]) + "\n"
 
 
-def _line(one: Mapping[str, Any], notes: dict[str, int]) -> list[str]:
-    interval = one.get("p50_interval_ms")
-    origin = one.get("origin", "measured")
-    ended = [str(one["status"]), *([] if origin == "measured" else [str(origin)])]
-    if one.get("reason"):
-        step = f" Next: {one['next_step']}" if one.get("next_step") else ""
-        ended.append(f"[{notes.setdefault(' '.join((one['reason'] + step).split()), len(notes) + 1)}]")
+def _line(record: Mapping[str, Any], notes: dict[str, int]) -> list[str]:
+    interval = record.get("p50_interval_ms")
+    origin = record.get("origin", "measured")
+    status = [str(record["status"]), *([] if origin == "measured" else [str(origin)])]
+    if record.get("reason"):
+        step = f" Next: {record['next_step']}" if record.get("next_step") else ""
+        status.append(f"[{notes.setdefault(' '.join((record['reason'] + step).split()), len(notes) + 1)}]")
     return [
-        *(str(one[name]) for name in ("device", "model", "resolution", "precision", "target")),
-        str(one.get("rounds", "")),
-        "" if one.get("p50_ms") is None else f"{one['p50_ms']:.3f}",
+        *(str(record[name]) for name in ("device", "model", "resolution", "precision", "target")),
+        str(record.get("rounds", "")),
+        "" if record.get("p50_ms") is None else f"{record['p50_ms']:.3f}",
         "" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}",
-        str(one.get("trust", "")),
-        " ".join(ended),
+        str(record.get("trust", "")),
+        " ".join(status),
     ]
 
 
 def _csv(records: Sequence[Mapping[str, Any]]) -> str:
-    fields = list(dict.fromkeys(key for one in records for key in one))
+    fields = list(dict.fromkeys(key for record in records for key in record))
     stream = io.StringIO()
     writer = csv.DictWriter(stream, fields or ["device"], restval="", lineterminator="\n")
     writer.writeheader()

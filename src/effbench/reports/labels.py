@@ -1,4 +1,4 @@
-"""Put text beside points so that no text covers another text or a point."""
+"""Label points so that no label covers another label or a point."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.transforms import Bbox
 
-# In points from the marker: horizontal and vertical shift, and how the text hangs there. The first free one is taken.
-PLACES = (
+# Offsets from the marker in points, and the alignment of the text. The first free one is used.
+OFFSETS = (
     (8, 5, "left", "bottom"),
     (-8, 5, "right", "bottom"),
     (8, -5, "left", "top"),
@@ -36,18 +36,18 @@ def place_labels(figure: Figure, axes: Axes, texts: Sequence[tuple[float, float,
     """Write each (x, y, text) beside its point.
 
     Returns:
-        The number of texts for which no free place was found; those are left out, for the table names every row.
+        The number of texts without a free position; they are omitted, since the table names every row.
     """
     figure.draw_without_rendering()
     inside = axes.get_window_extent()
-    taken = [_around(axes, figure, x, y) for x, y, _ in texts]
+    occupied = [_around(axes, figure, x, y) for x, y, _ in texts]
     left_out = 0
     for x, y, text in texts:
-        box = _first_free(axes, x, y, text, taken, inside)
+        box = _first_free(axes, x, y, text, occupied, inside)
         if box is None:
             left_out += 1
         else:
-            taken.append(box)
+            occupied.append(box)
     return left_out
 
 
@@ -59,10 +59,10 @@ def _around(axes: Axes, figure: Figure, x: float, y: float) -> Bbox:
     return Bbox.from_extents(across - reach, up - reach, across + reach, up + reach)
 
 
-def _first_free(axes: Axes, x: float, y: float, text: str, taken: Sequence[Bbox], inside: Bbox) -> Bbox | None:
+def _first_free(axes: Axes, x: float, y: float, text: str, occupied: Sequence[Bbox], inside: Bbox) -> Bbox | None:
     from matplotlib.text import Text
 
-    for shift_x, shift_y, across, up in PLACES:
+    for shift_x, shift_y, across, up in OFFSETS:
         label = axes.annotate(
             text,
             (x, y),
@@ -74,10 +74,10 @@ def _first_free(axes: Axes, x: float, y: float, text: str, taken: Sequence[Bbox]
             zorder=4,
             arrowprops={"arrowstyle": "-", "color": "#B4BAC2", "linewidth": 0.7} if abs(shift_y) > 12 else None,
         )
-        # Measured twice: the first call moves the text to its place and counts its leader line, which may go anywhere.
+        # Measured twice: the first call moves the text, and counts its leader line, which may overlap others.
         label.get_window_extent()
         box = Text.get_window_extent(label)
-        if not any(box.overlaps(other) for other in taken) and _within(box, inside):
+        if not any(box.overlaps(neighbor) for neighbor in occupied) and _within(box, inside):
             return box
         label.remove()
     return None

@@ -29,7 +29,7 @@ SIGNS = {
 
 
 def escape(text: str) -> str:
-    """Return text that LaTeX prints as it stands."""
+    """Escape text for LaTeX."""
     printed = "".join(SIGNS.get(sign, sign) for sign in text)
     return printed.replace("--", "-{}-")  # two hyphens would print as one dash
 
@@ -41,10 +41,10 @@ def tabular(section: Section, skip: tuple[str, ...] = ()) -> str:
         section: What to draw.
         skip: Columns to leave out.
     """
-    kept = [index for index, name in enumerate(section.columns) if name not in skip]
-    align = "".join("r" if section.numeric[index] else "l" for index in kept)
-    head = " & ".join(escape(section.columns[index]) for index in kept)
-    lines = [" & ".join(escape(cells[index]) for index in kept) for cells in section.cells]
+    indices = [index for index, name in enumerate(section.columns) if name not in skip]
+    align = "".join("r" if section.numeric[index] else "l" for index in indices)
+    head = " & ".join(escape(section.columns[index]) for index in indices)
+    lines = [" & ".join(escape(cells[index]) for index in indices) for cells in section.cells]
     body = "\n".join(f"{line} \\\\" for line in lines)
     return f"\\begin{{tabular}}{{{align}}}\n\\toprule\n{head} \\\\\n\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}"
 

@@ -1,6 +1,6 @@
 """Cut rows into sections, one per device and resolution, and write their cells, headers and footnotes as text.
 
-Every format shows the same cells; how they are drawn is decided in `table`, `page` and `paper`.
+Every format shows the same cells; `table`, `page` and `paper` decide how they are drawn.
 """
 
 from __future__ import annotations
@@ -16,17 +16,25 @@ from effbench.schema import Row, resolution_text
 
 EMPTY = "-"
 BORROWED, IMPLIED, RECONSTRUCTION = "*", "†", "(recon.)"
-FEW_ROUNDS = "no interval: it takes at least 6 rounds"
+FEW_ROUNDS = "no interval: at least 6 rounds are needed"
 FEW_SAMPLES = "not shown: too few samples for this percentile"
+LEGEND = (
+    "run: b = batch size, t = threads, e2e = end to end, from host arrays to host arrays. p50 has its 95 % interval "
+    "over rounds; img/s is the mean rate. A row graded D is on no front."
+)
 
 
 @dataclass(frozen=True)
 class Section:
-    """One table: ``cells[i]`` belongs to ``rows[i]``; footnotes are numbered from 1 in the order they are met."""
+    """One table: ``cells[i]`` belongs to ``rows[i]``; footnotes are numbered from 1 in the order they are met.
+
+    ``legend`` explains the abbreviations of the columns; ``header`` holds what is special about these rows.
+    """
 
     title: str
     facts: str
     header: tuple[str, ...]
+    legend: str
     columns: tuple[str, ...]
     numeric: tuple[bool, ...]
     rows: tuple[Row, ...]
@@ -41,7 +49,7 @@ class Footnotes:
         self._numbers: dict[str, int] = {}
 
     def mark(self, *texts: str) -> str:
-        """Return `` [1]`` or `` [1,3]`` for the texts; nothing for none."""
+        """Return `` [1]`` or `` [1,3]`` for the texts; an empty string without texts."""
         numbers = [self._numbers.setdefault(text, len(self._numbers) + 1) for text in texts if text]
         return f" [{','.join(str(number) for number in sorted(set(numbers)))}]" if numbers else ""
 
@@ -62,14 +70,13 @@ def sections(rows: Iterable[Row], metric: str) -> tuple[Section, ...]:
 
 
 def title(row: Row) -> str:
-    """Name the device, the size and, where it was not measured here, the origin of a row's table."""
+    """Name the device and the size of a row's table, and its origin if it was not measured here."""
     origin = "" if row.source == "measured" else f" ({row.source})"
-    device = f"device {row.device}" if row.device.startswith("not stated") else row.device
-    return f"{device}, {resolution_text(row.resolution)} px{origin}"
+    return f"{row.device or 'device not stated'}, {resolution_text(row.resolution)} px{origin}"
 
 
 def section_key(row: Row) -> tuple[Hashable, ...]:
-    """Return what rows of one table share."""
+    """Return the key that all rows of one table share."""
     return (row.source, row.device, row.machine, row.resolution)
 
 
@@ -81,6 +88,7 @@ def _section(rows: tuple[Row, ...], metric: str, head: str) -> Section:
         title=title(first),
         facts=_facts(rows),
         header=tuple(_header(rows, metric)),
+        legend=LEGEND if first.source == "measured" else "",
         columns=tuple(name for name, _, _ in columns),
         numeric=tuple(numeric for _, numeric, _ in columns),
         rows=rows,
@@ -120,7 +128,7 @@ def _published_columns(head: str) -> list[tuple[str, bool, Cell]]:
 
 
 def milliseconds(value: float | None) -> str:
-    """Write a latency with four significant digits or so; a dash for none."""
+    """Write a latency with about four significant digits, or a dash if there is none."""
     if value is None:
         return EMPTY
     return f"{value:.{3 if value < 10 else 2 if value < 100 else 1}f}"
@@ -213,51 +221,47 @@ def _front(row: Row, notes: Footnotes) -> str:
 def _facts(rows: Sequence[Row]) -> str:
     first = rows[0]
     if first.source == "published":
-        return "Figures printed by others, on their device; not measured here."
+        return "Published by others, on their device; not measured here."
     runs = "; ".join(dict.fromkeys(conditions_in_words(row) for row in rows))
     rounds = {row.rounds for row in rows if row.rounds}
-    span = f"{min(rounds)} to {max(rounds)}" if len(rounds) > 1 else "".join(str(one) for one in rounds)
+    span = f"{min(rounds)} to {max(rounds)}" if len(rounds) > 1 else "".join(str(count) for count in rounds)
     parts = [first.machine, first.system, runs, f"{span} rounds, each a fresh process" if span else ""]
     return "; ".join(part for part in parts if part)
 
 
 def _header(rows: Sequence[Row], metric: str) -> Iterable[str]:
-    first = rows[0]
     yield from _size_note(rows, metric)
     if any(row.borrowed and row.accuracy_status != "implied" for row in rows):
         yield (
-            f"{BORROWED} borrowed: published for other weights than these, which did not produce it; "
-            "drawn hollow, and only on the borrowed front."
+            f"{BORROWED} borrowed: this accuracy was published for other weights than the measured ones; "
+            "it is drawn hollow and ranked only on the borrowed front."
         )
     if any(row.accuracy_status == "implied" for row in rows):
-        yield f"{IMPLIED} implied: derived from published gains, printed by nobody; only on the borrowed front."
+        yield f"{IMPLIED} implied: derived from published gains, itself unpublished; ranked only on the borrowed front."
     for text in dict.fromkeys(row.reconstruction.rstrip(".") for row in rows if row.reconstruction):
         borrows = any(row.borrowed for row in rows if row.reconstruction)
-        theirs = " Accuracy beside it is the authors', not that of this reconstruction." if borrows else ""
-        yield f"{RECONSTRUCTION} {text}.{theirs}"
+        borrowed_accuracy = " Its accuracy is the authors', not that of this reconstruction." if borrows else ""
+        yield f"{RECONSTRUCTION} {text}.{borrowed_accuracy}"
     if any(row.accuracy_interval for row in rows):
-        yield "Accuracy measured here stands with its 95 % interval: the files of that very digest were run."
+        yield "An accuracy with a 95 % interval was measured here, on the same files as the latency."
     if len({pareto.comparable(row) for row in rows}) > 1:
         yield "Rows with different batch, threads, scope or protocol are listed together but never ranked together."
     yield from slower_than_fp32(rows)
-    if first.source == "measured":
-        yield (
-            "run: b batch, t threads, e2e host arrays in to host arrays out. p50 with its 95 % interval over rounds. "
-            "A row graded D is on no front."
-        )
 
 
 def _size_note(rows: Sequence[Row], metric: str) -> Iterable[str]:
     side = resolution_text(rows[0].resolution)
-    taken = sorted({row.accuracy_px for row in rows if row.accuracy_px and (row.accuracy_px,) * 2 != row.resolution})
-    if metric == "top1" and taken:
-        sizes = " and ".join(str(px) for px in taken)
+    accuracy_sizes = sorted(
+        {row.accuracy_px for row in rows if row.accuracy_px and (row.accuracy_px,) * 2 != row.resolution}
+    )
+    if metric == "top1" and accuracy_sizes:
+        sizes = " and ".join(str(px) for px in accuracy_sizes)
         yield (
-            f"Top-1 was taken at {sizes} px, latency at {side} px: two different runs of the model. "
-            "Latency at 512 px is best read beside a 512 px task metric: --metric coco_ap or ade_miou."
+            f"Top-1 was measured at {sizes} px, latency at {side} px: two different runs of the model. "
+            "For latency at 512 px, compare a 512 px task metric: --metric coco_ap or ade_miou."
         )
     if metric != "top1":
         yield (
-            "The task metric is that of a whole detector or segmenter on this backbone; the latency is the backbone's "
-            "alone" + ("." if rows[0].resolution == (512, 512) else f" and at {side} px; best read at 512 px.")
+            "The task metric belongs to a whole detector or segmenter with this backbone at 512 px; the latency is "
+            "that of the backbone alone" + ("." if rows[0].resolution == (512, 512) else f", at {side} px.")
         )

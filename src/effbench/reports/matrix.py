@@ -24,7 +24,7 @@ CellKey = tuple[str, str, str, str]
 
 @dataclass(frozen=True)
 class Matrix:
-    """Cells that ended, places (model, resolution, precision, target) that did not run, and p50 texts by digest."""
+    """Cells with a result, keys (model, resolution, precision, target) of those not run, and p50 texts by digest."""
 
     cells: Sequence[Cell]
     not_run: Sequence[CellKey] = ()
@@ -44,20 +44,22 @@ def render(matrix: Matrix, form: str) -> str:
 
 
 def counts(matrix: Matrix) -> str:
-    """Return how many cells ended how, in one line; every cell is in it."""
-    found = Counter(cell.verdict for cell in matrix.cells)
-    parts = [f"{number} {verdict}" for verdict, number in sorted(found.items(), key=lambda item: (-item[1], item[0]))]
+    """Count all cells by status, in one line."""
+    verdicts = Counter(cell.verdict for cell in matrix.cells)
+    parts = [
+        f"{number} {verdict}" for verdict, number in sorted(verdicts.items(), key=lambda item: (-item[1], item[0]))
+    ]
     parts += [f"{len(matrix.not_run)} {NOT_RUN}"] if matrix.not_run else []
     return f"{len(matrix.cells) + len(matrix.not_run)} cells: {', '.join(parts)}"
 
 
 def cell_key(cell: Cell) -> CellKey:
-    """Return where a cell stands in the table."""
+    """Return the model, resolution, precision and target of a cell as texts."""
     return (cell.model, resolution_text(cell.resolution), cell.precision, cell.target)
 
 
 class _Notes:
-    """Footnotes, numbered as they come; the same words are one note."""
+    """Number footnotes in order of use; equal texts share a number."""
 
     def __init__(self) -> None:
         self.texts: dict[str, int] = {}
@@ -67,22 +69,22 @@ class _Notes:
 
 
 def _grid(matrix: Matrix) -> tuple[list[str], list[list[str]], list[str], list[str]]:
-    """Return head, lines, footnotes, and the lines that did not run at all."""
+    """Return header, lines, footnotes, and the lines of which no cell has run."""
     notes = _Notes()
     ended = {cell_key(cell): cell for cell in matrix.cells}
-    places = [*ended, *matrix.not_run]
-    targets = list(dict.fromkeys(place[3] for place in places))
-    begun = dict.fromkeys(place[:3] for place in ended)
+    keys = [*ended, *matrix.not_run]
+    targets = list(dict.fromkeys(key[3] for key in keys))
+    started = dict.fromkeys(key[:3] for key in ended)
     lines = []
-    for row in begun:
+    for row in started:
         texts = []
         for target in targets:
             cell = ended.get((*row, target))
-            missing = NOT_RUN if (*row, target) in matrix.not_run else "not asked for"
-            texts.append(missing if cell is None else _text(cell, matrix.latency, notes))
+            absent = NOT_RUN if (*row, target) in matrix.not_run else "not requested"
+            texts.append(absent if cell is None else _text(cell, matrix.latency, notes))
         lines.append([*row, *texts])
-    left = Counter(place[:3] for place in matrix.not_run if place[:3] not in begun)
-    unreached = [f"{model} {size} px {precision} ({number})" for (model, size, precision), number in left.items()]
+    remaining = Counter(key[:3] for key in matrix.not_run if key[:3] not in started)
+    unreached = [f"{model} {size} px {precision} ({number})" for (model, size, precision), number in remaining.items()]
     return ["model", "px", "precision", *targets], lines, list(notes.texts), unreached
 
 
@@ -96,7 +98,7 @@ def _text(cell: Cell, latency: Mapping[str, str], notes: _Notes) -> str:
 
 
 def shared(placement: Mapping[str, Any]) -> str:
-    """Say which units share a graph: ``HTP 280 + CPU 5, 3 partitions``; nothing where one unit has it whole."""
+    """List the units that share a graph: ``HTP 280 + CPU 5, 3 partitions``; empty if one unit runs all of it."""
     units = placement.get("units") or {}
     partitions = placement.get("partitions") or 1
     if len(units) < 2 and partitions < 2:
@@ -111,7 +113,7 @@ def _reason(cell: Cell) -> str:
 
 
 def _plain(text: str, cell: Cell) -> str:
-    """Leave out what differs from cell to cell without telling anything: the name of the artifact."""
+    """Remove the artifact's name, which differs between cells whose notes are otherwise equal."""
     name = cell.artifact.rsplit("/", 1)[-1]
     return text.replace(f"{name} is ", "").replace(name, "the artifact") if name else text
 
@@ -120,9 +122,9 @@ def _terminal(matrix: Matrix) -> str:
     from tabulate import tabulate
 
     head, lines, notes, unreached = _grid(matrix)
-    drawn = tabulate(lines, headers=head, tablefmt="simple", disable_numparse=True)
+    table = tabulate(lines, headers=head, tablefmt="simple", disable_numparse=True)
     wrapped = [line for number, text in enumerate(notes, 1) for line in _wrap(f"[{number}] {text}")]
-    return "\n".join([drawn, counts(matrix), *wrapped, *_wrap(_unreached(unreached))]) + "\n"
+    return "\n".join([table, counts(matrix), *wrapped, *_wrap(_unreached(unreached))]) + "\n"
 
 
 def _wrap(text: str) -> list[str]:
@@ -138,9 +140,9 @@ def _markdown(matrix: Matrix) -> str:
 
     head, lines, notes, unreached = _grid(matrix)
     escaped = [[_escape(text) for text in line] for line in lines]
-    drawn = tabulate(escaped, headers=head, tablefmt="pipe", disable_numparse=True)
+    table = tabulate(escaped, headers=head, tablefmt="pipe", disable_numparse=True)
     listed = "\n".join(f"{number}. {_escape(text)}" for number, text in enumerate(notes, 1))
-    parts = [counts(matrix), drawn, listed, _escape(_unreached(unreached))]
+    parts = [counts(matrix), table, listed, _escape(_unreached(unreached))]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -152,10 +154,10 @@ def _escape(text: str) -> str:
 
 def records(matrix: Matrix) -> list[dict[str, Any]]:
     """Return one flat record per cell, those that did not run included."""
-    found = []
+    rows = []
     for cell in matrix.cells:
         checked, placed = cell.fidelity, cell.placement
-        found.append(
+        rows.append(
             {
                 **dict(zip(("model", "resolution", "precision", "target"), cell_key(cell), strict=True)),
                 "status": cell.status,
@@ -173,11 +175,11 @@ def records(matrix: Matrix) -> list[dict[str, Any]]:
                 "digest": cell.digest,
             }
         )
-    empty = dict.fromkeys(found[0] if found else (), None)
-    for missing in matrix.not_run:
-        named = dict(zip(("model", "resolution", "precision", "target"), missing, strict=True))
-        found.append({**empty, **named, "status": NOT_RUN})
-    return found
+    empty = dict.fromkeys(rows[0] if rows else (), None)
+    for key in matrix.not_run:
+        named = dict(zip(("model", "resolution", "precision", "target"), key, strict=True))
+        rows.append({**empty, **named, "status": NOT_RUN})
+    return rows
 
 
 def _json(matrix: Matrix) -> str:

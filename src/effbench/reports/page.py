@@ -1,4 +1,4 @@
-"""Rows as one HTML page that needs nothing but itself: no script, no font, no request."""
+"""Rows as one self-contained HTML page: no script, no font, no request."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ def page(rows: Iterable[Row], metric: str, figures: Sequence[tuple[Hashable, str
     """Return the page.
 
     Args:
-        rows: What to show.
+        rows: The rows to show.
         metric: One of the metrics of `effbench.reports.rows`.
-        figures: `section_key` and SVG text; drawn below the table of that section.
+        figures: `section_key` and SVG text; each is drawn below the table of its section.
     """
     parts = [
         _section(section, [svg for key, svg in figures if key == section_key(section.rows[0])])
@@ -80,7 +80,7 @@ def _section(section: Section, figures: Sequence[str]) -> str:
         [_cell(column, cell, row) for column, cell in zip(section.columns, cells, strict=True)]
         for cells, row in zip(section.cells, section.rows, strict=True)
     ]
-    drawn = tabulate(
+    table = tabulate(
         lines,
         headers=[html.escape(name) for name in section.columns],
         tablefmt="unsafehtml",
@@ -88,12 +88,12 @@ def _section(section: Section, figures: Sequence[str]) -> str:
         colalign=["right" if numeric else "left" for numeric in section.numeric],
     )
     for side, kind in (("right", ' class="number"'), ("left", "")):
-        drawn = drawn.replace(f' style="text-align: {side};"', kind)
-    header = "".join(f"<li>{html.escape(text)}</li>" for text in section.header)
+        table = table.replace(f' style="text-align: {side};"', kind)
+    header = "".join(f"<li>{html.escape(text)}</li>" for text in (*section.header, section.legend) if text)
     notes = "".join(f"<li>{html.escape(text)}</li>" for text in section.footnotes)
     return (
         f'<section>\n<h2>{html.escape(section.title)}</h2>\n<p class="facts">{html.escape(section.facts)}</p>\n'
-        f'<ul class="header">{header}</ul>\n<div class="scroll">\n{drawn}\n</div>\n'
+        f'<ul class="header">{header}</ul>\n<div class="scroll">\n{table}\n</div>\n'
         + (f'<ol class="notes">{notes}</ol>\n' if notes else "")
         + "".join(f"<figure>{_inline(figure)}</figure>\n" for figure in figures)
         + "</section>"
@@ -101,8 +101,8 @@ def _section(section: Section, figures: Sequence[str]) -> str:
 
 
 def _cell(column: str, text: str, row: Row) -> str:
-    found = _NOTE.search(text)
-    body, note = (text[: found.start()], f"<sup>{found.group(1)}</sup>") if found else (text, "")
+    match = _NOTE.search(text)
+    body, note = (text[: match.start()], f"<sup>{match.group(1)}</sup>") if match else (text, "")
     body = html.escape(body)
     if column == "trust" and body != EMPTY:
         body = f'<span class="badge trust-{body}">{body}</span>'
@@ -114,5 +114,5 @@ def _cell(column: str, text: str, row: Row) -> str:
 
 
 def _inline(svg: str) -> str:
-    # A prolog and a doctype may only stand at the beginning of a file of its own.
+    # The XML prolog and the doctype of an SVG file are not valid inside HTML.
     return svg[svg.index("<svg") :]

@@ -1,4 +1,4 @@
-"""What a paper needs of a report: booktabs tables with captions, a methods paragraph, and BibTeX."""
+"""A report for a paper: booktabs tables with captions, a methods paragraph, and BibTeX."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def latex(rows: Iterable[Row], metric: str) -> str:
 
 
 def paper(rows: Sequence[Row], metric: str) -> str:
-    """Return tables, then the methods paragraph, ready to be read in by an input command."""
+    """Return the tables and the methods paragraph, for an input command."""
     needs = "% Needs \\usepackage[T1]{fontenc} and \\usepackage{booktabs}; the cite keys are in references.bib."
     return f"{needs}\n{latex(rows, metric)}\n\\paragraph{{Latency measurement.}}\n{methods(rows)}\n"
 
@@ -36,7 +36,7 @@ def bibtex(rows: Iterable[Row]) -> str:
 
 
 def methods(rows: Sequence[Row]) -> str:
-    """Describe in LaTeX how the measured rows came about, and what was not measured."""
+    """Describe in LaTeX how the rows were measured, and what was not measured."""
     measured = [row for row in rows if row.source == "measured"]
     sentences = [_where(measured), _how(measured), _statistics(measured), _trust(measured), _models(measured)]
     unmeasured = _unmeasured(rows)
@@ -49,32 +49,32 @@ def _table(section: Section, metric: str) -> str:
 
 
 def _constant(section: Section) -> dict[str, str]:
-    """Return the columns whose one value the caption can say for all rows: a page is narrow."""
+    """Return the columns that hold one value in all rows; the caption states it, since a page is narrow."""
     columns = {name: {cells[index] for cells in section.cells} for index, name in enumerate(section.columns)}
-    wanted = ("target", "precision", "weights", "run")
-    return {name: next(iter(columns[name])) for name in wanted if len(columns.get(name, ())) == 1}
+    candidates = ("target", "precision", "weights", "run")
+    return {name: next(iter(columns[name])) for name in candidates if len(columns.get(name, ())) == 1}
 
 
 def caption(section: Section, metric: str) -> str:
-    """Write a section's caption in LaTeX: what, where, under which conditions, and how accuracies are marked."""
+    """Write a section's caption in LaTeX: quantities, device, conditions, and how accuracies are marked."""
     first = section.rows[0]
     side = resolution_text(first.resolution)
     if first.source == "published":
-        start = f"Published latency at {side} px and {check_metric(metric)} on: {first.device}. Not measured here."
+        device = first.device or "device not stated"
+        start = f"Published latency at {side} px and {check_metric(metric)} on: {device}. Not measured here."
     else:
         same = "; ".join(f"{name} {value}" for name, value in _constant(section).items() if name != "run")
         start = f"Latency at {side} px and {check_metric(metric)} on device {first.device}. {section.facts}."
         start += f" All rows: {same}." if same else ""
-    header = [text for text in section.header if not text.startswith("run:")]
     cited = sorted({key for row in section.rows for key in row.citations})
     cite = f" Published figures: \\cite{{{','.join(cited)}}}." if cited else ""
-    return escape(" ".join([start, *header])) + cite
+    return escape(" ".join([start, *section.header])) + cite
 
 
 def _where(rows: Sequence[Row]) -> str:
-    places = _unique(f"{row.device} ({'; '.join(part for part in (row.machine, row.system) if part)})" for row in rows)
+    devices = _unique(f"{row.device} ({'; '.join(part for part in (row.machine, row.system) if part)})" for row in rows)
     runtimes = _unique(f"{row.target} ({row.runtime})" if row.runtime else row.target for row in rows)
-    return escape(f"Latency was measured on {_listed(places)} with {_listed(runtimes)}.") if rows else ""
+    return escape(f"Latency was measured on {_listed(devices)} with {_listed(runtimes)}.") if rows else ""
 
 
 def _how(rows: Sequence[Row]) -> str:
@@ -90,7 +90,7 @@ def _statistics(rows: Sequence[Row]) -> str:
         return ""
     return escape(
         f"Every row rests on {_span(rounds)} rounds, each a fresh process, and {_span(samples)} timed inferences after "
-        "warm-up; percentiles are those of all samples together, and intervals (95 %) take the round as their unit."
+        "warm-up; percentiles are over all rounds with equal weight, and 95 % intervals take the round as their unit."
     )
 
 

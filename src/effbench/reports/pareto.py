@@ -13,9 +13,9 @@ GRADES_ON_A_FRONT = ("A", "B", "C")
 
 
 def comparable(row: Row) -> tuple[Hashable, ...]:
-    """Return what has to be equal before two rows may be ranked: device, size, batch, threads, scope and origin.
+    """Return the key that two rows must share to be ranked: device, size, batch, threads, scope and origin.
 
-    Target and precision may differ: choosing between them is what a front is for.
+    Target and precision may differ: a front is for choosing between them.
     """
     return (
         row.source,
@@ -31,7 +31,7 @@ def comparable(row: Row) -> tuple[Hashable, ...]:
 
 
 def obstacle(row: Row) -> str | None:
-    """Return why a row can be on no front, or None where it can."""
+    """Return why a row cannot be on a front, or None if it can."""
     if row.p50_ms is None:
         return "no latency"
     if row.accuracy is None:
@@ -39,14 +39,14 @@ def obstacle(row: Row) -> str | None:
     if row.fidelity_passed is False:
         return "fidelity failed"
     if row.source == "emulated":
-        return "emulated: an emulator's time is no latency"
+        return "emulated: the time of an emulator is not a latency"
     if row.source == "measured" and row.trust not in GRADES_ON_A_FRONT:
         return f"trust {row.trust}" if row.trust else "not graded"
     return None
 
 
 def position(row: Row) -> tuple[float, float]:
-    """Return (p50 in ms, accuracy) of a row; NaN for what is missing."""
+    """Return (p50 in ms, accuracy) of a row; a missing value is NaN."""
     return (
         math.nan if row.p50_ms is None else row.p50_ms,
         math.nan if row.accuracy is None else row.accuracy,
@@ -54,23 +54,23 @@ def position(row: Row) -> tuple[float, float]:
 
 
 def front(points: Sequence[tuple[float, float]]) -> set[int]:
-    """Return the indices of the (latency, accuracy) points that no other point beats.
+    """Return the indices of the (latency, accuracy) points that no other point dominates.
 
-    A point is beaten by one that is at least as good in both and better in one; so equal points stand together. The
-    points compare as they are: an interval that overlaps a neighbor's does not widen the front.
+    A point dominates another if it is at least as good in both and better in one, so equal points share the front.
+    Intervals are ignored: one that overlaps a neighbor's does not widen the front.
     """
     order = sorted(range(len(points)), key=lambda index: (points[index][0], -points[index][1]))
-    kept: set[int] = set()
+    indices: set[int] = set()
     best: tuple[float, float] | None = None
     for index in order:
         if best is None or points[index][1] > best[1] or points[index] == best:
-            kept.add(index)
+            indices.add(index)
             best = points[index]
-    return kept
+    return indices
 
 
 def mark_fronts(rows: Iterable[Row]) -> tuple[Row, ...]:
-    """Set ``on_front`` of every row; borrowed accuracies compete among themselves, and so does each data set.
+    """Set ``on_front`` of every row; borrowed accuracies are ranked among themselves, and so is each data set.
 
     The order of the rows is kept.
     """
@@ -81,13 +81,13 @@ def mark_fronts(rows: Iterable[Row]) -> tuple[Row, ...]:
             groups[(comparable(row), row.borrowed, row.accuracy_data)].append(index)
     on_front: set[int] = set()
     for indices in groups.values():
-        found = front([position(marked[index]) for index in indices])
-        on_front |= {indices[number] for number in found}
+        best = front([position(marked[index]) for index in indices])
+        on_front |= {indices[number] for number in best}
     return tuple(dataclasses.replace(row, on_front=index in on_front) for index, row in enumerate(marked))
 
 
 def front_name(row: Row) -> str:
-    """Return the front a row is on: measured, published or borrowed; empty where it is on none."""
+    """Return the front a row is on: measured, published or borrowed; empty if it is on none."""
     if not row.on_front:
         return ""
     return "borrowed" if row.borrowed else row.source

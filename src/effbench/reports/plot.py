@@ -1,4 +1,4 @@
-"""Accuracy over latency, one figure per device, resolution and conditions; same rows, same bytes."""
+"""Plot accuracy over latency, one figure per device, resolution and conditions; equal rows give equal bytes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito 2008: tell apart under every common color blindness, and in grey by the shape beside them.
+# Okabe and Ito 2008: distinguishable under common color blindness; the shapes distinguish them in grey.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 SHAPES = ("o", "s", "^", "D", "v", "P", "X")
 INK, SOFT, GRID = "#222222", "#666666", "#E4E7EB"
@@ -37,10 +37,10 @@ STYLE: dict[Any, Any] = {
 
 
 def write_plots(rows: Iterable[Row], metric: str, folder: Path) -> list[tuple[Hashable, Path]]:
-    """Write a PNG and an SVG per group of rows that may be ranked together, where any of them can be drawn.
+    """Write a PNG and an SVG per group of rows that may be ranked together, if any row of it can be drawn.
 
     Returns:
-        The SVG files, each with the `section_key` of the table it belongs to; the PNG lies beside it.
+        The SVG files, each with the `section_key` of its table; the PNG is beside it.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
@@ -64,8 +64,8 @@ def write_plots(rows: Iterable[Row], metric: str, folder: Path) -> list[tuple[Ha
 def groups(rows: Iterable[Row]) -> list[tuple[str, tuple[Row, ...]]]:
     """Return the drawable rows that may be ranked together, with a file name for each group."""
     drawable = sorted((row for row in rows if row.p50_ms is not None and row.accuracy is not None), key=order)
-    found: list[tuple[str, tuple[Row, ...]]] = []
-    taken: set[str] = set()
+    named_groups: list[tuple[str, tuple[Row, ...]]] = []
+    used_names: set[str] = set()
     for _, group in itertools.groupby(drawable, key=pareto.comparable):
         members = tuple(group)
         if members[0].source == "published" and len(members) == 1:
@@ -73,10 +73,10 @@ def groups(rows: Iterable[Row]) -> list[tuple[str, tuple[Row, ...]]]:
         name = _file_name(members[0])
         # Two machines can carry one device name; their figures must not overwrite each other.
         names = itertools.chain((name,), (f"{name}-{count}" for count in itertools.count(2)))
-        unique = next(candidate for candidate in names if candidate not in taken)
-        taken.add(unique)
-        found.append((unique, members))
-    return found
+        unique = next(candidate for candidate in names if candidate not in used_names)
+        used_names.add(unique)
+        named_groups.append((unique, members))
+    return named_groups
 
 
 def _file_name(row: Row) -> str:
@@ -91,14 +91,14 @@ def draw(rows: Sequence[Row], metric: str) -> Figure:
 
     figure = Figure(figsize=(8.0, 5.2), layout="constrained")
     axes = figure.add_subplot()
-    looks = _looks(rows)
+    styles = _marker_styles(rows)
     for row in rows:
-        _point(axes, row, looks[row.target])
+        _point(axes, row, styles[row.target])
     for borrowed in (False, True):
         _front_line(axes, rows, borrowed)
     _frame(axes, rows, metric)
     _heading(axes, title(rows[0]), _subtitle(rows, metric))
-    _legend(figure, rows, looks)
+    _legend(figure, rows, styles)
     place_labels(figure, axes, [(*pareto.position(row), row.model) for row in _one_per_spot(rows)])
     return figure
 
@@ -117,15 +117,15 @@ def _heading(axes: Axes, text: str, details: str) -> None:
     )
 
 
-def _looks(rows: Sequence[Row]) -> dict[str, tuple[str, str]]:
-    targets = sorted({row.target for row in rows})
-    return {name: (COLORS[i % len(COLORS)], SHAPES[i % len(SHAPES)]) for i, name in enumerate(targets)}
+def _marker_styles(rows: Sequence[Row]) -> dict[str, tuple[str, str]]:
+    names = sorted({row.target for row in rows})
+    return {name: (COLORS[i % len(COLORS)], SHAPES[i % len(SHAPES)]) for i, name in enumerate(names)}
 
 
-def _point(axes: Axes, row: Row, look: tuple[str, str]) -> None:
+def _point(axes: Axes, row: Row, style: tuple[str, str]) -> None:
     from matplotlib.colors import to_rgba
 
-    color, shape = to_rgba(look[0], 1.0 if pareto.obstacle(row) is None else 0.35), look[1]
+    color, shape = to_rgba(style[0], 1.0 if pareto.obstacle(row) is None else 0.35), style[1]
     latency, accuracy = pareto.position(row)
     face = "white" if row.borrowed else color
     if row.p50_interval_ms is not None:
@@ -196,20 +196,20 @@ def _subtitle(rows: Sequence[Row], metric: str) -> str:
     return "\n".join(lines)
 
 
-def _legend(figure: Figure, rows: Sequence[Row], looks: dict[str, tuple[str, str]]) -> None:
+def _legend(figure: Figure, rows: Sequence[Row], styles: dict[str, tuple[str, str]]) -> None:
     from matplotlib.lines import Line2D
 
     handles = []
-    for name, (color, shape) in looks.items():
+    for name, (color, shape) in styles.items():
         if name:
             handles.append(Line2D([], [], color=color, marker=shape, linestyle="none", markersize=7, label=name))
-    mine = rows[0].source
+    source = rows[0].source
     dot: dict[str, Any] = {"color": SOFT, "marker": "o", "linestyle": "none", "markersize": 7}
     kinds, fronts = {row.borrowed for row in rows}, {row.borrowed for row in rows if row.on_front}
     if False in kinds:
         handles.append(Line2D([], [], label="accuracy of these weights", **dot))
     if False in fronts:
-        handles.append(Line2D([], [], color=SOFT, linewidth=1.2, label=f"{mine} front"))
+        handles.append(Line2D([], [], color=SOFT, linewidth=1.2, label=f"{source} front"))
     if True in kinds:
         handles.append(Line2D([], [], markerfacecolor="white", markeredgewidth=1.6, label="borrowed accuracy", **dot))
     if True in fronts:

@@ -1,7 +1,7 @@
-"""Published figures, one fact at a time: its value, image size, device and source; packed as CSV with the package.
+"""Published figures as facts: value, image size, device and source; shipped as CSV with the package.
 
-A figure belongs to the model, weights and device it was published for. What a report does with it - show it beside a
-measurement of something else, marked as borrowed - is decided in `effbench.reports.rows`.
+A figure belongs to the model, weights and device it was published for. `effbench.reports.rows` decides whether it is
+shown beside a measurement of something else, marked as borrowed.
 """
 
 from __future__ import annotations
@@ -30,11 +30,16 @@ CITATIONS = (
     ("mit-han-lab/efficientvit", "cai2023efficientvit"),
     ("d-li14/lambda.pytorch", "li2021lambda"),
 )
-"""What a source's text contains, and the entry of references.bib that it stands for."""
+"""A part of a source's text, and the entry of references.bib that it refers to."""
 
-_PART = re.compile(r"; (?=(?:latency|top1|params\+gmacs): )")
-_OTHER_SIZE = re.compile(r"(\d+) px there")
-_QUANTITIES = {"top1": "top1", "params_M": "params+gmacs", "gmacs": "params+gmacs", "latency_ms": "latency"}
+_SOURCES = {
+    "top1": "top1_source",
+    "params_M": "counts_source",
+    "gmacs": "counts_source",
+    "latency_ms": "latency_source",
+}
+"""Columns of published.csv: a quantity, and where it is from."""
+
 _DOWNSTREAM = {"coco_ap_box": "coco_ap", "coco_ap_mask": "coco_ap_mask", "ade20k_miou": "ade_miou"}
 
 
@@ -43,8 +48,8 @@ class Fact:
     """One published figure.
 
     ``quantity`` is top1 (percent), coco_ap (box, points), coco_ap_mask (points), ade_miou (percent), params_M (1e6),
-    gmacs (1e9) or latency_ms. ``image_px`` is the side of the square input of that very figure. ``status`` is
-    ``published``, or ``implied`` where it was derived from published gains and nobody printed it.
+    gmacs (1e9) or latency_ms. ``image_px`` is the side of the square input of that figure. ``device`` is empty if the
+    publication does not state it. ``status`` is ``published``, or ``implied`` if it was derived from published gains.
     """
 
     model: str
@@ -64,10 +69,10 @@ class Fact:
 
 @functools.cache
 def facts() -> tuple[Fact, ...]:
-    """Return every packed fact, in the order of the files.
+    """Return every shipped fact, in the order of the files.
 
     Raises:
-        DataError: A packed file holds something that is not a number where one is meant (file:line).
+        DataError: A number in a shipped file cannot be read (file:line).
     """
     return (*_classification(), *_downstream())
 
@@ -81,16 +86,16 @@ def bibliography() -> dict[str, str]:
 
 
 def lookup(name: str, quantity: str) -> tuple[Fact, ...]:
-    """Return the facts of one quantity for a published model name or a timm name; none gives an empty tuple.
+    """Return the facts of one quantity for a published model name or a timm name; empty if there is none.
 
-    A recipe in parentheses belongs to the name: ``iFormer-M`` does not find ``iFormer-M (distilled)``. Downstream
-    tables print one row per backbone, so there the recipe is ignored.
+    A recipe in parentheses belongs to the name: ``iFormer-M`` does not match ``iFormer-M (distilled)``. Downstream
+    tables have one row per backbone, so the recipe is ignored there.
     """
-    wanted = [fact for fact in facts() if fact.quantity == quantity]
+    candidates = [fact for fact in facts() if fact.quantity == quantity]
     if quantity in _DOWNSTREAM.values():
-        return tuple(fact for fact in wanted if _key(_bare(fact.model)) == _key(_bare(name)))
-    exact = tuple(fact for fact in wanted if _key(fact.model) == _key(name))
-    return exact or tuple(fact for fact in wanted if fact.timm_name and fact.timm_name == name)
+        return tuple(fact for fact in candidates if _key(_bare(fact.model)) == _key(_bare(name)))
+    exact = tuple(fact for fact in candidates if _key(fact.model) == _key(name))
+    return exact or tuple(fact for fact in candidates if fact.timm_name and fact.timm_name == name)
 
 
 def accuracy(name: str, metric: str = "top1", timm_name: str = "") -> Fact | None:
@@ -99,14 +104,14 @@ def accuracy(name: str, metric: str = "top1", timm_name: str = "") -> Fact | Non
     Args:
         name: A published model name or a timm name.
         metric: top1, coco_ap or ade_miou.
-        timm_name: Tried when the name itself has none, as in rows that only carry a latency.
+        timm_name: Used if the name itself has none, as for rows that only hold a latency.
     """
-    found = lookup(name, metric) or (lookup(timm_name, metric) if timm_name else ())
-    return found[0] if found else None
+    matches = lookup(name, metric) or (lookup(timm_name, metric) if timm_name else ())
+    return matches[0] if matches else None
 
 
 def latencies(resolution_px: int | None = None) -> tuple[Fact, ...]:
-    """Return published latencies, at one image size or at all; what two tables repeat comes once."""
+    """Return published latencies at one image size, or at all sizes; a figure in two tables is returned once."""
     chosen: dict[tuple[str, str, int], Fact] = {}
     for fact in facts():
         if fact.quantity == "latency_ms" and resolution_px in (None, fact.image_px):
@@ -115,12 +120,12 @@ def latencies(resolution_px: int | None = None) -> tuple[Fact, ...]:
 
 
 def display_name(fact: Fact) -> str:
-    """Return a fact's model name without the image size, which a table states in its own place."""
+    """Return a fact's model name without the image size, which a table states separately."""
     return re.sub(r" @\d+.*$", "", fact.model)
 
 
 def same_architecture(name: str, other: str) -> bool:
-    """Tell whether two published names are one architecture, whatever the recipe: ``iFormer-M (distilled)``."""
+    """Return whether two published names are the same architecture, ignoring a recipe such as ``(distilled)``."""
     return _key(_bare(name)) == _key(_bare(other))
 
 
@@ -138,38 +143,36 @@ def _read(name: str) -> str:
 
 def _classification() -> Iterator[Fact]:
     for number, row in enumerate(csv.DictReader(_read("published.csv").splitlines()), start=2):
-        parts = dict(part.split(": ", 1) for part in _PART.split(row["source"]) if _PART.match(f"; {part}"))
-        for column, prefix in _QUANTITIES.items():
+        for column, source in _SOURCES.items():
             if not row[column]:
                 continue
-            source = parts.get(prefix, row["source"])
-            size = _OTHER_SIZE.search(source) if column == "latency_ms" else None
+            is_latency = column == "latency_ms"
             yield Fact(
                 model=row["model"],
                 timm_name=row["timm_name"],
                 quantity=column,
                 value=_number(row[column], f"published.csv:{number}: {column}"),
-                image_px=int(size.group(1) if size else row["img_size"]),
-                device=row["latency_device"] if column == "latency_ms" else "",
-                source=source,
+                image_px=int(row["latency_px"] if is_latency else row["img_size"]),
+                device=row["latency_device"] if is_latency else "",
+                source=row[source],
             )
 
 
 def _downstream() -> Iterator[Fact]:
     for number, row in enumerate(csv.DictReader(_read("downstream.csv").splitlines()), start=2):
-        where = f"downstream.csv:{number}"
+        line = f"downstream.csv:{number}"
         common = {"model": row["backbone"], "timm_name": "", "source": row["source"], "status": row["status"]}
         for column, quantity in _DOWNSTREAM.items():
             if row[column]:
-                value = _number(row[column], f"{where}: {column}")
+                value = _number(row[column], f"{line}: {column}")
                 yield Fact(quantity=quantity, value=value, image_px=512, device="", **common)
         if row["latency_ms_512"]:
-            value = _number(row["latency_ms_512"], f"{where}: latency_ms_512")
+            value = _number(row["latency_ms_512"], f"{line}: latency_ms_512")
             yield Fact(quantity="latency_ms", value=value, image_px=512, device=row["latency_device"], **common)
 
 
-def _number(text: str, where: str) -> float:
+def _number(text: str, location: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise DataError(f"{where}: '{text}' is not a number.") from None
+        raise DataError(f"{location}: '{text}' is not a number.") from None

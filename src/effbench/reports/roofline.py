@@ -1,4 +1,4 @@
-"""The roofline plot: rate over intensity, the roof with the range of its peaks, a dot per layer and one for the model.
+"""Draw the roofline: rate over intensity, the roof with the range of its peaks, a dot per layer and one for the model.
 
 Source: Williams, Waterman and Patterson 2009.
 """
@@ -13,12 +13,12 @@ from effbench.errors import MissingDependencyError
 from effbench.reports.plot import COLORS, GRID, INK, SHAPES, SOFT, STYLE
 
 AREA = 260.0
-"""Of the dot of a layer that takes all the time, in square points."""
+"""Size of the dot of a layer that takes all the time, in square points."""
 
 
 @dataclass(frozen=True)
 class Dot:
-    """FLOP per byte, GFLOP/s, and the time that sets its size."""
+    """A point of the plot: FLOP per byte, GFLOP/s, and the time that sets its size."""
 
     label: str
     intensity: float
@@ -26,12 +26,12 @@ class Dot:
     us: float
 
 
-def draw(layers: Sequence[Dot], whole: Dot, roofs: Sequence[Sequence[float]], title: str, path: Path) -> list[Path]:
+def draw(layers: Sequence[Dot], model: Dot, roofs: Sequence[Sequence[float]], title: str, path: Path) -> list[Path]:
     """Write the plot as PNG and SVG beside each other.
 
     Args:
-        layers: Those that multiply; the others have no rate.
-        whole: The model.
+        layers: Layers with multiplications; the others have no rate.
+        model: The whole model.
         roofs: GFLOP/s and GB/s, each with the lowest and highest of its rounds.
         title: Of the figure.
         path: Without suffix.
@@ -51,7 +51,7 @@ def draw(layers: Sequence[Dot], whole: Dot, roofs: Sequence[Sequence[float]], ti
         figure = Figure(figsize=(8.0, 5.0), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
-        across = [dot.intensity for dot in (*layers, whole)] + [peak / rate]
+        across = [dot.intensity for dot in (*layers, model)] + [peak / rate]
         low, high = min(across) / 2, max(across) * 3
         steps = [low * (high / low) ** (index / 200) for index in range(201)]
         bottom = [min(peak_low, rate_low * step) for step in steps]
@@ -71,11 +71,11 @@ def draw(layers: Sequence[Dot], whole: Dot, roofs: Sequence[Sequence[float]], ti
         )
         longest = sum(dot.us for dot in layers) or 1.0
         for index, label in enumerate(dict.fromkeys(dot.label for dot in layers)):
-            some = [dot for dot in layers if dot.label == label]
+            dots = [dot for dot in layers if dot.label == label]
             axes.scatter(
-                [dot.intensity for dot in some],
-                [dot.gflops for dot in some],
-                s=[10 + AREA * 8 * dot.us / longest for dot in some],
+                [dot.intensity for dot in dots],
+                [dot.gflops for dot in dots],
+                s=[10 + AREA * 8 * dot.us / longest for dot in dots],
                 marker=SHAPES[index % len(SHAPES)],
                 color=COLORS[index % len(COLORS)],
                 alpha=0.45,
@@ -83,7 +83,7 @@ def draw(layers: Sequence[Dot], whole: Dot, roofs: Sequence[Sequence[float]], ti
                 label=label,
             )
         axes.scatter(
-            [whole.intensity], [whole.gflops], s=130, marker="*", color=INK, zorder=3, label=f"{whole.label}, p50"
+            [model.intensity], [model.gflops], s=130, marker="*", color=INK, zorder=3, label=f"{model.label}, p50"
         )
         axes.set(xscale="log", yscale="log", xlim=(low, high), xlabel="FLOP per byte", ylabel="GFLOP/s")
         axes.set_title(title, loc="left", color=INK, fontsize=11)

@@ -1,6 +1,6 @@
-"""From measurements to rows: statistics from the samples, accuracy with where it came from.
+"""Turn measurements into rows: statistics of the samples, and accuracies with their provenance.
 
-An accuracy is *borrowed* when the weights of the artifact did not produce it. Untrained weights borrow always.
+An accuracy is *borrowed* if the weights of the artifact did not produce it. Untrained weights always borrow.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from effbench.schema import Measurement, Row, Samples, Subject
 from effbench.statistics import percentiles
 
 METRICS = {"top1": "top-1 %", "coco_ap": "COCO box AP", "ade_miou": "ADE20K mIoU %"}
-"""What a report may show as accuracy, and the head of its column."""
+"""Accuracy metrics of a report, and their column headers."""
 
 PUBLISHED_CHOICES = ("none", "same", "all")
 
@@ -25,9 +25,9 @@ Grader = Callable[[Measurement], tuple[str, Sequence[str]]]
 
 @dataclass(frozen=True)
 class Accuracy:
-    """An accuracy with its provenance; ``image_px`` is None where a task fixes the size itself.
+    """An accuracy with its provenance; ``image_px`` is None for a task that fixes the size.
 
-    Of one measured here, ``digest`` is that of the files that were run and ``data`` the data set's.
+    For an accuracy measured here, ``digest`` is that of the evaluated files and ``data`` names the data set.
     """
 
     value: float
@@ -49,16 +49,16 @@ def build_rows(
     accuracies: Mapping[str, Accuracy] | None = None,
     published_rows: str = "same",
 ) -> tuple[Row, ...]:
-    """Turn measurements into rows with their fronts marked, in one fixed order.
+    """Turn measurements into rows with their fronts marked, in a fixed order.
 
-    Of several measurements of one artifact under the same settings and conditions, the latest is shown.
+    Of several measurements of one artifact under the same settings and conditions, the latest is used.
 
     Args:
-        measurements: Any order; all of them, repeats included.
-        grade: Gives a measurement's trust letter (A to D) and the reasons.
+        measurements: All measurements, repeats included, in any order.
+        grade: Returns a measurement's trust letter (A to D) and the reasons.
         metric: One of `METRICS`.
-        accuracies: Accuracies measured here, by artifact digest; they win over published ones.
-        published_rows: Published latencies to set beside: ``none``, those of the ``same`` models and sizes, or ``all``.
+        accuracies: Accuracies measured here, by artifact digest; they take precedence over published ones.
+        published_rows: Published latencies to add: ``none``, those of the ``same`` models and sizes, or ``all``.
 
     Raises:
         DataError: There is no measurement.
@@ -67,14 +67,14 @@ def build_rows(
     check_metric(metric)
     if published_rows not in PUBLISHED_CHOICES:
         raise unknown_name(published_rows, PUBLISHED_CHOICES, "choice of published rows")
-    shown = latest(measurements)
-    if not shown:
+    measured = latest(measurements)
+    if not measured:
         raise DataError("There is nothing to report yet: no measurement was found.", hint="Next: effbench profile")
-    own = [measured_row(one, metric, grade(one), (accuracies or {}).get(one.digest)) for one in shown]
-    names = {one.subject.published for one in shown if one.subject.published}
-    sizes = {max(one.subject.resolution) for one in shown}
-    theirs = _published_rows(metric, names, sizes, published_rows)
-    return tuple(sorted(pareto.mark_fronts([*own, *theirs]), key=order))
+    rows = [measured_row(item, metric, grade(item), (accuracies or {}).get(item.digest)) for item in measured]
+    names = {item.subject.published for item in measured if item.subject.published}
+    sizes = {max(item.subject.resolution) for item in measured}
+    rows += _published_rows(metric, names, sizes, published_rows)
+    return tuple(sorted(pareto.mark_fronts(rows), key=order))
 
 
 def check_metric(metric: str) -> str:
@@ -89,15 +89,15 @@ def check_metric(metric: str) -> str:
 
 
 def latest(measurements: Iterable[Measurement]) -> tuple[Measurement, ...]:
-    """Keep the latest measurement of each artifact, device, settings and conditions; later in the store wins a tie."""
-    kept: dict[str, Measurement] = {}
-    for one in measurements:
-        # Another version of a runtime replaces its rows: comparing the two is not what a table is for.
-        conditions = {name: value for name, value in one.must_match().items() if name != "runtime"}
-        key = repr((one.digest, sorted(conditions.items(), key=lambda item: item[0])))
-        if key not in kept or one.time >= kept[key].time:
-            kept[key] = one
-    return tuple(kept.values())
+    """Return the latest measurement of each artifact, device, settings and conditions; the last one wins a tie."""
+    latest_by_key: dict[str, Measurement] = {}
+    for measurement in measurements:
+        # A measurement with another version of the runtime replaces the row: a table does not compare versions.
+        conditions = {name: value for name, value in measurement.must_match().items() if name != "runtime"}
+        key = repr((measurement.digest, sorted(conditions.items(), key=lambda item: item[0])))
+        if key not in latest_by_key or measurement.time >= latest_by_key[key].time:
+            latest_by_key[key] = measurement
+    return tuple(latest_by_key.values())
 
 
 def order(row: Row) -> tuple[Any, ...]:
@@ -121,31 +121,32 @@ def order(row: Row) -> tuple[Any, ...]:
 
 
 def measured_row(
-    one: Measurement, metric: str, graded: tuple[str, Sequence[str]], measured_accuracy: Accuracy | None = None
+    measurement: Measurement, metric: str, graded: tuple[str, Sequence[str]], measured_accuracy: Accuracy | None = None
 ) -> Row:
-    """Build the row of one measurement; its front is marked later, among the others."""
-    subject = one.subject
+    """Build the row of one measurement; `pareto.mark_fronts` sets its front later."""
+    subject = measurement.subject
     accuracy = measured_accuracy or accuracy_of(subject, metric)
     letter, reasons = graded
     row = Row(
-        device=one.device,
-        machine=machine_text(one.before),
-        system=_system_text(one.before),
-        runtime=str(one.before.get("runtime") or ""),
+        device=measurement.device,
+        machine=machine_text(measurement.before),
+        system=_system_text(measurement.before),
+        runtime=str(measurement.before.get("runtime") or ""),
         resolution=subject.resolution,
         model=subject.model,
         family=subject.family,
         reconstruction=subject.reconstruction,
-        source=one.origin,
+        source=measurement.origin,
         target=subject.target,
-        precision=f"{subject.storage_precision}/{subject.compute_precision or '?'}",
+        storage_precision=subject.storage_precision,
+        compute_precision=subject.compute_precision or "?",
         weights=subject.weights.kind,
         batch=subject.batch,
-        threads=_threads(one.settings),
-        settings=_other_settings(one.settings),
-        scope=one.samples.scope,
-        protocol=one.samples.protocol,
-        aggregate=one.samples.aggregate,
+        threads=_threads(measurement.settings),
+        settings=_other_settings(measurement.settings),
+        scope=measurement.samples.scope,
+        protocol=measurement.samples.protocol,
+        aggregate=measurement.samples.aggregate,
         accuracy_metric=metric,
         params=subject.params,
         macs=subject.macs,
@@ -153,25 +154,25 @@ def measured_row(
         fidelity_passed=subject.fidelity_passed,
         trust=letter,
         trust_reasons=tuple(reasons),
-        digest=one.digest,
-        notes=(*subject.notes, *one.notes),
+        digest=measurement.digest,
+        notes=(*subject.notes, *measurement.notes),
     )
-    shown = _with_statistics(_with_accuracy(row, accuracy), one.samples)
-    if not one.samples.aggregate:
-        return shown
-    # A tool's own statistic is one figure a run: it supports neither percentiles nor a rate.
-    figure_ms = median(value for item in one.samples.rounds for value in item.samples_ns) / 1e6
-    return replace(shown, p50_ms=figure_ms, p50_interval_ms=None, p90_ms=None, p99_ms=None, images_per_s=None)
+    complete = _with_statistics(_with_accuracy(row, accuracy), measurement.samples)
+    if not measurement.samples.aggregate:
+        return complete
+    # A tool's own statistic is one figure per run: it supports neither percentiles nor a rate.
+    figure_ms = median(value for item in measurement.samples.rounds for value in item.samples_ns) / 1e6
+    return replace(complete, p50_ms=figure_ms, p50_interval_ms=None, p90_ms=None, p99_ms=None, images_per_s=None)
 
 
 def accuracy_of(subject: Subject, metric: str) -> Accuracy | None:
-    """Return the accuracy published for a subject's model, borrowed unless its very weights produced it."""
+    """Return the accuracy published for a subject's model; it is borrowed unless the subject's weights produced it."""
     name = subject.weights.source if subject.weights.kind == "pretrained" and subject.weights.source else None
-    own = published.accuracy(name, metric) if name else None
-    fact = own or (published.accuracy(subject.published, metric) if subject.published else None)
+    exact = published.accuracy(name, metric) if name else None
+    fact = exact or (published.accuracy(subject.published, metric) if subject.published else None)
     if fact is None:
         return None
-    produced = own is not None and metric == "top1" and _as_published(subject, fact)
+    produced = exact is not None and metric == "top1" and _as_published(subject, fact)
     return Accuracy(
         value=fact.value,
         status=fact.status,
@@ -183,7 +184,7 @@ def accuracy_of(subject: Subject, metric: str) -> Accuracy | None:
 
 
 def _as_published(subject: Subject, fact: published.Fact) -> bool:
-    # int8 changes the weights, another size changes the accuracy: then nobody has published this artifact's figure.
+    # int8 changes the weights and another size changes the accuracy, so the published figure is not this artifact's.
     return (
         subject.reconstruction is None
         and subject.fidelity_passed is True
@@ -193,7 +194,7 @@ def _as_published(subject: Subject, fact: published.Fact) -> bool:
 
 
 def machine_text(before: Mapping[str, Any]) -> str:
-    """Return, in one line, what has to be the same before two rows of one device name are ranked together."""
+    """Return in one line what must be equal for two rows of one device name to be ranked together."""
     parts = [str(before[key]) for key in ("cpu_model", "machine") if before.get(key)]
     states = {"governor": "governor", "power_mode": "power mode", "power_source": "on", "thermal_status": "thermal"}
     parts += [f"{word} {before[key]}" for key, word in states.items() if before.get(key)]
@@ -241,46 +242,46 @@ def _with_accuracy(row: Row, accuracy: Accuracy | None) -> Row:
 
 
 def _with_statistics(row: Row, samples: Samples) -> Row:
-    rounds = [one.samples_ns for one in samples.rounds]
+    rounds = [round_.samples_ns for round_ in samples.rounds]
     (p50, p50_interval), (p90, p90_interval), (p99, _) = (_percentile_ms(rounds, p) for p in (0.5, 0.9, 0.99))
     return replace(
         row,
         rounds=len(rounds),
-        samples=sum(len(one) for one in rounds),
+        samples=sum(len(round_) for round_ in rounds),
         p50_ms=p50,
         p50_interval_ms=p50_interval,
         p90_ms=p90,
         p90_interval_ms=p90_interval,
         p99_ms=p99,
         images_per_s=percentiles.images_per_second(rounds, row.batch),
-        load_ms=median(one.load_ms for one in samples.rounds),
-        first_ms=median(one.first_ms for one in samples.rounds),
-        peak_rss_bytes=max(one.peak_rss_bytes for one in samples.rounds),
+        load_ms=median(round_.load_ms for round_ in samples.rounds),
+        first_ms=median(round_.first_ms for round_ in samples.rounds),
+        peak_rss_bytes=max(round_.peak_rss_bytes for round_ in samples.rounds),
     )
 
 
 def _percentile_ms(rounds: Sequence[Sequence[int]], p: float) -> tuple[float | None, tuple[float, float] | None]:
-    found = percentiles.estimate(rounds, p)
-    if found is None:
+    estimate = percentiles.estimate(rounds, p)
+    if estimate is None:
         return None, None
-    return found.value / 1e6, found.interval and (found.interval[0] / 1e6, found.interval[1] / 1e6)
+    return estimate.value / 1e6, estimate.interval and (estimate.interval[0] / 1e6, estimate.interval[1] / 1e6)
 
 
 def _published_rows(metric: str, names: Collection[str], sizes: Collection[int], choice: str) -> list[Row]:
     if choice == "none":
         return []
-    found = published.latencies()
+    facts = published.latencies()
     if choice == "same":
-        found = tuple(
+        facts = tuple(
             fact
-            for fact in found
+            for fact in facts
             if fact.image_px in sizes and any(published.same_architecture(fact.model, name) for name in names)
         )
-    return [published_row(fact, metric) for fact in found]
+    return [published_row(fact, metric) for fact in facts]
 
 
 def published_row(fact: published.Fact, metric: str) -> Row:
-    """Build the row of a published latency, on the device it was published for; p50_ms holds the printed figure."""
+    """Build the row of a published latency on the device it was published for; ``p50_ms`` holds that figure."""
     name = published.display_name(fact)
     row = Row(
         device=fact.device,
@@ -293,7 +294,7 @@ def published_row(fact: published.Fact, metric: str) -> Row:
         params=_count(fact, "params_M", 1e6),
         macs=_count(fact, "gmacs", 1e9),
         citations=fact.citations,
-        notes=(f"latency: {fact.source.removeprefix('latency: ')}",),
+        notes=(f"latency: {fact.source}",),
     )
     accuracy = published.accuracy(name, metric, fact.timm_name)
     if accuracy is None:
@@ -313,7 +314,7 @@ def published_row(fact: published.Fact, metric: str) -> Row:
 
 
 def _count(latency: published.Fact, quantity: str, unit: float) -> int | None:
-    found = published.lookup(published.display_name(latency), quantity) or published.lookup(latency.timm_name, quantity)
+    facts = published.lookup(published.display_name(latency), quantity) or published.lookup(latency.timm_name, quantity)
     # Parameters do not depend on the image size; MACs do.
-    fitting = [fact for fact in found if quantity == "params_M" or fact.image_px == latency.image_px]
+    fitting = [fact for fact in facts if quantity == "params_M" or fact.image_px == latency.image_px]
     return round(fitting[0].value * unit) if fitting else None

@@ -1,4 +1,4 @@
-"""How things grow with resolution: a table, and latency and memory on logarithmic axes."""
+"""Growth with resolution: a table, and a plot of latency and memory on logarithmic axes."""
 
 from __future__ import annotations
 
@@ -15,69 +15,71 @@ from effbench.reports.plot import COLORS, GRID, SHAPES, SOFT, STYLE
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-HEADER = ("what", "order", "target", "MACs", "latency exponent [95 %]", "memory exponent [95 %]", "misfit", "trust")
+HEADER = ("model", "order", "target", "MACs", "latency exponent [95 %]", "memory exponent [95 %]", "misfit", "trust")
 
 
-def table(found: Sequence[Series], style: str = "simple") -> str:
+def table(series: Sequence[Series], style: str = "simple") -> str:
     """Return the exponents in pixels, then the latencies in ms, one column per size."""
     from tabulate import tabulate
 
-    laws = [_laws(one) for one in found]
-    sizes = sorted({px for one in found for px in one.px})
-    columns = ("what", "target", *(f"{px} px" for px in sizes), f"MiB at {sizes[-1]} px" if sizes else "MiB")
+    laws = [_laws(item) for item in series]
+    sizes = sorted({px for item in series for px in item.px})
+    columns = ("model", "target", *(f"{px} px" for px in sizes), f"MiB at {sizes[-1]} px" if sizes else "MiB")
     parts = [
         tabulate(laws, headers=HEADER, tablefmt=style, disable_numparse=True),
-        tabulate([_values(one, sizes) for one in found], headers=columns, tablefmt=style, disable_numparse=True),
+        tabulate([_values(item, sizes) for item in series], headers=columns, tablefmt=style, disable_numparse=True),
     ]
-    return "\n\n".join([*parts, *missing(found)])
+    return "\n\n".join([*parts, *missing(series)])
 
 
-def missing(found: Iterable[Series]) -> list[str]:
-    """Return one line per size that has no figure, with the reason."""
+def missing(series: Iterable[Series]) -> list[str]:
+    """Return one line per size without a measurement, with the reason."""
     return [
-        f"{one.name} at {px} px on {one.target}: {why}" for one in found for px, why in sorted(one.failures.items())
+        f"{item.name} at {px} px on {item.target}: {why}"
+        for item in series
+        for px, why in sorted(item.failures.items())
     ]
 
 
-def exponent(one: Growth | None) -> str:
-    """Return ``1.02 [0.99, 1.05]``, without the interval where there is none."""
-    if one is None:
+def exponent(growth: Growth | None) -> str:
+    """Return ``1.02 [0.99, 1.05]``, or ``1.02`` without an interval."""
+    if growth is None:
         return "-"
-    span = "" if one.interval is None else f" [{one.interval[0]:.2f}, {one.interval[1]:.2f}]"
-    return f"{one.law.p:.2f}{span}"
+    span = "" if growth.interval is None else f" [{growth.interval[0]:.2f}, {growth.interval[1]:.2f}]"
+    return f"{growth.law.p:.2f}{span}"
 
 
-def macs_exponent(one: Series) -> str:
-    """Return ``1 exactly`` where the MACs are proportional to the pixels, else the slope between the last two sizes."""
-    if len(one.px) < 2 or not all(one.macs):
+def macs_exponent(series: Series) -> str:
+    """Return ``1 exactly`` if the MACs are proportional to the pixels, else the slope between the last two sizes."""
+    if len(series.px) < 2 or not all(series.macs):
         return "-"
-    if one.exactly_linear:
+    if series.exactly_linear:
         return "1 exactly"
-    slope = np.log(one.macs[-1] / one.macs[-2]) / np.log(one.pixels[-1] / one.pixels[-2])
+    slope = np.log(series.macs[-1] / series.macs[-2]) / np.log(series.pixels[-1] / series.pixels[-2])
     return f"{slope:.2f} at the end"
 
 
-def _laws(one: Series) -> tuple[str, ...]:
-    latency, memory = one.growth("latency"), one.growth("memory")
+def _laws(series: Series) -> tuple[str, ...]:
+    latency, memory = series.growth("latency"), series.growth("memory")
     misfit = "-" if latency is None else f"{100 * latency.law.misfit:.0f} %"
     return (
-        one.name,
-        one.order,
-        one.target,
-        macs_exponent(one),
+        series.name,
+        series.order,
+        series.target,
+        macs_exponent(series),
         exponent(latency),
         exponent(memory),
         misfit,
-        one.trust,
+        series.trust,
     )
 
 
-def _values(one: Series, sizes: Sequence[int]) -> tuple[str, ...]:
-    latency = dict(zip(one.px, medians(one.latency_ms), strict=True)) if one.latency_ms else {}
-    memory = dict(zip(one.px, medians(one.memory_bytes), strict=True)) if one.memory_bytes else {}
+def _values(series: Series, sizes: Sequence[int]) -> tuple[str, ...]:
+    latency = dict(zip(series.px, medians(series.latency_ms), strict=True)) if series.latency_ms else {}
+    memory = dict(zip(series.px, medians(series.memory_bytes), strict=True)) if series.memory_bytes else {}
     peak = memory.get(sizes[-1]) if sizes else None
     cells = [f"{latency[px]:.3g}" if px in latency else "-" for px in sizes]
-    return (one.name, one.target, *cells, "-" if peak is None else f"{peak / 2**20:.0f}")
+    return (series.name, series.target, *cells, "-" if peak is None else f"{peak / 2**20:.0f}")
 
 
 def medians(passes: Sequence[Sequence[float]]) -> list[float]:
@@ -85,7 +87,7 @@ def medians(passes: Sequence[Sequence[float]]) -> list[float]:
     return [float(value) for value in np.median(np.asarray(passes, float), axis=0)]
 
 
-def draw_series(found: Sequence[Series], folder: Path, name: str) -> tuple[Path, ...]:
+def draw_series(series: Sequence[Series], folder: Path, name: str) -> tuple[Path, ...]:
     """Write ``NAME.svg`` and ``NAME.png``: medians over passes with their range, and the fitted laws.
 
     Raises:
@@ -103,9 +105,9 @@ def draw_series(found: Sequence[Series], folder: Path, name: str) -> tuple[Path,
         FigureCanvasAgg(figure)
         panels: Any = figure.subplots(1, 2)
         for axes, quantity in zip(panels, ("latency", "memory"), strict=True):
-            for index, one in enumerate(found):
-                _draw(axes, one, quantity, index)
-            _frame(axes, quantity, sorted({px for one in found for px in one.px}))
+            for index, item in enumerate(series):
+                _draw(axes, item, quantity, index)
+            _frame(axes, quantity, sorted({px for item in series for px in item.px}))
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8.2, frameon=False)
         paths = folder / f"{name}.svg", folder / f"{name}.png"
@@ -114,24 +116,32 @@ def draw_series(found: Sequence[Series], folder: Path, name: str) -> tuple[Path,
     return paths
 
 
-def _draw(axes: Axes, one: Series, quantity: str, index: int) -> None:
-    passes, unit = (one.latency_ms, 1.0) if quantity == "latency" else (one.memory_bytes, 2.0**20)
+def _draw(axes: Axes, series: Series, quantity: str, index: int) -> None:
+    passes, unit = (series.latency_ms, 1.0) if quantity == "latency" else (series.memory_bytes, 2.0**20)
     if not passes:
         return
     values = np.asarray(passes, float) / unit
     middle = np.median(values, axis=0)
-    # Seven colours, and then seven more by the shape and the dashes.
+    # After seven colors, the same seven repeat with other shapes and dashes.
     turn, color = index // len(COLORS), COLORS[index % len(COLORS)]
     shape = SHAPES[(index + turn) % len(SHAPES)]
-    law = one.growth(quantity)
-    label = f"{one.name} ({one.target})" + ("" if law is None else f": p = {exponent(law)}")
+    law = series.growth(quantity)
+    label = f"{series.name} ({series.target})" + ("" if law is None else f": p = {exponent(law)}")
     reach = [middle - values.min(axis=0), values.max(axis=0) - middle]
     axes.errorbar(
-        one.px, middle, yerr=reach, color=color, marker=shape, markersize=5.5, linestyle="none", label=label, capsize=2
+        series.px,
+        middle,
+        yerr=reach,
+        color=color,
+        marker=shape,
+        markersize=5.5,
+        linestyle="none",
+        label=label,
+        capsize=2,
     )
     if law is not None:
-        x = np.geomspace(one.px[0], one.px[-1], 100)
-        share = (x / one.px[-1]) ** 2
+        x = np.geomspace(series.px[0], series.px[-1], 100)
+        share = (x / series.px[-1]) ** 2
         y = (law.law.a + law.law.b * share**law.law.p) / unit
         axes.plot(x, y, color=color, linewidth=1.2, linestyle="--" if turn else "-", zorder=1)
 

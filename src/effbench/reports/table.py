@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     import pandas
 
 WIDTH = 118
-"""Columns that prose is wrapped at in a terminal."""
+"""Width at which prose is wrapped in a terminal."""
 
 COUNTS = ("threads", "rounds", "samples", "peak_rss_bytes", "accuracy_px", "params", "macs", "size_bytes")
 
 
 def frame(rows: Iterable[Row]) -> pandas.DataFrame:
-    """Return one line per row: raw numbers, the unit in the column's name, missing values as NaN or None."""
+    """Return one line per row: raw numbers, the unit in the column's name, a missing value as NaN or None."""
     import pandas
 
     records = [_record(row) for row in sorted(rows, key=order)]
     table: pandas.DataFrame = pandas.DataFrame(records)
-    # Counts stay whole numbers beside missing ones, which plain integer columns cannot hold.
+    # Plain integer columns cannot hold missing values; Int64 can.
     for name in COUNTS if records else ():
         table[name] = table[name].astype("Int64")
     return table
@@ -45,7 +45,6 @@ def json_text(rows: Iterable[Row], metric: str) -> str:
 
 
 def _record(row: Row) -> dict[str, Any]:
-    storage, _, compute = row.precision.partition("/")
     low_50, high_50 = row.p50_interval_ms or (None, None)
     low_90, high_90 = row.p90_interval_ms or (None, None)
     return {
@@ -59,8 +58,8 @@ def _record(row: Row) -> dict[str, Any]:
         "reconstruction": row.reconstruction,
         "target": row.target,
         "runtime": row.runtime,
-        "storage_precision": storage,
-        "compute_precision": compute,
+        "storage_precision": row.storage_precision,
+        "compute_precision": row.compute_precision,
         "weights": row.weights,
         "batch": row.batch,
         "threads": row.threads,
@@ -111,21 +110,27 @@ def terminal(rows: Iterable[Row], metric: str) -> str:
 def _terminal_section(section: Section) -> str:
     from tabulate import tabulate
 
-    # The head goes in as a row: as a head it would be padded, and the table would not fit the terminal.
+    # The header is passed as a row: tabulate pads a header, and the table would not fit the terminal.
     head, *body = tabulate(
         [section.columns, *section.cells],
         tablefmt="plain",
         disable_numparse=True,
         colalign=["right" if numeric else "left" for numeric in section.numeric],
     ).splitlines()
-    drawn = [head, "-" * max(len(line) for line in (head, *body)), *body]
-    lines = [section.title, "=" * len(section.title), *_wrapped(section.facts), *_bullets(section.header), ""]
+    table = [head, "-" * max(len(line) for line in (head, *body)), *body]
+    lines = [
+        section.title,
+        "=" * len(section.title),
+        *_wrapped(section.facts),
+        *_bullets(section.header, section.legend),
+        "",
+    ]
     notes = [line for number, text in enumerate(section.footnotes, 1) for line in _wrapped(f"[{number}] {text}", 4)]
-    return "\n".join([*lines, *(line.rstrip() for line in drawn), *notes])
+    return "\n".join([*lines, *(line.rstrip() for line in table), *notes])
 
 
-def _bullets(texts: Sequence[str]) -> list[str]:
-    return [line for text in texts for line in _wrapped(f"- {text}", 2)]
+def _bullets(header: Sequence[str], legend: str) -> list[str]:
+    return [line for text in (*header, legend) if text for line in _wrapped(f"- {text}", 2)]
 
 
 def _wrapped(text: str, indent: int = 0) -> list[str]:
@@ -140,16 +145,16 @@ def markdown(rows: Iterable[Row], metric: str) -> str:
 def _markdown_section(section: Section) -> str:
     from tabulate import tabulate
 
-    drawn = tabulate(
+    table = tabulate(
         [[_escape_markdown(cell) for cell in line] for line in section.cells],
         headers=section.columns,
         tablefmt="pipe",
         disable_numparse=True,
         colalign=["right" if numeric else "left" for numeric in section.numeric],
     )
-    header = [f"- {_escape_markdown(text)}" for text in section.header]
+    header = [f"- {_escape_markdown(text)}" for text in (*section.header, section.legend) if text]
     notes = [f"{number}. {_escape_markdown(text)}" for number, text in enumerate(section.footnotes, 1)]
-    parts = [f"## {section.title}", _escape_markdown(section.facts), "\n".join(header), drawn, "\n".join(notes)]
+    parts = [f"## {section.title}", _escape_markdown(section.facts), "\n".join(header), table, "\n".join(notes)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

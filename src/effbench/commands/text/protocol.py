@@ -14,6 +14,8 @@ BAR_COUNT = 60
 
 def lines(item: Measurement) -> Iterator[str]:
     """Yield a line on energy where it is known, on frames where they were paced, on the curve of sustained rounds."""
+    from effbench.profiles import sustained
+
     rounds = item.samples.rounds
     energy = energy_mj(rounds)
     if energy:
@@ -23,7 +25,7 @@ def lines(item: Measurement) -> Iterator[str]:
     if missed:
         worst = max(missed)
         yield "no frame was missed" if worst == 0 else f"frames missed while one was under way: {worst:.1f} %"
-    if item.samples.protocol.startswith("sustained"):
+    if sustained.is_sustained(item.samples):
         for number, one in enumerate(rounds, 1):
             yield from _sustained(one, f"round {number}: " if len(rounds) > 1 else "")
 
@@ -78,7 +80,7 @@ def plot(found: Sequence[Measurement], folder: Path) -> list[Path]:
     from effbench.reports import curve
     from effbench.schema import resolution_text
 
-    long = [item for item in found if item.samples.protocol.startswith("sustained")]
+    long = [item for item in found if sustained.is_sustained(item.samples)]
     files = []
     for (model, resolution), items in groupby(
         sorted(long, key=lambda item: (item.subject.model, item.subject.resolution)),
