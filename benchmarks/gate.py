@@ -31,7 +31,7 @@ from tabulate import tabulate
 
 import gate_traces
 from effbench import process
-from effbench.api.compare.rounds import Comparison, RoundSettings, run
+from effbench.api.compare.rounds import Comparison, RoundSettings, run_comparisons
 from effbench.profiles.paired import PairedRound
 from effbench.statistics.proportions import wilson
 from effbench.statistics.sequential import OUTCOMES, Rules, outcomes
@@ -236,7 +236,7 @@ def live(home: Path, load: int, same: int, slower: int, streams: int) -> None:
             while todo:
                 scenario = todo.pop()
                 sides = artifacts["same"], artifacts[scenario]
-                duel = Comparison(
+                comparison = Comparison(
                     scenario, *sides, RoundSettings(budget_s=BUDGET_S, seed=random.getrandbits(20)), Rules()
                 )
                 keep = gate_traces.keeping(traces, scenario, load)
@@ -247,11 +247,11 @@ def live(home: Path, load: int, same: int, slower: int, streams: int) -> None:
                         raise KeyboardInterrupt
                     return keep(*asked)
 
-                if run([duel], lambda text: None, measure):
+                if run_comparisons([comparison], lambda text: None, measure):
                     return
-                verdicts.write(json.dumps(_entry(duel, load, streams)) + "\n")
+                verdicts.write(json.dumps(_entry(comparison, load, streams)) + "\n")
                 verdicts.flush()
-                print(f"load {load}, {len(todo)} to go: {scenario} {duel.verdict().outcome}", flush=True)
+                print(f"load {load}, {len(todo)} to go: {scenario} {comparison.verdict().outcome}", flush=True)
         # Whoever ends first stays the other's load.
         with gate_traces.busy(1 if streams > 1 else 0):
             all_done.wait()
@@ -267,13 +267,13 @@ def live(home: Path, load: int, same: int, slower: int, streams: int) -> None:
             raise
 
 
-def _entry(duel: Comparison, load: int, streams: int) -> dict[str, object]:
-    found = duel.verdict()
+def _entry(comparison: Comparison, load: int, streams: int) -> dict[str, object]:
+    found = comparison.verdict()
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
         "load": load,
         "streams": streams,
-        "scenario": duel.name,
+        "scenario": comparison.name,
         "outcome": found.outcome,
         "rounds": found.rounds,
         "lost": found.lost_rounds,

@@ -20,8 +20,8 @@ from typing import Any, TextIO
 import numpy as np
 
 import gate_models
+from effbench.api.compare.pairs import exported
 from effbench.api.compare.rounds import RoundSettings, run_round
-from effbench.api.compare.run import exported
 from effbench.codec import file_sha256
 from effbench.deploy.artifact import bundle
 from effbench.errors import EffbenchError
@@ -67,7 +67,7 @@ def busy(cores: int) -> Iterator[None]:
 
 def models(home: Path, names: list[str]) -> dict[str, Artifact]:
     """Return the artifacts of the edited models, made on first use."""
-    from effbench.api.compare.why import source_onnx_path
+    from effbench.api.compare.explanation import source_onnx_path
 
     base = exported("regla_m", "ort", (224, 224), None, home, print)
     graph = source_onnx_path(base)

@@ -100,6 +100,16 @@ class MeasurementError(EffbenchError):
     """A measurement could not be completed."""
 
 
+MOST_SERIOUS_FIRST = (5, 1, 2, 4, 3)
+"""Exit codes other than 0 in the order in which one is chosen for many results."""
+
+
+def worst_exit_code(codes: Iterable[int]) -> int:
+    """Return the exit code of a command from those of its results: failed, fidelity, usage, unavailable, open."""
+    present = set(codes)
+    return next((code for code in MOST_SERIOUS_FIRST if code in present), 0)
+
+
 def unknown_name(name: str, valid: Iterable[str], what: str) -> UsageError:
     """Build the error for an unknown name: the nearest valid names, then all of them."""
     names = sorted(valid)

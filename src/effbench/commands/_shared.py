@@ -35,8 +35,9 @@ def pairs(settings: Sequence[str]) -> dict[str, str]:
 
 def worst(cells: Sequence[Any]) -> int:
     """Return the exit code of the most serious cell: failed, then fidelity, usage, unavailable."""
-    codes = {cell.exit_code for cell in cells}
-    return next((code for code in (5, 1, 2, 4, 3) if code in codes), 0)
+    from effbench.errors import worst_exit_code
+
+    return worst_exit_code(cell.exit_code for cell in cells)
 
 
 def show(as_json: bool, data: Any, text: Callable[[], str]) -> None:

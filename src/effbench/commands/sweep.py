@@ -58,6 +58,7 @@ def sweep(names: Sequence[str], formats: Sequence[str], as_json: bool, **flags: 
 
 
 def _over_devices(chosen: dict[str, Any], formats: Sequence[str], as_json: bool) -> None:
+    from effbench.errors import worst_exit_code
     from effbench.lab import table
     from effbench.lab.sweep import sweep as run
     from effbench.reports.lab import render
@@ -72,7 +73,7 @@ def _over_devices(chosen: dict[str, Any], formats: Sequence[str], as_json: bool)
         click.echo("Interrupted: what ended is kept; the same command goes on from there.", err=True)
         sys.exit(130)
     codes = {"failed": 5, "unavailable": 4, "unsupported": 4}
-    sys.exit(next((codes[name] for name in codes if any(one.status == name for one in found.outcomes)), 0))
+    sys.exit(worst_exit_code(codes.get(one.status, 0) for one in found.outcomes))
 
 
 COMMANDS = (sweep,)

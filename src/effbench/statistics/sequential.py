@@ -97,6 +97,16 @@ class Interval:
     low: float
     high: float
 
+    def outcome(self, rules: Rules) -> str:
+        """Return the element of `OUTCOMES` that the whole interval supports."""
+        if self.low > rules.floor:
+            return OUTCOMES[SLOWER]
+        if self.high < -rules.floor:
+            return OUTCOMES[FASTER]
+        if -rules.margin < self.low and self.high < rules.margin:
+            return OUTCOMES[UNCHANGED]
+        return OUTCOMES[INCONCLUSIVE]
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -232,8 +242,8 @@ def judge(typical: Floats, tail: Floats, rules: Rules, comparisons: int = 1) -> 
     first, second = rules.alphas(comparisons)
     found = {"typical": interval(typical, first), "tail": interval(tail, second)}
     outcome = OUTCOMES[int(codes[-1])]
-    slower = tuple(name for name, item in found.items() if item.low > rules.floor)
-    faster = tuple(name for name, item in found.items() if item.high < -rules.floor)
+    slower = tuple(name for name, item in found.items() if item.outcome(rules) == "slower")
+    faster = tuple(name for name, item in found.items() if item.outcome(rules) == "faster")
     reason = ""
     if slower and faster:
         reason = f"{slower[0]} latency is slower, {faster[0]} latency faster"

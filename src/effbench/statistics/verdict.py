@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from effbench.errors import worst_exit_code
+
 SLOWER, FASTER, UNCHANGED, INCONCLUSIVE, FAILED = "slower", "faster", "unchanged", "inconclusive", "failed"
 
 WHEN_INCONCLUSIVE = {"code": 3, "pass": 0, "fail": 1}
@@ -118,8 +120,7 @@ class ComparisonReport:
 
     def exit_code(self) -> int:
         """Return what the command ends with: the most serious verdict's code."""
-        codes = {code_of(item, self.inconclusive) for item in self.verdicts}
-        return next((code for code in (5, 1, 2, 4, 3) if code in codes), 0)
+        return worst_exit_code(code_of(item, self.inconclusive) for item in self.verdicts)
 
 
 def code_of(item: Verdict, when_inconclusive: str = "code") -> int:

@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from effbench.api.compare import rounds as duels
-from effbench.api.compare.rounds import Comparison, RoundSettings
+from effbench.api.compare.rounds import GIVE_UP, Comparison, RoundSettings, run_comparisons, run_round
 from effbench.deploy.artifact import bundle
 from effbench.errors import ConversionError, DataError
 from effbench.process import CRASHED, ChildFailure
@@ -39,25 +38,25 @@ def series(ratio: float = 1.0, noise: float = 0.01, pairs: int = 20) -> PairedRo
     return PairedRound(tuple(int(v) for v in a), tuple(int(ratio * v) for v in b), zeros, zeros)
 
 
-def contest(measure, rounds: int = 25, rules: Rules | None = None) -> Verdict:
+def judged(measure, rounds: int = 25, rules: Rules | None = None) -> Verdict:
     """Run up to so many rounds of scripted evidence through the real judge."""
-    found = Comparison("x", artifact("a"), artifact("b"), RoundSettings(budget_s=1e9), rules or Rules())
+    comparison = Comparison("x", artifact("a"), artifact("b"), RoundSettings(budget_s=1e9), rules or Rules())
     for index in range(rounds):
-        if found.done:
+        if comparison.finished:
             break
-        found.step(lambda a, b, setting, seed, index=index: measure(index))
-    return found.verdict()
+        comparison.add_round(lambda a, b, settings, seed, index=index: measure(index))
+    return comparison.verdict()
 
 
 def test_equal_sides_are_unchanged():
-    verdict = contest(lambda index: series())
+    verdict = judged(lambda index: series())
     assert ("unchanged", False) == (verdict.outcome, verdict.fails)
     assert verdict.rounds < 20
 
 
 @pytest.mark.parametrize(("ratio", "outcome", "fails"), [(1.05, "slower", True), (1 / 1.05, "faster", False)])
 def test_a_change_is_called(ratio: float, outcome: str, fails: bool):
-    verdict = contest(lambda index: series(ratio))
+    verdict = judged(lambda index: series(ratio))
     assert (outcome, fails) == (verdict.outcome, verdict.fails)
     typical = verdict.ratios[0]
     assert typical.low is not None
@@ -66,15 +65,15 @@ def test_a_change_is_called(ratio: float, outcome: str, fails: bool):
 
 
 def test_load_on_one_side_in_some_rounds_is_no_slowdown():
-    assert contest(lambda index: series(1.3 if index % 4 == 0 else 1.0)).outcome in ("unchanged", "inconclusive")
+    assert judged(lambda index: series(1.3 if index % 4 == 0 else 1.0)).outcome in ("unchanged", "inconclusive")
 
 
 def test_a_first_run_that_pays_the_cold_cache_is_no_slowdown():
-    assert "unchanged" == contest(lambda index: series(3.0 if index == 0 else 1.0)).outcome
+    assert "unchanged" == judged(lambda index: series(3.0 if index == 0 else 1.0)).outcome
 
 
 def test_one_round_only_is_inconclusive():
-    verdict = contest(lambda index: series(2.0), rounds=1)
+    verdict = judged(lambda index: series(2.0), rounds=1)
     assert "inconclusive" == verdict.outcome
     assert "too few" in verdict.reason
 
@@ -85,10 +84,10 @@ def test_rounds_that_are_no_latencies_say_nothing(bad: int):
         good = series()
         return PairedRound((bad, *good.a_ns[1:]), good.b_ns, good.a_wait_ns, good.b_wait_ns) if index % 3 == 1 else good
 
-    verdict = contest(measure, rounds=30)
+    verdict = judged(measure, rounds=30)
     assert "unchanged" == verdict.outcome
     assert 0 < verdict.lost_rounds
-    assert "failed" == contest(lambda index: PairedRound((bad,), (1,), (0,), (0,))).outcome
+    assert "failed" == judged(lambda index: PairedRound((bad,), (1,), (0,), (0,))).outcome
 
 
 def test_a_clock_that_jumps_ahead_is_one_wild_round():
@@ -100,14 +99,14 @@ def test_a_clock_that_jumps_ahead_is_one_wild_round():
             else good
         )
 
-    assert "unchanged" == contest(measure).outcome
+    assert "unchanged" == judged(measure).outcome
 
 
 def test_a_side_that_fails_to_load_fails_at_once():
     def measure(index: int) -> PairedRound:
         raise ConversionError("onnxruntime load", "no such operator")
 
-    verdict = contest(measure)
+    verdict = judged(measure)
     assert ("failed", 1, 5) == (verdict.outcome, verdict.lost_rounds, verdict.exit_code)
     assert "no such operator" in verdict.reason
 
@@ -118,7 +117,7 @@ def test_a_killed_worker_costs_its_round_only():
             raise ChildFailure(CRASHED, "measure was killed", "measure", "", -signal.SIGKILL)
         return series(1.2)
 
-    verdict = contest(measure)
+    verdict = judged(measure)
     assert ("slower", 1) == (verdict.outcome, verdict.lost_rounds)
 
 
@@ -126,8 +125,8 @@ def test_workers_that_are_killed_each_time_are_inconclusive():
     def measure(index: int) -> PairedRound:
         raise ChildFailure(CRASHED, "measure was killed", "measure", "", -signal.SIGKILL)
 
-    verdict = contest(measure)
-    assert ("inconclusive", duels.GIVE_UP) == (verdict.outcome, verdict.lost_rounds)
+    verdict = judged(measure)
+    assert ("inconclusive", GIVE_UP) == (verdict.outcome, verdict.lost_rounds)
     assert "measure was killed" == verdict.reason
 
 
@@ -137,11 +136,11 @@ def test_losing_every_other_round_still_ends():
             raise DataError("a sample is no latency")
         return series()
 
-    assert "unchanged" == contest(measure, rounds=40).outcome
+    assert "unchanged" == judged(measure, rounds=40).outcome
 
 
 def test_a_verdict_below_fail_above_is_slower_and_passes():
-    verdict = contest(lambda index: series(1.03), rules=Rules(fail_above_pct=10))
+    verdict = judged(lambda index: series(1.03), rules=Rules(fail_above_pct=10))
     assert ("slower", False) == (verdict.outcome, verdict.fails)
 
 
@@ -153,8 +152,8 @@ def toy(exported: Path) -> Artifact:
 @pytest.mark.target("ort")
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_real_round_of_equal_sides(toy: Artifact, workers: int):
-    setting = RoundSettings(workers=workers, round_seconds=0.1, min_pairs=12)
-    item = duels.run_round(toy, toy, setting, 1)
+    settings = RoundSettings(workers=workers, round_seconds=0.1, min_pairs=12)
+    item = run_round(toy, toy, settings, 1)
     assert 12 <= len(item.a_ns) == len(item.b_ns)
     assert abs(float(np.median(np.log(np.array(item.b_ns) / np.array(item.a_ns))))) < math.log(3)
 
@@ -168,21 +167,21 @@ def test_a_candidate_whose_file_is_altered_is_refused_with_its_reason(toy: Artif
     shutil.copytree(toy.folder, broken)
     with (broken / toy.entry).open("ab") as stream:
         stream.write(b"x")
-    found = Comparison("x", toy, replace(toy, folder=broken), RoundSettings(budget_s=30), Rules())
-    duels.run([found], lambda text: None)
-    assert "failed" == found.verdict().outcome
-    assert "altered" in found.verdict().reason
+    comparison = Comparison("x", toy, replace(toy, folder=broken), RoundSettings(budget_s=30), Rules())
+    run_comparisons([comparison], lambda text: None)
+    assert "failed" == comparison.verdict().outcome
+    assert "altered" in comparison.verdict().reason
 
 
 @pytest.mark.target("ort")
 @pytest.mark.slow
 def test_a_real_worker_that_is_killed_loses_its_round(toy: Artifact):
-    setting = RoundSettings(round_seconds=30.0)
+    settings = RoundSettings(round_seconds=30.0)
     seen: list[BaseException] = []
 
     def measure() -> None:
         try:
-            duels.run_round(toy, toy, setting, 1)
+            run_round(toy, toy, settings, 1)
         except ChildFailure as error:
             seen.append(error)
 

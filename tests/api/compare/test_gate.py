@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from effbench.api.compare import budgets as limits
-from effbench.api.compare.baseline import judge_stored
+from effbench.api.compare import budgets
+from effbench.api.compare.baseline import judge_measurements
 from effbench.api.compare.worktree import commit_of, module_path, worktree
 from effbench.errors import EffbenchError, UsageError
 from effbench.schema import Artifact, Fidelity, Measurement, Round, Samples, Subject, Weights
@@ -170,7 +170,7 @@ def test_an_editable_install_does_not_hide_the_base(tmp_path: Path):
     git(repo, "commit", "--quiet", "--message", "two")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True)
     python = str(tmp_path / "venv" / "bin" / "python")
-    ours = {sysconfig.get_paths()["purelib"], str(Path(limits.__file__).parents[2])}
+    ours = {sysconfig.get_paths()["purelib"], str(Path(budgets.__file__).parents[3])}
     find = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
     theirs = subprocess.run([python, "-c", find], capture_output=True, text=True, check=True).stdout.strip()
     (Path(theirs) / "ours.pth").write_text("\n".join(sorted(ours)) + "\n")
@@ -205,44 +205,44 @@ def measurement(ms: float, rounds: int = 10, digest: str = "d", **before: object
 
 
 def test_counted_figures_gate_exactly():
-    budget = limits.Budget(
+    budget = budgets.Budget(
         {"model": "tiny.net"}, {"macs": 5_000, "params": 999, "size_mib": 1.0, "operators": {"Conv": 4}}
     )
-    found = {check.quantity: check.status for check in limits.check([budget], artifact(), {"Conv": 5}, None, "local")}
+    found = {check.quantity: check.status for check in budgets.check([budget], artifact(), {"Conv": 5}, None, "local")}
     assert {"macs": "passed", "params": "missed", "size MiB": "passed", "operators Conv": "missed"} == found
 
 
 @pytest.mark.parametrize(("limit", "status"), [(20.0, "passed"), (5.0, "missed"), (10.0167, "open")])
 def test_a_latency_is_held_to_its_budget_by_its_interval(limit: float, status: str):
-    budget = limits.Budget({}, {"latency_ms": limit})
-    assert [status] == [check.status for check in limits.check([budget], artifact(), {}, measurement(10.0), "local")]
+    budget = budgets.Budget({}, {"latency_ms": limit})
+    assert [status] == [check.status for check in budgets.check([budget], artifact(), {}, measurement(10.0), "local")]
 
 
 def test_what_is_not_known_is_open_and_other_rows_are_left_alone():
-    budgets = [
-        limits.Budget({}, {"fidelity": True, "accelerator_share": 0.9}),
-        limits.Budget({"resolution": 512}, {"macs": 1}),
+    both = [
+        budgets.Budget({}, {"fidelity": True, "accelerator_share": 0.9}),
+        budgets.Budget({"resolution": 512}, {"macs": 1}),
     ]
-    assert ["open", "open"] == [check.status for check in limits.check(budgets, artifact(), {}, None, "local")]
+    assert ["open", "open"] == [check.status for check in budgets.check(both, artifact(), {}, None, "local")]
     good = Fidelity(True, "x", 1, 0, 0, 1, 1, True, True, {})
     checked = artifact(fidelity=good, placement={"accelerator_share": 0.5})
-    assert ["passed", "missed"] == [check.status for check in limits.check(budgets, checked, {}, None, "local")]
+    assert ["passed", "missed"] == [check.status for check in budgets.check(both, checked, {}, None, "local")]
 
 
 def test_a_suite_file_with_a_wrong_key_is_refused(tmp_path: Path):
     (tmp_path / "effbench.toml").write_text("[gate]\nmargn_pct = 3\n")
     with pytest.raises(UsageError, match="margin_pct"):
-        limits.read_suite(tmp_path)
+        budgets.read_suite(tmp_path)
     (tmp_path / "effbench.toml").unlink()
     (tmp_path / "pyproject.toml").write_text('[tool.effbench.suite]\nmodels = ["a:b"]\n')
-    assert ["a:b"] == limits.read_suite(tmp_path).get("models", [])
+    assert ["a:b"] == budgets.read_suite(tmp_path).suite["models"]
 
 
 BLANK = Verdict("tiny.net", "inconclusive")
 
 
 def test_stored_measurements_of_another_machine_are_not_compared():
-    found = judge_stored(BLANK, measurement(10.0, cpu_model="y"), measurement(12.0, digest="e"), Rules())
+    found = judge_measurements(BLANK, measurement(10.0, cpu_model="y"), measurement(12.0, digest="e"), Rules())
     assert "inconclusive" == found.outcome
     assert "'cpu_model'" in found.reason
 
@@ -251,13 +251,13 @@ def test_stored_measurements_of_another_machine_are_not_compared():
     ("ms", "outcome", "fails"), [(12.0, "slower", True), (8.0, "faster", False), (10.02, "unchanged", False)]
 )
 def test_stored_measurements_of_this_machine_are(ms: float, outcome: str, fails: bool):
-    found = judge_stored(BLANK, measurement(10.0), measurement(ms, digest="e"), Rules())
+    found = judge_measurements(BLANK, measurement(10.0), measurement(ms, digest="e"), Rules())
     assert (outcome, fails) == (found.outcome, found.fails)
     assert ms / 10 == pytest.approx(found.ratios[0].ratio, rel=0.01)
 
 
 def test_equal_digests_need_no_measuring():
-    assert judge_stored(BLANK, measurement(10.0), measurement(30.0), Rules()).identical
+    assert judge_measurements(BLANK, measurement(10.0), measurement(30.0), Rules()).identical
 
 
 def test_a_proof_names_the_file_and_the_tree(tmp_path: Path):

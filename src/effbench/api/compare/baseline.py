@@ -1,4 +1,4 @@
-"""A gate against stored files: artifacts of an earlier build, or measurements of an earlier day."""
+"""The baseline of a gate when it is no git ref: artifacts of an earlier build, or measurements of an earlier day."""
 
 from __future__ import annotations
 
@@ -7,91 +7,74 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from effbench.api.export.run import Notify
+from effbench.api.compare.rounds import ratio
 from effbench.deploy.artifact import bundle
 from effbench.errors import DataError
 from effbench.schema import Artifact, Measurement
 from effbench.statistics.percentiles import estimate
-from effbench.statistics.sequential import Rules
-from effbench.statistics.verdict import INCONCLUSIVE, UNCHANGED, Ratio, Verdict
+from effbench.statistics.sequential import Interval, Rules
+from effbench.statistics.verdict import INCONCLUSIVE, SLOWER, UNCHANGED, Verdict
 from effbench.store import Store
 
 LEVEL = 0.995
-"""Of each side's interval; their ratio's error is at most twice what is left."""
+"""Confidence of the interval of each side; their ratio misses with at most twice the remaining probability."""
+
+NOTE = "against a measurement of an earlier time"
 
 
-def is_stored(path: Path) -> bool:
-    """Say whether a path holds measurements rather than artifacts."""
+def holds_measurements(path: Path) -> bool:
+    """Return whether a path holds measurements rather than artifacts."""
     if path.suffix == ".jsonl":
         return True
     return (path / "measurements.jsonl").exists() and not (path / "artifacts").exists()
 
 
-def read_stored(path: Path) -> list[Measurement]:
+def baseline_measurements(path: Path) -> list[Measurement]:
     """Return the measurements of a store.
 
     Raises:
-        DataError: There is none.
+        DataError: It holds none.
     """
-    found = list(Store(path.parent if path.suffix == ".jsonl" else path))
-    if not found:
+    measurements = list(Store(path.parent if path.suffix == ".jsonl" else path))
+    if not measurements:
         raise DataError(f"{path}: no measurements.", hint="effbench profile writes measurements.jsonl.")
-    return found
+    return measurements
 
 
-def stored_artifacts(path: Path) -> list[Artifact]:
-    """Return the artifact of a folder, or all of a home.
+def baseline_artifacts(path: Path) -> list[Artifact]:
+    """Return the artifact in a folder, or all artifacts below an output folder.
 
     Raises:
         DataError: There is none.
     """
     if (path / bundle.MANIFEST).exists():
         return [bundle.load(path)]
-    found = [item for item in bundle.artifacts(path) if item.subject.target != "onnx"]
-    if not found:
+    artifacts = [item for item in bundle.artifacts(path) if item.subject.target != "onnx"]
+    if not artifacts:
         raise DataError(
-            f"{path}: no artifacts.", hint="An artifact's folder, or one that has artifacts/ below, is meant."
+            f"{path}: no artifacts.", hint="Give the folder of an artifact, or a folder that contains artifacts/."
         )
-    return found
+    return artifacts
 
 
-def against_stored(
-    artifact: Artifact,
-    stored: Sequence[Measurement],
-    rules: Rules,
-    threads: int,
-    device: str,
-    home: Path,
-    budget_s: float,
-    notify: Notify,
-) -> Verdict:
-    """Measure an artifact now and hold it against what was measured earlier, if the machine is still the same.
-
-    The two were not measured side by side, so that the interval is wider than a comparison's by far; and what the
-    environment keys do not tell is not seen at all.
-    """
-    from effbench.api.compare.run import name_of
-    from effbench.api.profile.run import profile
-
-    name = name_of(artifact, artifact)
-    blank = Verdict(name, INCONCLUSIVE, b_digest=artifact.digest, notes=("against a stored measurement",))
+def newest_of(artifact: Artifact, measurements: Sequence[Measurement]) -> Measurement | None:
+    """Return the newest measurement of the same model, resolution, target and precision."""
     subject = artifact.subject
-    matching = [
-        one
-        for one in stored
-        if (one.subject.model, one.subject.resolution, one.subject.target, one.subject.storage_precision)
+    same = [
+        item
+        for item in measurements
+        if (item.subject.model, item.subject.resolution, item.subject.target, item.subject.storage_precision)
         == (subject.model, subject.resolution, subject.target, subject.storage_precision)
     ]
-    if not matching:
-        return replace(blank, reason="no measurement of this model, resolution and target is stored")
-    made = profile([str(artifact.folder)], threads=threads, device=device, budget_s=budget_s, out=home, notify=notify)
-    if not made.measurements:
-        return replace(blank, outcome="failed", reason=made.cells[0].reason, exit_code=made.cells[0].exit_code)
-    return judge_stored(blank, matching[-1], made.measurements[0], rules)
+    return same[-1] if same else None
 
 
-def judge_stored(blank: Verdict, old: Measurement, new: Measurement, rules: Rules) -> Verdict:
-    """Return the verdict on two measurements of different times; the keys that differ are named."""
+def judge_measurements(blank: Verdict, old: Measurement, new: Measurement, rules: Rules) -> Verdict:
+    """Return the verdict on two measurements of different times.
+
+    They were not measured in pairs, so the interval is far wider than that of a comparison. Where the environments
+    differ, the verdict is inconclusive and names the keys; a difference that no key records is not detected.
+    """
     blank = replace(blank, a_digest=old.digest, rounds=len(new.samples.rounds))
     then, now = old.must_match(), new.must_match()
     differing = [key for key in sorted({*then, *now}) if then.get(key) != now.get(key)]
@@ -102,27 +85,19 @@ def judge_stored(blank: Verdict, old: Measurement, new: Measurement, rules: Rule
         return replace(blank, reason=reason, next_step="Measure the base again on this machine, or use --base REF.")
     if old.digest == new.digest:
         return replace(blank, outcome=UNCHANGED, identical=True, reason="equal files on an equal runtime")
-    sides = [estimate([one.samples_ns for one in item.samples.rounds], 0.5, LEVEL) for item in (old, new)]
-    if any(side is None or side.interval is None for side in sides):
+    estimates = [estimate([item.samples_ns for item in side.samples.rounds], 0.5, LEVEL) for side in (old, new)]
+    known = [(side.value, side.interval) for side in estimates if side is not None and side.interval is not None]
+    if len(known) < 2:
         return replace(blank, reason="one side has fewer than six rounds, and so no interval")
-    (a_low, a_high), (b_low, b_high) = (side.interval for side in sides if side and side.interval)
-    a, b = (side.value for side in sides if side)
-    low, high = math.log(b_low / a_high), math.log(b_high / a_low)
-    outcome = INCONCLUSIVE
-    if low > rules.floor:
-        outcome = "slower"
-    elif high < -rules.floor:
-        outcome = "faster"
-    elif -rules.margin < low and high < rules.margin:
-        outcome = UNCHANGED
-    seen = 100 * math.expm1(rules.floor + math.log(b / a) - low)
-    ratio = Ratio("typical", b / a, math.exp(low), math.exp(high), seen, "open" if outcome == INCONCLUSIVE else outcome)
+    (a, (a_low, a_high)), (b, (b_low, b_high)) = known
+    interval = Interval(math.log(b / a), math.log(b_low / a_high), math.log(b_high / a_low))
+    outcome = interval.outcome(rules)
     return replace(
         blank,
         outcome=outcome,
-        ratios=(ratio,),
+        ratios=(ratio("typical", interval, rules),),
         latency_ms=b / 1e6,
         latency_interval_ms=(b_low / 1e6, b_high / 1e6),
-        fails=outcome == "slower" and low > rules.fail_above,
+        fails=outcome == SLOWER and interval.low > rules.fail_above,
         reason="the interval reaches beyond the margin" if outcome == INCONCLUSIVE else "",
     )

@@ -1,14 +1,14 @@
-"""``effbench.toml``: the suite that a gate checks, and absolute budgets that its figures are held to."""
+"""``effbench.toml``: the suite that `gate` and `sweep` share, and the budgets that a gate holds figures to."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from effbench.errors import DataError, unknown_name
+from effbench.errors import DataError, UsageError, unknown_name
 from effbench.schema import Artifact, Measurement, parse_resolution
 from effbench.statistics.percentiles import estimate
 from effbench.statistics.verdict import BudgetCheck
@@ -18,58 +18,77 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-SUITE_KEYS = (
-    "models",
-    "targets",
-    "resolutions",
-    "precisions",
-    "devices",
-    "threads",
-    "batch",
-    "seed",
-    "calibration",
-    "allow_fallback",
-)
-GATE_KEYS = ("base", "floor_pct", "margin_pct", "fail_above_pct", "budget_s", "inconclusive", "false_alarms", "path")
+SUITE_KEYS: Mapping[str, type] = {
+    "models": list,
+    "targets": list,
+    "resolutions": list,
+    "precisions": list,
+    "devices": list,
+    "threads": int,
+    "batch": int,
+    "seed": int,
+    "images": str,
+    "allow_fallback": bool,
+}
+"""The keys of ``[suite]``; `gate` and `sweep` take all of them."""
+
+GATE_KEYS: Mapping[str, type] = {
+    "base": str,
+    "floor_pct": float,
+    "margin_pct": float,
+    "fail_above_pct": float,
+    "budget_s": float,
+    "inconclusive": str,
+    "false_alarms": float,
+    "path": list,
+}
+SELECTORS = ("model", "target", "device", "resolution", "precision")
 MEASURED = ("latency_ms", "p90_ms", "peak_mib")
 COUNTED = ("size_mib", "macs", "params", "operators", "accelerator_share")
-WHERE = ("model", "target", "device", "resolution")
+
+TYPE_NAMES = {list: "an array", int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Limits for the artifacts it names; what is not named matches everything."""
+    """Limits for the artifacts that its selectors match; without a selector it is for all artifacts."""
 
-    where: dict[str, Any]
+    selectors: dict[str, Any]
     limits: dict[str, Any]
 
     def matches(self, artifact: Artifact, device: str) -> bool:
-        """Say whether this budget is about that artifact on that device."""
+        """Return whether this budget is for that artifact on that device."""
         subject = artifact.subject
-        size = self.where.get("resolution")
-        names = {"model": subject.model, "target": subject.target, "device": device}
-        return all(self.where.get(key, value) == value for key, value in names.items()) and (
+        names = {
+            "model": subject.model,
+            "target": subject.target,
+            "device": device,
+            "precision": subject.storage_precision,
+        }
+        size = self.selectors.get("resolution")
+        return all(self.selectors.get(key, value) == value for key, value in names.items()) and (
             size is None or parse_resolution(size) == subject.resolution
         )
 
     @property
     def needs_measuring(self) -> bool:
-        """Whether it holds a figure that only a measurement gives."""
+        """Whether it limits a figure that only a measurement gives."""
         return any(key in self.limits for key in MEASURED)
 
 
 @dataclass(frozen=True)
 class Suite:
-    """What ``effbench.toml`` (or ``[tool.effbench]``) says; flags win over it."""
+    """The content of ``effbench.toml`` (or ``[tool.effbench]``); flags win over it."""
 
     path: Path | None = None
     suite: dict[str, Any] = field(default_factory=dict)
     gate: dict[str, Any] = field(default_factory=dict)
     budgets: tuple[Budget, ...] = ()
 
-    def get(self, key: str, default: Any) -> Any:
-        """Return a setting of the suite or of the gate."""
-        return self.suite.get(key, self.gate.get(key, default))
+    @property
+    def device_names(self) -> list[str]:
+        """The devices of the suite; one string may name several, separated by commas."""
+        return [name for text in self.suite.get("devices", ()) for name in str(text).split(",") if name]
 
 
 def read_suite(folder: Path) -> Suite:
@@ -77,7 +96,7 @@ def read_suite(folder: Path) -> Suite:
 
     Raises:
         DataError: The file is not TOML.
-        UsageError: A key that means nothing; near misses are listed.
+        UsageError: A key is unknown, or its value has the wrong type.
     """
     for path, keys in ((folder / "effbench.toml", ()), (folder / "pyproject.toml", ("tool", "effbench"))):
         if not path.is_file():
@@ -91,7 +110,7 @@ def read_suite(folder: Path) -> Suite:
 
 
 def read_suite_file(path: Path) -> Suite:
-    """Read a suite by its path; arguments and errors as in `read_suite`, and the file has to be there."""
+    """Read the suite in a file, which must exist; errors as in `read_suite`."""
     if not path.is_file():
         raise DataError(f"{path}: no such file.")
     return _suite(path, _toml(path))
@@ -106,40 +125,57 @@ def _toml(path: Path) -> dict[str, Any]:
 
 
 def _suite(path: Path, data: dict[str, Any]) -> Suite:
-    known = {"suite": SUITE_KEYS, "gate": GATE_KEYS, "budget": (*WHERE, *MEASURED, *COUNTED, "fidelity")}
+    tables = ("suite", "gate", "budget", "devices")  # devices: read by profiles.devices
     for key in data:
-        if key not in (*known, "devices"):  # those are read by profiles.devices
-            raise unknown_name(key, (*known, "devices"), f"table in {path}:")
+        if key not in tables:
+            raise unknown_name(key, tables, f"table in {path}:")
     budgets = data.get("budget", [])
-    tables = [("suite", data.get("suite", {})), ("gate", data.get("gate", {})), *(("budget", item) for item in budgets)]
-    for name, table in tables:
-        for key in table:
-            if key not in known[name]:
-                raise unknown_name(key, known[name], f"key of [{name}] in {path}:")
+    for name, keys in (("suite", SUITE_KEYS), ("gate", GATE_KEYS)):
+        _check_keys(path, name, data.get(name, {}), keys)
+        for key, value in data.get(name, {}).items():
+            _check_type(f"{path}: [{name}] {key}", value, keys[key])
+    for budget in budgets:
+        _check_keys(path, "budget", budget, (*SELECTORS, *MEASURED, *COUNTED, "fidelity"))
     return Suite(
         path,
         data.get("suite", {}),
         data.get("gate", {}),
         tuple(
-            Budget({k: v for k, v in item.items() if k in WHERE}, {k: v for k, v in item.items() if k not in WHERE})
-            for item in budgets
+            Budget(
+                {key: value for key, value in budget.items() if key in SELECTORS},
+                {key: value for key, value in budget.items() if key not in SELECTORS},
+            )
+            for budget in budgets
         ),
     )
+
+
+def _check_keys(path: Path, table: str, keys: Iterable[str], valid: Collection[str]) -> None:
+    for key in keys:
+        if key not in valid:
+            raise unknown_name(key, valid, f"key of [{table}] in {path}:")
+
+
+def _check_type(key: str, value: Any, expected: type) -> None:
+    accepted = (int, float) if expected is float else expected
+    if not isinstance(value, accepted) or (isinstance(value, bool) and expected is not bool):
+        raise UsageError(f"{key} = {value!r} is not {TYPE_NAMES[expected]}.")
 
 
 def check(
     budgets: Sequence[Budget], artifact: Artifact, operators: dict[str, int], measured: Measurement | None, device: str
 ) -> tuple[BudgetCheck, ...]:
-    """Hold an artifact to every budget that is about it: counted figures exactly, measured ones by their interval."""
-    found: list[BudgetCheck] = []
-    for budget in budgets:
-        if budget.matches(artifact, device):
-            for key, limit in budget.limits.items():
-                found += _bounds(key, limit, artifact, operators, measured)
-    return tuple(found)
+    """Check an artifact against every budget for it: counted figures exactly, measured ones by their interval."""
+    return tuple(
+        result
+        for budget in budgets
+        if budget.matches(artifact, device)
+        for key, limit in budget.limits.items()
+        for result in _checks(key, limit, artifact, operators, measured)
+    )
 
 
-def _bounds(
+def _checks(
     key: str, limit: Any, artifact: Artifact, operators: dict[str, int], measured: Measurement | None
 ) -> list[BudgetCheck]:
     subject = artifact.subject
@@ -152,28 +188,22 @@ def _bounds(
     if key == "accelerator_share":
         share = artifact.placement.get("accelerator_share")
         if share is None:
-            return [
-                BudgetCheck(
-                    key, float(limit), None, "open", f"target {subject.target} does not tell where operators run"
-                )
-            ]
+            note = f"target {subject.target} does not report where operators run"
+            return [BudgetCheck(key, float(limit), None, "open", note)]
         return [BudgetCheck(key, float(limit), float(share), "passed" if share >= limit else "missed")]
     if key == "fidelity":
-        if artifact.fidelity is None:
+        fidelity = artifact.fidelity
+        if fidelity is None:
             return [BudgetCheck(key, 1.0, None, "open", "not verified")]
-        reasons = "; ".join(artifact.fidelity.reasons)
-        return [
-            BudgetCheck(
-                key, 1.0, float(artifact.fidelity.passed), "passed" if artifact.fidelity.passed else "missed", reasons
-            )
-        ]
+        status = "passed" if fidelity.passed else "missed"
+        return [BudgetCheck(key, 1.0, float(fidelity.passed), status, "; ".join(fidelity.reasons))]
     return [_measured(key, float(limit), measured)]
 
 
-def _counted(what: str, limit: float, found: float | None) -> BudgetCheck:
-    if found is None:
-        return BudgetCheck(what, float(limit), None, "open", "could not be counted")
-    return BudgetCheck(what, float(limit), float(found), "passed" if found <= limit else "missed")
+def _counted(quantity: str, limit: float, count: float | None) -> BudgetCheck:
+    if count is None:
+        return BudgetCheck(quantity, float(limit), None, "open", "could not be counted")
+    return BudgetCheck(quantity, float(limit), float(count), "passed" if count <= limit else "missed")
 
 
 def _measured(key: str, limit: float, measured: Measurement | None) -> BudgetCheck:
@@ -181,12 +211,12 @@ def _measured(key: str, limit: float, measured: Measurement | None) -> BudgetChe
         return BudgetCheck(key, limit, None, "open", "not measured")
     rounds = measured.samples.rounds
     if key == "peak_mib":
-        peak = max(one.peak_rss_bytes for one in rounds) / 2**20
+        peak = max(item.peak_rss_bytes for item in rounds) / 2**20
         return BudgetCheck("peak MiB", limit, peak, "passed" if peak <= limit else "missed")
-    what, p = ("p50 ms", 0.5) if key == "latency_ms" else ("p90 ms", 0.9)
-    known = estimate([one.samples_ns for one in rounds], p)
-    if known is None or known.interval is None:
-        return BudgetCheck(what, limit, None, "open", "too few rounds for an interval")
-    low, high = known.interval[0] / 1e6, known.interval[1] / 1e6
+    quantity, percentile = ("p50 ms", 0.5) if key == "latency_ms" else ("p90 ms", 0.9)
+    latency = estimate([item.samples_ns for item in rounds], percentile)
+    if latency is None or latency.interval is None:
+        return BudgetCheck(quantity, limit, None, "open", "too few rounds for an interval")
+    low, high = latency.interval[0] / 1e6, latency.interval[1] / 1e6
     status = "passed" if high <= limit else "missed" if low > limit else "open"
-    return BudgetCheck(what, limit, known.value / 1e6, status, f"interval {low:.3f} to {high:.3f} ms")
+    return BudgetCheck(quantity, limit, latency.value / 1e6, status, f"interval {low:.3f} to {high:.3f} ms")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from effbench.api.compare.rounds import RoundSettings, run_round
-from effbench.api.export.run import Notify
+from effbench.api.export.stage import Notify
 from effbench.codec import from_json, to_json
 from effbench.errors import DataError, EffbenchError, MeasurementError
 from effbench.profiles.paired import PairedRound, log_ratios
@@ -118,7 +118,7 @@ def raise_floor(rules: Rules, noise_pct: float) -> Rules:
 
 
 def measure_noise(
-    a: Artifact, rebuilt: Artifact, setting: RoundSettings, rules: Rules, minutes: float, home: Path, notify: Notify
+    a: Artifact, rebuilt: Artifact, settings: RoundSettings, rules: Rules, minutes: float, home: Path, notify: Notify
 ) -> MachineNoise:
     """Run A against a rebuilt A with one and with two workers, choose the more precise, and store the result.
 
@@ -133,7 +133,7 @@ def measure_noise(
         workers = 1 + index % 2
         start = time.monotonic()
         try:
-            rounds[workers].append(run_round(a, rebuilt, replace(setting, workers=workers), setting.seed + index))
+            rounds[workers].append(run_round(a, rebuilt, replace(settings, workers=workers), settings.seed + index))
         except EffbenchError as error:
             notify(f"round {index + 1} lost: {error.message}")
         seconds[workers] += time.monotonic() - start
@@ -144,7 +144,7 @@ def measure_noise(
             f"Only {index} rounds were completed in {minutes:g} min.",
             hint="Give --minutes 5 or more, or a smaller model.",
         )
-    noise = summarize(rounds, seconds, setting, rules, a.name)
+    noise = summarize(rounds, seconds, settings, rules, a.name)
     save(home, noise)
     return noise
 
@@ -152,7 +152,7 @@ def measure_noise(
 def summarize(
     rounds: dict[int, list[PairedRound]],
     seconds: dict[int, float],
-    setting: RoundSettings,
+    settings: RoundSettings,
     rules: Rules,
     model: str,
 ) -> MachineNoise:
@@ -161,7 +161,7 @@ def summarize(
     Args:
         rounds: By number of workers.
         seconds: Spent on the rounds, likewise.
-        setting: How they were run.
+        settings: How the rounds were run.
         rules: Floor, margin, chance of a false alarm.
         model: The artifact's name.
     """
@@ -178,10 +178,10 @@ def summarize(
     round_s = seconds[workers] / len(chosen)
     noise_pct = 100 * spread[workers, quantile]
     raised = raise_floor(rules, noise_pct)
-    rounds_per_run = max(1, min(MOST_ROUNDS, int(setting.budget_s / round_s)))
+    rounds_per_run = max(1, min(MOST_ROUNDS, int(settings.budget_s / round_s)))
     alarms = false_alarms(typical, tail, raised, rounds_per_run)
     return MachineNoise(
-        machine=machine_of(setting.threads),
+        machine=machine_of(settings.threads),
         time=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         model=model,
         rounds=len(chosen),
@@ -190,7 +190,7 @@ def summarize(
         quantile=quantile,
         layout_noise_pct=round(noise_pct, 3),
         tail_noise_pct=round(100 * _spread(list(tail)), 3),
-        budget_s=setting.budget_s,
+        budget_s=settings.budget_s,
         false_alarms=alarms,
         replays=REPLAYS,
         false_alarm_bound=round(wilson(alarms, REPLAYS)[1], 5),

@@ -2,256 +2,169 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from effbench import deploy
 from effbench.api.compare import noise
-from effbench.api.compare.rounds import Comparison, RoundSettings, on_device, run
-from effbench.api.export.run import Notify, export, find_artifact, silent
-from effbench.api.export.source import is_model
+from effbench.api.compare.noise import MachineNoise
+from effbench.api.compare.pairs import Pair, pairs_of
+from effbench.api.compare.request import BUDGET_S, CompareRequest
+from effbench.api.compare.rounds import Comparison, RoundSettings, on_device, run_comparisons
+from effbench.api.export.stage import Notify
+from effbench.api.keywords import from_fields
 from effbench.api.remote import Remote, device_of
-from effbench.deploy.artifact import bundle
-from effbench.errors import EffbenchError, UnavailableError, UsageError
-from effbench.schema import Artifact, parse_resolution, resolution_text
+from effbench.errors import UnavailableError, UsageError
+from effbench.schema import Artifact
 from effbench.statistics.sequential import Rules
-from effbench.statistics.verdict import UNCHANGED, WHEN_INCONCLUSIVE, ComparisonReport, Verdict
+from effbench.statistics.verdict import FAILED, SLOWER, UNCHANGED, ComparisonReport, Verdict
 from effbench.store import home as home_of
 
-TARGET = "ort"
-RESOLUTION = 224
 LATENCY_BUDGET_S = 8.0
 LATENCY_ROUNDS = 6
 
 
-def compare(
-    a: str,
-    b: str,
-    *,
-    resolutions: Sequence[str | int] = (),
-    targets: Sequence[str] = (),
-    threads: int = 1,
-    batch: int | None = None,
-    device: str = "local",
-    budget_s: float = 60.0,
-    rules: Rules | None = None,
-    workers: int | None = None,
-    base_python: str | None = None,
-    latency: bool = False,
-    inconclusive: str = "code",
-    seed: int | None = None,
-    record: str | Path | None = None,
-    out: str | Path | None = None,
-    notify: Notify = silent,
-) -> ComparisonReport:
-    """Measure A and B in the same run and say which is slower.
+@from_fields(CompareRequest)
+def compare(request: CompareRequest) -> ComparisonReport:
+    """Measure A and B in the same run and return which is slower.
 
-    Args:
-        a: The base: an artifact, an .onnx file, or a model name.
-        b: The candidate, likewise.
-        resolutions: Pixels, for what is exported first; none means that of the artifact on the other side, or 224.
-        targets: Likewise; none means that of the artifact, or ``ort``.
-        threads: Intra-operator threads of the runtime.
-        batch: Images per inference.
-        device: Where to run; both sides alternate inside one agent there.
-        budget_s: Wall-clock seconds per comparison.
-        rules: Floor, margin, chance of a false alarm; None takes the defaults, the floor no lower than calibrated.
-        workers: 1 (both sides in one process) or 2 (taking turns); None takes what calibration chose.
-        base_python: Run A under this interpreter, so with its runtime version; two workers then.
-        latency: Also measure B's latency, in runs of its own.
-        inconclusive: ``code`` (exit 3), ``pass`` or ``fail``.
-        seed: Of the order of sides; None draws one.
-        record: Write the exchange with the device to this file.
-        out: The folder to write below.
-        notify: Called with one line per step.
-    """
-    used = device_of(device)
-    if inconclusive not in WHEN_INCONCLUSIVE:
-        raise UsageError(f"--inconclusive {inconclusive}: code, pass or fail is meant.")
-    home = home_of(out)
-    known = noise.load(home, threads) if used.transport == "local" else None  # learned on this machine
-    rules = noise.raise_floor(rules or Rules(), known.layout_noise_pct if known else 0.0)
-    pairs = choose(a, b, resolutions, targets, batch, home, notify)
-    setting = setting_of(known, threads, batch, budget_s, workers, base_python, seed)
-    with Remote(used, Path(record) if record else None) as remote:
-        verdicts, interrupted = contest(pairs, setting, rules, notify, remote=remote)
-        seen = None if remote.local else remote.observe()
-    if latency:
-        verdicts = with_latency(verdicts, [b_side for _, _, b_side in pairs], threads, device, home, notify)
-    if used.transport == "local":  # layers are timed on this machine
-        verdicts = [explain(item, x, y, setting, notify) for item, (_, x, y) in zip(verdicts, pairs, strict=True)]
-    return report(a, b, verdicts, rules, setting, inconclusive, interrupted, seen)
-
-
-def setting_of(
-    known: noise.MachineNoise | None,
-    threads: int,
-    batch: int | None,
-    budget_s: float,
-    workers: int | None,
-    base_python: str | None,
-    seed: int | None,
-) -> RoundSettings:
-    """Return how rounds are run: what the user says, else what calibration found, else the defaults.
+    Arguments are the fields of `CompareRequest`.
 
     Raises:
-        UsageError: A number that cannot be meant.
+        UsageError: An argument that names nothing valid; nothing was measured then.
+        UnavailableError: A target or the device cannot run.
     """
-    if budget_s <= 0 or threads < 1:
-        raise UsageError(f"--budget {budget_s:g} s and --threads {threads}: both are above zero.")
-    setting = RoundSettings(threads=threads, batch=batch, budget_s=budget_s)
-    if known is not None:
-        setting = replace(setting, workers=known.workers, quantile=known.quantile)
+    device = device_of(request.device)
+    home, notify = home_of(request.out), request.notify
+    local = device.transport == "local"
+    machine_noise = noise.load(home, request.threads) if local else None  # it is that of this machine
+    rules = noise.raise_floor(request.rules or Rules(), machine_noise.layout_noise_pct if machine_noise else 0.0)
+    pairs = pairs_of(request, home)
+    settings = round_settings(
+        machine_noise,
+        request.threads,
+        batch=request.batch,
+        budget_s=request.budget_s,
+        workers=request.workers,
+        base_python=request.base_python,
+        seed=request.seed,
+    )
+    with Remote(device, Path(request.record) if request.record else None) as remote:
+        verdicts, interrupted = compare_pairs(pairs, settings, rules, notify, remote)
+        observed = None if remote.local else remote.observe()
+    if request.latency:
+        candidates = [pair.b for pair in pairs]
+        verdicts = with_latency(verdicts, candidates, request.threads, request.device, home, notify)
+    if local:  # layers are timed on this machine
+        verdicts = with_explanations(verdicts, pairs, settings, notify)
+    report = comparison_report((request.a, request.b), verdicts, rules, settings, request.inconclusive, observed)
+    return replace(report, interrupted=interrupted)
+
+
+def round_settings(
+    machine_noise: MachineNoise | None,
+    threads: int,
+    *,
+    batch: int | None = None,
+    budget_s: float = BUDGET_S,
+    workers: int | None = None,
+    base_python: str | None = None,
+    seed: int | None = None,
+) -> RoundSettings:
+    """Return how rounds are run: the arguments, else the mode that the measured noise favours, else the defaults.
+
+    Raises:
+        UsageError: The interpreter does not exist.
+    """
+    settings = RoundSettings(threads=threads, batch=batch, budget_s=budget_s)
+    if machine_noise is not None:
+        settings = replace(settings, workers=machine_noise.workers, quantile=machine_noise.quantile)
     if workers is not None:
-        setting = replace(setting, workers=workers)
+        settings = replace(settings, workers=workers)
     if base_python is not None:
         if not Path(base_python).exists():
             raise UsageError(f"--base-python {base_python}: no such interpreter.")
-        setting = replace(setting, workers=2, python=((base_python,), setting.python[1]))
-    return setting if seed is None else replace(setting, seed=seed)
+        settings = replace(settings, workers=2, python=((base_python,), settings.python[1]))
+    return settings if seed is None else replace(settings, seed=seed)
 
 
-Pair = tuple[str, Artifact, Artifact]
+def compare_pairs(
+    pairs: Sequence[Pair], settings: RoundSettings, rules: Rules, notify: Notify, remote: Remote
+) -> tuple[list[Verdict], bool]:
+    """Return a verdict per pair, and whether the user interrupted.
 
-
-def choose(
-    a: str,
-    b: str,
-    resolutions: Sequence[str | int],
-    targets: Sequence[str],
-    batch: int | None,
-    home: Path,
-    notify: Notify,
-) -> list[Pair]:
-    """Return the comparisons that two arguments mean, exporting what is no artifact yet."""
-    exists = bundle.artifacts(home)
-    given = [None if is_model(name, exists) else find_artifact(name, home) for name in (a, b)]
-    model = next((item for item in given if item is not None), None)
-    sizes = [parse_resolution(text) for text in resolutions] or [
-        model.subject.resolution if model else (RESOLUTION,) * 2
-    ]
-    wanted = list(targets) or [model.subject.target if model else TARGET]
-    found: list[Pair] = []
-    for size in sizes:
-        for target in wanted:
-            left, right = (
-                item or exported(name, target, size, batch, home, notify)
-                for name, item in zip((a, b), given, strict=True)
-            )
-            found.append((name_of(left, right), left, right))
-        if all(given):
-            break
-    return found
-
-
-def exported(
-    model: str,
-    target: str,
-    size: tuple[int, int],
-    batch: int | None,
-    home: Path,
-    notify: Notify,
-    **rest: Any,
-) -> Artifact:
-    """Export one model for one target and return the artifact.
+    Pairs of equal digests are unchanged without a measurement; the others share the error budget.
 
     Raises:
-        EffbenchError: It could not be made, or is not the same model any more.
+        UnavailableError: A side cannot run on this machine.
     """
-    cells = export(
-        model, [target], [resolution_text(size)], batch=batch or 1, out=home, notify=notify, verify=False, **rest
-    )
-    cell = cells[0]
-    if cell.status != "ok":
-        kind = UnavailableError if cell.status == "unavailable" else EffbenchError
-        raise kind(f"{model} for {target}: {cell.reason}", hint=cell.next_step or None)
-    return bundle.load(Path(cell.artifact))
-
-
-def name_of(a: Artifact, b: Artifact) -> str:
-    """Return what a comparison is called: the model, or both where they differ."""
-    left, right = a.subject, b.subject
-    names = left.model if left.model == right.model else f"{left.model} -> {right.model}"
-    targets = left.target if left.target == right.target else f"{left.target} -> {right.target}"
-    return f"{names} {resolution_text(right.resolution)} px {right.storage_precision} {targets}"
-
-
-def contest(
-    pairs: Sequence[Pair],
-    setting: RoundSettings,
-    rules: Rules,
-    notify: Notify,
-    *,
-    settings: Mapping[str, RoundSettings] | None = None,
-    remote: Remote | None = None,
-) -> tuple[list[Verdict], bool]:
-    """Decide every pair: equal digests at once, the others by rounds, the error budget split among those."""
-    here = remote is None or remote.local
-    timed = [pair for pair in pairs if not identical(pair[1], pair[2], setting)]
-    for _, a, b in timed:
-        for side in (a, b) if here else ():
-            reason = deploy.get(side.subject.target).measurable()
+    timed = [pair for pair in pairs if not identical(pair.a, pair.b, settings)]
+    if remote.local:
+        for artifact in (side for pair in timed for side in (pair.a, pair.b)):
+            reason = deploy.get(artifact.subject.target).measurable()
             if reason is not None:
-                raise UnavailableError(f"{side.name} cannot run here: {reason}.", hint="effbench doctor")
-    duels = {
-        name: Comparison(name, a, b, (settings or {}).get(name, setting), rules, len(timed)) for name, a, b in timed
-    }
-    interrupted = run(list(duels.values()), notify, None if here or remote is None else on_device(remote))
-    verdicts = []
-    for name, a, b in pairs:
-        if name in duels:
-            verdicts.append(duels[name].verdict())
-        else:
-            verdicts.append(
-                Verdict(
-                    name,
-                    UNCHANGED,
-                    identical=True,
-                    reason="equal files on an equal runtime",
-                    a_digest=a.digest,
-                    b_digest=b.digest,
-                    size_bytes=b.subject.size_bytes,
-                )
-            )
-    return verdicts, interrupted
+                raise UnavailableError(f"{artifact.name} cannot run here: {reason}.", hint="effbench doctor")
+    comparisons = {pair.name: Comparison(*pair, settings, rules, len(timed)) for pair in timed}
+    measure = None if remote.local else on_device(remote)
+    interrupted = run_comparisons(list(comparisons.values()), notify, measure)
+    return [
+        comparisons[pair.name].verdict() if pair.name in comparisons else _unchanged(pair) for pair in pairs
+    ], interrupted
 
 
-def identical(a: Artifact, b: Artifact, setting: RoundSettings) -> bool:
-    """Say whether both sides are the same files on the same runtime, so that timing them can show nothing."""
+def _unchanged(pair: Pair) -> Verdict:
+    return Verdict(
+        pair.name,
+        UNCHANGED,
+        identical=True,
+        reason="equal files on an equal runtime",
+        a_digest=pair.a.digest,
+        b_digest=pair.b.digest,
+        size_bytes=pair.b.subject.size_bytes,
+    )
+
+
+def identical(a: Artifact, b: Artifact, settings: RoundSettings) -> bool:
+    """Return whether both sides are the same files on the same runtime, so that timing them can show nothing."""
     return (
         a.digest == b.digest
         and a.subject.target == b.subject.target
         and a.options == b.options
-        and setting.python[0] == setting.python[1]
+        and settings.python[0] == settings.python[1]
     )
 
 
-def explain(item: Verdict, a: Artifact, b: Artifact, setting: RoundSettings, notify: Notify) -> Verdict:
-    """Add where a slowdown comes from; every other verdict stays as it is."""
-    from effbench.api.compare.why import why
+def with_explanations(
+    verdicts: Sequence[Verdict], pairs: Sequence[Pair], settings: RoundSettings, notify: Notify
+) -> list[Verdict]:
+    """Return the verdicts, each that is slower with the operators and layers that cause it."""
+    from effbench.api.compare.explanation import explain
 
-    if item.outcome != "slower":
-        return item
-    notify(f"{item.name}: looking for the layers that carry the slowdown")
-    return replace(item, why=why(a, b, setting))
+    explained = []
+    for verdict, pair in zip(verdicts, pairs, strict=True):
+        if verdict.outcome == SLOWER:
+            notify(f"{verdict.name}: looking for the layers that cause the slowdown")
+            verdict = replace(verdict, why=explain(pair.a, pair.b, settings))
+        explained.append(verdict)
+    return explained
 
 
 def with_latency(
-    verdicts: Sequence[Verdict], sides: Sequence[Artifact], threads: int, device: str, home: Path, notify: Notify
+    verdicts: Sequence[Verdict], candidates: Sequence[Artifact], threads: int, device: str, home: Path, notify: Notify
 ) -> list[Verdict]:
-    """Measure the candidate's latency in runs of its own, not alternating: that is the number to report."""
+    """Return the verdicts with the candidates' latencies, measured in separate runs: these are the ones to report."""
     from effbench.api.profile.run import profile
     from effbench.statistics.percentiles import estimate
 
-    found = []
-    for item, side in zip(verdicts, sides, strict=True):
-        if item.outcome == "failed" or item.identical:
-            found.append(item)
+    measured = []
+    for verdict, artifact in zip(verdicts, candidates, strict=True):
+        if verdict.outcome == FAILED or verdict.identical:
+            measured.append(verdict)
             continue
-        made = profile(
-            [str(side.folder)],
+        result = profile(
+            [str(artifact.folder)],
             threads=threads,
             device=device,
             budget_s=LATENCY_BUDGET_S,
@@ -259,35 +172,33 @@ def with_latency(
             out=home,
             notify=notify,
         )
-        if not made.measurements:
-            found.append(replace(item, notes=(*item.notes, "latency not measured")))
+        if not result.measurements:
+            measured.append(replace(verdict, notes=(*verdict.notes, "latency not measured")))
             continue
-        known = estimate([one.samples_ns for one in made.measurements[0].samples.rounds], 0.5)
-        if known is None:
-            found.append(item)
+        p50 = estimate([item.samples_ns for item in result.measurements[0].samples.rounds], 0.5)
+        if p50 is None:
+            measured.append(verdict)
             continue
-        low_high = known.interval and (known.interval[0] / 1e6, known.interval[1] / 1e6)
-        found.append(replace(item, latency_ms=known.value / 1e6, latency_interval_ms=low_high))
-    return found
+        interval_ms = p50.interval and (p50.interval[0] / 1e6, p50.interval[1] / 1e6)
+        measured.append(replace(verdict, latency_ms=p50.value / 1e6, latency_interval_ms=interval_ms))
+    return measured
 
 
-def report(
-    a: str,
-    b: str,
+def comparison_report(
+    sides: tuple[str, str],
     verdicts: Sequence[Verdict],
     rules: Rules,
-    setting: RoundSettings,
+    settings: RoundSettings,
     inconclusive: str,
-    interrupted: bool,
-    seen: dict[str, Any] | None = None,
+    observed: dict[str, Any] | None = None,
 ) -> ComparisonReport:
-    """Put verdicts, rules and machine (this one, unless another was observed) together."""
+    """Return the verdicts with the rules and the machine: the one that was observed, or this one."""
     from effbench.profiles import environment
 
-    seen = environment.observe() if seen is None else seen
+    machine = environment.observe() if observed is None else observed
     return ComparisonReport(
-        a=a,
-        b=b,
+        a=sides[0],
+        b=sides[1],
         verdicts=tuple(verdicts),
         floor_pct=rules.floor_pct,
         margin_pct=rules.margin_pct,
@@ -295,7 +206,6 @@ def report(
         false_alarms=rules.false_alarms,
         compared=sum(not item.identical for item in verdicts),
         inconclusive=inconclusive,
-        machine=f"{seen.get('cpu_model')}, {seen.get('cores_allowed')} cores",
-        settings={"threads": str(setting.threads), "workers": str(setting.workers), "seed": str(setting.seed)},
-        interrupted=interrupted,
+        machine=f"{machine.get('cpu_model')}, {machine.get('cores_allowed')} cores",
+        settings={"threads": str(settings.threads), "workers": str(settings.workers), "seed": str(settings.seed)},
     )

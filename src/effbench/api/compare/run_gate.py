@@ -1,352 +1,248 @@
-"""The gate: did this change make a model slower? The base from git or from stored files, the candidate from here."""
+"""The gate: did this change make a model slower? The base is a git ref or files, the candidate the working tree."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from effbench.api.compare import budgets, noise
-from effbench.api.compare.baseline import against_stored, is_stored, read_stored, stored_artifacts
-from effbench.api.compare.rounds import RoundSettings
-from effbench.api.compare.run import TARGET, Pair, contest, explain, name_of, report, setting_of, with_latency
+from effbench.api.compare import budgets
+from effbench.api.compare.baseline import (
+    NOTE,
+    baseline_artifacts,
+    baseline_measurements,
+    holds_measurements,
+    judge_measurements,
+    newest_of,
+)
+from effbench.api.compare.gate_plan import GatePlan, gate_plan
+from effbench.api.compare.pairs import Pair, name_of
+from effbench.api.compare.request import GateRequest
+from effbench.api.compare.run import compare_pairs, comparison_report, with_explanations, with_latency
 from effbench.api.compare.weights import share_weights
-from effbench.api.compare.worktree import Exported, export_tree, git, top_of, worktree
-from effbench.api.export.run import Notify, silent
+from effbench.api.compare.worktree import export_tree, git, top_of, worktree
+from effbench.api.keywords import from_fields
 from effbench.api.remote import Remote, device_of
 from effbench.deploy.artifact import bundle
 from effbench.errors import DataError, EffbenchError, UsageError
-from effbench.schema import Artifact, Measurement, parse_resolution, resolution_text
-from effbench.statistics.sequential import Rules
-from effbench.statistics.verdict import FAILED, WHEN_INCONCLUSIVE, ComparisonReport, Verdict
-from effbench.store import home as home_of
+from effbench.schema import Artifact, Cell, Measurement, resolution_text
+from effbench.statistics.verdict import FAILED, INCONCLUSIVE, ComparisonReport, Verdict
 
 NEW = "new"
-"""The outcome of a model that the base does not have: nothing to compare, its budgets still count."""
+"""The outcome of a model that the base does not have; its budgets are checked all the same."""
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What one gate is about, after flags, ``effbench.toml`` and defaults were put together."""
-
-    models: tuple[str, ...]
-    targets: tuple[str, ...]
-    resolutions: tuple[str, ...]
-    batch: int
-    threads: int
-    seed: int
-    weights: str | None
-    device: str
-    verify: bool
-    path: tuple[str, ...]
-    home: Path
-    notify: Notify
-
-    def job(self, model: str) -> dict[str, Any]:
-        """Return what a tree has to export of one model."""
-        return {
-            "models": [model],
-            "targets": self.targets,
-            "resolutions": self.resolutions,
-            "batch": self.batch,
-            "seed": self.seed,
-            "weights": self.weights,
-            "verify": self.verify,
-        }
-
-
-def gate(
-    models: Sequence[str] = (),
-    *,
-    base: str | None = None,
-    baseline: str | None = None,
-    resolutions: Sequence[str | int] = (),
-    targets: Sequence[str] = (),
-    threads: int | None = None,
-    batch: int | None = None,
-    device: str = "local",
-    budget_s: float | None = None,
-    rules: Rules | None = None,
-    workers: int | None = None,
-    base_python: str | None = None,
-    latency: bool = False,
-    inconclusive: str | None = None,
-    weights: str | None = None,
-    seed: int = 0,
-    order_seed: int | None = None,
-    path: Sequence[str] = (),
-    record: str | Path | None = None,
-    folder: str | Path = ".",
-    out: str | Path | None = None,
-    notify: Notify = silent,
-) -> ComparisonReport:
+@from_fields(GateRequest)
+def gate(request: GateRequest) -> ComparisonReport:
     """Compare the working tree with a base, model by model, and hold its figures to the budgets of ``effbench.toml``.
 
-    Args:
-        models: ``package.module:factory``, .onnx files of the tree, or registered names; none means the suite's.
-        base: A git ref; exported from a worktree of its own.
-        baseline: Artifacts (a folder of one, or of many) or stored measurements instead.
-        resolutions: Pixels; none means the suite's, or 224.
-        targets: None means the suite's, or ``ort``.
-        threads: Intra-operator threads of the runtime.
-        batch: Images per inference.
-        device: Where both sides run: here, or in pairs inside one agent there. Models are exported on this machine.
-        budget_s: Wall-clock seconds per comparison.
-        rules: Floor, margin, chance of a false alarm; None takes the suite's.
-        workers: As in `compare`.
-        base_python: Run the base under this interpreter.
-        latency: Also measure the candidate's latency, in runs of its own; budgets on latency imply it.
-        inconclusive: ``code`` (exit 3), ``pass`` or ``fail``.
-        weights: A .safetensors file for both sides.
-        seed: Of untrained weights.
-        order_seed: Of the order of sides; None draws one.
-        path: Further folders of the tree that hold modules, beside ``src`` and the tree itself.
-        record: Write the exchange with the device to this file.
-        folder: Where the user stands.
-        out: The folder to write below.
-        notify: Called with one line per step.
+    Arguments are the fields of `GateRequest`.
 
     Raises:
-        UsageError: No model is named anywhere, or not exactly one of base and baseline.
+        UsageError: An argument or a key of the suite is invalid, or not exactly one of base and baseline is given.
         EffbenchError: A factory's file lies outside its tree.
     """
-    here = Path(folder).resolve()
-    suite = budgets.read_suite(here)
-    if base is None and baseline is None:
-        base = suite.get("base", None)
-    if (base is None) == (baseline is None):
-        raise UsageError("A gate needs a base.", hint="Give --base REF (a git ref) or --baseline PATH, one of them.")
-    used = device_of(device)
-    if base_python is not None and used.transport != "local":
-        raise UsageError("--base-python is an interpreter of this machine.", hint=f"Leave --device {device} out.")
-    asked = _asked(
-        models, resolutions, targets, threads, batch, seed, weights, device, path, suite, home_of(out), notify
-    )
-    when = inconclusive or suite.get("inconclusive", "code")
-    if when not in WHEN_INCONCLUSIVE:
-        raise UsageError(f"--inconclusive {when}: code, pass or fail is meant.")
-    known = noise.load(asked.home, asked.threads) if used.transport == "local" else None  # of this machine
-    rules = noise.raise_floor(rules or rules_of(suite), known.layout_noise_pct if known else 0.0)
-    seconds = float(budget_s or suite.get("budget_s", 60.0))
-    setting = setting_of(known, asked.threads, asked.batch, seconds, workers, base_python, order_seed)
-    flow = _Flow(asked, setting, rules, suite, latency, here, Path(record) if record else None)
-    verdicts, interrupted = flow.from_git(base) if base is not None else flow.from_files(Path(str(baseline)))
-    return report(base or str(baseline), "working tree", verdicts, rules, setting, when, interrupted)
+    plan = gate_plan(request)
+    if plan.base is not None:
+        verdicts, interrupted = _against_git(plan, plan.base)
+    else:
+        verdicts, interrupted = _against_files(plan, Path(str(plan.baseline)))
+    sides = (plan.base or str(plan.baseline), "working tree")
+    report = comparison_report(sides, verdicts, plan.rules, plan.settings, plan.inconclusive)
+    return replace(report, interrupted=interrupted)
 
 
-def rules_of(suite: budgets.Suite) -> Rules:
-    """Return the rules that a suite file names, defaults for the rest."""
-    names = ("floor_pct", "margin_pct", "fail_above_pct", "false_alarms")
-    return Rules(**{name: suite.gate[name] for name in names if name in suite.gate})
+class _Sides(NamedTuple):
+    """One model: what either tree exported, or the error that stopped its export."""
+
+    model: str
+    base: Sequence[Cell | Artifact] | EffbenchError
+    candidate: Sequence[Cell] | EffbenchError
 
 
-def _asked(
-    models: Sequence[str],
-    resolutions: Sequence[str | int],
-    targets: Sequence[str],
-    threads: int | None,
-    batch: int | None,
-    seed: int,
-    weights: str | None,
-    device: str,
-    path: Sequence[str],
-    suite: budgets.Suite,
-    home: Path,
-    notify: Notify,
-) -> Asked:
-    names = tuple(models) or tuple(suite.get("models", ()))
-    if not names:
-        raise UsageError(
-            "No model is named.",
-            hint='Name one (package.module:factory), or write [suite] models = ["..."] in effbench.toml.',
-        )
-    sizes = [str(size) for size in (resolutions or suite.get("resolutions", (224,)))]
-    return Asked(
-        models=names,
-        targets=tuple(targets) or tuple(suite.get("targets", (TARGET,))),
-        resolutions=tuple(resolution_text(parse_resolution(size)) for size in sizes),
-        batch=batch or int(suite.get("batch", 1)),
-        threads=threads or int(suite.get("threads", 1)),
-        seed=seed,
-        weights=str(Path(weights).resolve()) if weights else None,
-        device=device,
-        verify=any("fidelity" in budget.limits for budget in suite.budgets),
-        path=tuple(path) or tuple(suite.get("path", ())),
-        home=home,
-        notify=notify,
-    )
+class _Settled(NamedTuple):
+    """A verdict that needs no rounds, and the artifact that budgets apply to."""
+
+    verdict: Verdict
+    artifact: Artifact | None = None
 
 
-@dataclass(frozen=True)
-class _Flow:
-    """One run of the gate."""
+def _against_git(plan: GatePlan, base: str) -> tuple[list[Verdict], bool]:
+    top = top_of(plan.folder)
+    subfolder = plan.folder.relative_to(top.resolve())
+    with worktree(base, top) as tree:
+        plan.notify(f"base {base} is {git('rev-parse', '--short', 'HEAD', cwd=tree)}")
+        sides = [
+            _Sides(model, _exported(plan, tree, model, subfolder), _exported(plan, top, model, subfolder))
+            for model in plan.models
+        ]
+    return _decide(plan, sides)
 
-    asked: Asked
-    setting: RoundSettings
-    rules: Rules
-    suite: budgets.Suite
-    latency: bool
-    here: Path
-    record: Path | None
 
-    def from_git(self, base: str) -> tuple[list[Verdict], bool]:
-        top = top_of(self.here)
-        below = self.here.relative_to(top.resolve())
-        with worktree(base, top) as tree:
-            self.asked.notify(f"base {base} is {git('rev-parse', '--short', 'HEAD', cwd=tree)}")
-            sides = [
-                (model, self._side(tree, model, below), self._side(top, model, below)) for model in self.asked.models
-            ]
-        return self._decide(sides)
+def _against_files(plan: GatePlan, path: Path) -> tuple[list[Verdict], bool]:
+    try:
+        root = top_of(plan.folder)
+    except UsageError:
+        root = plan.folder
+    subfolder = plan.folder.relative_to(root.resolve())
+    candidates = [(model, _exported(plan, root, model, subfolder)) for model in plan.models]
+    if holds_measurements(path):
+        measurements = baseline_measurements(path)
+        return [
+            verdict
+            for model, candidate in candidates
+            for verdict in _against_measurements(plan, model, candidate, measurements)
+        ], False
+    artifacts = baseline_artifacts(path)
+    return _decide(plan, [_Sides(model, artifacts, candidate) for model, candidate in candidates])
 
-    def from_files(self, path: Path) -> tuple[list[Verdict], bool]:
-        try:
-            root = top_of(self.here)
-        except UsageError:
-            root = self.here
-        below = self.here.relative_to(root.resolve())
-        made = [(model, self._side(root, model, below)) for model in self.asked.models]
-        if is_stored(path):
-            return self._stored(made, read_stored(path)), False
-        known = stored_artifacts(path)
-        return self._decide([(model, known, candidate) for model, candidate in made])
 
-    def _side(self, root: Path, model: str, below: Path) -> list[Exported] | EffbenchError:
-        """Export one model of one tree; what went wrong is returned, to be judged beside the other side."""
-        self.asked.notify(f"export {model} from {root}")
-        try:
-            return export_tree(
-                root, self.asked.job(model), self.asked.home, self.asked.notify, subfolder=below, extra=self.asked.path
-            )
-        except (UsageError, DataError) as error:
-            return error
+def _exported(plan: GatePlan, root: Path, model: str, subfolder: Path) -> Sequence[Cell] | EffbenchError:
+    """Export one model of one tree; an error is returned, because its meaning depends on the other side."""
+    plan.notify(f"export {model} from {root}")
+    try:
+        job = plan.exports.job(model)
+        return export_tree(root, job, plan.home, plan.notify, subfolder=subfolder, module_folders=plan.path)
+    except (UsageError, DataError) as error:
+        return error
 
-    def _decide(
-        self,
-        sides: Sequence[tuple[str, list[Exported] | list[Artifact] | EffbenchError, list[Exported] | EffbenchError]],
-    ) -> tuple[list[Verdict], bool]:
-        pairs: list[Pair] = []
-        lonely: list[tuple[Verdict, Artifact | None]] = []
-        for model, base, candidate in sides:
-            if isinstance(candidate, EffbenchError):
-                lonely.append((_failed(model, candidate.message, candidate.hint or "", 5), None))
-                continue
-            known = [] if isinstance(base, EffbenchError) else base
-            for item in candidate:
-                self._sort(model, item, known, pairs, lonely)
-        with Remote(device_of(self.asked.device), self.record) as remote:
-            verdicts, interrupted = contest(pairs, self.setting, self.rules, self.asked.notify, remote=remote)
-        artifacts = [b for _, _, b in pairs]
-        if remote.local:  # layers are timed on this machine
-            verdicts = [
-                explain(item, a, b, self.setting, self.asked.notify)
-                for item, (_, a, b) in zip(verdicts, pairs, strict=True)
-            ]
-        if self.latency:
-            asked = self.asked
-            verdicts = with_latency(verdicts, artifacts, asked.threads, asked.device, asked.home, asked.notify)
-        every = [*zip(verdicts, artifacts, strict=True), *lonely]
-        return [self._bounded(item, artifact) for item, artifact in every], interrupted
 
-    def _sort(
-        self,
-        model: str,
-        item: Exported,
-        known: Sequence[Exported] | Sequence[Artifact],
-        pairs: list[Pair],
-        lonely: list[tuple[Verdict, Artifact | None]],
-    ) -> None:
-        cell = item.cell
-        if cell.status != "ok":
-            code = 4 if cell.status == "unavailable" else 5
-            lonely.append((_failed(model, f"candidate: {cell.reason}", cell.next_step, code), None))
-            return
-        candidate = bundle.load(Path(cell.artifact))
-        partner = next((one for one in map(_artifact, known) if one and _same_cell(one, candidate)), None)
-        if partner is None:
-            failed = next((one.cell for one in known if isinstance(one, Exported) and one.cell.status != "ok"), None)
-            name = name_of(candidate, candidate)
-            if failed is not None:
-                lonely.append((_failed(name, f"base: {failed.reason}", failed.next_step, 5), None))
+def _decide(plan: GatePlan, sides: Sequence[_Sides]) -> tuple[list[Verdict], bool]:
+    pairs: list[Pair] = []
+    settled: list[_Settled] = []
+    for model, base, candidate in sides:
+        if isinstance(candidate, EffbenchError):
+            settled.append(_Settled(_failed(model, candidate.message, candidate.hint or "")))
+            continue
+        for cell in candidate:
+            decision = _paired(plan, cell, [] if isinstance(base, EffbenchError) else base)
+            if isinstance(decision, Pair):
+                pairs.append(decision)
             else:
-                lonely.append(
-                    (Verdict(name, NEW, reason="the base has no such model", b_digest=candidate.digest), candidate)
-                )
-            return
-        if partner.digest != candidate.digest and "factory" in candidate.options and self.asked.weights is None:
-            candidate = share_weights(partner, candidate, self.asked.home)
-        pairs.append((name_of(partner, candidate), partner, candidate))
-
-    def _stored(
-        self, made: Sequence[tuple[str, list[Exported] | EffbenchError]], stored: Sequence[Measurement]
-    ) -> list[Verdict]:
-        verdicts = []
-        for model, candidate in made:
-            if isinstance(candidate, EffbenchError):
-                verdicts.append(_failed(model, candidate.message, candidate.hint or "", 5))
-                continue
-            for item in candidate:
-                if item.cell.status != "ok":
-                    verdicts.append(_failed(model, item.cell.reason, item.cell.next_step, 5))
-                    continue
-                artifact = bundle.load(Path(item.cell.artifact))
-                asked = self.asked
-                found = against_stored(
-                    artifact,
-                    stored,
-                    self.rules,
-                    asked.threads,
-                    asked.device,
-                    asked.home,
-                    self.setting.budget_s,
-                    asked.notify,
-                )
-                verdicts.append(self._bounded(found, artifact))
-        return verdicts
-
-    def _bounded(self, item: Verdict, artifact: Artifact | None) -> Verdict:
-        if artifact is None or not self.suite.budgets:
-            return item
-        from effbench.api.compare.why import source_onnx_path
-        from effbench.deploy.graph import onnx_file
-
-        mine = [budget for budget in self.suite.budgets if budget.matches(artifact, self.asked.device)]
-        measured = None
-        if any(budget.needs_measuring for budget in mine):
-            measured = self._measured(artifact)
-        operators: dict[str, int] = {}
-        graph = source_onnx_path(artifact)
-        if graph is not None and any("operators" in budget.limits for budget in mine):
-            operators = onnx_file.operators(onnx_file.load(graph))
-        return replace(item, budgets=budgets.check(mine, artifact, operators, measured, self.asked.device))
-
-    def _measured(self, artifact: Artifact) -> Measurement | None:
-        from effbench.api.profile.run import profile
-
-        asked = self.asked
-        made = profile(
-            [str(artifact.folder)], threads=asked.threads, device=asked.device, out=asked.home, notify=asked.notify
-        )
-        return made.measurements[0] if made.measurements else None
+                settled.append(decision)
+    with Remote(device_of(plan.device), plan.record) as remote:
+        verdicts, interrupted = compare_pairs(pairs, plan.settings, plan.rules, plan.notify, remote)
+    if remote.local:  # layers are timed on this machine
+        verdicts = with_explanations(verdicts, pairs, plan.settings, plan.notify)
+    artifacts = [pair.b for pair in pairs]
+    if plan.latency:
+        verdicts = with_latency(verdicts, artifacts, plan.settings.threads, plan.device, plan.home, plan.notify)
+    decided = [*map(_Settled, verdicts, artifacts), *settled]
+    return [_with_budgets(plan, verdict, artifact) for verdict, artifact in decided], interrupted
 
 
-def _artifact(item: Exported | Artifact) -> Artifact | None:
+def _paired(plan: GatePlan, cell: Cell, base: Sequence[Cell | Artifact]) -> Pair | _Settled:
+    """Return the candidate of a cell with its base, or the verdict where there is no pair to measure."""
+    if cell.status != "ok":
+        return _Settled(_failed(_name(cell), f"candidate: {cell.reason}", cell.next_step, cell.exit_code or 5))
+    candidate = bundle.load(Path(cell.artifact))
+    partner = next((item for item in map(_artifact, base) if item and _same_cell(item, candidate)), None)
+    if partner is None:
+        name = name_of(candidate, candidate)
+        failed = next((item for item in base if isinstance(item, Cell) and _fails_for(item, candidate)), None)
+        if failed is not None:
+            return _Settled(_failed(name, f"base: {failed.reason}", failed.next_step))
+        return _Settled(Verdict(name, NEW, reason="the base has no such model", b_digest=candidate.digest), candidate)
+    if partner.digest != candidate.digest and "factory" in candidate.options and plan.exports.weights is None:
+        candidate = share_weights(partner, candidate, plan.home)
+    return Pair(name_of(partner, candidate), partner, candidate)
+
+
+def _against_measurements(
+    plan: GatePlan, model: str, candidate: Sequence[Cell] | EffbenchError, measurements: Sequence[Measurement]
+) -> list[Verdict]:
+    if isinstance(candidate, EffbenchError):
+        return [_failed(model, candidate.message, candidate.hint or "")]
+    verdicts = []
+    for cell in candidate:
+        if cell.status != "ok":
+            verdicts.append(_failed(_name(cell), cell.reason, cell.next_step, cell.exit_code or 5))
+            continue
+        artifact = bundle.load(Path(cell.artifact))
+        verdict = _against_measurement(plan, artifact, newest_of(artifact, measurements))
+        verdicts.append(_with_budgets(plan, verdict, artifact))
+    return verdicts
+
+
+def _against_measurement(plan: GatePlan, artifact: Artifact, old: Measurement | None) -> Verdict:
+    blank = Verdict(name_of(artifact, artifact), INCONCLUSIVE, b_digest=artifact.digest, notes=(NOTE,))
+    if old is None:
+        return replace(blank, reason="the baseline has no measurement of this model, resolution, target and precision")
+    new, reason, exit_code = _measured(plan, artifact, plan.settings.budget_s)
+    if new is None:
+        return replace(blank, outcome=FAILED, reason=reason, exit_code=exit_code)
+    return judge_measurements(blank, old, new, plan.rules)
+
+
+def _with_budgets(plan: GatePlan, verdict: Verdict, artifact: Artifact | None) -> Verdict:
+    """Return a verdict with the checks of the budgets that are for its artifact."""
+    if artifact is None:
+        return verdict
+    matching = [budget for budget in plan.budgets if budget.matches(artifact, plan.device)]
+    if not matching:
+        return verdict
+    from effbench.api.compare.explanation import source_onnx_path
+    from effbench.api.profile.run import BUDGET_S
+    from effbench.deploy.graph import onnx_file
+
+    measured = None
+    if any(budget.needs_measuring for budget in matching):
+        measured, _, _ = _measured(plan, artifact, BUDGET_S)
+    operators: dict[str, int] = {}
+    graph = source_onnx_path(artifact)
+    if graph is not None and any("operators" in budget.limits for budget in matching):
+        operators = onnx_file.operators(onnx_file.load(graph))
+    return replace(verdict, budgets=budgets.check(matching, artifact, operators, measured, plan.device))
+
+
+def _measured(plan: GatePlan, artifact: Artifact, budget_s: float) -> tuple[Measurement | None, str, int]:
+    """Return the candidate's measurement, or None with the reason and the exit code."""
+    from effbench.api.profile.run import profile
+
+    result = profile(
+        [str(artifact.folder)],
+        threads=plan.settings.threads,
+        device=plan.device,
+        budget_s=budget_s,
+        out=plan.home,
+        notify=plan.notify,
+    )
+    if result.measurements:
+        return result.measurements[0], "", 0
+    return None, result.cells[0].reason, result.cells[0].exit_code
+
+
+def _artifact(item: Cell | Artifact) -> Artifact | None:
     if isinstance(item, Artifact):
         return item
-    return bundle.load(Path(item.cell.artifact)) if item.cell.status == "ok" else None
+    return bundle.load(Path(item.artifact)) if item.status == "ok" else None
+
+
+def _fails_for(cell: Cell, artifact: Artifact) -> bool:
+    """Return whether a cell is that of an artifact and failed."""
+    subject = artifact.subject
+    return cell.status != "ok" and (cell.resolution, cell.target, cell.precision) == (
+        subject.resolution,
+        subject.target,
+        subject.storage_precision,
+    )
 
 
 def _same_cell(a: Artifact, b: Artifact) -> bool:
-    one, two = a.subject, b.subject
-    return (one.model, one.resolution, one.batch, one.target, one.storage_precision) == (
-        two.model,
-        two.resolution,
-        two.batch,
-        two.target,
-        two.storage_precision,
+    left, right = a.subject, b.subject
+    return (left.model, left.resolution, left.batch, left.target, left.storage_precision) == (
+        right.model,
+        right.resolution,
+        right.batch,
+        right.target,
+        right.storage_precision,
     )
 
 
-def _failed(name: str, reason: str, next_step: str, code: int) -> Verdict:
-    return Verdict(name, FAILED, reason=reason, next_step=next_step, exit_code=code)
+def _name(cell: Cell) -> str:
+    return f"{cell.model} {resolution_text(cell.resolution)} px {cell.precision} {cell.target}"
+
+
+def _failed(name: str, reason: str, next_step: str, exit_code: int = 5) -> Verdict:
+    return Verdict(name, FAILED, reason=reason, next_step=next_step, exit_code=exit_code)

@@ -6,8 +6,9 @@ import shutil
 from pathlib import Path
 
 from effbench.api.compare.noise import MachineNoise, measure_noise
-from effbench.api.compare.run import RESOLUTION, TARGET, exported, setting_of
-from effbench.api.export.run import Notify, silent
+from effbench.api.compare.pairs import RESOLUTION, TARGET, exported
+from effbench.api.compare.run import round_settings
+from effbench.api.export.stage import Notify, silent
 from effbench.errors import UnavailableError
 from effbench.profiles import devices
 from effbench.schema import parse_resolution
@@ -52,8 +53,8 @@ def measure_machine_noise(
     rebuilt_home = home / "rebuilt"
     shutil.rmtree(rebuilt_home, ignore_errors=True)
     rebuilt = exported(model, target, size, None, rebuilt_home, notify)
-    setting = setting_of(None, threads, None, budget_s, None, None, None)
-    return measure_noise(a, rebuilt, setting, rules or Rules(), minutes, home, notify)
+    settings = round_settings(None, threads, budget_s=budget_s)
+    return measure_noise(a, rebuilt, settings, rules or Rules(), minutes, home, notify)
 
 
 def _check_device(name: str) -> None:

@@ -1,12 +1,13 @@
-"""Export one side of a gate, from one tree: in a process of its own whose module path begins in that tree.
+"""Export one side of a gate from its tree, in a separate process whose module path begins in that tree.
 
-``python -m effbench.api.compare.tree_worker``, started in the tree. It proves where the factory's files lie before
-anything is exported: an editable install would otherwise let a gate compare a tree with itself.
+``python -m effbench.api.compare.tree_worker``, started in the tree. Before the export it proves that the factory's
+files lie in the tree: with an editable install, a gate could otherwise compare a tree with itself.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from effbench.errors import EffbenchError
 
 
 def prove_inside(files: list[Path], root: Path, model: str) -> None:
-    """Refuse a model whose source lies outside the tree that is meant.
+    """Refuse a model whose source lies outside a tree.
 
     Raises:
         EffbenchError: With the file, the tree, and what to do.
@@ -26,13 +27,14 @@ def prove_inside(files: list[Path], root: Path, model: str) -> None:
         if not file.resolve().is_relative_to(root.resolve()):
             raise EffbenchError(
                 f"'{model}' would be exported from {file}, which is outside {root}.",
-                hint="An installed copy hides the tree's own. The gate puts the tree (and its src/) first on the path; "
-                "name the model's folder with --path if it lies elsewhere, or take the installed copy away.",
+                hint="An installed copy of the package takes precedence over the one in the tree. The gate puts the "
+                "tree and its src/ first on the module path. If the model lies elsewhere in the tree, give its folder "
+                "with --path; otherwise uninstall the copy.",
             )
 
 
 def own_files(model: str) -> list[Path]:
-    """Return the source files of a factory's own top-level package, or the .onnx file itself."""
+    """Return the source files of a factory's top-level package, or the .onnx file itself."""
     from effbench.api.export.source import resolve
     from effbench.models.sources import source_files
 
@@ -43,43 +45,45 @@ def own_files(model: str) -> list[Path]:
     files = source_files(factory)
     if factory.startswith("effbench."):
         return list(files)
-    # The builder of effbench takes part in every export, but it is no part of somebody else's model.
-    ours = Path(process.__file__).resolve().parent
-    return [file for file in files if not file.resolve().is_relative_to(ours)]
+    # effbench's builder takes part in every export, but does not belong to the user's model.
+    package = Path(process.__file__).resolve().parent
+    return [file for file in files if not file.resolve().is_relative_to(package)]
 
 
 def export_side(job: dict[str, Any], emit: Any) -> None:
-    """Export models of this tree; emits one cell per artifact, and for each the folder of its ONNX graph."""
-    from effbench.api.export.run import export
-    from effbench.deploy.artifact import bundle
-
+    """Export models of this tree and emit one cell per artifact."""
     root = Path(job["root"])
-    home = Path(job["out"])
     for model in job["models"]:
         emit({"event": "stage", "stage": f"find {model} in the tree"})
-        files = own_files(model)
-        prove_inside(files, root, model)
-        emit({"event": "proof", "model": model, "files": [str(file) for file in files[:3]]})
+        prove_inside(own_files(model), root, model)
         emit({"event": "stage", "stage": f"export {model}"})
-        cells = export(
+        for cell in _cells(model, job, emit):
+            noted = replace(cell, notes=(*cell.notes, f"python {sys.version.split()[0]}"))
+            emit({"event": "cell", "cell": to_json(noted)})
+
+
+def _cells(model: str, job: dict[str, Any], emit: Any) -> Iterator[Any]:
+    """Export a model in every precision of a job; images go to the precisions that are calibrated."""
+    from effbench import deploy
+    from effbench.api.export.run import export
+    from effbench.schema import CALIBRATED
+
+    for precision in job["precisions"] or [None]:
+        written = {precision or deploy.get(target).precision for target in job["targets"]}
+        yield from export(
             model,
             job["targets"],
             job["resolutions"],
-            batch=int(job["batch"]),
-            weights=job.get("weights"),
-            seed=int(job["seed"]),
-            verify=bool(job["verify"]),
-            out=home,
+            precision=precision,
+            images=job["images"] if written & set(CALIBRATED) else None,
+            batch=job["batch"],
+            weights=job["weights"],
+            seed=job["seed"],
+            allow_fallback=job["allow_fallback"],
+            verify=job["verify"],
+            out=Path(job["out"]),
             notify=lambda text: emit({"event": "progress", "text": text}),
         )
-        known = {item.digest: item for item in bundle.artifacts(home) if item.subject.target == "onnx"}
-        for cell in cells:
-            graph = None
-            if cell.artifact:
-                made = bundle.load(Path(cell.artifact), check_files=False)
-                graph = known[made.graph_digest].folder if made.graph_digest in known else None
-            kept = replace(cell, notes=(*cell.notes, f"python {sys.version.split()[0]}"))
-            emit({"event": "cell", "cell": to_json(kept), "graph": str(graph) if graph else None})
 
 
 HANDLERS = {"export": export_side}

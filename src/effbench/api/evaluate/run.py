@@ -8,8 +8,8 @@ from pathlib import Path
 
 from effbench.api.evaluate.accuracy import Suspicion
 from effbench.api.evaluate.session import Call, Result
-from effbench.api.export.run import Notify, at_hand, export, find_artifact, silent
-from effbench.api.export.source import is_model
+from effbench.api.export.run import Notify, at_hand, export, silent
+from effbench.api.export.verification import find_exported
 from effbench.api.remote import Remote, device_of
 from effbench.data import open_dataset
 from effbench.deploy.artifact import bundle
@@ -146,8 +146,9 @@ def _chosen(
     artifacts: list[Artifact] = []
     cells: list[Cell] = []
     for name in names:
-        if not is_model(name, known):
-            artifacts.append(find_artifact(name, home))
+        artifact = find_exported(name, home)
+        if artifact is not None:
+            artifacts.append(artifact)
             continue
         made = export(
             name,

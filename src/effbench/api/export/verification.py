@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from effbench import deploy
+from effbench.api.export.source import is_model
 from effbench.api.export.stage import AGENT, STAGE_LIMIT_S, Limits, Notify, failed, run, silent
 from effbench.api.remote import Remote, device_of
 from effbench.codec import from_json
@@ -120,6 +121,16 @@ def finish(
     seconds = round(time.perf_counter() - start, 3)
     cell = Cell(subject.model, subject.resolution, subject.storage_precision, subject.target, "ok")
     return [replace(cell, artifact=str(made.folder), digest=made.digest, fidelity=made.fidelity, seconds=seconds)]
+
+
+def find_exported(argument: str, home: Path) -> Artifact | None:
+    """Return the artifact that an argument names, or None if the argument names a model, which has to be exported.
+
+    Raises:
+        UsageError: It names neither, or the beginning of several artifacts' names.
+        DataError: The artifact was changed since it was exported.
+    """
+    return None if is_model(argument, bundle.artifacts(home)) else find_artifact(argument, home)
 
 
 def find_artifact(name: str, home: Path) -> Artifact:

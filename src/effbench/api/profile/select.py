@@ -9,9 +9,8 @@ from typing import Any
 
 from effbench import deploy
 from effbench.api.export.run import at_hand, export
-from effbench.api.export.source import is_model
 from effbench.api.export.stage import Notify
-from effbench.api.export.verification import find_artifact
+from effbench.api.export.verification import find_exported
 from effbench.deploy.artifact import bundle
 from effbench.deploy.precision.calibration import SYNTHETIC
 from effbench.schema import CALIBRATED, Artifact, Cell, Device, resolution_text
@@ -84,12 +83,13 @@ class Choice:
         artifacts: list[Artifact] = []
         cells: list[Cell] = []
         for name in names:
-            if is_model(name, bundle.artifacts(self.home)):
+            artifact = find_exported(name, self.home)
+            if artifact is None:
                 more, failed = self._export(name, self.sizes or [(224, 224)], self._targets())
                 artifacts += more
                 cells += failed
             else:
-                artifacts.append(find_artifact(name, self.home))
+                artifacts.append(artifact)
         return self._runnable(artifacts, cells)
 
     def _export_again(self, artifact: Artifact, size: tuple[int, int]) -> tuple[list[Artifact], list[Cell]]:

@@ -1,4 +1,4 @@
-"""Why is it slower? Operators that came and went, fusions that were lost, and the layers that carry the change."""
+"""Why B is slower: operators that were added or removed, fusions that were lost, and the layers that changed."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ RUNS = 25
 SHOWN = 8
 ORT_FUSED = ("Fused", "BiasGelu", "QuickGelu", "SkipLayerNormalization", "Attention", "ConvActivation")
 FUSIBLE_PARTS = {"Gelu": ("Erf", "Tanh"), "LayerNormalization": ("ReduceMean",)}
-"""An operator that is itself a fusion, and what it falls apart into."""
+"""An operator that is itself a fusion, and the operators that it is made of."""
 
 
-def why(a: Artifact, b: Artifact, setting: RoundSettings) -> Explanation:
+def explain(a: Artifact, b: Artifact, settings: RoundSettings) -> Explanation:
     """Compare the graphs of both sides, and their layers where ONNX Runtime can run the graph.
 
-    The layers of a graph are timed in ONNX Runtime whatever the target: where that is another one, it says so.
+    Layers are timed in ONNX Runtime for every target; the explanation notes it where the target is another one.
     """
     graphs = [source_onnx_path(item) for item in (a, b)]
     if None in graphs:
-        return Explanation(unknown_reason="the ONNX graph of one side is not beside its artifact any more")
+        return Explanation(unknown_reason="the ONNX graph of one side is no longer beside its artifact")
     paths = [path for path in graphs if path is not None]
     models = [onnx_file.load(path) for path in paths]
     before, after = (Counter(onnx_file.operators(model)) for model in models)
@@ -37,17 +37,17 @@ def why(a: Artifact, b: Artifact, setting: RoundSettings) -> Explanation:
     job = {
         "op": "layers",
         "sides": [{"model": str(path.resolve())} for path in paths],
-        "seed": setting.seed,
+        "seed": settings.seed,
         "runs": RUNS,
-        "threads": setting.threads,
+        "threads": settings.threads,
     }
     try:
         (answer,) = process.run(PAIR_AGENT, job, time_limit_s=ROUND_LIMIT_S)
     except EffbenchError as error:
         return Explanation(operators=operators, unknown_reason=f"layers were not timed: {error.message}")
     left, right = answer["layers"]
-    for found, model in zip((left, right), models, strict=True):
-        found["layers"] = _renamed(found["layers"], model)
+    for profile, model in zip((left, right), models, strict=True):
+        profile["layers"] = _renamed(profile["layers"], model)
     executed = _difference(left["operators"], right["operators"])
     target = b.subject.target
     return Explanation(
@@ -62,7 +62,7 @@ def why(a: Artifact, b: Artifact, setting: RoundSettings) -> Explanation:
 
 
 def source_onnx_path(artifact: Artifact) -> Path | None:
-    """Return the ONNX file an artifact was made from, or is."""
+    """Return the ONNX file that an artifact was made from or consists of; None if it was removed."""
     if artifact.path.suffix == ".onnx":
         return artifact.path
     for item in bundle.artifacts(artifact.folder.parent.parent):
@@ -72,7 +72,7 @@ def source_onnx_path(artifact: Artifact) -> Path | None:
 
 
 def _renamed(layers: Mapping[str, Any], model: Any) -> dict[str, Any]:
-    """Name layers as the graph does: ONNX Runtime calls some of them after their output, with its layout behind it."""
+    """Name layers as the graph does: ONNX Runtime names some after their output, with a suffix for its layout."""
     makers = {output: node.name for node in model.graph.node for output in node.output if node.name}
     return {makers.get(name.removesuffix("_nchwc"), name): value for name, value in layers.items()}
 
@@ -85,7 +85,7 @@ def _difference(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str
 
 
 def lost_fusions(executed: Mapping[str, int], operators: Mapping[str, int]) -> tuple[str, ...]:
-    """Return the fused operators that the candidate runs fewer of."""
+    """Return the fused operators of which the candidate runs fewer."""
     lost = [f"{name} ({change:+d})" for name, change in executed.items() if change < 0 and name.startswith(ORT_FUSED)]
     for fused, parts in FUSIBLE_PARTS.items():
         change = operators.get(fused, 0)
@@ -95,7 +95,7 @@ def lost_fusions(executed: Mapping[str, int], operators: Mapping[str, int]) -> t
 
 
 def changed_layers(left: Mapping[str, Any], right: Mapping[str, Any]) -> tuple[LayerChange, ...]:
-    """Return the layers that changed most, by name; one that only one side has counts as zero on the other."""
+    """Return the layers whose time changed most; a layer that one side lacks counts as zero there."""
     layers = []
     for name in {*left, *right}:
         operator = (right.get(name) or left[name])[0]

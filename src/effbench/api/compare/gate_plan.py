@@ -1,0 +1,191 @@
+"""The plan of one gate: its arguments, ``effbench.toml`` and the defaults combined; an argument wins over the file."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from effbench.api.compare import noise
+from effbench.api.compare.budgets import Budget, Suite, read_suite
+from effbench.api.compare.pairs import RESOLUTION, TARGET
+from effbench.api.compare.request import (
+    BUDGET_S,
+    GateRequest,
+    check_inconclusive,
+    check_positive,
+    check_precisions,
+)
+from effbench.api.compare.rounds import RoundSettings
+from effbench.api.compare.run import round_settings
+from effbench.api.export.stage import Notify
+from effbench.api.remote import device_of
+from effbench.deploy.precision.calibration import SYNTHETIC
+from effbench.errors import DataError, UsageError
+from effbench.schema import CALIBRATED, parse_resolution, resolution_text
+from effbench.statistics.sequential import Rules
+from effbench.store import home as home_of
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class TreeExport:
+    """What is exported from either tree; ``precisions`` is empty where each target takes its default."""
+
+    targets: tuple[str, ...]
+    resolutions: tuple[str, ...]
+    precisions: tuple[str, ...]
+    batch: int
+    seed: int
+    weights: str | None
+    images: str | None
+    allow_fallback: bool
+    verify: bool
+
+    def job(self, model: str) -> dict[str, Any]:
+        """Return the job that exports one model of a tree."""
+        return {**asdict(self), "models": [model]}
+
+
+@dataclass(frozen=True)
+class GatePlan:
+    """One gate: the models and how they are exported, the base or the baseline, and how both sides are measured."""
+
+    models: tuple[str, ...]
+    exports: TreeExport
+    base: str | None
+    baseline: Path | None
+    device: str
+    rules: Rules
+    settings: RoundSettings
+    inconclusive: str
+    budgets: tuple[Budget, ...]
+    latency: bool
+    path: tuple[str, ...]
+    folder: Path
+    record: Path | None
+    home: Path
+    notify: Notify
+
+
+def gate_plan(request: GateRequest) -> GatePlan:
+    """Combine a request with the suite of its folder.
+
+    Raises:
+        UsageError: No model is named, not exactly one of base and baseline is given, or the suite asks for what a
+            gate cannot do.
+        DataError: The suite cannot be read.
+    """
+    folder = Path(request.folder).resolve()
+    suite = read_suite(folder)
+    base = request.base if request.baseline is not None else _first(request.base, suite.gate.get("base"))
+    if (base is None) == (request.baseline is None):
+        raise UsageError("A gate needs a base.", hint="Give --base REF (a git ref) or --baseline PATH, one of them.")
+    device = _device(request.device, suite)
+    local = device_of(device).transport == "local"
+    if request.base_python is not None and not local:
+        raise UsageError("--base-python is an interpreter of this machine.", hint=f"Leave --device {device} out.")
+    models = tuple(request.models) or tuple(suite.suite.get("models", ()))
+    if not models:
+        raise UsageError(
+            "No model is named.",
+            hint='Name one (package.module:factory), or write [suite] models = ["..."] in effbench.toml.',
+        )
+    inconclusive = _first(request.inconclusive, suite.gate.get("inconclusive"), "code")
+    threads = _first(request.threads, suite.suite.get("threads"), 1)
+    budget_s = float(_first(request.budget_s, suite.gate.get("budget_s"), BUDGET_S))
+    exports = _tree_export(request, suite, folder)
+    check_inconclusive(inconclusive)
+    check_positive(budget=budget_s, threads=threads, batch=exports.batch)
+    home = home_of(request.out)
+    machine_noise = noise.load(home, threads) if local else None  # it is that of this machine
+    rules = request.rules or rules_of(suite)
+    return GatePlan(
+        models=models,
+        exports=exports,
+        base=base,
+        baseline=None if request.baseline is None else Path(request.baseline),
+        device=device,
+        rules=noise.raise_floor(rules, machine_noise.layout_noise_pct if machine_noise else 0.0),
+        settings=round_settings(
+            machine_noise,
+            threads,
+            batch=exports.batch,
+            budget_s=budget_s,
+            workers=request.workers,
+            base_python=request.base_python,
+            seed=request.order_seed,
+        ),
+        inconclusive=inconclusive,
+        budgets=suite.budgets,
+        latency=request.latency,
+        path=tuple(request.path) or tuple(suite.gate.get("path", ())),
+        folder=folder,
+        record=Path(request.record) if request.record else None,
+        home=home,
+        notify=request.notify,
+    )
+
+
+def rules_of(suite: Suite) -> Rules:
+    """Return the rules of a suite file, with defaults for the rest."""
+    names = ("floor_pct", "margin_pct", "fail_above_pct", "false_alarms")
+    return Rules(**{name: suite.gate[name] for name in names if name in suite.gate})
+
+
+def _first(*values: Value | None) -> Any:
+    """Return the first value that is not None, or None."""
+    return next((value for value in values if value is not None), None)
+
+
+def _device(name: str | None, suite: Suite) -> str:
+    """Return the device that both sides run on: the argument, else the only one of the suite, else this machine."""
+    if name is not None:
+        return name
+    names = suite.device_names
+    if len(names) > 1:
+        raise UsageError(
+            f"{suite.path}: [suite] devices lists {len(names)} devices, and a gate runs on one.",
+            hint=f"Give --device, one of {', '.join(names)}; `effbench sweep` measures on all.",
+        )
+    return names[0] if names else "local"
+
+
+def _tree_export(request: GateRequest, suite: Suite, folder: Path) -> TreeExport:
+    keys = suite.suite
+    sizes = list(request.resolutions or keys.get("resolutions", (RESOLUTION,)))
+    precisions = tuple(request.precisions or keys.get("precisions", ()))
+    check_precisions(precisions)
+    images = _images(_first(request.images, keys.get("images")), folder)
+    calibrated = [name for name in precisions if name in CALIBRATED]
+    if calibrated and images is None:
+        raise UsageError(
+            f"{' and '.join(calibrated)}: needs images to calibrate with.",
+            hint="Give --images FOLDER, or images in [suite]; both sides are calibrated with the same ones.",
+        )
+    return TreeExport(
+        targets=tuple(request.targets or keys.get("targets", (TARGET,))),
+        resolutions=tuple(resolution_text(parse_resolution(size)) for size in sizes),
+        precisions=precisions,
+        batch=_first(request.batch, keys.get("batch"), 1),
+        seed=_first(request.seed, keys.get("seed"), 0),
+        weights=str(Path(request.weights).resolve()) if request.weights else None,
+        images=images,
+        allow_fallback=bool(_first(request.allow_fallback, keys.get("allow_fallback"), False)),
+        verify=any("fidelity" in budget.limits for budget in suite.budgets),
+    )
+
+
+def _images(images: str | Path | None, folder: Path) -> str | None:
+    """Return the absolute folder of calibration images, so that both trees read the same one.
+
+    Raises:
+        DataError: There is no such folder.
+    """
+    if images is None or str(images) == SYNTHETIC:
+        return None if images is None else SYNTHETIC
+    path = (folder / images).resolve()
+    if not path.is_dir():
+        raise DataError(f"{path}: no such folder of images.")
+    return str(path)

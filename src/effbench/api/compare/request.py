@@ -1,0 +1,169 @@
+"""The arguments of `compare` and `gate`: the records that the Python functions and the command line share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+
+from effbench.api.export.stage import Notify, silent
+from effbench.errors import UsageError, unknown_name
+from effbench.schema import PRECISIONS
+from effbench.statistics.sequential import Rules
+from effbench.statistics.verdict import WHEN_INCONCLUSIVE
+
+BUDGET_S = 60.0
+
+
+@dataclass(frozen=True)
+class CompareRequest:
+    """Two sides to compare, and how.
+
+    Attributes:
+        a: The base: an artifact (a folder, or the beginning of its name), an .onnx file, or a model name.
+        b: The candidate, likewise.
+        resolutions: Pixels, for a side that is exported first; none means that of the other side's artifact, or 224.
+        targets: Likewise; none means that of the other side's artifact, or ``ort``.
+        threads: Intra-operator threads of the runtime.
+        batch: Images per inference; None means the artifacts' own.
+        device: Where to run; both sides alternate inside one agent there.
+        budget_s: Wall-clock seconds per comparison.
+        rules: Floor, margin, chance of a false alarm; None takes the defaults. The floor is raised to the noise of
+            this machine where that was measured.
+        workers: 1 (both sides in one process) or 2 (taking turns); None takes the number that the measured noise
+            favours, or 1.
+        base_python: Run A under this interpreter, so with its runtime version; two workers then.
+        latency: Also measure B's latency, in separate runs.
+        inconclusive: ``code`` (exit 3), ``pass`` or ``fail``.
+        seed: Of the order of sides; None draws one.
+        record: Write the exchange with the device to this file.
+        out: The folder to write below (`store.home`).
+        notify: Called with one line per step.
+
+    Raises:
+        UsageError: A field has an invalid value.
+    """
+
+    a: str
+    b: str
+    _: KW_ONLY
+    resolutions: Sequence[str | int] = ()
+    targets: Sequence[str] = ()
+    threads: int = 1
+    batch: int | None = None
+    device: str = "local"
+    budget_s: float = BUDGET_S
+    rules: Rules | None = None
+    workers: int | None = None
+    base_python: str | None = None
+    latency: bool = False
+    inconclusive: str = "code"
+    seed: int | None = None
+    record: str | Path | None = None
+    out: str | Path | None = None
+    notify: Notify = silent
+
+    def __post_init__(self) -> None:
+        check_inconclusive(self.inconclusive)
+        check_positive(budget=self.budget_s, threads=self.threads, batch=self.batch)
+
+
+@dataclass(frozen=True)
+class GateRequest:
+    """The working tree, its base, and how to compare them; None means the value in ``effbench.toml``, else a default.
+
+    Attributes:
+        models: ``package.module:factory``, .onnx files of the tree, or registered names; none means the suite's.
+        base: A git ref; it is exported from a separate worktree.
+        baseline: Artifacts (a folder of one, or of many) or measurements instead of a git ref.
+        resolutions: Pixels; none means the suite's, or 224.
+        targets: None means the suite's, or ``ort``.
+        precisions: None means the suite's, or each target's default.
+        threads: Intra-operator threads of the runtime.
+        batch: Images per inference.
+        device: Where both sides run: here, or in pairs inside one agent there. Models are exported on this machine.
+        budget_s: Wall-clock seconds per comparison.
+        rules: Floor, margin, chance of a false alarm.
+        workers: As in `CompareRequest`.
+        base_python: Run the base under this interpreter.
+        latency: Also measure the candidate's latency, in separate runs; a budget on latency measures it in any case.
+        inconclusive: ``code`` (exit 3), ``pass`` or ``fail``.
+        weights: A .safetensors file for both sides.
+        seed: Of untrained weights.
+        order_seed: Of the order of sides; None draws one.
+        images: A folder of images that both sides are calibrated with in int8 and a16w8, or ``synthetic``.
+        allow_fallback: Accept operators that another unit takes over, and record them.
+        path: Further folders of the tree that hold modules, beside ``src`` and the tree itself.
+        record: Write the exchange with the device to this file.
+        folder: The current folder; ``effbench.toml`` is read from it.
+        out: The folder to write below (`store.home`).
+        notify: Called with one line per step.
+
+    Raises:
+        UsageError: A field has an invalid value.
+    """
+
+    models: Sequence[str] = ()
+    _: KW_ONLY
+    base: str | None = None
+    baseline: str | None = None
+    resolutions: Sequence[str | int] = ()
+    targets: Sequence[str] = ()
+    precisions: Sequence[str] = ()
+    threads: int | None = None
+    batch: int | None = None
+    device: str | None = None
+    budget_s: float | None = None
+    rules: Rules | None = None
+    workers: int | None = None
+    base_python: str | None = None
+    latency: bool = False
+    inconclusive: str | None = None
+    weights: str | None = None
+    seed: int | None = None
+    order_seed: int | None = None
+    images: str | Path | None = None
+    allow_fallback: bool | None = None
+    path: Sequence[str] = ()
+    record: str | Path | None = None
+    folder: str | Path = "."
+    out: str | Path | None = None
+    notify: Notify = silent
+
+    def __post_init__(self) -> None:
+        if self.inconclusive is not None:
+            check_inconclusive(self.inconclusive)
+        check_positive(budget=self.budget_s, threads=self.threads, batch=self.batch)
+        check_precisions(self.precisions)
+
+
+def check_inconclusive(value: str) -> None:
+    """Refuse an unknown meaning of an inconclusive verdict.
+
+    Raises:
+        UsageError: The valid values are listed.
+    """
+    if value not in WHEN_INCONCLUSIVE:
+        raise unknown_name(value, WHEN_INCONCLUSIVE, "value of --inconclusive")
+
+
+def check_positive(**values: float | None) -> None:
+    """Refuse a number that is not above zero; None is left alone.
+
+    Raises:
+        UsageError: It names the option.
+    """
+    for name, value in values.items():
+        if value is not None and not value > 0:
+            raise UsageError(f"--{name} {value:g} is not above zero.")
+
+
+def check_precisions(names: Sequence[str]) -> None:
+    """Refuse an unknown precision.
+
+    Raises:
+        UsageError: The valid names are listed.
+    """
+    for name in names:
+        if name not in PRECISIONS:
+            raise unknown_name(name, PRECISIONS, "precision")
