@@ -129,7 +129,7 @@ def by_effbench(home: Path, weights: Path, labelled: int) -> Quantized:
     )
     for note in cell.notes:
         print(f"  {note}", file=sys.stderr, flush=True)
-    if cell.status != "ok":
+    if not cell.status.made:
         raise SystemExit(f"{cell.status}: {cell.reason}")
     trials = [int(match[1]) for note in cell.notes if (match := re.match(TRIAL, note))]
     # Besides the trials: fp32 once over all images, and the images of fp32's and each block's sensitivity.
@@ -178,7 +178,7 @@ def imported(file: Path, preprocessing: Preprocessing, home: Path) -> Artifact:
     from effbench.api.export.run import export
 
     (cell,) = export(str(file), [TARGET], [SIZE], out=home, verify=False, reduce_s=0)
-    if cell.status != "ok":
+    if not cell.status.made:
         raise SystemExit(f"{file.name} on {TARGET}: {cell.reason}")
     return bundle.annotate(replace(bundle.load(Path(cell.artifact)), preprocessing=preprocessing))
 

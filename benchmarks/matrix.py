@@ -24,7 +24,7 @@ import tomllib
 from effbench.api.sweep import jobs
 from effbench.api.sweep.run import split
 from effbench.reports.matrix import NOT_RUN, CellKey, Matrix, cell_key, render
-from effbench.schema import CALIBRATED, Cell, Fidelity, parse_resolution
+from effbench.schema import CALIBRATED, Cell, Fidelity, InputShapes, Proof, Status
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, SUITE = ROOT / "docs" / "generated" / "matrix.md", ROOT / "examples" / "matrix.toml"
@@ -98,9 +98,10 @@ def read(text: str) -> dict[CellKey, Cell]:
             said = tuple(notes[int(mark)] for mark in re.findall(r"\[(\d+)\]", shown))
             status, _, cause = shown.split(" [")[0].partition(": ")
             how: dict[str, Any] = {"notes": said} if status == "ok" else {"reason": said[0]}
+            how |= {"proved_by": Proof.RUNTIME} if status == "ok" else {}  # which one is not on the page
             if key in levels:
                 how["fidelity"] = _only_noise(levels[key])
-            found[key] = Cell(line[0], parse_resolution(line[1]), line[2], target, status, cause=cause, **how)
+            found[key] = Cell(line[0], InputShapes.parse(line[1]), line[2], target, Status(status), cause=cause, **how)
     return found
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from conftest import Run
 from effbench.deploy.artifact import bundle
+from effbench.schema import FORMAT_VERSION
 from effbench.store import Store
 
 pytestmark = pytest.mark.xdist_group("export")
@@ -29,7 +30,7 @@ def test_help_lists_every_command(run: Run) -> None:
 def test_json_is_one_document_and_nothing_else(run: Run, command: str) -> None:
     done = run(command, "--json")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["format"] == 1
+    assert json.loads(done.stdout)["format"] == FORMAT_VERSION
     assert done.stderr == ""
 
 

@@ -15,16 +15,19 @@ from effbench.schema import (
     Cell,
     Fidelity,
     FileInfo,
+    InputShapes,
+    Proof,
     Round,
     Samples,
+    Status,
     Subject,
     TensorSpec,
     Weights,
-    parse_resolution,
-    resolution_text,
 )
 
-SUBJECT = Subject("net", "user", Weights("file", None, "w.safetensors", "ab"), (64, 96), 2, "ov", "fp16", notes=("n",))
+SUBJECT = Subject(
+    "net", "user", Weights("file", None, "w.safetensors", "ab"), InputShapes((64, 96)), 2, "ov", "fp16", notes=("n",)
+)
 
 
 def artifact() -> Artifact:
@@ -83,14 +86,16 @@ def test_not_finite_numbers_are_refused() -> None:
 
 @pytest.mark.parametrize(("text", "size"), [("512", (512, 512)), (224, (224, 224)), ("384x640", (384, 640))])
 def test_resolutions_read_both_ways(text: str | int, size: tuple[int, int]) -> None:
-    assert parse_resolution(text) == size
-    assert parse_resolution(resolution_text(size)) == size
+    shapes = InputShapes.parse(text)
+    assert size == shapes.image
+    assert str(text) == str(shapes)
+    assert InputShapes.parse(shapes) is shapes
 
 
 @pytest.mark.parametrize("text", ["", "0", "12.5", "-3", "axb", "1x2x3", "５１２x"])
 def test_what_is_no_resolution_is_a_usage_error(text: str) -> None:
     with pytest.raises(UsageError, match="not a size in pixels"):
-        parse_resolution(text)
+        InputShapes.parse(text)
 
 
 def test_records_refuse_what_cannot_be() -> None:
@@ -105,7 +110,11 @@ def test_records_refuse_what_cannot_be() -> None:
     with pytest.raises(DataError, match="kind 'guessed'"):
         Weights("guessed")
     with pytest.raises(DataError, match="needs a reason"):
-        Cell("m", (1, 1), "fp32", "ort", "failed")
+        Cell("m", InputShapes((1, 1)), "fp32", "ort", Status.FAILED)
+    with pytest.raises(DataError, match="is ok is proved by None"):
+        Cell("m", InputShapes((1, 1)), "fp32", "ort", Status.OK)
+    with pytest.raises(DataError, match="is built is proved by runtime"):
+        Cell("m", InputShapes((1, 1)), "fp32", "trt", Status.BUILT, "not run here", proved_by=Proof.RUNTIME)
 
 
 def test_the_default_of_a_nested_record_is_kept() -> None:

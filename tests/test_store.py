@@ -11,12 +11,12 @@ import pytest
 
 from effbench.codec import to_json
 from effbench.errors import DataError
-from effbench.schema import Measurement, Round, Samples, Subject, Weights
+from effbench.schema import InputShapes, Measurement, Round, Samples, Subject, Weights
 from effbench.store import Store, TornLineWarning, home
 
 
 def measurement(run: str = "a", samples: tuple[int, ...] = (1000, 1100, 1050)) -> Measurement:
-    subject = Subject("net", "user", Weights(), (64, 64), 1, "ort", "fp32")
+    subject = Subject("net", "user", Weights(), InputShapes((64, 64)), 1, "ort", "fp32")
     one = Round(samples, 3, True, 1.0, 2.0, 1 << 20)
     return Measurement(
         "d" * 64, subject, "local", {"threads": "1"}, Samples((one,)), {"cpu_model": "x"}, {}, "2026-01-01", run

@@ -11,6 +11,7 @@ import json
 import types
 import typing
 from collections.abc import Mapping
+from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,7 +38,7 @@ def plain(value: Any) -> Any:
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
-    return value
+    return value.value if isinstance(value, Enum) else value
 
 
 def from_json(kind: type[T], data: Any, where: str, **extra: Any) -> T:
@@ -123,6 +124,13 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         return {key: _value(args[1], item, f"{where}.{key}") for key, item in value.items()}
     if hint is float and type(value) in (int, float):
         return float(value)
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        try:
+            return hint(value)
+        except ValueError:
+            raise DataError(
+                f"{where}: {value!r} is not one of {', '.join(str(item.value) for item in hint)}."
+            ) from None
     if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
     raise DataError(f"{where}: expected {getattr(hint, '__name__', hint)}, found {value!r}.")

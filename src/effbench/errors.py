@@ -26,6 +26,10 @@ class EffbenchError(Exception):
     """The root of all errors raised on purpose."""
 
     exit_code = 5
+    status = "failed"
+    """How a cell ends that meets this error (`effbench.schema.Status`)."""
+    cause = ""
+    """Of a failed child process: what ended it; empty elsewhere."""
     log = ""
     """What a child process had written when it failed; empty where there was none."""
     record = ""
@@ -41,6 +45,7 @@ class UsageError(EffbenchError):
     """An argument that names nothing valid, or a combination that means nothing."""
 
     exit_code = 2
+    status = "unsupported"
 
 
 class DataError(EffbenchError):
@@ -53,6 +58,7 @@ class UnavailableError(EffbenchError):
     """A target or device that exists but cannot be used on this machine."""
 
     exit_code = 4
+    status = "unavailable"
 
 
 class MissingDependencyError(UnavailableError):
@@ -69,6 +75,8 @@ class MissingDependencyError(UnavailableError):
 
 class UnsupportedError(UnavailableError):
     """A target does not take this precision or form of graph, on no machine."""
+
+    status = "unsupported"
 
 
 class ConversionError(EffbenchError):

@@ -17,6 +17,7 @@ from report_builder import campaign, grade_a, grade_of, measurement_of
 from effbench.errors import DataError, UsageError
 from effbench.reports import FORMATS, build_rows, frame, render, write_report
 from effbench.reports.layout import sections
+from effbench.schema import InputShapes
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -84,7 +85,7 @@ def test_headers_say_how_to_read_the_accuracy() -> None:
 def test_one_table_per_device_machine_and_resolution() -> None:
     measurements = [
         measurement_of(),
-        measurement_of(resolution=(512, 512)),
+        measurement_of(shapes=InputShapes((512, 512))),
         measurement_of(device="phone"),
         measurement_of(before={"cpu_model": "Test CPU 2"}),
         measurement_of(threads=2),

@@ -10,14 +10,15 @@ import pytest
 
 from effbench.errors import UsageError
 from effbench.reports.matrix import Matrix, counts, render, shared
-from effbench.schema import Cell
+from effbench.schema import Cell, InputShapes, Proof, Status
 
-OK = Cell("a", (224, 224), "fp32", "ort", "ok", digest="d", placement={"units": {"CPU": 7}, "partitions": 1})
-TIMED_OUT = Cell("a", (224, 224), "fp32", "ov", "failed", "convert was stopped after 600 s", cause="time limit")
-MIXED = Cell(
-    "b", (224, 224), "fp32", "ov", "ok", placement={"units": {"HTP": 9, "CPU": 1}, "partitions": 3, "copies": 2}
-)
-TIMED_OUT_TOO = Cell("b", (224, 224), "fp32", "ort", "failed", "convert was stopped after 600 s", cause="time limit")
+PX = InputShapes((224, 224))
+PROVED = {"status": Status.OK, "proved_by": Proof.RUNTIME}
+STOPPED = {"status": Status.FAILED, "reason": "convert was stopped after 600 s", "cause": "time limit"}
+OK = Cell("a", PX, "fp32", "ort", **PROVED, digest="d", placement={"units": {"CPU": 7}, "partitions": 1})
+TIMED_OUT = Cell("a", PX, "fp32", "ov", **STOPPED)
+MIXED = Cell("b", PX, "fp32", "ov", **PROVED, placement={"units": {"HTP": 9, "CPU": 1}, "partitions": 3, "copies": 2})
+TIMED_OUT_TOO = Cell("b", PX, "fp32", "ort", **STOPPED)
 MATRIX = Matrix([OK, TIMED_OUT, TIMED_OUT_TOO, MIXED], [("c", "512", "int8", "ort")], {"d": "1.25 ms (A)"})
 
 

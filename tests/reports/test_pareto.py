@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from effbench.reports import pareto
-from effbench.schema import Row
+from effbench.schema import InputShapes, Row
 
 # Few distinct values, so that ties in one or both coordinates are common.
 POINTS = st.lists(st.tuples(st.integers(1, 6).map(float), st.integers(70, 76).map(float)), max_size=25)
@@ -15,7 +15,7 @@ POINTS = st.lists(st.tuples(st.integers(1, 6).map(float), st.integers(70, 76).ma
 def row(p50: float | None = 10.0, accuracy: float | None = 80.0, **changes: Any) -> Row:
     fields: dict[str, Any] = {
         "device": "local",
-        "resolution": (224, 224),
+        "shapes": InputShapes((224, 224)),
         "model": "m",
         "source": "measured",
         "threads": 1,
@@ -83,7 +83,7 @@ def test_rows_under_different_conditions_are_never_ranked_together() -> None:
         {"protocol": "paced"},
         {"device": "phone"},
         {"machine": "another CPU"},
-        {"resolution": (512, 512)},
+        {"shapes": InputShapes((512, 512))},
         {"source": "published"},
         {"accuracy_metric": "coco_ap"},
     ):

@@ -9,6 +9,7 @@ from report_builder import campaign, grade_a, grade_of, measurement_of
 from effbench.reports import Accuracy, build_rows
 from effbench.reports.labels import place_labels
 from effbench.reports.plot import draw, groups, write_plots
+from effbench.schema import InputShapes
 
 pytest.importorskip("matplotlib")
 
@@ -81,8 +82,8 @@ def test_a_label_without_a_free_position_is_omitted() -> None:
 
 
 def test_a_single_published_point_has_no_figure_and_wide_ranges_are_logarithmic(tmp_path: Path) -> None:
-    measurements = [measurement_of("iformer_t", 2.0), measurement_of("iformer_m", 40.0, resolution=(224, 224))]
-    rows = build_rows([*measurements, measurement_of("regla_m", resolution=(512, 512))], grade=grade_a)
+    measurements = [measurement_of("iformer_t", 2.0), measurement_of("iformer_m", 40.0, shapes=InputShapes((224, 224)))]
+    rows = build_rows([*measurements, measurement_of("regla_m", shapes=InputShapes((512, 512)))], grade=grade_a)
     names = {path.name for _, path in write_plots(rows, "top1", tmp_path)}
     assert "pareto-512px-published.svg" not in names
     assert any(name.startswith("pareto-iphone-13") for name in names)

@@ -10,7 +10,7 @@ from effbench.commands.text import tables
 from effbench.errors import DataError, UsageError
 from effbench.reports import Accuracy, build_rows
 from effbench.reports.layout import sections
-from effbench.schema import Measurement, Row, Weights
+from effbench.schema import InputShapes, Measurement, Row, Weights
 from effbench.statistics import percentiles
 
 
@@ -40,14 +40,14 @@ PRETRAINED = Weights(kind="pretrained", seed=None, source="fastvit_t12.apple_dis
 
 
 def test_pretrained_weights_have_the_accuracy_published_for_them() -> None:
-    row = one_row(measurement_of("fastvit_t12", weights=PRETRAINED, resolution=(256, 256)))
+    row = one_row(measurement_of("fastvit_t12", weights=PRETRAINED, shapes=InputShapes((256, 256))))
     assert (80.364, False, True) == (row.accuracy, row.borrowed, row.on_front)
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"resolution": (224, 224)},
+        {"shapes": InputShapes((224, 224))},
         {"storage_precision": "int8"},
         {"fidelity_passed": False},
         {"fidelity_passed": None},
@@ -57,17 +57,22 @@ def test_pretrained_weights_have_the_accuracy_published_for_them() -> None:
     ids=lambda change: next(iter(change)),
 )
 def test_pretrained_weights_borrow_if_the_artifact_differs(change: dict[str, object]) -> None:
-    fields = {"weights": PRETRAINED, "resolution": (256, 256), "published": "FastViT-T12 (distilled)", **change}
+    fields = {
+        "weights": PRETRAINED,
+        "shapes": InputShapes((256, 256)),
+        "published": "FastViT-T12 (distilled)",
+        **change,
+    }
     assert one_row(measurement_of("fastvit_t12", **fields)).borrowed  # type: ignore[arg-type]
 
 
 def test_a_task_metric_is_always_borrowed() -> None:
-    row = one_row(measurement_of("iformer_m", resolution=(512, 512)), metric="coco_ap")
+    row = one_row(measurement_of("iformer_m", shapes=InputShapes((512, 512))), metric="coco_ap")
     assert (40.8, True, "published") == (row.accuracy, row.borrowed, row.accuracy_status)
 
 
 def test_downstream_figures_of_regla_are_called_implied() -> None:
-    row = one_row(measurement_of("regla_m", resolution=(512, 512)), metric="ade_miou")
+    row = one_row(measurement_of("regla_m", shapes=InputShapes((512, 512))), metric="ade_miou")
     assert (46.0, True, "implied") == (row.accuracy, row.borrowed, row.accuracy_status)
 
 
@@ -166,7 +171,7 @@ def test_published_rows_keep_their_device_and_front() -> None:
     published_rows = [row for row in rows if row.source == "published"]
     assert {"iPhone 13 Core ML", ""} == {row.device for row in published_rows}
     regla = next(row for row in published_rows if row.model == "ReGLA-M")
-    assert (4.98, 80.85, (512, 512)) == (regla.p50_ms, regla.accuracy, regla.resolution)
+    assert (4.98, 80.85, (512, 512)) == (regla.p50_ms, regla.accuracy, regla.shapes.image)
     assert {"measured", "published"} == {row.source for row in rows}
     assert rows.index(published_rows[0]) == len(rows) - len(published_rows)
     assert len(build_rows(campaign(), grade=grade_of, published_rows="all")) > len(rows) + 100

@@ -9,7 +9,7 @@ from report_builder import grade_a, measurement_of
 
 from effbench.reports import build_rows, render
 from effbench.reports.slower import slower_than_fp32
-from effbench.schema import Measurement, Row
+from effbench.schema import InputShapes, Measurement, Row
 
 
 def rows_of(*measurements: Measurement, letter: str = "A") -> tuple[Row, ...]:
@@ -35,7 +35,7 @@ def test_faster_or_equal_rows_are_not_reported():
     [
         {"target": "ov"},
         {"threads": 2},
-        {"resolution": (512, 512)},
+        {"shapes": InputShapes((512, 512))},
         {"settings": {"device": "GPU"}},
         {"device": "phone"},
         {"before": {"cpu_model": "Another CPU"}},

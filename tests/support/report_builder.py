@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from effbench.schema import Measurement, Round, Samples, Subject, Weights
+from effbench.schema import InputShapes, Measurement, Round, Samples, Subject, Weights
 
 BEFORE = {
     "cpu_model": "Test CPU 1",
@@ -45,7 +45,7 @@ def subject_of(model: str = "iformer_m", **changes: Any) -> Subject:
         "model": model,
         "family": model.split("_")[0],
         "weights": Weights(),
-        "resolution": (224, 224),
+        "shapes": InputShapes((224, 224)),
         "batch": 1,
         "target": "ort",
         "storage_precision": "fp32",
@@ -77,7 +77,7 @@ def measurement_of(
     """Return a measurement of `subject_of`; its digest follows from the subject."""
     about = subject_of(model, **subject)
     state = {**BEFORE, "runtime": RUNTIMES[about.target], **(before or {})}
-    parts = (model, about.resolution, about.target, about.batch, about.storage_precision, about.weights.kind)
+    parts = (model, about.shapes, about.target, about.batch, about.storage_precision, about.weights.kind)
     return Measurement(
         digest="-".join(str(part) for part in parts),
         subject=about,
@@ -101,7 +101,7 @@ def campaign() -> list[Measurement]:
                 macs = int(MODELS[model][2] * (side / 224) ** 2)
                 made.append(
                     measurement_of(
-                        model, ms * factor * speed * slower, resolution=(side, side), target=target, macs=macs
+                        model, ms * factor * speed * slower, shapes=InputShapes((side, side)), target=target, macs=macs
                     )
                 )
     return made

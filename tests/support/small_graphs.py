@@ -14,7 +14,7 @@ from effbench.deploy.artifact import bundle, fidelity
 from effbench.deploy.graph import onnx_file
 from effbench.deploy.interpreter import run_model
 from effbench.deploy.precision.half import to_fp16
-from effbench.schema import Artifact, Preprocessing, Subject, Weights
+from effbench.schema import Artifact, InputShapes, Preprocessing, Subject, Weights
 
 SIDE = 16
 
@@ -91,7 +91,7 @@ def graph_artifact(
         onnx.save(chosen, draft / "model.onnx")
         outputs = fidelity.run_all(lambda feeds: run_model(expected or model, feeds), batches)
         fidelity.save_reference(draft / fidelity.REFERENCE, images, outputs, "interpreter, fp32")
-        subject = Subject("small", "user", Weights(), (SIDE, SIDE), 1, "onnx", precision)
+        subject = Subject("small", "user", Weights(), InputShapes((SIDE, SIDE)), 1, "onnx", precision)
         specs = onnx_file.specs(chosen.graph.output)
         return Artifact(draft, "graph", "", subject, inputs, specs, {}, "model.onnx")
 

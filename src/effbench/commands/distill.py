@@ -64,17 +64,16 @@ def distill(student: str, teachers: Sequence[str], data: str, out: str | None, a
 
 
 def _text(made: Trained, student: str, out: str | None) -> str:
-    from effbench.schema import resolution_text
 
     taught = f"{len(made.teachers)} teachers" if len(made.teachers) != 1 else "one teacher"
     lines = [
-        f"{made.student} at {resolution_text(made.resolution)} px: {made.steps} steps on {made.images} images, "
+        f"{made.student} at {made.shapes} px: {made.steps} steps on {made.images} images, "
         f"{made.labelled} of them labelled, {taught}",
         f"last loss {made.loss:.4f}" + ("" if made.top1 is None else f", validation top-1 {100 * made.top1:.2f} %"),
         f"weights {made.weights} (sha256 {made.sha256[:12]})",
         *(f"note: {note}" for note in made.notes),
     ]
-    size = resolution_text(made.resolution)
+    size = made.shapes
     after = f"effbench export {student} --weights {shlex.quote(str(made.weights))} --res {size}"
     return "\n".join([*lines, "", "next: " + after + (f" --out {out}" if out else "")])
 

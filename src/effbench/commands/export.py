@@ -95,16 +95,11 @@ def verify(artifacts: Sequence[str], device: str, out: str | None, as_json: bool
 
 
 def _after_export(cells: Sequence[Any], out: str | None) -> str | None:
-    from effbench.schema import resolution_text
 
-    sizes = sorted({cell.resolution for cell in cells if cell.status == "ok"})
+    sizes = sorted({cell.shapes for cell in cells if cell.status.made})
     if not sizes:
         return None
-    return (
-        "effbench profile"
-        + "".join(f" --res {resolution_text(size)}" for size in sizes)
-        + (f" --out {out}" if out else "")
-    )
+    return "effbench profile" + "".join(f" --res {size}" for size in sizes) + (f" --out {out}" if out else "")
 
 
 COMMANDS = (export, verify)

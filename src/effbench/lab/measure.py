@@ -61,7 +61,7 @@ def export_cell(cell: Mapping[str, Any], device: Device, out: str | None) -> Cel
     """
     here = device.transport == "local"
     made = cells.made({**cell, "out": out}, None if here else device)
-    if made.status != "ok":
+    if not made.status.made:
         raise _error(made)
     return made
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from effbench.reports import pareto
 from effbench.reports.rows import check_metric, order
 from effbench.reports.slower import slower_than_fp32
-from effbench.schema import Row, resolution_text
+from effbench.schema import Row
 
 EMPTY = "-"
 BORROWED, IMPLIED, RECONSTRUCTION = "*", "†", "(recon.)"
@@ -72,12 +72,12 @@ def sections(rows: Iterable[Row], metric: str) -> tuple[Section, ...]:
 def title(row: Row) -> str:
     """Name the device and the size of a row's table, and its origin if it was not measured here."""
     origin = "" if row.source == "measured" else f" ({row.source})"
-    return f"{row.device or 'device not stated'}, {resolution_text(row.resolution)} px{origin}"
+    return f"{row.device or 'device not stated'}, {row.shapes} px{origin}"
 
 
 def section_key(row: Row) -> tuple[Hashable, ...]:
     """Return the key that all rows of one table share."""
-    return (row.source, row.device, row.machine, row.resolution)
+    return (row.source, row.device, row.machine, row.shapes)
 
 
 def _section(rows: tuple[Row, ...], metric: str, head: str) -> Section:
@@ -250,9 +250,9 @@ def _header(rows: Sequence[Row], metric: str) -> Iterable[str]:
 
 
 def _size_note(rows: Sequence[Row], metric: str) -> Iterable[str]:
-    side = resolution_text(rows[0].resolution)
+    side = rows[0].shapes
     accuracy_sizes = sorted(
-        {row.accuracy_px for row in rows if row.accuracy_px and (row.accuracy_px,) * 2 != row.resolution}
+        {row.accuracy_px for row in rows if row.accuracy_px and (row.accuracy_px,) * 2 != row.shapes.image}
     )
     if metric == "top1" and accuracy_sizes:
         sizes = " and ".join(str(px) for px in accuracy_sizes)
@@ -263,5 +263,5 @@ def _size_note(rows: Sequence[Row], metric: str) -> Iterable[str]:
     if metric != "top1":
         yield (
             "The task metric belongs to a whole detector or segmenter with this backbone at 512 px; the latency is "
-            "that of the backbone alone" + ("." if rows[0].resolution == (512, 512) else f", at {side} px.")
+            "that of the backbone alone" + ("." if rows[0].shapes.image == (512, 512) else f", at {side} px.")
         )

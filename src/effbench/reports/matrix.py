@@ -13,7 +13,7 @@ from typing import Any
 
 from effbench.codec import plain
 from effbench.errors import unknown_name
-from effbench.schema import FORMAT_VERSION, Cell, resolution_text
+from effbench.schema import FORMAT_VERSION, Cell
 
 FORMATS = {"markdown": "md", "json": "json", "csv": "csv"}
 NOT_RUN = "not run yet"
@@ -55,7 +55,7 @@ def counts(matrix: Matrix) -> str:
 
 def cell_key(cell: Cell) -> CellKey:
     """Return the model, resolution, precision and target of a cell as texts."""
-    return (cell.model, resolution_text(cell.resolution), cell.precision, cell.target)
+    return (cell.model, str(cell.shapes), cell.precision, cell.target)
 
 
 class _Notes:

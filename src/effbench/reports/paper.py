@@ -9,7 +9,7 @@ from effbench.reports import published
 from effbench.reports.latex import escape, table
 from effbench.reports.layout import Section, conditions_in_words, sections
 from effbench.reports.rows import check_metric
-from effbench.schema import Row, resolution_text
+from effbench.schema import Row
 
 NOT_COVERED = (
     "Decoding and preprocessing of images are outside the timed interval, and so are energy, throughput of parallel "
@@ -58,7 +58,7 @@ def _constant(section: Section) -> dict[str, str]:
 def caption(section: Section, metric: str) -> str:
     """Write a section's caption in LaTeX: quantities, device, conditions, and how accuracies are marked."""
     first = section.rows[0]
-    side = resolution_text(first.resolution)
+    side = first.shapes
     if first.source == "published":
         device = first.device or "device not stated"
         start = f"Published latency at {side} px and {check_metric(metric)} on: {device}. Not measured here."
@@ -78,7 +78,7 @@ def _where(rows: Sequence[Row]) -> str:
 
 
 def _how(rows: Sequence[Row]) -> str:
-    sizes = _unique(f"{resolution_text(row.resolution)} px" for row in rows)
+    sizes = _unique(f"{row.shapes} px" for row in rows)
     runs = _unique(conditions_in_words(row) for row in rows)
     return escape(f"Input sizes were {_listed(sizes)}; conditions: {'; '.join(runs)}.") if rows else ""
 

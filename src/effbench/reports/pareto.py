@@ -21,7 +21,7 @@ def comparable(row: Row) -> tuple[Hashable, ...]:
         row.source,
         row.device,
         row.machine,
-        row.resolution,
+        row.shapes,
         row.batch,
         row.threads,
         row.scope,

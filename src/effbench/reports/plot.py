@@ -13,7 +13,7 @@ from effbench.reports import pareto
 from effbench.reports.labels import place_labels
 from effbench.reports.layout import conditions, conditions_in_words, section_key, title
 from effbench.reports.rows import check_metric, order
-from effbench.schema import Row, resolution_text
+from effbench.schema import Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -80,7 +80,7 @@ def groups(rows: Iterable[Row]) -> list[tuple[str, tuple[Row, ...]]]:
 
 
 def _file_name(row: Row) -> str:
-    parts = ["pareto", row.device, f"{resolution_text(row.resolution)}px"]
+    parts = ["pareto", row.device, f"{row.shapes}px"]
     parts.append(conditions(row) if row.source == "measured" else row.source)
     return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
 
@@ -186,11 +186,9 @@ def _subtitle(rows: Sequence[Row], metric: str) -> str:
             lines.append(
                 f"{', '.join(rebuilt)}: reconstruction; accuracy is the authors', not that of this reconstruction"
             )
-    sizes = sorted({row.accuracy_px for row in rows if row.accuracy_px and (row.accuracy_px,) * 2 != row.resolution})
+    sizes = sorted({row.accuracy_px for row in rows if row.accuracy_px and (row.accuracy_px,) * 2 != row.shapes.image})
     if metric == "top1" and sizes:
-        lines.append(
-            f"accuracy at {', '.join(map(str, sizes))} px beside latency at {resolution_text(rows[0].resolution)} px"
-        )
+        lines.append(f"accuracy at {', '.join(map(str, sizes))} px beside latency at {rows[0].shapes} px")
     if any(row.accuracy_status == "implied" for row in rows):
         lines.append("some accuracies are implied by published gains; see the table")
     return "\n".join(lines)

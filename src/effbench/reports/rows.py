@@ -12,7 +12,7 @@ from typing import Any
 
 from effbench.errors import DataError, unknown_name
 from effbench.reports import pareto, published
-from effbench.schema import Measurement, Row, Samples, Subject
+from effbench.schema import InputShapes, Measurement, Row, Samples, Subject
 from effbench.statistics import percentiles
 
 METRICS = {"top1": "top-1 %", "coco_ap": "COCO box AP", "ade_miou": "ADE20K mIoU %"}
@@ -106,7 +106,7 @@ def order(row: Row) -> tuple[Any, ...]:
         row.source != "measured",
         row.device,
         row.machine,
-        row.resolution,
+        row.shapes,
         row.scope != "end-to-end",
         row.protocol,
         row.batch,
@@ -132,7 +132,7 @@ def measured_row(
         machine=machine_text(measurement.before),
         system=_system_text(measurement.before),
         runtime=str(measurement.before.get("runtime") or ""),
-        resolution=subject.resolution,
+        shapes=subject.shapes,
         model=subject.model,
         family=subject.family,
         reconstruction=subject.reconstruction,
@@ -155,7 +155,7 @@ def measured_row(
         trust=letter,
         trust_reasons=tuple(reasons),
         digest=measurement.digest,
-        notes=(*subject.notes, *measurement.notes),
+        notes=(*subject.remarks, *measurement.notes),
     )
     complete = _with_statistics(_with_accuracy(row, accuracy), measurement.samples)
     if not measurement.samples.aggregate:
@@ -285,7 +285,7 @@ def published_row(fact: published.Fact, metric: str) -> Row:
     name = published.display_name(fact)
     row = Row(
         device=fact.device,
-        resolution=(fact.image_px, fact.image_px),
+        shapes=InputShapes((fact.image_px, fact.image_px)),
         model=name,
         source="published",
         weights="published",

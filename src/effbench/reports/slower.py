@@ -24,7 +24,7 @@ def slower_than_fp32(rows: Sequence[Row]) -> tuple[str, ...]:
 def _pair(row: Row) -> Hashable:
     """Return the key that two rows share if only their precision differs."""
     artifact = (row.model, row.weights, row.target, row.runtime, row.settings)
-    return (*artifact, row.device, row.machine, row.resolution, row.batch, row.threads, row.scope, row.protocol)
+    return (*artifact, row.device, row.machine, row.shapes, row.batch, row.threads, row.scope, row.protocol)
 
 
 def _sentence(row: Row, base: Row) -> Iterable[str]:

@@ -17,7 +17,7 @@ from effbench.deploy.artifact import bundle
 from effbench.errors import ConversionError, DataError
 from effbench.process import CRASHED, ChildFailure
 from effbench.profiles.paired import PairedRound
-from effbench.schema import Artifact, Subject, Weights
+from effbench.schema import Artifact, InputShapes, Subject, Weights
 from effbench.statistics.sequential import Rules
 from effbench.statistics.verdict import Verdict
 
@@ -25,7 +25,7 @@ RNG = np.random.default_rng(5)
 
 
 def artifact(name: str) -> Artifact:
-    subject = Subject(name, "user", Weights(), (64, 64), 1, "ort", "fp32")
+    subject = Subject(name, "user", Weights(), InputShapes((64, 64)), 1, "ort", "fp32")
     return Artifact(
         folder=Path(name), key=name, digest=name, subject=subject, inputs=(), outputs=(), files={}, entry="model.onnx"
     )

@@ -17,7 +17,7 @@ from effbench.api.compare import budgets
 from effbench.api.compare.baseline import judge_measurements
 from effbench.api.compare.worktree import commit_of, module_path, worktree
 from effbench.errors import EffbenchError, UsageError
-from effbench.schema import Artifact, Fidelity, Measurement, Round, Samples, Subject, Weights
+from effbench.schema import Artifact, Fidelity, InputShapes, Measurement, Round, Samples, Subject, Weights
 from effbench.statistics.sequential import Rules
 from effbench.statistics.verdict import Verdict
 
@@ -34,6 +34,7 @@ def net():
         layers += [nn.Conv2d(16, 16, 3, 1, 1), nn.GELU()]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
 """
+PX = InputShapes((64, 64))
 SUITE = '[suite]\nmodels = ["tiny:net"]\nresolutions = [64]\n'
 WHO = {
     "GIT_AUTHOR_NAME": "a",
@@ -188,7 +189,16 @@ def test_an_editable_install_does_not_hide_the_base(tmp_path: Path):
 
 def artifact(**changes: object) -> Artifact:
     subject = Subject(
-        "tiny.net", "user", Weights(), (64, 64), 1, "ort", "fp32", params=1000, macs=5_000, size_bytes=2**20
+        "tiny.net",
+        "user",
+        Weights(),
+        InputShapes((64, 64)),
+        1,
+        "ort",
+        "fp32",
+        params=1000,
+        macs=5_000,
+        size_bytes=2**20,
     )
     fields = {"folder": Path("x"), "key": "k", "digest": "d", "subject": subject, "inputs": (), "outputs": ()}
     return Artifact(**{**fields, "files": {}, "entry": "model.onnx", **changes})  # type: ignore[arg-type]

@@ -25,7 +25,7 @@ from conftest import Run
 from effbench.api.evaluate import accuracy
 from effbench.api.report import measured
 from effbench.errors import DataError
-from effbench.schema import DataInfo, Evaluation, Predictions, Preprocessing, Row, Subject, Weights
+from effbench.schema import DataInfo, Evaluation, InputShapes, Predictions, Preprocessing, Row, Subject, Weights
 from effbench.store import Store, TornLineWarning
 
 pytestmark = pytest.mark.xdist_group("export")
@@ -178,7 +178,7 @@ def test_killed_and_resumed_nothing_is_lost_or_counted_twice(own: Run, sign: sig
 
 
 def evaluation(**changes: Any) -> Evaluation:
-    subject = Subject("m", "m", Weights(), (64, 64), 1, "ort", "fp32")
+    subject = Subject("m", "m", Weights(), InputShapes((64, 64)), 1, "ort", "fp32")
     found = Predictions((0, 1), (3, 4), (3, 3), (0, 2), (-0.1, -2.0), (0.9, 0.5), (2.0, 0.1))
     base = Evaluation("d" * 64, subject, DataInfo("set", "s" * 64, 2), Preprocessing(), "e", False, 10, found, "t", 1.0)
     return replace(base, **changes)

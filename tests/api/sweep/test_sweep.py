@@ -17,14 +17,18 @@ from effbench.api.sweep.run import Run, graphs, split
 from effbench.codec import file_sha256, to_json
 from effbench.deploy.precision import quantize
 from effbench.errors import UsageError
-from effbench.schema import CALIBRATED, Cell
+from effbench.schema import CALIBRATED, Cell, InputShapes, Proof, Status
 
 PLAN = jobs.plan(["iformer_t"], ["ort", "ov"], [64, 96], ["fp32", "fp16"])
 
+PX = InputShapes((64, 64))
+
 
 def done(job: dict[str, Any], **more: Any) -> dict[str, Any]:
-    cell = {"status": "failed", "reason": "r", **more}
-    return to_json(Cell(job["model"], (64, 64), job["precision"], job["target"], **cell))
+    cell = {"status": Status.FAILED, "reason": "r", **more}
+    if cell["status"] == "ok":
+        cell |= {"status": Status.OK, "proved_by": Proof.RUNTIME}
+    return to_json(Cell(job["model"], PX, job["precision"], job["target"], **cell))
 
 
 def test_a_job_is_plain_json_and_known_by_what_it_measures():
@@ -63,7 +67,7 @@ def test_one_stage_may_take_all_the_time_of_its_cell(monkeypatch: pytest.MonkeyP
 
     def export(*_: object, **how: Any) -> list[Cell]:
         asked.update(how)
-        return [Cell("toy", (64, 64), "fp32", "ort", "ok")]
+        return [Cell("toy", PX, "fp32", "ort", Status.OK, proved_by=Proof.RUNTIME)]
 
     monkeypatch.setattr(jobs, "export", export)
     (job,) = jobs.plan(["iformer_t"], ["ort"], [64], ["fp32"], allow_fallback=False, time_limit_s=1800.0)

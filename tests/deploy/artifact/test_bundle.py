@@ -13,13 +13,13 @@ import pytest
 
 from effbench.deploy.artifact import bundle
 from effbench.errors import DataError
-from effbench.schema import Artifact, Subject, TensorSpec, Weights
+from effbench.schema import Artifact, InputShapes, Subject, TensorSpec, Weights
 
 
 def make(draft: Path, content: bytes = b"graph") -> Artifact:
     (draft / "model.onnx").write_bytes(content)
     (draft / "reference.npz").write_bytes(b"x" * 100)
-    subject = Subject("net", "user", Weights(), (64, 64), 1, "onnx", "fp32")
+    subject = Subject("net", "user", Weights(), InputShapes((64, 64)), 1, "onnx", "fp32")
     spec = TensorSpec("image", "float32", (1, 3, 64, 64))
     return Artifact(draft, "key", "", subject, (spec,), (), {}, "model.onnx")
 

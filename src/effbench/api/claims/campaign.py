@@ -127,7 +127,7 @@ class Campaign:
                 point.failure = error.message
             return
         for point, cell in zip(group, cells, strict=True):
-            if cell.status == "ok":
+            if cell.status.made:
                 point.artifact = bundle.load(Path(cell.artifact), check_files=False)
             else:
                 point.failure = cell.reason

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from effbench.errors import DataError, UsageError, unknown_name
-from effbench.schema import Artifact, Measurement, parse_resolution
+from effbench.schema import Artifact, InputShapes, Measurement
 from effbench.statistics.percentiles import estimate
 from effbench.statistics.verdict import BudgetCheck
 
@@ -67,7 +67,7 @@ class Budget:
         }
         size = self.selectors.get("resolution")
         return all(self.selectors.get(key, value) == value for key, value in names.items()) and (
-            size is None or parse_resolution(size) == subject.resolution
+            size is None or InputShapes.parse(size) == subject.shapes
         )
 
     @property

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from effbench.api.compare import noise
 from effbench.api.compare.budgets import Budget, Suite, read_suite
-from effbench.api.compare.pairs import RESOLUTION, TARGET
+from effbench.api.compare.pairs import TARGET
 from effbench.api.compare.request import (
     BUDGET_S,
     GateRequest,
@@ -22,7 +22,7 @@ from effbench.api.export.stage import Notify
 from effbench.api.remote import device_of
 from effbench.deploy.precision.calibration import SYNTHETIC
 from effbench.errors import DataError, UsageError
-from effbench.schema import CALIBRATED, parse_resolution, resolution_text
+from effbench.schema import CALIBRATED, DEFAULT_RESOLUTION, InputShapes
 from effbench.statistics.sequential import Rules
 from effbench.store import home as home_of
 
@@ -154,7 +154,7 @@ def _device(name: str | None, suite: Suite) -> str:
 
 def _tree_export(request: GateRequest, suite: Suite, folder: Path) -> TreeExport:
     keys = suite.suite
-    sizes = list(request.resolutions or keys.get("resolutions", (RESOLUTION,)))
+    sizes = list(request.resolutions or keys.get("resolutions", (DEFAULT_RESOLUTION,)))
     precisions = tuple(request.precisions or keys.get("precisions", ()))
     check_precisions(precisions)
     images = _images(_first(request.images, keys.get("images")), folder)
@@ -166,7 +166,7 @@ def _tree_export(request: GateRequest, suite: Suite, folder: Path) -> TreeExport
         )
     return TreeExport(
         targets=tuple(request.targets or keys.get("targets", (TARGET,))),
-        resolutions=tuple(resolution_text(parse_resolution(size)) for size in sizes),
+        resolutions=tuple(str(InputShapes.parse(size)) for size in sizes),
         precisions=precisions,
         batch=_first(request.batch, keys.get("batch"), 1),
         seed=_first(request.seed, keys.get("seed"), 0),

@@ -6,15 +6,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from effbench.api.compare.request import CompareRequest
-from effbench.api.export.run import export
-from effbench.api.export.stage import Notify
+from effbench.api.export.artifacts import export_artifact
+from effbench.api.export.request import ExportRequest
 from effbench.api.export.verification import find_exported
-from effbench.deploy.artifact import bundle
-from effbench.errors import EffbenchError, UnavailableError
-from effbench.schema import Artifact, parse_resolution, resolution_text
+from effbench.schema import DEFAULT_BATCH, DEFAULT_RESOLUTION, Artifact, InputShapes
 
 TARGET = "ort"
-RESOLUTION = 224
 
 
 class Pair(NamedTuple):
@@ -35,15 +32,15 @@ def pairs_of(request: CompareRequest, home: Path) -> list[Pair]:
     arguments = (request.a, request.b)
     artifacts = [find_exported(argument, home) for argument in arguments]
     first = next((artifact for artifact in artifacts if artifact is not None), None)
-    sizes = [parse_resolution(text) for text in request.resolutions] or [
-        first.subject.resolution if first else (RESOLUTION,) * 2
+    sizes = [InputShapes.parse(text) for text in request.resolutions] or [
+        first.subject.shapes if first else InputShapes.parse(DEFAULT_RESOLUTION)
     ]
     targets = list(request.targets) or [first.subject.target if first else TARGET]
     pairs: list[Pair] = []
     for size in sizes:
         for target in targets:
             a, b = (
-                artifact or exported(argument, target, size, request.batch, home, request.notify)
+                artifact or export_artifact(_export_request(argument, target, size, request, home))
                 for argument, artifact in zip(arguments, artifacts, strict=True)
             )
             pairs.append(Pair(name_of(a, b), a, b))
@@ -52,17 +49,10 @@ def pairs_of(request: CompareRequest, home: Path) -> list[Pair]:
     return pairs
 
 
-def exported(model: str, target: str, size: tuple[int, int], batch: int | None, home: Path, notify: Notify) -> Artifact:
-    """Export one model for one target without verifying it, and return the artifact.
-
-    Raises:
-        EffbenchError: It could not be exported.
-    """
-    (cell,) = export(model, [target], [resolution_text(size)], batch=batch or 1, out=home, notify=notify, verify=False)
-    if cell.status != "ok":
-        kind = UnavailableError if cell.status == "unavailable" else EffbenchError
-        raise kind(f"{model} for {target}: {cell.reason}", hint=cell.next_step or None)
-    return bundle.load(Path(cell.artifact))
+def _export_request(model: str, target: str, shapes: InputShapes, request: CompareRequest, home: Path) -> ExportRequest:
+    """Return the export of one side; a comparison asks for latency, so its fidelity is not checked."""
+    batch = request.batch or DEFAULT_BATCH
+    return ExportRequest(model, [target], [shapes], batch=batch, out=home, notify=request.notify, verify=False)
 
 
 def name_of(a: Artifact, b: Artifact) -> str:
@@ -70,4 +60,4 @@ def name_of(a: Artifact, b: Artifact) -> str:
     left, right = a.subject, b.subject
     names = left.model if left.model == right.model else f"{left.model} -> {right.model}"
     targets = left.target if left.target == right.target else f"{left.target} -> {right.target}"
-    return f"{names} {resolution_text(right.resolution)} px {right.storage_precision} {targets}"
+    return f"{names} {right.shapes} px {right.storage_precision} {targets}"

@@ -26,7 +26,7 @@ from effbench.api.keywords import from_fields
 from effbench.api.remote import Remote, device_of
 from effbench.deploy.artifact import bundle
 from effbench.errors import DataError, EffbenchError, UsageError
-from effbench.schema import Artifact, Cell, Measurement, resolution_text
+from effbench.schema import Artifact, Cell, Measurement
 from effbench.statistics.verdict import FAILED, INCONCLUSIVE, ComparisonReport, Verdict
 
 NEW = "new"
@@ -134,7 +134,7 @@ def _decide(plan: GatePlan, sides: Sequence[_Sides]) -> tuple[list[Verdict], boo
 
 def _paired(plan: GatePlan, cell: Cell, base: Sequence[Cell | Artifact]) -> Pair | _Settled:
     """Return the candidate of a cell with its base, or the verdict where there is no pair to measure."""
-    if cell.status != "ok":
+    if not cell.status.made:
         return _Settled(_failed(_name(cell), f"candidate: {cell.reason}", cell.next_step, cell.exit_code or 5))
     candidate = bundle.load(Path(cell.artifact))
     partner = next((item for item in map(_artifact, base) if item and _same_cell(item, candidate)), None)
@@ -156,7 +156,7 @@ def _against_measurements(
         return [_failed(model, candidate.message, candidate.hint or "")]
     verdicts = []
     for cell in candidate:
-        if cell.status != "ok":
+        if not cell.status.made:
             verdicts.append(_failed(_name(cell), cell.reason, cell.next_step, cell.exit_code or 5))
             continue
         artifact = bundle.load(Path(cell.artifact))
@@ -216,14 +216,14 @@ def _measured(plan: GatePlan, artifact: Artifact, budget_s: float) -> tuple[Meas
 def _artifact(item: Cell | Artifact) -> Artifact | None:
     if isinstance(item, Artifact):
         return item
-    return bundle.load(Path(item.artifact)) if item.status == "ok" else None
+    return bundle.load(Path(item.artifact)) if item.status.made else None
 
 
 def _fails_for(cell: Cell, artifact: Artifact) -> bool:
     """Return whether a cell is that of an artifact and failed."""
     subject = artifact.subject
-    return cell.status != "ok" and (cell.resolution, cell.target, cell.precision) == (
-        subject.resolution,
+    return not cell.status.made and (cell.shapes, cell.target, cell.precision) == (
+        subject.shapes,
         subject.target,
         subject.storage_precision,
     )
@@ -241,7 +241,7 @@ def _same_cell(a: Artifact, b: Artifact) -> bool:
 
 
 def _name(cell: Cell) -> str:
-    return f"{cell.model} {resolution_text(cell.resolution)} px {cell.precision} {cell.target}"
+    return f"{cell.model} {cell.shapes} px {cell.precision} {cell.target}"
 
 
 def _failed(name: str, reason: str, next_step: str, exit_code: int = 5) -> Verdict:

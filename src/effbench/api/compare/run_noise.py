@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from effbench.api.compare.noise import MachineNoise, measure_noise
-from effbench.api.compare.pairs import RESOLUTION, TARGET, exported
+from effbench.api.compare.pairs import TARGET
 from effbench.api.compare.run import round_settings
+from effbench.api.export.artifacts import export_artifact
+from effbench.api.export.request import ExportRequest
 from effbench.api.export.stage import Notify, silent
 from effbench.errors import UnavailableError
 from effbench.profiles import devices
-from effbench.schema import parse_resolution
+from effbench.schema import DEFAULT_RESOLUTION, Resolution
 from effbench.statistics.sequential import Rules
 from effbench.store import home as home_of
 
@@ -21,7 +24,7 @@ DEFAULT_MODEL = "regla_m"
 def measure_machine_noise(
     model: str = DEFAULT_MODEL,
     *,
-    resolution: str | int = RESOLUTION,
+    resolution: Resolution = DEFAULT_RESOLUTION,
     target: str = TARGET,
     threads: int = 1,
     device: str = "local",
@@ -47,12 +50,12 @@ def measure_machine_noise(
     """
     _check_device(device)
     home = home_of(out)
-    size = parse_resolution(resolution)
-    a = exported(model, target, size, None, home, notify)
+    request = ExportRequest(model, [target], [resolution], out=home, notify=notify, verify=False)
+    a = export_artifact(request)
     # Exported again into another folder: other files, other memory pages, the same model.
     rebuilt_home = home / "rebuilt"
     shutil.rmtree(rebuilt_home, ignore_errors=True)
-    rebuilt = exported(model, target, size, None, rebuilt_home, notify)
+    rebuilt = export_artifact(replace(request, out=rebuilt_home))
     settings = round_settings(None, threads, budget_s=budget_s)
     return measure_noise(a, rebuilt, settings, rules or Rules(), minutes, home, notify)
 

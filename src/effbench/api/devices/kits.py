@@ -28,10 +28,10 @@ from effbench.schema import (
     Cell,
     Device,
     Fidelity,
+    InputShapes,
     Measurement,
     Round,
     Samples,
-    parse_resolution,
 )
 from effbench.store import Store
 from effbench.store import home as home_of
@@ -88,7 +88,7 @@ def kit(
     folder = Path(to or f"kit-{used.name}")
     if folder.exists():
         raise UsageError(f"{folder} exists already.", hint="Name another with --to, or remove it.")
-    sizes = [parse_resolution(text) for text in resolutions]
+    sizes = [InputShapes.parse(text) for text in resolutions]
     # What is made here runs there: whether this machine could measure it does not matter.
     away = replace(used, transport=transports.NONE) if used.transport == "local" else used
     choice = Choice(home, sizes, targets, 1, precision, None, None, 0, away, notify, notify)

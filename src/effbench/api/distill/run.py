@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effbench.api.distill import teachers as teacher_sources
-from effbench.api.export.run import Notify, check_resolution, silent
+from effbench.api.export.run import check_shapes
 from effbench.api.export.source import Source, ingredients, resolve
+from effbench.api.export.stage import Notify, silent
 from effbench.codec import canonical, file_sha256, fingerprint, from_json, to_json
 from effbench.data import Dataset, open_dataset
 from effbench.data.folder import SPLITS
 from effbench.errors import DataError, UsageError
-from effbench.schema import parse_resolution, resolution_text
+from effbench.schema import InputShapes
 from effbench.store import home as home_of
 from effbench.training.recipe import Recipe
 
@@ -36,7 +37,7 @@ class Trained:
     """
 
     student: str
-    resolution: tuple[int, int]
+    shapes: InputShapes
     recipe: Recipe
     teachers: dict[str, str]
     data: str
@@ -92,8 +93,8 @@ def distill(
         DataError: Images or weights cannot be read, or there is nothing to learn from.
     """
     recipe = recipe or Recipe()
-    source, size = _student(student, weights, recipe), parse_resolution(resolution)
-    check_resolution(source, size)
+    source, shapes = _student(student, weights, recipe), InputShapes.parse(resolution)
+    check_shapes(source, shapes)
     frozen = teacher_sources.sources(teachers)
     images, held_out = _images(data, validation, classes)
     import torch
@@ -101,7 +102,7 @@ def distill(
     if threads is not None:
         torch.set_num_threads(threads)
     home = home_of(out)
-    job, known = _job(source, size, recipe, images, held_out, frozen, home, workers, notify)
+    job, known = _job(source, shapes.image, recipe, images, held_out, frozen, home, workers, notify)
     found = _finished(job.folder)
     if found is not None:
         return replace(found, notes=(*found.notes, "trained before; nothing was done"))
@@ -173,7 +174,7 @@ def _job(
             "validation": held_out.sha256 if held_out else None,
         }
     )
-    folder = home / "trained" / f"{source.name}-{resolution_text(size)}-{key[:8]}"
+    folder = home / "trained" / f"{source.name}-{size}-{key[:8]}"
     job = TrainingJob(
         student=module,
         size=size,
@@ -203,7 +204,7 @@ def _train(job: TrainingJob, teachers: dict[str, str], name: str, notify: Notify
         notes += [] if labelled and job.recipe.labels else ["the classifier was not trained: features were all it saw"]
     made = Trained(
         student=name,
-        resolution=job.size,
+        shapes=InputShapes(job.size),
         recipe=job.recipe,
         teachers=teachers,
         data=job.images.sha256,

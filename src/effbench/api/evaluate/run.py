@@ -8,14 +8,15 @@ from pathlib import Path
 
 from effbench.api.evaluate.accuracy import Suspicion
 from effbench.api.evaluate.session import Call, Result
-from effbench.api.export.run import Notify, at_hand, export, silent
-from effbench.api.export.verification import find_exported
+from effbench.api.export.artifacts import find_or_export
+from effbench.api.export.request import ExportRequest
+from effbench.api.export.stage import Notify, silent
 from effbench.api.remote import Remote, device_of
 from effbench.data import open_dataset
 from effbench.deploy.artifact import bundle
 from effbench.errors import DataError, EffbenchError, UnavailableError, UsageError
 from effbench.profiles.accuracy import score_output
-from effbench.schema import Artifact, Cell, DataInfo
+from effbench.schema import DEFAULT_RESOLUTION, Artifact, Cell, DataInfo
 from effbench.store import home as home_of
 
 
@@ -138,45 +139,25 @@ def _chosen(
     notify: Notify,
 ) -> tuple[list[Artifact], list[Cell]]:
     home = home_of(out)
-    known = [item for item in bundle.artifacts(home) if item.subject.target != "onnx"]
     if not names:
+        known = [item for item in bundle.artifacts(home) if item.subject.target != "onnx"]
         if not known:
             raise UsageError("Nothing is exported yet.", hint="Name a model: effbench evaluate MODEL --data FOLDER")
         return [bundle.load(item.folder) for item in known if not targets or item.subject.target in targets], []
-    artifacts: list[Artifact] = []
-    cells: list[Cell] = []
-    for name in names:
-        artifact = find_exported(name, home)
-        if artifact is not None:
-            artifacts.append(artifact)
-            continue
-        made = export(
-            name,
-            list(targets) or at_hand(),
-            list(resolutions) or [224],
-            precision=precision,
-            weights=weights,
-            seed=seed,
-            out=out,
-            notify=notify,
-        )
-        artifacts += [bundle.load(Path(cell.artifact)) for cell in made if cell.status == "ok"]
-        cells += [cell for cell in made if cell.status != "ok"]
-    return artifacts, cells
+    request = ExportRequest(
+        "",
+        targets,
+        resolutions or (DEFAULT_RESOLUTION,),
+        precision=precision,
+        weights=weights,
+        seed=seed,
+        out=out,
+        notify=notify,
+    )
+    return find_or_export(names, request)
 
 
 def _cell(artifact: Artifact, error: EffbenchError) -> Cell:
     subject = artifact.subject
-    status = "unavailable" if error.exit_code == 4 else "failed"
-    return Cell(
-        subject.model,
-        subject.resolution,
-        subject.storage_precision,
-        subject.target,
-        status,
-        error.message,
-        error.hint or "",
-        error.exit_code,
-        str(artifact.folder),
-        artifact.digest,
-    )
+    key = (subject.model, subject.shapes, subject.storage_precision, subject.target)
+    return Cell.of(*key, error, artifact=str(artifact.folder), digest=artifact.digest)

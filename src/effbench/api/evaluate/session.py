@@ -21,7 +21,7 @@ from effbench.data import Dataset
 from effbench.deploy.artifact import bundle
 from effbench.errors import DataError
 from effbench.profiles.accuracy import score_output
-from effbench.schema import Artifact, DataInfo, Evaluation, Predictions, Preprocessing
+from effbench.schema import FORMAT_VERSION, Artifact, DataInfo, Evaluation, Predictions, Preprocessing
 from effbench.store import Store, merge
 
 SIMULATED_IMAGES = 64
@@ -154,7 +154,7 @@ class Call:
         key = bundle.make_key({"graph": graph.key, "reference": "torch", "versions": versions("torch")})
         subject = graph.subject
         batch = None if graph.inputs[0].shape[0] is None else subject.batch
-        name = bundle.name_of(subject.model, subject.resolution, batch, "fp32", "torch")
+        name = bundle.name_of(subject.model, subject.shapes, batch, "fp32", "torch")
         folder = bundle.folder_of(self.home, name, key)
         same = (item for item in bundle.artifacts(self.home) if item.subject.target == "torch")
         made = next((item for item in same if item.graph_digest == graph.digest), None)
@@ -200,7 +200,7 @@ class Call:
         for event in self._events(artifact, missing):
             if event["event"] != "predictions":
                 continue
-            portion = from_json(Predictions, {"format": 1, **event["predictions"]}, "the child's answer")
+            portion = from_json(Predictions, {"format": FORMAT_VERSION, **event["predictions"]}, "the child's answer")
             self._keep(artifact, missing[event["task"]][0], portion, event["seconds"])
             done, spent = done + len(portion), spent + event["seconds"]
             what = "" if event["task"] == DECLARED else f" ({event['task']})"

@@ -9,9 +9,7 @@ from pathlib import Path
 
 from effbench.deploy.precision.calibration import SYNTHETIC, load_calibration, stamps
 from effbench.errors import UsageError
-from effbench.schema import CALIBRATED, Backbone, Preprocessing
-
-Size = tuple[int, int]
+from effbench.schema import CALIBRATED, Backbone, InputShapes, Preprocessing
 
 
 @dataclass(frozen=True)
@@ -19,11 +17,11 @@ class CalibrationImages:
     """``place`` is a folder or ``synthetic``; ``hashes`` are those of the images as the model sees them."""
 
     place: str = ""
-    hashes: dict[Size, str] = field(default_factory=dict)
+    hashes: dict[InputShapes, str] = field(default_factory=dict)
 
 
 def calibration_images(
-    folder: str | Path | None, backbone: Backbone, sizes: Sequence[Size], precisions: Iterable[str]
+    folder: str | Path | None, backbone: Backbone, sizes: Sequence[InputShapes], precisions: Iterable[str]
 ) -> CalibrationImages:
     """Read the images where a precision needs them.
 
@@ -38,12 +36,12 @@ def calibration_images(
     given = None if folder is None else SYNTHETIC if str(folder) == SYNTHETIC else str(Path(folder).resolve())
     stamp = stamps(given) if given not in (None, SYNTHETIC) else ()
     how, channels = backbone.preprocessing, backbone.in_channels
-    return CalibrationImages(given or "", {size: _sha256(given, size, how, channels, stamp) for size in sizes})
+    return CalibrationImages(given or "", {shapes: _sha256(given, shapes, how, channels, stamp) for shapes in sizes})
 
 
 @lru_cache(256)
 def _sha256(
-    place: str | None, size: Size, how: Preprocessing, channels: int, stamp: tuple[tuple[str, int, int], ...]
+    place: str | None, shapes: InputShapes, how: Preprocessing, channels: int, stamp: tuple[tuple[str, int, int], ...]
 ) -> str:
     """Return the hash of the images of a place; the cells of a sweep ask for the same ones hundreds of times."""
-    return load_calibration(place, size, how, channels).sha256
+    return load_calibration(place, shapes.image, how, channels).sha256

@@ -12,7 +12,7 @@ from effbench.codec import from_json
 from effbench.deploy.precision.calibration import SYNTHETIC
 from effbench.deploy.precision.diagnose import NumericsReport
 from effbench.errors import UsageError
-from effbench.schema import parse_resolution
+from effbench.schema import InputShapes
 from effbench.store import home as home_of
 
 IMAGES = 3
@@ -55,7 +55,7 @@ def numerics(
     if max_images < 2:
         raise UsageError("Numerics needs at least two images: errors are judged by the spread between them.")
     home, limits = home_of(out), Limits.of(time_limit_s)
-    graph = fp32_graph(resolve(model, weights, seed), parse_resolution(resolution), home, limits, notify)
+    graph = fp32_graph(resolve(model, weights, seed), InputShapes.parse(resolution), home, limits, notify)
     place = "" if images is None or str(images) == SYNTHETIC else str(Path(images).resolve())
     job = {"op": "numerics", "graph": str(graph.folder), "precision": precision, "images": place, "count": max_images}
     notify(f"examine {graph.name} in {precision}")

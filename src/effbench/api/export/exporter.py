@@ -15,14 +15,14 @@ from effbench.api.export import fp32_fallback, stage
 from effbench.api.export.calibration_images import CalibrationImages
 from effbench.api.export.request import ExportRequest
 from effbench.api.export.source import Source, code_hashes, ingredients, versions
-from effbench.api.export.stage import EXPORT_WORKER, Limits, failed
+from effbench.api.export.stage import EXPORT_WORKER, Limits
 from effbench.api.export.verification import source_graph, verify_artifact
 from effbench.codec import to_json
 from effbench.deploy.artifact import bundle, placement
 from effbench.deploy.precision.mix import Mix
-from effbench.errors import DataError, EffbenchError, FidelityError, UnavailableError, UnsupportedError
+from effbench.errors import DataError, EffbenchError, UnavailableError, UnsupportedError
 from effbench.process import TIME_LIMIT, ChildFailure
-from effbench.schema import CALIBRATED, PRECISIONS, Artifact, Cell, Device, Preprocessing, resolution_text
+from effbench.schema import CALIBRATED, PRECISIONS, Artifact, Cell, Device, InputShapes, Preprocessing
 from effbench.store import home as home_of
 
 _CALIBRATED_BY = tuple(
@@ -59,63 +59,68 @@ class Exporter:
         self.home = home_of(request.out)
         self.limits = Limits.of(request.time_limit_s, request.memory_limit_bytes, request.cell_limit_s)
         self.calibration = CalibrationImages()
-        self.mixes: dict[tuple[int, int], Mix] = {}
-        self._graphs: dict[tuple[int, int], Artifact | EffbenchError] = {}
+        self.mixes: dict[InputShapes, Mix] = {}
+        self._graphs: dict[InputShapes, Artifact | EffbenchError] = {}
 
     def declared(self) -> Preprocessing | None:
         """Return the preprocessing that the made graphs carry: a user's factory may declare its own."""
         return next((graph.preprocessing for graph in self._graphs.values() if isinstance(graph, Artifact)), None)
 
-    def prepare(self, sizes: Sequence[tuple[int, int]]) -> None:
+    def prepare(self, sizes: Sequence[InputShapes]) -> None:
         """Make the graphs of all sizes, as many at once as there are cores to spare; each is one thread's work."""
         from concurrent.futures import ThreadPoolExecutor
 
         with ThreadPoolExecutor(max(1, min(len(sizes), (os.cpu_count() or 1), 4))) as pool:
-            for size, made in zip(sizes, pool.map(self._try_graph, sizes), strict=True):
-                self._graphs[size] = made
+            for shapes, made in zip(sizes, pool.map(self._try_graph, sizes), strict=True):
+                self._graphs[shapes] = made
 
-    def _try_graph(self, size: tuple[int, int]) -> Artifact | EffbenchError:
+    def _try_graph(self, shapes: InputShapes) -> Artifact | EffbenchError:
         try:
-            return self.graph(size)
+            return self.graph(shapes)
         except EffbenchError as error:
             return error
 
-    def cell(self, size: tuple[int, int], target: str, precision: str | None, verify: bool) -> Cell:
-        """Return one cell, made and checked; what goes wrong is its status."""
+    def cell(self, shapes: InputShapes, target: str, precision: str | None, verify: bool) -> Cell:
+        """Return one cell, made and verified; what goes wrong is its status."""
         start = time.perf_counter()
         known = deploy.registered().get(target)
-        blank = Cell(self.source.name, size, precision or (known.precision if known else "default"), target, "ok")
+        name = (self.source.name, shapes, precision or (known.precision if known else "default"), target)
         try:
-            made, cached = self.artifact(size, target, precision)
-            blank = replace(
-                blank, precision=made.subject.storage_precision, artifact=str(made.folder), digest=made.digest
-            )
-            blank = replace(blank, cached=cached, notes=made.subject.notes)
-            if verify and made.fidelity is None:
-                self.notify(f"verify {made.name}")
-                try:
-                    made = verify_artifact(made, self.home, self.limits)
-                except UnavailableError as error:
-                    # Made here, for a machine that this one is not: whole, and said to be unverified.
-                    blank = replace(blank, notes=(*blank.notes, f"not verified here: {error.message}"))
-            if verify and made.fidelity is not None and not made.fidelity.passed:
-                made, said = self._with_islands(size, target, made)
-                blank = replace(blank, artifact=str(made.folder), digest=made.digest)
-                blank = replace(blank, notes=(*made.subject.notes, *said))
-            blank = replace(blank, fidelity=made.fidelity, placement=made.placement)
-            blank = replace(blank, notes=(*blank.notes, *_computed(made), *self._lost(made)))
-            if not self.allow_fallback:
-                placement.check(made.placement, made.name)
-            if verify and made.fidelity is not None and not made.fidelity.passed:
-                raise FidelityError(f"{made.name} is not the same model: {'; '.join(made.fidelity.reasons)}.")
+            artifact, cached = self.artifact(shapes, target, precision)
+            cell = Cell.of(*name, artifact, cached=cached, notes=artifact.subject.remarks)
         except EffbenchError as error:
-            blank = failed(blank, error)
-        seconds = round(time.perf_counter() - start, 3)
-        self.notify(_line(replace(blank, seconds=seconds)))
-        return replace(blank, seconds=seconds)
+            cell = Cell.of(*name, error)
+        else:
+            cell = self._verified(cell, shapes, artifact) if verify else cell
+        cell = replace(cell, seconds=round(time.perf_counter() - start, 3))
+        self.notify(_line(cell))
+        return cell
+
+    def _verified(self, cell: Cell, shapes: InputShapes, artifact: Artifact) -> Cell:
+        """Return the cell of an artifact after its check, repaired where fp32 islands can."""
+        reason = "not verified"
+        tried: tuple[str, ...] = ()
+        try:
+            if artifact.fidelity is None:
+                self.notify(f"verify {artifact.name}")
+                try:
+                    artifact = verify_artifact(artifact, self.home, self.limits)
+                except UnavailableError as error:
+                    # Made here, for a machine that this one is not: whole, and not run.
+                    reason = f"not verified here: {error.message}"
+            if artifact.fidelity is not None and not artifact.fidelity.passed:
+                artifact, tried = self._with_islands(shapes, cell.target, artifact)
+            key = (cell.model, shapes, cell.precision, cell.target)
+            notes = (*artifact.subject.remarks, *tried, *_computed(artifact), *self._lost(artifact))
+            cell = Cell.of(*key, artifact, reason=reason, cached=cell.cached, notes=notes)
+            if not self.allow_fallback:
+                placement.check(artifact.placement, artifact.name)
+        except EffbenchError as error:
+            return cell.failed(error)
+        return cell
 
     def artifact(
-        self, size: tuple[int, int], name: str, precision: str | None, islands: Sequence[str] = ()
+        self, shapes: InputShapes, name: str, precision: str | None, islands: Sequence[str] = ()
     ) -> tuple[Artifact, bool]:
         """Return an artifact of one cell, and whether it was there; ``islands`` of the graph stay in fp32.
 
@@ -136,13 +141,13 @@ class Exporter:
             raise UnsupportedError(f"Target '{name}' takes no {wanted}: {reason}.", hint=f"It takes {others}.")
         if self.allow_fallback and "fallback" in target.options:
             options.setdefault("fallback", "yes")
-        graph = self._graphs[size]
+        graph = self._graphs[shapes]
         if isinstance(graph, EffbenchError):
             raise graph
         if wanted != "fp32":
-            graph = self.in_precision(size, wanted, islands)
-        if wanted == "int8" and size in self.mixes:
-            graph = self._mixed(size, graph, self.mixes[size])
+            graph = self.in_precision(shapes, wanted, islands)
+        if wanted == "int8" and shapes in self.mixes:
+            graph = self._mixed(shapes, graph, self.mixes[shapes])
         key = bundle.make_key(
             {
                 "graph": graph.key,
@@ -152,11 +157,11 @@ class Exporter:
                 "code": code_hashes(f"{type(target).__module__}:TARGET"),
             }
         )
-        folder = bundle.folder_of(self.home, self._name(size, wanted, name), key)
+        folder = bundle.folder_of(self.home, self._name(shapes, wanted, name), key)
         job = {"op": "convert", "graph": str(graph.folder), "target": name, "options": options}
-        return self._make(folder, key, job, f"convert {self.source.name} at {resolution_text(size)} to {target.title}")
+        return self._make(folder, key, job, f"convert {self.source.name} at {shapes} to {target.title}")
 
-    def _with_islands(self, size: tuple[int, int], target: str, made: Artifact) -> tuple[Artifact, tuple[str, ...]]:
+    def _with_islands(self, shapes: InputShapes, target: str, made: Artifact) -> tuple[Artifact, tuple[str, ...]]:
         """Return what an artifact that missed its limit in half precision becomes with islands of fp32, if that helps.
 
         Else the artifact itself, with what was tried.
@@ -167,11 +172,11 @@ class Exporter:
         if no_fp32 is not None:
             return made, (f"fp32 islands cannot save it: {no_fp32}",)
         try:
-            half = self.in_precision(size, "fp16")
-            names = fp32_fallback.islands(self.in_precision(size, "fp32"), half, self.home, self.limits, self.notify)
+            half = self.in_precision(shapes, "fp16")
+            names = fp32_fallback.islands(self.in_precision(shapes, "fp32"), half, self.home, self.limits, self.notify)
             if not names:
                 return made, ("no operator is to blame that fp32 islands could save",)
-            found, _ = self.artifact(size, target, "fp16", names)
+            found, _ = self.artifact(shapes, target, "fp16", names)
             if found.fidelity is None:
                 self.notify(f"verify {found.name}")
                 found = verify_artifact(found, self.home, self.limits)
@@ -203,13 +208,13 @@ class Exporter:
         device = self.device.precisions.get(target) if self.device else None
         return precision or device or deploy.get(target).precision
 
-    def graph(self, size: tuple[int, int]) -> Artifact:
+    def graph(self, shapes: InputShapes) -> Artifact:
         """Return the fp32 graph of a size; made where it is not there."""
         source = self.source
         key = bundle.make_key(
             {
                 "model": ingredients(source),
-                "resolution": size,
+                "resolution": shapes.image,
                 "batch": self.batch,
                 "dynamic_batch": self.dynamic,
                 "versions": versions(*GRAPH_PACKAGES),
@@ -218,30 +223,30 @@ class Exporter:
                 ),
             }
         )
-        folder = bundle.folder_of(self.home, self._name(size, "fp32", "onnx"), key)
+        folder = bundle.folder_of(self.home, self._name(shapes, "fp32", "onnx"), key)
         job = {
             "op": "graph",
             "backbone": to_json(source.backbone),
             "weights": to_json(source.weights),
             "path": str(source.path) if source.path else None,
             "state": str(source.state) if source.state else None,
-            "resolution": size,
+            "resolution": shapes.image,
             "batch": self.batch,
             "dynamic_batch": self.dynamic,
             "threads": 1,
             "packages": GRAPH_PACKAGES,
         }
-        return self._make(folder, key, job, f"export {source.name} at {resolution_text(size)} to ONNX")[0]
+        return self._make(folder, key, job, f"export {source.name} at {shapes} to ONNX")[0]
 
-    def in_precision(self, size: tuple[int, int], precision: str, islands: Sequence[str] = ()) -> Artifact:
+    def in_precision(self, shapes: InputShapes, precision: str, islands: Sequence[str] = ()) -> Artifact:
         """Return the graph of a size in a precision, ``islands`` of it in fp32; made where it is not there."""
-        graph = self._graphs[size]
+        graph = self._graphs[shapes]
         if isinstance(graph, EffbenchError):
             raise graph
         if precision == "fp32":
             return graph
         packages = PRECISION_PACKAGES.get(precision, ())
-        calibration = self.calibration.hashes.get(size) if precision in CALIBRATED else None
+        calibration = self.calibration.hashes.get(shapes) if precision in CALIBRATED else None
         how: dict[str, Any] = {"precision": precision, "calibration": calibration}
         if precision == "int8":
             how["whole"] = self.whole_int8
@@ -249,22 +254,22 @@ class Exporter:
             how["islands"] = list(islands)
         code = code_hashes(*WRITERS[precision])
         key = bundle.make_key({"graph": graph.key, **how, "versions": versions(*packages), "code": code})
-        folder = bundle.folder_of(self.home, self._name(size, precision, "onnx"), key)
+        folder = bundle.folder_of(self.home, self._name(shapes, precision, "onnx"), key)
         job = {"op": "precision", "graph": str(graph.folder), **how, "images": self.calibration.place}
         job["packages"] = packages
         return self._make(folder, key, job, f"write {precision} into {graph.name}")[0]
 
-    def _mixed(self, size: tuple[int, int], int8: Artifact, mix: Mix) -> Artifact:
-        graph = self.in_precision(size, "fp32")
+    def _mixed(self, shapes: InputShapes, int8: Artifact, mix: Mix) -> Artifact:
+        graph = self.in_precision(shapes, "fp32")
         how = {"float_nodes": list(mix.float_nodes), "float_type": mix.float_type, "note": mix.note}
         code = code_hashes("effbench.deploy.precision.mix:mixed")
         key = bundle.make_key({"graph": graph.key, "int8": int8.key, **how, "code": code})
-        folder = bundle.folder_of(self.home, self._name(size, "int8", "onnx"), key)
+        folder = bundle.folder_of(self.home, self._name(shapes, "int8", "onnx"), key)
         job = {"op": "mix", "graph": str(graph.folder), "int8": str(int8.folder), **how}
         return self._make(folder, key, job, f"write a {mix.note}")[0]
 
-    def _name(self, size: tuple[int, int], precision: str, target: str) -> str:
-        return bundle.name_of(self.source.name, size, None if self.dynamic else self.batch, precision, target)
+    def _name(self, shapes: InputShapes, precision: str, target: str) -> str:
+        return bundle.name_of(self.source.name, shapes, None if self.dynamic else self.batch, precision, target)
 
     def _make(self, folder: Path, key: str, job: Mapping[str, Any], what: str) -> tuple[Artifact, bool]:
         from filelock import FileLock, Timeout
@@ -300,8 +305,8 @@ def _computed(artifact: Artifact) -> tuple[str, ...]:
 
 
 def _line(cell: Cell) -> str:
-    what = f"{cell.model} {resolution_text(cell.resolution)} px {cell.precision} {cell.target}"
-    if cell.status != "ok":
-        return f"{what}: {cell.status}: {cell.reason}"
-    checked = f", max error {cell.fidelity.max_error:.1e} of the spread" if cell.fidelity else ", not verified"
-    return f"{what}: ok{' (cached)' if cell.cached else ''}{checked}, {cell.seconds:.1f} s"
+    name = f"{cell.model} {cell.shapes} px {cell.precision} {cell.target}"
+    if not cell.status.made:
+        return f"{name}: {cell.status}: {cell.reason}"
+    checked = f"max error {cell.fidelity.max_error:.1e} of the spread" if cell.fidelity else cell.reason
+    return f"{name}: {cell.status}{' (cached)' if cell.cached else ''}, {checked}, {cell.seconds:.1f} s"

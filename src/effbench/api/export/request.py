@@ -9,7 +9,7 @@ from pathlib import Path
 from effbench.api.export import failures
 from effbench.api.export.stage import STAGE_LIMIT_S, Notify, silent
 from effbench.errors import UsageError, unknown_name
-from effbench.schema import PRECISIONS, Device, parse_resolution
+from effbench.schema import DEFAULT_BATCH, DEFAULT_RESOLUTION, PRECISIONS, Device, InputShapes, Resolution
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,11 @@ class ExportRequest:
 
     model: str
     targets: Sequence[str] = ()
-    resolutions: Sequence[str | int] = (224,)
+    resolutions: Sequence[Resolution] = (DEFAULT_RESOLUTION,)
     _: KW_ONLY
     precision: str | None = None
     images: str | Path | None = None
-    batch: int = 1
+    batch: int = DEFAULT_BATCH
     dynamic_batch: bool = False
     weights: str | None = None
     seed: int = 0
@@ -68,7 +68,9 @@ class ExportRequest:
         if self.batch < 1:
             raise UsageError(f"Batch {self.batch} is not a number of images.", hint="Give 1 or more.")
 
+        object.__setattr__(self, "resolutions", tuple(map(InputShapes.parse, self.resolutions)))
+
     @property
-    def sizes(self) -> list[tuple[int, int]]:
-        """The resolutions as (height, width) in pixels."""
-        return [parse_resolution(text) for text in self.resolutions]
+    def shapes(self) -> list[InputShapes]:
+        """The resolutions, parsed."""
+        return [InputShapes.parse(text) for text in self.resolutions]

@@ -12,8 +12,7 @@ from effbench.api.export.calibration_images import calibration_images
 from effbench.api.export.exporter import Exporter
 from effbench.api.export.request import ExportRequest
 from effbench.api.export.source import Source, resolve
-from effbench.api.export.stage import AGENT, EXPORT_WORKER, STAGE_LIMIT_S, Limits, Notify, silent
-from effbench.api.export.verification import find_artifact
+from effbench.api.export.stage import Limits, Notify, silent
 from effbench.api.keywords import from_fields
 from effbench.errors import (
     UnavailableError,
@@ -25,15 +24,12 @@ from effbench.schema import (
     Artifact,
     Cell,
     Device,
-    resolution_text,
+    InputShapes,
 )
 
 
-@from_fields(ExportRequest)
-def export(request: ExportRequest) -> list[Cell]:
+def run_export(request: ExportRequest) -> list[Cell]:
     """Export a model to targets, once per resolution, and verify each artifact against the fp32 reference.
-
-    Arguments are the fields of `ExportRequest`.
 
     Returns:
         One cell per resolution and target, in order; a cell that failed does not stop the others.
@@ -43,12 +39,12 @@ def export(request: ExportRequest) -> list[Cell]:
         DataError: A file that is not what it should be.
     """
     exporter, plan = prepared(request)
-    cells = [exporter.cell(size, name, request.precision, request.verify) for size, name in plan]
+    cells = [exporter.cell(shapes, name, request.precision, request.verify) for shapes, name in plan]
     return reduced(cells, request.reduce_s, request.notify)
 
 
-Plan = list[tuple[tuple[int, int], str]]
-"""The cells of an export, as (size, target)."""
+Plan = list[tuple[InputShapes, str]]
+"""The cells of an export."""
 
 
 def prepared(request: ExportRequest, whole_int8: bool = False) -> tuple[Exporter, Plan]:
@@ -59,9 +55,9 @@ def prepared(request: ExportRequest, whole_int8: bool = False) -> tuple[Exporter
         DataError: A file is not what it should be.
     """
     source = resolve(request.model, request.weights, request.seed)
-    sizes = request.sizes
-    for size in sizes:
-        check_resolution(source, size)
+    sizes = request.shapes
+    for shapes in sizes:
+        check_shapes(source, shapes)
     device = devices.get(request.device) if isinstance(request.device, str) else request.device
     names = list(request.targets) or (targets_of(device) if device else at_hand())
     for name in names:
@@ -74,15 +70,15 @@ def prepared(request: ExportRequest, whole_int8: bool = False) -> tuple[Exporter
     if declared is not None and declared != source.backbone.preprocessing:
         backbone = replace(source.backbone, preprocessing=declared)
         exporter.calibration = calibration_images(request.images, backbone, sizes, precisions)
-    return exporter, [(size, name) for size in sizes for name in names]
+    return exporter, [(shapes, name) for shapes in sizes for name in names]
 
 
-def fp32_graph(source: Source, size: tuple[int, int], home: Path, limits: Limits, notify: Notify = silent) -> Artifact:
+def fp32_graph(source: Source, shapes: InputShapes, home: Path, limits: Limits, notify: Notify = silent) -> Artifact:
     """Return the fp32 graph of a model at one size and batch 1; made where it is not there."""
-    check_resolution(source, size)
+    check_shapes(source, shapes)
     exporter = Exporter(ExportRequest(source.name, out=home, notify=notify), source, None)
     exporter.limits = limits
-    return exporter.graph(size)
+    return exporter.graph(shapes)
 
 
 def at_hand() -> list[str]:
@@ -126,19 +122,19 @@ def check_target(name: str, options: Mapping[str, str]) -> None:
             raise unknown_name(key, known, f"option of target '{name}':")
 
 
-def check_resolution(source: Source, size: tuple[int, int]) -> None:
+def check_shapes(source: Source, shapes: InputShapes) -> None:
     """Refuse a size that the model is known not to take, before any work.
 
     Raises:
         UsageError: Below the model's smallest size, or not a multiple of its strides.
     """
-    backbone, text = source.backbone, resolution_text(size)
-    if min(size) < backbone.min_resolution:
-        raise UsageError(f"{source.name} takes {backbone.min_resolution} px or more, not {text}.")
-    if any(side % backbone.stride for side in size):
-        raise UsageError(f"{source.name} takes multiples of {backbone.stride} px, not {text}.")
-    if backbone.fixed_resolution is not None and set(size) != {backbone.fixed_resolution}:
-        raise UsageError(f"{source.name} takes {backbone.fixed_resolution} px only, not {text}.")
+    backbone = source.backbone
+    if min(shapes.image) < backbone.min_resolution:
+        raise UsageError(f"{source.name} takes {backbone.min_resolution} px or more, not {shapes}.")
+    if any(length % backbone.stride for length in shapes.image):
+        raise UsageError(f"{source.name} takes multiples of {backbone.stride} px, not {shapes}.")
+    if backbone.fixed_resolution is not None and set(shapes.image) != {backbone.fixed_resolution}:
+        raise UsageError(f"{source.name} takes {backbone.fixed_resolution} px only, not {shapes}.")
 
 
 def reduced(cells: Sequence[Cell], limit_s: float, notify: Notify = silent) -> list[Cell]:
@@ -156,13 +152,10 @@ def reduced(cells: Sequence[Cell], limit_s: float, notify: Notify = silent) -> l
     return found
 
 
-__all__ = [
-    "AGENT",
-    "EXPORT_WORKER",
-    "STAGE_LIMIT_S",
-    "Notify",
-    "at_hand",
-    "export",
-    "find_artifact",
-    "silent",
-]
+@from_fields(ExportRequest)
+def export(request: ExportRequest) -> list[Cell]:
+    """Export a model to targets, once per resolution, and verify each artifact against the fp32 reference.
+
+    Arguments are the fields of `ExportRequest`; returns and errors are those of `run_export`.
+    """
+    return run_export(request)

@@ -1,4 +1,4 @@
-"""What the stages of an export share: the children they run in, their limits, and how an error ends a cell."""
+"""What the stages of an export share: the child processes they run in, and their limits."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from effbench import process
 from effbench.api.export import failures
-from effbench.errors import EffbenchError, UnavailableError, UnsupportedError, UsageError
-from effbench.schema import Cell
+from effbench.errors import EffbenchError
 
 Notify = Callable[[str], None]
 
@@ -89,18 +88,3 @@ def run(module: str, job: Mapping[str, Any], limits: Limits, home: Path, name: s
     except EffbenchError as error:
         failures.keep(home, f"{name}-{job['op']}", module, {**job, "time_limit_s": seconds}, error)
         raise
-
-
-def failed(cell: Cell, error: EffbenchError) -> Cell:
-    """Turn an error into the status it stands for."""
-    kinds = ((UnsupportedError, "unsupported"), (UnavailableError, "unavailable"), (UsageError, "unsupported"))
-    status = next((name for kind, name in kinds if isinstance(error, kind)), "failed")
-    return replace(
-        cell,
-        status=status,
-        cause=error.cause if isinstance(error, process.ChildFailure) else "",
-        reason=error.message,
-        next_step=error.hint or "",
-        exit_code=type(error).exit_code,
-        record=error.record,
-    )

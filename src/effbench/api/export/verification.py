@@ -1,4 +1,4 @@
-"""Verify artifacts against the reference they were made with, find them by name, finish what a device has to build."""
+"""Verify artifacts against the reference they were made with; finish what a device has to build."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 
 from effbench import deploy
 from effbench.api.export.source import is_model
-from effbench.api.export.stage import AGENT, STAGE_LIMIT_S, Limits, Notify, failed, run, silent
+from effbench.api.export.stage import AGENT, STAGE_LIMIT_S, Limits, Notify, run, silent
 from effbench.api.remote import Remote, device_of
 from effbench.codec import from_json
 from effbench.deploy.artifact import bundle
-from effbench.errors import DataError, EffbenchError, FidelityError, UsageError, unknown_name
+from effbench.errors import DataError, EffbenchError, UsageError, unknown_name
 from effbench.profiles import devices
 from effbench.schema import Artifact, Cell, Fidelity
 from effbench.store import home as home_of
@@ -92,16 +92,12 @@ def verify(
 def _verified(artifact: Artifact, home: Path, remote: Remote, time_limit_s: float, notify: Notify) -> Cell:
     start = time.perf_counter()
     subject = artifact.subject
-    names = (subject.model, subject.resolution, subject.storage_precision, subject.target)
-    cell = Cell(*names, "ok", artifact=str(artifact.folder))
+    key = (subject.model, subject.shapes, subject.storage_precision, subject.target)
     try:
         notify(f"verify {artifact.name}")
-        made = verify_artifact(artifact, home, Limits.of(time_limit_s), remote=remote)
-        cell = replace(cell, digest=made.digest, fidelity=made.fidelity)
-        if made.fidelity is not None and not made.fidelity.passed:
-            raise FidelityError(f"{made.name} is not the same model: {'; '.join(made.fidelity.reasons)}.")
+        cell = Cell.of(*key, verify_artifact(artifact, home, Limits.of(time_limit_s), remote=remote))
     except EffbenchError as error:
-        cell = failed(cell, error)
+        cell = Cell.of(*key, error, artifact=str(artifact.folder))
     return replace(cell, seconds=round(time.perf_counter() - start, 3))
 
 
@@ -118,9 +114,8 @@ def finish(
     left = bundle.load(Path(folder))
     made = deploy.get(left.subject.target).finish(left.folder, home_of(out), dict(options or {}))
     subject = made.subject
-    seconds = round(time.perf_counter() - start, 3)
-    cell = Cell(subject.model, subject.resolution, subject.storage_precision, subject.target, "ok")
-    return [replace(cell, artifact=str(made.folder), digest=made.digest, fidelity=made.fidelity, seconds=seconds)]
+    key = (subject.model, subject.shapes, subject.storage_precision, subject.target)
+    return [Cell.of(*key, made, seconds=round(time.perf_counter() - start, 3))]
 
 
 def find_exported(argument: str, home: Path) -> Artifact | None:

@@ -14,8 +14,9 @@ from typing import Any
 from effbench.codec import from_json, to_json
 from effbench.deploy.artifact import bundle, encoded, fidelity
 from effbench.deploy.graph import onnx_file
+from effbench.deploy.precision.calibration import SYNTHETIC
 from effbench.errors import ConversionError, DataError, UnsupportedError
-from effbench.schema import LATENCY_ONLY, Artifact, Backbone, Stage, Subject, TensorSpec, Weights
+from effbench.schema import CALIBRATED, Artifact, Backbone, InputShapes, Stage, Subject, TensorSpec, Weights
 
 
 class _Stages:
@@ -52,7 +53,7 @@ def _subject(job: dict[str, Any], params: int, macs: int | None, notes: tuple[st
         model=backbone.name,
         family=backbone.family,
         weights=from_json(Weights, job["weights"], "job"),
-        resolution=tuple(job["resolution"]),
+        shapes=InputShapes(tuple(job["resolution"])),
         batch=job["batch"],
         target="onnx",
         storage_precision="fp32",
@@ -204,7 +205,8 @@ def precision(job: dict[str, Any], emit: Any) -> None:
         model, found, notes = write(source, onnx_file.load(source.path), job, draft, stages)
         onnx.save(model, draft / "model.onnx")
         notes = (*source.subject.notes, *notes)
-        subject = replace(source.subject, storage_precision=job["precision"], notes=notes)
+        latency_only = job["precision"] in CALIBRATED and job["images"] == SYNTHETIC
+        subject = replace(source.subject, storage_precision=job["precision"], latency_only=latency_only, notes=notes)
         return replace(
             source,
             folder=draft,
@@ -248,7 +250,7 @@ def _quantized(source: Artifact, model: Any, job: dict[str, Any], draft: Path, s
     if images.sha256 != job["calibration"]:
         raise DataError(f"The images in {job['images']} changed while they were read.", hint="Export again.")
     batches = images.feeds(spec.shape[0], spec, source.preprocessing)
-    notes: tuple[str, ...] = (LATENCY_ONLY,) if images.latency_only else ()
+    notes: tuple[str, ...] = ()
     found: dict[str, Any] = {"calibration_images": len(images.images)}
     if job["precision"] == "a16w8":
         made = to_a16w8(model, batches)

@@ -13,7 +13,7 @@ from effbench.api.remote import Remote, device_of
 from effbench.codec import plain
 from effbench.deploy.artifact import bundle
 from effbench.errors import UnavailableError
-from effbench.schema import FORMAT_VERSION, Device, Measurement
+from effbench.schema import FORMAT_VERSION, Device, InputShapes, Measurement
 from effbench.statistics import percentiles
 from effbench.store import home as home_of
 from effbench.store import write_atomically
@@ -71,7 +71,7 @@ class Roof:
 
     name: str
     model: str
-    resolution: tuple[int, int]
+    shapes: InputShapes
     precision: str
     target: str
     p50_ms: float
@@ -192,7 +192,7 @@ def _roof(
     roof = Roof(
         f"{subject.model} {subject.target}" if artifact is None else artifact.name,
         subject.model,
-        subject.resolution,
+        subject.shapes,
         precision,
         subject.target,
         p50.value / 1e6,

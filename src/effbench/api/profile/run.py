@@ -23,7 +23,7 @@ from effbench.codec import from_json
 from effbench.deploy.artifact import bundle
 from effbench.errors import EffbenchError, UnavailableError, UsageError
 from effbench.profiles.protocol import COOL_LIMIT_S, Protocol
-from effbench.schema import Artifact, Cell, Measurement, Round, Samples, parse_resolution
+from effbench.schema import Artifact, Cell, InputShapes, Measurement, Round, Samples
 from effbench.store import Store
 from effbench.store import home as home_of
 
@@ -152,7 +152,7 @@ def profile(
     threads = int(used.settings.get("threads", 1)) if threads is None else threads
     _check(threads, batch, budget_s, how.rounds)
     home = home_of(out)
-    sizes = [parse_resolution(text) for text in resolutions]
+    sizes = [InputShapes.parse(text) for text in resolutions]
     said: list[str] = []
 
     def say(text: str) -> None:
@@ -300,14 +300,5 @@ def _progress(lane: _Lane, done: int, rounds: int) -> str:
 def _cell_of_failure(lane: _Lane) -> Cell:
     subject, error = lane.artifact.subject, lane.failure
     assert error is not None
-    return Cell(
-        subject.model,
-        subject.resolution,
-        subject.storage_precision,
-        subject.target,
-        "unavailable" if isinstance(error, UnavailableError) else "failed",
-        error.message,
-        error.hint or "",
-        type(error).exit_code,
-        artifact=str(lane.artifact.folder),
-    )
+    key = (subject.model, subject.shapes, subject.storage_precision, subject.target)
+    return Cell.of(*key, error, artifact=str(lane.artifact.folder))

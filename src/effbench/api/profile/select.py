@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from effbench import deploy
-from effbench.api.export.run import at_hand, export
+from effbench.api.export.artifacts import Found, export_artifacts, find_or_export
+from effbench.api.export.request import ExportRequest
+from effbench.api.export.run import at_hand
 from effbench.api.export.stage import Notify
-from effbench.api.export.verification import find_exported
 from effbench.deploy.artifact import bundle
 from effbench.deploy.precision.calibration import SYNTHETIC
-from effbench.schema import CALIBRATED, Artifact, Cell, Device, resolution_text
+from effbench.errors import UnavailableError
+from effbench.schema import CALIBRATED, DEFAULT_RESOLUTION, Artifact, Cell, Device, InputShapes
 
 DEFAULT_MODEL = "regla_m"
 
@@ -23,7 +25,7 @@ class Choice:
     """Decides what is measured when the user says little."""
 
     home: Path
-    sizes: list[tuple[int, int]]
+    sizes: list[InputShapes]
     targets: Sequence[str]
     batch: int
     precision: str | None
@@ -34,29 +36,29 @@ class Choice:
     notify: Notify
     say: Notify
 
-    def choose(self, names: Sequence[str]) -> tuple[list[Artifact], list[Cell]]:
+    def choose(self, names: Sequence[str]) -> Found:
         """Return what is measured, exporting what is missing, and a cell for each that cannot be."""
         if names:
             return self._named(names)
         known = self._exported()
         if not known:
-            where = " and ".join(f"{resolution_text(size)} px" for size in self.sizes or [(224, 224)])
+            where = " and ".join(f"{size} px" for size in self.sizes or [InputShapes.parse(DEFAULT_RESOLUTION)])
             wanted = self._targets()
             self.say(f"Nothing is exported yet: exporting {DEFAULT_MODEL} at {where} for {', '.join(wanted)}.")
-            return self._export(DEFAULT_MODEL, self.sizes or [(224, 224)], wanted)
+            return self._export(DEFAULT_MODEL, self.sizes or [InputShapes.parse(DEFAULT_RESOLUTION)], wanted)
         chosen: list[Artifact] = []
         cells: list[Cell] = []
         for size in self.sizes:
             for artifact in known:
                 subject = artifact.subject
                 peers = [item for item in known if _kin(item) == _kin(artifact)]
-                at_size = [item for item in peers if item.subject.resolution == size]
+                at_size = [item for item in peers if item.subject.shapes == size]
                 if at_size:
                     chosen += [item for item in at_size if item not in chosen]
                 elif artifact is peers[0]:
-                    have = ", ".join(resolution_text(item.subject.resolution) for item in peers)
+                    have = ", ".join(str(item.subject.shapes) for item in peers)
                     text = f"{subject.model} for {subject.target} exists at {have} px only"
-                    self.say(f"{text}: exporting it at {resolution_text(size)} px.")
+                    self.say(f"{text}: exporting it at {size} px.")
                     more, failed = self._export_again(artifact, size)
                     chosen += more
                     cells += failed
@@ -79,20 +81,11 @@ class Choice:
                 newest[stem] = artifact
         return list(newest.values())
 
-    def _named(self, names: Sequence[str]) -> tuple[list[Artifact], list[Cell]]:
-        artifacts: list[Artifact] = []
-        cells: list[Cell] = []
-        for name in names:
-            artifact = find_exported(name, self.home)
-            if artifact is None:
-                more, failed = self._export(name, self.sizes or [(224, 224)], self._targets())
-                artifacts += more
-                cells += failed
-            else:
-                artifacts.append(artifact)
-        return self._runnable(artifacts, cells)
+    def _named(self, names: Sequence[str]) -> Found:
+        request = self._request("", self.sizes or [InputShapes.parse(DEFAULT_RESOLUTION)], self.targets)
+        return self._runnable(*find_or_export(names, request, self._targets))
 
-    def _export_again(self, artifact: Artifact, size: tuple[int, int]) -> tuple[list[Artifact], list[Cell]]:
+    def _export_again(self, artifact: Artifact, size: InputShapes) -> Found:
         subject = artifact.subject
         images = self.images if subject.storage_precision in CALIBRATED else None
         images = SYNTHETIC if subject.latency_only and images is None else images
@@ -100,26 +93,19 @@ class Choice:
         again = replace(again, images=images)
         reason = _why_not_again(artifact, images)
         if reason:
-            cell = Cell(
-                subject.model,
-                size,
-                subject.storage_precision,
-                subject.target,
-                "unavailable",
-                reason,
-                f"effbench export {subject.model} --res {resolution_text(size)} --target {subject.target}",
-                4,
-            )
-            return [], [cell]
+            command = f"effbench export {subject.model} --res {size} --target {subject.target}"
+            key = (subject.model, size, subject.storage_precision, subject.target)
+            return [], [Cell.of(*key, UnavailableError(reason, hint=command))]
         return again._export(subject.model, [size], [subject.target])
 
-    def _export(
-        self, model: str, sizes: list[tuple[int, int]], targets: list[str]
-    ) -> tuple[list[Artifact], list[Cell]]:
-        made = export(
+    def _export(self, model: str, sizes: Sequence[InputShapes], targets: Sequence[str]) -> Found:
+        return export_artifacts(self._request(model, sizes, targets))
+
+    def _request(self, model: str, sizes: Sequence[InputShapes], targets: Sequence[str]) -> ExportRequest:
+        return ExportRequest(
             model,
             targets,
-            [resolution_text(size) for size in sizes],
+            sizes,
             precision=self.precision,
             images=self.images,
             batch=self.batch,
@@ -129,10 +115,8 @@ class Choice:
             out=self.home,
             notify=self.notify,
         )
-        good = [cell for cell in made if cell.status == "ok"]
-        return [bundle.load(Path(cell.artifact)) for cell in good], [cell for cell in made if cell.status != "ok"]
 
-    def _runnable(self, artifacts: list[Artifact], cells: list[Cell]) -> tuple[list[Artifact], list[Cell]]:
+    def _runnable(self, artifacts: list[Artifact], cells: list[Cell]) -> Found:
         here: list[Artifact] = []
         for artifact in artifacts:
             subject = artifact.subject
@@ -140,19 +124,10 @@ class Choice:
             if reason is None:
                 here.append(artifact)
             else:
-                cells.append(
-                    Cell(
-                        subject.model,
-                        subject.resolution,
-                        subject.storage_precision,
-                        subject.target,
-                        "unavailable",
-                        reason,
-                        "effbench doctor" + ("" if self.device.name == "local" else f" --device {self.device.name}"),
-                        4,
-                        artifact=str(artifact.folder),
-                    )
-                )
+                command = "effbench doctor" + ("" if self.device.name == "local" else f" --device {self.device.name}")
+                key = (subject.model, subject.shapes, subject.storage_precision, subject.target)
+                error = UnavailableError(reason, hint=command)
+                cells.append(Cell.of(*key, error, artifact=str(artifact.folder)))
         return here, cells
 
     def _unfit(self, name: str) -> str | None:

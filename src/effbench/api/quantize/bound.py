@@ -12,7 +12,6 @@ from effbench.api.evaluate.session import Call
 from effbench.api.export.exporter import Exporter
 from effbench.api.export.request import ExportRequest
 from effbench.api.export.run import prepared
-from effbench.api.export.stage import failed
 from effbench.api.keywords import from_fields
 from effbench.api.quantize.search import Outcome, check, search
 from effbench.data import Dataset, open_dataset
@@ -20,9 +19,7 @@ from effbench.deploy.artifact import bundle
 from effbench.deploy.precision.mix import Mix
 from effbench.errors import DataError, EffbenchError, FidelityError, UsageError
 from effbench.profiles.accuracy import score_output
-from effbench.schema import Artifact, Cell
-
-Size = tuple[int, int]
+from effbench.schema import Artifact, Cell, InputShapes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +66,7 @@ def quantize(request: QuantizeRequest) -> list[Cell]:
 class ExportMaker:
     """Makes the artifacts of a search, by precision or as a mix; what exists is found, not made again."""
 
-    def __init__(self, request: Exporter, size: Size, target: str) -> None:
+    def __init__(self, request: Exporter, size: InputShapes, target: str) -> None:
         self._request, self._size, self._target = request, size, target
         self._mixes: dict[Mix, Artifact] = {}
 
@@ -100,7 +97,7 @@ class ExportMaker:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def cells(request: Exporter, plan: Sequence[tuple[Size, str]], asked: QuantizeRequest) -> list[Cell]:
+def cells(request: Exporter, plan: Sequence[tuple[InputShapes, str]], asked: QuantizeRequest) -> list[Cell]:
     """Search a mix once per size and make every target's artifact of it."""
     place, max_drop_pct, verify, classes = Path(asked.data), asked.max_drop, asked.verify, asked.classes
     listed = None if classes is None else str(Path(classes).resolve())
@@ -117,7 +114,7 @@ def cells(request: Exporter, plan: Sequence[tuple[Size, str]], asked: QuantizeRe
         except DataError:
             raise
         except EffbenchError as error:
-            found += [failed(Cell("", size, "int8", name, "ok"), error) for name in targets]
+            found += [Cell.of(request.source.name, size, "int8", name, error) for name in targets]
             continue
         notes = (*outcome.notes, *(trial.text() for trial in outcome.trials))
         for name in targets:
@@ -127,7 +124,7 @@ def cells(request: Exporter, plan: Sequence[tuple[Size, str]], asked: QuantizeRe
                     f"no mix keeps a drop of {max_drop_pct:g} points: {outcome.notes[-1]}.",
                     hint="Give more images, a larger --max-drop, or export in fp16.",
                 )
-                found.append(replace(failed(Cell(graph.subject.model, size, "int8", name, "ok"), missed), notes=notes))
+                found.append(Cell.of(graph.subject.model, size, "int8", name, missed, notes=notes))
                 continue
             request.mixes[size] = outcome.mix
             cell = request.cell(size, name, "int8", verify)
@@ -136,7 +133,13 @@ def cells(request: Exporter, plan: Sequence[tuple[Size, str]], asked: QuantizeRe
 
 
 def _search_one(
-    request: Exporter, size: Size, target: str, data: Dataset, max_drop_pct: float, place: Path, classes: str | None
+    request: Exporter,
+    size: InputShapes,
+    target: str,
+    data: Dataset,
+    max_drop_pct: float,
+    place: Path,
+    classes: str | None,
 ) -> Outcome:
     maker = ExportMaker(request, size, target)
     graph = request.in_precision(size, "fp32")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -17,10 +18,10 @@ from effbench import deploy
 from effbench.api.export.exporter import GRAPH_PACKAGES, WRITERS
 from effbench.api.export.run import export
 from effbench.api.export.source import code_hashes, ingredients, resolve, versions
-from effbench.api.export.stage import Notify, failed, silent
+from effbench.api.export.stage import Notify, silent
 from effbench.codec import fingerprint, from_json, to_json
 from effbench.errors import DataError, EffbenchError, UnavailableError, UsageError, unknown_name
-from effbench.schema import CALIBRATED, PRECISIONS, Cell, Device, parse_resolution, resolution_text
+from effbench.schema import CALIBRATED, PRECISIONS, Cell, Device, InputShapes
 from effbench.store import append_line
 
 Job = dict[str, Any]
@@ -62,7 +63,7 @@ def plan(
     for precision in precisions:
         if precision is not None and precision not in PRECISIONS:
             raise unknown_name(precision, PRECISIONS, "precision")
-    sizes = [resolution_text(parse_resolution(text)) for text in resolutions]
+    sizes = [str(InputShapes.parse(text)) for text in resolutions]
     defaults: dict[str, Any] = {
         "batch": 1,
         "weights": None,
@@ -86,7 +87,7 @@ def run(job: Mapping[str, Any], notify: Notify = silent) -> dict[str, Any]:
     try:
         cell = made(job, notify=notify)
     except EffbenchError as error:
-        cell = failed(blank(job), error)
+        cell = cell_of(job, error)
     return to_json(cell)
 
 
@@ -119,10 +120,22 @@ def made(job: Mapping[str, Any], device: Device | None = None, notify: Notify = 
     return cell
 
 
-def blank(job: Mapping[str, Any]) -> Cell:
-    """Return the cell of a job before anything is known of it."""
+def cell_of(job: Mapping[str, Any], error: EffbenchError) -> Cell:
+    """Return the cell of a job that ended in an error."""
     name = resolve(job["model"]).name
-    return Cell(name, parse_resolution(job["resolution"]), job["precision"], job["target"], "ok")
+    return Cell.of(name, InputShapes.parse(job["resolution"]), job["precision"], job["target"], error)
+
+
+def like(job: Mapping[str, Any], other: Cell) -> Cell:
+    """Return the cell of a job that fails as another did, because they share the graph that failed."""
+    key = (resolve(job["model"]).name, InputShapes.parse(job["resolution"]), job["precision"], job["target"])
+    named = dict(zip(("model", "shapes", "precision", "target"), key, strict=True))
+    return replace(other, **named, artifact="", digest="", cached=False, seconds=0.0, notes=(), placement={})
+
+
+def label(job: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    """Return the model, size, precision and target of a job, as tables print them."""
+    return (resolve(job["model"]).name, str(job["resolution"]), job["precision"], job["target"])
 
 
 def group(job: Mapping[str, Any]) -> tuple[str, ...]:
@@ -194,4 +207,4 @@ class Journal:
             yield data["id"], from_json(Cell, data["cell"], where)
 
 
-__all__ = ["CELL_LIMIT_S", "Job", "Journal", "UsageError", "blank", "group", "identity", "plan", "run"]
+__all__ = ["CELL_LIMIT_S", "Job", "Journal", "UsageError", "cell_of", "group", "identity", "plan", "run"]

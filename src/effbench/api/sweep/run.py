@@ -148,7 +148,7 @@ def split(
     for job in planned:
         key = jobs.identity(job)
         cell = recorded.get(key)
-        kept = cell is not None and (Path(cell.artifact).is_dir() if cell.status == "ok" else not retry)
+        kept = cell is not None and (Path(cell.artifact).is_dir() if cell.status.made else not retry)
         if cell is not None and kept:
             found[key] = replace(cell, cached=True)
         else:
@@ -192,7 +192,7 @@ class Run:
             broken = next((self._broken[key] for key in graphs(job) if key in self._broken), None)
             if broken is not None:
                 self.waiting.remove(job)
-                self._end(job, _like(jobs.blank(job), broken))
+                self._end(job, jobs.like(job, broken))
             elif not busy & set(graphs(job)):
                 self.waiting.remove(job)
                 return job
@@ -220,19 +220,6 @@ def _failed_stage(cell: Cell) -> str | None:
     return str(failures.read(Path(cell.record))["job"]["op"]) if cell.record else None
 
 
-def _like(cell: Cell, other: Cell) -> Cell:
-    """Give a cell the failure of the graph that it shares with another."""
-    return replace(
-        cell,
-        status=other.status,
-        cause=other.cause,
-        reason=other.reason,
-        next_step=other.next_step,
-        exit_code=other.exit_code,
-        record=other.record,
-    )
-
-
 def _reduced(cells: Sequence[Cell], new: set[int], limit_s: float, notify: Notify) -> list[Cell]:
     """Reduce the failures of this sweep, one of each kind."""
     fresh = [cell for cell in cells if id(cell) in new]
@@ -241,13 +228,7 @@ def _reduced(cells: Sequence[Cell], new: set[int], limit_s: float, notify: Notif
 
 
 def _measurable(cells: Sequence[Cell]) -> list[Cell]:
-    return [
-        cell
-        for cell in cells
-        if cell.status == "ok"
-        and (cell.fidelity is None or cell.fidelity.passed)
-        and deploy.get(cell.target).measurable() is None
-    ]
+    return [cell for cell in cells if cell.status.made and deploy.get(cell.target).measurable() is None]
 
 
 def _measured(cells: Sequence[Cell], threads: int, rounds: int, budget_s: float, home: Path, notify: Notify) -> Any:

@@ -85,10 +85,9 @@ def run(chosen: Mapping[str, Any], notify: Notify = silent) -> Sweep:
 
 def table(found: Sweep) -> Matrix:
     """Return what a sweep knows as a table, latencies with their grade of trust beside the cells."""
-    from effbench.api.sweep.jobs import blank
-    from effbench.reports.matrix import cell_key
+    from effbench.api.sweep.jobs import label
 
-    left = [cell_key(blank(job)) for job in found.not_run]
+    left = [label(job) for job in found.not_run]
     return Matrix(found.cells, left, {one.digest: _latency(one) for one in found.measurements})
 
 

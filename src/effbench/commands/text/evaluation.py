@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from effbench.api.evaluate.accuracy import Share, Suspicion
 from effbench.api.evaluate.run import Evaluated
 from effbench.api.evaluate.session import Result
-from effbench.schema import resolution_text
 
 SHOWN = 5
 """Images on which an artifact parts from the reference; --json lists all."""
@@ -36,7 +35,7 @@ def evaluated(found: Evaluated) -> str:
         lines += _parted(one, found.classes)
     lines += [_doubt(model, doubt) for model, doubt in found.suspicions]
     for cell in found.cells:
-        what = f"{cell.model} {resolution_text(cell.resolution)} px {cell.precision} {cell.target}"
+        what = f"{cell.model} {cell.shapes} px {cell.precision} {cell.target}"
         lines.append(f"{what}: {cell.status}: {cell.reason}" + (f" {cell.next_step}" if cell.next_step else ""))
     if found.results:
         lines.append("next: effbench report")

@@ -78,7 +78,7 @@ def plot(found: Sequence[Measurement], folder: Path) -> list[Path]:
     """
     from effbench.profiles import sustained
     from effbench.reports import curve
-    from effbench.schema import resolution_text
+    from effbench.schema import InputShapes
 
     long = [item for item in found if sustained.is_sustained(item.samples)]
     files = []
@@ -94,8 +94,8 @@ def plot(found: Sequence[Measurement], folder: Path) -> list[Path]:
                 label = f"{item.subject.target} {item.subject.storage_precision}"
                 at_s = None if step is None else step.at_s
                 drawn.append(curve.Line(label, series.time_s, series.median_ms, at_s))
-        title = f"{model} at {resolution_text(resolution)} px"
-        files += curve.draw(drawn, title, folder / f"sustained-{model}-{resolution_text(resolution)}")
+        title = f"{model} at {InputShapes(resolution)} px"
+        files += curve.draw(drawn, title, folder / f"sustained-{model}-{InputShapes(resolution)}")
     return files
 
 

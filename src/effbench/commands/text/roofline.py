@@ -7,7 +7,6 @@ from itertools import groupby
 from pathlib import Path
 
 from effbench.api.profile.roofline import LayerTiming, Peak, Peaks, Roof, Roofline
-from effbench.schema import resolution_text
 
 WORST = 8
 """Layers shown by operator, those first that lose the most time against their roof."""
@@ -78,9 +77,7 @@ def _operators(roof: Roof) -> list[str]:
     rows.sort(key=lambda row: -row[0])
     head = ("operator", "layers", "ms", "of the time", "of the roof", "bound by")
     drawn = tabulate([line for _, line in rows[:WORST]], head, tablefmt="simple", disable_numparse=True)
-    named = (
-        f"{roof.model} at {resolution_text(roof.resolution)} px, {roof.target}: {total / 1e3:.3f} ms in the profiler"
-    )
+    named = f"{roof.model} at {roof.shapes} px, {roof.target}: {total / 1e3:.3f} ms in the profiler"
     return ["", f"{named}; the operators that lose the most first", drawn]
 
 
@@ -111,7 +108,7 @@ def plot(found: Roofline, folder: Path) -> list[Path]:
         ]
         whole = roofline.Dot("whole model", 2 * roof.macs / moved, 2 * roof.macs / roof.p50_ms / 1e6, 0.0)
         roofs = (_triple(peaks.arithmetic), _triple(peaks.bandwidth))
-        title = f"{roof.model} at {resolution_text(roof.resolution)} px, {roof.target} on {found.device}, "
+        title = f"{roof.model} at {roof.shapes} px, {roof.target} on {found.device}, "
         title += f"{peaks.threads} thread{'s' * (peaks.threads > 1)}"
         files += roofline.draw(dots, whole, roofs, title, folder / f"roofline-{roof.name}")
     return files

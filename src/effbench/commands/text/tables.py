@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from effbench.schema import Backbone, Cell, Device, Measurement, resolution_text
+from effbench.schema import Backbone, Cell, Device, Measurement
 
 if TYPE_CHECKING:
     from effbench.api.devices.catalogue import Check, TargetStatus
@@ -139,10 +139,11 @@ def cells(rows: Sequence[Cell], next_command: str | None = None) -> str:
         body.append(
             (
                 row.model,
-                resolution_text(row.resolution),
+                str(row.shapes),
                 row.precision,
                 row.target,
                 row.verdict + (" (cached)" if row.cached else ""),
+                "" if row.proved_by is None else str(row.proved_by),
                 "" if checked is None else f"{checked.max_error:.1e}",
                 "" if checked is None else f"{checked.cosine:.6f}",
                 "" if checked is None or checked.snr_db is None else f"{checked.snr_db:.1f}",
@@ -150,15 +151,25 @@ def cells(rows: Sequence[Cell], next_command: str | None = None) -> str:
                 row.artifact,
             )
         )
-    header = ("model", "px", "precision", "target", "status", "max error", "cosine", "SNR dB", "time", "artifact")
+    header = (
+        "model",
+        "px",
+        "precision",
+        "target",
+        "status",
+        "proved by",
+        "max error",
+        "cosine",
+        "SNR dB",
+        "time",
+        "artifact",
+    )
     lines = [_table(header, body)]
     if any(row.fidelity for row in rows):
         lines.append("max error: of the spread of outputs between images, against the fp32 reference")
-    lines += [text for row in rows if row.status != "ok" for text in _reason(row)]
+    lines += [text for row in rows if row.reason for text in _reason(row)]
     lines += [text for row in rows for text in _not_decoded(row)]
-    lines += [
-        f"{row.model} {resolution_text(row.resolution)} px {row.target}: {note}" for row in rows for note in row.notes
-    ]
+    lines += [f"{row.model} {row.shapes} px {row.target}: {note}" for row in rows for note in row.notes]
     if next_command:
         lines.append(f"next: {next_command}")
     return "\n".join(lines)
@@ -167,12 +178,12 @@ def cells(rows: Sequence[Cell], next_command: str | None = None) -> str:
 def _not_decoded(cell: Cell) -> list[str]:
     if cell.fidelity is None or cell.fidelity.prepared_levels is not None:
         return []
-    what = f"{cell.model} {resolution_text(cell.resolution)} px {cell.target}"
+    what = f"{cell.model} {cell.shapes} px {cell.target}"
     return [f"{what}: decoding and preparing of images was not checked (no Pillow there, or none has such channels)"]
 
 
 def _reason(cell: Cell) -> list[str]:
-    name = f"{cell.model} {resolution_text(cell.resolution)} px {cell.precision} {cell.target}"
+    name = f"{cell.model} {cell.shapes} px {cell.precision} {cell.target}"
     what = f"{name}: {cell.status}: {cell.reason}"
     record = f"log, and a script that runs it again: {cell.record}" if cell.record else ""
     return [what, *(f"  {text}" for text in (cell.next_step, record) if text)]
@@ -259,7 +270,7 @@ def _subject(item: Measurement) -> tuple[str, ...]:
         if computed == subject.storage_precision
         else f"{subject.storage_precision}, computed {computed}"
     )
-    return (subject.model + mark, resolution_text(subject.resolution), subject.target, precision)
+    return (subject.model + mark, str(subject.shapes), subject.target, precision)
 
 
 def _quantile(rounds: Sequence[Sequence[int]], p: float) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from effbench.codec import digest_of, file_sha256, fingerprint, from_json, to_json
 from effbench.errors import DataError
-from effbench.schema import Artifact, FileInfo, resolution_text
+from effbench.schema import Artifact, FileInfo, InputShapes
 
 MANIFEST = "manifest.json"
 REFERENCE = "reference.npz"
@@ -30,11 +30,11 @@ def folder_of(home: Path, artifact_name: str, key: str) -> Path:
     return home / "artifacts" / f"{artifact_name}-{key[:10]}"
 
 
-def name_of(model: str, resolution: tuple[int, int], batch: int | None, precision: str, target: str) -> str:
+def name_of(model: str, shapes: InputShapes, batch: int | None, precision: str, target: str) -> str:
     """Return the readable part of an artifact's folder name."""
     stem = "".join(char if char.isalnum() or char in "_.-" else "_" for char in model)
     size = "b_dynamic" if batch is None else f"b{batch}"
-    return f"{stem}-{resolution_text(resolution)}-{size}-{precision}-{target}"
+    return f"{stem}-{shapes}-{size}-{precision}-{target}"
 
 
 def find(folder: Path, key: str) -> Artifact | None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from effbench.errors import MeasurementError, UnavailableError
 from effbench.profiles.vendors import Reading
+from effbench.schema import FORMAT_VERSION
 
 RUNNERS = {"litert": "LiteRT's benchmark_model", "onnxruntime": "onnxruntime_perf_test", "qnn": "qnn-net-run"}
 TARGETS = {"litert": "litert", "ort": "onnxruntime", "qnn": "qnn"}
@@ -151,7 +152,7 @@ def environment(known: Mapping[str, Any]) -> dict[str, Any]:
 def round_of(reading: Reading) -> dict[str, Any]:
     """Return a reading as the round that an agent would have sent."""
     return {
-        "format": 1,
+        "format": FORMAT_VERSION,
         "samples_ns": list(reading.samples_ns),
         "warmup": reading.warmup,
         "stationary": True,

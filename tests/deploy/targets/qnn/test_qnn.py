@@ -17,7 +17,7 @@ from effbench.deploy.targets.qnn import snapdragon
 from effbench.deploy.targets.qnn.htp import prepared
 from effbench.deploy.targets.qnn.target import ENTRY, TARGET, compile_context
 from effbench.errors import ConversionError, DataError, EffbenchError, UnavailableError, UnsupportedError, UsageError
-from effbench.schema import Artifact
+from effbench.schema import Artifact, InputShapes
 
 pytestmark = pytest.mark.target("qnn")
 
@@ -211,6 +211,6 @@ def test_the_simulator_takes_a_stated_number_of_images(context: Artifact) -> Non
     assert len(few) == len(outputs["output"]) == session.max_images == 4
     assert engine == "engine"
     assert len(fidelity.first(reference, 4, 3)[0]) == 6  # whole batches
-    large = replace(context, subject=replace(context.subject, resolution=(512, 512)))
+    large = replace(context, subject=replace(context.subject, shapes=InputShapes((512, 512))))
     assert TARGET.open(large, 1, {}).max_images == 2
     assert fidelity.first(reference, None, 1) is reference

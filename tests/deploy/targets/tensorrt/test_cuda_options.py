@@ -9,7 +9,7 @@ from small_graphs import attention, graph_artifact
 
 from effbench.deploy.targets import ort, torch
 from effbench.errors import UnavailableError, UsageError
-from effbench.schema import Artifact, Subject, TensorSpec, Weights
+from effbench.schema import Artifact, InputShapes, Subject, TensorSpec, Weights
 
 FEEDS = {"image": np.random.default_rng(0).standard_normal((1, 3, 32, 32), dtype=np.float32)}
 
@@ -28,7 +28,7 @@ def empty(factory: str, resolution: tuple[int, int]) -> object:
 @pytest.fixture
 def weights(tmp_path: Path) -> Artifact:
     torch.save_weights(layer(), tmp_path)
-    subject = Subject("layer", "user", Weights(), (32, 32), 1, "torch", "fp32")
+    subject = Subject("layer", "user", Weights(), InputShapes((32, 32)), 1, "torch", "fp32")
     image, output = TensorSpec("image", "float32", (1, 3, 32, 32)), TensorSpec("output", "float32", (1, 900))
     options = {"factory": "test_cuda_options:layer", "loader": "test_cuda_options:empty"}
     return Artifact(tmp_path, "key", "", subject, (image,), (output,), {}, torch.WEIGHTS, options=options)

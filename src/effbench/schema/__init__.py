@@ -1,0 +1,56 @@
+"""The records that effbench writes, reads and shows; frozen, JSON in and out, units in the names.
+
+Only the standard library is imported here: these records travel to devices.
+"""
+
+from __future__ import annotations
+
+from effbench.schema.artifact import LATENCY_ONLY, Artifact, Fidelity, FileInfo, Proof, Stage, Subject, TensorSpec
+from effbench.schema.cell import SEVERITY, Cell, Status, worst_exit_code
+from effbench.schema.device import EVIDENCE, Device, Fact
+from effbench.schema.evaluation import DataInfo, Evaluation, Predictions
+from effbench.schema.measurement import Measurement, Round, Samples, finite
+from effbench.schema.model import CALIBRATED, PRECISIONS, WEIGHT_KINDS, Backbone, Preprocessing, Weights
+from effbench.schema.row import Row
+from effbench.schema.shapes import DEFAULT_BATCH, DEFAULT_RESOLUTION, DEFAULT_THREADS, InputShapes, Resolution
+
+FORMAT_VERSION = 2
+"""Written into every manifest and measurement; a reader refuses any other."""
+
+__all__ = [
+    "CALIBRATED",
+    "DEFAULT_BATCH",
+    "DEFAULT_RESOLUTION",
+    "DEFAULT_THREADS",
+    "EVIDENCE",
+    "FORMAT_VERSION",
+    "LATENCY_ONLY",
+    "PRECISIONS",
+    "SEVERITY",
+    "WEIGHT_KINDS",
+    "Artifact",
+    "Backbone",
+    "Cell",
+    "DataInfo",
+    "Device",
+    "Evaluation",
+    "Fact",
+    "Fidelity",
+    "FileInfo",
+    "InputShapes",
+    "Measurement",
+    "Predictions",
+    "Preprocessing",
+    "Proof",
+    "Resolution",
+    "Round",
+    "Row",
+    "Samples",
+    "Stage",
+    "Status",
+    "Subject",
+    "TensorSpec",
+    "Weights",
+    "finite",
+    "worst_exit_code",
+]

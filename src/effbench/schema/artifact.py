@@ -1,0 +1,151 @@
+"""What an export makes: the artifact, its tensors and files, and the proof that it is still the same model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from effbench.schema.model import Preprocessing, Weights
+from effbench.schema.shapes import InputShapes
+
+LATENCY_ONLY = "latency only: calibrated with synthetic images, so it has no accuracy"
+"""How `Subject.latency_only` reads in tables."""
+
+
+class Proof(str, Enum):
+    """What ran an artifact when its outputs were compared with the reference."""
+
+    RUNTIME = "runtime"
+    """The runtime that the artifact is for."""
+    SIMULATOR = "simulator"
+    """The vendor's simulator of the device."""
+    EVALUATOR = "evaluator"
+    """An evaluator of the saved file that is part of effbench."""
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, numpy dtype name and shape of one input or output; a dimension that may vary is None."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """Content hash and size of one file of an artifact."""
+
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of an export: its name, wall time and outcome."""
+
+    name: str
+    seconds: float
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How far outputs are from the reference; errors are relative to the spread of outputs between inputs.
+
+    ``reference`` names the engine that computed the expected outputs; ``limits`` holds the bounds that decided.
+    """
+
+    passed: bool
+    reference: str
+    inputs: int
+    max_error: float
+    p99_error: float
+    cosine: float
+    top1_agreement: float
+    finite: bool
+    repeatable: bool
+    limits: dict[str, float]
+    reasons: tuple[str, ...] = ()
+    engine: str = ""
+    """What ran the artifact, as a user reads it."""
+    proved_by: Proof = Proof.RUNTIME
+    """Which kind of engine that was."""
+    snr_db: float | None = None
+    """Signal to noise over the natural images, their mean taken off; for int8 the signal to quantization noise."""
+    prepared_levels: float | None = None
+    """How far the input made of an encoded image lies from the reference path's, in levels of 255; None where
+    nothing can decode it."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured and shown of an artifact: enough for a table when the artifact's folder is gone."""
+
+    model: str
+    family: str
+    weights: Weights
+    shapes: InputShapes
+    batch: int
+    target: str
+    storage_precision: str
+    compute_precision: str | None = None
+    published: str | None = None
+    reconstruction: str | None = None
+    params: int | None = None
+    macs: int | None = None
+    size_bytes: int = 0
+    fidelity_passed: bool | None = None
+    latency_only: bool = False
+    """Whether no accuracy may be stated for it, measured or borrowed."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def resolution(self) -> tuple[int, int]:
+        """Height and width of the image input, in pixels."""
+        return self.shapes.image
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a table says beside its figures, most important first."""
+        return (LATENCY_ONLY, *self.notes) if self.latency_only else self.notes
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A folder with ``manifest.json``: what it is made from (key), what it consists of (digest), and what was checked.
+
+    The ONNX graph is an artifact whose target is ``onnx``; every other target translates that one.
+    """
+
+    folder: Path
+    key: str
+    digest: str
+    subject: Subject
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    files: dict[str, FileInfo]
+    entry: str
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    options: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    graph_digest: str | None = None
+    calibration: str | None = None
+    fidelity: Fidelity | None = None
+    placement: dict[str, Any] = field(default_factory=dict)
+    stages: tuple[Stage, ...] = ()
+
+    @property
+    def path(self) -> Path:
+        """The file that a runtime opens."""
+        return self.folder / self.entry
+
+    @property
+    def name(self) -> str:
+        """The folder's name, which is what a user types."""
+        return self.folder.name

@@ -1,0 +1,151 @@
+"""How a cell of model x size x precision x target ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import Any
+
+from effbench.errors import DataError, EffbenchError, FidelityError
+from effbench.schema.artifact import Artifact, Fidelity, Proof
+from effbench.schema.shapes import InputShapes
+
+
+class Status(str, Enum):
+    """How a cell ended; every status but `OK` has a reason."""
+
+    OK = "ok"
+    """Made, and its outputs were compared with the reference and hold."""
+    BUILT = "built"
+    """Made, but not run here."""
+    UNVERIFIABLE = "unverifiable"
+    """Made and run, but no comparison can tell whether it is the same model."""
+    FAILED = "failed"
+    UNSUPPORTED = "unsupported"
+    """The target takes this precision or form of graph on no machine."""
+    UNAVAILABLE = "unavailable"
+    """The target or device is missing here."""
+
+    def __str__(self) -> str:
+        return self.value
+
+    @property
+    def made(self) -> bool:
+        """Whether there is an artifact that may be measured."""
+        return self in (Status.OK, Status.BUILT)
+
+
+UNVERIFIABLE_EXIT_CODE = 3
+
+
+@dataclass(frozen=True)
+class Cell:
+    """How one cell of model x size x precision x target ended; nothing is left blank.
+
+    Attributes:
+        proved_by: What ran the artifact when its outputs were compared; set where, and only where, the status is ok.
+        reason: Why the status is not ok.
+        exit_code: What a command ends with that did only this cell.
+        cause: Of a failure in a child process: a crash, or a limit of time or memory.
+        record: The folder with the failure's log and a script that runs it again.
+    """
+
+    model: str
+    shapes: InputShapes
+    precision: str
+    target: str
+    status: Status
+    reason: str = ""
+    next_step: str = ""
+    exit_code: int = 0
+    artifact: str = ""
+    digest: str = ""
+    cached: bool = False
+    seconds: float = 0.0
+    fidelity: Fidelity | None = None
+    proved_by: Proof | None = None
+    notes: tuple[str, ...] = ()
+    cause: str = ""
+    record: str = ""
+    placement: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.status is not Status.OK and not self.reason:
+            raise DataError(f"A cell that is {self.status} needs a reason.")
+        if (self.status is Status.OK) != (self.proved_by is not None):
+            raise DataError(f"A cell that is {self.status} is proved by {self.proved_by}.")
+
+    @property
+    def verdict(self) -> str:
+        """The status with its cause: ``failed: time limit``."""
+        return f"{self.status}: {self.cause}" if self.cause else str(self.status)
+
+    @classmethod
+    def of(
+        cls,
+        model: str,
+        shapes: InputShapes,
+        precision: str,
+        target: str,
+        result: Artifact | EffbenchError,
+        *,
+        reason: str = "not verified",
+        **known: Any,
+    ) -> Cell:
+        """Return the cell of an artifact or of the error that came in its place.
+
+        Args:
+            model: Its name.
+            shapes: The size it was exported at.
+            precision: Stored in the artifact, or requested.
+            target: The runtime.
+            result: What was made, or what went wrong.
+            reason: Why an artifact was not compared with the reference.
+            known: Further fields.
+        """
+        if isinstance(result, EffbenchError):
+            return cls(model, shapes, precision, target, Status.FAILED, reason=result.message).failed(result, **known)
+        fidelity = result.fidelity
+        proved = fidelity is not None and fidelity.passed
+        cell = cls(
+            model,
+            result.subject.shapes,
+            result.subject.storage_precision,
+            target,
+            Status.OK if proved else Status.BUILT,
+            reason="" if proved else reason,
+            artifact=str(result.folder),
+            digest=result.digest,
+            placement=result.placement,
+            fidelity=fidelity,
+            proved_by=fidelity.proved_by if fidelity is not None and proved else None,
+            **known,
+        )
+        if fidelity is None or proved:
+            return cell
+        reasons = "; ".join(fidelity.reasons)
+        return cell.failed(FidelityError(f"{result.name} is not the same model: {reasons}."))
+
+    def failed(self, error: EffbenchError, **known: Any) -> Cell:
+        """Return this cell with an error in the place of its result; what was known of it stays."""
+        return replace(
+            self,
+            status=Status(error.status),
+            proved_by=None,
+            cause=error.cause,
+            reason=error.message,
+            next_step=error.hint or "",
+            exit_code=error.exit_code,
+            record=error.record,
+            **known,
+        )
+
+
+SEVERITY = (5, 1, 2, 4, 3)
+"""Exit codes, the most serious first: failed, not the same model, usage, unavailable, unverifiable or inconclusive."""
+
+
+def worst_exit_code(codes: Any) -> int:
+    """Return the most serious of some exit codes; 0 where there is none."""
+    present = set(codes)
+    return next((code for code in SEVERITY if code in present), 0)

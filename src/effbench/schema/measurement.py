@@ -1,0 +1,110 @@
+"""Latencies: raw samples in rounds, tied to an artifact and to the observed state of a device."""
+
+from __future__ import annotations
+
+import math
+import typing
+from dataclasses import dataclass, field
+from typing import Any
+
+from effbench.errors import DataError
+from effbench.schema.artifact import Subject
+
+
+@dataclass(frozen=True)
+class Round:
+    """One fresh process: its raw samples in nanoseconds, in order, and what was seen while it ran.
+
+    ``observed`` holds plain numbers (other_cpu_pct, steal_pct, involuntary_switches, cpu_mhz, ...); a key that the
+    machine cannot tell is absent. ``trace`` holds series of one length along a sustained round: ``time_s``, ``samples``
+    (how many there were by then), ``cpu_mhz``, ``temperature_c``.
+    """
+
+    samples_ns: tuple[int, ...]
+    warmup: int
+    stationary: bool
+    load_ms: float
+    first_ms: float
+    peak_rss_bytes: int
+    observed: dict[str, float] = field(default_factory=dict)
+    flags: tuple[str, ...] = ()
+    trace: dict[str, tuple[float, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.samples_ns:
+            raise DataError("A round holds no samples.")
+        if min(self.samples_ns) <= 0:
+            raise DataError(f"A round holds a sample of {min(self.samples_ns)} ns; a latency is above zero.")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Rounds of one artifact under one protocol (``back-to-back``, ``paced 30/s``, ``sustained 10 min``).
+
+    ``scope`` is ``end-to-end`` (host arrays in, host arrays out) or ``device-only``; the two are never ranked together.
+    ``aggregate`` names the statistic of a tool that gave no raw times (``median of 30 runs``); each round then holds
+    that one figure.
+    """
+
+    rounds: tuple[Round, ...]
+    protocol: str = "back-to-back"
+    scope: str = "end-to-end"
+    aggregate: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.rounds:
+            raise DataError("A measurement holds no rounds.")
+        if self.scope not in ("end-to-end", "device-only"):
+            raise DataError(f"Scope '{self.scope}' is neither end-to-end nor device-only.")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Samples tied to the digest of an artifact and to the observed state of a device.
+
+    The store keeps one JSON line per round, so that a kill loses the round in flight and no more; lines of one ``run``
+    are read back as one measurement.
+
+    Two measurements may be compared only where `must_match` agrees.
+    """
+
+    digest: str
+    subject: Subject
+    device: str
+    settings: dict[str, str]
+    samples: Samples
+    before: dict[str, Any]
+    after: dict[str, Any]
+    time: str
+    run: str = ""
+    placement: dict[str, Any] = field(default_factory=dict)
+    origin: str = "measured"
+    notes: tuple[str, ...] = ()
+
+    MUST_MATCH: typing.ClassVar[tuple[str, ...]] = (
+        "cpu_model",
+        "machine",
+        "governor",
+        "cgroup_cpus",
+        "cgroup_memory_bytes",
+        "power_mode",
+        "power_source",
+        "thermal_status",
+        "runtime",
+    )
+
+    def must_match(self) -> dict[str, Any]:
+        """Return the keys that have to agree before this measurement may be compared with another."""
+        state = {key: self.before.get(key) for key in self.MUST_MATCH}
+        return {
+            "device": self.device,
+            **self.settings,
+            "protocol": self.samples.protocol,
+            "scope": self.samples.scope,
+            **state,
+        }
+
+
+def finite(value: float | None) -> float | None:
+    """Return the value, or None where it is NaN or infinite: JSON has no words for those."""
+    return value if value is not None and math.isfinite(value) else None

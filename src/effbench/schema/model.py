@@ -1,0 +1,67 @@
+"""What a model is: its preprocessing, the backbones known by name, and where weights came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from effbench.errors import DataError
+
+PRECISIONS = ("fp32", "fp16", "int8", "a16w8")
+CALIBRATED = ("int8", "a16w8")
+"""Precisions that need images to calibrate with."""
+WEIGHT_KINDS = ("untrained", "file", "pretrained")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an encoded image becomes the input tensor; belongs to the model and is the same on every target."""
+
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    scale: float = 1 / 255
+    interpolation: str = "bicubic"
+    crop_pct: float = 0.875
+    channel_order: str = "RGB"
+    layout: str = "NCHW"
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A model that effbench knows by name.
+
+    ``factory`` is an import string (``package.module:callable``), so that a list of models needs no torch. ``counts``
+    holds what is counted from the code: ``params``, ``macs_224``, ``macs_512``, ``receptive_field_px``; ``stages`` the
+    channels and the stride of each feature map.
+    ``published`` is the model's name in the tables of published results, or None.
+    """
+
+    name: str
+    family: str
+    factory: str
+    published: str | None = None
+    reconstruction: str | None = None
+    mixer: str = ""
+    mixer_order: str = ""
+    in_channels: int = 3
+    resolutions: tuple[int, ...] = (224, 512)
+    stride: int = 32
+    min_resolution: int = 32
+    fixed_resolution: int | None = None
+    preprocessing: Preprocessing = Preprocessing()
+    counts: dict[str, int] = field(default_factory=dict)
+    stages: tuple[tuple[int, int], ...] = ()
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where weights came from: ``untrained`` (a seed), ``file`` (its SHA-256) or ``pretrained`` (a name)."""
+
+    kind: str = "untrained"
+    seed: int | None = 0
+    source: str | None = None
+    sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in WEIGHT_KINDS:
+            raise DataError(f"Weights of kind '{self.kind}'; one of {', '.join(WEIGHT_KINDS)} is meant.")
