@@ -8,7 +8,7 @@ and runs on the device, with numpy, the standard library and the target's runtim
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -152,6 +152,12 @@ def installed(package: str) -> bool:
     return spec is not None and spec.origin is not None
 
 
+def abbreviate(names: Sequence[str], limit: int = 5) -> str:
+    """Join names for a message: the first ones, and how many more there are."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
 @cache
 def registered() -> dict[str, Target]:
     """Return all targets by name, effbench's first, then those of other packages.
@@ -195,4 +201,4 @@ def _target_of_module(name: str) -> Target | None:
     return target if target is not None and target.name == name else None
 
 
-__all__ = ["Array", "Converted", "Session", "Target", "get", "installed", "registered"]
+__all__ = ["Array", "Converted", "Session", "Target", "abbreviate", "get", "installed", "registered"]

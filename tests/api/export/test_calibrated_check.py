@@ -122,9 +122,9 @@ def test_a_image_of_any_size_is_prepared_as_the_reference_says(tmp_path: Path, s
         Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"{seed}.png")
     found = load_calibration(folder, (64, 64), Preprocessing())
     assert found.whole is not None
-    tensor = encoded.prepared(found.whole, (64, 64), Preprocessing())
+    tensor = encoded.preprocess(found.whole, (64, 64), Preprocessing())
     deployed = normalize(read(encoded.png(found.whole), "x", (64, 64), Preprocessing())[None], Preprocessing())[0]
-    assert encoded.levels(deployed, tensor) < encoded.LEVELS
+    assert encoded.level_error(deployed, tensor) < encoded.MAX_LEVEL_ERROR
 
 
 def int8(run: Run, calibration: Path) -> tuple[int, dict[str, object]]:

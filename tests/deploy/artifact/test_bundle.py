@@ -26,16 +26,16 @@ def make(draft: Path, content: bytes = b"graph") -> Artifact:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    place = tmp_path / "artifacts" / "net-64-key"
-    bundle.write(place, make)
-    return place
+    path = tmp_path / "artifacts" / "net-64-key"
+    bundle.write(path, make)
+    return path
 
 
-def test_written_is_read_back_and_counted(folder: Path) -> None:
-    found = bundle.load(folder)
-    assert sorted(found.files) == ["model.onnx", "reference.npz"]
-    assert found.subject.size_bytes == 5  # expected outputs are no part of what is deployed
-    assert found.path == folder / "model.onnx"
+def test_an_artifact_is_read_back_with_its_size(folder: Path) -> None:
+    artifact = bundle.load(folder)
+    assert sorted(artifact.files) == ["model.onnx", "reference.npz"]
+    assert artifact.subject.size_bytes == 5  # the expected outputs are not deployed
+    assert artifact.path == folder / "model.onnx"
 
 
 def test_the_digest_depends_on_the_files_alone(folder: Path, tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_the_digest_depends_on_the_files_alone(folder: Path, tmp_path: Path) -> 
     assert bundle.load(folder).digest == again.digest != other.digest
 
 
-def test_only_the_same_key_is_a_hit(folder: Path) -> None:
+def test_an_artifact_is_found_by_its_key_only(folder: Path) -> None:
     assert bundle.find(folder, "key") is not None
     assert bundle.find(folder, "another") is None
     assert bundle.find(folder.parent / "none", "key") is None
@@ -62,7 +62,7 @@ def test_only_the_same_key_is_a_hit(folder: Path) -> None:
         (lambda f: (f / bundle.MANIFEST).unlink(), "No such file"),
     ],
 )
-def test_what_was_changed_is_refused(folder: Path, damage: object, message: str) -> None:
+def test_a_changed_artifact_is_refused(folder: Path, damage: object, message: str) -> None:
     damage(folder)  # type: ignore[operator]
     with pytest.raises(DataError, match=message):
         bundle.load(folder)
@@ -74,14 +74,14 @@ def _edit(folder: Path, **changes: object) -> None:
 
 
 def test_a_manifest_cannot_point_outside(folder: Path) -> None:
-    made = bundle.load(folder)
-    files = {"../../secret": made.files["model.onnx"]}
-    bundle.save_manifest(replace(made, files=files, digest=bundle.digest_of(files)))
+    artifact = bundle.load(folder)
+    files = {"../../secret": artifact.files["model.onnx"]}
+    bundle.save_manifest(replace(artifact, files=files, digest=bundle.digest_of(files)))
     with pytest.raises(DataError, match="outside the artifact"):
         bundle.load(folder)
 
 
-def test_a_link_is_no_file_of_an_artifact(folder: Path, tmp_path: Path) -> None:
+def test_a_symbolic_link_is_not_a_file_of_an_artifact(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").write_bytes(b"graph")
     (folder / "model.onnx").unlink()
     (folder / "model.onnx").symlink_to(tmp_path / "elsewhere")
@@ -107,37 +107,37 @@ from test_bundle import make
 from effbench.deploy.artifact import bundle
 
 def slow(draft):
-    made = make(draft)
+    artifact = make(draft)
     print("half", flush=True)
     time.sleep(600)
-    return made
+    return artifact
 
-bundle.write(Path({place!r}), slow)
+bundle.write(Path({folder!r}), slow)
 """
 
 
-def test_a_kill_while_building_leaves_nothing_that_counts(tmp_path: Path) -> None:
-    place = tmp_path / "artifacts" / "net"
-    code = SLOW_WRITER.format(tests=str(Path(__file__).parent), place=str(place))
+def test_a_kill_while_building_leaves_no_artifact(tmp_path: Path) -> None:
+    folder = tmp_path / "artifacts" / "net"
+    code = SLOW_WRITER.format(tests=str(Path(__file__).parent), folder=str(folder))
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as writer:
         assert writer.stdout is not None
         assert writer.stdout.readline() == b"half\n"
         os.kill(writer.pid, signal.SIGKILL)
-    assert not place.exists()
+    assert not folder.exists()
     assert list(bundle.artifacts(tmp_path)) == []
     time.sleep(0.05)
-    bundle.write(place, make)
-    assert [item.name for item in (tmp_path / "artifacts").iterdir()] == ["net"]  # the dead draft is swept away
+    bundle.write(folder, make)
+    assert [item.name for item in (tmp_path / "artifacts").iterdir()] == ["net"]  # the stale draft was removed
 
 
-def test_notes_change_the_manifest_and_not_the_digest(folder: Path) -> None:
+def test_annotations_change_the_manifest_and_not_the_digest(folder: Path) -> None:
     before = bundle.load(folder)
     after = bundle.annotate(before, placement={"devices": ["CPU"]})
     assert bundle.load(folder).placement == {"devices": ["CPU"]}
     assert after.digest == before.digest
 
 
-def test_an_unwritable_place_is_one_sentence(tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(DataError, match="Cannot write"):
         bundle.write(tmp_path / "file" / "artifacts" / "a", make)

@@ -1,4 +1,4 @@
-"""The reference path from encoded images, against Pillow, which it shares nothing with; and what fails against it."""
+"""The reference path from encoded images against Pillow, which it shares no code with; and errors that it detects."""
 
 from __future__ import annotations
 
@@ -30,54 +30,54 @@ def model(feeds: Mapping[str, Any]) -> dict[str, Any]:
 
 def checked(preprocessing: Preprocessing, precision: str = "fp32", batch: int = 1) -> Fidelity:
     expected = fidelity.run_all(model, fidelity.feeds(IMAGES, 1, SPEC, DECLARED))
-    example = encoded.example(model, SPEC, 1, DECLARED)
+    example = encoded.make_example(model, SPEC, 1, DECLARED)
     return fidelity.check(model, (IMAGES, expected, "numpy"), batch, SPEC, preprocessing, precision, example)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_a_png_is_what_a_decoder_reads(channels: int):
+def test_a_decoder_reads_the_png(channels: int):
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, channels), dtype=np.uint8)
-    found = np.asarray(decode(encoded.png(pixels), "x.png", channels)).reshape(pixels.shape)
-    assert np.array_equal(pixels, found)
+    decoded = np.asarray(decode(encoded.png(pixels), "x.png", channels)).reshape(pixels.shape)
+    assert np.array_equal(pixels, decoded)
 
 
 @settings(max_examples=60, derandomize=True, deadline=None)
 @given(
-    sides=st.tuples(st.integers(8, 90), st.integers(8, 90)),
+    size=st.tuples(st.integers(8, 90), st.integers(8, 90)),
     interpolation=st.sampled_from(encoded.INTERPOLATIONS),
     crop=st.sampled_from([0.75, 0.875, 0.95, 1.0]),
     order=st.sampled_from(["RGB", "BGR"]),
 )
-def test_whatever_is_declared_passes(sides: tuple[int, int], interpolation: str, crop: float, order: str):
-    how = replace(DECLARED, interpolation=interpolation, crop_pct=crop, channel_order=order)
-    spec = replace(SPEC, shape=(1, 3, *sides))
-    found = encoded.example(lambda feeds: {"output": feeds["image"].mean((2, 3))}, spec, 1, how)
-    assert found is not None
-    deployed = normalize(read(found.content, "x", sides, how)[None], how)[0]
-    assert encoded.levels(deployed, found.tensor) < encoded.LEVELS
+def test_any_declared_preprocessing_passes(size: tuple[int, int], interpolation: str, crop: float, order: str):
+    preprocessing = replace(DECLARED, interpolation=interpolation, crop_pct=crop, channel_order=order)
+    spec = replace(SPEC, shape=(1, 3, *size))
+    example = encoded.make_example(lambda feeds: {"output": feeds["image"].mean((2, 3))}, spec, 1, preprocessing)
+    assert example is not None
+    deployed = normalize(read(example.content, "x", size, preprocessing)[None], preprocessing)[0]
+    assert encoded.level_error(deployed, example.tensor) < encoded.MAX_LEVEL_ERROR
 
 
 @settings(max_examples=60, derandomize=True, deadline=None)
-@given(have=st.integers(20, 150), want=st.integers(8, 150), name=st.sampled_from(encoded.INTERPOLATIONS[1:]))
-def test_one_axis_is_scaled_as_pillow_does(have: int, want: int, name: str):
-    pixels = np.random.default_rng(have).integers(0, 256, (5, have), dtype=np.uint8)
-    wanted = np.asarray(Image.fromarray(pixels).resize((want, 5), Image.Resampling[name.upper()]))
-    assert np.array_equal(wanted, encoded.scaled(pixels, want, 1, name))
+@given(old=st.integers(20, 150), new=st.integers(8, 150), name=st.sampled_from(encoded.INTERPOLATIONS[1:]))
+def test_an_axis_is_resized_as_pillow_does(old: int, new: int, name: str):
+    pixels = np.random.default_rng(old).integers(0, 256, (5, old), dtype=np.uint8)
+    expected = np.asarray(Image.fromarray(pixels).resize((new, 5), Image.Resampling[name.upper()]))
+    assert np.array_equal(expected, encoded.resize_axis(pixels, new, 1, name))
 
 
-def test_nearest_takes_the_pixel_under_the_center():
+def test_nearest_takes_the_pixel_at_the_center():
     pixels = natural(3, (61, 97), 3).transpose(1, 2, 0)
-    how = replace(DECLARED, interpolation="nearest")
-    found = normalize(read(encoded.png(np.ascontiguousarray(pixels)), "x", (32, 48), how)[None], how)[0]
-    assert encoded.levels(found, encoded.prepared(pixels, (32, 48), how)) < 0.01
+    nearest = replace(DECLARED, interpolation="nearest")
+    deployed = normalize(read(encoded.png(np.ascontiguousarray(pixels)), "x", (32, 48), nearest)[None], nearest)[0]
+    assert encoded.level_error(deployed, encoded.preprocess(pixels, (32, 48), nearest)) < 0.01
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_the_declared_preprocessing_passes(precision: str):
-    found = checked(DECLARED, precision)
-    assert (True, ()) == (found.passed, found.reasons)
-    assert found.prepared_levels is not None
-    assert found.prepared_levels <= encoded.LEVELS
+    record = checked(DECLARED, precision)
+    assert (True, ()) == (record.passed, record.reasons)
+    assert record.prepared_levels is not None
+    assert record.prepared_levels <= encoded.MAX_LEVEL_ERROR
 
 
 BROKEN = {
@@ -92,12 +92,12 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("what", BROKEN)
+@pytest.mark.parametrize("fault", BROKEN)
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_a_broken_preprocessing_fails(what: str, precision: str):
-    found = checked(replace(DECLARED, **BROKEN[what]), precision)
-    assert not found.passed
-    assert any("levels of 255 from the reference path's input" in reason for reason in found.reasons), found.reasons
+def test_a_broken_preprocessing_fails(fault: str, precision: str):
+    record = checked(replace(DECLARED, **BROKEN[fault]), precision)
+    assert not record.passed
+    assert any("levels of 255 from the reference path's input" in reason for reason in record.reasons), record.reasons
 
 
 def test_a_decoder_that_shifts_by_a_pixel_fails(monkeypatch: pytest.MonkeyPatch):
@@ -105,35 +105,35 @@ def test_a_decoder_that_shifts_by_a_pixel_fails(monkeypatch: pytest.MonkeyPatch)
     assert not checked(DECLARED, "int8").passed
 
 
-def test_a_runtime_that_errs_on_the_encoded_image_alone_fails():
+def test_a_runtime_that_is_wrong_only_on_the_encoded_image_fails():
     expected = fidelity.run_all(model, fidelity.feeds(IMAGES, 1, SPEC, DECLARED))
-    example = encoded.example(model, SPEC, 1, DECLARED)
+    example = encoded.make_example(model, SPEC, 1, DECLARED)
     assert example is not None
 
     def off(feeds: Mapping[str, Any]) -> dict[str, Any]:
-        wrong = encoded.levels(feeds["image"][0], example.tensor) < encoded.LEVELS
+        wrong = encoded.level_error(feeds["image"][0], example.tensor) < encoded.MAX_LEVEL_ERROR
         return {"output": model(feeds)["output"][:, :: -1 if wrong else 1]}
 
-    found = fidelity.check(off, (IMAGES, expected, "numpy"), 1, SPEC, DECLARED, "fp32", example)
-    (reason,) = found.reasons
+    record = fidelity.check(off, (IMAGES, expected, "numpy"), 1, SPEC, DECLARED, "fp32", example)
+    (reason,) = record.reasons
     assert reason.startswith("from an encoded image: cosine ")
 
 
 def test_images_have_one_three_or_four_channels():
-    assert encoded.example(model, TensorSpec("image", "float32", (1, 5, 32, 32)), 1, DECLARED) is None
+    assert encoded.make_example(model, TensorSpec("image", "float32", (1, 5, 32, 32)), 1, DECLARED) is None
     with pytest.raises(UsageError, match="Interpolation 'area' is none of"):
         checked(replace(DECLARED, interpolation="area"))
 
 
 def test_an_example_is_read_back(tmp_path: Any):
-    example = encoded.example(model, SPEC, 1, DECLARED)
+    example = encoded.make_example(model, SPEC, 1, DECLARED)
     assert example is not None
     fidelity.save_reference(tmp_path / "with.npz", IMAGES, model({"image": np.zeros((9, 3, 32, 48))}), "n", example)
     fidelity.save_reference(tmp_path / "without.npz", IMAGES, {}, "n")
-    found = encoded.load(tmp_path / "with.npz")
-    assert found is not None
-    assert example.content == found.content
-    assert np.array_equal(example.tensor, found.tensor)
-    assert np.array_equal(example.outputs["output"], found.outputs["output"])
+    loaded = encoded.load(tmp_path / "with.npz")
+    assert loaded is not None
+    assert example.content == loaded.content
+    assert np.array_equal(example.tensor, loaded.tensor)
+    assert np.array_equal(example.outputs["output"], loaded.outputs["output"])
     assert {"output"} == set(fidelity.load_reference(tmp_path / "with.npz")[1])
     assert encoded.load(tmp_path / "without.npz") is None

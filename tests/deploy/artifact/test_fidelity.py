@@ -21,7 +21,7 @@ IMAGES = fidelity.reference_images(9, 3, (32, 32))
 
 def model(feeds: Mapping[str, Any], weights: Any = WEIGHTS) -> dict[str, Any]:
     x = feeds["image"].reshape(len(feeds["image"]), -1)
-    # The large constant is what every image shares; it must not hide an error.
+    # All images share the large constant; it must not hide an error.
     return {"output": np.tanh(x @ weights) + np.float32(100)}
 
 
@@ -34,44 +34,44 @@ def checked(run: Any, precision: str = "fp32") -> Fidelity:
 
 
 def test_the_model_itself_passes() -> None:
-    found = checked(model)
-    assert (found.passed, found.max_error, found.top1_agreement, found.reasons) == (True, 0.0, 1.0, ())
-    assert (found.inputs, found.reference) == (9, "numpy")
+    record = checked(model)
+    assert (record.passed, record.max_error, record.top1_agreement, record.reasons) == (True, 0.0, 1.0, ())
+    assert (record.inputs, record.reference) == (9, "numpy")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_a_wrong_weight_fails(precision: str) -> None:
     wrong = WEIGHTS.copy()
     wrong[:64] *= 1.5
-    found = checked(lambda feeds: model(feeds, wrong), precision)
-    assert not found.passed
-    assert found.reasons
+    record = checked(lambda feeds: model(feeds, wrong), precision)
+    assert not record.passed
+    assert record.reasons
 
 
-def test_the_spread_is_of_all_images_however_few_are_run() -> None:
+def test_the_spread_is_over_all_images_if_few_are_run() -> None:
     def shifted(feeds: Any) -> dict[str, Any]:
         return {"output": model(feeds)["output"] + np.float32(0.01)}
 
-    whole = checked(shifted, "fp16")
+    full = checked(shifted, "fp16")
     few = fidelity.check(shifted, reference(), 1, SPEC, Preprocessing(), "fp16", limit=2)
-    assert (whole.inputs, few.inputs) == (9, 2)
-    assert few.snr_db == pytest.approx(whole.snr_db, abs=0.01)
+    assert (full.inputs, few.inputs) == (9, 2)
+    assert few.snr_db == pytest.approx(full.snr_db, abs=0.01)
     expected = reference()[1]["output"][: fidelity.NATURAL].astype(np.float64)
     spread = np.sqrt(np.mean((expected - expected.mean(axis=0)) ** 2))
     assert few.max_error == pytest.approx(0.01 / spread, rel=0.01)
 
 
-def test_int8_is_held_to_natural_images_and_the_noise_is_stated() -> None:
+def test_int8_is_compared_on_natural_images_and_its_noise_is_recorded() -> None:
     def clipped(feeds: Any) -> dict[str, Any]:
-        found = model(feeds)["output"]
+        output = model(feeds)["output"]
         extreme = np.ptp(feeds["image"]) == 0
-        return {"output": found * 0 if extreme else found + np.float32(0.02)}
+        return {"output": output * 0 if extreme else output + np.float32(0.02)}
 
-    found = checked(clipped, "int8")
-    assert (found.passed, found.inputs) == (True, fidelity.NATURAL)
+    record = checked(clipped, "int8")
+    assert (record.passed, record.inputs) == (True, fidelity.NATURAL)
     expected = reference()[1]["output"][: fidelity.NATURAL].astype(np.float64)
     power = np.mean((expected - expected.mean(axis=0)) ** 2)
-    assert found.snr_db == pytest.approx(10 * np.log10(power / 4e-4), abs=0.1)
+    assert record.snr_db == pytest.approx(10 * np.log10(power / 4e-4), abs=0.1)
     assert not checked(clipped, "fp16").passed
 
 
@@ -94,23 +94,23 @@ def test_half_precision_passes_as_fp16_and_not_as_fp32() -> None:
 
 
 def test_nan_fails_and_is_named() -> None:
-    found = checked(lambda feeds: {"output": np.full((1, 10), np.nan, np.float32)})
-    assert not found.finite
-    assert "NaN" in found.reasons[0]
+    record = checked(lambda feeds: {"output": np.full((1, 10), np.nan, np.float32)})
+    assert not record.finite
+    assert "NaN" in record.reasons[0]
 
 
-def test_a_session_that_forgets_is_caught() -> None:
+def test_a_session_whose_outputs_drift_is_not_repeatable() -> None:
     calls = []
 
     def drifts(feeds: Any) -> dict[str, Any]:
         calls.append(1)
         return {"output": model(feeds)["output"] * (1 + 1e-4 * len(calls))}
 
-    found = checked(drifts, "fp16")
-    assert not found.repeatable
+    record = checked(drifts, "fp16")
+    assert not record.repeatable
 
 
-def test_a_reused_output_buffer_does_not_fool_the_check() -> None:
+def test_a_reused_output_buffer_passes() -> None:
     buffer = np.zeros((1, 10), np.float32)
 
     def reuses(feeds: Any) -> dict[str, Any]:
@@ -120,17 +120,17 @@ def test_a_reused_output_buffer_does_not_fool_the_check() -> None:
     assert checked(reuses).passed
 
 
-def test_a_dead_network_proves_nothing() -> None:
+def test_constant_outputs_fail() -> None:
     def dead(feeds: Any) -> dict[str, Any]:
         return {"output": np.ones((1, 10), np.float32)}
 
     expected = fidelity.run_all(dead, fidelity.feeds(IMAGES, 1, SPEC, Preprocessing()))
-    found = fidelity.check(dead, (IMAGES, expected, "numpy"), 1, SPEC, Preprocessing(), "fp32")
-    assert not found.passed
-    assert "do not depend on the image" in found.reasons[0]
+    record = fidelity.check(dead, (IMAGES, expected, "numpy"), 1, SPEC, Preprocessing(), "fp32")
+    assert not record.passed
+    assert "do not depend on the image" in record.reasons[0]
 
 
-def test_other_shapes_are_an_error() -> None:
+def test_other_output_shapes_are_an_error() -> None:
     with pytest.raises(DataError, match=r"shape \[9, 5\], expected \[9, 10\]"):
         checked(lambda feeds: {"output": model(feeds)["output"][:, :5]})
     with pytest.raises(DataError, match="2 outputs, expected 1"):
@@ -155,23 +155,23 @@ def test_errors_do_not_depend_on_scale_or_offset(scale: float, offset: float) ->
 
 @pytest.mark.parametrize("size", [(32, 32), (64, 96), (33, 47)])
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_images_are_images(size: tuple[int, int], channels: int) -> None:
-    found = fidelity.reference_images(10, channels, size)
-    assert found.shape == (10, channels, *size)
-    assert found.dtype == np.uint8
-    assert (found[fidelity.NATURAL] == 0).all()
-    assert (found[fidelity.NATURAL + 1] == 255).all()
-    assert np.array_equal(found, fidelity.reference_images(10, channels, size))
+def test_reference_images_have_the_stated_shape_and_extremes(size: tuple[int, int], channels: int) -> None:
+    images = fidelity.reference_images(10, channels, size)
+    assert images.shape == (10, channels, *size)
+    assert images.dtype == np.uint8
+    assert (images[fidelity.NATURAL] == 0).all()
+    assert (images[fidelity.NATURAL + 1] == 255).all()
+    assert np.array_equal(images, fidelity.reference_images(10, channels, size))
 
 
 def test_natural_images_are_of_six_kinds_and_so_are_further_ones() -> None:
-    found = fidelity.reference_images(fidelity.NATURAL + 3 + len(KINDS), 3, (64, 64))
-    for index in (*range(fidelity.NATURAL), *range(fidelity.NATURAL + 3, len(found))):
-        assert np.array_equal(found[index], scene(3, (64, 64), index, KINDS[index % len(KINDS)]))
+    images = fidelity.reference_images(fidelity.NATURAL + 3 + len(KINDS), 3, (64, 64))
+    for index in (*range(fidelity.NATURAL), *range(fidelity.NATURAL + 3, len(images))):
+        assert np.array_equal(images[index], scene(3, (64, 64), index, KINDS[index % len(KINDS)]))
     assert fidelity.NATURAL == len(KINDS)
 
 
-def test_a_batch_is_filled_with_whole_batches() -> None:
+def test_image_counts_fill_whole_batches() -> None:
     for batch in (1, 2, 4, 8, 32):
         count = fidelity.count_for(batch)
         assert count % batch == 0
@@ -183,8 +183,8 @@ def test_a_batch_is_filled_with_whole_batches() -> None:
 
 def test_preprocessing_scales_and_normalizes() -> None:
     image = np.full((1, 3, 2, 2), 255, np.uint8)
-    (found,) = fidelity.feeds(image, 1, SPEC, Preprocessing(mean=(0.5, 0.25, 0.0), std=(0.5, 0.5, 2.0)))
-    assert np.allclose(found["image"][0, :, 0, 0], [1.0, 1.5, 0.5])
+    (feed,) = fidelity.feeds(image, 1, SPEC, Preprocessing(mean=(0.5, 0.25, 0.0), std=(0.5, 0.5, 2.0)))
+    assert np.allclose(feed["image"][0, :, 0, 0], [1.0, 1.5, 0.5])
 
 
 def test_a_reference_is_read_back(tmp_path: Path) -> None:
@@ -196,13 +196,13 @@ def test_a_reference_is_read_back(tmp_path: Path) -> None:
     assert np.array_equal(expected["output"], outputs["output"])
 
 
-def test_what_is_no_reference_is_refused(tmp_path: Path) -> None:
+def test_a_damaged_reference_is_refused(tmp_path: Path) -> None:
     (tmp_path / "reference.npz").write_bytes(b"PK\x03\x04 not really")
     with pytest.raises(DataError, match="not a file of expected outputs"):
         fidelity.load_reference(tmp_path / "reference.npz")
 
 
-def test_the_direction_of_a_image_near_the_mean_is_held_to_the_noise_of_the_others() -> None:
+def test_an_image_near_the_mean_may_have_the_noise_of_the_others() -> None:
     rng = np.random.default_rng(0)
     want = rng.normal(size=(fidelity.NATURAL, 1000))
     want[3] = 0.1 * want[3] + np.delete(want, 3, axis=0).mean(axis=0)
@@ -211,7 +211,7 @@ def test_the_direction_of_a_image_near_the_mean_is_held_to_the_noise_of_the_othe
     left, right = want[3] - center, want[3] + noise[3] - center
     assert left @ right / np.linalg.norm(left) / np.linalg.norm(right) < 0.95
     assert fidelity.compare({"y": want}, {"y": want + noise})["cosine"] > 0.995
-    # An image that is somewhere else altogether is not saved by it, nor outputs that no image changes.
+    # That does not excuse an image with the outputs of another, nor constant outputs.
     moved = want + noise
     moved[2] = moved[1]
     assert fidelity.compare({"y": want}, {"y": moved})["cosine"] < 0.2

@@ -1,4 +1,4 @@
-"""LiteRT: where operators run, on lists of nodes and on files that were really converted."""
+"""LiteRT: where operators run, for lists of nodes and for converted files."""
 
 import os
 
@@ -14,29 +14,29 @@ def node(index, name, inputs, outputs):
     return {"index": index, "op_name": name, "inputs": inputs, "outputs": outputs}
 
 
-def test_nodes_between_a_partition_s_inputs_and_outputs_are_the_delegate_s():
+def test_the_delegate_runs_the_nodes_between_a_partitions_inputs_and_outputs():
     # 0 -CONV-> 1 -ODD-> 2 -CONV-> 3 -ADD(1)-> 4, in two partitions around the odd one.
-    own = [
+    operators = [
         node(0, "CONV_2D", [0, 10], [1]),
         node(1, "ODD", [1], [2]),
         node(2, "CONV_2D", [2, 11], [3]),
         node(3, "ADD", [3, 1], [4]),
     ]
-    parts = [node(4, "DELEGATE", [0, 10], [1]), node(5, "DELEGATE", [2, 11, 1], [4])]
+    partitions = [node(4, "DELEGATE", [0, 10], [1]), node(5, "DELEGATE", [2, 11, 1], [4])]
     expected = {
         "operators": {"XNNPACK": {"ADD": 1, "CONV_2D": 2}, "CPU": {"ODD": 1}},
         "partitions": 2,
         "cpu_operators": ["ODD (1)"],
     }
-    assert expected == litert.placed([*own, *parts])
+    assert expected == litert.assignment([*operators, *partitions])
 
 
-def test_without_a_delegate_everything_is_left():
-    found = litert.placed([node(0, "ADD", [0, 1], [2])])
-    assert ({"CPU": {"ADD": 1}}, 0, ["ADD (0)"]) == (found["operators"], found["partitions"], found["cpu_operators"])
+def test_without_a_delegate_all_operators_run_on_the_cpu():
+    expected = {"operators": {"CPU": {"ADD": 1}}, "partitions": 0, "cpu_operators": ["ADD (0)"]}
+    assert expected == litert.assignment([node(0, "ADD", [0, 1], [2])])
 
 
-def test_a_converter_is_looked_for_where_it_is_said_to_be(monkeypatch):
+def test_the_converter_is_set_by_option_or_environment(monkeypatch):
     monkeypatch.setenv(litert.VARIABLE, "/somewhere/python")
     assert "/somewhere/python" == litert.converter({})
     assert "/else/python" == litert.converter({"python": "/else/python"})
@@ -53,8 +53,8 @@ def test_a_converter_is_looked_for_where_it_is_said_to_be(monkeypatch):
 def test_an_interpreter_that_cannot_convert_is_named(tmp_path, python, error, text):
     if python == "/bin/sh":
         python = str(tmp_path / "python")
-        words = "ModuleNotFoundError: No module named 'onnx2tf'"
-        (tmp_path / "python").write_text(f'#!/bin/sh\necho "{words}" >&2\nexit 1\n')
+        error_text = "ModuleNotFoundError: No module named 'onnx2tf'"
+        (tmp_path / "python").write_text(f'#!/bin/sh\necho "{error_text}" >&2\nexit 1\n')
         (tmp_path / "python").chmod(0o755)
     graph = graph_artifact(tmp_path, attention())
     out = tmp_path / "out"
@@ -64,7 +64,7 @@ def test_an_interpreter_that_cannot_convert_is_named(tmp_path, python, error, te
     assert [] == list(out.iterdir())
 
 
-def test_half_precision_is_said_to_be_missing(tmp_path):
+def test_half_precision_is_refused(tmp_path):
     graph = graph_artifact(tmp_path, attention(), "fp16")
     with pytest.raises(UnavailableError, match="takes fp32 graphs so far, not fp16"):
         litert.TARGET.convert(graph, tmp_path, {})
@@ -80,7 +80,7 @@ def test_a_damaged_file_is_named(tmp_path):
         litert.TARGET.open(artifact, 1, {})
 
 
-def converting():
+def require_converter():
     if not os.environ.get(litert.VARIABLE):
         if "onnx2tf" in os.environ.get("EFFBENCH_REQUIRE", "").split(","):
             pytest.fail(f"onnx2tf is required here, but {litert.VARIABLE} names no interpreter")
@@ -90,7 +90,7 @@ def converting():
 @pytest.mark.slow
 @pytest.mark.target("litert")
 def test_a_converted_graph_computes_the_same(tmp_path):
-    converting()
+    require_converter()
     import onnxruntime as ort
 
     model = attention()
@@ -103,11 +103,11 @@ def test_a_converted_graph_computes_the_same(tmp_path):
     value = np.random.default_rng(0).standard_normal((1, 3, SIDE, SIDE)).astype(np.float32)
     name = graph.inputs[0].name
     (expected,) = ort.InferenceSession(before, providers=["CPUExecutionProvider"]).run(None, {name: value})
-    (found,) = session({name: value}).values()
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    (output,) = session({name: value}).values()
+    np.testing.assert_allclose(output, expected, rtol=1e-4, atol=1e-5)
     placement = session.placement()
     assert placement["partitions"] >= 1
     session.close()
-    alone = litert.TARGET.open(artifact, 1, {"delegate": "none"})
-    assert 0 == alone.placement()["partitions"]
-    np.testing.assert_allclose(next(iter(alone({name: value}).values())), expected, rtol=1e-4, atol=1e-5)
+    built_in = litert.TARGET.open(artifact, 1, {"delegate": "none"})
+    assert 0 == built_in.placement()["partitions"]
+    np.testing.assert_allclose(next(iter(built_in({name: value}).values())), expected, rtol=1e-4, atol=1e-5)

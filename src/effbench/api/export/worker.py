@@ -88,7 +88,7 @@ def _from_factory(job: dict[str, Any], draft: Path, stages: _Stages) -> Artifact
     spec = TensorSpec(torch_graph.INPUT, "float32", (batch, backbone.in_channels, *resolution))
     run = _eager(module, spec)
     expected = fidelity.run_all(run, fidelity.feeds(images, batch, spec, backbone.preprocessing))
-    example = encoded.example(run, spec, batch, backbone.preprocessing)
+    example = encoded.make_example(run, spec, batch, backbone.preprocessing)
     module = fuse(module)
     stages.begin("torch -> ONNX")
     shape = None if job["dynamic_batch"] else batch
@@ -153,7 +153,7 @@ def _from_file(job: dict[str, Any], draft: Path, stages: _Stages) -> Artifact:
     images = fidelity.reference_images(fidelity.count_for(batch), spec.shape[1] or 3, resolution)
     batches = fidelity.feeds(images, batch, spec, backbone.preprocessing)
     expected = fidelity.run_all(lambda feeds: run_model(static, feeds), batches)
-    example = encoded.example(lambda feeds: run_model(static, feeds), spec, batch, backbone.preprocessing)
+    example = encoded.make_example(lambda feeds: run_model(static, feeds), spec, batch, backbone.preprocessing)
     onnx.save(dynamic, draft / "model.onnx")
     engine = "effbench's ONNX interpreter on torch, fp32"
     fidelity.save_reference(draft / bundle.REFERENCE, images, expected, engine, example)

@@ -1,1 +1,1 @@
-"""An artifact on disk: its folder and manifest, its proof (fidelity), and where its operators run (placement)."""
+"""An artifact on disk: its folder and manifest, its fidelity, and where its operators run (placement)."""

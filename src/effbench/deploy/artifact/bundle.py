@@ -1,4 +1,4 @@
-"""Artifact folders: written whole or not at all, found again by key, and checked before they are loaded."""
+"""Artifact folders: written completely or not at all, looked up by key, and checked before they are loaded."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from effbench.schema import Artifact, FileInfo, InputShapes
 
 MANIFEST = "manifest.json"
 REFERENCE = "reference.npz"
-"""Images and expected outputs, beside a graph; no part of what is deployed."""
+"""Images and expected outputs, beside a graph; not deployed."""
 
 
 def make_key(ingredients: Mapping[str, Any]) -> str:
-    """Return the key of what is made from these ingredients; a change of any of them is another key."""
+    """Return the key of an artifact that is made from these ingredients; a change of any of them changes the key."""
     return fingerprint(ingredients)
 
 
 def folder_of(home: Path, artifact_name: str, key: str) -> Path:
-    """Return where the artifact of a key belongs."""
+    """Return the folder of the artifact with a key."""
     return home / "artifacts" / f"{artifact_name}-{key[:10]}"
 
 
@@ -38,7 +38,7 @@ def name_of(model: str, shapes: InputShapes, batch: int | None, precision: str, 
 
 
 def find(folder: Path, key: str) -> Artifact | None:
-    """Return the artifact in a folder if it is whole and made from this key, else None."""
+    """Return the artifact in a folder if it is complete and has this key, else None."""
     if not (folder / MANIFEST).exists():
         return None
     artifact = load(folder)
@@ -46,20 +46,20 @@ def find(folder: Path, key: str) -> Artifact | None:
 
 
 def write(folder: Path, build: Callable[[Path], Artifact]) -> Artifact:
-    """Build an artifact in a folder of its own and move it into place in one step.
+    """Build an artifact in a draft folder and move it into place in one step.
 
-    A kill at any moment leaves nothing or the whole artifact. Where two processes make the same one, the last stays.
+    A kill at any moment leaves nothing or the complete artifact. If two processes make the same one, the last stays.
 
     Args:
-        folder: Where the artifact will lie.
-        build: Fills the given empty folder and returns the record; its ``files`` and ``digest`` are filled in here.
+        folder: The artifact's folder.
+        build: Fills an empty draft folder and returns the record; its ``files`` and ``digest`` are filled in here.
 
     Raises:
         DataError: The folder cannot be written, or the disk is full.
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(folder.parent)
+        _remove_stale_drafts(folder.parent)
         draft = Path(tempfile.mkdtemp(prefix=f".making-{os.getpid()}-", dir=folder.parent))
     except OSError as error:
         raise _unwritable(folder.parent, error) from error
@@ -71,7 +71,7 @@ def write(folder: Path, build: Callable[[Path], Artifact]) -> Artifact:
         artifact = replace(artifact, subject=replace(artifact.subject, size_bytes=size))
         save_manifest(artifact)
         if folder.exists():
-            # A tampered artifact, or one of a parallel export: either way this one is whole and has the same key.
+            # A tampered artifact, or one of a parallel export: either way this one is complete and has the same key.
             shutil.rmtree(folder)
         draft.rename(folder)
     except OSError as error:
@@ -103,7 +103,7 @@ def save_manifest(artifact: Artifact) -> None:
 
 
 def load(folder: Path, *, check_files: bool = True) -> Artifact:
-    """Read an artifact and check that it is what its manifest says.
+    """Read an artifact and check it against its manifest.
 
     Args:
         folder: The artifact's folder.
@@ -117,7 +117,7 @@ def load(folder: Path, *, check_files: bool = True) -> Artifact:
         data = json.loads(path.read_bytes())
     except OSError as error:
         raise DataError(
-            f"{path}: {error.strerror}.", hint="An artifact is a folder that `effbench export` made."
+            f"{path}: {error.strerror}.", hint="An artifact is a folder that `effbench export` wrote."
         ) from error
     except ValueError as error:
         raise DataError(f"{path}: not valid JSON ({error}).", hint=f"Remove {folder} and export again.") from error
@@ -127,7 +127,7 @@ def load(folder: Path, *, check_files: bool = True) -> Artifact:
     artifact = from_json(Artifact, data, str(path), folder=folder)
     if digest_of(artifact.files) != artifact.digest:
         raise DataError(
-            f"{path}: the digest is not that of the listed files.", hint=f"Remove {folder} and export again."
+            f"{path}: the digest does not match the listed files.", hint=f"Remove {folder} and export again."
         )
     for name, info in artifact.files.items() if check_files else ():
         _check_file(folder, name, info)
@@ -144,7 +144,7 @@ def artifacts(home: Path) -> Iterator[Artifact]:
 
 
 def annotate(artifact: Artifact, **changes: Any) -> Artifact:
-    """Write new findings (fidelity, placement, stages) into an artifact's manifest; its digest stays."""
+    """Write results (fidelity, placement, stages) into an artifact's manifest; its digest stays."""
     updated = replace(artifact, **changes)
     if updated.fidelity is not None:
         updated = replace(updated, subject=replace(updated.subject, fidelity_passed=updated.fidelity.passed))
@@ -153,9 +153,9 @@ def annotate(artifact: Artifact, **changes: Any) -> Artifact:
 
 
 def _check_file(folder: Path, name: str, info: FileInfo) -> None:
-    inside = PurePosixPath(name)
-    if inside.is_absolute() or ".." in inside.parts:
-        raise DataError(f"{folder / MANIFEST}: the file '{name}' lies outside the artifact.")
+    relative = PurePosixPath(name)
+    if relative.is_absolute() or ".." in relative.parts:
+        raise DataError(f"{folder / MANIFEST}: the file '{name}' is outside the artifact.")
     path = folder / name
     if not path.is_file() or path.is_symlink():
         raise DataError(f"{path}: missing.", hint=f"Remove {folder} and export again.")
@@ -176,8 +176,8 @@ def _unwritable(path: Path, error: OSError) -> DataError:
     return DataError(f"Cannot write {path}: {reason}.", hint="Free space, or choose another folder with --out.")
 
 
-def _sweep(root: Path) -> None:
-    """Remove the drafts of processes that are gone."""
+def _remove_stale_drafts(root: Path) -> None:
+    """Remove the drafts of processes that no longer run."""
     for draft in root.glob(".making-*"):
         pid = draft.name.split("-")[1]
         if pid.isdecimal() and not Path(f"/proc/{pid}").exists() and Path("/proc").exists():

@@ -1,7 +1,7 @@
 """One encoded image from its bytes to the outputs, by a path that shares no code with the deployed one.
 
-The reference path knows the pixels before they were encoded, scales them by arithmetic of its own, and normalizes in
-double precision. Whatever decodes and prepares images where an artifact runs has to arrive at the same tensor.
+The reference path starts from the pixels before they are encoded, resizes them with its own arithmetic, and normalizes
+in double precision. The decoder and the preprocessing on the device have to produce the same tensor.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 COLOR_TYPES = {1: 0, 3: 2, 4: 6}
 """PNG's color types: gray, RGB, RGBA."""
 EXAMPLE_SEED = 1000
-"""Of the encoded image; no other image has it."""
-LEVELS = 0.5
-"""Of 255, on average over an image. Versions of Pillow scale rows or columns first and round between the two, so that
-some pixels differ by one or two."""
+"""Seed of the encoded image; no other image has it."""
+MAX_LEVEL_ERROR = 0.5
+"""Largest mean error over an image, in levels of 255. Some versions of Pillow resize rows first, others columns, and
+round between the two, so that some pixels differ by one or two levels."""
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 FIXED_POINT = 1 << 22
-"""Pillow's weights are whole multiples of its inverse, and so are ours."""
+"""Pillow rounds resampling weights to multiples of its inverse; so does this module."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """An image as a file holds it, the input tensor of the reference path, shape (C, H, W), and expected outputs.
+    """The bytes of an image file, the input tensor of the reference path, shape (C, H, W), and the expected outputs.
 
     Outputs are by name, shape (1, ...).
     """
@@ -49,33 +49,33 @@ class Example:
     outputs: Mapping[str, Array]
 
 
-def example(
+def make_example(
     run: Run,
     spec: TensorSpec,
     batch: int,
     preprocessing: Preprocessing,
     pixels: npt.NDArray[np.uint8] | None = None,
 ) -> Example | None:
-    """Return an encoded image with what the reference makes of it; None where no image has so many channels.
+    """Return an encoded image with the reference's outputs for it; None if no image has that number of channels.
 
     Args:
         run: The reference.
         spec: Its image input, shape (B, C, H, W).
-        batch: Of the reference.
-        preprocessing: As declared.
-        pixels: The image to encode, shape (H, W, C); a synthetic one where None.
+        batch: Batch size of the reference.
+        preprocessing: The model's declaration.
+        pixels: The image to encode, shape (H, W, C); None takes a synthetic one.
     """
     channels, height, width = (side or 0 for side in spec.shape[1:])
     if channels not in COLOR_TYPES:
         return None
     if pixels is None:
-        # Larger than any crop, in another aspect, and of sides that divide by nothing.
+        # Larger than any crop, with another aspect ratio and an odd height and width.
         larger = (height * 10 // 7 | 1, width * 17 // 9 | 1)
         pixels = natural(channels, larger, EXAMPLE_SEED).transpose(1, 2, 0)
     pixels = np.array(pixels, order="C")
     if channels == 4:
         pixels[..., 3] = 255  # Pillow scales colors by their opacity
-    tensor = prepared(pixels, (height, width), preprocessing)
+    tensor = preprocess(pixels, (height, width), preprocessing)
     feed = np.repeat(tensor[None], batch, axis=0).astype(spec.dtype)
     outputs = {name: np.array(value[:1], np.float32) for name, value in run({spec.name: feed}).items()}
     return Example(png(pixels), tensor, outputs)
@@ -92,57 +92,57 @@ def png(pixels: npt.NDArray[np.uint8]) -> bytes:
     )
 
 
-def prepared(
+def preprocess(
     pixels: npt.NDArray[np.uint8], resolution: tuple[int, int], preprocessing: Preprocessing
 ) -> npt.NDArray[np.float32]:
-    """Return the input tensor, shape (C, H, W), of pixels, shape (H, W, C), as the declaration has it.
+    """Resize, crop and normalize pixels, shape (H, W, C), as declared; returns the input tensor, shape (C, H, W).
 
     Raises:
-        UsageError: The interpolation has no such name.
+        UsageError: The interpolation is unknown.
     """
     if preprocessing.interpolation not in INTERPOLATIONS:
         raise UsageError(f"Interpolation '{preprocessing.interpolation}' is none of {', '.join(INTERPOLATIONS)}.")
-    cut = pixels
-    # The factor at which the crop covers `crop_pct` of the side that is tighter; columns first, rounded between.
-    sides = [math.floor(side / preprocessing.crop_pct) for side in resolution]
-    factor = max(Fraction(side, have) for side, have in zip(sides, pixels.shape, strict=False))
+    image = pixels
+    # The resized height and width are at least resolution / crop_pct. Columns are resized first, and rounded.
+    resized = [math.floor(size / preprocessing.crop_pct) for size in resolution]
+    factor = max(Fraction(new, old) for new, old in zip(resized, pixels.shape, strict=False))
     for axis in (1, 0):
-        have, want = pixels.shape[axis], resolution[axis]
-        size = max(want, math.floor(have * factor))
-        start = round((size - want) / 2)
-        cut = scaled(cut, size, axis, preprocessing.interpolation)
-        cut = np.take(cut, range(start, start + want), axis)
+        old, new = pixels.shape[axis], resolution[axis]
+        size = max(new, math.floor(old * factor))
+        start = round((size - new) / 2)
+        image = resize_axis(image, size, axis, preprocessing.interpolation)
+        image = np.take(image, range(start, start + new), axis)
     if preprocessing.channel_order == "BGR":
-        cut = cut[..., ::-1]
-    mean, std = (np.resize(np.asarray(value), cut.shape[2]) for value in (preprocessing.mean, preprocessing.std))
-    tensor = (cut * preprocessing.scale - mean) / std
+        image = image[..., ::-1]
+    mean, std = (np.resize(np.asarray(value), image.shape[2]) for value in (preprocessing.mean, preprocessing.std))
+    tensor = (image * preprocessing.scale - mean) / std
     return np.ascontiguousarray(tensor.transpose(2, 0, 1).astype(np.float32))
 
 
-def scaled(pixels: npt.NDArray[np.uint8], size: int, axis: int, interpolation: str) -> npt.NDArray[np.uint8]:
-    """Return pixels scaled along one axis."""
+def resize_axis(pixels: npt.NDArray[np.uint8], size: int, axis: int, interpolation: str) -> npt.NDArray[np.uint8]:
+    """Resize pixels along one axis."""
     weights = _weights(pixels.shape[axis], size, interpolation)
     summed: Array = np.moveaxis(np.tensordot(weights, pixels.astype(np.float64), (1, axis)), 0, axis)
     return np.clip(np.floor(summed + 0.5), 0, 255).astype(np.uint8)
 
 
-def _weights(have: int, want: int, interpolation: str) -> npt.NDArray[np.float64]:
-    """Return what each of ``have`` pixels gives to each of ``want``, shape (want, have).
+def _weights(old: int, new: int, interpolation: str) -> npt.NDArray[np.float64]:
+    """Return the resampling weight of each of ``old`` pixels in each of ``new`` ones, shape (new, old).
 
     Source: Pillow's documentation of filters ("Resampling filters"); bicubic is Keys 1981 with a = -0.5.
     """
-    scale = have / want
-    centers = (np.arange(want) + 0.5)[:, None] * scale
+    scale = old / new
+    centers = (np.arange(new) + 0.5)[:, None] * scale
     if interpolation == "nearest":
-        return np.asarray(np.floor(centers) == np.arange(have), np.float64)
+        return np.asarray(np.floor(centers) == np.arange(old), np.float64)
     filters = {"bilinear": (1.0, _triangle), "bicubic": (2.0, _cubic), "lanczos": (3.0, _lanczos)}
-    reach, shape = filters[interpolation]
+    support, kernel = filters[interpolation]
     stretch = max(scale, 1.0)
-    first = np.maximum(np.floor(centers - reach * stretch + 0.5), 0)
-    last = np.minimum(np.floor(centers + reach * stretch + 0.5), have)
-    place = np.arange(have)
-    found = np.where((place >= first) & (place < last), shape((place + 0.5 - centers) / stretch), 0)
-    return np.asarray(np.rint(found / found.sum(axis=1, keepdims=True) * FIXED_POINT) / FIXED_POINT)
+    first = np.maximum(np.floor(centers - support * stretch + 0.5), 0)
+    last = np.minimum(np.floor(centers + support * stretch + 0.5), old)
+    index = np.arange(old)
+    weights = np.where((index >= first) & (index < last), kernel((index + 0.5 - centers) / stretch), 0)
+    return np.asarray(np.rint(weights / weights.sum(axis=1, keepdims=True) * FIXED_POINT) / FIXED_POINT)
 
 
 def _triangle(x: Array) -> Array:
@@ -159,20 +159,20 @@ def _lanczos(x: Array) -> Array:
     return np.where(np.abs(x) < 3, np.sinc(x) * np.sinc(x / 3), 0)
 
 
-def levels(found: Array, wanted: Array) -> float:
-    """Return the mean difference of two input tensors in levels: 255ths of the range of the wanted one."""
-    span = float(wanted.max() - wanted.min()) or 1.0
-    return float(np.abs(found.astype(np.float64) - wanted).mean() * 255 / span)
+def level_error(actual: Array, expected: Array) -> float:
+    """Return the mean difference of two input tensors in levels: 255ths of the range of the expected one."""
+    span = float(expected.max() - expected.min()) or 1.0
+    return float(np.abs(actual.astype(np.float64) - expected).mean() * 255 / span)
 
 
 def arrays(example: Example) -> dict[str, Array]:
-    """Return an example as arrays of the file of expected outputs."""
-    named = {f"encoded_output:{name}": value for name, value in example.outputs.items()}
-    return {"encoded": np.frombuffer(example.content, np.uint8), "encoded_tensor": example.tensor, **named}
+    """Return an example as the arrays that the file of expected outputs stores."""
+    outputs = {f"encoded_output:{name}": value for name, value in example.outputs.items()}
+    return {"encoded": np.frombuffer(example.content, np.uint8), "encoded_tensor": example.tensor, **outputs}
 
 
 def load(path: Path) -> Example | None:
-    """Return the example of a file of expected outputs; None where the model takes no images."""
+    """Return the example of a file of expected outputs; None if the model takes no images."""
     with np.load(path, allow_pickle=False) as data:
         if "encoded" not in data.files:
             return None

@@ -1,10 +1,10 @@
 """Is it still the same model? Outputs of an artifact against expected outputs of the fp32 reference.
 
 Errors are relative to the *spread*: the root mean square of the reference outputs after their mean over the natural
-images is taken off. A constant that every image shares says nothing about the model, and an untrained network's
-logits are mostly that constant; relative to the spread, a broken mixer, weight or layout cannot hide behind it. Black,
-white and noise can take outputs several spreads away, and rounding errors with them: their errors are relative to their
-own distance from that mean where it is larger.
+images is subtracted. A constant that all images share carries no information about the model, and an untrained
+network's logits are mostly that constant; relative to the spread, it cannot hide a broken mixer, weight or layout.
+Black, white and noise images can move outputs several spreads away, and rounding errors with them: their errors are
+relative to their own distance from that mean if it is larger.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ LIMITS: dict[str, dict[str, float]] = {
     "int8": {"cosine": 0.98},
     "a16w8": {"cosine": 0.98},
 }
-"""What passes, by storage precision. int8: a cosine of 0.98 is a signal-to-noise ratio of about 14 dB.
+"""The limits by storage precision. int8: a cosine of 0.98 is a signal-to-noise ratio of about 14 dB.
 
-int8 and a16w8 are held to the natural images alone: black, white and noise lie outside what any calibration with
-typical images has seen, and are clipped.
+int8 and a16w8 are compared on the natural images only: black, white and noise are outside the ranges that calibration
+with typical images finds, and are clipped.
 """
 
 
 def count_for(batch: int) -> int:
-    """Return how many images a check takes: whole batches, the natural and extreme ones at least."""
+    """Return how many images a check takes: full batches that hold at least the natural and the extreme images."""
     runs = max(3, -(-(NATURAL + 3) // batch))
     return runs * batch
 
@@ -51,13 +51,13 @@ def count_for(batch: int) -> int:
 def feeds(
     images: npt.NDArray[np.uint8], batch: int, spec: TensorSpec, preprocessing: Preprocessing
 ) -> list[dict[str, Array]]:
-    """Return what to feed, batch by batch: the images scaled and normalized as the model wants them."""
+    """Return the input of each batch: the images scaled and normalized as the model's preprocessing declares."""
     tensors = normalize(images, preprocessing, spec.dtype)
     return [{spec.name: tensors[start : start + batch]} for start in range(0, len(tensors), batch)]
 
 
 def run_all(run: Run, batches: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
-    """Run every batch and join the outputs along the batch axis; copies, so that reused buffers cannot fool us."""
+    """Run every batch and concatenate the outputs along the batch axis; copies, because a runtime may reuse buffers."""
     collected: dict[str, list[Array]] = {}
     for batch in batches:
         for name, value in run(batch).items():
@@ -72,7 +72,7 @@ def save_reference(
     engine: str,
     example: encoded.Example | None = None,
 ) -> None:
-    """Write images and expected outputs; a device needs nothing else to verify an artifact."""
+    """Write images and expected outputs: all that a device needs to verify an artifact."""
     arrays = {f"output:{name}": value for name, value in outputs.items()}
     arrays |= encoded.arrays(example) if example else {}
     np.savez(path, images=images, engine=np.array(engine), **arrays)  # type: ignore[arg-type]
@@ -96,7 +96,7 @@ Reference = tuple[npt.NDArray[np.uint8], Mapping[str, Array], str]
 
 
 def first(reference: Reference, limit: int | None, batch: int) -> Reference:
-    """Return the first images of a reference with their expected outputs, whole batches; None takes all."""
+    """Return the first images of a reference with their expected outputs, in full batches; None takes all."""
     images, outputs, engine = reference
     if limit is None:
         return reference
@@ -106,38 +106,38 @@ def first(reference: Reference, limit: int | None, batch: int) -> Reference:
 
 def compare(
     expected: Mapping[str, Array],
-    found: Mapping[str, Array],
+    actual: Mapping[str, Array],
     natural: int = NATURAL,
-    whole: Mapping[str, Array] | None = None,
+    population: Mapping[str, Array] | None = None,
 ) -> dict[str, float]:
     """Return the worst figures over all outputs: max_error and p99_error (of the spread), cosine, snr_db and others.
 
     Args:
         expected: Outputs by name, shape (B, ...), batch first.
-        found: The same; matched by name, or by order where a runtime renamed them.
-        natural: Of so many images, the first, the spread is taken.
-        whole: Expected outputs of more images than were run, to take the spread from; default ``expected``. A few
-            images may happen to lie close together, and the model's own scale does not depend on how many were run.
+        actual: The same; matched by name, or by order if the runtime renamed them.
+        natural: How many of the first images are natural; the spread is taken over these.
+        population: Expected outputs to take the spread from, of more images than were run; default ``expected``. The
+            outputs of a few images may be close together, and the spread must not depend on how many were run.
 
     Raises:
         DataError: The number of outputs or a shape differs.
     """
-    whole = whole or expected
-    if len(expected) != len(found):
-        raise DataError(f"{len(found)} outputs, expected {len(expected)}.")
-    pairs = (
-        [(expected[name], found[name], whole[name]) for name in expected]
-        if set(expected) == set(found)
-        else list(zip(expected.values(), found.values(), whole.values(), strict=True))
+    population = population or expected
+    if len(expected) != len(actual):
+        raise DataError(f"{len(actual)} outputs, expected {len(expected)}.")
+    outputs = (
+        [(expected[name], actual[name], population[name]) for name in expected]
+        if set(expected) == set(actual)
+        else list(zip(expected.values(), actual.values(), population.values(), strict=True))
     )
-    figures = [_compare_one(want, have, natural, of[:natural]) for want, have, of in pairs]
+    figures = [_compare_output(want, have, natural, signal[:natural]) for want, have, signal in outputs]
     worst = dict.fromkeys(("max_error", "p99_error"), max) | dict.fromkeys(
         ("cosine", "top1_agreement", "spread", "snr_db"), min
     )
     return {name: float(pick(figure[name] for figure in figures)) for name, pick in worst.items()}
 
 
-def _compare_one(want: Array, have: Array, natural: int, signal: Array) -> dict[str, float]:
+def _compare_output(want: Array, have: Array, natural: int, signal: Array) -> dict[str, float]:
     if want.shape != have.shape:
         raise DataError(f"An output has shape {list(have.shape)}, expected {list(want.shape)}.")
     want, have, signal = (np.asarray(array, np.float64).reshape(len(array), -1) for array in (want, have, signal))
@@ -145,12 +145,12 @@ def _compare_one(want: Array, have: Array, natural: int, signal: Array) -> dict[
     spread = float(np.sqrt(np.mean((signal - center) ** 2)))
     left, right = want - center, have - center
     scale = np.full((len(want), 1), spread)
-    # An image that takes the outputs many spreads away is held to its own way there.
+    # If an extreme image moves the outputs many spreads away, its errors are relative to that distance.
     scale[natural:] = np.maximum(spread, np.sqrt(np.mean(left[natural:] ** 2, axis=1, keepdims=True)))
     error = np.abs(have - want) / np.maximum(scale, 1e-30)
     distance = np.linalg.norm(left, axis=1)
     cosine = (left * right).sum(axis=1) / np.maximum(distance * np.linalg.norm(right, axis=1), 1e-30)
-    # Near the center any noise turns an image's outputs far; it may make as much of it as at the usual distance.
+    # Cosine is unstable for outputs near the center; there it allows the noise that it allows at the usual distance.
     near = np.minimum(distance / max(spread * np.sqrt(want.shape[1]), 1e-30), 1)
     cosine = 1 - (1 - cosine) * near**2
     return {
@@ -164,7 +164,7 @@ def _compare_one(want: Array, have: Array, natural: int, signal: Array) -> dict[
 
 
 def _signal_to_noise_db(signal: float, noise: float) -> float:
-    """Return 10 log10 of signal over noise in power; a constant that all images share is no signal."""
+    """Return 10 log10 of signal over noise power; a constant that all images share is no signal."""
     return float(10 * np.log10(max(signal, 1e-60) / max(noise, 1e-30 * signal, 1e-90)))
 
 
@@ -186,9 +186,9 @@ def check(
         batch: Batch size of the session.
         spec: The session's image input.
         preprocessing: The model's.
-        precision: Storage precision; picks the limits.
-        example: An image to begin from its bytes, decoded and prepared here.
-        limit: How many images to run, whole batches; None runs all. The spread is of all either way.
+        precision: Storage precision; selects the limits.
+        example: An encoded image, to be decoded and preprocessed here.
+        limit: How many images to run, in full batches; None runs all. The spread is of all images either way.
 
     Raises:
         DataError: The number or shape of outputs differs from the reference's.
@@ -196,22 +196,22 @@ def check(
     if precision in CALIBRATED:
         reference = first(reference, NATURAL, batch)
     images, expected, engine = first(reference, limit, batch)
-    whole = reference[1]
+    population = reference[1]
     batches = feeds(images, batch, spec, preprocessing)
-    found = run_all(run, batches)
+    outputs = run_all(run, batches)
     again = run_all(run, batches[:1])
-    finite = all(bool(np.isfinite(value).all()) for value in found.values())
-    figures = compare(expected, {name: np.nan_to_num(value) for name, value in found.items()}, whole=whole)
-    start = {name: value[:batch] for name, value in found.items()}
+    finite = all(bool(np.isfinite(value).all()) for value in outputs.values())
+    figures = compare(expected, {name: np.nan_to_num(value) for name, value in outputs.items()}, population=population)
+    start = {name: value[:batch] for name, value in outputs.items()}
     repeatable = all(
         np.array_equal(again[name], start[name], equal_nan=True) or _close(again[name], start[name]) for name in start
     )
     limits = LIMITS[precision]
     reasons = _reasons(figures, limits, finite, repeatable)
-    levels = None
+    level_error = None
     if example is not None:
-        levels, from_encoded = _from_encoded(run, example, whole, batch, spec, preprocessing)
-        reasons += from_encoded
+        level_error, encoded_reasons = _check_encoded(run, example, population, batch, spec, preprocessing)
+        reasons += encoded_reasons
     return Fidelity(
         passed=not reasons,
         reference=engine,
@@ -225,31 +225,32 @@ def check(
         limits=limits,
         reasons=tuple(reasons),
         snr_db=round(figures["snr_db"], 2),
-        prepared_levels=None if levels is None else round(levels, 3),
+        prepared_levels=None if level_error is None else round(level_error, 3),
     )
 
 
-def worst(found: Sequence[Fidelity]) -> Fidelity:
+def worst(checks: Sequence[Fidelity]) -> Fidelity:
     """Return one record of several checks of the same artifact: the worst figures, every reason; all have to pass."""
+    levels = [check.prepared_levels for check in checks if check.prepared_levels is not None]
     return replace(
-        found[0],
-        passed=all(one.passed for one in found),
-        max_error=max(one.max_error for one in found),
-        p99_error=max(one.p99_error for one in found),
-        cosine=min(one.cosine for one in found),
-        top1_agreement=min(one.top1_agreement for one in found),
-        finite=all(one.finite for one in found),
-        repeatable=all(one.repeatable for one in found),
+        checks[0],
+        passed=all(check.passed for check in checks),
+        max_error=max(check.max_error for check in checks),
+        p99_error=max(check.p99_error for check in checks),
+        cosine=min(check.cosine for check in checks),
+        top1_agreement=min(check.top1_agreement for check in checks),
+        finite=all(check.finite for check in checks),
+        repeatable=all(check.repeatable for check in checks),
         reasons=tuple(
-            f"{reason} ({one.engine})" if len(found) > 1 else reason for one in found for reason in one.reasons
+            f"{reason} ({check.engine})" if len(checks) > 1 else reason for check in checks for reason in check.reasons
         ),
-        engine="; ".join(one.engine for one in found),
-        snr_db=min((one.snr_db for one in found if one.snr_db is not None), default=None),
-        prepared_levels=max((one.prepared_levels for one in found if one.prepared_levels is not None), default=None),
+        engine="; ".join(check.engine for check in checks),
+        snr_db=min((check.snr_db for check in checks if check.snr_db is not None), default=None),
+        prepared_levels=max(levels, default=None),
     )
 
 
-def _from_encoded(
+def _check_encoded(
     run: Run,
     example: encoded.Example,
     expected: Mapping[str, Array],
@@ -257,29 +258,29 @@ def _from_encoded(
     spec: TensorSpec,
     preprocessing: Preprocessing,
 ) -> tuple[float, list[str]]:
-    """Return how far the input made of an encoded image is from the reference path's, in levels, and what failed."""
+    """Return the error of the input decoded from an encoded image, in levels of 255, and the reasons of a failure."""
     height, width = spec.shape[2:]
     image = read(example.content, "the encoded image", (height or 0, width or 0), preprocessing, spec.shape[1] or 3)
     tensor = normalize(image[None], preprocessing, spec.dtype)
-    levels, reasons = encoded.levels(tensor[0], example.tensor), []
-    if levels > encoded.LEVELS:
+    level_error, reasons = encoded.level_error(tensor[0], example.tensor), []
+    if level_error > encoded.MAX_LEVEL_ERROR:
         reasons.append(
-            f"an encoded image, decoded and prepared here, lies {levels:.1f} levels of 255 from the reference path's "
-            "input: the preprocessing is another one"
+            f"an encoded image, decoded and preprocessed here, is {level_error:.1f} levels of 255 from the reference "
+            "path's input: the preprocessing differs"
         )
-    found = run_all(run, [{spec.name: np.repeat(tensor, batch, axis=0)}])
+    outputs = run_all(run, [{spec.name: np.repeat(tensor, batch, axis=0)}])
     want, have = (
-        {name: np.concatenate([expected[name][:NATURAL], side[:1]]) for name, side in zip(expected, row, strict=True)}
-        for row in (example.outputs.values(), (np.nan_to_num(value) for value in found.values()))
+        {name: np.concatenate([expected[name][:NATURAL], row[:1]]) for name, row in zip(expected, rows, strict=True)}
+        for rows in (example.outputs.values(), (np.nan_to_num(value) for value in outputs.values()))
     )
     cosine = compare(want, have)["cosine"]
     if cosine < LIMITS["int8"]["cosine"]:
         reasons.append(f"from an encoded image: cosine {cosine:.3g} is below {LIMITS['int8']['cosine']:g}")
-    return levels, reasons
+    return level_error, reasons
 
 
 def _close(left: Array, right: Array) -> bool:
-    """Allow the last bits that a multi-threaded sum may change from run to run."""
+    """Return whether two runs agree but for the last bits, which a multi-threaded sum may change."""
     return bool(np.allclose(left, right, rtol=1e-5, atol=1e-6 * float(np.abs(right).max())))
 
 

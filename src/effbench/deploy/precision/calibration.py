@@ -121,7 +121,7 @@ def reference(path: Path, source: Artifact, model: ModelProto, calibration: Cali
     images = np.resize(calibration.checks, (count, *calibration.checks.shape[1:]))
     expected = fidelity.run_all(run, fidelity.feeds(images, batch, spec, how))
     engine = f"{before[2]}; its graph by effbench's ONNX interpreter, on images of the calibration folder"
-    example = encoded.example(run, spec, batch, how, calibration.whole)
+    example = encoded.make_example(run, spec, batch, how, calibration.whole)
     fidelity.save_reference(path, images, expected, engine, example)
 
 

@@ -1,8 +1,8 @@
 """LiteRT (TensorFlow Lite): a .tflite from the same ONNX graph, run on XNNPACK.
 
-The converter, onnx2tf, pins versions that no other target takes, and needs Python 3.12: it runs in an environment of
-its own, whose interpreter is named by ``--set python=`` or EFFBENCH_LITERT_PYTHON. The runtime, ai-edge-litert, needs
-none of that.
+The converter, onnx2tf, pins versions that conflict with every other target, and needs Python 3.12: it runs in a
+separate environment, whose interpreter is set by ``--set python=`` or EFFBENCH_LITERT_PYTHON. The runtime,
+ai-edge-litert, needs neither.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ onnx2tf.convert(
     non_verbose=True,
     verbosity="error",
 )
-with open(folder + "/made.json", "w") as stream:
+with open(folder + "/versions.json", "w") as stream:
     json.dump({"onnx2tf": importlib.metadata.version("onnx2tf"), "python": platform.python_version()}, stream)
 """
-"""What the converter's interpreter runs; inputs keep the layout of the graph, so that all targets take the same."""
+"""The script of the converter's interpreter. Inputs keep the layout of the graph, as on all targets."""
 
 
 class LiteRtSession(Session):
-    """An interpreter; ``invoke`` returns when the outputs are there, and they are copied out."""
+    """A LiteRT interpreter; ``invoke`` returns when the outputs are computed, and they are copied."""
 
     def __init__(self, artifact: Artifact, threads: int, delegate: str) -> None:
         try:
@@ -75,7 +75,7 @@ class LiteRtSession(Session):
         self._outputs = {item["name"]: item["index"] for item in self._interpreter.get_output_details()}
         if missing := {spec.name for spec in artifact.outputs} - set(self._outputs):
             raise DataError(f"{artifact.path} has no output '{min(missing)}'.", hint="Export it again.")
-        # XNNPACK computes fp16 weights in fp32 on x86; on Arm it may not, and does not tell.
+        # XNNPACK computes fp16 weights in fp32 on x86; on Arm it may not, and does not report it.
         self.compute_precision: str | None = "fp32" if artifact.subject.storage_precision == "fp32" else None
 
     def __call__(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
@@ -86,56 +86,56 @@ class LiteRtSession(Session):
         return {name: self._interpreter.get_tensor(index) for name, index in self._outputs.items()}
 
     def placement(self) -> dict[str, Any]:
-        """Say which operators the delegate took, in how many partitions, and which built-in kernels run."""
-        # The interpreter has no public word for it; ours are read from the nodes that it lists.
-        return {"delegate": self._delegate, **placed(self._interpreter._get_ops_details())}
+        """Return which operators the delegate runs, in how many partitions, and which built-in kernels run the rest."""
+        # The interpreter has no public method for this; its list of nodes holds it.
+        return {"delegate": self._delegate, **assignment(self._interpreter._get_ops_details())}
 
     def close(self) -> None:
         """Free the interpreter."""
         del self._interpreter
 
 
-def placed(nodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Say where the nodes of an interpreter run.
+def assignment(nodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return where the nodes of an interpreter run.
 
-    The interpreter lists the nodes of the file and, after them, one node for each partition that a delegate took. The
+    The interpreter lists the nodes of the file and, after them, one node for each partition that a delegate runs. The
     nodes of a partition are those between its inputs and its outputs.
 
     Args:
         nodes: With ``index``, ``op_name``, and the tensors ``inputs`` and ``outputs``.
 
     Returns:
-        ``operators`` (unit -> operator -> count), ``partitions``, and ``cpu_operators``: what was left, as
-        ``name (index)`` in the order of execution.
+        ``operators`` (unit -> operator -> count), ``partitions``, and ``cpu_operators``: those that no delegate runs,
+        as ``name (index)`` in the order of execution.
     """
-    own = [node for node in nodes if node["op_name"] != DELEGATE_NODE]
-    maker = {int(tensor): node for node in own for tensor in node["outputs"]}
-    taken: set[int] = set()
+    operators = [node for node in nodes if node["op_name"] != DELEGATE_NODE]
+    producers = {int(tensor): node for node in operators for tensor in node["outputs"]}
+    delegated: set[int] = set()
     partitions = [node for node in nodes if node["op_name"] == DELEGATE_NODE]
     for partition in partitions:
-        outside = {int(tensor) for tensor in partition["inputs"]}
-        waiting = [int(tensor) for tensor in partition["outputs"]]
-        while waiting:
-            tensor = waiting.pop()
-            node = maker.get(tensor)
-            if node is None or tensor in outside or node["index"] in taken:
+        inputs = {int(tensor) for tensor in partition["inputs"]}
+        pending = [int(tensor) for tensor in partition["outputs"]]
+        while pending:
+            tensor = pending.pop()
+            node = producers.get(tensor)
+            if node is None or tensor in inputs or node["index"] in delegated:
                 continue
-            taken.add(node["index"])
-            waiting += [int(item) for item in node["inputs"]]
-    left = [node for node in own if node["index"] not in taken]
+            delegated.add(node["index"])
+            pending += [int(item) for item in node["inputs"]]
+    remaining = [node for node in operators if node["index"] not in delegated]
     units = {
-        "XNNPACK": Counter(node["op_name"] for node in own if node["index"] in taken),
-        "CPU": Counter(node["op_name"] for node in left),
+        "XNNPACK": Counter(node["op_name"] for node in operators if node["index"] in delegated),
+        "CPU": Counter(node["op_name"] for node in remaining),
     }
     return {
-        "operators": {unit: dict(sorted(found.items())) for unit, found in units.items() if found},
+        "operators": {unit: dict(sorted(counts.items())) for unit, counts in units.items() if counts},
         "partitions": len(partitions),
-        "cpu_operators": [f"{node['op_name']} ({node['index']})" for node in left],
+        "cpu_operators": [f"{node['op_name']} ({node['index']})" for node in remaining],
     }
 
 
 class LiteRtTarget(Target):
-    """LiteRT on the CPU, with XNNPACK where it takes an operator."""
+    """LiteRT on the CPU, with XNNPACK for the operators that it supports."""
 
     name = "litert"
     title = "LiteRT"
@@ -150,7 +150,7 @@ class LiteRtTarget(Target):
 
     @property
     def on_request(self) -> bool:
-        """Whether it is made only when asked for: nothing says yet where its converter is."""
+        """Whether artifacts are made only if the user names this target: there is no converter by default."""
         return converter({}) is None
 
     def convert(self, graph: Artifact, out: Path, options: Mapping[str, str]) -> Converted:
@@ -158,7 +158,7 @@ class LiteRtTarget(Target):
 
         Raises:
             ConversionError: The converter refuses the graph.
-            UnavailableError: There is no converter, or the precision is one that it does not take from the graph.
+            UnavailableError: There is no converter, or it does not support the graph's precision.
         """
         _delegate(options)
         if graph.subject.storage_precision != "fp32":
@@ -175,10 +175,10 @@ class LiteRtTarget(Target):
                 hint=f"python3.12 -m venv E; E/bin/pip install onnx2tf; then --set python=E/bin/python, or {VARIABLE}.",
             )
         with tempfile.TemporaryDirectory(dir=out) as folder:
-            made = _run(python, graph, Path(folder).resolve())
+            versions = _run(python, graph, Path(folder).resolve())
             (Path(folder) / f"{graph.path.stem}_float32.tflite").rename(out / ENTRY)
-        note = f"converted by onnx2tf {made['onnx2tf']} under Python {made['python']}"
-        return Converted(ENTRY, "fp32", "fp32", {"converter": made}, (note,))
+        note = f"converted by onnx2tf {versions['onnx2tf']} under Python {versions['python']}"
+        return Converted(ENTRY, "fp32", "fp32", {"converter": versions}, (note,))
 
     def open(self, artifact: Artifact, threads: int, options: Mapping[str, str]) -> LiteRtSession:
         """Load the file for inference."""
@@ -186,9 +186,9 @@ class LiteRtTarget(Target):
 
 
 def converter(options: Mapping[str, str]) -> str | None:
-    """Return the interpreter that has onnx2tf: as asked for, as the environment says, or this one; else None."""
-    named = options.get("python") or os.environ.get(VARIABLE)
-    return named or (sys.executable if find_spec("onnx2tf") else None)
+    """Return the interpreter that has onnx2tf: the option, the environment variable, or this one; else None."""
+    configured = options.get("python") or os.environ.get(VARIABLE)
+    return configured or (sys.executable if find_spec("onnx2tf") else None)
 
 
 def _delegate(options: Mapping[str, str]) -> str:
@@ -199,14 +199,14 @@ def _delegate(options: Mapping[str, str]) -> str:
 
 
 def _run(python: str, graph: Artifact, folder: Path) -> dict[str, str]:
-    """Run the converter; returns its version and that of its Python."""
+    """Run the converter; returns its version and its Python's."""
     source = folder / graph.path.name
     shutil.copyfile(graph.path, source)  # onnx2tf writes into the file that it reads
     command = [python, "-c", SCRIPT, str(source), str(folder), *(spec.name for spec in graph.inputs)]
-    # Its own packages, not those of a checkout or of this environment.
+    # The converter must not import the packages of this environment.
     env = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             command, cwd=folder, env=env, capture_output=True, text=True, timeout=LIMIT_S, check=False
         )
     except FileNotFoundError:
@@ -214,19 +214,19 @@ def _run(python: str, graph: Artifact, folder: Path) -> dict[str, str]:
     except (PermissionError, OSError) as error:
         raise UsageError(f"python={python} cannot be run: {error.strerror}.") from error
     except subprocess.TimeoutExpired:
-        raise ConversionError("onnx2tf", f"not done after {LIMIT_S:.0f} s.") from None
-    if "No module named 'onnx2tf'" in done.stderr:
+        raise ConversionError("onnx2tf", f"not finished after {LIMIT_S:.0f} s.") from None
+    if "No module named 'onnx2tf'" in process.stderr:
         raise UnavailableError(f"{python} has no onnx2tf.", hint=f"{python} -m pip install onnx2tf (Python >= 3.12)")
-    if done.returncode != 0 or not (folder / "made.json").exists():
-        raise ConversionError("onnx2tf", _last_words(done.stderr or done.stdout))
-    print(done.stderr, file=sys.stderr)
-    made: dict[str, str] = json.loads((folder / "made.json").read_text())
-    return made
+    if process.returncode != 0 or not (folder / "versions.json").exists():
+        raise ConversionError("onnx2tf", _last_line(process.stderr or process.stdout))
+    print(process.stderr, file=sys.stderr)
+    versions: dict[str, str] = json.loads((folder / "versions.json").read_text())
+    return versions
 
 
-def _last_words(text: str) -> str:
+def _last_line(text: str) -> str:
     lines = [line.strip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "it said nothing"
+    return lines[-1][:300] if lines else "no output"
 
 
 TARGET = LiteRtTarget()

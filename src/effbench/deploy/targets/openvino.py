@@ -1,4 +1,4 @@
-"""OpenVINO: IR files, the precision hint set and read back."""
+"""OpenVINO: IR files; the precision hint is set and read back."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class OpenVinoSession(Session):
         ov = _openvino()
         core = ov.Core()
         if device.split(".")[0] not in {name.split(".")[0] for name in core.available_devices}:
-            have = ", ".join(core.available_devices)
-            raise UnavailableError(f"OpenVINO finds no device '{device}' here.", hint=f"It finds {have}.")
-        # The default hint of a CPU with bf16 is bf16, and "f16" silently becomes bf16: f32 is the honest choice.
+            available = ", ".join(core.available_devices)
+            raise UnavailableError(f"OpenVINO finds no device '{device}' here.", hint=f"It finds {available}.")
+        # The default hint of a CPU with bf16 is bf16, and "f16" silently becomes bf16: only f32 is computed as set.
         config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1"}
         config["INFERENCE_PRECISION_HINT"] = "f32" if device == "CPU" else "f16"
         if device == "CPU":
@@ -49,20 +49,20 @@ class OpenVinoSession(Session):
         hint = str(self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string())
         layers = self.precisions()
         if artifact.subject.storage_precision == "fp32" and (set(layers) & {"bf16", "fp16"} or hint != "f32"):
-            raise FidelityError(f"OpenVINO computes in {hint} (layers: {layers}) what was asked for in fp32.")
+            raise FidelityError(f"OpenVINO computes in {hint} (layers: {layers}), although fp32 is required.")
         return "int8" if "int8" in layers else _NAMES.get(hint, hint)
 
     def precisions(self) -> dict[str, int]:
-        """Count the compiled layers by the precision they run in, as the runtime model tells."""
-        counted: dict[str, int] = {}
+        """Count the compiled layers by the precision they run in, from the runtime model."""
+        counts: dict[str, int] = {}
         for node in self._compiled.get_runtime_model().get_ops():
             info = node.get_rt_info()
             kind = str(info["layerType"].astype(str)) if "layerType" in info else ""
             if "runtimePrecision" in info and kind not in ("Const", "Input", "Output", "Parameter", "Result"):
                 name = str(info["runtimePrecision"].astype(str))
                 name = _NAMES.get(name, name)
-                counted[name] = counted.get(name, 0) + 1
-        return dict(sorted(counted.items()))
+                counts[name] = counts.get(name, 0) + 1
+        return dict(sorted(counts.items()))
 
     def __call__(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
         """Run once; outputs are copied out of the request's own buffers."""
@@ -70,14 +70,14 @@ class OpenVinoSession(Session):
         return dict(zip(self._names, results.to_tuple(), strict=True))
 
     def placement(self) -> dict[str, Any]:
-        """Name the devices and count the layers by precision."""
+        """Return the devices and the number of layers by precision."""
         devices = self._compiled.get_property("EXECUTION_DEVICES")
         layers = self.precisions()
         unit = str(next(iter(devices))).split(".")[0]
         return {
             "devices": list(devices),
             "layers_by_precision": layers,
-            **record({unit: sum(layers.values())}, wanted=unit),
+            **record({unit: sum(layers.values())}, requested=unit),
         }
 
     def close(self) -> None:
@@ -96,14 +96,14 @@ class OpenVinoTarget(Target):
     options: Mapping[str, str] = {"device": "CPU (default), GPU or NPU"}
 
     def convert(self, graph: Artifact, out: Path, options: Mapping[str, str]) -> Converted:
-        """Write the graph as OpenVINO IR (``model.xml``, ``model.bin``), weights as they are in the graph.
+        """Write the graph as OpenVINO IR (``model.xml``, ``model.bin``), with the weights of the graph.
 
         Raises:
             ConversionError: OpenVINO refuses the graph.
         """
         ov = _openvino()
         try:
-            # Not ov.convert_model: that one reports to a telemetry server.
+            # ov.convert_model reports to a telemetry server.
             model = ov.Core().read_model(str(graph.path))
             ov.save_model(model, str(out / "model.xml"), compress_to_fp16=False)
         except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""ONNX Runtime: runs the graph as it is."""
+"""ONNX Runtime: runs the ONNX graph without conversion."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from effbench.schema import Artifact
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 PROVIDER_OPTIONS: dict[str, dict[str, str]] = {CUDA: {"use_tf32": "0"}}
-"""CUDA computes fp32 products with 10 bits of mantissa unless it is told not to."""
+"""By default the CUDA provider computes fp32 products in TF32, with 10 bits of mantissa."""
 
 
 class OrtSession(Session):
-    """An ONNX Runtime session behind the one promise: ``run`` returns host arrays."""
+    """An ONNX Runtime session; ``run`` returns host arrays."""
 
     def __init__(self, artifact: Artifact, threads: int, provider: str) -> None:
         try:
@@ -28,8 +28,8 @@ class OrtSession(Session):
         except ImportError as error:
             raise MissingDependencyError("Target 'ort'", "onnxruntime", "ort") from error
         if provider not in ort.get_available_providers():
-            have = ", ".join(ort.get_available_providers())
-            raise UnavailableError(f"ONNX Runtime here has no {provider}.", hint=f"It has {have}.")
+            available = ", ".join(ort.get_available_providers())
+            raise UnavailableError(f"ONNX Runtime here has no {provider}.", hint=f"It has {available}.")
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -41,7 +41,7 @@ class OrtSession(Session):
                 str(artifact.path), options, providers=[(provider, PROVIDER_OPTIONS.get(provider, {}))]
             )
         except Exception as error:
-            # onnxruntime raises classes of its own that share no public root.
+            # The exception classes of onnxruntime share no public base class.
             raise ConversionError("onnxruntime load", str(error).splitlines()[0]) from error
         if self._session.get_providers()[0] != provider:
             raise UnavailableError(f"ONNX Runtime silently left {provider} for {self._session.get_providers()[0]}.")
@@ -56,35 +56,36 @@ class OrtSession(Session):
         return dict(zip(self._names, self._run(None, feeds), strict=True))
 
     def placement(self) -> dict[str, Any]:
-        """Name the execution providers in use; off the CPU, count which provider took how many operators.
+        """Return the execution providers in use and how many operators each of them runs.
 
-        Below fp32 the heavy operators are counted by the type they compute in, which settles the compute precision.
+        Below fp32 the heavy operators are counted by the type they compute in, which gives the compute precision.
 
         Raises:
-            UnavailableError: This ONNX Runtime does not tell where operators went, off the CPU.
+            UnavailableError: The provider is not the CPU's, and this ONNX Runtime does not report the assignment.
         """
-        found: dict[str, Any] = {"providers": self._session.get_providers()}
+        placement: dict[str, Any] = {"providers": self._session.get_providers()}
         if self.compute_precision is None and find_spec("onnx"):
             from effbench.deploy.graph.run_ort import heavy_by_precision
 
-            counted = found["heavy_operators_by_precision"] = heavy_by_precision(self._path, self.provider)
-            self.compute_precision = max(counted, key=lambda name: counted[name]) if counted else None
+            counts = placement["heavy_operators_by_precision"] = heavy_by_precision(self._path, self.provider)
+            self.compute_precision = max(counts, key=lambda name: counts[name]) if counts else None
         if not hasattr(self._session, "get_provider_graph_assignment_info"):
-            # An older ONNX Runtime does not tell; on the CPU provider alone there is nothing to tell apart.
+            # An older ONNX Runtime does not report the assignment; with the CPU provider there is only one unit.
             if self.provider != CPU:
                 raise UnavailableError(
-                    "This ONNX Runtime does not tell which operators its provider took.",
-                    hint="Update onnxruntime: without that, a fallback to the CPU would go unseen.",
+                    "This ONNX Runtime does not report which operators run on its provider.",
+                    hint="Update onnxruntime: without that report, a fallback to the CPU is not detected.",
                 )
-            return found
-        parts = self._session.get_provider_graph_assignment_info()
-        taken: Counter[str] = Counter()
-        for part in parts:
-            taken[part.ep_name.removesuffix("ExecutionProvider")] += len(part.get_nodes())
-        alone = len(taken) < 2
-        counts = {"partitions": 1 if alone else len(parts), "copies": 0 if alone else None}
-        wanted = self.provider.removesuffix("ExecutionProvider")
-        return {**found, **record(dict(sorted(taken.items())), wanted=wanted, **counts)}
+            return placement
+        partitions = self._session.get_provider_graph_assignment_info()
+        units: Counter[str] = Counter()
+        for partition in partitions:
+            units[partition.ep_name.removesuffix("ExecutionProvider")] += len(partition.get_nodes())
+        single = len(units) < 2
+        parts, copies = (1, 0) if single else (len(partitions), None)
+        requested = self.provider.removesuffix("ExecutionProvider")
+        counts = dict(sorted(units.items()))
+        return {**placement, **record(counts, partitions=parts, copies=copies, requested=requested)}
 
     def close(self) -> None:
         """Free the session."""

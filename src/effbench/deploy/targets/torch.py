@@ -1,4 +1,4 @@
-"""PyTorch in eager mode: the reference that every other target is held against."""
+"""PyTorch in eager mode: the reference that every other target is compared with."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DEVICES, MODES = ("cpu", "cuda"), ("eager", "compile", "cuda-graph")
 
 
 def save_weights(module: Any, folder: Path) -> None:
-    """Write a module's state below a folder, for this target to load again; tied tensors are stored once."""
+    """Write a module's state into a folder, from which this target loads it; tied tensors are stored once."""
     from safetensors.torch import save_model
 
     save_model(module, str(folder / WEIGHTS))
@@ -36,7 +36,7 @@ class TorchSession(Session):
             raise MissingDependencyError("Target 'torch'", error.name or "torch", "torch") from error
         _check(torch, device, mode)
         torch.set_num_threads(threads)
-        # The artifact names the function that builds its empty module, so that this target depends on no model code.
+        # The artifact names the function that builds its module, so that this target depends on no model code.
         module = import_object(artifact.options["loader"])(artifact.options["factory"], artifact.subject.resolution)
         load_model(module, str(artifact.path))
         self._torch, self._device, self.mode = torch, torch.device(device), mode
@@ -45,13 +45,13 @@ class TorchSession(Session):
         self._names = [spec.name for spec in artifact.outputs]
 
     def _run_for(self, example: Any) -> Callable[[Any], Any]:
-        """Return what runs inputs of this shape, compiled or captured at the first one."""
+        """Return the function that runs inputs of this shape; the first call compiles or captures it."""
         shape = tuple(example.shape)
         if shape not in self._runs:
             if self.mode == "compile":
                 self._runs[shape] = self._torch.compile(self._module, dynamic=False)
             elif self.mode == "cuda-graph":
-                self._runs[shape] = _captured(self._torch, self._module, example)
+                self._runs[shape] = _capture(self._torch, self._module, example)
             else:
                 self._runs[shape] = self._module
         return self._runs[shape]
@@ -61,61 +61,61 @@ class TorchSession(Session):
         (value,) = feeds.values()
         with self._torch.inference_mode():
             image = self._torch.from_numpy(value).to(self._device)
-            found = self._run_for(image)(image)
-            outputs = (found,) if self._torch.is_tensor(found) else found
-            hosted = [item.cpu().numpy() for item in outputs]
-        return dict(zip(self._names, hosted, strict=True))
+            result = self._run_for(image)(image)
+            outputs = (result,) if self._torch.is_tensor(result) else result
+            arrays = [output.cpu().numpy() for output in outputs]
+        return dict(zip(self._names, arrays, strict=True))
 
     def placement(self) -> dict[str, Any]:
-        """Name the device and how the module is run on it."""
+        """Return the device and the mode that the module runs in."""
         if self._device.type == "cpu":
             return {"devices": ["cpu"], "mode": self.mode, **self._units("CPU")}
         properties = self._torch.cuda.get_device_properties(self._device)
         capability = f"{properties.major}{properties.minor}"
-        placed = {"devices": [properties.name], "mode": self.mode, "compute_capability": capability}
-        return {**placed, **self._units("GPU")}
+        device = {"devices": [properties.name], "mode": self.mode, "compute_capability": capability}
+        return {**device, **self._units("GPU")}
 
     def _units(self, unit: str) -> dict[str, Any]:
-        """Count the modules that compute: eager PyTorch runs them all where their weights are."""
-        return record({unit: sum(not list(module.children()) for module in self._module.modules())}, wanted=unit)
+        """Count the leaf modules: eager PyTorch runs each of them on the device of its weights."""
+        return record({unit: sum(not list(module.children()) for module in self._module.modules())}, requested=unit)
 
     def close(self) -> None:
-        """Free the module and what was made of it."""
+        """Free the module and its compiled or captured forms."""
         del self._module, self._runs
 
 
 def _check(torch: Any, device: str, mode: str) -> None:
-    """Refuse a device or mode that is not here, and keep fp32 products in fp32 on a GPU."""
+    """Refuse a device or mode that is unavailable here, and keep fp32 products in fp32 on a GPU."""
     if device not in DEVICES or mode not in MODES:
         raise unknown_name(*((mode, MODES, "mode") if device in DEVICES else (device, DEVICES, "device")))
     if mode == "cuda-graph" and device != "cuda":
         raise UsageError("mode=cuda-graph is for device=cuda.")
     if device == "cuda" and not torch.cuda.is_available():
-        raise UnavailableError(f"torch {torch.__version__} finds no NVIDIA GPU here.", hint=_why(torch))
+        raise UnavailableError(f"torch {torch.__version__} finds no NVIDIA GPU here.", hint=_cuda_error(torch))
     if device == "cuda":
-        # Convolutions take 10 bits of mantissa by default; that is not fp32.
+        # By default convolutions compute in TF32, with 10 bits of mantissa.
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
 
 
-def _why(torch: Any) -> str:
-    """Return what torch itself says when it is asked to use CUDA."""
+def _cuda_error(torch: Any) -> str:
+    """Return the message of torch when it initializes CUDA."""
     try:
         torch.cuda.init()
     except (RuntimeError, AssertionError) as error:
         return str(error).splitlines()[0]
-    return "CUDA starts, but counts no device."
+    return "CUDA initializes, but reports no device."
 
 
-def _captured(torch: Any, module: Any, example: Any) -> Callable[[Any], Any]:
-    """Record the module as a CUDA graph over buffers of its own; the runs before let every lazy set-up happen."""
+def _capture(torch: Any, module: Any, example: Any) -> Callable[[Any], Any]:
+    """Capture the module as a CUDA graph over static buffers, after warm-up runs that trigger lazy initialization."""
     static = example.clone()
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
         for _ in range(3):
             module(static)
-    torch.cuda.current_stream().wait_stream(side)
+    torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         outputs = module(static)
@@ -141,17 +141,17 @@ class TorchTarget(Target):
         "mode": "eager (default), compile (torch.compile), or cuda-graph on device=cuda",
     }
     refuses: Mapping[str, str] = dict.fromkeys(
-        ("fp16", "int8", "a16w8"), "it is the fp32 reference, other precisions live in the ONNX graph"
+        ("fp16", "int8", "a16w8"), "it is the fp32 reference; other precisions are written into the ONNX graph"
     )
 
     def convert(self, graph: Artifact, out: Path, options: Mapping[str, str]) -> Converted:
-        """Copy the weights that were saved beside the graph.
+        """Copy the weights that the export saved beside the graph.
 
         Raises:
             UsageError: The graph came from an .onnx file.
         """
         if "factory" not in graph.options:
-            raise UsageError("Target 'torch' runs models made by a Python factory; this one came as an .onnx file.")
+            raise UsageError("Target 'torch' runs models of a Python factory; this one is an .onnx file.")
         source = graph.folder / WEIGHTS
         try:
             (out / WEIGHTS).write_bytes(source.read_bytes())

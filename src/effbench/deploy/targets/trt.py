@@ -1,18 +1,18 @@
-"""TensorRT (Jetson, data center, workstation): built on the device that runs it; elsewhere a checked bundle is left."""
+"""TensorRT (Jetson, data center, workstation): built on the device; elsewhere `convert` writes a bundle."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 
-from effbench.deploy import Converted, Session, Target
+from effbench.deploy import Converted, Session, Target, installed
 from effbench.deploy.targets.tensorrt.library import TENSORRT
 from effbench.errors import MissingDependencyError, UnavailableError, UsageError
 from effbench.schema import Artifact
 
 
 class TensorRtTarget(Target):
-    """TensorRT. Where it or a GPU is missing, `convert` leaves what the device needs to build the engine itself."""
+    """TensorRT. If it or a GPU is missing, `convert` writes a bundle, from which the device builds the engine."""
 
     name = "trt"
     title = "TensorRT"
@@ -22,7 +22,7 @@ class TensorRtTarget(Target):
     precision = "fp16"
     options: Mapping[str, str] = {
         "batch": "smallest:usual:largest batch of a graph whose batch is open; default 1:1:8",
-        "sides": "smallest:usual:largest image side of a graph whose size is open",
+        "size": "smallest:usual:largest height and width of a graph whose image size is open",
         "dla": "DLA core of an Orin to place layers on: 0 or 1; default none",
         "fallback": "what --allow-fallback sets: yes leaves to the GPU what the DLA does not run; default no",
         "timing_cache": "a file that keeps kernel timings between builds on this device",
@@ -30,23 +30,21 @@ class TensorRtTarget(Target):
     refuses: Mapping[str, str] = {"a16w8": "TensorRT has no 16-bit integers"}
 
     def available(self) -> str | None:
-        """Tell whether `convert` can leave something here: it needs the package onnx, neither TensorRT nor a GPU."""
-        from importlib.util import find_spec
-
-        return None if find_spec("onnx") else "the package 'onnx' is not installed"
+        """Return None if `convert` can write a bundle here: it needs the package onnx, neither TensorRT nor a GPU."""
+        return None if installed("onnx") else "the package 'onnx' is not installed"
 
     def measurable(self) -> str | None:
-        """Tell whether a latency can be measured here: with TensorRT and an NVIDIA GPU that answers."""
+        """Return None if a latency can be measured here: with TensorRT and an NVIDIA GPU."""
         from effbench.deploy.targets.tensorrt import bundle
 
         return bundle.missing()
 
     def convert(self, graph: Artifact, out: Path, options: Mapping[str, str]) -> Converted:
-        """Build the engine where TensorRT and a GPU are here, else leave a bundle for the device to finish.
+        """Build the engine if TensorRT and a GPU are here, else write a bundle for the device to finish.
 
         Raises:
             ConversionError: TensorRT refuses the graph.
-            UsageError: An option's value means nothing.
+            UsageError: An option's value is invalid.
         """
         from effbench.deploy.graph import onnx_file
         from effbench.deploy.targets.tensorrt import build, bundle, rewrite
@@ -54,27 +52,28 @@ class TensorRtTarget(Target):
         check_options(options)
         shapes = build.shapes_of(graph, options)
         model = onnx_file.infer_shapes(onnx_file.load(graph.path), graph.name)
-        rewritten = rewrite.settle_sums(model)
-        plain = model.SerializeToString()
-        recipe = bundle.leave(graph, plain, shapes, options, out)
-        placement = {"preflight": recipe["preflight"], "sums_rewritten": rewritten}
+        rewritten = rewrite.unsqueeze_sums_by_reshape(model)
+        serialized = model.SerializeToString()
+        recipe = bundle.write(graph, serialized, shapes, options, out)
+        preflight = recipe["preflight"]
+        placement = {"preflight": preflight, "sums_rewritten": rewritten}
         precision = graph.subject.storage_precision
         reason = bundle.missing()
         if reason is not None:
             notes = [f"unfinished: {reason}; on the device that runs it: {bundle.COMMAND}"]
-            if recipe["preflight"]["outcome"].startswith("refused"):
-                notes.append(f"{recipe['preflight']['parser']} {recipe['preflight']['outcome']}")
+            if preflight["outcome"] == build.REFUSED:
+                notes.append(f"{preflight['parser']} refused the graph: {preflight['reason']}")
             return Converted(bundle.MODEL, precision, None, {**placement, "finished": False}, tuple(notes))
         cache = Path(options["timing_cache"]) if "timing_cache" in options else None
-        made = bundle.make_engine(plain, shapes, options, out, cache)
-        placement |= {**made.record, "network": made.network, "finished": True, **bundle.units(made)}
-        return Converted(bundle.ENGINE, precision, build.compute_precision(made.network), placement)
+        engine = bundle.build_engine(serialized, shapes, options, out, cache)
+        placement |= {**engine.record, "network": engine.network, "finished": True, **bundle.units(engine)}
+        return Converted(bundle.ENGINE, precision, build.compute_precision(engine.network), placement)
 
     def open(self, artifact: Artifact, threads: int, options: Mapping[str, str]) -> Session:
         """Load a finished engine onto the GPU.
 
         Raises:
-            UnavailableError: It is an unfinished bundle, no GPU answers, or another version or GPU built it.
+            UnavailableError: It is an unfinished bundle, there is no GPU, or another version or GPU built it.
         """
         from effbench.deploy.targets.tensorrt import bundle
         from effbench.deploy.targets.tensorrt.session import TensorRtSession
@@ -96,10 +95,10 @@ class TensorRtTarget(Target):
 
 
 def check_options(options: Mapping[str, str]) -> None:
-    """Refuse values that mean nothing, on the work station rather than on the device.
+    """Refuse invalid values on the workstation, before the bundle is on the device.
 
     Raises:
-        UsageError: With the values that are meant.
+        UsageError: With the valid values.
     """
     for key, allowed in (("dla", ("0", "1")), ("fallback", ("yes", "no"))):
         if key in options and options[key] not in allowed:

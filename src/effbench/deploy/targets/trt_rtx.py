@@ -20,7 +20,7 @@ TURING = "75"
 
 
 class RtxTarget(Target):
-    """TensorRT for RTX. Its engines are not TensorRT's: neither library loads the other's."""
+    """TensorRT for RTX. Neither this library nor TensorRT loads the engines of the other."""
 
     name = "trt-rtx"
     title = "TensorRT for RTX"
@@ -31,17 +31,17 @@ class RtxTarget(Target):
     options: Mapping[str, str] = {
         "cc": "compute capabilities to build for: all (default), or some of 75,80,86,89,120,121",
         "batch": "smallest:usual:largest batch of a graph whose batch is open; default 1:1:8",
-        "sides": "smallest:usual:largest image side of a graph whose size is open",
+        "size": "smallest:usual:largest height and width of a graph whose image size is open",
         "runtime_cache": "when it is opened: a file that keeps the kernels compiled on this GPU",
     }
     refuses: Mapping[str, str] = {"a16w8": "TensorRT has no 16-bit integers"}
 
     def available(self) -> str | None:
-        """Tell whether engines can be built here: wherever the library is installed, GPU or not."""
+        """Return None if engines can be built here: wherever the library is installed, with or without a GPU."""
         return RTX.missing()
 
     def measurable(self) -> str | None:
-        """Tell whether a latency can be measured here: with an NVIDIA GPU that answers."""
+        """Return None if a latency can be measured here: with an NVIDIA GPU."""
         return RTX.missing() or cuda.missing()
 
     def convert(self, graph: Artifact, out: Path, options: Mapping[str, str]) -> Converted:
@@ -49,32 +49,32 @@ class RtxTarget(Target):
 
         Raises:
             ConversionError: The parser or the builder refuses the graph.
-            UsageError: An option's value means nothing to the installed version.
+            UsageError: An option's value is invalid for the installed version.
         """
         from effbench.deploy.graph import onnx_file
         from effbench.deploy.targets.tensorrt import rewrite
 
         shapes = build.shapes_of(graph, options)
-        asked = options.get("cc", "all")
-        chosen = capabilities(RTX.load(), asked)
+        requested = options.get("cc", "all")
+        selected = capabilities(RTX.load(), requested)
         model = onnx_file.infer_shapes(onnx_file.load(graph.path), graph.name)
-        rewritten = rewrite.settle_sums(model)
-        plain = model.SerializeToString()
+        rewritten = rewrite.unsqueeze_sums_by_reshape(model)
+        serialized = model.SerializeToString()
         notes: tuple[str, ...] = ()
         try:
-            made = _built(plain, shapes, chosen)
+            engine = _build(serialized, shapes, selected)
         except ConversionError as error:
-            # Turing lacks what every newer GPU has (fp32 products, for one); `all` then means all the others.
-            if asked != "all" or TURING not in chosen or f"SM{TURING}" not in error.message:
+            # Turing lacks features of every newer GPU (fp32 products, for one); `all` then means all the others.
+            if requested != "all" or TURING not in selected or f"SM{TURING}" not in error.message:
                 raise
-            chosen.remove(TURING)
-            made = _built(plain, shapes, chosen)
+            selected.remove(TURING)
+            engine = _build(serialized, shapes, selected)
             notes = (f"no engine for compute capability {TURING}: {error.message}",)
-        (out / ENTRY).write_bytes(made.plan)
-        placement = {**RTX.identity(), **made.record, "network": made.network, "sums_rewritten": rewritten}
-        placement |= record({"GPU": made.network["layers"]}, wanted="GPU")
+        (out / ENTRY).write_bytes(engine.plan)
+        placement = {**RTX.identity(), **engine.record, "network": engine.network, "sums_rewritten": rewritten}
+        placement |= record({"GPU": engine.network["layers"]}, requested="GPU")
         (out / "network.json").write_text(json.dumps(placement, indent=1) + "\n")
-        precision = build.compute_precision(made.network)
+        precision = build.compute_precision(engine.network)
         return Converted(ENTRY, graph.subject.storage_precision, precision, placement, notes)
 
     def open(self, artifact: Artifact, threads: int, options: Mapping[str, str]) -> Session:
@@ -82,7 +82,7 @@ class RtxTarget(Target):
 
         Raises:
             DataError: The engine is damaged.
-            UnavailableError: No GPU answers, or the engine was built by another version or for other GPUs.
+            UnavailableError: There is no GPU, or the engine was built by another version or for other GPUs.
         """
         from effbench.deploy.targets.tensorrt.session import TensorRtSession
 
@@ -90,33 +90,33 @@ class RtxTarget(Target):
         return TensorRtSession(RTX, artifact, Path(path) if path else None)
 
 
-def _built(model: bytes, shapes: Profile, chosen: list[str]) -> Engine:
+def _build(model: bytes, shapes: Profile, selected: list[str]) -> Engine:
     def configure(trt: Any, builder: Any, network: Any, config: Any) -> dict[str, Any]:
-        config.num_compute_capabilities = len(chosen)
-        for index, capability in enumerate(chosen):
+        config.num_compute_capabilities = len(selected)
+        for index, capability in enumerate(selected):
             config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{capability}"), index)
-        return {"compute_capabilities": list(chosen)}
+        return {"compute_capabilities": list(selected)}
 
     return build.build(RTX, model, shapes, configure)
 
 
 def capabilities(trt: Any, text: str) -> list[str]:
-    """Read ``all`` or ``80,89`` as compute capabilities that the installed library builds for.
+    """Parse ``all`` or ``80,89`` into compute capabilities that the installed library builds for.
 
     Raises:
-        UsageError: It builds for none of that name.
+        UsageError: The library does not build for one of them.
     """
     known = sorted((name[2:] for name in trt.ComputeCapability.__members__ if name.startswith("SM")), key=int)
     if text == "all":
         return known
-    chosen = [part.strip().replace(".", "") for part in text.split(",")]
-    for capability in chosen:
+    selected = [part.strip().replace(".", "") for part in text.split(",")]
+    for capability in selected:
         if capability not in known:
             raise UsageError(
                 f"TensorRT for RTX {trt.__version__} builds no engine for compute capability '{capability}'.",
-                hint=f"It builds for {', '.join(known)}, or all of them. Other GPUs are TensorRT's: --target trt",
+                hint=f"It builds for {', '.join(known)}, or all of them. For other GPUs: --target trt",
             )
-    return sorted(set(chosen), key=int)
+    return sorted(set(selected), key=int)
 
 
 TARGET = RtxTarget()

@@ -39,13 +39,13 @@ def weights(tmp_path: Path) -> Artifact:
     ("options", "message"),
     [({"device": "tpu"}, "Unknown device 'tpu'"), ({"mode": "fast"}, "Unknown mode"), ({"mode": "cuda-graph"}, "cuda")],
 )
-def test_a_device_or_mode_that_is_none_is_refused(weights: Artifact, options: dict[str, str], message: str) -> None:
+def test_an_unknown_device_or_mode_is_refused(weights: Artifact, options: dict[str, str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         torch.TARGET.open(weights, 1, options)
 
 
 @pytest.mark.target("torch")
-def test_torch_without_a_gpu_says_so_in_its_own_words(weights: Artifact) -> None:
+def test_without_a_gpu_the_hint_is_the_message_of_torch(weights: Artifact) -> None:
     import torch as library
 
     if library.cuda.is_available():
@@ -57,17 +57,17 @@ def test_torch_without_a_gpu_says_so_in_its_own_words(weights: Artifact) -> None
 
 @pytest.mark.slow
 @pytest.mark.target("torch")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch deprecates what it uses itself
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch calls its own deprecated functions
 def test_a_compiled_module_computes_the_same(weights: Artifact) -> None:
     import shutil
 
     if shutil.which("c++") is None and shutil.which("g++") is None:
         pytest.skip("torch.compile needs a C++ compiler on the CPU")
     eager, compiled = (torch.TARGET.open(weights, 1, {"mode": mode}) for mode in ("eager", "compile"))
-    expected, found = eager(FEEDS)["output"], compiled(FEEDS)["output"]
-    assert found == pytest.approx(expected, abs=1e-5)
-    placed = compiled.placement()
-    assert (placed["devices"], placed["mode"], placed["fallback"]) == (["cpu"], "compile", {})
+    expected, output = eager(FEEDS)["output"], compiled(FEEDS)["output"]
+    assert output == pytest.approx(expected, abs=1e-5)
+    placement = compiled.placement()
+    assert (placement["devices"], placement["mode"], placement["fallback"]) == (["cpu"], "compile", {})
 
 
 @pytest.mark.gpu
@@ -82,12 +82,12 @@ def test_torch_on_a_gpu_computes_the_same(weights: Artifact, mode: str) -> None:
     session = torch.TARGET.open(weights, 1, {"device": "cuda", "mode": mode})
     first = session(FEEDS)["output"]
     session({"image": np.zeros_like(FEEDS["image"])})
-    assert first == pytest.approx(expected, abs=1e-4)  # still: the next call has buffers of its own
+    assert first == pytest.approx(expected, abs=1e-4)  # the next call does not overwrite it
     session.close()
 
 
 @pytest.mark.target("ort")
-def test_ort_without_its_cuda_provider_names_those_it_has(tmp_path: Path) -> None:
+def test_without_the_cuda_provider_the_available_ones_are_listed(tmp_path: Path) -> None:
     import onnxruntime
 
     if ort.CUDA in onnxruntime.get_available_providers():
@@ -98,6 +98,6 @@ def test_ort_without_its_cuda_provider_names_those_it_has(tmp_path: Path) -> Non
         ort.TARGET.open(artifact, 1, {"provider": ort.CUDA})
     assert ort.CPU in str(caught.value.hint)
     on_cpu = ort.TARGET.open(artifact, 1, {})
-    placed = on_cpu.placement()
-    assert (placed["providers"], list(placed["units"]), placed["partitions"]) == ([ort.CPU], ["CPU"], 1)
+    placement = on_cpu.placement()
+    assert (placement["providers"], list(placement["units"]), placement["partitions"]) == ([ort.CPU], ["CPU"], 1)
     on_cpu.close()

@@ -1,4 +1,4 @@
-"""Sessions of Core ML artifacts: simulated in torch anywhere, run by Core ML on macOS."""
+"""Sessions of Core ML artifacts: simulated in torch on any machine, run by Core ML on macOS."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ UNITS = ("ALL", "CPU_ONLY", "CPU_AND_GPU", "CPU_AND_NE")
 
 
 def compute_precision(package: Package) -> str:
-    """Return what a program declares to compute in, from the types of its operations' outputs.
+    """Return the precision that a program declares, from the types of its operations' outputs.
 
-    ``fp32``, ``fp16``, or ``fp16+fp32`` where islands are kept; casts, constants and moves do not count. ``int8``
-    is added where activations are quantized.
+    ``fp32``, ``fp16``, or ``fp16+fp32`` with fp32 islands; casts, constants and moves do not count. ``int8`` is
+    added if activations are quantized.
     """
-    quiet = ("const", "cast", "identity", "reshape", "transpose", "squeeze", "expand_dims", "quantize")
-    kinds = {op.outputs[0].dtype for op in package.operations if op.outputs and op.kind not in quiet}
+    uncounted = ("const", "cast", "identity", "reshape", "transpose", "squeeze", "expand_dims", "quantize")
+    kinds = {op.outputs[0].dtype for op in package.operations if op.outputs and op.kind not in uncounted}
     names = [short for dtype, short in (("float16", "fp16"), ("float32", "fp32")) if dtype in kinds]
     quantized = ["int8"] if any(op.kind == "quantize" for op in package.operations) else []
     return "+".join([*quantized, *names]) or "fp32"
 
 
 class _Border:
-    """What stands between the graph's tensors and the package's features, as the package's own metadata say."""
+    """Converts between the graph's tensors and the package's features, as the package's metadata describe them."""
 
     def __init__(self, metadata: Mapping[str, str], path: Path) -> None:
         try:
@@ -50,18 +50,18 @@ class _Border:
         self.image = Preprocessing(**image) if image else None
 
     def feed(self, feeds: Mapping[str, Array], dtypes: Mapping[str, str]) -> dict[str, Array]:
-        """Turn arrays by tensor name into arrays by feature name; an image input gets its pixels back."""
-        found = {}
+        """Convert arrays by tensor name into arrays by feature name; an image input becomes pixels again."""
+        features = {}
         for position, port in enumerate(self.inputs):
             value = np.asarray(feeds[port.tensor])
             if position == 0 and self.image is not None:
                 factor, offset = (part.reshape(1, -1, 1, 1) for part in pixel_scale(self.image))
                 value = (value.astype(np.float64) - offset) / factor
-            found[port.feature] = value.reshape(port.shape or (1,)).astype(dtypes.get(port.feature, "float32"))
-        return found
+            features[port.feature] = value.reshape(port.shape or (1,)).astype(dtypes.get(port.feature, "float32"))
+        return features
 
     def results(self, features: Mapping[str, Any]) -> dict[str, Array]:
-        """Turn arrays by feature name into arrays by tensor name, in the graph's types and shapes."""
+        """Convert arrays by feature name into arrays by tensor name, in the graph's types and shapes."""
         return {
             port.tensor: np.asarray(features[port.feature]).reshape(port.shape).astype(port.dtype)
             if all(port.shape)
@@ -71,7 +71,7 @@ class _Border:
 
 
 class MilSession(Session):
-    """A package evaluated in torch: right for fidelity, no statement about any device's time."""
+    """A package evaluated in torch: valid for fidelity, not for latency."""
 
     simulated = True
 
@@ -90,12 +90,11 @@ class MilSession(Session):
         return self._border.results(self._evaluator(self._border.feed(feeds, self._dtypes)))
 
     def placement(self) -> dict[str, Any]:
-        """Say that this is a simulation, and in which arithmetic."""
-        package = self._evaluator.package
-        # Which unit takes an operation Core ML decides on the device; a simulation cannot tell.
-        undecided = {**record({}, partitions=None, copies=None), "units_unknown": "decided by Core ML on the device"}
-        found = {"devices": ["simulated in torch"], "accumulate": self._accumulate, "operations": package.count()}
-        return {**found, **undecided}
+        """Return that this is a simulation, its accumulation type, and the operations of the program."""
+        operations = self._evaluator.package.count()
+        # Core ML chooses the unit of each operation on the device; a simulation cannot know it.
+        units = {**record({}, partitions=None, copies=None), "units_unknown": "decided by Core ML on the device"}
+        return {"devices": ["simulated in torch"], "accumulate": self._accumulate, "operations": operations, **units}
 
     def close(self) -> None:
         """Free the program."""
@@ -105,8 +104,7 @@ class MilSession(Session):
 class CoreMLSession(Session):
     """A package run by Core ML on macOS.
 
-    Written to Apple's documented interface; not yet run on a Mac. ``predict`` returns when its outputs are arrays of
-    the host, which is the promise of a session.
+    Written from Apple's documentation; not yet run on a Mac. ``predict`` returns when its outputs are host arrays.
     """
 
     def __init__(self, path: Path, units: str) -> None:
@@ -124,7 +122,7 @@ class CoreMLSession(Session):
             port.feature: "int32" if port.dtype in ("int32", "int64", "bool") else port.dtype
             for port in self._border.inputs
         }
-        # Which unit computes a float16 operation, and in what, Core ML does not tell.
+        # Core ML does not report the precision that a unit computes float16 operations in.
         self.compute_precision: str | None = None
 
     def __call__(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
@@ -135,16 +133,16 @@ class CoreMLSession(Session):
         return self._border.results(self._model.predict(features))
 
     def placement(self) -> dict[str, Any]:
-        """Say which unit Core ML prefers for each operation, from its compute plan."""
+        """Return which unit Core ML prefers for each operation, from its compute plan."""
         plans: Any = LazyModule("coremltools.models.compute_plan", "MLComputePlan")
         plan = plans.load_from_path(
             path=self._model.get_compiled_model_path(), compute_units=getattr(ct.ComputeUnit, self._units)
         )
         operations = plan.model_structure.program.functions["main"].block.operations
-        found = summarize(plan, operations)
-        wanted = {"CPU_ONLY": "CPU", "CPU_AND_NE": "NeuralEngine", "CPU_AND_GPU": "GPU"}.get(self._units)
-        counted = record(found["operations_by_unit"], partitions=None, copies=None, wanted=wanted)
-        return {"compute_units": self._units, **found, **counted}
+        summary = summarize(plan, operations)
+        requested = {"CPU_ONLY": "CPU", "CPU_AND_NE": "NeuralEngine", "CPU_AND_GPU": "GPU"}.get(self._units)
+        units = record(summary["operations_by_unit"], partitions=None, copies=None, requested=requested)
+        return {"compute_units": self._units, **summary, **units}
 
     def close(self) -> None:
         """Free the model."""
@@ -152,7 +150,7 @@ class CoreMLSession(Session):
 
 
 def summarize(plan: Any, operations: Sequence[Any]) -> dict[str, Any]:
-    """Count operations by preferred unit, add up their estimated cost, and list what is not on the Neural Engine.
+    """Count operations by preferred unit, sum their estimated cost, and list those not on the Neural Engine.
 
     Args:
         plan: An ``MLComputePlan``.

@@ -1,6 +1,6 @@
 """Core ML: ML programs for iPhone, iPad and Mac, translated from the ONNX graph on any machine.
 
-Off a Mac an artifact is opened on a simulator, which serves fidelity only (docs/how-to/coreml.md).
+Except on a Mac, an artifact is opened on a simulator, which is valid for fidelity only (docs/how-to/coreml.md).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def _needs_coremltools() -> MissingDependencyError | None:
 
 
 class CoreMLTarget(Target):
-    """Core ML, through coremltools and a translator of ONNX graphs of our own."""
+    """Core ML, through coremltools and effbench's translator of ONNX graphs."""
 
     name = "coreml"
     title = "Core ML"
@@ -34,31 +34,31 @@ class CoreMLTarget(Target):
     options: Mapping[str, str] = {
         "deployment_target": "oldest system to run on: iOS15, iOS16, iOS17 or iOS18; default iOS16, iOS17 if quantized",
         "input": "tensor (default), or image: an image of 0 ... 255, with the model's normalization in the package",
-        "labels": "a text file with one class label per line; the package then names the best class",
+        "labels": "a text file with one class label per line; the package then outputs the best label",
         "units": "on a Mac: ALL (default), CPU_ONLY, CPU_AND_GPU or CPU_AND_NE",
-        "accumulate": "off a Mac: sums of simulated half precision in float32 (default) or float16",
+        "accumulate": "except on a Mac: accumulation type of simulated half precision, float32 (default) or float16",
     }
     checks: tuple[Mapping[str, str], ...] = ({"accumulate": "float32"}, {"accumulate": "float16"})
+    """Fidelity is checked with both accumulation types of the simulator; a faithful artifact passes both."""
     refuses: Mapping[str, str] = {"a16w8": "ML programs quantize activations to 8 bits only"}
-    """What fidelity is checked with on the simulator; a faithful artifact passes all of them."""
 
     def measurable(self) -> str | None:
-        """Tell whether a latency can be measured here: on macOS alone."""
+        """Return None if a latency can be measured here: on macOS only."""
         if sys.platform != "darwin":
             return "Core ML runs on Apple's systems only; here an artifact is written and its fidelity simulated"
         return self.available()
 
     def simulates(self) -> bool:
-        """Return whether a package is opened on the simulator: everywhere but on macOS."""
+        """Return whether a package is opened on the simulator: everywhere except on macOS."""
         return sys.platform != "darwin"
 
     def convert(self, graph: Artifact, out: Path, options: Mapping[str, str]) -> Converted:
-        """Translate the graph into an ML program, its precision as it is.
+        """Translate the graph into an ML program of the same precision.
 
         Raises:
-            ConversionError: An operator or a form of it has no translation.
+            ConversionError: An operator, or its attributes, cannot be translated.
             MissingDependencyError: coremltools is not installed.
-            UsageError: An option's value means nothing.
+            UsageError: An option's value is invalid.
         """
         if missing := _needs_coremltools():
             raise missing
@@ -68,14 +68,14 @@ class CoreMLTarget(Target):
         from effbench.deploy.targets.coreml.session import compute_precision
 
         model = onnx_file.load(graph.path)
-        chosen = _chosen(options, graph)
-        convert(model, out / ENTRY, chosen)
+        settings = _package_options(options, graph)
+        convert(model, out / ENTRY, settings)
         package = read(out / ENTRY)
         return Converted(
             ENTRY,
             graph.subject.storage_precision,
             placement={"opset": package.opset, "operations": package.count(), "declared": compute_precision(package)},
-            notes=("image input",) if chosen.image else (),
+            notes=("image input",) if settings.image else (),
         )
 
     def open(self, artifact: Artifact, threads: int, options: Mapping[str, str]) -> Session:
@@ -89,7 +89,7 @@ class CoreMLTarget(Target):
         return MilSession(artifact.path, threads, options.get("accumulate", "float32"))
 
 
-def _chosen(options: Mapping[str, str], graph: Artifact) -> Any:
+def _package_options(options: Mapping[str, str], graph: Artifact) -> Any:
     from effbench.deploy.targets.coreml.convert import Options
 
     kind = options.get("input", "tensor")

@@ -214,7 +214,7 @@ def compile_context(model: Path, out: Path, soc: str) -> dict[str, Any]:
     if "CPU" in units:
         units["CPU"] = left  # without the border, which is not the graph's
     parts = placement["partitions"] + (left > 0)
-    return {**placement, **record(units, partitions=parts, copies=_handed_over(written.graph), wanted="HTP")}
+    return {**placement, **record(units, partitions=parts, copies=_handed_over(written.graph), requested="HTP")}
 
 
 def _handed_over(graph: Any) -> int:

@@ -1,1 +1,1 @@
-"""What TensorRT and TensorRT for RTX share: the same API, two libraries whose engines never stand in for each other."""
+"""What TensorRT and TensorRT for RTX share: the same API. The engines of the two libraries are not interchangeable."""

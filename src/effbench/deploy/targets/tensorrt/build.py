@@ -1,4 +1,4 @@
-"""ONNX -> engine, the same steps for both libraries: strongly typed, TF32 off, dynamic only where the graph is."""
+"""ONNX -> engine, the same steps for both libraries: strongly typed, TF32 off, dynamic only if the graph is."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from effbench.deploy.targets.tensorrt.library import Library, logger
 from effbench.errors import ConversionError, DataError, UsageError
 from effbench.schema import Artifact, TensorSpec
 
+ACCEPTED, REFUSED, NOT_RUN = "accepted", "refused", "not run"
+"""The outcomes of `preflight`."""
+
 Shape = tuple[int, ...]
 Profile = Mapping[str, tuple[Shape, Shape, Shape]]
 
 
 @dataclass(frozen=True)
 class Engine:
-    """A serialized engine and what was known of it when it was built."""
+    """A serialized engine, its parsed network, and what is recorded of its build."""
 
     plan: bytes
     network: dict[str, Any]
@@ -26,7 +29,10 @@ class Engine:
 
 
 def parse(library: Library, model: bytes) -> tuple[Any, Any, Any, Any]:
-    """Parse an ONNX model into a strongly typed network; returns builder, network, parser and logger, all to be kept.
+    """Parse an ONNX model into a strongly typed network.
+
+    Returns:
+        Builder, network, parser and logger; all of them must live until the engine is built.
 
     Raises:
         ConversionError: The parser refuses the model; carries the node and the operator.
@@ -34,7 +40,7 @@ def parse(library: Library, model: bytes) -> tuple[Any, Any, Any, Any]:
     trt = library.load()
     log = logger(trt)
     builder = trt.Builder(log)
-    # TensorRT 10 has to be asked for strong typing; 11 and TensorRT for RTX know nothing else and may drop the flag.
+    # TensorRT 10 needs a flag for strong typing; in 11 and in TensorRT for RTX it is the only mode.
     typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if typed is None else 1 << int(typed))
     parser = trt.OnnxParser(network, log)
@@ -52,7 +58,7 @@ def parse(library: Library, model: bytes) -> tuple[Any, Any, Any, Any]:
 def describe(trt: Any, network: Any) -> dict[str, Any]:
     """Count the layers of a parsed network by kind and by the type they compute in.
 
-    This is the network as it was parsed, before any layer is fused; strong typing binds the compiler to its types.
+    Layers are counted before any fusion; strong typing binds the compiler to their types.
     """
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     kinds = Counter(layer.type.name.lower() for layer in layers)
@@ -63,7 +69,7 @@ def describe(trt: Any, network: Any) -> dict[str, Any]:
 
 
 def compute_precision(network: Mapping[str, Any]) -> str | None:
-    """Return what products compute in, from `describe`: the lowest of int8, fp16 and fp32; None with other types."""
+    """Return the precision of products and convolutions, from `describe`; None for other types than fp32 and fp16."""
     products = set(network["products"])
     if not products <= {"float", "half"}:
         return None
@@ -73,67 +79,69 @@ def compute_precision(network: Mapping[str, Any]) -> str | None:
 
 
 def profile(
-    inputs: Sequence[TensorSpec], batch: Sequence[int], sides: Sequence[int], resolution: tuple[int, int]
+    inputs: Sequence[TensorSpec], batch: Sequence[int], sizes: Sequence[int], resolution: tuple[int, int]
 ) -> Profile:
     """Return min, opt and max shapes of every open input; empty where the graph is static.
 
     Args:
-        inputs: Of the graph; an open dimension is None.
+        inputs: Inputs of the graph; an open dimension is None.
         batch: Smallest, usual and largest batch.
-        sides: Smallest, usual and largest side of an image whose size is open; empty takes ``resolution``.
+        sizes: Smallest, usual and largest height and width of an image of open size; empty takes ``resolution``.
         resolution: Height and width the model was exported at.
 
     Raises:
-        UsageError: ``sides`` for a graph of fixed size.
+        UsageError: ``sizes`` for a graph of fixed size.
     """
-    found: dict[str, tuple[Shape, Shape, Shape]] = {}
+    shapes: dict[str, tuple[Shape, Shape, Shape]] = {}
     for spec in inputs:
-        free = [axis for axis, side in enumerate(spec.shape) if side is None]
-        if sides and not set(free) & {2, 3}:
+        free = [axis for axis, size in enumerate(spec.shape) if size is None]
+        if sizes and not set(free) & {2, 3}:
             raise UsageError(
-                f"A profile of sizes is for graphs whose size is open; '{spec.name}' is {list(spec.shape)}.",
+                f"A profile of image sizes needs a graph of open size; '{spec.name}' is {list(spec.shape)}.",
                 hint="Export once per resolution instead.",
             )
         if free:
             usual = (1, 1, *resolution)
             low, middle, high = (
-                tuple(_side(spec.shape, axis, usual, batch[pick], sides[pick] if sides else None) for axis in range(4))
-                for pick in range(3)
+                tuple(
+                    _size(spec.shape, axis, usual, batch[index], sizes[index] if sizes else None) for axis in range(4)
+                )
+                for index in range(3)
             )
-            found[spec.name] = (low, middle, high)
-    return found
+            shapes[spec.name] = (low, middle, high)
+    return shapes
 
 
-def _side(shape: Sequence[int | None], axis: int, usual: Shape, batch: int, open_side: int | None) -> int:
-    side = shape[axis]
-    if side is not None:
-        return side
-    return batch if axis == 0 else open_side or usual[axis]
+def _size(shape: Sequence[int | None], axis: int, usual: Shape, batch: int, open_size: int | None) -> int:
+    size = shape[axis]
+    if size is not None:
+        return size
+    return batch if axis == 0 else open_size or usual[axis]
 
 
 def shapes_of(graph: Artifact, options: Mapping[str, str]) -> Profile:
-    """Return the shape profile that a target's options ask for; empty for a static graph.
+    """Return the shape profile that a target's options describe; empty for a static graph.
 
     Raises:
-        UsageError: An option's value means nothing, or sizes are given for a graph of fixed size.
+        UsageError: An option's value is invalid, or sizes are set for a graph of fixed size.
     """
-    sides = triple(options["sides"], "sides") if "sides" in options else ()
-    batch = triple(options.get("batch", "1:1:8"), "batch")
-    return profile(graph.inputs, batch, sides, graph.subject.resolution)
+    sizes = parse_triple(options["size"], "size") if "size" in options else ()
+    batch = parse_triple(options.get("batch", "1:1:8"), "batch")
+    return profile(graph.inputs, batch, sizes, graph.subject.resolution)
 
 
-def triple(text: str, what: str) -> tuple[int, int, int]:
-    """Read ``1:4:8`` as smallest, usual and largest.
+def parse_triple(text: str, option: str) -> tuple[int, int, int]:
+    """Parse ``1:4:8`` into smallest, usual and largest.
 
     Raises:
-        UsageError: It is not three growing positive numbers.
+        UsageError: It is not three positive numbers in ascending order.
     """
     parts = text.split(":")
     if len(parts) == 3 and all(part.isdecimal() for part in parts):
         low, usual, high = (int(part) for part in parts)
         if 0 < low <= usual <= high:
             return low, usual, high
-    raise UsageError(f"{what}={text} is not smallest:usual:largest.", hint=f"Write it like {what}=1:4:8.")
+    raise UsageError(f"{option}={text} is not smallest:usual:largest.", hint=f"Write it like {option}=1:4:8.")
 
 
 def build(
@@ -146,21 +154,21 @@ def build(
     """Build an engine.
 
     Args:
-        library: Which of the two.
-        model: The ONNX model, serialized, precision inside.
+        library: TensorRT or TensorRT for RTX.
+        model: The serialized ONNX model, precision inside.
         shapes: From `profile`.
-        configure: Gets the module, builder, network and builder configuration, sets what only that library knows and
-            returns what is worth recording.
-        conclude: Gets the configuration after a successful build.
+        configure: Takes the module, builder, network and builder configuration, sets the options of that library only
+            and returns what to record.
+        conclude: Takes the configuration after a successful build.
 
     Raises:
-        ConversionError: The parser or the builder refuses it, in the library's own words.
+        ConversionError: The parser or the builder refuses the model; carries the library's message.
     """
     trt = library.load()
     builder, network, parser, log = parse(library, model)
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    # On by default, and it would let fp32 products be computed with 10 bits of mantissa.
+    # TF32 is on by default, and computes fp32 products with 10 bits of mantissa.
     config.clear_flag(trt.BuilderFlag.TF32)
     if shapes:
         optimization = builder.create_optimization_profile()
@@ -180,22 +188,26 @@ def build(
 
 
 def preflight(library: Library, model: bytes) -> dict[str, Any]:
-    """Ask a parser whether it takes the model, and say whose parser it was; an answer, never an error.
+    """Parse a model without building it; a refusal is an outcome and raises nothing.
 
-    The parser of TensorRT for RTX shares its sources with TensorRT's, but its *yes* is not TensorRT's.
+    The parser of TensorRT for RTX shares its sources with TensorRT's, but may accept what TensorRT refuses.
+
+    Returns:
+        ``parser`` (library and version, or ``none``), ``outcome``, and the ``reason`` unless it was accepted.
     """
-    if library.missing() is not None:
-        return {"parser": "none", "outcome": f"not run: {library.missing()}"}
+    reason = library.missing()
+    if reason is not None:
+        return {"parser": "none", "outcome": NOT_RUN, "reason": reason}
     name = f"{library.title} {library.load().__version__}"
     try:
         parse(library, model)
     except ConversionError as error:
-        return {"parser": name, "outcome": f"refused: {error.message}"}
-    return {"parser": name, "outcome": "accepted"}
+        return {"parser": name, "outcome": REFUSED, "reason": error.message}
+    return {"parser": name, "outcome": ACCEPTED}
 
 
 def read_model(path: Path) -> bytes:
-    """Return an ONNX file as it is.
+    """Return the content of an ONNX file.
 
     Raises:
         DataError: It cannot be read.

@@ -1,6 +1,6 @@
-"""What an export leaves where TensorRT cannot build: graph, recipe and expected outputs, and how a device finishes it.
+"""The bundle of an export without TensorRT: graph, recipe and expected outputs; the device builds the engine from it.
 
-Finishing is written from NVIDIA's documentation of TensorRT 10 and 11; where it was run is in docs/how-to/tensorrt.md.
+`finish` is written from NVIDIA's documentation of TensorRT 10 and 11; docs/how-to/tensorrt.md lists where it was run.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from effbench.deploy import abbreviate
 from effbench.deploy.artifact import bundle as folders
 from effbench.deploy.artifact import fidelity, placement
 from effbench.deploy.targets.tensorrt import build, cuda
@@ -23,12 +24,14 @@ MODEL, RECIPE, ENGINE, INSPECTOR = "model.onnx", "recipe.json", "model.engine", 
 TIMING_CACHE = "timing.cache"
 COMMAND = "effbench export --finish BUNDLE"
 FORMAT = 1
+NOT_REQUESTED, COMPLETE, PARTIAL = "not requested", "complete", "partial"
+"""How much of a network a DLA core runs."""
 
 
-def leave(
+def write(
     graph: Artifact, model: bytes, shapes: build.Profile, options: Mapping[str, str], out: Path
 ) -> dict[str, Any]:
-    """Write model, expected outputs and recipe below ``out``; returns the recipe.
+    """Write model, expected outputs and recipe into ``out``; returns the recipe.
 
     Raises:
         DataError: The graph has no expected outputs beside it.
@@ -47,15 +50,11 @@ def leave(
         "profile": {name: [list(shape) for shape in triple] for name, triple in shapes.items()},
         "options": {key: value for key, value in options.items() if key in ("dla", "fallback")},
         "command": COMMAND,
-        "preflight": _preflight(model),
+        # TensorRT's own parser is the better check; that of TensorRT for RTX is the second best.
+        "preflight": build.preflight(TENSORRT if TENSORRT.missing() is None else RTX, model),
     }
     (out / RECIPE).write_text(json.dumps(recipe, indent=1) + "\n")
     return recipe
-
-
-def _preflight(model: bytes) -> dict[str, Any]:
-    """Ask TensorRT's own parser where it is installed, else that of TensorRT for RTX, and record whose it was."""
-    return build.preflight(TENSORRT if TENSORRT.missing() is None else RTX, model)
 
 
 def read_recipe(folder: Path) -> dict[str, Any]:
@@ -68,7 +67,9 @@ def read_recipe(folder: Path) -> dict[str, Any]:
     try:
         recipe = json.loads(path.read_text())
     except OSError as error:
-        raise DataError(f"{path}: {error.strerror}.", hint="A bundle is what `effbench export -t trt` left.") from error
+        raise DataError(
+            f"{path}: {error.strerror}.", hint="A bundle is a folder that `effbench export -t trt` wrote."
+        ) from error
     except ValueError as error:
         raise DataError(f"{path}: not valid JSON ({error}).") from error
     if not isinstance(recipe, dict) or recipe.get("format") != FORMAT:
@@ -77,17 +78,17 @@ def read_recipe(folder: Path) -> dict[str, Any]:
 
 
 def missing() -> str | None:
-    """Return None where an engine can be built and run here, else what is missing."""
+    """Return None if an engine can be built and run here, else what is missing."""
     return TENSORRT.missing() or cuda.missing()
 
 
 def finish(folder: Path, home: Path, timing_cache: Path | None = None) -> Artifact:
-    """Build the engine of a bundle on the device that will run it, as an artifact of its own below ``home``.
+    """Build the engine of a bundle on the device that will run it, as a new artifact below ``home``.
 
     Args:
         folder: The bundle.
-        home: Where artifacts belong.
-        timing_cache: Kernel timings of earlier builds on this device; written back.
+        home: Folder that artifacts are written below.
+        timing_cache: File of kernel timings of earlier builds on this device; updated.
 
     Raises:
         ConversionError: TensorRT refuses the graph.
@@ -116,10 +117,10 @@ def _finished(source: Artifact, draft: Path, key: str, timing_cache: Path | None
     recipe = read_recipe(source.folder)
     start = time.perf_counter()
     shapes = {name: (tuple(low), tuple(usual), tuple(high)) for name, (low, usual, high) in recipe["profile"].items()}
-    made = make_engine(build.read_model(source.path), shapes, recipe["options"], draft, timing_cache)
+    engine = build_engine(build.read_model(source.path), shapes, recipe["options"], draft, timing_cache)
     shutil.copyfile(source.folder / fidelity.REFERENCE, draft / fidelity.REFERENCE)
     shutil.copyfile(source.folder / RECIPE, draft / RECIPE)
-    subject = replace(source.subject, compute_precision=build.compute_precision(made.network), notes=())
+    subject = replace(source.subject, compute_precision=build.compute_precision(engine.network), notes=())
     return replace(
         source,
         folder=draft,
@@ -127,15 +128,15 @@ def _finished(source: Artifact, draft: Path, key: str, timing_cache: Path | None
         subject=subject,
         entry=ENGINE,
         fidelity=None,
-        placement={**source.placement, **made.record, "network": made.network, "finished": True, **units(made)},
+        placement={**source.placement, **engine.record, "network": engine.network, "finished": True, **units(engine)},
         stages=(*source.stages, Stage("build the engine on the device", round(time.perf_counter() - start, 3))),
     )
 
 
-def make_engine(
+def build_engine(
     model: bytes, shapes: build.Profile, options: Mapping[str, str], out: Path, timing_cache: Path | None
 ) -> build.Engine:
-    """Build with TensorRT and write engine, timing cache and the inspector's account below ``out``."""
+    """Build with TensorRT and write engine, timing cache and the inspector's report into ``out``."""
     caches: list[bytes] = []
 
     def configure(trt: Any, builder: Any, network: Any, config: Any) -> dict[str, Any]:
@@ -152,17 +153,17 @@ def make_engine(
     def conclude(config: Any) -> None:
         caches.append(bytes(config.get_timing_cache().serialize()))
 
-    made = build.build(TENSORRT, model, shapes, configure, conclude)
-    (out / ENGINE).write_bytes(made.plan)
+    engine = build.build(TENSORRT, model, shapes, configure, conclude)
+    (out / ENGINE).write_bytes(engine.plan)
     (out / TIMING_CACHE).write_bytes(caches[0])
     if timing_cache is not None:
         timing_cache.parent.mkdir(parents=True, exist_ok=True)
         timing_cache.write_bytes(caches[0])
-    (out / INSPECTOR).write_text(_inspected(made.plan) + "\n")
-    return made
+    (out / INSPECTOR).write_text(_inspect(engine.plan) + "\n")
+    return engine
 
 
-def _inspected(plan: bytes) -> str:
+def _inspect(plan: bytes) -> str:
     from effbench.deploy.targets.tensorrt.library import logger
 
     trt = TENSORRT.load()
@@ -170,41 +171,42 @@ def _inspected(plan: bytes) -> str:
     return str(engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
 
 
-def units(made: build.Engine) -> dict[str, Any]:
-    """Return the placement of an engine: the GPU, or a DLA core with what it leaves to the GPU."""
-    layers = int(made.network["layers"])
-    dla = made.record["dla"]
-    if dla["status"] == "not asked for":
-        return placement.record({"GPU": layers}, wanted="GPU")
-    left = len(dla["left_to_gpu"])
-    counted = {"DLA": layers - left, "GPU": left}
-    whole = left == 0
-    return placement.record(counted, wanted="DLA", partitions=1 if whole else None, copies=0 if whole else None)
+def units(engine: build.Engine) -> dict[str, Any]:
+    """Return the placement of an engine: the GPU, or a DLA core and the layers that it leaves to the GPU."""
+    layers = int(engine.network["layers"])
+    dla = engine.record["dla"]
+    if dla["status"] == NOT_REQUESTED:
+        return placement.record({"GPU": layers}, requested="GPU")
+    fallback = len(dla["left_to_gpu"])
+    partitions, copies = (1, 0) if fallback == 0 else (None, None)
+    counts = {"DLA": layers - fallback, "GPU": fallback}
+    return placement.record(counts, requested="DLA", partitions=partitions, copies=copies)
 
 
 def place_on_dla(trt: Any, builder: Any, network: Any, config: Any, options: Mapping[str, str]) -> dict[str, Any]:
-    """Ask for a DLA core of an Orin where the options do; returns how far the layers fit, as a status.
+    """Place the layers on a DLA core of an Orin if the options request one; returns a status and the fallback layers.
 
-    Fallback to the GPU is an error unless ``fallback=yes`` allows it; then what stays on the GPU is named.
+    Fallback to the GPU is an error unless ``fallback=yes`` allows it; then the layers on the GPU are listed.
 
     Raises:
-        UnavailableError: There is no such core, or layers do not fit and fallback is not allowed.
+        UnavailableError: There is no such core, or the DLA does not support a layer and fallback is not allowed.
     """
     if "dla" not in options:
-        return {"status": "not asked for"}
+        return {"status": NOT_REQUESTED}
     cores, core = int(builder.num_DLA_cores), int(options["dla"])
     if core >= cores:
-        raise UnavailableError(f"DLA core {core} was asked for; this device has {cores}.")
+        raise UnavailableError(f"DLA core {core} was requested; this device has {cores}.")
     config.default_device_type = trt.DeviceType.DLA
     config.DLA_core = core
     layers = [network.get_layer(index) for index in range(network.num_layers)]
-    left = [layer.name for layer in layers if not config.can_run_on_DLA(layer)]
-    if left and options.get("fallback", "no") != "yes":
+    fallback = [layer.name for layer in layers if not config.can_run_on_DLA(layer)]
+    if fallback and options.get("fallback", "no") != "yes":
         raise UnavailableError(
-            f"{len(left)} of {len(layers)} layers do not run on the DLA, the first is '{left[0]}'.",
+            f"{len(fallback)} of {len(layers)} layers do not run on the DLA: {abbreviate(fallback)}.",
             hint="--allow-fallback leaves them to the GPU, and records them.",
         )
-    if left:
+    if fallback:
         config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
-    status = "whole" if not left else "partial"
-    return {"status": status, "core": core, "cores": cores, "on_dla": len(layers) - len(left), "left_to_gpu": left}
+    on_dla = len(layers) - len(fallback)
+    status = PARTIAL if fallback else COMPLETE
+    return {"status": status, "core": core, "cores": cores, "on_dla": on_dla, "left_to_gpu": fallback}

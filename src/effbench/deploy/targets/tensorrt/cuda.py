@@ -1,4 +1,4 @@
-"""The CUDA runtime through NVIDIA's own binding (cuda-bindings): errors in CUDA's words, the GPU, host buffers."""
+"""The CUDA runtime through NVIDIA's binding (cuda-bindings): errors with CUDA's text, the GPU, host buffers."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def runtime() -> Any:
     return cudart
 
 
-def words(code: Any) -> str:
-    """Return what CUDA says about an error code."""
+def error_text(code: Any) -> str:
+    """Return CUDA's text and name of an error code."""
     _, text = runtime().cudaGetErrorString(code)
     _, name = runtime().cudaGetErrorName(code)
     return f"{text.decode()} ({name.decode()})"
@@ -52,22 +52,22 @@ def call(function: str, *arguments: Any) -> Any:
     """Call a CUDA runtime function by name and return its result (None, a value, or a tuple of values).
 
     Raises:
-        DeviceError: CUDA reports an error; its words are in the message.
+        DeviceError: CUDA reports an error; the message carries its text.
     """
     code, *values = getattr(runtime(), function)(*arguments)
     if int(code) != 0:
-        raise DeviceError(f"{function}: {words(code)}", hint="Look at `nvidia-smi`: other work, or a lost GPU?")
+        raise DeviceError(f"{function}: {error_text(code)}", hint="Look at `nvidia-smi`: other work, or a lost GPU?")
     return values[0] if len(values) == 1 else tuple(values) or None
 
 
 def missing() -> str | None:
-    """Return None where a GPU answers, else why there is none, in CUDA's own words."""
+    """Return None if there is a GPU, else the reason why not, with CUDA's text."""
     if find_spec("cuda") is None or find_spec("cuda.bindings") is None:
         return f"the package '{PACKAGE}' is not installed"
     code, count = runtime().cudaGetDeviceCount()
     if int(code) != 0:
-        return f"no NVIDIA GPU answers: {words(code)}"
-    return None if count else "no NVIDIA GPU answers: CUDA counts none"
+        return f"no NVIDIA GPU answers: {error_text(code)}"
+    return None if count else "no NVIDIA GPU answers: CUDA reports none"
 
 
 def gpu() -> Gpu:
@@ -94,7 +94,7 @@ def _version(number: int) -> str:
 
 
 def host_buffer(size_bytes: int) -> tuple[int, Any]:
-    """Allocate page-locked host memory, which the GPU can copy to and from without a detour.
+    """Allocate page-locked host memory, which the GPU copies to and from directly.
 
     Returns:
         Its address, for `call("cudaFreeHost", address)`, and a uint8 array over it.

@@ -1,4 +1,4 @@
-"""The two libraries behind one shape: import, version, a logger that keeps what they say."""
+"""TensorRT and TensorRT for RTX behind one interface: import, version, and a logger that stores messages."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from effbench.deploy import installed
 from effbench.errors import MissingDependencyError, UnavailableError
 
 OLDEST = 10
-"""The oldest TensorRT with strongly typed networks as they are used here."""
+"""The oldest supported major version of TensorRT: the first with strongly typed networks."""
 
 
 @dataclass(frozen=True)
 class Library:
-    """One of the two: its import name, the distribution that brings it, and what it is called."""
+    """One of the two libraries: its import name, distribution, extra, and title."""
 
     module: str
     package: str
@@ -24,15 +24,15 @@ class Library:
     title: str
 
     def missing(self) -> str | None:
-        """Return None where it is installed, else what is not; nothing is imported."""
+        """Return None if the library is installed, else the reason; nothing is imported."""
         return None if installed(self.module) else f"the package '{self.package}' is not installed"
 
     def load(self) -> Any:
-        """Import it.
+        """Import the library.
 
         Raises:
             MissingDependencyError: It is not installed.
-            UnavailableError: It is installed and does not load, or is too old.
+            UnavailableError: It is installed but does not load, or is too old.
         """
         if self.missing() is not None:
             raise MissingDependencyError(self.title, self.package, self.extra)
@@ -45,7 +45,7 @@ class Library:
         return module
 
     def identity(self) -> dict[str, str]:
-        """Return what an engine is bound to: name and version of the library."""
+        """Return the name and version of the library, which an engine is bound to."""
         return {"library": self.title, "version": str(self.load().__version__)}
 
 
@@ -53,13 +53,13 @@ TENSORRT = Library("tensorrt", "tensorrt", "trt", "TensorRT")
 RTX = Library("tensorrt_rtx", "tensorrt-rtx-cu13", "trt-rtx", "TensorRT for RTX")
 
 
-def check_version(library: Library, recorded: Mapping[str, Any], what: str) -> None:
-    """Refuse an engine of another library or version before it is loaded; engines fit one version only.
+def check_version(library: Library, recorded: Mapping[str, Any], name: str) -> None:
+    """Refuse an engine of another library or version before it is loaded; engines are bound to one version.
 
     Args:
         library: The library that is to load it.
-        recorded: What `Library.identity` gave when the engine was built.
-        what: The artifact's name, for the message.
+        recorded: The result of `Library.identity` when the engine was built.
+        name: The artifact's name, for the message.
 
     Raises:
         UnavailableError: They differ.
@@ -68,16 +68,16 @@ def check_version(library: Library, recorded: Mapping[str, Any], what: str) -> N
     for key, label in (("library", "library"), ("version", "version")):
         if recorded.get(key) != here[key]:
             raise UnavailableError(
-                f"{what} was built by {recorded.get('library')} {recorded.get('version')}; here is "
-                f"{here['library']} {here['version']}. An engine fits only the {label} that built it.",
+                f"{name} was built by {recorded.get('library')} {recorded.get('version')}; installed here is "
+                f"{here['library']} {here['version']}. An engine loads only in the {label} that built it.",
                 hint="Export it again with the version installed here, or install the one that built it.",
             )
 
 
 def logger(module: Any) -> Any:
-    """Return a logger whose ``messages`` keeps (severity, text) of warnings and errors, and prints nothing."""
+    """Return a logger that stores (severity, text) of warnings and errors in ``messages`` and prints nothing."""
 
-    class Kept(module.ILogger):  # type: ignore[misc]  # the class exists only where the library does
+    class StoringLogger(module.ILogger):  # type: ignore[misc]  # the class exists only where the library does
         def __init__(self) -> None:
             super().__init__()
             self.messages: list[tuple[str, str]] = []
@@ -88,6 +88,6 @@ def logger(module: Any) -> Any:
 
         def last_error(self) -> str:
             errors = [text for severity, text in self.messages if severity != "WARNING"]
-            return errors[-1].strip() if errors else "it gives no reason"
+            return errors[-1].strip() if errors else "no reason reported"
 
-    return Kept()
+    return StoringLogger()

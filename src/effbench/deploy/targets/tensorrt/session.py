@@ -1,7 +1,7 @@
-"""A session on an NVIDIA GPU: device buffers, one stream, a CUDA graph where it captures, waited for.
+"""A session on an NVIDIA GPU: device buffers, one stream, and a CUDA graph if the context can be captured.
 
-Written from NVIDIA's documentation. What needs no GPU (refusals, validity of an engine's header) runs in the tests;
-where the rest was run is in docs/how-to/tensorrt.md.
+Written from NVIDIA's documentation. The tests run what needs no GPU (refusals, validity of an engine's header);
+docs/how-to/tensorrt.md lists where the rest was run.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Buffers:
             cuda.call("cudaMemcpyAsync", host.ctypes.data, self.device[name], host.nbytes, kind, stream)
 
     def free(self) -> None:
-        """Give all of it back."""
+        """Free all host and device memory."""
         for address in self.device.values():
             cuda.call("cudaFree", address)
         for address in self._pinned:
@@ -85,6 +85,7 @@ class TensorRtSession(Session):
         start = self._spend("deserialize_ms", start)
         self._cache_path: Path | None = runtime_cache
         self._cache: Any = None
+        self.runtime_cache = "not used by this library"
         self._context = self._create_context()
         self._spend("context_ms", start)
         self._stream = cuda.call("cudaStreamCreate")
@@ -116,7 +117,7 @@ class TensorRtSession(Session):
         self._release()
         self._buffers = Buffers(self._context, self._engine, self._trt)
         start = time.perf_counter()
-        # Compiles what TensorRT for RTX left for this GPU, and lets every lazy set-up happen before the capture.
+        # The first run compiles the kernels that TensorRT for RTX defers to the GPU, and triggers lazy initialization.
         self._enqueue()
         cuda.call("cudaStreamSynchronize", self._stream)
         self._spend("first_run_ms", start)
@@ -131,17 +132,17 @@ class TensorRtSession(Session):
             raise DeviceError(f"The inference could not be queued: {self._log.last_error()}")
 
     def _capture(self) -> None:
-        """Record the inference as a CUDA graph, where the context allows it; else say why there is none."""
+        """Capture the inference as a CUDA graph if the context allows it; else record why there is none."""
         capturable = getattr(self._context, "is_stream_capturable", None)
         if capturable is not None and not capturable(int(self._stream)):
-            self.cuda_graph = "none: the context says that this stream is not capturable"
+            self.cuda_graph = "none: the context reports that this stream cannot be captured"
             return
         mode = cuda.runtime().cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         cuda.call("cudaStreamBeginCapture", self._stream, mode)
         queued = self._context.execute_async_v3(int(self._stream))
         code, graph = cuda.runtime().cudaStreamEndCapture(self._stream)
         if not queued or int(code) != 0:
-            self.cuda_graph = f"none: {cuda.words(code) if int(code) else self._log.last_error()}"
+            self.cuda_graph = f"none: {cuda.error_text(code) if int(code) else self._log.last_error()}"
             return
         self._graph = cuda.call("cudaGraphInstantiate", graph, 0)
         cuda.call("cudaGraphDestroy", graph)
@@ -162,7 +163,7 @@ class TensorRtSession(Session):
         return buffers
 
     def __call__(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
-        """Run once: copy in, compute, copy out, wait; the outputs are copies that the next call leaves alone."""
+        """Run once: copy in, compute, copy out, wait; outputs are copies, which the next call does not overwrite."""
         buffers = self._load(feeds)
         buffers.upload(self._stream)
         self._compute()
@@ -171,7 +172,7 @@ class TensorRtSession(Session):
         return {name: buffers.host[name].copy() for name in buffers.outputs}
 
     def phases(self, feeds: Mapping[str, Array]) -> dict[str, float]:
-        """Return the three phases of one inference in ms, by CUDA events: times of the device alone."""
+        """Return the device times of the three phases of one inference in ms, by CUDA events."""
         buffers = self._load(feeds)
         marks = [cuda.call("cudaEventCreate") for _ in range(4)]
         steps: tuple[Callable[[], object], ...] = (
@@ -185,22 +186,22 @@ class TensorRtSession(Session):
             cuda.call("cudaEventRecord", mark, self._stream)
         cuda.call("cudaEventSynchronize", marks[-1])
         names = ("host_to_device_ms", "compute_ms", "device_to_host_ms")
-        found = {
+        times = {
             name: float(cuda.call("cudaEventElapsedTime", before, after))
             for name, before, after in zip(names, marks, marks[1:], strict=False)
         }
         for mark in marks:
             cuda.call("cudaEventDestroy", mark)
-        return found
+        return times
 
     def inspect(self) -> dict[str, Any]:
-        """Return the engine inspector's account of the compiled layers."""
+        """Return the engine inspector's report of the compiled layers."""
         inspector = self._engine.create_engine_inspector()
         text = inspector.get_engine_information(self._trt.LayerInformationFormat.JSON)
         return dict(json.loads(text))
 
     def placement(self) -> dict[str, Any]:
-        """Name the GPU, count the compiled layers by kind, tell first-run times and the CUDA graph apart."""
+        """Return the GPU, the compiled layers by kind, the start-up times, and the state of the CUDA graph."""
         layers = [layer for layer in self.inspect().get("Layers", []) if isinstance(layer, dict)]
         return {
             "gpu": self.gpu.name,
@@ -208,7 +209,7 @@ class TensorRtSession(Session):
             "cuda": {"driver": self.gpu.driver, "runtime": self.gpu.runtime},
             "compiled_layers": dict(Counter(str(layer.get("LayerType", "?")) for layer in layers)),
             "cuda_graph": self.cuda_graph,
-            "start": {**self.spent, "runtime_cache": getattr(self, "runtime_cache", "not used by this library")},
+            "start": {**self.spent, "runtime_cache": self.runtime_cache},
         }
 
     def _release(self) -> None:
@@ -227,33 +228,33 @@ class TensorRtSession(Session):
 
 
 def check_header(runtime: Any, trt: Any, plan: bytes, artifact: Artifact) -> None:
-    """Ask the library whether it could load an engine, from the engine's header alone; needs no GPU.
+    """Check an engine's header before it is loaded; needs no GPU.
 
-    Only TensorRT for RTX can tell; TensorRT finds out when it loads the engine.
+    Only TensorRT for RTX has this check; TensorRT refuses an engine when it loads it.
 
     Raises:
         DataError: The header is damaged.
-        UnavailableError: Another version, another GPU or an old driver is meant.
+        UnavailableError: The engine needs another version, another GPU or a newer driver.
     """
     if not hasattr(runtime, "get_engine_validity"):
         return
     if len(plan) < runtime.engine_header_size:
-        raise DataError(f"{artifact.path}: {len(plan)} bytes are no engine.", hint="Export it again.")
+        raise DataError(f"{artifact.path}: a file of {len(plan)} bytes is no engine.", hint="Export it again.")
     _, bits = runtime.get_engine_validity(plan[: runtime.engine_header_size])
     kinds = trt.EngineInvalidityDiagnostics.__members__
-    named = [name for name, kind in kinds.items() if int(bits) & int(kind)]
-    if "MALFORMED_ENGINE" in named:
+    problems = [name for name, kind in kinds.items() if int(bits) & int(kind)]
+    if "MALFORMED_ENGINE" in problems:
         raise DataError(f"{artifact.path}: damaged, its header is not an engine's.", hint="Export it again.")
-    if named:
-        said = ", ".join(name.lower().replace("_", " ") for name in named)
-        raise UnavailableError(f"{artifact.name} cannot be loaded here: the library says {said}.")
+    if problems:
+        text = ", ".join(name.lower().replace("_", " ") for name in problems)
+        raise UnavailableError(f"{artifact.name} cannot be loaded here: the library reports {text}.")
 
 
 def check_capability(artifact: Artifact, gpu: cuda.Gpu) -> None:
-    """Refuse an engine that was built for other GPUs than this one.
+    """Refuse an engine that was built for other GPUs.
 
     Raises:
-        UnavailableError: This GPU's compute capability is not among those it was built for.
+        UnavailableError: The engine was not built for this GPU's compute capability.
     """
     built = [str(item) for item in artifact.placement.get("compute_capabilities", [])]
     if built and gpu.sm not in built:
