@@ -91,6 +91,18 @@ def test_every_generated_page_says_what_writes_it(staged: Path):
     assert [] == [name for name in pages if names.get(name, name) not in index]
 
 
+def test_every_decision_has_the_same_parts_and_a_line_in_the_index():
+    pages = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))
+    assert [f"{number:04d}" for number in range(1, len(pages) + 1)] == [page.name[:4] for page in pages]
+    rows = []
+    for page in pages:
+        title, date, *parts = page.read_text().split("\n\n")
+        assert ["Context", "Decision", "Figures", "Rejected"] == [part[2:].partition(".**")[0] for part in parts], page
+        rows.append(f"| {int(page.name[:4])} | {date} | [{title.removeprefix('# ')}]({page.name}) |")
+    index = (page.parent / "index.md").read_text()
+    assert rows == re.findall(r"^\| \d.*$", index, re.MULTILINE)
+
+
 def test_every_public_name_is_in_the_python_reference():
     assert set() == {f"effbench.{name}" for name in effbench.__all__ if name != "__version__"} - set(directives())
 
