@@ -1,6 +1,6 @@
-"""Records to JSON data and back, and the hashes that give them their identity.
+"""Convert records to JSON data and back, and compute the hashes that identify them.
 
-Our own reader, of sixty lines, because records travel to devices that have the standard library alone.
+The reader is written here because records travel to devices that have the standard library alone.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ T = TypeVar("T")
 def to_json(record: Any) -> dict[str, Any]:
     """Return a record as plain JSON data, with the format version; `from_json` is its inverse.
 
-    Paths are left out: a folder is where a manifest lies, not what it says.
+    Paths are left out: the folder of a manifest is no part of its content.
     """
     return {"format": FORMAT_VERSION, **plain(record)}
 
@@ -41,87 +41,87 @@ def plain(value: Any) -> Any:
     return value.value if isinstance(value, Enum) else value
 
 
-def from_json(kind: type[T], data: Any, where: str, **extra: Any) -> T:
+def from_json(record_type: type[T], data: Any, location: str, **extra: Any) -> T:
     """Build a record from JSON data.
 
     Args:
-        kind: The record's class.
-        data: What `to_json` gave, parsed.
-        where: File (and line) for messages.
+        record_type: The record's class.
+        data: Parsed output of `to_json`.
+        location: File (and line) for messages.
         extra: Fields that are not in the data, such as an artifact's folder.
 
     Raises:
-        DataError: A field is missing, unknown or of another type, or the format is newer than this version reads.
+        DataError: A field is missing, unknown or of another type, or the format is of another version.
     """
     if not isinstance(data, dict):
-        raise DataError(f"{where}: expected a JSON object, found {type(data).__name__}.")
+        raise DataError(f"{location}: expected a JSON object, found {type(data).__name__}.")
     version = data.get("format")
     if version != FORMAT_VERSION:
         raise DataError(
-            f"{where}: format {version!r}, this version reads {FORMAT_VERSION}.",
+            f"{location}: format {version!r}, this version reads {FORMAT_VERSION}.",
             hint="Export or measure again, or update effbench.",
         )
     rest = {key: item for key, item in data.items() if key != "format"}
-    record: T = _record(kind, {**rest, **extra}, where)
+    record: T = _record(record_type, {**rest, **extra}, location)
     return record
 
 
-def _record(kind: Any, data: Any, where: str) -> Any:
+def _record(record_type: Any, data: Any, location: str) -> Any:
     if not isinstance(data, dict):
-        raise DataError(f"{where}: expected an object for {kind.__name__}, found {type(data).__name__}.")
-    hints = _hints(kind)
+        raise DataError(f"{location}: expected an object for {record_type.__name__}, found {type(data).__name__}.")
+    hints = _hints(record_type)
     unknown = sorted(set(data) - set(hints))
     if unknown:
-        raise DataError(f"{where}: unknown field '{unknown[0]}' in {kind.__name__}.")
-    values = {name: _value(hints[name], item, f"{where}: {name}") for name, item in data.items()}
+        raise DataError(f"{location}: unknown field '{unknown[0]}' in {record_type.__name__}.")
+    values = {name: _value(hints[name], item, f"{location}: {name}") for name, item in data.items()}
     try:
-        return kind(**values)
+        return record_type(**values)
     except TypeError:
         needed = [
             f.name
-            for f in dataclasses.fields(kind)
+            for f in dataclasses.fields(record_type)
             if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
         ]
         missing = [name for name in needed if name not in values]
-        raise DataError(f"{where}: {kind.__name__} lacks {', '.join(missing)}.") from None
+        raise DataError(f"{location}: {record_type.__name__} lacks {', '.join(missing)}.") from None
     except DataError as error:
-        raise DataError(f"{where}: {error.message}") from None
+        raise DataError(f"{location}: {error.message}") from None
 
 
 _HINTS: dict[Any, dict[str, Any]] = {}
 
 
-def _hints(kind: Any) -> dict[str, Any]:
-    if kind not in _HINTS:
-        resolved = typing.get_type_hints(kind)
-        _HINTS[kind] = {f.name: resolved[f.name] for f in dataclasses.fields(kind)}
-    return _HINTS[kind]
+def _hints(record_type: Any) -> dict[str, Any]:
+    if record_type not in _HINTS:
+        resolved = typing.get_type_hints(record_type)
+        _HINTS[record_type] = {f.name: resolved[f.name] for f in dataclasses.fields(record_type)}
+    return _HINTS[record_type]
 
 
-def _value(hint: Any, value: Any, where: str) -> Any:
+def _value(hint: Any, value: Any, location: str) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return value
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
             return None
-        return _value(next(arg for arg in args if arg is not type(None)), value, where)
+        return _value(next(arg for arg in args if arg is not type(None)), value, location)
     if dataclasses.is_dataclass(hint):
-        return _record(hint, value, where)
+        return _record(hint, value, location)
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
-            raise DataError(f"{where}: expected a list, found {type(value).__name__}.")
+            raise DataError(f"{location}: expected a list, found {type(value).__name__}.")
         if args[-1] is Ellipsis:
             if args[0] is int and all(type(item) is int for item in value):
                 return tuple(value)  # samples come by the ten thousand
-            return tuple(_value(args[0], item, where) for item in value)
+            return tuple(_value(args[0], item, location) for item in value)
         if len(args) != len(value):
-            raise DataError(f"{where}: expected {len(args)} items, found {len(value)}.")
-        return tuple(_value(arg, item, where) for arg, item in zip(args, value, strict=True))
+            raise DataError(f"{location}: expected {len(args)} items, found {len(value)}.")
+        return tuple(_value(arg, item, location) for arg, item in zip(args, value, strict=True))
     if origin is dict:
         if not isinstance(value, dict):
-            raise DataError(f"{where}: expected an object, found {type(value).__name__}.")
-        return {key: _value(args[1], item, f"{where}.{key}") for key, item in value.items()}
+            raise DataError(f"{location}: expected an object, found {type(value).__name__}.")
+        return {key: _value(args[1], item, f"{location}.{key}") for key, item in value.items()}
     if hint is float and type(value) in (int, float):
         return float(value)
     if isinstance(hint, type) and issubclass(hint, Enum):
@@ -129,23 +129,23 @@ def _value(hint: Any, value: Any, where: str) -> Any:
             return hint(value)
         except ValueError:
             raise DataError(
-                f"{where}: {value!r} is not one of {', '.join(str(item.value) for item in hint)}."
+                f"{location}: {value!r} is not one of {', '.join(str(item.value) for item in hint)}."
             ) from None
     if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
-    raise DataError(f"{where}: expected {getattr(hint, '__name__', hint)}, found {value!r}.")
+    raise DataError(f"{location}: expected {getattr(hint, '__name__', hint)}, found {value!r}.")
 
 
 def canonical(data: Any) -> bytes:
-    """Return the one JSON text of some data: sorted keys, no blanks, no NaN. What is hashed is always this.
+    """Return data as canonical JSON, which is what every hash is taken of: sorted keys, no blanks, no NaN.
 
     Raises:
-        DataError: The data holds NaN or infinity, which JSON has no words for.
+        DataError: The data holds NaN or infinity, which JSON cannot express.
     """
     try:
         return json.dumps(plain(data), sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
     except ValueError as error:
-        raise DataError(f"Cannot write {error}; a number that is not finite has no place in a record.") from None
+        raise DataError(f"Cannot write {error}; a record must not hold a number that is not finite.") from None
 
 
 def fingerprint(data: Any) -> str:

@@ -3,17 +3,17 @@
 ::
 
     EffbenchError                 5  something failed
-    ├── UsageError                2  an argument that cannot be meant; lists the valid names
-    ├── DataError                 2  a file that cannot be read as what it claims to be (path:line)
+    ├── UsageError                2  an invalid argument; lists the valid names
+    ├── DataError                 2  a file that cannot be read as its format (path:line)
     ├── UnavailableError          4  a target or device that cannot run here
     │   ├── MissingDependencyError   a package is missing; carries the pip line
-    │   └── UnsupportedError         a target that takes this precision or form nowhere
+    │   └── UnsupportedError         a target that takes this precision or form on no machine
     ├── ConversionError           5  a stage of an export failed (stage, node, op)
-    ├── FidelityError             1  the artifact is not the same model any more
+    ├── FidelityError             1  the artifact's outputs differ from the model's
     ├── DeviceError               4  a device was lost or refused
     └── MeasurementError          5  a measurement could not be completed
 
-A message says what happened (with the value), where, and what to do next.
+A message states what happened (with the value), where, and what to do next.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class EffbenchError(Exception):
     cause = ""
     """Of a failed child process: what ended it; empty elsewhere."""
     log = ""
-    """What a child process had written when it failed; empty where there was none."""
+    """The log of a child process that failed; empty if there was none."""
     record = ""
-    """The folder that keeps the failure's log and a script that runs it again; empty where there is none."""
+    """The folder with the failure's log and a script that reproduces it; empty if there is none."""
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         self.message = message
@@ -49,7 +49,7 @@ class UsageError(EffbenchError):
 
 
 class DataError(EffbenchError):
-    """A file whose content is not what its place promises."""
+    """A file that is missing, unreadable or malformed, or that cannot be written."""
 
     exit_code = 2
 
@@ -62,19 +62,19 @@ class UnavailableError(EffbenchError):
 
 
 class MissingDependencyError(UnavailableError):
-    """A package that an extra would bring is not installed."""
+    """A package of an optional extra is not installed."""
 
-    def __init__(self, what: str, package: str, extra: str) -> None:
+    def __init__(self, feature: str, package: str, extra: str) -> None:
         self.package = package
         self.extra = extra
         super().__init__(
-            f"{what} needs the package '{package}', which is not installed.",
+            f"{feature} needs the package '{package}', which is not installed.",
             hint=f"Install it with: pip install 'effbench[{extra}]'",
         )
 
 
 class UnsupportedError(UnavailableError):
-    """A target does not take this precision or form of graph, on no machine."""
+    """A target that takes this precision or form of graph on no machine."""
 
     status = "unsupported"
 
@@ -88,12 +88,12 @@ class ConversionError(EffbenchError):
         self.stage = stage
         self.node = node
         self.op = op
-        where = "".join(f" ({label} {value})" for label, value in (("node", node), ("operator", op)) if value)
-        super().__init__(f"{stage} failed{where}: {message}", hint=hint)
+        location = "".join(f" ({label} {value})" for label, value in (("node", node), ("operator", op)) if value)
+        super().__init__(f"{stage} failed{location}: {message}", hint=hint)
 
 
 class FidelityError(EffbenchError):
-    """An artifact's outputs are not those of the model it was made from."""
+    """An artifact's outputs differ from those of its source model."""
 
     exit_code = 1
 
@@ -118,9 +118,15 @@ def worst_exit_code(codes: Iterable[int]) -> int:
     return next((code for code in MOST_SERIOUS_FIRST if code in present), 0)
 
 
-def unknown_name(name: str, valid: Iterable[str], what: str) -> UsageError:
-    """Build the error for an unknown name: the nearest valid names, then all of them."""
+def unknown_name(name: str, valid: Iterable[str], kind: str) -> UsageError:
+    """Return the error for an unknown name: the nearest valid names, then all of them.
+
+    Args:
+        name: The name that was given.
+        valid: All valid names.
+        kind: A noun for the message, such as "target".
+    """
     names = sorted(valid)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    hint = f"Did you mean {' or '.join(near)}? " if near else ""
-    return UsageError(f"Unknown {what} '{name}'.", hint=f"{hint}Valid: {', '.join(names) or 'none'}.")
+    nearest = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f"Did you mean {' or '.join(nearest)}? " if nearest else ""
+    return UsageError(f"Unknown {kind} '{name}'.", hint=f"{hint}Valid: {', '.join(names) or 'none'}.")

@@ -1,7 +1,7 @@
-"""Work in a child process that speaks JSON lines: a crash, a hang or a kill in it is an answer, not an accident.
+"""Run work in a child process that speaks JSON lines, so that a crash, a hang or a kill becomes an error with a cause.
 
 The parent sends one job (a JSON object) on the child's standard input and reads events from its standard output. A
-library that prints cannot disturb them: the child's own standard output goes to its standard error, which is a log.
+library that prints cannot disturb them: the child redirects its standard output to its standard error, which is a log.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class ChildFailure(errors.EffbenchError):
         cause: `CRASHED`, `TIME_LIMIT` or `MEMORY_LIMIT`.
         message: One sentence.
         stage: The last stage that the child announced.
-        log: The end of what it wrote beside the protocol.
+        log: The end of its standard error.
         exit_status: Its exit code, negative for a signal; None where it was stopped at a limit.
     """
 
@@ -49,13 +49,13 @@ class ChildFailure(errors.EffbenchError):
         self.cause = cause
         self.stage = stage
         self.exit_status = exit_status
-        last = next((line for line in reversed(log.strip().splitlines()) if line.strip()), "")
-        super().__init__(message, hint=f"Its last words: {last.strip()[:300]}" if last else None)
+        last_line = next((line for line in reversed(log.strip().splitlines()) if line.strip()), "")
+        super().__init__(message, hint=f"Its last line: {last_line.strip()[:300]}" if last_line else None)
         self.log = log
 
     @property
     def killed(self) -> bool:
-        """Whether another process ended it, or the system for lack of memory; no fault of the work it did."""
+        """Whether another process killed it, or the system for lack of memory."""
         return self.exit_status == -_SIGKILL
 
 
@@ -75,7 +75,7 @@ _LIVE: set[subprocess.Popen[bytes]] = set()
 
 
 def kill_all() -> None:
-    """Kill every child of this process, whichever thread waits for it: what an interrupt has to do."""
+    """Kill the child processes of all threads of this process; an interrupt calls it."""
     for child in tuple(_LIVE):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(child.pid, signal.SIGKILL)
@@ -95,17 +95,17 @@ def run(
     """Run one job in a fresh process and yield its events.
 
     Args:
-        module: What ``python -m`` runs; it ends in `serve`.
+        module: The module that ``python -m`` runs; its main function calls `serve`.
         job: A JSON object.
-        time_limit_s: The child is killed when it takes longer.
-        limit_silence: Every event starts the time anew, for work whose length is not known: what is limited is silence.
-        memory_limit_bytes: The child is killed when its resident memory grows beyond.
+        time_limit_s: The child is killed after this time.
+        limit_silence: Restart the time limit at every event, for work of unknown length.
+        memory_limit_bytes: The child is killed when its resident memory exceeds this.
         python: The interpreter and its options.
-        env: Variables set in addition to this process's own.
-        cwd: Its working folder, which ``-m`` puts first on the module path; None keeps this process's.
+        env: Environment variables in addition to those of this process.
+        cwd: The working folder, which ``-m`` puts first on the module path; None keeps that of this process.
 
     Raises:
-        EffbenchError: The error that the child reported, of the same class.
+        EffbenchError: The child reported it; it has the class that it has there.
         ChildFailure: It crashed, was killed, or ran into a limit.
         UnavailableError: This is Windows.
     """
@@ -118,7 +118,7 @@ def run(
             stderr=log,
             env={**os.environ, **(env or {})},
             cwd=cwd,
-            start_new_session=True,  # Ctrl-C reaches the parent alone, which then ends the child
+            start_new_session=True,  # Ctrl-C interrupts the parent alone, which then kills the child
         )
         _LIVE.add(child)
         try:
@@ -143,12 +143,12 @@ def _events(
         child.stdin.flush()
     deadline = time.monotonic() + time_limit_s
     reader, pending = EventReader(), b""
-    # Memory grows by gigabytes a second; without a limit on it, looking twice a second is enough.
-    glance_s = 0.5 if memory is None else 0.1
+    # Memory can grow by gigabytes a second; without a memory limit, two checks a second are enough.
+    poll_s = 0.5 if memory is None else 0.1
     with selectors.DefaultSelector() as selector:
         selector.register(child.stdout, selectors.EVENT_READ)
         while True:
-            ready = selector.select(timeout=min(glance_s, max(0.0, deadline - time.monotonic())))
+            ready = selector.select(timeout=min(poll_s, max(0.0, deadline - time.monotonic())))
             if time.monotonic() >= deadline:
                 reader.finish(None, time_limit_s, _tail(log))
             _check_memory(child, reader.stage, log, memory)
@@ -167,37 +167,37 @@ def _events(
 
 
 class EventReader:
-    """Understands the lines of a child, here or on a device, and says how it ended."""
+    """Parses the lines of a child, here or on a device, and raises the error it ended with."""
 
     def __init__(self) -> None:
         self.stage = "start"
-        self._done = False
+        self._has_result = False
         self._error: errors.EffbenchError | None = None
 
     def read(self, line: bytes | str) -> dict[str, Any] | None:
-        """Return the event of a line, or None where it is for this reader alone."""
+        """Return the event of a line, or None if it concerns this reader only."""
         try:
             event: dict[str, Any] = json.loads(line)
             kind = event["event"]
         except (ValueError, KeyError, TypeError):
-            self._error = self._error or errors.MeasurementError(f"{self.stage} sent what is no event: {line[:60]!r}.")
+            self._error = self._error or errors.MeasurementError(f"{self.stage} sent no event: {line[:60]!r}.")
             return None
         self.stage = event.get("stage", self.stage)
         if kind == "error":
             self._error = self._error or _rebuild(event)
-        self._done = self._done or kind == "done"
+        self._has_result = self._has_result or kind == "done"
         return None if kind in ("done", "stage", "error") else event
 
     def finish(self, code: int | None, limit_s: float | None, log: str) -> None:
-        """Raise what went wrong, if anything did.
+        """Raise the error that the child ended with, if any.
 
         Args:
-            code: The exit code, negative for a signal; None where the child was still running.
-            limit_s: The limit that it ran into, or None.
-            log: The end of what it wrote beside the protocol.
+            code: The exit code, negative for a signal; None if the child was still running.
+            limit_s: The time limit that it exceeded, or None.
+            log: The end of its standard error.
 
         Raises:
-            EffbenchError: What the child reported.
+            EffbenchError: The child reported it.
             ChildFailure: It ended without its result.
         """
         if self._error is not None:
@@ -205,15 +205,15 @@ class EventReader:
             raise self._error
         if limit_s is not None:
             raise ChildFailure(TIME_LIMIT, f"{self.stage} was stopped after {round(limit_s, 1):g} s", self.stage, log)
-        if not self._done:
+        if not self._has_result:
             status = code or 0
             raise ChildFailure(CRASHED, f"{self.stage} ended with {exit_text(status)}", self.stage, log, status)
 
 
 def _check_memory(child: subprocess.Popen[bytes], stage: str, log: IO[bytes], memory: int | None) -> None:
-    used = _resident_bytes(child.pid) if memory is not None else 0
-    if memory is not None and used > memory:
-        message = f"{stage} was stopped at {used / 2**20:.0f} MiB of memory, the limit is {memory / 2**20:.0f} MiB"
+    resident = _resident_bytes(child.pid) if memory is not None else 0
+    if memory is not None and resident > memory:
+        message = f"{stage} was stopped at {resident / 2**20:.0f} MiB of memory, the limit is {memory / 2**20:.0f} MiB"
         raise ChildFailure(MEMORY_LIMIT, message, stage, _tail(log))
 
 
@@ -235,13 +235,13 @@ def exit_text(status: int) -> str:
 
 
 def _tail(log: IO[bytes], size: int = 20_000) -> str:
-    end = log.seek(0, os.SEEK_END)
-    log.seek(max(0, end - size))
+    length = log.seek(0, os.SEEK_END)
+    log.seek(max(0, length - size))
     return log.read().decode(errors="replace")
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """Leave nothing running: the child is a session of its own, so its children go with it."""
+    """Kill the child with its own children: it leads a process group."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()
@@ -252,7 +252,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 
 def _rebuild(event: Mapping[str, Any]) -> errors.EffbenchError:
-    """Make the child's error again, so that the parent's caller sees the class and the exit code it would have seen."""
+    """Return the error that the child reported, with its class and so its exit code."""
     kind = getattr(errors, str(event.get("kind")), errors.EffbenchError)
     error: errors.EffbenchError = kind.__new__(kind)
     errors.EffbenchError.__init__(error, event["message"], hint=event.get("hint"))
@@ -262,12 +262,12 @@ def _rebuild(event: Mapping[str, Any]) -> errors.EffbenchError:
 
 
 def serve(handlers: Mapping[str, Handler]) -> None:
-    """Read one job, run the handler its ``op`` names, and report how it ended; the child's main function.
+    """Read one job, run the handler that its ``op`` names, and report the result; the main function of a child.
 
-    A handler emits events; an `EffbenchError` it raises is reported as such, any other exception with its last line.
+    A handler emits events. An `EffbenchError` is reported with its class, any other exception with its last line.
     """
     _die_with_parent()
-    _die_first()
+    _prefer_for_oom_kill()
     channel = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
 
@@ -293,14 +293,14 @@ def serve(handlers: Mapping[str, Handler]) -> None:
         channel.close()
 
 
-def _die_first() -> None:
-    """Ask Linux, where memory runs out, to end this process and not its parent, which has the record to write."""
+def _prefer_for_oom_kill() -> None:
+    """Ask Linux to kill this process, not its parent, when memory runs out: the parent records the failure."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("500")
 
 
 def _die_with_parent() -> None:
-    """Ask Linux to kill this process when its parent dies; elsewhere the closed pipe ends it at its next event."""
+    """Ask Linux to kill this process when its parent dies; elsewhere writing to the closed pipe ends it."""
     if sys.platform.startswith("linux"):
         pr_set_pdeathsig = 1
         ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)

@@ -1,7 +1,7 @@
-"""Find what lives in one file each: a module constant in a package of ours, or an entry point of somebody else's.
+"""Find plugins: module constants in effbench's packages, and entry points of other packages.
 
 A target is a module of ``effbench.deploy.targets`` that ends in ``TARGET``; a backbone family is a module of
-``effbench.models`` that ends in ``BACKBONES``. Others' packages name theirs under the entry-point groups
+``effbench.models`` that ends in ``BACKBONES``. Other packages register theirs under the entry-point groups
 ``effbench.targets`` and ``effbench.models``.
 """
 
@@ -17,7 +17,7 @@ from effbench.errors import UsageError
 
 
 def constants_in(package: str, constant: str) -> Iterator[Any]:
-    """Yield the given constant of every public module of a package that defines it, in name order."""
+    """Yield a constant of every public module of a package that defines it, in name order."""
     for info in pkgutil.iter_modules(import_module(package).__path__):
         if not info.name.startswith("_"):
             module = import_module(f"{package}.{info.name}")
@@ -26,12 +26,12 @@ def constants_in(package: str, constant: str) -> Iterator[Any]:
 
 
 def plugins(group: str) -> tuple[EntryPoint, ...]:
-    """Return other packages' entry points of a group, sorted by name; nothing is imported yet."""
+    """Return the entry points of a group, sorted by name, without importing them."""
     return tuple(sorted(entry_points(group=group), key=lambda point: point.name))
 
 
 def import_object(import_string: str) -> Any:
-    """Import what ``package.module:name`` names.
+    """Import the object that ``package.module:name`` names.
 
     Raises:
         UsageError: The string has another form, or the module or the name in it does not exist.
@@ -40,7 +40,7 @@ def import_object(import_string: str) -> Any:
     if not colon or not module or not name:
         raise UsageError(f"'{import_string}' is not of the form package.module:name.")
     try:
-        found: Any = import_module(module)
+        value: Any = import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not module.startswith(error.name):
             raise
@@ -49,7 +49,7 @@ def import_object(import_string: str) -> Any:
             hint="Run from the folder that holds it, or put that folder on PYTHONPATH.",
         ) from None
     for part in name.split("."):
-        if not hasattr(found, part):
+        if not hasattr(value, part):
             raise UsageError(f"Module '{module}' has no '{name}'.")
-        found = getattr(found, part)
-    return found
+        value = getattr(value, part)
+    return value

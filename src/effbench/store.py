@@ -1,4 +1,4 @@
-"""Measurements and evaluations on disk: JSON lines, appended whole, never rewritten."""
+"""Store measurements and evaluations as JSON lines, each appended atomically and never rewritten."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ T = TypeVar("T", Measurement, Evaluation)
 
 
 class TornLineWarning(UserWarning):
-    """The last line of a store was cut by a kill or a full disk; the lines before it are kept."""
+    """A line of a store is incomplete, after a kill or a full disk; all other lines are kept."""
 
 
 def home(out: str | os.PathLike[str] | None = None) -> Path:
-    """Return the folder everything is written below: ``out``, else EFFBENCH_HOME, else ``runs`` here."""
+    """Return the folder for all output: ``out``, else EFFBENCH_HOME, else ``runs`` in the current folder."""
     return Path(out or os.environ.get("EFFBENCH_HOME") or "runs")
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that a kill leaves the old one or the new one; its folder is made.
+    """Write a text file atomically, so that a kill leaves the old file or the new one; create its folder.
 
     Raises:
         DataError: The folder cannot be written or the disk is full.
@@ -41,18 +41,18 @@ def write_atomically(path: Path, text: str) -> None:
         finally:
             draft.unlink(missing_ok=True)
     except OSError as error:
-        raise DataError(f"Cannot write {path}: {error.strerror}.", hint="Choose another with --out.") from error
+        raise DataError(f"Cannot write {path}: {error.strerror}.", hint="Choose another folder with --out.") from error
 
 
 class Store:
-    """The measurements and evaluations of one folder, in the order they were made."""
+    """The measurements and evaluations of one folder, oldest first."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "measurements.jsonl"
         self.evaluations_path = folder / "evaluations.jsonl"
 
     def append(self, record: Measurement | Evaluation) -> None:
-        """Add a measurement of one round, or an evaluation of some images; it is on the disk when this returns.
+        """Append a measurement of one round, or an evaluation of some images, and wait until it is on the disk.
 
         Raises:
             DataError: The folder cannot be written or the disk is full; earlier lines stay as they were.
@@ -61,7 +61,7 @@ class Store:
         append_line(path, canonical(to_json(record)))
 
     def __iter__(self) -> Iterator[Measurement]:
-        """Yield every measurement, its rounds joined; a line that is cut short is reported with its number."""
+        """Yield every measurement with all its rounds; warn about an incomplete line."""
         joined: dict[tuple[str, str, str], Measurement] = {}
         for line in _lines(self.path, Measurement):
             key = (line.run, line.digest, canonical(line.settings).decode())
@@ -69,7 +69,7 @@ class Store:
         yield from joined.values()
 
     def evaluations(self) -> list[Evaluation]:
-        """Return every evaluation, its lines joined; an image that two lines hold counts once."""
+        """Return every evaluation, its lines merged; an image that two lines hold counts once."""
         joined: dict[tuple[Any, ...], list[Evaluation]] = {}
         for line in _lines(self.evaluations_path, Evaluation):
             joined.setdefault(line.identity(), []).append(line)
@@ -77,7 +77,7 @@ class Store:
 
 
 def append_line(path: Path, line: bytes) -> None:
-    """Add a line to a file, as a JSON document; it is on the disk when this returns.
+    """Append a line to a file and wait until it is on the disk.
 
     Raises:
         DataError: The folder cannot be written or the disk is full; earlier lines stay as they were.
@@ -89,10 +89,10 @@ def append_line(path: Path, line: bytes) -> None:
         with FileLock(path.with_suffix(".lock")), path.open("ab", buffering=0) as stream:
             size = stream.tell()
             try:
-                # A line torn by an earlier kill must not swallow this one.
-                rest = (b"\n" if _torn(path, size) else b"") + line + b"\n"
-                while rest:  # unbuffered: nothing is left to be written once it failed
-                    rest = rest[stream.write(rest) :]
+                # A line that an earlier kill cut short must not swallow this one.
+                pending = (b"\n" if _is_torn(path, size) else b"") + line + b"\n"
+                while pending:  # unbuffered: after a failure nothing is left to be written
+                    pending = pending[stream.write(pending) :]
                 os.fsync(stream.fileno())
             except OSError:
                 stream.truncate(size)
@@ -105,46 +105,46 @@ def append_line(path: Path, line: bytes) -> None:
 
 
 def read_lines(path: Path, stacklevel: int = 3) -> Iterator[tuple[str, Any]]:
-    """Yield each JSON line with where it stands; a line that is cut short is reported with its number."""
+    """Yield the location and the data of each JSON line; warn about an incomplete line."""
     if not path.exists():
         return
     with path.open("rb") as stream:
         for number, line in enumerate(stream, start=1):
-            where = f"{path}:{number}"
+            location = f"{path}:{number}"
             try:
                 data = json.loads(line)
             except ValueError:
-                text = f"{where}: not a whole JSON line; left out, the others are kept."
+                text = f"{location}: not a complete JSON line; skipped, all others are kept."
                 warnings.warn(TornLineWarning(text), stacklevel=stacklevel)
                 continue
-            yield where, data
+            yield location, data
 
 
-def _lines(path: Path, kind: type[T]) -> Iterator[T]:
-    for where, data in read_lines(path, stacklevel=5):
-        yield from_json(kind, data, where)
+def _lines(path: Path, record_type: type[T]) -> Iterator[T]:
+    for location, data in read_lines(path, stacklevel=5):
+        yield from_json(record_type, data, location)
 
 
 def merge(lines: Sequence[Evaluation]) -> Evaluation:
-    """Join lines of one evaluation; an image that two of them hold counts once."""
+    """Merge the lines of one evaluation; an image that two of them hold counts once."""
     seen: set[int] = set()
     columns: dict[str, list[Any]] = {name: [] for name in vars(lines[0].predictions)}
     for line in lines:
-        fresh = [place for place, image in enumerate(line.predictions.images) if image not in seen]
+        fresh = [index for index, image in enumerate(line.predictions.images) if image not in seen]
         seen |= set(line.predictions.images)
         for name, column in columns.items():
             values = getattr(line.predictions, name)
-            column += [values[place] for place in fresh]
+            column += [values[index] for index in fresh]
     predictions = Predictions(**{name: tuple(column) for name, column in columns.items()})
     return replace(lines[-1], predictions=predictions, seconds=sum(line.seconds for line in lines))
 
 
-def _join(first: Measurement, more: Measurement) -> Measurement:
-    samples = replace(first.samples, rounds=first.samples.rounds + more.samples.rounds)
-    return replace(first, samples=samples, after=more.after)
+def _join(first: Measurement, second: Measurement) -> Measurement:
+    samples = replace(first.samples, rounds=first.samples.rounds + second.samples.rounds)
+    return replace(first, samples=samples, after=second.after)
 
 
-def _torn(path: Path, size: int) -> bool:
+def _is_torn(path: Path, size: int) -> bool:
     if size == 0:
         return False
     with path.open("rb") as stream:

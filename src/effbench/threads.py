@@ -1,4 +1,4 @@
-"""How many threads torch takes, for a while."""
+"""Limit the threads of torch temporarily."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Keep torch to one thread: sums come out the same, and beside other work many small products do not wait."""
+    """Run torch in one thread, so that sums are reproducible and small products do not wait for busy cores."""
     import torch
 
     threads = torch.get_num_threads()

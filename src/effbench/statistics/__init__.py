@@ -1,1 +1,1 @@
-"""Percentiles and intervals, the sequential test behind `compare` and `gate`, proportions, verdicts."""
+"""Percentiles and their intervals, the sequential test of `compare` and `gate`, proportions, verdict records."""

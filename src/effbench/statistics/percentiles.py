@@ -1,8 +1,8 @@
-"""Percentiles of latency, their intervals, and throughput; the unit of evidence is the round.
+"""Percentiles of latency, their intervals, and throughput; the independent unit is the round.
 
-A measurement is R rounds (fresh processes), round i with its own distribution F_i. What is reported is a percentile of
-the *mixture*: F(q) = mean of F_i(q), each round with equal weight however many samples it holds. Samples inside a round
-depend on each other, so that their number says little; rounds are independent, and only they enter the intervals.
+A measurement is R rounds (fresh processes), round i with its own distribution F_i. A reported percentile is one of the
+*mixture* F(q) = mean of F_i(q), in which each round has equal weight however many samples it holds. Samples of a round
+depend on each other; rounds are independent, so that only their number enters the intervals.
 
 Numpy and the standard library only.
 """
@@ -21,12 +21,12 @@ import numpy.typing as npt
 from effbench.errors import UsageError
 
 MIN_ROUNDS = 6
-"""Fewer rounds give no interval: with five, not even the extremes of the rounds enclose a median 95 times in 100
+"""Fewer rounds give no interval: with five, even the extremes of the rounds enclose a median less than 95 times in 100
 (1 - 2 / 2**5 = 0.94)."""
 
 MIN_BEYOND = 10
-"""A percentile is supported when this many samples lie beyond it on its thinner side: 20 samples for p50, 100 for p90,
-1000 for p99. With fewer, a handful of interruptions decides the number."""
+"""A percentile is supported if this many samples are beyond it on its thinner side: 20 samples for p50, 100 for p90,
+1000 for p99. With fewer, a handful of interruptions decides its value."""
 
 _ROUNDING = 1e-9
 
@@ -35,7 +35,7 @@ Rounds = Sequence[Sequence[int] | npt.NDArray[np.int64] | npt.NDArray[np.float64
 
 @dataclass(frozen=True)
 class Estimate:
-    """A percentile of the mixture over rounds, in the unit of the samples, and its interval where one can be stated."""
+    """A percentile of the mixture over rounds, in the unit of the samples; its interval needs `MIN_ROUNDS` rounds."""
 
     value: float
     interval: tuple[float, float] | None
@@ -48,7 +48,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class _Mixture:
-    """The pooled samples in order; after each, the mean of the F_i and its standard error over rounds."""
+    """The pooled samples in ascending order; at each, the mean of the F_i and its standard error over rounds."""
 
     values: npt.NDArray[np.float64]
     cdf: npt.NDArray[np.float64]
@@ -56,24 +56,24 @@ class _Mixture:
 
 
 def supported(rounds: Rounds, p: float) -> bool:
-    """Say whether enough samples lie beyond a percentile for it to be shown at all (`MIN_BEYOND`)."""
+    """Return whether enough samples are beyond a percentile for it to be reported (`MIN_BEYOND`)."""
     return sum(len(samples) for samples in rounds) * min(p, 1 - p) >= MIN_BEYOND - _ROUNDING
 
 
 def quantile(rounds: Rounds, p: float) -> float | None:
-    """Return the p-quantile of the mixture over rounds, or None where the samples cannot support it.
+    """Return the p-quantile of the mixture over rounds, or None if there are too few samples for it.
 
     Raises:
         UsageError: There is no sample, or p is not strictly between 0 and 1.
     """
-    found = estimate(rounds, p)
-    return None if found is None else found.value
+    result = estimate(rounds, p)
+    return None if result is None else result.value
 
 
 def interval(rounds: Rounds, p: float, level: float = 0.95) -> tuple[float, float] | None:
     """Return the confidence interval of a quantile; None with fewer than `MIN_ROUNDS` rounds or too few samples."""
-    found = estimate(rounds, p, level)
-    return None if found is None else found.interval
+    result = estimate(rounds, p, level)
+    return None if result is None else result.interval
 
 
 def estimate(rounds: Rounds, p: float, level: float = 0.95) -> Estimate | None:
@@ -86,7 +86,7 @@ def estimate(rounds: Rounds, p: float, level: float = 0.95) -> Estimate | None:
     - on the thin side of the percentile (both sides for p50), the delta-method interval of a normal quantile on the
       log scale, value * exp(t s sqrt((1 + z**2 / 2) / R)), with s the standard deviation of the rounds' own
       p-quantiles. Where rounds differ more than the samples within them, ten rounds hold no observation beyond their
-      p90, and no test on F_i can tell how far it may lie; this can.
+      p90, and no test on F_i bounds it; this interval does.
 
     Of the candidates tried (Woodruff, Korn-Graubard, jackknife over rounds, t on the rounds' quantiles, and hulls of
     these) it is the shortest that covers in every cell of ``benchmarks/coverage.py``.
@@ -111,11 +111,11 @@ def estimate(rounds: Rounds, p: float, level: float = 0.95) -> Estimate | None:
         return Estimate(value, None)
     t = student_t(0.5 + level / 2, len(rounds) - 1)
     low, high = _invert(mixture, p, t)
-    reach = math.exp(t * _normal_error(rounds, p))
+    factor = math.exp(t * _normal_error(rounds, p))
     if p <= 0.5:
-        low = min(low, value / reach)
+        low = min(low, value / factor)
     if p >= 0.5:
-        high = max(high, value * reach)
+        high = max(high, value * factor)
     return Estimate(value, (min(low, value), max(high, value)))
 
 
@@ -167,11 +167,11 @@ def _student_cdf(t: float, degrees: int) -> float:
 
 def _check(rounds: Rounds, p: float, level: float) -> None:
     if not (0 < p < 1 and 0 < level < 1):
-        raise UsageError(f"A quantile of {p} at level {level}: both lie strictly between 0 and 1.")
+        raise UsageError(f"A quantile of {p} at level {level}: both must be strictly between 0 and 1.")
     if not rounds or any(len(samples) == 0 for samples in rounds):
         raise UsageError("A quantile needs at least one round, and at least one sample in each.")
     if min(float(np.min(samples)) for samples in rounds) <= 0:
-        raise UsageError("A latency is above zero; a sample is not.")
+        raise UsageError("A sample is not above zero, as a latency must be.")
 
 
 def _mix(rounds: Rounds) -> _Mixture:
@@ -182,33 +182,33 @@ def _mix(rounds: Rounds) -> _Mixture:
     """
     ordered = [np.sort(np.asarray(samples, dtype=np.float64)) for samples in rounds]
     values = np.concatenate(ordered)
-    first = np.concatenate([np.full(len(one), 1 / len(one)) for one in ordered])
-    second = np.concatenate([(2 * np.arange(1, len(one) + 1) - 1) / len(one) ** 2 for one in ordered])
+    first = np.concatenate([np.full(len(samples), 1 / len(samples)) for samples in ordered])
+    second = np.concatenate([(2 * np.arange(1, len(samples) + 1) - 1) / len(samples) ** 2 for samples in ordered])
     order = np.argsort(values, kind="stable")
     count = len(ordered)
     cdf = np.cumsum(first[order]) / count
     variance = np.maximum(np.cumsum(second[order]) / count - cdf**2, 0)
-    # R - 1 rounds are free, and the mean of R has 1/R of the variance: both meet in one divisor.
+    # R - 1 degrees of freedom, and the mean of R rounds has 1/R of their variance.
     return _Mixture(values[order], cdf, np.sqrt(variance / max(count - 1, 1)))
 
 
 def _at(mixture: _Mixture, p: float) -> float:
-    # The mean of the two neighbors where the cdf passes p exactly between them, as a median has it.
+    # The mean of two neighbours if the CDF equals p between them, as in the usual median.
     last = len(mixture.values) - 1
-    places = np.searchsorted(mixture.cdf, [p - _ROUNDING, p + _ROUNDING])
-    return float(mixture.values[np.minimum(places, last)].mean())
+    indices = np.searchsorted(mixture.cdf, [p - _ROUNDING, p + _ROUNDING])
+    return float(mixture.values[np.minimum(indices, last)].mean())
 
 
 def _invert(mixture: _Mixture, p: float, t: float) -> tuple[float, float]:
     """Return the hull of all q at which a t-test on the F_i(q) does not reject the mean p."""
     accepted = np.abs(mixture.cdf - p) <= t * mixture.error
-    # Between equal values F is not defined: only the last of a tie counts.
+    # Within a tie F is undefined: only its last sample counts.
     accepted[:-1] &= mixture.values[1:] != mixture.values[:-1]
-    places = np.flatnonzero(accepted)
-    if not len(places):
+    indices = np.flatnonzero(accepted)
+    if not len(indices):
         return _at(mixture, p), _at(mixture, p)
-    # F keeps its value up to the next sample, so that every q up to there is accepted too.
-    return float(mixture.values[places[0]]), float(mixture.values[min(places[-1] + 1, len(mixture.values) - 1)])
+    # F is constant up to the next sample, so that every q up to it is accepted too.
+    return float(mixture.values[indices[0]]), float(mixture.values[min(indices[-1] + 1, len(mixture.values) - 1)])
 
 
 def _normal_error(rounds: Rounds, p: float) -> float:

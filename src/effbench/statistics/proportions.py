@@ -1,4 +1,4 @@
-"""Shares and their differences: intervals, the limit of a paired drop, and a paired test that assumes no shape.
+"""Proportions: confidence intervals, the upper bound of a paired drop, calibration error, and a paired rank test.
 
 Numpy and the standard library only.
 """
@@ -13,47 +13,48 @@ import numpy as np
 import numpy.typing as npt
 
 SIGN_FLIPS = 20_000
+"""Random sign patterns of `sign_flip_test`."""
 
 
 def wilson(hits: int, total: int, level: float = 0.95) -> tuple[float, float]:
-    """Return Wilson's interval of a share. Source: Wilson 1927, JASA 22:209."""
+    """Return Wilson's confidence interval of a proportion. Source: Wilson 1927, JASA 22:209."""
     z = NormalDist().inv_cdf(0.5 + level / 2)
-    share = hits / total
-    middle = (share + z * z / (2 * total)) / (1 + z * z / total)
-    half = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    proportion = hits / total
+    middle = (proportion + z * z / (2 * total)) / (1 + z * z / total)
+    half = z / (1 + z * z / total) * math.sqrt(proportion * (1 - proportion) / total + z * z / (4 * total * total))
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def calibration_error(confidences: Sequence[float], right: Sequence[bool], bins: int = 15) -> float:
-    """Return the expected calibration error, between 0 and 1: how far confidence is from the share that is right.
+def calibration_error(confidences: Sequence[float], correct: Sequence[bool], bins: int = 15) -> float:
+    """Return the expected calibration error, between 0 and 1: the distance of confidence from accuracy.
 
     Source: Guo et al. 2017, ICML, section 2: bins of equal width, weighted by their share of the images.
     """
-    said, hit = np.asarray(confidences, np.float64), np.asarray(right, np.float64)
-    place = np.minimum((said * bins).astype(int), bins - 1)
-    counts = np.bincount(place, minlength=bins)
-    gaps = np.abs(np.bincount(place, said, bins) - np.bincount(place, hit, bins))
-    return float(gaps[counts > 0].sum() / len(said))
+    confidence, accuracy = np.asarray(confidences, np.float64), np.asarray(correct, np.float64)
+    bin_index = np.minimum((confidence * bins).astype(int), bins - 1)
+    counts = np.bincount(bin_index, minlength=bins)
+    gaps = np.abs(np.bincount(bin_index, confidence, bins) - np.bincount(bin_index, accuracy, bins))
+    return float(gaps[counts > 0].sum() / len(confidence))
 
 
 def drop_upper_bound(lost: int, won: int, images: int, level: float = 0.95) -> float:
-    """Return the upper one-sided limit of a paired drop (lost - won) / images, between -1 and 1.
+    """Return the one-sided upper confidence bound of a paired drop (lost - won) / images, between -1 and 1.
 
-    The score interval for the difference of two proportions of the same images: the largest drop that a score test
-    does not reject. Where nothing was lost or won it is z**2 / (n + z**2).
+    It is the largest drop that a score test for the difference of two paired proportions does not reject. If no image
+    was lost or won it is z**2 / (n + z**2).
 
     Args:
-        lost: Images that the first answered right and the second wrong.
-        won: Images that the first answered wrong and the second right.
-        images: All images that both answered.
-        level: One-sided.
+        lost: Images that the first model classifies correctly and the second does not.
+        won: Images that the second model classifies correctly and the first does not.
+        images: All images that both classified.
+        level: One-sided confidence level.
 
     Source: Tango 1998, Statistics in Medicine 17:891, eq. 4 to 6.
     """
     z = NormalDist().inv_cdf(level)
 
     def excess(drop: float) -> float:
-        # The share won, most likely under that drop: the positive root of 2n q**2 + b q + c = 0.
+        # The maximum-likelihood share won under that drop: the positive root of 2n q**2 + b q + c = 0.
         b = (2 * images - lost + won) * drop - lost - won
         c = -won * drop * (1 - drop)
         q = (math.sqrt(max(b * b - 8 * images * c, 0.0)) - b) / (4 * images)
@@ -70,15 +71,15 @@ def drop_upper_bound(lost: int, won: int, images: int, level: float = 0.95) -> f
 
 
 def min_images(drop: float, level: float = 0.95) -> int:
-    """Return how many images it takes to keep a drop under a bound at all: with none lost and none won."""
+    """Return the fewest images that can prove a drop below a bound: as many as it takes with none lost and none won."""
     z = NormalDist().inv_cdf(level)
     return math.ceil(z * z * (1 - drop) / drop)
 
 
 def sign_flip_test(differences: npt.ArrayLike, seed: int = 0) -> float:
-    """Return the one-sided p-value that paired differences lie above zero, by signed ranks under random signs.
+    """Return the one-sided p-value for paired differences above zero: a signed-rank test by random sign flips.
 
-    Each difference keeps its rank and gets a random sign, `SIGN_FLIPS` times; ranks keep one wild image from deciding.
+    Each difference keeps its rank and gets a random sign, `SIGN_FLIPS` times; ranks limit the weight of one outlier.
     Source: Wilcoxon 1945; Monte Carlo p-value with the observed arrangement counted (Phipson and Smyth 2010).
     """
     values = np.asarray(differences, np.float64)
@@ -87,7 +88,7 @@ def sign_flip_test(differences: npt.ArrayLike, seed: int = 0) -> float:
         return 1.0
     size = np.abs(values)
     # Ties share the mean of their ranks.
-    ranks = np.array([(size < one).sum() + ((size == one).sum() + 1) / 2 for one in size])
+    ranks = np.array([(size < value).sum() + ((size == value).sum() + 1) / 2 for value in size])
     observed = float((ranks * np.sign(values)).sum())
     signs = np.random.default_rng(seed).choice(np.array([-1.0, 1.0]), (SIGN_FLIPS, len(values)))
     return float(((signs @ ranks >= observed - 1e-9).sum() + 1) / (SIGN_FLIPS + 1))

@@ -1,14 +1,14 @@
-"""Is B slower than A? A test over rounds that may stop whenever it likes, and is not moved by wild rounds.
+"""Is B slower than A? A sequential test over rounds that may stop at any time and is robust to outlier rounds.
 
-Each round gives one log ratio B/A per question (typical latency, tail). Sides are loaded and run in random order, so
-that a round's log ratio is symmetric about the true one, whatever the noise of the machine. Against every hypothesis
-"the true log ratio is at most m" a gambler bets a share of his money on each round lying above m; the payoff is a
-bounded, odd, increasing function of the distance, so that he cannot win on average where the hypothesis holds. By
-Ville's inequality his wealth ever reaches 1/alpha with probability alpha at most; the m that he has not beaten form a
-confidence sequence.
+Each round gives one log ratio B/A per question (typical latency, tail). A and B are loaded and run in random order, so
+that a round's log ratio is symmetric about the true one under any noise of the machine. Against every hypothesis "the
+true log ratio is at most m" a bettor stakes a share of the wealth on each round being above m. The payoff is a bounded,
+odd, increasing function of the distance, so that the wealth cannot grow on average if the hypothesis holds. By Ville's
+inequality the wealth exceeds 1/alpha at any time with probability alpha at most; the values m that have not been
+rejected form a confidence sequence.
 
-What this buys and costs: no assumption about the size of the noise, one wild round costs about three good ones, and no
-verdict before some ten rounds: 2**-n is the chance that n fair coins agree.
+The test assumes nothing about the size of the noise. One outlier round costs about three good ones, and no verdict is
+possible before some ten rounds: 2**-n is the chance that n fair coins agree.
 
 Source: Waudby-Smith and Ramdas 2024, "Estimating means of bounded random variables by betting", JRSS B 86:1; the
 betting on signs of symmetric variables goes back to de la Pena 1999, Annals of Probability 27:537; Howard, Ramdas,
@@ -31,10 +31,10 @@ Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 STAKE = 0.9
-"""The share of his wealth that the gambler bets: of 0.85 to 0.98 the surest at +5 % with wild rounds."""
+"""The share of the wealth that is bet: of 0.85 to 0.98 the value with the most power at +5 % with outlier rounds."""
 
 FIRST_SCALE = 0.005
-"""The payoff's scale while fewer than `LEARNED` rounds are known: two loads of one model differ by about 0.5 %."""
+"""The payoff's scale for the first `LEARNED` rounds: two loads of one model differ by about 0.5 %."""
 
 LEARNED = 3
 SMALLEST_SCALE = 0.001
@@ -45,10 +45,10 @@ SLOWER, FASTER, UNCHANGED, INCONCLUSIVE = range(4)
 
 @dataclass(frozen=True)
 class Rules:
-    """What is called slower, and how sure a verdict has to be.
+    """The thresholds of a verdict, and its error probability.
 
-    Percentages are slowdowns: 5 means a ratio of 1.05, and of 1/1.05 on the other side, so that mirrored inputs give
-    mirrored verdicts. ``false_alarms`` is the chance of any false *slower* or *faster* in a whole suite.
+    Percentages are slowdowns: 5 means a ratio of 1.05, and of 1/1.05 for a speed-up, so that swapped inputs give
+    swapped verdicts. ``false_alarms`` is the probability of any false *slower* or *faster* in a suite.
     """
 
     floor_pct: float = 1.0
@@ -59,13 +59,13 @@ class Rules:
 
     def __post_init__(self) -> None:
         if not 0 <= self.floor_pct < self.margin_pct:
-            raise UsageError(f"A floor of {self.floor_pct:g} % and a margin of {self.margin_pct:g} % leave no room.")
+            raise UsageError(f"The floor of {self.floor_pct:g} % must be below the margin of {self.margin_pct:g} %.")
         if not (0 < self.false_alarms < 1 and 0 < self.tail_share < 1):
-            raise UsageError("The chance of a false alarm, and the tail's share of it, lie between 0 and 1.")
+            raise UsageError("The probability of a false alarm, and the tail's share of it, must be between 0 and 1.")
         if self.fail_above_pct is not None and self.fail_above_pct < self.floor_pct:
             raise UsageError(
-                f"--fail-above {self.fail_above_pct:g} lies below the noise floor of {self.floor_pct:g} %.",
-                hint="Nothing below the floor can be told from noise.",
+                f"--fail-above {self.fail_above_pct:g} is below the noise floor of {self.floor_pct:g} %.",
+                hint="A change below the floor cannot be distinguished from noise.",
             )
 
     @property
@@ -80,18 +80,18 @@ class Rules:
 
     @property
     def fail_above(self) -> float:
-        """The slowdown, as a log ratio, from which the exit code is 1."""
+        """The slowdown, as a log ratio, above which the exit code is 1."""
         return self.floor if self.fail_above_pct is None else math.log1p(self.fail_above_pct / 100)
 
     def alphas(self, comparisons: int = 1) -> tuple[float, float]:
-        """Return the error budget of one side of each question (typical, tail) in a suite of so many comparisons."""
-        each = self.false_alarms / max(comparisons, 1) / 2
-        return each * (1 - self.tail_share), each * self.tail_share
+        """Return the one-sided error probability of each question (typical, tail) in a suite of so many comparisons."""
+        share = self.false_alarms / max(comparisons, 1) / 2
+        return share * (1 - self.tail_share), share * self.tail_share
 
 
 @dataclass(frozen=True)
 class Interval:
-    """What is known of one question: log ratios, an interval that holds whenever one stops."""
+    """The estimate of one question as a log ratio, with an interval that is valid at any stopping time."""
 
     estimate: float
     low: float
@@ -110,9 +110,9 @@ class Interval:
 
 @dataclass(frozen=True)
 class Decision:
-    """The outcome after some rounds, and what is known of both questions.
+    """The outcome after some rounds, and the estimates of both questions.
 
-    ``settled`` says that more rounds are not needed; ``by`` names the questions that decided a slower or faster.
+    ``settled`` is true if more rounds are not needed; ``by`` names the questions that are slower or faster.
     """
 
     outcome: str
@@ -125,96 +125,96 @@ class Decision:
 
     @property
     def fails(self) -> Interval:
-        """The question that counts for ``--fail-above``: the slower one of those that decided."""
-        found = {"typical": self.typical, "tail": self.tail}
-        asked = [found[name] for name in self.by] or list(found.values())
-        return max(asked, key=lambda item: item.low)
+        """The interval that ``--fail-above`` is compared with: the slower one of the questions that decided."""
+        intervals = {"typical": self.typical, "tail": self.tail}
+        deciding = [intervals[name] for name in self.by] or list(intervals.values())
+        return max(deciding, key=lambda item: item.low)
 
 
 def scales(rounds: Floats) -> Floats:
-    """Return the payoff's scale for each round, from the rounds before it alone: their robust standard deviation.
+    """Return the payoff's scale for each round, from earlier rounds only: their robust standard deviation.
 
     Args:
-        rounds: Log ratios, shape (..., n); replays lie along the leading axes.
+        rounds: Log ratios, shape (..., n); the leading axes are replays.
     """
-    found = np.full(rounds.shape, FIRST_SCALE)
+    result = np.full(rounds.shape, FIRST_SCALE)
     for index in range(LEARNED, rounds.shape[-1]):
         past = rounds[..., :index]
         deviation = np.abs(past - np.median(past, axis=-1, keepdims=True))
-        found[..., index] = np.maximum(SMALLEST_SCALE, 1.4826 * np.median(deviation, axis=-1))
-    return found
+        result[..., index] = np.maximum(SMALLEST_SCALE, 1.4826 * np.median(deviation, axis=-1))
+    return result
 
 
 def log_wealth(rounds: Floats, m: float, scale: Floats | None = None) -> Floats:
-    """Return the log of the most that a gambler against "the log ratio is at most m" has owned, after each round.
+    """Return, after each round, the log of the largest wealth so far of a bet against "the log ratio is at most m".
 
     Args:
         rounds: Log ratios, shape (..., n).
         m: The hypothesis; negate both rounds and m for "at least m".
-        scale: `scales` of the rounds, where it is known already.
+        scale: `scales` of the rounds, if computed already.
     """
     scale = scales(rounds) if scale is None else scale
     payoff = np.clip((rounds - m) / scale, -1, 1)
-    # The most so far, for Ville's inequality is about ever reaching a level.
+    # The running maximum, because Ville's inequality holds for the wealth at any time.
     return np.maximum.accumulate(np.cumsum(np.log1p(STAKE * payoff), axis=-1), axis=-1)
 
 
 def interval(rounds: Floats, alpha: float) -> Interval:
-    """Return the confidence sequence's interval after these rounds (one replay), error alpha on each side."""
+    """Return the confidence sequence's interval after these rounds (one replay), with error alpha on each side."""
     scale = scales(rounds)
-    low = _edge(rounds, scale, alpha)
-    return Interval(float(np.median(rounds)), low, -_edge(-rounds, scale, alpha))
+    low = _lower_bound(rounds, scale, alpha)
+    return Interval(float(np.median(rounds)), low, -_lower_bound(-rounds, scale, alpha))
 
 
-def _edge(rounds: Floats, scale: Floats, alpha: float) -> float:
-    """Return the largest m that the gambler has beaten, by bisection; minus infinity where he has beaten none."""
-    need = -math.log(alpha)
+def _lower_bound(rounds: Floats, scale: Floats, alpha: float) -> float:
+    """Return the largest rejected hypothesis m, by bisection; minus infinity if none is rejected."""
+    threshold = -math.log(alpha)
 
-    def beaten(m: float) -> bool:
-        return bool(log_wealth(rounds, m, scale)[-1] >= need)
+    def rejected(m: float) -> bool:
+        return bool(log_wealth(rounds, m, scale)[-1] >= threshold)
 
     below, above = float(rounds.min() - 2 * scale.max()), float(rounds.max())
-    if not beaten(below):
+    if not rejected(below):
         return -math.inf
     for _ in range(60):
         middle = (below + above) / 2
-        below, above = (middle, above) if beaten(middle) else (below, middle)
+        below, above = (middle, above) if rejected(middle) else (below, middle)
     return below
 
 
 def outcomes(typical: Floats, tail: Floats, rules: Rules, comparisons: int = 1) -> tuple[Floats, Bools]:
-    """Return the outcome after each round, and whether it is settled then; the rule that live runs and replays share.
+    """Return the outcome after each round, and whether it is settled; live runs and replays share this rule.
 
     Args:
         typical: Log ratios of the typical latency, shape (..., n).
-        tail: Of the tail, same shape.
-        rules: Floor, margin, error budget.
-        comparisons: How many comparisons share the budget.
+        tail: Log ratios of the tail, same shape.
+        rules: Noise floor, margin, error probability.
+        comparisons: How many comparisons share the error probability.
 
     Returns:
         Codes (indices into `OUTCOMES`), shape (..., n), and booleans.
     """
-    beats: list[dict[str, Bools]] = []
-    middles: list[Floats] = []
+    rejections: list[dict[str, Bools]] = []
+    medians: list[Floats] = []
     for rounds, alpha in zip((typical, tail), rules.alphas(comparisons), strict=True):
-        scale, need = scales(rounds), -math.log(alpha)
+        scale, threshold = scales(rounds), -math.log(alpha)
         levels = {"floor": rules.floor, "fail": rules.fail_above, "margin": -rules.margin}
-        up = {f"above {name}": log_wealth(rounds, m, scale) >= need for name, m in levels.items()}
-        down = {f"below {name}": log_wealth(-rounds, m, scale) >= need for name, m in levels.items()}
-        middles.append(np.abs(_running_median(rounds)))
-        beats.append({**up, **down})
-    one, two = beats
-    slower = one["above floor"] | two["above floor"]
-    faster = one["below floor"] | two["below floor"]
-    inside = one["above margin"] & one["below margin"] & two["above margin"] & two["below margin"]
+        above = {f"above {name}": log_wealth(rounds, m, scale) >= threshold for name, m in levels.items()}
+        below = {f"below {name}": log_wealth(-rounds, m, scale) >= threshold for name, m in levels.items()}
+        medians.append(np.abs(_running_median(rounds)))
+        rejections.append({**above, **below})
+    center, extreme = rejections
+    slower = center["above floor"] | extreme["above floor"]
+    faster = center["below floor"] | extreme["below floor"]
+    inside = center["above margin"] & center["below margin"] & extreme["above margin"] & extreme["below margin"]
     code = np.full(typical.shape, INCONCLUSIVE)
     code[inside] = UNCHANGED
     code[slower & ~faster] = SLOWER
     code[faster & ~slower] = FASTER
     code[slower & faster] = INCONCLUSIVE
-    # Between the floor and the margin a slowdown may still show itself: go on while the middle points there.
-    calm = inside & (middles[0] <= rules.floor) & (middles[1] <= rules.margin / 2)
-    past_fail = one["above fail"] | two["above fail"] | one["below fail"] | two["below fail"]
+    # A slowdown between the floor and the margin may still be proved: go on while the median is there.
+    calm = inside & (medians[0] <= rules.floor) & (medians[1] <= rules.margin / 2)
+    past_fail = center["above fail"] | extreme["above fail"] | center["below fail"] | extreme["below fail"]
     settled = ((slower | faster) & past_fail) | (slower & faster) | (calm & ~slower & ~faster)
     return code, settled
 
@@ -224,13 +224,13 @@ def _running_median(rounds: Floats) -> Floats:
 
 
 def judge(typical: Floats, tail: Floats, rules: Rules, comparisons: int = 1) -> Decision:
-    """Return what the rounds so far say.
+    """Return the decision after the rounds so far.
 
     Args:
         typical: Log ratios B/A of the typical latency, one per round.
-        tail: Of the tail, one per round.
-        rules: Floor, margin, error budget.
-        comparisons: How many comparisons share the budget.
+        tail: Log ratios of the tail, one per round.
+        rules: Noise floor, margin, error probability.
+        comparisons: How many comparisons share the error probability.
 
     Raises:
         UsageError: There is no round, or a ratio is not finite.
@@ -240,27 +240,27 @@ def judge(typical: Floats, tail: Floats, rules: Rules, comparisons: int = 1) -> 
         raise UsageError("A verdict needs one finite log ratio of each question for every round, and one round.")
     codes, settled = outcomes(typical, tail, rules, comparisons)
     first, second = rules.alphas(comparisons)
-    found = {"typical": interval(typical, first), "tail": interval(tail, second)}
+    intervals = {"typical": interval(typical, first), "tail": interval(tail, second)}
     outcome = OUTCOMES[int(codes[-1])]
-    slower = tuple(name for name, item in found.items() if item.outcome(rules) == "slower")
-    faster = tuple(name for name, item in found.items() if item.outcome(rules) == "faster")
+    slower = tuple(name for name, item in intervals.items() if item.outcome(rules) == "slower")
+    faster = tuple(name for name, item in intervals.items() if item.outcome(rules) == "faster")
     reason = ""
     if slower and faster:
         reason = f"{slower[0]} latency is slower, {faster[0]} latency faster"
     elif outcome == "inconclusive":
-        reason = _why_open(found, rules, len(typical))
+        reason = _reason_open(intervals, rules, len(typical))
     by = {"slower": slower, "faster": faster}.get(outcome, ())
-    return Decision(outcome, bool(settled[-1]), found["typical"], found["tail"], len(typical), by, reason)
+    return Decision(outcome, bool(settled[-1]), intervals["typical"], intervals["tail"], len(typical), by, reason)
 
 
-def _why_open(found: dict[str, Interval], rules: Rules, rounds: int) -> str:
-    unbounded = [name for name, item in found.items() if math.isinf(item.low) or math.isinf(item.high)]
+def _reason_open(intervals: dict[str, Interval], rules: Rules, rounds: int) -> str:
+    unbounded = [name for name, item in intervals.items() if math.isinf(item.low) or math.isinf(item.high)]
     if unbounded:
         return f"{rounds} round(s) are too few to bound the {' and the '.join(unbounded)} latency"
-    wide = [name for name, item in found.items() if item.high >= rules.margin or item.low <= -rules.margin]
-    return f"the interval of the {' and the '.join(wide)} latency reaches beyond the margin"
+    wide = [name for name, item in intervals.items() if item.high >= rules.margin or item.low <= -rules.margin]
+    return f"the interval of the {' and the '.join(wide)} latency extends beyond the margin"
 
 
 def smallest_detectable(item: Interval, rules: Rules) -> float:
-    """Return the smallest slowdown, as a log ratio, whose interval of this width would have lain above the floor."""
+    """Return the smallest slowdown, as a log ratio, that an interval of this width proves to be above the floor."""
     return rules.floor + (item.estimate - item.low)

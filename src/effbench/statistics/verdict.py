@@ -1,4 +1,4 @@
-"""What a comparison found: the records that `compare` and `gate` return, and that reports render.
+"""The result of a comparison: the records that `compare` and `gate` return, and that reports render.
 
 Only the standard library is imported here.
 """
@@ -16,10 +16,10 @@ WHEN_INCONCLUSIVE = {"code": 3, "pass": 0, "fail": 1}
 
 @dataclass(frozen=True)
 class Ratio:
-    """One question: the ratio of B to A, the interval that holds whenever one stops, and what it could have seen.
+    """The ratio of B to A for one question, with an interval that is valid at any stopping time.
 
-    ``low`` or ``high`` is None where the rounds were too few to bound it. ``smallest_detectable_pct`` is the smallest
-    slowdown whose interval of this width would have lain above the noise floor.
+    ``low`` or ``high`` is None if there were too few rounds to bound it. ``smallest_detectable_pct`` is the smallest
+    slowdown that an interval of this width proves to be above the noise floor.
     """
 
     question: str
@@ -32,7 +32,7 @@ class Ratio:
 
 @dataclass(frozen=True)
 class LayerChange:
-    """A layer's share of a slowdown: microseconds per inference on either side, measured in pairs."""
+    """A layer's share of a slowdown: its microseconds per inference in A and in B, measured in pairs."""
 
     name: str
     operator: str
@@ -41,16 +41,16 @@ class LayerChange:
 
     @property
     def change_us(self) -> float:
-        """How much slower the layer became."""
+        """How much slower the layer became, in microseconds."""
         return self.b_us - self.a_us
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """Where a slowdown comes from: operators that came and went, and the layers that carry it.
+    """The causes of a slowdown: operators that were added or removed, and the layers that became slower.
 
-    ``operators`` maps an operator to how many more (or fewer) the graph has as given, ``executed`` as the runtime runs
-    it after its own fusions. ``unknown_reason`` says why layers could not be timed.
+    ``operators`` maps an operator to the change of its count in the graph, ``executed`` in the graph that the runtime
+    runs after its fusions. ``unknown_reason`` states why layers could not be timed.
     """
 
     operators: dict[str, int] = field(default_factory=dict)
@@ -75,7 +75,7 @@ class BudgetCheck:
 
 @dataclass(frozen=True)
 class Verdict:
-    """How one comparison ended. ``identical`` means that equal files run on an equal runtime, so nothing was timed."""
+    """The result of one comparison. ``identical`` means equal files on an equal runtime, so that nothing was timed."""
 
     name: str
     outcome: str
@@ -98,12 +98,12 @@ class Verdict:
     why: Explanation | None = None
     notes: tuple[str, ...] = ()
     round_ratios: tuple[tuple[float, float], ...] = ()
-    """Log ratio (typical, tail) of every round: the evidence itself."""
+    """Log ratios (typical, tail) of every round."""
 
 
 @dataclass(frozen=True)
 class ComparisonReport:
-    """The verdicts of a suite, the rules they were made by, and where."""
+    """The verdicts of a suite with the thresholds, the machine and the settings."""
 
     a: str
     b: str
@@ -119,12 +119,12 @@ class ComparisonReport:
     interrupted: bool = False
 
     def exit_code(self) -> int:
-        """Return what the command ends with: the most serious verdict's code."""
+        """Return the exit code of the command: that of the most serious verdict."""
         return worst_exit_code(code_of(item, self.inconclusive) for item in self.verdicts)
 
 
 def code_of(item: Verdict, when_inconclusive: str = "code") -> int:
-    """Return the exit code of one verdict: 1 regressed or a bound missed, 3 inconclusive, its own where it failed."""
+    """Return the exit code of one verdict: 1 for a regression or a missed budget, 3 inconclusive, its own if failed."""
     if item.outcome == FAILED:
         return item.exit_code or 5
     if item.fails or any(budget.status == "missed" for budget in item.budgets):
