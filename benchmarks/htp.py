@@ -25,7 +25,7 @@ from effbench.deploy.interpreter import Interpreter
 from effbench.deploy.precision.half import to_fp16
 from effbench.deploy.precision.quantize import to_a16w8
 from effbench.deploy.targets.qnn import snapdragon
-from effbench.deploy.targets.qnn.htp import prepared
+from effbench.deploy.targets.qnn.htp import prepare
 from effbench.deploy.targets.qnn.target import DEFAULT_HTP, compile_context
 
 SHAPE = (1, 64, 32, 32)
@@ -65,7 +65,7 @@ def on_the_htp(model: onnx.ModelProto, x: Array, htp: str) -> Array:
 
 def on_both(model: onnx.ModelProto, x: Array, precision: str, htp: str) -> dict[str, Array | None]:
     """Return what the HTP makes of a graph as it is, and written out where that changes it."""
-    written = prepared(model)
+    written = prepare(model)
     changed = len(written.graph.node) > len(model.graph.node)
     return {
         f"{precision}, native": on_the_htp(model, x, htp),

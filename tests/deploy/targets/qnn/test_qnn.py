@@ -14,7 +14,7 @@ from small_graphs import SIDE, attention, converted, graph_artifact, product
 from effbench.deploy.artifact import fidelity, placement
 from effbench.deploy.precision.quantize import to_a16w8
 from effbench.deploy.targets.qnn import snapdragon
-from effbench.deploy.targets.qnn.htp import prepared
+from effbench.deploy.targets.qnn.htp import prepare
 from effbench.deploy.targets.qnn.target import ENTRY, TARGET, compile_context
 from effbench.errors import ConversionError, DataError, EffbenchError, UnavailableError, UnsupportedError, UsageError
 from effbench.schema import Artifact, InputShapes
@@ -33,8 +33,8 @@ def context(home: Path) -> Artifact:
 
 
 @pytest.fixture
-def own(context: Artifact, tmp_path: Path) -> Artifact:
-    """The context binary in a folder of its own, free to be damaged."""
+def copy(context: Artifact, tmp_path: Path) -> Artifact:
+    """A copy of the context binary, to be damaged."""
     for name in context.files:
         (tmp_path / name).write_bytes((context.folder / name).read_bytes())
     return replace(context, folder=tmp_path)
@@ -50,44 +50,44 @@ def test_linear_attention_is_one_context_with_nothing_on_the_cpu(context: Artifa
 
 
 @pytest.mark.skipif(not snapdragon.simulated(), reason="a real HTP may be here")
-def test_on_the_simulator_it_is_still_the_same_model_and_says_that_it_is_one(context: Artifact) -> None:
+def test_a_simulated_session_is_the_same_model_and_marked(context: Artifact) -> None:
     session = TARGET.open(context, 1, {})
     assert session.simulated is True
     assert session.placement()["simulated"] is True
     reference = fidelity.load_reference(context.folder.with_name("small-fp16") / fidelity.REFERENCE)
-    found = fidelity.check(session, reference, 1, context.inputs[0], context.preprocessing, "fp16")
-    assert found.cosine > 0.9999
-    assert found.finite
-    assert found.repeatable
+    record = fidelity.check(session, reference, 1, context.inputs[0], context.preprocessing, "fp16")
+    assert record.cosine > 0.9999
+    assert record.finite
+    assert record.repeatable
     session.close()
     assert "simulator" in str(TARGET.measurable())
 
 
-def test_operators_are_written_out_unless_native_ones_are_asked_for(home: Path, context: Artifact) -> None:
+def test_operators_are_decomposed_unless_native_ones_are_set(home: Path, context: Artifact) -> None:
     native = converted(graph_artifact(home / "native", attention(), "fp16"), TARGET, operators="native")
-    ours, theirs = (item.placement["operators"]["HTP"] for item in (context, native))
-    assert (ours.get("Gelu", 0), theirs["Gelu"]) == (0, 1)
-    assert ours["Tanh"] == 1
+    decomposed, kept = (item.placement["operators"]["HTP"] for item in (context, native))
+    assert (decomposed.get("Gelu", 0), kept["Gelu"]) == (0, 1)
+    assert decomposed["Tanh"] == 1
     assert "1 Gelu" in context.subject.notes[0]
     assert native.subject.notes == ()
 
 
 def test_integers_at_the_border_are_no_fallback(tmp_path: Path) -> None:
-    """Only Quantize and Dequantize of the float input and output stay on the CPU."""
+    """Only QuantizeLinear and DequantizeLinear of the float input and output run on the CPU."""
     model = attention()
     rng = np.random.default_rng(0)
     feeds = [{"image": rng.normal(size=(1, 3, SIDE, SIDE)).astype(np.float32)} for _ in range(4)]
     graph = graph_artifact(tmp_path, to_a16w8(model, feeds), "a16w8", model)
-    made = converted(graph, TARGET)
-    assert len(made.placement["border_operators"]) == 2
-    assert made.placement["fallback"] == {}
-    assert made.placement["partitions"] == 1
-    placement.check(made.placement, made.name)
+    artifact = converted(graph, TARGET)
+    assert len(artifact.placement["border_operators"]) == 2
+    assert artifact.placement["fallback"] == {}
+    assert artifact.placement["partitions"] == 1
+    placement.check(artifact.placement, artifact.name)
 
 
 @pytest.mark.skipif(not snapdragon.simulated(), reason="a real HTP may be here")
-@pytest.mark.parametrize(("htp", "nearer"), [("v68", 1.5), ("v75", 3)])
-def test_products_of_activations_keep_16_bits(tmp_path: Path, htp: str, nearer: float) -> None:
+@pytest.mark.parametrize(("htp", "improvement"), [("v68", 1.5), ("v75", 3)])
+def test_products_of_activations_keep_16_bits(tmp_path: Path, htp: str, improvement: float) -> None:
     model = product(-4.0, 4.0, "com.microsoft")
     rng = np.random.default_rng(0)
     feeds = {"a": rng.normal(size=(2, 5, 16)), "b": rng.uniform(-4, 4, (2, 16, 7))}
@@ -96,11 +96,11 @@ def test_products_of_activations_keep_16_bits(tmp_path: Path, htp: str, nearer: 
     for exact in (True, False):
         source, out = tmp_path / f"{exact}.onnx", tmp_path / str(exact)
         out.mkdir()
-        onnx.save(prepared(model, exact), source)
+        onnx.save(prepare(model, exact), source)
         compile_context(source, out, htp)
         session = ort.InferenceSession(str(out / ENTRY), snapdragon.session_options(htp, {}))
         errors[exact] = np.abs(session.run(None, feeds)[0] - feeds["a"] @ feeds["b"]).max()
-    assert errors[True] < errors[False] / nearer
+    assert errors[True] < errors[False] / improvement
 
 
 def test_each_architecture_has_its_own_binary(home: Path, context: Artifact) -> None:
@@ -110,7 +110,7 @@ def test_each_architecture_has_its_own_binary(home: Path, context: Artifact) -> 
 
 
 @pytest.mark.parametrize("soc", snapdragon.SOCS, ids=[soc.name for soc in snapdragon.SOCS])
-def test_qnn_compiles_half_precision_for_the_chips_that_are_said_to_have_it(soc: snapdragon.Soc, home: Path) -> None:
+def test_qnn_compiles_half_precision_for_the_chips_listed_with_it(soc: snapdragon.Soc, home: Path) -> None:
     source, out = graph_artifact(home / soc.name, attention(), "fp16").path, home / f"{soc.name}-context"
     out.mkdir()
     if soc.half:
@@ -125,14 +125,14 @@ def test_a_chip_without_half_precision_takes_a16w8(home: Path, tmp_path: Path) -
         converted(graph_artifact(home, attention(), "fp16"), TARGET, htp="QCM6490")
     feeds = [{"image": np.random.default_rng(0).normal(size=(1, 3, SIDE, SIDE)).astype(np.float32)}]
     graph = graph_artifact(tmp_path, to_a16w8(attention(), feeds), "a16w8", attention())
-    made = converted(graph, TARGET, htp="QCM6490")
-    assert (made.placement["htp"], made.placement["soc"]) == ("v68", "QCM6490")
-    assert TARGET.open(made, 1, {})(feeds[0])["output"].shape == (1, 10)
+    artifact = converted(graph, TARGET, htp="QCM6490")
+    assert (artifact.placement["htp"], artifact.placement["soc"]) == ("v68", "QCM6490")
+    assert TARGET.open(artifact, 1, {})(feeds[0])["output"].shape == (1, 10)
 
 
-def test_that_islands_are_computed_in_half_is_said(home: Path) -> None:
+def test_a_note_states_that_islands_are_computed_in_half(home: Path) -> None:
     graph = graph_artifact(home, attention(), "fp16")
-    note = "the HTP has no fp32 and computes the islands in half"
+    note = "the HTP has no fp32 and computes the fp32 islands in half precision"
     assert note in converted(replace(graph, placement={"fp32_islands": ["x"]}), TARGET).subject.notes
     assert note not in converted(graph, TARGET).subject.notes
 
@@ -140,12 +140,12 @@ def test_that_islands_are_computed_in_half_is_said(home: Path) -> None:
 @pytest.mark.parametrize(
     "options", [{"htp": "v74"}, {"htp": "SM0000"}, {"htp": "75"}, {"fallback": "perhaps"}, {"operators": "fast"}]
 )
-def test_options_that_mean_nothing_are_refused(context: Artifact, options: dict[str, str], tmp_path: Path) -> None:
+def test_invalid_options_are_refused(context: Artifact, options: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         TARGET.convert(context, tmp_path, options)
 
 
-def test_what_the_htp_has_not_is_unsupported(home: Path, tmp_path: Path) -> None:
+def test_what_the_htp_lacks_is_unsupported(home: Path, tmp_path: Path) -> None:
     for precision in ("fp32", "int8"):
         with pytest.raises(UnsupportedError, match=TARGET.refuses[precision]):
             TARGET.convert(graph_artifact(home, attention(), precision), tmp_path, {})
@@ -153,34 +153,34 @@ def test_what_the_htp_has_not_is_unsupported(home: Path, tmp_path: Path) -> None
         TARGET.convert(graph_artifact(home, attention(batch=None), "fp16"), tmp_path, {})
 
 
-def test_an_operator_left_to_the_cpu_is_named_and_refused_unless_allowed(tmp_path: Path) -> None:
+def test_an_operator_on_the_cpu_is_refused_unless_allowed(tmp_path: Path) -> None:
     graph = graph_artifact(tmp_path, attention(extra="Asinh"), "fp16")
-    with pytest.raises(ConversionError, match=r"left to the CPU: odd_one \(Asinh\) \(1 of them, 2 contexts"):
+    with pytest.raises(ConversionError, match=r"1 operators run on the CPU: odd_one \(Asinh\) \(2 contexts"):
         converted(graph, TARGET)
-    made = converted(graph, TARGET, fallback="yes")
-    assert made.placement["cpu_operators"] == ["odd_one (Asinh)"]
-    assert made.placement["operators"]["CPU"] == {"Asinh": 1}
+    artifact = converted(graph, TARGET, fallback="yes")
+    assert artifact.placement["cpu_operators"] == ["odd_one (Asinh)"]
+    assert artifact.placement["operators"]["CPU"] == {"Asinh": 1}
     feeds = {"image": np.ones((1, 3, SIDE, SIDE), np.float32)}
-    assert TARGET.open(made, 1, {})(feeds)["output"].shape == (1, 10)
+    assert TARGET.open(artifact, 1, {})(feeds)["output"].shape == (1, 10)
 
 
 @pytest.mark.parametrize("size", [0, 1000])
-def test_a_cut_context_binary_is_refused(own: Artifact, size: int) -> None:
-    binary = own.folder / "model_qnn.bin"
+def test_a_truncated_context_binary_is_refused(copy: Artifact, size: int) -> None:
+    binary = copy.folder / "model_qnn.bin"
     binary.write_bytes(binary.read_bytes()[:size])
     with pytest.raises(DataError, match="QNN does not load it"):
-        TARGET.open(own, 1, {})
+        TARGET.open(copy, 1, {})
 
 
-def test_a_missing_context_binary_is_refused(own: Artifact) -> None:
-    (own.folder / "model_qnn.bin").unlink()
+def test_a_missing_context_binary_is_refused(copy: Artifact) -> None:
+    (copy.folder / "model_qnn.bin").unlink()
     with pytest.raises(EffbenchError, match="QNN does not load it"):
-        TARGET.open(own, 1, {})
+        TARGET.open(copy, 1, {})
 
 
 def test_a_context_of_a_newer_sdk_is_not_loaded(context: Artifact) -> None:
     newer = replace(context, placement={**context.placement, "sdk": "99.0.0"})
-    with pytest.raises(UnavailableError, match=r"was built by QNN 99\.0\.0; QNN .* here is older"):
+    with pytest.raises(UnavailableError, match=r"was built by QNN 99\.0\.0; the installed QNN .* is older"):
         TARGET.open(newer, 1, {})
 
 
@@ -189,10 +189,10 @@ def test_a_context_of_a_newer_sdk_is_not_loaded(context: Artifact) -> None:
     [("2.51.0", "2.51.0", False), ("2.9.0", "2.51.0", True), ("2.51.0", "2.9.0", False), ("2.51.0", "0", False)],
 )
 def test_versions_are_compared_by_their_numbers(version: str, than: str, expected: bool) -> None:
-    assert snapdragon.older(version, than) is expected
+    assert snapdragon.is_older(version, than) is expected
 
 
-def test_the_license_is_pointed_to_and_nothing_of_it_is_ours() -> None:
+def test_the_license_is_named_and_not_in_the_repository() -> None:
     path = snapdragon.license_path()
     assert path is not None
     assert path.is_file()
@@ -203,14 +203,14 @@ def test_the_license_is_pointed_to_and_nothing_of_it_is_ours() -> None:
     assert "libQnn" not in tracked
 
 
-def test_the_simulator_takes_a_stated_number_of_images(context: Artifact) -> None:
+def test_a_check_on_the_simulator_runs_a_few_images(context: Artifact) -> None:
     session = TARGET.open(context, 1, {})
     images = fidelity.reference_images(9, 3, (SIDE, SIDE))
     reference = (images, {"output": np.arange(90.0).reshape(9, 10)}, "engine")
     few, outputs, engine = fidelity.first(reference, session.max_images, 1)
     assert len(few) == len(outputs["output"]) == session.max_images == 4
     assert engine == "engine"
-    assert len(fidelity.first(reference, 4, 3)[0]) == 6  # whole batches
+    assert len(fidelity.first(reference, 4, 3)[0]) == 6  # full batches
     large = replace(context, subject=replace(context.subject, shapes=InputShapes((512, 512))))
     assert TARGET.open(large, 1, {}).max_images == 2
     assert fidelity.first(reference, None, 1) is reference

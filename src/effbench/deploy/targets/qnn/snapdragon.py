@@ -1,7 +1,7 @@
 """onnxruntime-qnn as this project uses it: the HTP of a Snapdragon, or its simulator on x86-64.
 
-The simulator computes what the NPU would, and takes seconds for it: right for fidelity and placement, worthless for
-latency. Written from the provider's documentation; run on the simulator alone (docs/how-to/qnn.md).
+The simulator computes the NPU's results and needs seconds for an image: valid for fidelity and placement, worthless
+for latency. Written from the provider's documentation; run on the simulator only (docs/how-to/qnn.md).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from effbench.deploy import installed
 from effbench.errors import MissingDependencyError, UnavailableError, unknown_name
 
 PACKAGE, MODULE, PROVIDER = "onnxruntime-qnn", "onnxruntime_qnn", "QNNExecutionProvider"
@@ -21,7 +22,7 @@ PACKAGE, MODULE, PROVIDER = "onnxruntime-qnn", "onnxruntime_qnn", "QNNExecutionP
 
 @dataclass(frozen=True)
 class Soc:
-    """A chip: its name, QNN's number of it, the architecture of its HTP, and whether it has half precision."""
+    """A chip: its name, its number in QNN, the architecture of its HTP, and whether it has half precision."""
 
     name: str
     number: int
@@ -52,38 +53,38 @@ SOCS = (
     Soc("SAR2230P", 95, "v81", half=False),
     Soc("SW6100", 96, "v81", half=False),
 )
-"""Chips that a context binary can be compiled for; the first of an architecture stands for it.
+"""Chips that a context binary can be compiled for; the first of an architecture is its default.
 
 Source: the chip table of executorch's Qualcomm backend (backends/qualcomm/serialization/qc_schema.py);
-which of them have no half precision says QNN 2.51, which refuses it there (tests/deploy/test_qnn.py).
+whether a chip has half precision: QNN 2.51 compiles it or refuses it (tests/deploy/targets/qnn/test_qnn.py).
 """
-HTPS = tuple(dict.fromkeys(one.htp for one in SOCS))
+HTPS = tuple(dict.fromkeys(chip.htp for chip in SOCS))
 
 
 def soc(name: str) -> Soc:
-    """Return the chip of a name, or the one that stands for an architecture.
+    """Return the chip with a name, or the default chip of an architecture.
 
     Raises:
-        UsageError: There is neither.
+        UsageError: The name is neither.
     """
-    for one in SOCS:
-        if name in (one.name, one.htp):
-            return one
-    raise unknown_name(name, [*HTPS, *(one.name for one in SOCS)], "HTP or chip")
+    for chip in SOCS:
+        if name in (chip.name, chip.htp):
+            return chip
+    raise unknown_name(name, [*HTPS, *(chip.name for chip in SOCS)], "HTP or chip")
 
 
 def simulated() -> bool:
-    """Tell whether the HTP of this machine is the simulator: everywhere but on Arm."""
+    """Return whether the HTP of this machine is the simulator: everywhere except on Arm."""
     return platform.machine().lower() not in ("aarch64", "arm64")
 
 
 def missing() -> str | None:
-    """Return None where the provider is installed, else what is not; nothing is imported."""
-    return None if find_spec(MODULE) else f"the package '{PACKAGE}' is not installed"
+    """Return None if the provider is installed, else the reason; nothing is imported."""
+    return None if installed(MODULE) else f"the package '{PACKAGE}' is not installed"
 
 
 def license_path() -> Path | None:
-    """Return where Qualcomm's license lies in the installed package, or None; nothing of it is copied anywhere."""
+    """Return the path of Qualcomm's license in the installed package, or None; effbench copies nothing of it."""
     spec = find_spec(MODULE)
     if spec is None or spec.origin is None:
         return None
@@ -113,7 +114,7 @@ def session_options(name: str, config: Mapping[str, str]) -> Any:
 
     Raises:
         MissingDependencyError: onnxruntime or onnxruntime-qnn is not installed.
-        UnavailableError: The provider shows no device.
+        UnavailableError: The provider lists no device.
         UsageError: There is no such chip.
     """
     try:
@@ -125,7 +126,7 @@ def session_options(name: str, config: Mapping[str, str]) -> Any:
         ort.register_execution_provider_library(PROVIDER, qnn.get_library_path())
     devices = [device for device in ort.get_ep_devices() if device.ep_name == PROVIDER]
     if not devices:
-        raise UnavailableError("The QNN provider is installed, but shows no device here.")
+        raise UnavailableError("The QNN provider is installed, but lists no device here.")
     chip = soc(name)
     options = ort.SessionOptions()
     options.log_severity_level = 4
@@ -141,27 +142,27 @@ def session_options(name: str, config: Mapping[str, str]) -> Any:
     return options
 
 
-def assigned(session: Any) -> dict[str, Any]:
-    """Say where the operators of a graph went when it was compiled, in ONNX Runtime's own account.
+def assignment(session: Any) -> dict[str, Any]:
+    """Return where the operators of a compiled graph run, as ONNX Runtime reports it.
 
-    The layout transposes that ONNX Runtime puts around the partitions are counted with the others.
+    The layout transposes that ONNX Runtime adds around the partitions are counted too.
 
     Returns:
         ``operators`` (unit -> operator type -> count), ``partitions`` on the HTP, and ``cpu_operators`` by name.
     """
     units: dict[str, Counter[str]] = {}
-    partitions, left = 0, []
-    for part in session.get_provider_graph_assignment_info():
-        unit = "HTP" if part.ep_name == PROVIDER else "CPU"
-        nodes = part.get_nodes()
+    partitions, on_cpu = 0, []
+    for partition in session.get_provider_graph_assignment_info():
+        unit = "HTP" if partition.ep_name == PROVIDER else "CPU"
+        nodes = partition.get_nodes()
         units.setdefault(unit, Counter()).update(node.op_type for node in nodes)
         partitions += unit == "HTP"
-        left += [f"{node.name or '?'} ({node.op_type})" for node in nodes if unit == "CPU"]
-    counted = {unit: dict(sorted(found.items())) for unit, found in sorted(units.items())}
-    return {"operators": counted, "partitions": partitions, "cpu_operators": sorted(left)}
+        on_cpu += [f"{node.name or '?'} ({node.op_type})" for node in nodes if unit == "CPU"]
+    operators = {unit: dict(sorted(counts.items())) for unit, counts in sorted(units.items())}
+    return {"operators": operators, "partitions": partitions, "cpu_operators": sorted(on_cpu)}
 
 
-def older(version: str, than: str) -> bool:
+def is_older(version: str, than: str) -> bool:
     """Compare versions such as ``2.51.0`` by their numbers."""
     left, right = ([int(part) for part in text.split(".") if part.isdecimal()] for text in (version, than))
     return left < right

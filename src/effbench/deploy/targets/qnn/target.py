@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from effbench.deploy import Array, Converted, Session, Target
+from effbench.deploy import Array, Converted, Session, Target, abbreviate
 from effbench.deploy.artifact.placement import record
 from effbench.deploy.graph import onnx_file
 from effbench.deploy.targets.qnn import snapdragon
-from effbench.deploy.targets.qnn.htp import PRODUCT, WRITTEN_OUT, prepared
+from effbench.deploy.targets.qnn.htp import DECOMPOSITIONS, PRODUCT, prepare
 from effbench.errors import (
     ConversionError,
     DataError,
@@ -25,10 +26,8 @@ from effbench.schema import Artifact
 
 ENTRY = "model.onnx"
 DEFAULT_HTP = "v75"
-
-
 IMAGES, IMAGES_OF_LARGE, LARGE_PX = 4, 2, 256
-"""How many images a fidelity check takes on the simulator, which needs seconds for each, or minutes."""
+"""How many images a fidelity check runs on the simulator, which needs seconds or minutes for each."""
 
 
 class QnnSession(Session):
@@ -37,21 +36,21 @@ class QnnSession(Session):
     def __init__(self, artifact: Artifact) -> None:
         chip = artifact.placement.get("soc", DEFAULT_HTP)
         built = str(artifact.placement.get("sdk", "0"))
-        if snapdragon.older(snapdragon.sdk_version(), built):
+        if snapdragon.is_older(snapdragon.sdk_version(), built):
             raise UnavailableError(
-                f"{artifact.name} was built by QNN {built}; QNN {snapdragon.sdk_version()} here is older.",
+                f"{artifact.name} was built by QNN {built}; the installed QNN {snapdragon.sdk_version()} is older.",
                 hint="Install a newer onnxruntime-qnn, or export again.",
             )
-        # Without it a context that does not load would quietly become an error about the CPU, or a CPU session.
-        alone = {} if artifact.placement.get("cpu_operators") else {"session.disable_cpu_ep_fallback": "1"}
-        options = snapdragon.session_options(chip, alone)
+        # Without this entry a context that does not load becomes an error of the CPU provider, or a CPU session.
+        no_fallback = {} if artifact.placement.get("cpu_operators") else {"session.disable_cpu_ep_fallback": "1"}
+        options = snapdragon.session_options(chip, no_fallback)
         import onnxruntime as ort
 
         try:
             self._session = ort.InferenceSession(str(artifact.path), options)
         except Exception as error:
-            # onnxruntime raises classes of its own that share no public root.
-            raise DataError(f"{artifact.path}: QNN does not load it: {_words(error)}") from error
+            # The exception classes of onnxruntime share no public base class.
+            raise DataError(f"{artifact.path}: QNN does not load it: {_message(error)}") from error
         if self._session.get_providers()[0] != snapdragon.PROVIDER:
             raise UnavailableError(f"ONNX Runtime left the QNN provider for {self._session.get_providers()[0]}.")
         self._names = [output.name for output in self._session.get_outputs()]
@@ -64,7 +63,7 @@ class QnnSession(Session):
         return dict(zip(self._names, self._session.run(None, feeds), strict=True))
 
     def placement(self) -> dict[str, Any]:
-        """Name the providers, and say whether the HTP is the simulator."""
+        """Return the providers, and whether the HTP is the simulator."""
         return {"providers": self._session.get_providers(), "simulated": self.simulated}
 
     def close(self) -> None:
@@ -82,30 +81,30 @@ class QnnTarget(Target):
     precision = "fp16"
     options: Mapping[str, str] = {
         "htp": f"HTP architecture ({', '.join(snapdragon.HTPS)}) or chip (docs/how-to/qnn.md); default {DEFAULT_HTP}",
-        "operators": "exact writes what the HTP rounds badly in what it rounds well: in fp16 Gelu, HardSwish, Sigmoid, "
-        "SiLU, Softmax and Tanh, in a16w8 products of two activations; native leaves them; default exact",
+        "operators": "exact (default) decomposes what the HTP rounds badly: in fp16 Gelu, HardSwish, Sigmoid, SiLU, "
+        "Softmax and Tanh, in a16w8 products of two activations; native keeps them",
         "fallback": "what --allow-fallback sets: yes leaves to the CPU what the HTP does not run; default no",
     }
     refuses: Mapping[str, str] = {
-        "fp32": "the HTP has no fp32, it would compute in half",
-        "int8": "the HTP wants every operator quantized and one scale for a tensor of activations, which a16w8 has; "
-        "int8 quantizes convolutions and products alone",
+        "fp32": "the HTP has no fp32 and would compute in half precision",
+        "int8": "the HTP needs every operator quantized, with one scale per activation tensor, as in a16w8; "
+        "int8 quantizes only convolutions and products",
     }
 
     @property
     def license(self) -> str | None:
-        """Say under which license the toolkit came and where its text lies; None where it is not installed."""
+        """The license of the toolkit and the path of its text; None if it is not installed."""
         path = snapdragon.license_path()
         return None if path is None else f"Qualcomm's own, not redistributed by effbench: {path}"
 
     def available(self) -> str | None:
-        """Tell whether context binaries can be built here: wherever onnxruntime-qnn is installed."""
+        """Return None if context binaries can be built here: wherever onnxruntime-qnn is installed."""
         return snapdragon.missing()
 
     def measurable(self) -> str | None:
-        """Tell whether a latency can be measured here: on a Snapdragon, never on the simulator."""
+        """Return None if a latency can be measured here: on a Snapdragon, never on the simulator."""
         if snapdragon.simulated():
-            return "the HTP of this machine is a simulator, whose times say nothing; measure on a Snapdragon"
+            return "the HTP of this machine is a simulator, whose times are meaningless; measure on a Snapdragon"
         return snapdragon.missing()
 
     def simulates(self) -> bool:
@@ -116,13 +115,12 @@ class QnnTarget(Target):
         """Compile the graph into a context binary for one HTP architecture.
 
         Raises:
-            ConversionError: The provider refuses the graph, or leaves operators to the CPU without leave.
+            ConversionError: The provider refuses the graph, or leaves operators to the CPU without permission.
             MissingDependencyError: onnxruntime-qnn is not installed.
-            UnsupportedError: A precision of `refuses` was asked for, or an open batch, which the HTP has not; or a
-                precision that the chip has not.
-            UsageError: An option's value means nothing.
+            UnsupportedError: The precision is one of `refuses`, the batch is open, or the chip lacks the precision.
+            UsageError: An option's value is invalid.
         """
-        soc = chosen(options)
+        soc = chip_of(options)
         precision = graph.subject.storage_precision
         if snapdragon.missing():
             raise MissingDependencyError("Target 'qnn'", snapdragon.PACKAGE, self.extra)
@@ -137,14 +135,14 @@ class QnnTarget(Target):
             path = Path(scratch) / graph.path.name
             notes = _prepare(graph.path, path, exact=options.get("operators", "exact") == "exact")
             if graph.placement.get("fp32_islands"):
-                notes = (*notes, "the HTP has no fp32 and computes the islands in half")
+                notes = (*notes, "the HTP has no fp32 and computes the fp32 islands in half precision")
             placement |= compile_context(path, out, soc.name)
         _check_fallback(placement, options.get("fallback", "no") == "yes")
-        # Of quantized operators the provider does not say what they compute in.
+        # The provider does not report the precision that quantized operators compute in.
         return Converted(ENTRY, precision, "fp16" if precision == "fp16" else None, placement, notes)
 
     def open(self, artifact: Artifact, threads: int, options: Mapping[str, str]) -> QnnSession:
-        """Load a context binary, onto the simulator where there is no NPU.
+        """Load a context binary, onto the simulator if there is no NPU.
 
         Raises:
             DataError: It is damaged.
@@ -155,11 +153,11 @@ class QnnTarget(Target):
         return QnnSession(artifact)
 
 
-def chosen(options: Mapping[str, str]) -> snapdragon.Soc:
-    """Return the chip that options ask for.
+def chip_of(options: Mapping[str, str]) -> snapdragon.Soc:
+    """Return the chip that the options select.
 
     Raises:
-        UsageError: A value means nothing.
+        UsageError: The value of an option is invalid.
     """
     soc = snapdragon.soc(options.get("htp", DEFAULT_HTP))
     for name, values in (("fallback", ("yes", "no")), ("operators", ("exact", "native"))):
@@ -168,17 +166,17 @@ def chosen(options: Mapping[str, str]) -> snapdragon.Soc:
     return soc
 
 
-def _prepare(source: Path, made: Path, exact: bool) -> tuple[str, ...]:
-    """Write a graph as the HTP takes it; returns notes on what was written out."""
+def _prepare(source: Path, destination: Path, exact: bool) -> tuple[str, ...]:
+    """Write the graph that the HTP's compiler accepts; returns a note on the decomposed operators."""
     import onnx
 
     model = onnx_file.load(source)
-    written = prepared(model, exact)
-    onnx.save(written, made)
-    after = {node.name for node in written.graph.node}
-    gone = Counter(node.op_type for node in model.graph.node if node.name not in after)
-    kinds = [f"{gone[kind]} {kind}" for kind in (*WRITTEN_OUT, PRODUCT) if gone[kind]]
-    return (f"written in operators that the HTP rounds well: {', '.join(kinds)}",) if kinds else ()
+    prepared = prepare(model, exact)
+    onnx.save(prepared, destination)
+    remaining = {node.name for node in prepared.graph.node}
+    decomposed = Counter(node.op_type for node in model.graph.node if node.name not in remaining)
+    kinds = [f"{decomposed[kind]} {kind}" for kind in (*DECOMPOSITIONS, PRODUCT) if decomposed[kind]]
+    return (f"decomposed into operators that the HTP rounds well: {', '.join(kinds)}",) if kinds else ()
 
 
 def compile_context(model: Path, out: Path, soc: str) -> dict[str, Any]:
@@ -200,63 +198,65 @@ def compile_context(model: Path, out: Path, soc: str) -> dict[str, Any]:
     try:
         session = ort.InferenceSession(str(model), options)
     except Exception as error:
-        # onnxruntime raises classes of its own that share no public root.
-        raise ConversionError("QNN compile", _words(error)) from error
-    placement = snapdragon.assigned(session)
+        # The exception classes of onnxruntime share no public base class.
+        raise ConversionError("QNN compile", _message(error)) from error
+    placement = snapdragon.assignment(session)
     del session
     if not (out / ENTRY).exists():
-        raise ConversionError("QNN compile", "no operator of this graph went to the HTP.")
-    written = onnx.load(out / ENTRY, load_external_data=False)
-    placement["border_operators"] = border(written)
-    placement["contexts"] = sum(node.op_type == "EPContext" for node in written.graph.node)
+        raise ConversionError("QNN compile", "no operator of this graph runs on the HTP.")
+    compiled = onnx.load(out / ENTRY, load_external_data=False)
+    placement["border_operators"] = border_operators(compiled)
+    placement["contexts"] = sum(node.op_type == "EPContext" for node in compiled.graph.node)
     units = {unit: sum(kinds.values()) for unit, kinds in placement["operators"].items()}
-    left = len(_left(placement))
+    fallback = len(_fallback(placement))
     if "CPU" in units:
-        units["CPU"] = left  # without the border, which is not the graph's
-    parts = placement["partitions"] + (left > 0)
-    return {**placement, **record(units, partitions=parts, copies=_handed_over(written.graph), requested="HTP")}
+        units["CPU"] = fallback  # the border operators are not part of the graph
+    partitions = placement["partitions"] + (fallback > 0)
+    copies = _count_copies(compiled.graph)
+    return {**placement, **record(units, partitions=partitions, copies=copies, requested="HTP")}
 
 
-def _handed_over(graph: Any) -> int:
-    """Count the tensors that pass between the HTP's contexts and the CPU's operators inside the graph."""
-    makers = {name: node.op_type == "EPContext" for node in graph.node for name in node.output}
-    crossings = {
-        (name, on_htp)
+def _count_copies(graph: Any) -> int:
+    """Count the tensors that are copied between the HTP's contexts and the CPU's operators inside the graph."""
+    on_htp = {name: node.op_type == "EPContext" for node in graph.node for name in node.output}
+    copies = {
+        (name, read_on_htp)
         for node in graph.node
         for name in node.input
-        if name in makers and makers[name] != (on_htp := node.op_type == "EPContext")
+        if name in on_htp and on_htp[name] != (read_on_htp := node.op_type == "EPContext")
     }
-    return len(crossings)
+    return len(copies)
 
 
-def border(written: Any) -> list[str]:
-    """Name what turns float inputs and outputs into integers and back, outside the context: all stay on the CPU."""
-    ends = {value.name for value in (*written.graph.input, *written.graph.output)}
+def border_operators(compiled: Any) -> list[str]:
+    """Return the operators that quantize the inputs and dequantize the outputs: they run outside, on the CPU."""
+    ends = {value.name for value in (*compiled.graph.input, *compiled.graph.output)}
     return [
         f"{node.name} ({node.op_type})"
-        for node in written.graph.node
+        for node in compiled.graph.node
         if (node.op_type == "QuantizeLinear" and node.input[0] in ends)
         or (node.op_type == "DequantizeLinear" and node.output[0] in ends)
     ]
 
 
-def _left(placement: Mapping[str, Any]) -> list[str]:
+def _fallback(placement: Mapping[str, Any]) -> list[str]:
     return [name for name in placement["cpu_operators"] if name not in placement["border_operators"]]
 
 
 def _check_fallback(placement: Mapping[str, Any], allowed: bool) -> None:
-    left = _left(placement)
-    if left and not allowed:
-        shown = ", ".join(left[:5]) + (", ..." if len(left) > 5 else "")
+    fallback = _fallback(placement)
+    if fallback and not allowed:
+        print(f"operators on the CPU: {', '.join(fallback)}", file=sys.stderr)  # all of them, for the failure's log
         raise ConversionError(
             "QNN placement",
-            f"left to the CPU: {shown} ({len(left)} of them, {placement['contexts']} contexts on the HTP).",
+            f"{len(fallback)} operators run on the CPU: {abbreviate(fallback)} "
+            f"({placement['contexts']} contexts on the HTP).",
             hint="--allow-fallback accepts that, and records it.",
         )
 
 
-def _words(error: Exception) -> str:
-    """Return the last line that ONNX Runtime says, without its own source positions."""
+def _message(error: Exception) -> str:
+    """Return the first line of ONNX Runtime's message, without its source positions."""
     lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return lines[0].split("] : ")[-1].strip()
 
