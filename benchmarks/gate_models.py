@@ -1,8 +1,7 @@
-"""Really slower models for the proof of the gate: graph edits of regla_m that leave its outputs the same.
+"""Slower models for the benchmark of the gate: graph edits of regla_m that leave its outputs the same.
 
-Each edit is one that happens in practice: a layer more, a fusion lost, a kernel grown, a branch that only some
-images take. Amounts were chosen so that the slowdown is near the one in the name; what it really is, the
-median over recorded rounds tells (`gate.py replay`).
+Each edit happens in practice: an added layer, a lost fusion, a larger kernel, a branch that only some images take. The
+amounts bring the slowdown near the one in the name; `gate.py replay` prints the median over recorded rounds.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ def _constant(model: Any, name: str, value: Any) -> str:
 
 
 def _insert(model: Any, tensor: str, nodes: list[Any], output: str) -> None:
-    """Put nodes behind the node that makes a tensor; everything that read the tensor reads ``output`` instead."""
-    place = next(i for i, node in enumerate(model.graph.node) if tensor in node.output) + 1
+    """Insert nodes behind the producer of a tensor; every reader of the tensor reads ``output`` instead."""
+    position = next(i for i, node in enumerate(model.graph.node) if tensor in node.output) + 1
     for node in model.graph.node:
         for index, name in enumerate(node.input):
             if name == tensor:
                 node.input[index] = output
     for offset, node in enumerate(nodes):
-        model.graph.node.insert(place + offset, node)
+        model.graph.node.insert(position + offset, node)
 
 
 def _wide_tensor(model: Any) -> tuple[str, int]:
@@ -67,7 +66,7 @@ def added_layers(count: int) -> Callable[[Any], None]:
 
 
 def lost_fusion(count: int) -> Callable[[Any], None]:
-    """Write the first GELUs as five elementwise operators, in an order that no runtime fuses back."""
+    """Write the first GELUs as five elementwise operators, in an order that no runtime fuses again."""
 
     def edit(model: Any) -> None:
         root, half = (
@@ -76,7 +75,7 @@ def lost_fusion(count: int) -> Callable[[Any], None]:
         gelus = [node for node in model.graph.node if node.op_type == "Gelu"][:count]
         for node in gelus:
             x, y, base = node.input[0], node.output[0], node.name.replace("/Gelu", "")
-            place = list(model.graph.node).index(node)
+            position = list(model.graph.node).index(node)
             model.graph.node.remove(node)
             t = [f"{PREFIX}.{base}.{i}" for i in range(4)]
             steps = [
@@ -88,7 +87,7 @@ def lost_fusion(count: int) -> Callable[[Any], None]:
             ]
             for offset, (op, inputs, output) in enumerate(steps):
                 new = helper.make_node(op, inputs, [output], name=f"{base}/{op}_{offset}")
-                model.graph.node.insert(place + offset, new)
+                model.graph.node.insert(position + offset, new)
 
     return edit
 
@@ -98,10 +97,10 @@ def heavier_kernel(count: int, ring: int) -> Callable[[Any], None]:
 
     def edit(model: Any) -> None:
         weights = {t.name: t for t in model.graph.initializer}
-        done = 0
+        edited = 0
         for node in model.graph.node:
             tensor = weights.get(node.input[1]) if node.op_type == "Conv" else None
-            if tensor is None or list(tensor.dims[1:]) != [1, 3, 3] or done == count:
+            if tensor is None or list(tensor.dims[1:]) != [1, 3, 3] or edited == count:
                 continue
             value = np.pad(numpy_helper.to_array(tensor), ((0, 0), (0, 0), (ring, ring), (ring, ring)))
             name = _constant(model, f"{PREFIX}.{tensor.name}", value)
@@ -111,14 +110,14 @@ def heavier_kernel(count: int, ring: int) -> Callable[[Any], None]:
                     attribute.ints[:] = [pad + ring for pad in attribute.ints]
                 if attribute.name == "kernel_shape":
                     attribute.ints[:] = [3 + 2 * ring] * 2
-            done += 1
-        assert done == count, f"only {done} depthwise convolutions"
+            edited += 1
+        assert edited == count, f"only {edited} depthwise convolutions"
 
     return edit
 
 
 def stall(threshold: float, count: int) -> Callable[[Any], None]:
-    """Add layers that only dark images run through: those whose mean lies below the threshold."""
+    """Add layers in a branch for dark images, with a mean below the threshold."""
 
     def edit(model: Any) -> None:
         tensor, channels = _wide_tensor(model)
@@ -144,13 +143,13 @@ def stall(threshold: float, count: int) -> Callable[[Any], None]:
 
 
 def darkest_of(count: int, resolution: tuple[int, int]) -> float:
-    """Return a threshold below which exactly one of the agent's first images lies, on the normalized scale."""
+    """Return a threshold with exactly one of the agent's first images below it, on the normalized scale."""
     from effbench.deploy.artifact import fidelity
     from effbench.schema import Preprocessing, TensorSpec
 
     images = fidelity.reference_images(count, 3, resolution)
-    fed = fidelity.feeds(images, 1, TensorSpec("image", "float32", (1, 3, *resolution)), Preprocessing())
-    means = sorted(float(item["image"].mean()) for item in fed)
+    feeds = fidelity.feeds(images, 1, TensorSpec("image", "float32", (1, 3, *resolution)), Preprocessing())
+    means = sorted(float(item["image"].mean()) for item in feeds)
     return (means[0] + means[1]) / 2
 
 
@@ -162,7 +161,7 @@ EDITS: dict[str, Callable[[], Callable[[Any], None]]] = {
     "layer_20": lambda: added_layers(63),
     "stall_10": lambda: stall(darkest_of(5, (224, 224)), 44),
 }
-"""Name -> edit. The number in a name is the slowdown aimed at, in percent (for the stall: of p90)."""
+"""Name -> edit. The number in a name is the intended slowdown in percent (for the stall: of p90)."""
 
 
 def write(name: str, source: Path, out: Path) -> Path:

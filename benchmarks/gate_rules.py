@@ -1,7 +1,7 @@
-"""The rules that other tools use, on the same traces: who calls a change slower or faster?
+"""The decision rules of other tools, for a comparison on the same traces.
 
-Each takes the wall times of both sides, nanoseconds, pooled over all rounds of a run, and says ``slower``, ``faster``
-or ``unchanged``. Thresholds are those of the tools' documentation; `source` in each docstring.
+Each takes the wall times of both sides, in nanoseconds, pooled over all rounds of a run, and returns ``slower``,
+``faster`` or ``unchanged``. Thresholds are those of the tools' documentation, named in each docstring.
 """
 
 from __future__ import annotations

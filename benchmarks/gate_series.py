@@ -1,6 +1,6 @@
-"""Generated rounds with a known truth: what a machine may do to both sides, and what it may do to one.
+"""Generated rounds with a known slowdown, under disturbances of both sides or of one.
 
-A cell gives arrays (replays, rounds) of the two log ratios, reduced from single inferences as the gate reduces them.
+A cell generates single inferences; `rounds_of` reduces them to the two log ratios of a round as the gate does.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Cell:
 
 
 def _white(rng: np.random.Generator, shape: tuple[int, int, int], sigma: float) -> Floats:
-    # Skewed, as latencies are: mostly near the least, now and then far above.
+    # Skewed, as latencies are: mostly near the smallest, sometimes far above.
     return sigma * rng.standard_exponential((*shape, 2)) + sigma / 2 * rng.standard_normal((*shape, 2))
 
 
@@ -46,31 +46,32 @@ def _autocorrelated(rng: np.random.Generator, shape: tuple[int, int, int]) -> Fl
 
 def _drifting(rng: np.random.Generator, shape: tuple[int, int, int]) -> Floats:
     replays, rounds, pairs = shape
-    ramp = np.linspace(0, 0.5, rounds * pairs * 2).reshape(1, rounds, pairs, 2)
-    return _shuffled(rng, np.broadcast_to(ramp, (replays, rounds, pairs, 2)).copy()) + _white(rng, shape, 0.01)
+    ramp: Floats = np.linspace(0, 0.5, rounds * pairs * 2).astype(np.float64).reshape(1, rounds, pairs, 2)
+    return _shuffled(rng, np.repeat(ramp, replays, axis=0)) + _white(rng, shape, 0.01)
 
 
 def _bimodal(rng: np.random.Generator, shape: tuple[int, int, int]) -> Floats:
     replays, rounds, pairs = shape
     flips = rng.random((replays, rounds * pairs * 2)) < 0.03
-    state = (np.cumsum(flips, axis=1) % 2).reshape(replays, rounds, pairs, 2)
+    state: Floats = (np.cumsum(flips, axis=1) % 2).reshape(replays, rounds, pairs, 2).astype(np.float64)
     return _shuffled(rng, 0.35 * state) + _white(rng, shape, 0.01)
 
 
 def _round_effects(rng: np.random.Generator, shape: tuple[int, int, int], sigma: float) -> Floats:
     replays, rounds, _ = shape
-    side = sigma / math.sqrt(2) * rng.standard_normal((replays, rounds, 1, 2))
+    side: Floats = sigma / math.sqrt(2) * rng.standard_normal((replays, rounds, 1, 2))
     return side + _white(rng, shape, 0.01)
 
 
 def _wild_rounds(rng: np.random.Generator, shape: tuple[int, int, int]) -> Floats:
     replays, rounds, _ = shape
     wild = rng.random((replays, rounds, 1, 1)) < 0.08
-    return wild * 0.3 * rng.standard_cauchy((replays, rounds, 1, 2)).clip(-5, 5) + _white(rng, shape, 0.01)
+    effect: Floats = wild * 0.3 * rng.standard_cauchy((replays, rounds, 1, 2)).clip(-5, 5)
+    return effect + _white(rng, shape, 0.01)
 
 
 def _one_side(rng: np.random.Generator, shape: tuple[int, int, int]) -> Floats:
-    """Load side B alone in a fifth of the rounds, by 30 %: what random order does not average out."""
+    """Load side B alone in a fifth of the rounds, by 30 %; random order does not average it out."""
     replays, rounds, _ = shape
     hit = np.zeros((*shape, 2))
     hit[..., 1] = 0.3 * (rng.random((replays, rounds, 1)) < 0.2)
@@ -78,14 +79,14 @@ def _one_side(rng: np.random.Generator, shape: tuple[int, int, int]) -> Floats:
 
 
 def _cold_first(rng: np.random.Generator, shape: tuple[int, int, int]) -> Floats:
-    """Let the first round's side B pay the cold cache: twice as slow in its first half."""
+    """Make side B twice as slow in the first half of the first round, as with a cold cache."""
     cold = np.zeros((*shape, 2))
     cold[:, 0, : shape[2] // 2, 1] = math.log(2)
     return cold + _white(rng, shape, 0.01)
 
 
 def _shuffled(rng: np.random.Generator, in_time: Floats) -> Floats:
-    """Give the two slots of each pair to the sides at random, as the gate does."""
+    """Assign the two slots of each pair to the sides at random, as the gate does."""
     swap = rng.random(in_time.shape[:-1]) < 0.5
     return np.where(swap[..., None], in_time[..., ::-1], in_time)
 

@@ -1,9 +1,9 @@
-"""Everything that needs an NVIDIA GPU, on the one that is here: does it load, is it the same model, how fast is it?
+"""Every target of an NVIDIA GPU, on the local one: does it load, is it the same model, how fast is it?
 
-For each model and size: torch on CUDA (eager, torch.compile, CUDA graph), ONNX Runtime on its CUDA provider, TensorRT
-for RTX and TensorRT. Each cell is exported, verified and measured end to end in fresh processes as `effbench profile`
-does; for the two TensorRTs the times of the device alone stand beside that. A cell that a library refuses says so in
-its words. Without a GPU this ends with one sentence and exit code 4.
+For each model and size: torch on CUDA (eager, torch.compile, CUDA graph), ONNX Runtime's CUDA execution provider,
+TensorRT for RTX and TensorRT. Each cell is exported, verified and measured end to end in fresh processes, as in
+`effbench profile`; for the two TensorRTs the device-only times are beside it. If a library refuses a cell, its message
+is in the notes. Without a GPU the script ends with one sentence and exit code 4.
 
     python benchmarks/gpu_check.py [--models regla_m iformer_m] [--res 224 512] [--budget 20] [--out runs/gpu]
 """
@@ -49,7 +49,7 @@ class Case:
 
     @property
     def text(self) -> str:
-        """The options as they are typed."""
+        """The options as one types them."""
         return " ".join(f"{key}={value}" for key, value in self.options) or "-"
 
 
@@ -61,22 +61,22 @@ CASES = (
 
 
 def check(model: str, size: int, case: Case, out: Path, budget_s: float) -> tuple[list[str], list[str]]:
-    """Export, verify and measure one case; returns a row of the table, and what there is to explain."""
+    """Export, verify and measure one case; return a row of the table, and its notes."""
     from effbench.api.export.run import export
 
     (cell,) = export(
-        model, [case.target], [size], precision=case.precision, options=dict(case.options), out=out, notify=_say
+        model, [case.target], [size], precision=case.precision, options=dict(case.options), out=out, notify=_notify
     )
     row = [model, str(size), case.target, case.text, cell.precision]
     notes = [cell.reason, *cell.notes]
     if not cell.status.made or cell.fidelity is None:
         return [*row, _status(cell), *[""] * 5], notes
-    measured, problems = _measure(Path(cell.artifact), out, budget_s)
-    return [*row, "ok", f"{cell.fidelity.cosine:.6f}", measured, *_device_only(Path(cell.artifact))], notes + problems
+    p50, problems = _measure(Path(cell.artifact), out, budget_s)
+    return [*row, "ok", f"{cell.fidelity.cosine:.6f}", p50, *_device_only(Path(cell.artifact))], notes + problems
 
 
 def _status(cell: Cell) -> str:
-    """Return a cell's status; what was made and does not load is unsupported on this GPU, or its library is missing."""
+    """Return a cell's status; an artifact that does not load is unsupported on this GPU, or its library is missing."""
     from effbench import deploy
 
     if not cell.status.made:
@@ -87,10 +87,10 @@ def _status(cell: Cell) -> str:
 def _measure(artifact: Path, out: Path, budget_s: float) -> tuple[str, list[str]]:
     from effbench.api.profile.run import profile
 
-    found = profile([str(artifact)], out=out, budget_s=budget_s, notify=_say)
-    if not found.measurements:
-        return "", [cell.reason for cell in found.cells]
-    rounds = [one.samples_ns for one in found.measurements[0].samples.rounds]
+    result = profile([str(artifact)], out=out, budget_s=budget_s, notify=_notify)
+    if not result.measurements:
+        return "", [cell.reason for cell in result.cells]
+    rounds = [item.samples_ns for item in result.measurements[0].samples.rounds]
     estimate = percentiles.estimate(rounds, 0.5)
     if estimate is None:
         return "", ["too few samples for a median"]
@@ -101,7 +101,7 @@ def _measure(artifact: Path, out: Path, budget_s: float) -> tuple[str, list[str]
 
 
 def _device_only(folder: Path) -> list[str]:
-    """Return phases, first run and CUDA graph of an artifact whose session can tell them; blanks otherwise."""
+    """Return phases, first run and CUDA graph of a TensorRT artifact; blanks for other targets."""
     from effbench import deploy
     from effbench.deploy.artifact import bundle, fidelity
 
@@ -122,14 +122,14 @@ def _device_only(folder: Path) -> list[str]:
 
 
 def render(rows: Sequence[Sequence[str]], notes: Sequence[str], gpu: cuda.Gpu, command: str) -> str:
-    """Return the page: where and when, the table, and what there is to explain."""
+    """Return the page: machine and date, the table, and the notes."""
     from tabulate import tabulate
 
     today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
     versions = json.dumps(_versions(), sort_keys=True)
-    where = f"{gpu.name}, compute capability {gpu.sm}, CUDA driver {gpu.driver}; {today}; `{command}`; {versions}"
+    machine = f"{gpu.name}, compute capability {gpu.sm}, CUDA driver {gpu.driver}; {today}; `{command}`; {versions}"
     table = tabulate(rows, HEADER, tablefmt="github", disable_numparse=True)
-    lines = ["# On an NVIDIA GPU", "", where, "", table, "", *(f"- {note}" for note in notes)]
+    lines = ["# On an NVIDIA GPU", "", machine, "", table, "", *(f"- {note}" for note in notes)]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -140,7 +140,7 @@ def _versions() -> dict[str, str]:
     return {name: text for name, text in versions(*names).items() if text != "absent"}
 
 
-def _say(text: str) -> None:
+def _notify(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
@@ -150,23 +150,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--res", nargs="+", type=int, default=[224, 512])
     parser.add_argument("--budget", type=float, default=20.0, help="seconds per measured cell")
     parser.add_argument("--out", type=Path, default=Path("runs/gpu"))
-    parser.add_argument("--table", type=Path, default=TABLE)
-    chosen = parser.parse_args(arguments)
+    parser.add_argument("--table", type=Path, default=TABLE, help="the page to write")
+    options = parser.parse_args(arguments)
     reason = cuda.missing()
     if reason is not None:
         print(f"Nothing was checked: {reason}.")
         return 4
     gpu = cuda.gpu()
     rows, notes = [], []
-    for model in chosen.models:
-        for size in chosen.res:
+    for model in options.models:
+        for size in options.res:
             for case in CASES:
-                row, found = check(model, size, case, chosen.out, chosen.budget)
+                row, messages = check(model, size, case, options.out, options.budget)
                 rows.append(row)
-                notes += [f"{model} {size} {case.target} {case.text} {row[4]}: {note}" for note in found if note]
-                # Written after each cell, so that a lost machine leaves what was measured.
-                chosen.table.write_text(render(rows, notes, gpu, "benchmarks/gpu_check.py"))
-    print(chosen.table.read_text())
+                notes += [f"{model} {size} {case.target} {case.text} {row[4]}: {text}" for text in messages if text]
+                # Written after each cell, so that a lost machine loses only the cell in flight.
+                options.table.write_text(render(rows, notes, gpu, "benchmarks/gpu_check.py"))
+    print(options.table.read_text())
     return 0 if all(row[5] != "failed" for row in rows) else 1
 
 

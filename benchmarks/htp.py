@@ -1,9 +1,10 @@
-"""How far single operators of Snapdragon's HTP lie from their values, on Qualcomm's simulator: in half precision, and
-in a16w8.
+"""Relative errors of single operators of Snapdragon's HTP, on Qualcomm's simulator, in half precision and in a16w8.
 
-Run with ``python benchmarks/htp.py [--htp v68]`` (a minute; needs the extra ``qnn``). Errors are relative, of the
-whole tensor, inputs drawn from a normal distribution (positive ones for Div and Sqrt): of the operator as it is, as
-`effbench.deploy.targets.qnn.htp` writes it out, and where every operator's result is rounded correctly.
+    python benchmarks/htp.py [--htp v68]       (a minute; needs the extra qnn)
+
+The error is that of the whole tensor against float64; inputs are drawn from a normal distribution (positive for Div and
+Sqrt). There are three forms: the native operator, the operator as `effbench.deploy.targets.qnn.htp` writes it out, and
+the same graph with every operator's result rounded correctly.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def on_the_htp(model: onnx.ModelProto, x: Array, htp: str) -> Array:
 
 
 def on_both(model: onnx.ModelProto, x: Array, precision: str, htp: str) -> dict[str, Array | None]:
-    """Return what the HTP makes of a graph as it is, and written out where that changes it."""
+    """Return the HTP's outputs for a graph as it is, and for its written-out form where the two differ."""
     written = prepare(model)
     changed = len(written.graph.node) > len(model.graph.node)
     return {
@@ -74,9 +75,9 @@ def on_both(model: onnx.ModelProto, x: Array, precision: str, htp: str) -> dict[
 
 
 def run() -> int:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--htp", default=DEFAULT_HTP, help="an architecture or chip that has half precision")
-    htp = arguments.parse_args().htp
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--htp", default=DEFAULT_HTP, help="an architecture or chip with half precision")
+    htp = options.parse_args().htp
     normal = np.random.default_rng(0).normal(size=SHAPE).astype(np.float16).astype(np.float32)
     weights = np.random.default_rng(1).normal(0, SHAPE[1] ** -0.5, (SHAPE[1], SHAPE[1], 1, 1)).astype(np.float16)
     rows = []
@@ -89,20 +90,20 @@ def run() -> int:
             "<float one = {1.0}, int64[2] over = {2, 3}, int64[4] size = {1, 64, 32, 32}>"
         )
         model = parser.parse_model(f"{head} {{ {body} }}")
-        if "w" in {used for node in model.graph.node for used in node.input}:
+        if any("w" in node.input for node in model.graph.node):
             model.graph.initializer.append(numpy_helper.from_array(weights.astype(np.float32), "w"))
         model = onnx_file.infer_shapes(model, name)
         exact = Interpreter(model).run({"x": x}, "float64")["y"]
-        half, short = to_fp16(model), to_a16w8(model, [{"x": x}])
-        found = {
+        half, quantized = to_fp16(model), to_a16w8(model, [{"x": x}])
+        outputs = {
             **on_both(half, x, "fp16", htp),
             "fp16, rounded": Interpreter(half).run({"x": x}, "half-acc32")["y"],
-            **on_both(short, x, "a16w8", htp),
-            "a16w8, rounded": Interpreter(short).run({"x": x})["y"],
+            **on_both(quantized, x, "a16w8", htp),
+            "a16w8, rounded": Interpreter(quantized).run({"x": x})["y"],
         }
         errors = {
             label: "" if value is None else f"{np.linalg.norm(value - exact) / np.linalg.norm(exact):.1e}"
-            for label, value in found.items()
+            for label, value in outputs.items()
         }
         rows.append({"operator": name, **errors})
         print(rows[-1], file=sys.stderr, flush=True)

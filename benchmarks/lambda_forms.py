@@ -1,8 +1,8 @@
-"""The lambda convolution as a 2-D convolution over folded value channels, over its 3-D form: latency ratio, paired.
+"""Paired latency ratio of two forms of the lambda convolution: 2-D over folded value channels, and 3-D.
 
-One layer of LambdaResNet (256 channels, 4 queries per lambda, depth 16, scope 23) behind a stem that costs next to
-nothing; both forms hold the same weights and give the same outputs, which is checked first. One thread, both sides
-alternating in one fresh process per round; a t-interval over rounds.
+One layer of LambdaResNet (256 channels, 4 queries per lambda, depth 16, scope 23) behind a stem of negligible cost. The
+forms have the same weights, and the script first checks that their outputs agree. One thread, both sides alternating in
+one fresh process per round; a t-interval over rounds.
 
     python benchmarks/lambda_forms.py [--rounds 12] [--side 14 --side 32] [--target ort --target ov]
 """
@@ -31,8 +31,8 @@ class LambdaConv3d(LambdaConv):
 
     def __init__(self, channels: int, kernel: int) -> None:
         super().__init__(channels, kernel=kernel)
-        reach = kernel // 2
-        self.volume = nn.Conv3d(self.intra, self.depth, (1, kernel, kernel), padding=(0, reach, reach), bias=False)
+        padding = (0, kernel // 2, kernel // 2)
+        self.volume = nn.Conv3d(self.intra, self.depth, (1, kernel, kernel), padding=padding, bias=False)
 
     def position_lambdas(self, value: Tensor) -> Tensor:
         height, width = value.shape[2:]
@@ -54,32 +54,32 @@ def networks(channels: int = 256, kernel: int = 23) -> tuple[nn.Module, nn.Modul
 
 def main() -> None:
     """Print a Markdown table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--seconds", type=float, default=2.0)
-    parser.add_argument("--side", type=int, action="append", help="side of the map, in positions")
-    parser.add_argument("--target", action="append")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each round")
+    parser.add_argument("--side", type=int, action="append", help="height and width of the map; repeatable")
+    parser.add_argument("--target", action="append", help="repeatable (default: ort and ov)")
     options = parser.parse_args()
-    setting = RoundSettings(round_seconds=options.seconds, min_pairs=5)
+    settings = RoundSettings(round_seconds=options.seconds, min_pairs=5)
     print("| target | map | 2-D / 3-D form [95 %] | rounds |\n|---|---|---|---|", flush=True)
     for side in options.side or [14, 32]:
         image = torch.randn(1, 3, side * STRIDE, side * STRIDE)
         with tempfile.TemporaryDirectory() as folder, torch.no_grad():
             forms = networks()
-            one, other = (form(image) for form in forms)
-            apart = float((one - other).abs().max() / one.std())
-            if apart > AGREE:
-                raise SystemExit(f"The two forms differ by {apart:.1e} of the deviation of their outputs.")
-            made = []
+            volume, flat = (form(image) for form in forms)
+            difference = float((volume - flat).abs().max() / volume.std())
+            if difference > AGREE:
+                raise SystemExit(f"The two forms differ by {difference:.1e} of the deviation of their outputs.")
+            by_form = []
             for name, form in zip(("volume", "flat"), forms, strict=True):
                 path = Path(folder) / f"{name}.onnx"
                 torch.onnx.export(
                     form, (image,), path, dynamo=True, opset_version=20, external_data=False, verbose=False
                 )
                 cells = export(str(path), options.target or ["ort", "ov"], [side * STRIDE], out=folder)
-                made.append({cell.target: bundle.load(Path(cell.artifact)) for cell in cells if cell.artifact})
-            for target, volume in made[0].items():
-                low, mid, high = paired(volume, made[1][target], setting, options.rounds)
+                by_form.append({cell.target: bundle.load(Path(cell.artifact)) for cell in cells if cell.artifact})
+            for target, artifact in by_form[0].items():
+                low, mid, high = paired(artifact, by_form[1][target], settings, options.rounds)
                 print(
                     f"| {target} | {side}x{side} | {mid:.3f} [{low:.3f}, {high:.3f}] | {options.rounds} |", flush=True
                 )

@@ -1,9 +1,11 @@
-"""Write docs/generated/matrix.md from a sweep of examples/matrix.toml: ``python benchmarks/matrix.py FOLDER``.
+"""Write docs/generated/matrix.md from a sweep of examples/matrix.toml.
 
-The folder is what ``effbench sweep examples/matrix.toml --no-profile --out FOLDER`` wrote; cells that did not run yet
-with this code and these libraries say so. The page holds how many cells are ok, the signal to quantization noise, and
-every cell with its reason. ``--keep`` puts the cells of the folder into the page as it stands, and leaves the others;
-the remark then has to say which ran when.
+    effbench sweep examples/matrix.toml --no-profile --out FOLDER
+    python benchmarks/matrix.py FOLDER
+
+The page has the number of cells that are ok, the signal to quantization noise, and every cell with its reason. It marks
+cells that did not run with this code and these libraries. With ``--keep``, the cells of the folder replace those of the
+present page and the others stay; the remark then has to say which ran when.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from datetime import date
@@ -19,34 +22,36 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import tomllib
-
 from effbench.api.sweep import jobs
 from effbench.api.sweep.run import split
 from effbench.reports.matrix import NOT_RUN, CellKey, Matrix, cell_key, render
 from effbench.schema import CALIBRATED, Cell, Fidelity, InputShapes, Proof, Status
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, SUITE = ROOT / "docs" / "generated" / "matrix.md", ROOT / "examples" / "matrix.toml"
 LIBRARIES = ("torch", "timm", "onnx", "onnxruntime", "openvino", "coremltools", "onnxruntime-qnn", "nncf")
 HEAD = """# Export matrix
 
-What `effbench sweep examples/matrix.toml --no-profile` left by {day} on Linux x86-64 without a GPU ({versions}).
+Results of `effbench sweep examples/matrix.toml --no-profile` until {day} on Linux x86-64 without a GPU ({versions}).
 Weights are untrained and seeded; ReGLA is a reconstruction from the abstract. int8 and a16w8 are calibrated with
 synthetic images. Nothing here is a latency. `coreml` is judged by effbench's evaluator and `qnn` on the simulator of
 onnxruntime-qnn (four images, two at 512 px), both *simulated*; `trt` is a checked bundle, `trt-rtx` an engine that
-was built and, for want of a GPU, not run. {remark}
+was built and, without a GPU, not run. {remark}
 
 ## How many are ok
 
-Of the project's {ours} backbones and timm's {theirs} models at 224 and 512 px. A cell counts as soon as it is there,
-whatever kept it from being ok.
+Of {own} backbones of effbench and {timm} models of timm at 224 and 512 px. Every cell that ran counts, with any result.
 
 {summary}
 
 ## Signal to quantization noise
 
-In dB, on scenes that calibration has not seen: six, on `qnn` as above; a dash where no artifact could be run here.
+In dB, on six scenes that are not in the calibration (on `qnn` as above). A dash: no artifact could be run here.
 
 {noise}
 
@@ -55,58 +60,67 @@ In dB, on scenes that calibration has not seen: six, on `qnn` as above; a dash w
 {cells}"""
 
 
-def counted(cells: Sequence[Cell], ours: bool, precision: str, target: str) -> str:
+OWNERS = ("effbench", "timm")
+
+
+def owner_of(model: str) -> str:
+    return "timm" if model.startswith("timm/") else "effbench"
+
+
+def count_ok(cells: Sequence[Cell], owner: str, precision: str, target: str) -> str:
     """Return how many of the cells of a target and a precision are ok."""
-    some = [c for c in cells if (c.precision, c.target, not c.model.startswith("timm/")) == (precision, target, ours)]
-    return f"{sum(c.status == 'ok' for c in some)} of {len(some)}" if some else "-"
+    key = (precision, target, owner)
+    group = [cell for cell in cells if (cell.precision, cell.target, owner_of(cell.model)) == key]
+    return f"{sum(cell.status == 'ok' for cell in group)} of {len(group)}" if group else "-"
 
 
 def noise(cells: Sequence[Cell]) -> str:
-    """Return a table with a line per model and resolution: the noise of quantized graphs on the targets that ran."""
+    """Return a table with a row per model and resolution: the noise of quantized graphs on the targets that ran."""
     from tabulate import tabulate
 
-    lines: dict[tuple[str, str], dict[str, str]] = {}
+    levels: dict[tuple[str, str], dict[str, str]] = {}
     for cell in cells:
         if cell.precision in CALIBRATED and cell.fidelity and cell.fidelity.snr_db is not None:
             key = f"{cell.precision} {cell.target}"
-            lines.setdefault(cell_key(cell)[:2], {})[key] = f"{cell.fidelity.snr_db:.1f}"
-    ran = {key for found in lines.values() for key in found}
-    asked = suite()
-    heads = [key for key in map(" ".join, product(asked["precisions"], asked["targets"])) if key in ran]
-    rows = [[*key, *(found.get(head, "-") for head in heads)] for key, found in lines.items()]
-    return tabulate(rows, ["model", "px", *heads], tablefmt="pipe", disable_numparse=True)
+            levels.setdefault(cell_key(cell)[:2], {})[key] = f"{cell.fidelity.snr_db:.1f}"
+    present = {key for by_column in levels.values() for key in by_column}
+    plan = suite()
+    columns = [key for key in map(" ".join, product(plan["precisions"], plan["targets"])) if key in present]
+    rows = [[*key, *(by_column.get(column, "-") for column in columns)] for key, by_column in levels.items()]
+    return tabulate(rows, ["model", "px", *columns], tablefmt="pipe", disable_numparse=True)
 
 
 def read(text: str) -> dict[CellKey, Cell]:
-    """Read the cells of a page back: status, reason or notes, and the noise; other figures are not on it."""
-    noises, cells = text[text.index("## Signal") :].split("## Every cell")
-    notes = {int(number): _plain(note) for number, note in re.findall(r"^(\d+)\. (.*)$", cells, re.MULTILINE)}
-    head, *lines = _lines(noises)
+    """Read the cells of a page back: status, reason or notes, and the noise; the page has no other figures."""
+    noise_text, cell_text = text[text.index("## Signal") :].split("## Every cell")
+    notes = {int(number): _plain(note) for number, note in re.findall(r"^(\d+)\. (.*)$", cell_text, re.MULTILINE)}
+    head, *rows = _table_rows(noise_text)
     levels = {
-        (*line[:2], *which.split()): float(level)
-        for line in lines
-        for which, level in zip(head[2:], line[2:], strict=True)
+        (*row[:2], *column.split()): float(level)
+        for row in rows
+        for column, level in zip(head[2:], row[2:], strict=True)
         if level != "-"
     }
-    head, *lines = _lines(cells)
-    found = {}
-    for line in lines:
-        for target, shown in zip(head[3:], line[3:], strict=True):
-            if shown == NOT_RUN:
+    head, *rows = _table_rows(cell_text)
+    cells = {}
+    for row in rows:
+        for target, entry in zip(head[3:], row[3:], strict=True):
+            if entry == NOT_RUN:
                 continue
-            key = (line[0], line[1], line[2], target)
-            said = tuple(notes[int(mark)] for mark in re.findall(r"\[(\d+)\]", shown))
-            status, _, cause = shown.split(" [")[0].partition(": ")
-            how: dict[str, Any] = {"notes": said} if status == "ok" else {"reason": said[0]}
-            how |= {"proved_by": Proof.RUNTIME} if status == "ok" else {}  # which one is not on the page
+            key = (row[0], row[1], row[2], target)
+            cell_notes = tuple(notes[int(mark)] for mark in re.findall(r"\[(\d+)\]", entry))
+            status, _, cause = entry.split(" [")[0].partition(": ")
+            details: dict[str, Any] = {"notes": cell_notes} if status == "ok" else {"reason": cell_notes[0]}
+            details |= {"proved_by": Proof.RUNTIME} if status == "ok" else {}  # the page does not have which proof
             if key in levels:
-                how["fidelity"] = _only_noise(levels[key])
-            found[key] = Cell(line[0], InputShapes.parse(line[1]), line[2], target, Status(status), cause=cause, **how)
-    return found
+                details["fidelity"] = _only_noise(levels[key])
+            shapes = InputShapes.parse(row[1])
+            cells[key] = Cell(row[0], shapes, row[2], target, Status(status), cause=cause, **details)
+    return cells
 
 
-def _lines(text: str) -> list[list[str]]:
-    """Return the lines of the table in a text, the rule below its head left out."""
+def _table_rows(text: str) -> list[list[str]]:
+    """Return the rows of the table in a text, without the rule below its head."""
     lines = [line.strip("|") for line in text.splitlines() if line.startswith("|") and not line.startswith("|:")]
     return [[_plain(part.strip()) for part in re.split(r"(?<!\\)\|", line)] for line in lines]
 
@@ -116,61 +130,61 @@ def _plain(text: str) -> str:
 
 
 def _only_noise(level: float) -> Fidelity:
-    nothing = {item.name: None for item in fields(Fidelity) if item.default is MISSING}
-    return Fidelity(**{**nothing, "snr_db": level})  # type: ignore[arg-type]
+    missing = {item.name: None for item in fields(Fidelity) if item.default is MISSING}
+    return Fidelity(**{**missing, "snr_db": level})  # type: ignore[arg-type]
 
 
-def page(folder: Path, remark: str, kept: Mapping[CellKey, Cell] | None = None) -> str:
-    """Return the page as Markdown, with what is kept of another where the folder has no cell."""
-    wanted = suite()
+def page(folder: Path, remark: str, previous: Mapping[CellKey, Cell] | None = None) -> str:
+    """Return the page as Markdown; cells that the folder does not have come from the previous page."""
+    plan = suite()
     planned = jobs.plan(
-        *(wanted[name] for name in ("models", "targets", "resolutions", "precisions")),
-        images=wanted["images"],
+        *(plan[name] for name in ("models", "targets", "resolutions", "precisions")),
+        images=plan["images"],
         allow_fallback=False,
         out=str(folder.resolve()),
     )
     recorded, _ = split(planned, jobs.Journal(folder).read())
-    return write({**(kept or {}), **{cell_key(cell): cell for cell in recorded.values()}}, remark)
+    return write({**(previous or {}), **{cell_key(cell): cell for cell in recorded.values()}}, remark)
 
 
 def suite() -> dict[str, Any]:
-    """Return what the matrix is asked for."""
-    asked: dict[str, Any] = tomllib.loads(SUITE.read_text())["suite"]
-    return asked
+    """Return the suite of the matrix: models, targets, resolutions, precisions."""
+    table: dict[str, Any] = tomllib.loads(SUITE.read_text())["suite"]
+    return table
 
 
-def write(found: Mapping[CellKey, Cell], remark: str) -> str:
+def write(by_key: Mapping[CellKey, Cell], remark: str) -> str:
     """Return the page of some cells as Markdown."""
     from tabulate import tabulate
 
-    asked = suite()
+    plan = suite()
     names = ("models", "resolutions", "precisions", "targets")
-    wanted = [(m, str(r), p, t) for m, r, p, t in product(*(asked[name] for name in names))]
-    cells = [found[key] for key in wanted if key in found]
-    kinds = [(precision, ours) for precision in asked["precisions"] for ours in (True, False)]
+    keys = [(m, str(r), p, t) for m, r, p, t in product(*(plan[name] for name in names))]
+    cells = [by_key[key] for key in keys if key in by_key]
+    groups = [(precision, owner) for precision in plan["precisions"] for owner in OWNERS]
     summary = [
-        [target, *(counted(cells, ours, precision, target) for precision, ours in kinds)] for target in asked["targets"]
+        [target, *(count_ok(cells, owner, precision, target) for precision, owner in groups)]
+        for target in plan["targets"]
     ]
-    heads = ["target", *(f"{precision} {'ours' if ours else 'timm'}" for precision, ours in kinds)]
-    theirs = sum(name.startswith("timm/") for name in asked["models"])
+    models = Counter(owner_of(name) for name in plan["models"])
     return HEAD.format(
         day=date.today().isoformat(),
         remark=remark,
         versions=", ".join(f"{name} {version(name)}" for name in LIBRARIES),
-        ours=len(asked["models"]) - theirs,
-        theirs=theirs,
-        summary=tabulate(summary, heads, tablefmt="pipe", disable_numparse=True),
+        own=models["effbench"],
+        timm=models["timm"],
+        summary=tabulate(summary, ["target", *map(" ".join, groups)], tablefmt="pipe", disable_numparse=True),
         noise=noise(cells),
-        cells=render(Matrix(cells, [key for key in wanted if key not in found]), "markdown"),
+        cells=render(Matrix(cells, [key for key in keys if key not in by_key]), "markdown"),
     )
 
 
 def main() -> int:
     """Write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="what the sweep wrote")
+    parser.add_argument("folder", type=Path, help="of the sweep's results")
     parser.add_argument("--remark", default="", help="a sentence on how the sweep was run")
-    parser.add_argument("--keep", action="store_true", help="leave cells that the folder has not as the page has them")
+    parser.add_argument("--keep", action="store_true", help="keep the page's cells that are not in the folder")
     args = parser.parse_args()
     PAGE.write_text(page(args.folder, args.remark, read(PAGE.read_text()) if args.keep else None))
     print(f"{PAGE.relative_to(ROOT)}: {PAGE.stat().st_size} bytes")

@@ -1,15 +1,17 @@
-"""How well `effbench numerics` finds what half precision breaks: defects seeded by mechanism into real graphs.
+"""Detection rate of `effbench numerics`: defects of half precision are injected by mechanism into real graphs.
 
-Run with ``python benchmarks/numerics.py`` (about 15 minutes on 2 cores). Clean graphs come first, then each defect of
-numerics_defects.py in each family of its half. The floor of a case is the error with exactly the injected nodes in
-fp32, which only the injector knows, or the clean graph's if that is larger. A defect that does not double the error
-over its floor is no defect there and is not counted, nor is one that breaks the graph around it as well. Found: a
-finding names a node of the injected piece and its mechanism, and the islands bring the error within the bound, or
-within 1.5 times the floor.
+    python benchmarks/numerics.py       (about 15 minutes on 2 cores)
+
+Clean graphs come first, then each defect of numerics_defects.py in each family of its half. The floor of a case is the
+error with exactly the injected nodes in fp32, or the clean graph's error if that is larger. A defect that does not
+double the error over its floor is harmless in that graph and not counted; nor is one that breaks the graph around it. A
+defect is detected if a finding names an injected node and its mechanism, and the fp32 islands bring the error within
+the bound or within 1.5 times the floor.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 from dataclasses import dataclass
 
@@ -39,7 +41,7 @@ IMAGES = 3
 
 @dataclass(frozen=True)
 class Base:
-    """A clean graph, what it is fed, its tensors' ranges and its own error in half precision."""
+    """A clean graph, its feeds, and the report on it with tensor ranges and errors in half precision."""
 
     model: onnx.ModelProto
     feeds: list[dict[str, Array]]
@@ -47,7 +49,7 @@ class Base:
 
     @property
     def error(self) -> float:
-        """The larger error of the two modes, in multiples of what is allowed."""
+        """The larger error of the two modes, in multiples of the limit."""
         return max(e.without_islands or np.inf for e in self.report.errors)
 
 
@@ -75,7 +77,7 @@ def prepare(name: str) -> Base:
     return Base(model, feeds, diagnose.examine(model, feeds))
 
 
-def places(base: Base) -> list[diagnose.TensorRange]:
+def residual_tensors(base: Base) -> list[diagnose.TensorRange]:
     """Return the residual stream: sums of two computed tensors, images or tokens."""
     shapes = onnx_file.shapes(base.model)
     constants = {t.name for t in base.model.graph.initializer}
@@ -89,11 +91,12 @@ def places(base: Base) -> list[diagnose.TensorRange]:
 
 def injected(base: Base, defect: Defect, share: float) -> tuple[onnx.ModelProto, set[str]]:
     """Return the graph with a defect at a share of its depth, and the names of the defect's nodes."""
-    found = places(base)
-    place = found[int(share * (len(found) - 1))]
+    tensors = residual_tensors(base)
+    tensor = tensors[int(share * (len(tensors) - 1))]
+    shape = tuple(size or 1 for size in onnx_file.shapes(base.model)[tensor.tensor])
     model = onnx.ModelProto()
     model.CopyFrom(base.model)
-    patch = Patch(model, place.tensor, onnx_file.shapes(base.model)[place.tensor], place.largest, place.rms)
+    patch = Patch(model, tensor.tensor, shape, tensor.largest, tensor.rms)
     model = patch.apply(defect.inject(patch))
     return model, {node.name for node in patch.nodes}
 
@@ -106,32 +109,33 @@ def judge(half: str, family: str, base: Base, defect: Defect, share: float) -> d
     floor = max(1.0, base.error, judge.worst(node_names(model, nodes)))
     row |= {"without islands": before, "floor": floor}
     if before <= 2 * floor:
-        # An infinite floor: the graph around the piece does not bear what it gets, in any precision of the piece.
-        return row | {"found": "harmless here" if np.isfinite(floor) else "breaks the rest too"}
+        # The floor is infinite if the graph around the defect overflows even with the defect in fp32.
+        return row | {"detected": "harmless here" if np.isfinite(floor) else "breaks the rest too"}
     report = diagnose.examine(model, base.feeds)
     after = max(e.with_islands or np.inf for e in report.errors)
     named = [f for f in report.findings if nodes & set(f.nodes)]
     right = any(f.mechanism in defect.mechanisms for f in named)
-    held = after <= 1.5 * floor
-    verdict = "yes" if right and held else "wrong mechanism" if named and held else "not held" if named else "NO"
+    within = after <= 1.5 * floor
+    verdict = "yes" if right and within else "wrong mechanism" if named and within else "not fixed" if named else "NO"
     return row | {
         "with islands": after,
         "named": "; ".join(sorted({f.mechanism for f in named})),
         "elsewhere": len(report.findings) - len(named),
         "fp32 operators": len(report.islands),
         "share %": report.island_share_pct,
-        "found": verdict,
+        "detected": verdict,
     }
 
 
 def run() -> int:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     torch.set_num_threads(1)
     bases: dict[str, Base] = {}
     clean = []
     for name in dict.fromkeys((*CLEAN, *FAMILIES["tuning"], *FAMILIES["held out"])):
         bases[name] = prepare(name)
-        r = bases[name].report
-        clean.append({"clean graph": name, "nodes": r.nodes, "error": bases[name].error, "findings": len(r.findings)})
+        report, error = bases[name].report, bases[name].error
+        clean.append({"clean graph": name, "nodes": report.nodes, "error": error, "findings": len(report.findings)})
     print(tabulate(clean, headers="keys", floatfmt=".3g"), "\n", flush=True)
     rows = []
     for half, defects in DEFECTS.items():
@@ -141,11 +145,11 @@ def run() -> int:
                 print(rows[-1], file=sys.stderr, flush=True)
     print(tabulate(rows, headers="keys", floatfmt=".3g"), "\n")
     for half in DEFECTS:
-        counted = [r for r in rows if r["half"] == half and "share %" in r]
-        good = [r for r in counted if r["found"] == "yes"]
-        shares = [float(str(r["share %"])) for r in counted]
+        counted = [row for row in rows if row["half"] == half and "share %" in row]
+        detected = [row for row in counted if row["detected"] == "yes"]
+        shares = [float(str(row["share %"])) for row in counted]
         print(
-            f"{half}: {len(good)} of {len(counted)} defects found ({100 * len(good) / len(counted):.0f} %); "
+            f"{half}: {len(detected)} of {len(counted)} defects detected ({100 * len(detected) / len(counted):.0f} %); "
             f"operators kept in fp32: median {np.median(shares):.1f} %, largest {max(shares):.1f} %"
         )
     alarms = sum(int(str(row["findings"])) for row in clean)

@@ -1,7 +1,7 @@
 """Defects of half precision, injected by mechanism into real graphs.
 
-Each defect is a small piece of graph that float32 computes well and half precision does not. It takes a tensor of a
-backbone (its scale is known) and puts something else in its place. A defect is named by the mechanism that breaks it.
+Each defect is a small subgraph that is accurate in float32 and not in half precision. It reads a tensor of a backbone,
+whose range is known, and its result replaces the tensor.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,7 +20,7 @@ from effbench.deploy import Array
 
 @dataclass
 class Patch:
-    """A place in a graph and the nodes that are put there."""
+    """A tensor of a graph, with its shape and range, and the nodes that replace it."""
 
     model: ModelProto
     tensor: str
@@ -38,8 +39,8 @@ class Patch:
         """Axes of the pixels or tokens."""
         return [2, 3] if len(self.shape) == 4 else [1]
 
-    def op(self, kind: str, *inputs: str | float | list[int] | Array, **attributes: object) -> str:
-        """Add a node; a number becomes a float constant, a list of integers an int64 one, an array one of its type."""
+    def op(self, kind: str, *inputs: str | float | list[int] | Array, **attributes: Any) -> str:
+        """Add a node and return its output; numbers become float constants, integer lists int64, arrays their type."""
         names = [value if isinstance(value, str) else self._constant(value) for value in inputs]
         name = f"defect/{kind}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, names, [name], name=name, **attributes))
@@ -53,12 +54,12 @@ class Patch:
         return name
 
     def apply(self, result: str) -> ModelProto:
-        """Let everything that read the tensor read the result instead."""
+        """Insert the nodes; every reader of the tensor reads the result instead."""
         graph = self.model.graph
         for node in graph.node:
             node.input[:] = [result if name == self.tensor else name for name in node.input]
-        place = 1 + next(i for i, node in enumerate(graph.node) if self.tensor in node.output)
-        nodes = [*graph.node[:place], *self.nodes, *graph.node[place:]]
+        position = 1 + next(i for i, node in enumerate(graph.node) if self.tensor in node.output)
+        nodes = [*graph.node[:position], *self.nodes, *graph.node[position:]]
         del graph.node[:]
         graph.node.extend(nodes)
         return self.model
@@ -79,7 +80,7 @@ def sum_of_squares(p: Patch) -> str:
 
 
 def raw_softmax(p: Patch) -> str:
-    """Take a softmax over channels without its maximum taken off: exp(14) is beyond the range."""
+    """Take a softmax over channels without subtracting the maximum: exp(14) is beyond the range."""
     powers = p.op("Exp", p.op("Mul", p.op("Abs", p.tensor), 14 / p.largest))
     return p.op("Add", p.tensor, p.op("Div", powers, p.op("ReduceSum", powers, [p.channel])))
 
@@ -190,7 +191,7 @@ def variance_of_large_mean(p: Patch) -> str:
 
 
 def swamped(p: Patch) -> str:
-    """Add a large number and take it off again."""
+    """Add a large number and subtract it again."""
     return p.op("Sub", p.op("Add", p.tensor, 2000 * p.rms), 2000 * p.rms)
 
 
@@ -202,7 +203,7 @@ def difference_of_squares(p: Patch) -> str:
 
 
 def position_offset(p: Patch) -> str:
-    """Hide values in large coordinates and take the coordinates off again."""
+    """Add large coordinates to the values and subtract them again."""
     axis = p.pixels[0]
     shape = [1] * len(p.shape)
     shape[axis] = p.shape[axis]
@@ -214,7 +215,7 @@ def position_offset(p: Patch) -> str:
 
 @dataclass(frozen=True)
 class Defect:
-    """How to inject a defect, and the mechanisms that name it rightly."""
+    """A function that injects the defect, and the mechanisms that describe it correctly."""
 
     inject: Callable[[Patch], str]
     mechanisms: tuple[str, ...]
@@ -249,4 +250,4 @@ DEFECTS = {
         Defect(position_offset, ("cancellation",)),
     ),
 }
-"""Half of the mechanisms were in sight while thresholds were chosen; the other half, on other families, were not."""
+"""Thresholds were chosen on the tuning half alone; the held-out half has other mechanisms and other families."""

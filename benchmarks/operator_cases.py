@@ -1,11 +1,12 @@
 """Run the ``onnx`` package's operator cases through the Core ML translator and evaluator.
 
-``python benchmarks/operator_cases.py [--write] [--only NAME]`` prints a table; ``--write`` keeps it, with every
-excluded case and its reason, in benchmarks/RESULTS-operators.md.
+    python benchmarks/operator_cases.py [--write] [--only NAME]
 
-A case is included when its tensors are float32, float16, int32, bool, or int64 with values that fit 32 bits, of rank
-5 at most. Inputs that hold shapes, axes or amounts are made constants, as are the parameters that Core ML takes as
-constants only (`FIXED`). What is excluded, and why, is `reason_to_exclude`; nothing is excluded because it fails.
+``--write`` saves the table, with every excluded case and its reason, to benchmarks/RESULTS-operators.md.
+
+A case is included if its tensors are float32, float16, int32, bool, or int64 with values that fit 32 bits, of rank 5 at
+most. Inputs with shapes, axes or amounts become constants, as do the parameters that Core ML takes as constants only
+(`FIXED`). `reason_to_exclude` decides before the case runs; no case is excluded because it fails.
 """
 
 from __future__ import annotations
@@ -76,13 +77,13 @@ SCOPE: dict[str, tuple[str, ...]] = {
     "key-value cache of a language model": ("TensorScatter", "FlexAttention"),
     "overlapping sums, which MIL does not have": ("Col2Im",),
 }
-"""Reason -> operators outside what image backbones are made of."""
+"""Reason -> operators that image backbones do not have."""
 OUT_OF_SCOPE = {op: reason for reason, ops in SCOPE.items() for op in ops}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one case: ``passed``, ``failed`` or ``excluded``, and why."""
+    """The status of one case, ``passed``, ``failed`` or ``excluded``, and the reason."""
 
     name: str
     operator: str
@@ -107,7 +108,7 @@ def _tensors(case: Any) -> Iterator[tuple[str, Any]]:
 
 
 def reason_to_exclude(case: Any) -> str | None:
-    """Return why a case is left out, or None; the case is not run to find out."""
+    """Return why a case is excluded, or None; the case does not run for it."""
     graph = case.model.graph
     domains = {node.domain for node in graph.node} - {"", "ai.onnx"}
     if domains:
@@ -130,10 +131,10 @@ def reason_to_exclude(case: Any) -> str | None:
 
 def _reason_in_values(case: Any) -> str | None:
     fixed = _fixed_names(case)
-    limits = np.iinfo(np.int32)
+    int32 = np.iinfo(np.int32)
     for name, value in _tensors(case):
         array = np.asarray(value)
-        if array.dtype == np.int64 and name not in fixed and (array.max() > limits.max or array.min() < limits.min):
+        if array.dtype == np.int64 and name not in fixed and (array.max() > int32.max or array.min() < int32.min):
             return "int64 values beyond 32 bits"
     if any(item.name == "training_mode" and item.i for node in case.model.graph.node for item in node.attribute):
         return "training mode"
@@ -151,15 +152,15 @@ def _training_dropout(case: Any) -> bool:
 
 
 def _fixed_names(case: Any) -> set[str]:
-    """Return the graph inputs that become constants, found through the nodes that read them, directly or not."""
-    found: set[str] = set()
+    """Return the graph inputs that become constants, by the nodes that read them, directly or indirectly."""
+    fixed: set[str] = set()
     for node in reversed(case.model.graph.node):
         positions = FIXED.get(node.op_type, ())
-        found.update(name for i, name in enumerate(node.input) if i in positions and name)
-        # What a fixed value is computed from is fixed too, up to the shape of a tensor.
-        if node.op_type not in ("Shape", "Size") and any(name in found for name in node.output):
-            found.update(name for name in node.input if name)
-    return found & {info.name for info in case.model.graph.input}
+        fixed.update(name for i, name in enumerate(node.input) if i in positions and name)
+        # The inputs of a fixed value are fixed too, except where it is the shape of a tensor.
+        if node.op_type not in ("Shape", "Size") and any(name in fixed for name in node.output):
+            fixed.update(name for name in node.input if name)
+    return fixed & {info.name for info in case.model.graph.input}
 
 
 def as_graph(case: Any) -> Any:
@@ -187,7 +188,7 @@ def as_graph(case: Any) -> Any:
 
 
 def run_case(case: Any, target: str | None = None, accumulate: str = "float32") -> str:
-    """Translate, save, read and evaluate a case; return an empty string, or how it failed."""
+    """Translate, save, read and evaluate a case; return an empty string, or the failure."""
     from effbench.deploy.targets.coreml.convert import Options, convert
     from effbench.deploy.targets.coreml.session import MilSession
     from effbench.errors import EffbenchError
@@ -199,18 +200,17 @@ def run_case(case: Any, target: str | None = None, accumulate: str = "float32") 
         try:
             convert(model, package, Options(target))
             session = MilSession(package, accumulate=accumulate)
-            found = session({info.name: np.asarray(values[info.name]) for info in model.graph.input})
+            outputs = session({info.name: np.asarray(values[info.name]) for info in model.graph.input})
         except EffbenchError as error:
             return error.message
     for info in model.graph.output:
-        want, have = np.asarray(values[info.name]), found[info.name]
-        if want.shape != have.shape:
-            return f"shape {have.shape}, expected {want.shape}"
-        rtol = max(case.rtol, 2e-3 if want.dtype == np.float16 else 0.0)
-        if not np.allclose(
-            have.astype(np.float64), want.astype(np.float64), rtol, max(case.atol, 1e-6), equal_nan=True
-        ):
-            return f"differs by {np.nanmax(np.abs(have.astype(np.float64) - want.astype(np.float64))):.3g}"
+        expected, actual = np.asarray(values[info.name]), outputs[info.name]
+        if expected.shape != actual.shape:
+            return f"shape {actual.shape}, expected {expected.shape}"
+        rtol = max(case.rtol, 2e-3 if expected.dtype == np.float16 else 0.0)
+        a, b = actual.astype(np.float64), expected.astype(np.float64)
+        if not np.allclose(a, b, rtol, max(case.atol, 1e-6), equal_nan=True):
+            return f"differs by {np.nanmax(np.abs(a - b)):.3g}"
     return ""
 
 
@@ -264,14 +264,14 @@ def report(outcomes: Sequence[Outcome], seconds: float) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="keep the table in benchmarks/RESULTS-operators.md")
-    parser.add_argument("--only", default="", help="only the cases whose name holds this")
-    arguments = parser.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="save the table to benchmarks/RESULTS-operators.md")
+    parser.add_argument("--only", default="", metavar="NAME", help="only cases with NAME in their name")
+    options = parser.parse_args()
     start = time.perf_counter()
-    outcomes = run([case for case in all_cases() if arguments.only in case.name])
+    outcomes = run([case for case in all_cases() if options.only in case.name])
     text = report(outcomes, time.perf_counter() - start)
-    if arguments.write:
+    if options.write:
         Path(__file__).with_name("RESULTS-operators.md").write_text(text)
     print(text.split("## Passed")[0])
 

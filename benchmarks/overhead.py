@@ -1,14 +1,16 @@
 """Time that the harness adds per inference over a bare loop of the same call.
 
-Two ways at once. *Accounted*: the wall time of the harness's timed loop less the sum of its samples, per inference
-(median over blocks), plus the clock reading that lies inside each sample; it is free of the session's own scatter and
-decides.
-*Paired*: blocks of that loop against blocks of a bare ``for`` loop, in random order; the difference of wall time per
-call, as a check that nothing was forgotten, which fails if its whole interval lies above the limit. After a long
-inference the interpreter's own code is out of the caches, so that even the barest loop that reads a clock twice takes
-time outside; it stands beside.
+The script measures it in two ways.
 
-Three sessions: one that does nothing, one of 0.1 ms or so, and with ``--model`` an ONNX graph on ONNX Runtime.
+*Accounted*: the wall time of the harness's timed loop less the sum of its samples, per inference (median over blocks),
+plus one clock reading, which is inside each sample. It does not depend on the session's scatter, so it decides.
+
+*Paired*: blocks of that loop against blocks of a bare ``for`` loop, in random order; the difference of wall time per
+call. It checks that the accounted time is complete, and fails if its whole interval is above the limit. After a long
+inference the interpreter's code is out of the caches, so even the minimal loop that reads a clock twice takes time
+outside the samples; the table has it too.
+
+There are three sessions: one that does nothing, one of about 0.1 ms, and with ``--model`` a graph on ONNX Runtime.
 
     python benchmarks/overhead.py [--pairs 300] [--model FILE.onnx]
 """
@@ -49,9 +51,9 @@ def graph(path: Path) -> tuple[Call, Feeds]:
     options.intra_op_num_threads = 1
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     rng, inputs = np.random.default_rng(0), session.get_inputs()
-    feeds = {one.name: rng.standard_normal(one.shape).astype(np.float32) for one in inputs}
-    names = [one.name for one in session.get_outputs()]
-    return (lambda given: dict(zip(names, session.run(names, given), strict=True))), feeds
+    images = {spec.name: rng.standard_normal(spec.shape).astype(np.float32) for spec in inputs}
+    names = [output.name for output in session.get_outputs()]
+    return (lambda feeds: dict(zip(names, session.run(names, feeds), strict=True))), images
 
 
 def bare_ns(session: Call, feeds: Feeds, calls: int) -> float:
@@ -63,9 +65,9 @@ def bare_ns(session: Call, feeds: Feeds, calls: int) -> float:
 
 
 def harness_ns(session: Call, feeds: Feeds, calls: int) -> tuple[float, float, float]:
-    """Return per call: wall time of the harness's loop, what of it lies outside its samples, and so for a barest loop.
+    """Return per call: wall time of the harness's loop, the time outside its samples, and the same of a minimal loop.
 
-    No clock but the real one: one that writes its readings down is Python code itself, and cold after a long inference.
+    The clock is the real one: a recording clock would be Python code too, and cold after a long inference.
     """
     start = time.perf_counter_ns()
     samples = sample(session, feeds, calls, 0.0, 3600.0, time.perf_counter_ns)
@@ -76,12 +78,12 @@ def harness_ns(session: Call, feeds: Feeds, calls: int) -> tuple[float, float, f
         begin = clock()
         session(feeds)
         inside += clock() - begin
-    barest = clock() - start
-    return wall / calls, (wall - sum(samples)) / calls, (barest - inside) / calls
+    minimal = clock() - start
+    return wall / calls, (wall - sum(samples)) / calls, (minimal - inside) / calls
 
 
 def pairs_ns(session: Call, feeds: Feeds, pairs: int, calls: int) -> Iterator[tuple[float, float, float, float]]:
-    """Yield for each pair: the bare time per call, the harness's less that, and the two gaps of `harness_ns`."""
+    """Yield for each pair: the bare time per call, the harness's time less that, and the two gaps of `harness_ns`."""
     rng = np.random.default_rng(0)
     for _ in range(pairs):
         bare_first = rng.random() < 0.5
@@ -92,7 +94,7 @@ def pairs_ns(session: Call, feeds: Feeds, pairs: int, calls: int) -> Iterator[tu
 
 
 def reading_ns() -> float:
-    """Return what one reading of the clock takes; the median of short runs, so that an interruption has no say."""
+    """Return the time of one clock reading: the median of short runs, which an interruption does not change."""
     runs = ([time.perf_counter_ns() for _ in range(101)] for _ in range(500))
     return median((times[-1] - times[0]) / 100 for times in runs)
 
@@ -100,32 +102,32 @@ def reading_ns() -> float:
 def median_interval(values: list[float]) -> tuple[float, float, float]:
     """Return the median with its 95 % interval from order statistics."""
     ordered, count = sorted(values), len(values)
-    reach = int(np.ceil(student_t(0.975, count - 1) * np.sqrt(count) / 2))
+    half_width = int(np.ceil(student_t(0.975, count - 1) * np.sqrt(count) / 2))
     middle = count // 2
-    return ordered[max(middle - reach, 0)], median(ordered), ordered[min(middle + reach, count - 1)]
+    return ordered[max(middle - half_width, 0)], median(ordered), ordered[min(middle + half_width, count - 1)]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=300)
-    parser.add_argument("--model", type=Path)
+    parser.add_argument("--model", type=Path, metavar="FILE.onnx")
     args = parser.parse_args()
     sessions = {"nothing": nothing(), "product": product()}
     if args.model:
         sessions[args.model.stem] = graph(args.model)
-    print("| session | bare call, us | accounted, us | barest timed loop, us | paired, us | 95 % interval, us |")
+    print("| session | bare call, us | accounted, us | minimal timed loop, us | paired, us | 95 % interval, us |")
     print("|---|---|---|---|---|---|")
     missed = 0
     for name, (session, feeds) in sessions.items():
-        # Blocks of some 20 ms: long against a clock reading, short against the machine's moods.
+        # Blocks of about 20 ms: long against a clock reading, short against disturbances of the machine.
         calls = min(max(int(2e7 / bare_ns(session, feeds, 20)), 5), 2000)
-        bare, paired, gap, least = zip(*pairs_ns(session, feeds, args.pairs, calls), strict=True)
+        bare, paired, gap, minimal_gap = zip(*pairs_ns(session, feeds, args.pairs, calls), strict=True)
         low, middle, high = (value / 1e3 for value in median_interval(list(paired)))
         inside = reading_ns()
-        accounted, barest = (median(gap) + inside) / 1e3, (median(least) + inside) / 1e3
+        accounted, minimal = (median(gap) + inside) / 1e3, (median(minimal_gap) + inside) / 1e3
         missed += accounted >= LIMIT_US or low >= LIMIT_US
-        columns = (median(bare) / 1e3, accounted, barest, middle)
-        print(f"| {name} | {' | '.join(f'{one:.2f}' for one in columns)} | {low:.2f} to {high:.2f} |", flush=True)
+        columns = (median(bare) / 1e3, accounted, minimal, middle)
+        print(f"| {name} | {' | '.join(f'{value:.2f}' for value in columns)} | {low:.2f} to {high:.2f} |", flush=True)
     print(f"\n{args.pairs} alternated pairs each; limit {LIMIT_US:g} us; {missed} sessions above it.")
     return 1 if missed else 0
 

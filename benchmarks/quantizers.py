@@ -1,10 +1,11 @@
-"""Which quantizer loses less, in the same form of Q/DQ: onnxruntime's, NNCF, or NNCF's ranges with weights rounded by
-`precision.rounding`; and what the noisiest operators in float bring (`precision.int8_noise`). In a16w8, what rounding
-brings.
+"""Signal to noise of quantizers that write the same form of Q/DQ.
 
-Run with ``python benchmarks/quantizers.py [--precision a16w8] [MODEL ...]`` (about 20 minutes on 2 cores, a16w8 three).
-Untrained models, calibrated with synthetic images and judged on five sets of six others. Signal to quantization noise
-in dB, the mean over images taken off: the worst set and the best.
+    python benchmarks/quantizers.py [--precision a16w8] [MODEL ...]     (about 20 minutes on 2 cores, a16w8 three)
+
+In int8: onnxruntime's quantizer, NNCF, NNCF's ranges with weights rounded by `precision.rounding`, and the noisiest
+operators in float (`precision.int8_noise`). In a16w8: weights rounded to the nearest level and by `precision.rounding`.
+The models are untrained, calibrated with synthetic images and judged on five sets of six other images. The figures are
+the signal to quantization noise in dB, without the mean over images, of the worst set and the best.
 """
 
 from __future__ import annotations
@@ -38,15 +39,15 @@ JUDGE_SEEDS = (0, 100, 200, 300, 400)
 Row: TypeAlias = dict[str, object]
 
 
-class Reader(CalibrationDataReader):
-    """Hands calibration batches to onnxruntime, one a call."""
+class Reader(CalibrationDataReader):  # type: ignore[misc]
+    """Give onnxruntime one calibration batch a call."""
 
     def __init__(self, batches: list[dict[str, Array]]) -> None:
-        self.left = iter(batches)
+        self.batches = iter(batches)
 
     def get_next(self) -> dict[str, Array] | None:
         """Return the next batch, None at the end."""
-        return next(self.left, None)
+        return next(self.batches, None)
 
 
 def by_onnxruntime(model: onnx.ModelProto, batches: list[dict[str, Array]]) -> onnx.ModelProto:
@@ -80,22 +81,22 @@ def by_onnxruntime(model: onnx.ModelProto, batches: list[dict[str, Array]]) -> o
 
 
 def by_nncf(model: onnx.ModelProto, batches: list[dict[str, Array]]) -> onnx.ModelProto:
-    """Return the int8 graph as NNCF rounds it, each weight to the nearest level."""
+    """Return the int8 graph of NNCF, with each weight rounded to the nearest level."""
     with mock.patch("effbench.deploy.precision.rounding.round_weights"):
         return to_int8(model, batches)
 
 
 def in_int8(model: onnx.ModelProto, batches: list[dict[str, Array]]) -> tuple[dict[str, onnx.ModelProto], Row]:
-    """Return the int8 graphs by what made them, and what the search for the noisiest operators says of itself."""
+    """Return the int8 graphs by quantizer, and figures of the search for the noisiest operators."""
     mixed = to_mixed_int8(model, batches)
-    made = {
+    graphs = {
         "onnxruntime": by_onnxruntime(model, batches),
         "NNCF": by_nncf(model, batches),
         "rounded by results": to_int8(model, batches),
         "the same, extremes": to_int8(model, batches, extremes=True),
         "noisiest in float": mixed.model,
     }
-    return made, {
+    return graphs, {
         "in float": f"{len(mixed.float_nodes)} of {mixed.quantizable}",
         "work in float": f"{mixed.share_pct:.0f} %",
         "its ranges": "least error" if mixed.clipping is None else "extremes",
@@ -103,7 +104,7 @@ def in_int8(model: onnx.ModelProto, batches: list[dict[str, Array]]) -> tuple[di
 
 
 def in_a16w8(model: onnx.ModelProto, batches: list[dict[str, Array]]) -> tuple[dict[str, onnx.ModelProto], Row]:
-    """Return the graph with each weight at its nearest level, and with weights rounded by results."""
+    """Return the graph with weights rounded to the nearest level, and with weights rounded for the output error."""
     with mock.patch("effbench.deploy.precision.rounding.round_weights"):
         nearest = to_a16w8(model, batches)
     return {"nearest level": nearest, "rounded by results": to_a16w8(model, batches)}, {}
@@ -114,26 +115,24 @@ def run() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", default=[*MODELS, *HARD], metavar="MODEL")
     parser.add_argument("--precision", choices=("int8", "a16w8"), default="int8")
-    args = parser.parse_args()
+    options = parser.parse_args()
     rows = []
-    for name in args.models:
+    for name in options.models:
         model = export(name, RESOLUTION)
         spec = onnx_file.inputs(model)[0]
-        how, size = Preprocessing(), (RESOLUTION, RESOLUTION)
-        batches = load_calibration("synthetic", size, how).feeds(1, spec, how)
-        judges = [
-            fidelity.feeds(fidelity.reference_images(fidelity.NATURAL, 3, size, seed), 1, spec, how)
-            for seed in JUDGE_SEEDS
-        ]
-        made, more = (in_int8 if args.precision == "int8" else in_a16w8)(model, batches)
+        preprocessing, size = Preprocessing(), (RESOLUTION, RESOLUTION)
+        batches = load_calibration("synthetic", size, preprocessing).feeds(1, spec, preprocessing)
+        image_sets = [fidelity.reference_images(fidelity.NATURAL, 3, size, seed) for seed in JUDGE_SEEDS]
+        judges = [fidelity.feeds(images, 1, spec, preprocessing) for images in image_sets]
+        graphs, figures = (in_int8 if options.precision == "int8" else in_a16w8)(model, batches)
         row: Row = {"untrained model": name, "px": RESOLUTION}
-        for label, graph in made.items():
+        for label, graph in graphs.items():
             levels = [
                 signal_to_noise_db(fidelity.run_all(runner(model), feeds), fidelity.run_all(runner(graph), feeds))
                 for feeds in judges
             ]
             row[f"{label}, dB"] = f"{min(levels):.1f} to {max(levels):.1f}"
-        rows.append(row | more)
+        rows.append(row | figures)
         print(rows[-1], file=sys.stderr, flush=True)
     print(tabulate(rows, headers="keys", tablefmt="pipe"))
     return 0

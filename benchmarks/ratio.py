@@ -1,8 +1,8 @@
-"""regla_m over iformer_m, 1 thread, paired: latency ratio at 224, 512 and 1024 px on ONNX Runtime and OpenVINO.
+"""Paired latency ratio regla_m over iformer_m, 1 thread, at 224, 512 and 1024 px on ONNX Runtime and OpenVINO.
 
 Both sides run in one fresh process per round, inferences alternating in random order; the figure is the ratio of
-medians with a t-interval over rounds. Parameters and MACs of both are fixed by publications (ReGLA here is a
-reconstruction). On a CPU: nothing follows from it for a phone.
+medians with a t-interval over rounds. Parameters and MACs of both are those of the publications (ReGLA here is a
+reconstruction). The figures are of a CPU and do not carry over to a phone.
 
     python benchmarks/ratio.py --rounds 20
 """
@@ -38,13 +38,13 @@ def paired(a: Artifact, b: Artifact, setting: RoundSettings, rounds: int, name: 
 
 def main() -> None:
     """Print a Markdown table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("a", nargs="?", default="iformer_m", help="the base")
-    parser.add_argument("b", nargs="?", default="regla_m", help="over the base")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("a", nargs="?", default="iformer_m", help="the base (default: iformer_m)")
+    parser.add_argument("b", nargs="?", default="regla_m", help="the other model (default: regla_m)")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each round; at least 5 pairs")
-    parser.add_argument("--res", type=int, action="append")
-    parser.add_argument("--target", action="append")
+    parser.add_argument("--res", type=int, action="append", help="repeatable (default: 224, 512 and 1024)")
+    parser.add_argument("--target", action="append", help="repeatable (default: ort and ov)")
     options = parser.parse_args()
     print(f"| target | px | MAC ratio | {options.b} / {options.a} [95 %] | rounds |\n|---|---|---|---|---|", flush=True)
     setting = RoundSettings(round_seconds=options.seconds, min_pairs=5)

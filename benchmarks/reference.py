@@ -1,9 +1,9 @@
 """effbench's p50 beside benchmark_app (OpenVINO) and a bare onnxruntime loop, in alternated short runs.
 
-Each side of a pair is a fresh process on the same file, one thread, fp32; which side goes first is drawn. The figure is
-the ratio of medians, effbench over the other tool: a 20 % trimmed mean of log ratios over pairs, and its interval.
-With ``--together`` the two of a pair run at the same time instead, each kept to a core of its own, cores drawn: on a
-shared host, whose clock moves by percents from one second to the next, both then see the same.
+Each side of a pair is a fresh process on the same file, one thread, fp32, in random order. The figure is the ratio of
+medians, effbench over the other tool: a 20 % trimmed mean of log ratios over pairs, and its interval. With
+``--together`` both sides of a pair run at the same time, each pinned to a random core: the clock of a shared host
+varies by percents from second to second, and then both sides see the same clock.
 
     python benchmarks/reference.py --pairs 30 --res 224 --res 512
     python benchmarks/reference.py --pool 0.997,0.983,1.011 1.010,0.993,1.028
@@ -53,11 +53,11 @@ print(numpy.median(loop(seconds)) * 1e3)
 """
 
 
-def ours(folder: str, seconds: float) -> float:
+def effbench(folder: str, seconds: float) -> float:
     """Return effbench's median in ms: one round of the agent."""
     job = {"op": "measure", "artifact": folder, "threads": 1, "min_samples": 5, "min_seconds": seconds}
     (answer,) = process.run("effbench.device.agent", {**job, "round_seconds": 0}, time_limit_s=120)
-    return statistics.median(answer["round"]["samples_ns"]) / 1e6
+    return float(statistics.median(answer["round"]["samples_ns"])) / 1e6
 
 
 def bare(folder: str, seconds: float) -> float:
@@ -67,66 +67,73 @@ def bare(folder: str, seconds: float) -> float:
 
 
 def benchmark_app(folder: str, seconds: float) -> float:
-    """Return benchmark_app's median in ms, made comparable: synchronous, one stream, one thread, f32."""
+    """Return benchmark_app's median in ms under the same conditions: synchronous, one stream, one thread, f32."""
     options = ["-d", "CPU", "-hint", "none", "-nstreams", "1", "-nthreads", "1"]
     options += ["-api", "sync", "-infer_precision", "f32"]
     app = Path(sys.executable).with_name("benchmark_app")
     command = [str(app), "-m", f"{folder}/model.xml", "-t", str(max(1, round(seconds + 0.5))), *options]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    found = re.search(r"Median:\s+([\d.]+) ms", text)
-    assert found is not None, text
-    return float(found.group(1))
+    median = re.search(r"Median:\s+([\d.]+) ms", text)
+    assert median is not None, text
+    return float(median.group(1))
+
+
+OTHER_TOOLS: dict[str, tuple[str, Side]] = {
+    "ort": ("onnxruntime loop", bare),
+    "ov": ("benchmark_app", benchmark_app),
+}
+"""Target -> the other tool and how it measures."""
 
 
 def in_turn(sides: dict[str, Side], folder: str, seconds: float) -> dict[str, float]:
-    """Run one side after the other, in an order that is drawn; returns each side's median in ms."""
+    """Run one side after the other, in random order; return each side's median in ms."""
     return {name: sides[name](folder, seconds) for name in random.sample(sorted(sides), 2)}
 
 
 def together(sides: dict[str, Side], folder: str, seconds: float) -> dict[str, float]:
-    """Run both sides at the same time, on two cores that are drawn; returns each side's median in ms."""
+    """Run both sides at the same time, on two random cores; return each side's median in ms."""
     cores = random.sample(sorted(os.sched_getaffinity(0)), 2)
 
     def run(name: str, core: int) -> float:
-        os.sched_setaffinity(0, {core})  # of this thread; the process it starts inherits it
+        os.sched_setaffinity(0, {core})  # of this thread; its child process inherits it
         return sides[name](folder, seconds)
 
     with ThreadPoolExecutor(2) as pool:
         return dict(zip(sides, pool.map(run, sides, cores), strict=True))
 
 
-def ratio(folder: str, other: str, pairs: int, seconds: float, how: Pair) -> tuple[float, float, float, float]:
-    """Return the ratio of medians, its 95 % interval, and our median in ms."""
-    logs, mine = [], []
-    sides: dict[str, Side] = {"ours": ours, "theirs": {"benchmark_app": benchmark_app, "onnxruntime loop": bare}[other]}
+def ratio(folder: str, tool: Side, pairs: int, seconds: float, run_pair: Pair) -> tuple[float, float, float, float]:
+    """Return the ratio of medians, its 95 % interval, and effbench's median in ms."""
+    logs, medians = [], []
+    sides: dict[str, Side] = {"effbench": effbench, "tool": tool}
     for index in range(pairs):
-        found = how(sides, folder, seconds)
-        logs.append(math.log(found["ours"] / found["theirs"]))
-        mine.append(found["ours"])
-        print(f"  pair {index + 1}/{pairs}: {found['ours']:.2f} / {found['theirs']:.2f} ms", file=sys.stderr)
+        p50_ms = run_pair(sides, folder, seconds)
+        logs.append(math.log(p50_ms["effbench"] / p50_ms["tool"]))
+        medians.append(p50_ms["effbench"])
+        print(f"  pair {index + 1}/{pairs}: {p50_ms['effbench']:.2f} / {p50_ms['tool']:.2f} ms", file=sys.stderr)
     low, center, high = (math.exp(value) for value in trimmed(logs))
-    return center, low, high, statistics.median(mine)
+    return center, low, high, statistics.median(medians)
 
 
 def trimmed(values: list[float], share: float = 0.2) -> tuple[float, float, float]:
-    """Return the 95 % interval and center of a trimmed mean: a pair that the machine disturbed does not decide.
+    """Return the 95 % interval and center of a trimmed mean, which single disturbed pairs hardly change.
 
     Source: Tukey and McLaughlin 1963: t-interval from the winsorized deviation.
     """
     ordered = np.sort(values)
     cut = int(share * len(ordered))
-    kept = len(ordered) - 2 * cut
+    remaining = len(ordered) - 2 * cut
     center = float(ordered[cut : len(ordered) - cut].mean())
     deviation = np.clip(ordered, ordered[cut], ordered[-cut - 1]).std(ddof=1)
-    half = student_t(0.975, kept - 1) * float(deviation) / ((1 - 2 * share) * math.sqrt(len(ordered)))
+    half = student_t(0.975, remaining - 1) * float(deviation) / ((1 - 2 * share) * math.sqrt(len(ordered)))
     return center - half, center, center + half
 
 
 def pooled(runs: list[str]) -> tuple[float, float, float]:
-    """Return the ratio of several runs with its 95 % interval: means of log ratios by their inverse variances.
+    """Return the pooled ratio of several runs with its 95 % interval, log ratios weighted by inverse variance.
 
     Args:
-        runs: ``RATIO,LOW,HIGH`` as the table has them.
+        runs: ``RATIO,LOW,HIGH``, as in the table.
     """
     values = [[math.log(float(number)) for number in run.split(",")] for run in runs]
     weights = [(2 * 1.96 / (high - low)) ** 2 for _, low, high in values]
@@ -137,26 +144,26 @@ def pooled(runs: list[str]) -> tuple[float, float, float]:
 
 def main() -> None:
     """Print a Markdown table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=30)
-    parser.add_argument("--seconds", type=float, default=1.5)
-    parser.add_argument("--res", type=int, action="append")
+    parser.add_argument("--seconds", type=float, default=1.5, help="of each run")
+    parser.add_argument("--res", type=int, action="append", help="repeatable (default: 224 and 512)")
     parser.add_argument("--model", default="regla_m")
-    parser.add_argument("--target", action="append", help="ort, ov (default both)")
+    parser.add_argument("--target", action="append", choices=OTHER_TOOLS, help="repeatable (default: both)")
     parser.add_argument("--together", action="store_true", help="both of a pair at once, a core each")
     parser.add_argument("--pool", nargs="+", metavar="RATIO,LOW,HIGH", help="measure nothing; pool these runs")
     options = parser.parse_args()
     if options.pool:
         print("pooled: {:.3f} [{:.3f}, {:.3f}]".format(*pooled(options.pool)))
         return
-    how = together if options.together else in_turn
+    run_pair = together if options.together else in_turn
     print("| against | px | effbench p50 ms | ratio [95 %] | pairs |\n|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         for size in options.res or [224, 512]:
             for cell in export(options.model, options.target or ["ort", "ov"], [size], out=folder):
-                other = {"ort": "onnxruntime loop", "ov": "benchmark_app"}[cell.target]
-                found, low, high, p50 = ratio(cell.artifact, other, options.pairs, options.seconds, how)
-                row = f"| {other} | {size} | {p50:.2f} | {found:.4f} [{low:.4f}, {high:.4f}] | {options.pairs} |"
+                name, tool = OTHER_TOOLS[cell.target]
+                center, low, high, p50 = ratio(cell.artifact, tool, options.pairs, options.seconds, run_pair)
+                row = f"| {name} | {size} | {p50:.2f} | {center:.4f} [{low:.4f}, {high:.4f}] | {options.pairs} |"
                 print(row, flush=True)
 
 

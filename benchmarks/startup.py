@@ -1,4 +1,4 @@
-"""What the command line costs before it does anything, and an export that is already made, over a bare interpreter.
+"""Time of commands that do little: `--help`, `models`, and an export whose artifacts exist, over a bare interpreter.
 
 Commands alternate; the figure is the median of paired differences to ``python -c pass``.
 
@@ -28,7 +28,7 @@ def seconds(command: list[str]) -> float:
 
 def main() -> None:
     """Print a Markdown table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=21)
     runs = parser.parse_args().runs
     with tempfile.TemporaryDirectory() as folder:
@@ -45,8 +45,9 @@ def main() -> None:
             for name, command in commands.items():
                 differences[name].append(seconds(command) - bare)
     print("| command | over bare python, median (ms) | smallest | largest |\n|---|---|---|---|")
-    for name, found in differences.items():
-        print(f"| {name} | {statistics.median(found) * 1e3:.0f} | {min(found) * 1e3:.0f} | {max(found) * 1e3:.0f} |")
+    for name, values in differences.items():
+        median, smallest, largest = (1e3 * value for value in (statistics.median(values), min(values), max(values)))
+        print(f"| {name} | {median:.0f} | {smallest:.0f} | {largest:.0f} |")
     print(f"\ncold export of regla_m at 224 and 512 px to ort and ov, verified: {cold:.1f} s")
 
 

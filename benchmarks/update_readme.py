@@ -1,7 +1,9 @@
-"""Put a report's tables and plot into the README: ``python benchmarks/update_readme.py runs/report-top1``.
+"""Put a report's table and plot into the README.
 
-The folder is what ``effbench report --plot --format json`` wrote. The tables replace what stands between the two marks;
-the first plot of measured rows goes to ``docs/img/pareto.svg``.
+    effbench report --plot --format json
+    python benchmarks/update_readme.py runs/report-top1
+
+The table replaces the text between two marks; the first plot of measured rows becomes ``docs/img/pareto.svg``.
 """
 
 from __future__ import annotations
@@ -30,12 +32,12 @@ def measured(folder: Path) -> list[Row]:
         sys.exit(f"{path}: no such file; write it with: effbench report --plot --format json")
     rows = [row for row in json.loads(path.read_text())["rows"] if row["source"] == "measured"]
     if not rows:
-        sys.exit(f"{path}: holds no measured row")
+        sys.exit(f"{path}: has no measured row")
     return sorted(rows, key=lambda row: (row["height_px"], row["width_px"], row["model"], row["target"]))
 
 
 def line(row: Row) -> str:
-    """Return one row of the table; what is borrowed or reconstructed is marked."""
+    """Return one row of the table; a borrowed accuracy and a reconstruction are marked."""
     size = str(row["height_px"]) + (f"x{row['width_px']}" if row["width_px"] != row["height_px"] else "")
     precision = " / ".join(dict.fromkeys((row["storage_precision"], row["compute_precision"] or "unknown")))
     accuracy = "-" if row["accuracy"] is None else f"{row['accuracy']:g}" + r" \*" * row["borrowed"]
@@ -48,7 +50,7 @@ def line(row: Row) -> str:
 
 
 def conditions(row: Row) -> str:
-    """Return what a row was measured under, which the whole table has to share."""
+    """Return the conditions of a row's measurement, which all rows of the table have to share."""
     plural = "s" if row["threads"] != 1 else ""
     return (
         f"{row['machine']}; batch {row['batch']}, {row['threads']} thread{plural}, {row['scope']}, {row['protocol']}; "
@@ -57,13 +59,13 @@ def conditions(row: Row) -> str:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Return the Markdown that stands between the marks: a table, and notes on what its signs mean."""
+    """Return the Markdown between the marks: a table, and notes on its signs."""
     shared = {conditions(row): None for row in rows}
     if len(shared) > 1:
-        sys.exit(f"the rows were not measured alike: {'; '.join(shared)}")
+        sys.exit(f"the rows were measured under different conditions: {'; '.join(shared)}")
     notes = [*shared, f"Runtimes: {', '.join(dict.fromkeys(row['runtime'] for row in rows))}."]
     if any(row["borrowed"] for row in rows):
-        notes.append(r"\* *borrowed*: printed by a paper for other weights; nothing here produced it.")
+        notes.append(r"\* *borrowed*: published for other weights, not measured on these files.")
     if any(row["reconstruction"] for row in rows):
         notes.append("† a reconstruction from an abstract, not the authors' network.")
     if any(row["trust"] != "A" for row in rows):
@@ -82,7 +84,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def replace(text: str, block: str) -> str:
-    """Return the text with what stands between the marks replaced."""
+    """Return the text with a new block between the marks."""
     if text.count(BEGIN) != 1 or text.count(END) != 1:
         sys.exit(f"{README.name}: needs {BEGIN} and {END} once each")
     before, _, rest = text.partition(BEGIN)
@@ -92,13 +94,13 @@ def replace(text: str, block: str) -> str:
 def main() -> None:
     """Update the README and the plot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, help="of the report")
     parser.add_argument("--plot", help="file name of the plot in that folder (default: the first)")
-    choice = parser.parse_args()
-    rows = measured(choice.folder)
-    plots = sorted(choice.folder.glob(choice.plot or "*local*.svg"))
+    options = parser.parse_args()
+    rows = measured(options.folder)
+    plots = sorted(options.folder.glob(options.plot or "*local*.svg"))
     if not plots:
-        sys.exit(f"{choice.folder}: holds no plot; write it with: effbench report --plot")
+        sys.exit(f"{options.folder}: has no plot; write it with: effbench report --plot")
     if plots[0].stat().st_size > LARGEST_PLOT_BYTES:
         sys.exit(f"{plots[0]}: {plots[0].stat().st_size:,} bytes, more than {LARGEST_PLOT_BYTES:,}")
     README.write_text(replace(README.read_text(), table(rows)))

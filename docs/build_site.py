@@ -1,4 +1,4 @@
-"""Build the documentation as a site: ``python docs/build_site.py`` (or ``make docs``) writes it to site/.
+"""Build the documentation as a site: ``python docs/build_site.py [FOLDER]`` (or ``make docs``) writes it to site/.
 
 1. The pages of docs/ are copied to build/docs, with what the site has besides them: the command line's options, pages
    from the rest of the repository, and the files that pages link to.
@@ -50,17 +50,18 @@ LOADED = re.compile(
 """What a browser would fetch from elsewhere: elements of a page, and imports and images of a style sheet."""
 
 
-def main() -> int:
+def main(site: Path = SITE) -> int:
     """Stage, build and check; return the exit code."""
     shutil.rmtree(STAGED, ignore_errors=True)
     stage(STAGED)
     build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--config-file", str(ROOT / "mkdocs.yml")]
+    build += ["--site-dir", str(site)]
     settings = {"NO_MKDOCS_2_WARNING": "1", "SITE_NAME": f"effbench {__version__}"}
     code = subprocess.run(build, check=False, env={**os.environ, **settings}).returncode
-    remote = remote_resources(SITE) if code == 0 else {}
+    remote = remote_resources(site) if code == 0 else {}
     for path, element in remote.items():
         print(f"{path}: loaded from the network: {element}", file=sys.stderr)
-    print(f"{SITE / 'index.html'}" if code == 0 and not remote else "the site was not built", file=sys.stderr)
+    print(f"{site / 'index.html'}" if code == 0 and not remote else "the site was not built", file=sys.stderr)
     return code or bool(remote)
 
 
@@ -161,4 +162,4 @@ def _put(folder: Path, uri: str, data: bytes) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else SITE))

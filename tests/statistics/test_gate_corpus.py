@@ -1,4 +1,4 @@
-"""The gate on recorded rounds: real noise, real slowdowns, replayed: benchmarks/gate.py, held to its word."""
+"""The gate on recorded rounds with real noise and real slowdowns, replayed by benchmarks/gate.py."""
 
 from __future__ import annotations
 
@@ -67,9 +67,9 @@ def test_a_replay_repeats_itself_and_mirrored_rounds_give_mirrored_verdicts(benc
     rounds = pool(held, 1, "stall_10")
     swapped = []
     for trace in rounds:
-        item = trace.item
+        item = trace.paired_round
         sides = {"a_ns": item.b_ns, "b_ns": item.a_ns, "a_wait_ns": item.b_wait_ns, "b_wait_ns": item.a_wait_ns}
-        swapped.append(replace(trace, item=replace(item, **sides)))
+        swapped.append(replace(trace, paired_round=replace(item, **sides)))
     first, again, mirrored = (bench.replayed(item, replays=100).final for item in (rounds, rounds, swapped))
     assert (first == again).all()
     assert (SWAPPED[first] == mirrored).all()

@@ -1,17 +1,23 @@
-"""Jobs of a simulated lab: they take a scripted time, and fail in scripted ways on their first attempts.
+"""Jobs of a simulated lab: they take a scripted time, and their first attempts fail in scripted ways.
 
-Imported by workers in processes of their own: what happened is written to files below a folder, one line a run.
+Worker processes import this module; each run adds a line to a file in a shared folder.
 """
+
+from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 from effbench.errors import DeviceError, UsageError
 
 
-def work(name, folder, seconds=0.0, faults=(), fails=False):
-    """Do one job; ``faults`` says what befalls its first attempts: ``fault``, ``kill`` or ``hang``."""
+def work(
+    name: str, folder: str, seconds: float = 0.0, faults: Sequence[str] = (), fails: bool = False
+) -> dict[str, Any]:
+    """Do one job; ``faults`` names the failure of each first attempt: ``fault``, ``kill`` or ``hang``."""
     log = Path(folder) / f"{name}.runs"
     with log.open("a") as stream:
         stream.write(f"{time.time()} {os.getpid()}\n")
@@ -26,17 +32,17 @@ def work(name, folder, seconds=0.0, faults=(), fails=False):
     if fault == "fault":
         raise DeviceError("the cable came loose")
     if fails:
-        raise UsageError("this job means nothing")
+        raise UsageError("this job is invalid")
     return {"name": name, "pid": os.getpid()}
 
 
-def broken(name, folder):
+def broken(name: str, folder: str, **_: Any) -> NoReturn:
     """Run on a device that never works."""
     with (Path(folder) / f"{name}.runs").open("a") as stream:
         stream.write(f"{time.time()} {os.getpid()}\n")
     raise DeviceError("no answer from the device")
 
 
-def bug(name):
-    """Fail as nobody foresaw."""
+def bug(name: str) -> NoReturn:
+    """Fail with an error that is not effbench's."""
     raise ZeroDivisionError(name)
