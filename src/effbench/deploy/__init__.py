@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from effbench.errors import UsageError, unknown_name
 from effbench.registry import constants_in, plugins
-from effbench.schema import Artifact
+from effbench.schema import Artifact, Proof
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -40,6 +40,11 @@ class Session(ABC):
     """True if this simulates the hardware that the artifact is for: valid for fidelity, worthless for latency."""
     max_images: int | None = None
     """How many images a fidelity check runs, because a simulator needs seconds or minutes for each; None: all."""
+
+    @property
+    def proof(self) -> Proof:
+        """What a comparison of its outputs with the reference proves the artifact by."""
+        return Proof.SIMULATOR if self.simulated else Proof.RUNTIME
 
     @abstractmethod
     def __call__(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:

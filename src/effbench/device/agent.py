@@ -83,19 +83,11 @@ def verify(job: dict[str, Any], emit: Any) -> None:
         one = fidelity.check(session, reference, batch, shape, prepared, precision, example, session.max_images)
         how = "".join(f", {key} {value}" for key, value in options.items())
         engine = f"{title}{', simulated' if session.simulated else ''}{how}"
-        found.append(replace(one, engine=engine, proved_by=_proof(name, session)))
+        found.append(replace(one, engine=engine, proved_by=session.proof))
         placement = session.placement()  # what settles the compute precision where a runtime has to be asked for it
         answer = {"placement": placement, "compute_precision": session.compute_precision}
         session.close()
     emit({"event": "result", "fidelity": to_json(fidelity.worst(found)), **answer})
-
-
-def _proof(target: str, session: Any) -> Any:
-    from effbench.schema import Proof
-
-    if target == "onnx" or (target == "coreml" and session.simulated):
-        return Proof.EVALUATOR
-    return Proof.SIMULATOR if session.simulated else Proof.RUNTIME
 
 
 def measure(job: dict[str, Any], emit: Any) -> None:

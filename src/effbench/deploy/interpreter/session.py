@@ -11,11 +11,16 @@ import torch
 from effbench.deploy import Session
 from effbench.deploy.graph import onnx_file
 from effbench.deploy.interpreter import Interpreter
-from effbench.schema import Artifact
+from effbench.schema import Artifact, Proof
 
 
 class InterpreterSession(Session):
     """The interpreter in the graph's own types; outputs are host arrays."""
+
+    @property
+    def proof(self) -> Proof:
+        """Effbench's own evaluator, whose code shares nothing with the converter."""
+        return Proof.EVALUATOR
 
     def __init__(self, artifact: Artifact, threads: int) -> None:
         torch.set_num_threads(threads)

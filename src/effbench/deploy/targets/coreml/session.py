@@ -18,7 +18,7 @@ from effbench.deploy.targets.coreml.lazy import LazyModule, ct, quiet_coremltool
 from effbench.deploy.targets.coreml.package import Package, read
 from effbench.deploy.targets.coreml.translator.graph import Port, ports
 from effbench.errors import DataError, UnavailableError, UsageError
-from effbench.schema import Preprocessing
+from effbench.schema import Preprocessing, Proof
 
 UNITS = ("ALL", "CPU_ONLY", "CPU_AND_GPU", "CPU_AND_NE")
 
@@ -74,6 +74,11 @@ class MilSession(Session):
     """A package evaluated in torch: valid for fidelity, not for latency."""
 
     simulated = True
+
+    @property
+    def proof(self) -> Proof:
+        """Effbench's own evaluator, whose code shares nothing with the converter."""
+        return Proof.EVALUATOR
 
     def __init__(self, path: Path, threads: int = 1, accumulate: str = "float32") -> None:
         torch.set_num_threads(threads)
