@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
+
+from effbench.errors import unknown_name
 
 P = ParamSpec("P")
 Request = TypeVar("Request")
@@ -35,4 +37,22 @@ def from_fields(record: Callable[P, Request]) -> Callable[[Callable[[Request], R
     return decorate
 
 
-__all__ = ["from_fields"]
+def build(record: Callable[..., Request], values: Mapping[str, Any], source: str) -> Request:
+    """Build a record from named values, such as the keys of a TOML table.
+
+    Args:
+        record: A dataclass.
+        values: Its fields by name.
+        source: Where the names come from, for the message.
+
+    Raises:
+        UsageError: A name is not a field of the record; the valid ones are listed.
+    """
+    valid = [name for name in inspect.signature(record).parameters if name != "notify"]
+    for name in values:
+        if name not in (*valid, "notify"):
+            raise unknown_name(name, valid, source)
+    return record(**values)
+
+
+__all__ = ["build", "from_fields"]

@@ -35,45 +35,54 @@ from effbench.commands import _shared as shared
 @click.option("--format", "formats", multiple=True, metavar="NAME", help="Also write: markdown, csv, json. Repeatable.")
 @shared.out
 @shared.json
-def sweep(names: Sequence[str], formats: Sequence[str], as_json: bool, **flags: Any) -> None:
+def sweep(
+    names: Sequence[str], formats: Sequence[str], as_json: bool, memory_limit_mib: float | None, **flags: Any
+) -> None:
     """Export, verify and measure models x resolutions x precisions x targets: from flags, a suite, or effbench.toml."""
     from effbench.api.sweep import suite
+    from effbench.api.sweep.run import run_sweep
+    from effbench.errors import worst_exit_code
     from effbench.reports.matrix import render
 
-    chosen = suite.settings(names, {key: value for key, value in flags.items() if value not in (None, ())})
-    if suite.over_devices(chosen):
-        _over_devices(chosen, formats, as_json)
+    if memory_limit_mib is not None:
+        flags["memory_limit_bytes"] = int(memory_limit_mib * 2**20)
+    values = suite.arguments(names, {name: value for name, value in flags.items() if value not in (None, (), False)})
+    if flags["measure"] is False:
+        values["measure"] = False
+    if suite.over_devices(values):
+        _over_devices(values, formats, as_json)
         return
     with shared.Progress() as notify:
-        found = suite.run(chosen, notify)
-    table = suite.table(found)
+        result = run_sweep(suite.sweep_request(values, notify))
+    table = suite.table(result)
     files = suite.write(table, formats, flags["out"])
     click.echo(render(table, "json" if as_json else "terminal").rstrip())
     for path in files:
         click.echo(f"wrote {path}", err=as_json)
-    if found.interrupted:
-        click.echo("Interrupted: what ended is kept; the same command goes on from there.", err=True)
+    if result.interrupted:
+        click.echo("Interrupted: cells that ended are kept; the same command continues from there.", err=True)
         sys.exit(130)
-    sys.exit(shared.worst([*found.cells, *found.unmeasured]))
+    sys.exit(worst_exit_code(cell.exit_code for cell in (*result.cells, *result.unmeasured)))
 
 
-def _over_devices(chosen: dict[str, Any], formats: Sequence[str], as_json: bool) -> None:
+def _over_devices(values: dict[str, Any], formats: Sequence[str], as_json: bool) -> None:
+    from effbench.api.keywords import build
     from effbench.errors import worst_exit_code
     from effbench.lab import table
-    from effbench.lab.sweep import sweep as run
+    from effbench.lab.sweep import LabRequest, run_lab_sweep
     from effbench.reports.lab import render
 
-    out = chosen.get("out")
+    chosen = {name: value for name, value in values.items() if name not in ("measure", "retry")}
     with shared.Progress() as notify:
-        found = run(**{key: value for key, value in chosen.items() if key not in ("measure", "retry")}, notify=notify)
-    click.echo(render(table.records(found), found.set_aside, "json" if as_json else "terminal").rstrip())
-    for path in table.write(found, formats, out):
+        result = run_lab_sweep(build(LabRequest, {**chosen, "notify": notify}, "option of a sweep over devices:"))
+    click.echo(render(table.records(result), result.set_aside, "json" if as_json else "terminal").rstrip())
+    for path in table.write(result, formats, values.get("out")):
         click.echo(f"wrote {path}", err=as_json)
-    if found.interrupted:
-        click.echo("Interrupted: what ended is kept; the same command goes on from there.", err=True)
+    if result.interrupted:
+        click.echo("Interrupted: cells that ended are kept; the same command continues from there.", err=True)
         sys.exit(130)
     codes = {"failed": 5, "unavailable": 4, "unsupported": 4}
-    sys.exit(worst_exit_code(codes.get(one.status, 0) for one in found.outcomes))
+    sys.exit(worst_exit_code(codes.get(outcome.status, 0) for outcome in result.outcomes))
 
 
 COMMANDS = (sweep,)

@@ -14,8 +14,8 @@ from typing import Any
 
 from effbench.api.profile.run import profile
 from effbench.api.remote import device_of
-from effbench.api.sweep import jobs as cells
-from effbench.codec import fingerprint, to_json
+from effbench.api.sweep.jobs import CellJob, export_cell
+from effbench.codec import fingerprint, from_json, to_json
 from effbench.errors import DeviceError, EffbenchError, UnavailableError, UnsupportedError
 from effbench.lab.results import Results
 from effbench.schema import Cell, Device, Measurement
@@ -29,7 +29,7 @@ def measure(
     """Export and measure one cell on the device of that name, as this host knows it.
 
     Args:
-        cell: A job of `api.jobs.plan`.
+        cell: A `CellJob` as JSON.
         device: A name that this host's ``effbench devices`` lists.
         how: ``rounds``, ``budget_s``, ``threads``, and ``rate_hz`` or None.
         address: Of the lab's store; rounds lie below ``rounds``.
@@ -44,23 +44,24 @@ def measure(
         EffbenchError: The cell cannot be made, or not be measured.
     """
     used = device_of(device)
-    made = export_cell(cell, used, out)
+    cell_job = from_json(CellJob, cell, "job")
+    made = export_for(cell_job, used, out)
     run = fingerprint({"key": key, "digest": made.digest, "place": place(used)})[:12]
     kept = rounds_of(address, run)
     missing = sorted({round_name(index) for index in range(int(how["rounds"]))} - kept.keys())
     if missing:
-        _measure_rounds(made, int(cell["batch"]), device, how, kept, run, missing, out)
+        _measure_rounds(made, cell_job.batch, device, how, kept, run, missing, out)
     return {"run": run, "digest": made.digest, "rounds": len(kept.keys()), "cell": to_json(made)}
 
 
-def export_cell(cell: Mapping[str, Any], device: Device, out: str | None) -> Cell:
+def export_for(job: CellJob, device: Device, out: str | None) -> Cell:
     """Return the artifact of a cell for a device; made where it is not there.
 
     Raises:
         EffbenchError: Of the class that the cell's status stands for.
     """
     here = device.transport == "local"
-    made = cells.made({**cell, "out": out}, None if here else device)
+    made = export_cell(replace(job, out=out), None if here else device)
     if not made.status.made:
         raise _error(made)
     return made

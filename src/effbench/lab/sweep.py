@@ -5,27 +5,27 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from effbench import process
 from effbench.api.export.run import at_hand, targets_of
 from effbench.api.export.stage import Notify, memory_share, silent
-from effbench.api.profile.run import BUDGET_S, ROUNDS
+from effbench.api.profile.request import BUDGET_S, ROUNDS
 from effbench.api.remote import device_of
 from effbench.api.sweep import jobs as cells
 from effbench.api.sweep.run import default_workers
-from effbench.codec import fingerprint, from_json, plain
+from effbench.codec import fingerprint, from_json, plain, to_json
 from effbench.errors import DataError, EffbenchError, UsageError
 from effbench.lab import job as answers
 from effbench.lab.cluster import Cluster, is_local
 from effbench.lab.engine import Engine, Outcome, Pool
 from effbench.lab.job import OK, UNSUPPORTED, LabJob
-from effbench.lab.measure import FUNCTION, export_cell, rounds_of
+from effbench.lab.measure import FUNCTION, export_for, rounds_of
 from effbench.lab.results import Results
 from effbench.lab.threads import Threads
-from effbench.schema import Device, Measurement
+from effbench.schema import DEFAULT_BATCH, DEFAULT_RESOLUTION, Device, Measurement, Resolution
 from effbench.store import Store
 from effbench.store import home as home_of
 
@@ -45,44 +45,22 @@ class LabSweep:
     interrupted: bool = False
 
 
-def sweep(
-    models: Sequence[str],
-    devices: Sequence[str],
-    targets: Sequence[str] = (),
-    resolutions: Sequence[str | int] = (224,),
-    precisions: Sequence[str] = (),
-    *,
-    scheduler: str | None = None,
-    store: str | None = None,
-    batch: int = 1,
-    weights: str | None = None,
-    seed: int = 0,
-    images: str | None = None,
-    allow_fallback: bool = False,
-    threads: int | None = None,
-    rounds: int = ROUNDS,
-    budget_s: float = BUDGET_S,
-    rate_hz: float | None = None,
-    workers: int | None = None,
-    time_limit_s: float = cells.CELL_LIMIT_S,
-    memory_limit_bytes: int | None = None,
-    out: str | Path | None = None,
-    notify: Notify = silent,
-) -> LabSweep:
-    """Export and measure every cell on every device: each device one job at a time, all devices at once.
+@dataclass(frozen=True)
+class LabRequest:
+    """Which cells to export and measure on which devices, and how.
 
-    Args:
+    Attributes:
         models: Names, ``.onnx`` files or factories.
         devices: Names that `effbench devices` lists; with a scheduler, also on the hosts of the workers.
         targets: None means each device's first one, and for this machine those at hand.
         resolutions: Pixels, or height x width.
-        precisions: None means what each device's profile says, or the target's default.
+        precisions: None means those of each device's profile, or the target's default.
         scheduler: The address of a Dask scheduler; None runs everything from this process.
         store: A folder or an fsspec address for rounds and results; None means ``lab`` below ``out``.
         batch: Images per inference.
         weights: A .safetensors file, for a single model.
         seed: Of untrained weights.
-        images: A folder for int8 and a16w8, or ``synthetic``.
+        images: A folder to calibrate int8 and a16w8 with, or ``synthetic``.
         allow_fallback: Accept operators that another unit takes over, and record them.
         threads: Of the runtime; None means each device's setting, or 1.
         rounds: Fresh processes per artifact and device.
@@ -94,33 +72,64 @@ def sweep(
         out: The folder to write below.
         notify: Called with one line per step.
 
+    Raises:
+        UsageError: No model or no device is named.
+    """
+
+    models: Sequence[str]
+    devices: Sequence[str]
+    targets: Sequence[str] = ()
+    resolutions: Sequence[Resolution] = (DEFAULT_RESOLUTION,)
+    precisions: Sequence[str] = ()
+    _: KW_ONLY
+    scheduler: str | None = None
+    store: str | None = None
+    batch: int = DEFAULT_BATCH
+    weights: str | None = None
+    seed: int = 0
+    images: str | None = None
+    allow_fallback: bool = False
+    threads: int | None = None
+    rounds: int = ROUNDS
+    budget_s: float = BUDGET_S
+    rate_hz: float | None = None
+    workers: int | None = None
+    time_limit_s: float = cells.CELL_LIMIT_S
+    memory_limit_bytes: int | None = None
+    out: str | Path | None = None
+    notify: Notify = silent
+
+    def __post_init__(self) -> None:
+        if not self.models or not self.devices:
+            raise UsageError("Name models and devices.", hint="effbench sweep regla_m --devices orin,pixel")
+
+
+def run_lab_sweep(request: LabRequest) -> LabSweep:
+    """Export and measure every cell on every device: each device one job at a time, all devices at once.
+
     Returns:
-        How everything ended; an interrupt keeps all rounds that ended.
+        The outcome of every job; an interrupt keeps all rounds that ended.
 
     Raises:
-        UsageError: A name that means nothing; nothing was done then.
+        UsageError: A name is unknown; nothing was done then.
         UnavailableError: A device cannot be driven, or no scheduler answers.
     """
-    home = home_of(out)
-    if not models or not devices:
-        raise UsageError("Name models and devices.", hint="effbench sweep regla_m --devices orin,pixel")
-    if scheduler and store is None and not is_local(scheduler):
+    home, scheduler = home_of(request.out), request.scheduler
+    if scheduler and request.store is None and not is_local(scheduler):
         hint = "Name a folder that all hosts share, or an fsspec address: --store s3://bucket/lab"
-        raise UsageError("Workers on other hosts cannot reach this machine's folder.", hint=hint)
-    address = store or str((home / "lab").absolute())
-    workers = workers or default_workers()
-    common: dict[str, Any] = {"batch": batch, "weights": weights, "seed": seed, "images": images}
-    common |= {"allow_fallback": allow_fallback, "time_limit_s": time_limit_s}
-    common |= {} if scheduler else {"memory_limit_bytes": memory_limit_bytes or memory_share(workers)}
-    how = {"rounds": rounds, "budget_s": budget_s, "threads": threads, "rate_hz": rate_hz}
-    plan = _Plan(how, address, None if scheduler else str(home.absolute()))
-    for device in map(device_of, dict.fromkeys(devices)):
-        plan.add(device, models, targets, resolutions, precisions, common)
-    known = Results(f"{address}/jobs").keys()
-    notify(f"{len(plan.jobs)} jobs on {len(set(devices))} devices, {len(plan.jobs.keys() & known)} done already")
-    pool = _pool(scheduler, tuple(dict.fromkeys(devices)))
+        raise UsageError("Workers on other hosts cannot read this machine's folder.", hint=hint)
+    address = request.store or str((home / "lab").absolute())
+    workers = request.workers or default_workers()
+    limit = None if scheduler else request.memory_limit_bytes or memory_share(workers)
+    plan = _Plan(request, address, None if scheduler else str(home.absolute()), limit)
+    for device in map(device_of, dict.fromkeys(request.devices)):
+        plan.add(device)
+    recorded = Results(f"{address}/jobs").keys()
+    count = len(plan.jobs.keys() & recorded)
+    request.notify(f"{len(plan.jobs)} jobs on {len(set(request.devices))} devices, {count} done already")
+    pool = _pool(scheduler, tuple(dict.fromkeys(request.devices)))
     try:
-        return _Run(plan, pool, address, home, notify).go(known, 0 if scheduler else workers)
+        return _Run(plan, pool, address, home, request.notify).go(recorded, 0 if scheduler else workers)
     finally:
         pool.close()
 
@@ -134,41 +143,48 @@ def _pool(scheduler: str | None, devices: tuple[str, ...]) -> Pool:
 class _Plan:
     """The jobs, and the outcomes that are known before anything is done."""
 
-    def __init__(self, how: Mapping[str, Any], address: str, out: str | None) -> None:
-        self._how, self._address, self._out = dict(how), address, out
+    def __init__(self, request: LabRequest, address: str, out: str | None, memory_limit_bytes: int | None) -> None:
+        self._request, self._address, self._out, self._limit = request, address, out, memory_limit_bytes
+        names = ("rounds", "budget_s", "threads", "rate_hz")
+        self._protocol: dict[str, Any] = {name: getattr(request, name) for name in names}
         self.jobs: dict[str, LabJob] = {}
         self.refused: list[Outcome] = []
         self.devices: dict[str, Device] = {}
 
-    def add(
-        self,
-        device: Device,
-        models: Sequence[str],
-        targets: Sequence[str],
-        resolutions: Sequence[str | int],
-        precisions: Sequence[str],
-        common: Mapping[str, Any],
-    ) -> None:
-        """Add every cell for one device; each target has the precisions asked for, or that of the profile."""
+    def add(self, device: Device) -> None:
+        """Add every cell for one device; each target has the precisions of the request, or that of the profile."""
+        request = self._request
         self.devices[device.name] = device
-        here = device.transport == "local"
-        for name in list(targets) or (at_hand() if here else targets_of(device)):
-            wanted: list[str | None] = list(precisions) or [device.precisions.get(name)]
-            for cell in cells.plan(models, [name], resolutions, wanted, **common):
+        local = device.transport == "local"
+        for target in list(request.targets) or (at_hand() if local else targets_of(device)):
+            planned = cells.plan(
+                request.models,
+                [target],
+                request.resolutions,
+                list(request.precisions) or [device.precisions.get(target)],
+                batch=request.batch,
+                weights=request.weights,
+                seed=request.seed,
+                images=request.images,
+                allow_fallback=request.allow_fallback,
+                time_limit_s=request.time_limit_s,
+                memory_limit_bytes=self._limit,
+            )
+            for cell in planned:
                 job = self._job(device, cell)
-                if here or name in device.targets:
+                if local or target in device.targets:
                     self.jobs.setdefault(job.key, job)
                 else:
-                    reason = f"'{device.name}' runs {', '.join(device.targets)}, not {name}"
+                    reason = f"'{device.name}' runs {', '.join(device.targets)}, not {target}"
                     self.refused.append(Outcome(job, UNSUPPORTED, None, reason))
 
-    def _job(self, device: Device, cell: cells.Job) -> LabJob:
+    def _job(self, device: Device, cell: cells.CellJob) -> LabJob:
         declared = {key: value for key, value in plain(device).items() if key in ("precisions", "options", "settings")}
-        same = {"cell": cells.identity(cell), "device": device.name, "declared": declared, "how": self._how}
+        same = {"cell": cells.identity(cell), "device": device.name, "declared": declared, "how": self._protocol}
         key = fingerprint(same)[:24]
-        arguments: dict[str, Any] = {"cell": cell, "device": device.name, "how": self._how}
+        arguments: dict[str, Any] = {"cell": to_json(cell), "device": device.name, "how": self._protocol}
         arguments |= {"address": self._address, "key": key, "out": self._out}
-        limit = float(cell["time_limit_s"]) + max(120.0, 4 * float(self._how["budget_s"])) + JOB_LIMIT_S
+        limit = cell.time_limit_s + max(120.0, 4 * float(self._protocol["budget_s"])) + JOB_LIMIT_S
         return LabJob(device.name, FUNCTION, arguments, limit, key)
 
 
@@ -205,7 +221,7 @@ class _Run:
     def _export(self, known: set[str], workers: int) -> Iterator[Outcome]:
         """Yield the outcome of each job whose artifact cannot be made; one cell of a graph goes ahead of the others."""
         missing = [job for job in self._plan.jobs.values() if job.key not in known]
-        first = {cells.group(job.arguments["cell"]): job for job in reversed(missing)}
+        first = {_cell(job).graph: job for job in reversed(missing)}
         for batch in (list(first.values()), [job for job in missing if job not in first.values()]):
             with ThreadPoolExecutor(workers) as pool:
                 try:
@@ -219,7 +235,7 @@ class _Run:
 
     def _made(self, job: LabJob) -> Outcome | None:
         try:
-            export_cell(job.arguments["cell"], self._plan.devices[job.device], str(self._home))
+            export_for(_cell(job), self._plan.devices[job.device], str(self._home))
         except EffbenchError as error:
             return Outcome(job, answers.status(error), None, error.message, error.hint or "")
         self._notify(f"exported {title(job)}")
@@ -234,8 +250,12 @@ class _Run:
 
 def title(job: LabJob) -> str:
     """Return a job in words."""
-    cell = job.arguments["cell"]
-    return f"{job.device}: {cell['model']} {cell['resolution']} px {cell['precision']} {cell['target']}"
+    cell = _cell(job)
+    return f"{job.device}: {cell.model} {cell.resolution} px {cell.precision} {cell.target}"
+
+
+def _cell(job: LabJob) -> cells.CellJob:
+    return from_json(cells.CellJob, job.arguments["cell"], "job")
 
 
 def fetch_rounds(address: str, runs: Sequence[str], home: Path) -> dict[str, Measurement]:

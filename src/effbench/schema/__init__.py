@@ -6,7 +6,7 @@ Only the standard library is imported here: these records travel to devices.
 from __future__ import annotations
 
 from effbench.schema.artifact import LATENCY_ONLY, Artifact, Fidelity, FileInfo, Proof, Stage, Subject, TensorSpec
-from effbench.schema.cell import SEVERITY, Cell, Status, worst_exit_code
+from effbench.schema.cell import Cell, Status
 from effbench.schema.device import EVIDENCE, Device, Fact
 from effbench.schema.evaluation import DataInfo, Evaluation, Predictions
 from effbench.schema.measurement import Measurement, Round, Samples, finite
@@ -26,7 +26,6 @@ __all__ = [
     "FORMAT_VERSION",
     "LATENCY_ONLY",
     "PRECISIONS",
-    "SEVERITY",
     "WEIGHT_KINDS",
     "Artifact",
     "Backbone",
@@ -52,5 +51,4 @@ __all__ = [
     "TensorSpec",
     "Weights",
     "finite",
-    "worst_exit_code",
 ]

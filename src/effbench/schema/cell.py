@@ -139,13 +139,3 @@ class Cell:
             record=error.record,
             **known,
         )
-
-
-SEVERITY = (5, 1, 2, 4, 3)
-"""Exit codes, the most serious first: failed, not the same model, usage, unavailable, unverifiable or inconclusive."""
-
-
-def worst_exit_code(codes: Any) -> int:
-    """Return the most serious of some exit codes; 0 where there is none."""
-    present = set(codes)
-    return next((code for code in SEVERITY if code in present), 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,42 +13,43 @@ from conftest import Run as Shell
 from effbench.api.export import exporter
 from effbench.api.export.source import code_hashes
 from effbench.api.sweep import jobs
-from effbench.api.sweep.jobs import Journal
+from effbench.api.sweep.jobs import CellJob, Journal
 from effbench.api.sweep.run import Run, graphs, split
-from effbench.codec import file_sha256, to_json
+from effbench.codec import file_sha256, from_json, to_json
 from effbench.deploy.precision import quantize
-from effbench.errors import UsageError
-from effbench.schema import CALIBRATED, Cell, InputShapes, Proof, Status
+from effbench.errors import DataError, EffbenchError, UsageError
+from effbench.schema import CALIBRATED, Cell
 
 PLAN = jobs.plan(["iformer_t"], ["ort", "ov"], [64, 96], ["fp32", "fp16"])
 
-PX = InputShapes((64, 64))
+
+def failed(job: CellJob, record: str = "") -> Cell:
+    """Return the cell of a job that failed."""
+    return replace(jobs.cell_of(job, EffbenchError("r")), record=record)
 
 
-def done(job: dict[str, Any], **more: Any) -> dict[str, Any]:
-    cell = {"status": Status.FAILED, "reason": "r", **more}
-    if cell["status"] == "ok":
-        cell |= {"status": Status.OK, "proved_by": Proof.RUNTIME}
-    return to_json(Cell(job["model"], PX, job["precision"], job["target"], **cell))
-
-
-def test_a_job_is_plain_json_and_known_by_what_it_measures():
-    assert PLAN == json.loads(json.dumps(PLAN))
+def test_a_job_is_plain_json_and_known_by_what_decides_its_result():
+    assert [from_json(CellJob, json.loads(json.dumps(to_json(job))), "job") for job in PLAN] == PLAN
     assert 8 == len({jobs.identity(job) for job in PLAN})
-    elsewhere = {**PLAN[0], "out": "other", "time_limit_s": 1.0, "memory_limit_bytes": 5}
+    elsewhere = replace(PLAN[0], out="other", time_limit_s=1.0, memory_limit_bytes=5)
     assert jobs.identity(PLAN[0]) == jobs.identity(elsewhere)
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"batch": 2}, {"options": {"a": "b"}}, {"allow_fallback": True}])
 def test_what_changes_the_result_is_another_job(change: dict[str, Any]):
-    assert jobs.identity(PLAN[0]) != jobs.identity({**PLAN[0], **change})
+    assert jobs.identity(PLAN[0]) != jobs.identity(replace(PLAN[0], **change))
+
+
+def test_a_job_with_an_unknown_field_is_refused():
+    with pytest.raises(DataError, match="unknown field 'prescision' in CellJob"):
+        jobs.run({**to_json(PLAN[0]), "prescision": "fp16"})
 
 
 @pytest.mark.parametrize(("table", "precision"), [("WRITERS", "int8"), ("SEARCHES", "fp16")])
 def test_the_code_behind_a_precision_counts_for_its_cells_alone(
     table: str, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changed, other = ({**PLAN[0], "precision": name} for name in (precision, "fp32"))
+    changed, other = (replace(PLAN[0], precision=name) for name in (precision, "fp32"))
     before = jobs.identity(changed), jobs.identity(other)
     monkeypatch.setitem(getattr(jobs, table), precision, ("effbench.codec",))
     jobs._code.cache_clear()
@@ -62,29 +64,21 @@ def test_the_quantizer_is_part_of_what_a_graph_is_known_by(precision: str) -> No
     assert file_sha256(Path(quantize.__file__)) in code_hashes(*exporter.WRITERS[precision])
 
 
-def test_one_stage_may_take_all_the_time_of_its_cell(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: dict[str, Any] = {}
-
-    def export(*_: object, **how: Any) -> list[Cell]:
-        asked.update(how)
-        return [Cell("toy", PX, "fp32", "ort", Status.OK, proved_by=Proof.RUNTIME)]
-
-    monkeypatch.setattr(jobs, "export", export)
+def test_one_stage_may_take_all_the_time_of_its_cell() -> None:
     (job,) = jobs.plan(["iformer_t"], ["ort"], [64], ["fp32"], allow_fallback=False, time_limit_s=1800.0)
-    jobs.made(job)
-    assert asked["time_limit_s"] == asked["cell_limit_s"] == 1800.0
+    assert 1800.0 == job.request().time_limit_s == job.request().cell_limit_s
 
 
-def test_one_cell_of_a_graph_goes_ahead_and_everything_ends(tmp_path: Path):
-    order: list[dict[str, Any]] = []
+def test_one_cell_of_a_graph_goes_first_and_everything_ends(tmp_path: Path):
+    order: list[CellJob] = []
     run = Run(PLAN, Journal(tmp_path), lambda text: None, len(PLAN))
 
-    def job(one: dict[str, Any]) -> dict[str, Any]:
-        assert [other for other in order if graphs(other)[0] == graphs(one)[0]] or one["precision"] == "fp32"
-        order.append(one)
-        return done(one)
+    def execute(job: CellJob) -> Cell:
+        assert [other for other in order if graphs(other)[0] == graphs(job)[0]] or job.precision == "fp32"
+        order.append(job)
+        return failed(job)
 
-    assert False is run.go(3, job)
+    assert False is run.go(3, execute)
     assert sorted(map(str, PLAN)) == sorted(map(str, order))
     assert len(PLAN) == len(Journal(tmp_path).read())
 
@@ -93,33 +87,33 @@ def test_a_failed_graph_is_tried_once(tmp_path: Path):
     record = tmp_path / "failures" / "g-graph"
     record.mkdir(parents=True)
     (record / "failure.json").write_text(json.dumps({"job": {"op": "graph"}}))
-    tried: list[dict[str, Any]] = []
+    tried: list[CellJob] = []
     run = Run(PLAN, Journal(tmp_path), lambda text: None, len(PLAN))
 
-    def job(one: dict[str, Any]) -> dict[str, Any]:
-        tried.append(one)
-        return done(one, record=str(record))
+    def execute(job: CellJob) -> Cell:
+        tried.append(job)
+        return failed(job, str(record))
 
-    run.go(1, job)
-    assert ["64", "96"] == [one["resolution"] for one in tried]
+    run.go(1, execute)
+    assert ["64", "96"] == [job.resolution for job in tried]
     assert {"r"} == {cell.reason for cell in run.ended.values()}
     assert 8 == len(run.ended)
 
 
-def test_what_is_recorded_is_not_done_again_and_a_torn_line_is(tmp_path: Path):
+def test_recorded_cells_are_not_run_again_but_a_torn_line_is(tmp_path: Path):
     journal = Journal(tmp_path)
-    for one in PLAN[:2]:
-        journal.append(one, done(one))
+    for job in PLAN[:2]:
+        journal.append(job, failed(job))
     with journal.path.open("a") as stream:
         stream.write('{"id": "cut sh')
-    found, waiting = split(PLAN, journal.read())
-    assert (2, PLAN[2:]) == (len(found), waiting)
+    cells, waiting = split(PLAN, journal.read())
+    assert (2, PLAN[2:]) == (len(cells), waiting)
     assert PLAN == split(PLAN, journal.read(), retry=True)[1]
 
 
 def test_images_go_to_the_precisions_that_are_calibrated():
     planned = jobs.plan(["iformer_t"], ["ort"], [64], ["fp32", "fp16", "int8"], images="synthetic")
-    assert [None, None, "synthetic"] == [job["calibration"] for job in planned]
+    assert [None, None, "synthetic"] == [job.images for job in planned]
 
 
 def test_an_unknown_name_is_refused_before_any_work():

@@ -14,10 +14,10 @@ from effbench.api.compare.request import (
     GateRequest,
     check_inconclusive,
     check_positive,
-    check_precisions,
 )
 from effbench.api.compare.rounds import RoundSettings
 from effbench.api.compare.run import round_settings
+from effbench.api.export.request import check_precisions
 from effbench.api.export.stage import Notify
 from effbench.api.remote import device_of
 from effbench.deploy.precision.calibration import SYNTHETIC

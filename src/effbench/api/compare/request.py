@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
+from effbench.api.export.request import check_precisions
 from effbench.api.export.stage import Notify, silent
 from effbench.errors import UsageError, unknown_name
-from effbench.schema import PRECISIONS
 from effbench.statistics.sequential import Rules
 from effbench.statistics.verdict import WHEN_INCONCLUSIVE
 
@@ -156,14 +156,3 @@ def check_positive(**values: float | None) -> None:
     for name, value in values.items():
         if value is not None and not value > 0:
             raise UsageError(f"--{name} {value:g} is not above zero.")
-
-
-def check_precisions(names: Sequence[str]) -> None:
-    """Refuse an unknown precision.
-
-    Raises:
-        UsageError: The valid names are listed.
-    """
-    for name in names:
-        if name not in PRECISIONS:
-            raise unknown_name(name, PRECISIONS, "precision")

@@ -183,7 +183,7 @@ def _with_budgets(plan: GatePlan, verdict: Verdict, artifact: Artifact | None) -
     if not matching:
         return verdict
     from effbench.api.compare.explanation import source_onnx_path
-    from effbench.api.profile.run import BUDGET_S
+    from effbench.api.profile.request import BUDGET_S
     from effbench.deploy.graph import onnx_file
 
     measured = None

@@ -13,7 +13,8 @@ from uuid import uuid4
 from effbench import deploy
 from effbench.api.export.stage import Notify, silent
 from effbench.api.export.verification import reference_of
-from effbench.api.profile.select import Choice
+from effbench.api.profile.request import ProfileRequest
+from effbench.api.profile.select import Selection
 from effbench.api.remote import check_clock
 from effbench.codec import from_json
 from effbench.deploy.artifact import bundle
@@ -28,7 +29,6 @@ from effbench.schema import (
     Cell,
     Device,
     Fidelity,
-    InputShapes,
     Measurement,
     Round,
     Samples,
@@ -88,11 +88,10 @@ def kit(
     folder = Path(to or f"kit-{used.name}")
     if folder.exists():
         raise UsageError(f"{folder} exists already.", hint="Name another with --to, or remove it.")
-    sizes = [InputShapes.parse(text) for text in resolutions]
     # What is made here runs there: whether this machine could measure it does not matter.
     away = replace(used, transport=transports.NONE) if used.transport == "local" else used
-    choice = Choice(home, sizes, targets, 1, precision, None, None, 0, away, notify, notify)
-    artifacts, cells = choice.choose(names)
+    request = ProfileRequest(names, resolutions, targets=targets, precision=precision, out=home, notify=notify)
+    artifacts, cells = Selection(request, home, away, notify).choose()
     if not artifacts:
         reasons = "; ".join(cell.reason for cell in cells)
         raise UsageError(f"There is nothing to put into a kit for '{device}': {reasons}.")

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effbench.api.distill import teachers as teacher_sources
+from effbench.api.distill.request import DistillRequest
 from effbench.api.export.run import check_shapes
 from effbench.api.export.source import Source, ingredients, resolve
-from effbench.api.export.stage import Notify, silent
+from effbench.api.export.stage import Notify
+from effbench.api.keywords import from_fields
 from effbench.codec import canonical, file_sha256, fingerprint, from_json, to_json
 from effbench.data import Dataset, open_dataset
 from effbench.data.folder import SPLITS
@@ -57,57 +59,36 @@ class Trained:
         return self.folder / WEIGHTS
 
 
-def distill(
-    student: str,
-    data: str | Path,
-    teachers: Sequence[str] = (),
-    *,
-    resolution: str | int = 224,
-    recipe: Recipe | None = None,
-    validation: str | Path | None = None,
-    classes: str | Path | None = None,
-    weights: str | None = None,
-    workers: int = 0,
-    threads: int | None = None,
-    out: str | Path | None = None,
-    notify: Notify = silent,
-) -> Trained:
+@from_fields(DistillRequest)
+def distill(request: DistillRequest) -> Trained:
     """Train a student and write its weights.
 
-    Args:
-        student: A registered name, or ``package.module:factory``.
-        data: Images (`effbench.data.open_dataset`), with or without labels; of a folder with ``train`` in it, those.
-        teachers: ``MODEL`` or ``MODEL@FILE.safetensors`` each; none means plain training from labels.
-        resolution: Of the student's images.
-        recipe: Everything else that decides the weights.
-        validation: Labelled images for an accuracy at the end; ``val`` beside ``train`` where there is one.
-        classes: The classes in the order of the student's outputs (`open_dataset`).
-        weights: A .safetensors file to begin from.
-        workers: Processes that decode images.
-        threads: Of torch; None leaves its default.
-        out: The folder to write below (`store.home`).
-        notify: Called with a line now and then.
+    Arguments are the fields of `DistillRequest`; returns and errors are those of `run_training`.
+    """
+    return run_training(request)
+
+
+def run_training(request: DistillRequest) -> Trained:
+    """Train a student, or continue a training that was stopped.
 
     Raises:
-        UsageError: An argument that names nothing valid, or the same training runs already.
+        UsageError: A field names nothing valid, or the same training runs already.
         DataError: Images or weights cannot be read, or there is nothing to learn from.
     """
-    recipe = recipe or Recipe()
-    source, shapes = _student(student, weights, recipe), InputShapes.parse(resolution)
-    check_shapes(source, shapes)
-    frozen = teacher_sources.sources(teachers)
-    images, held_out = _images(data, validation, classes)
+    source = _student(request.student, request.weights, request.recipe)
+    check_shapes(source, request.shapes)
+    frozen = teacher_sources.sources(request.teachers)
+    images, held_out = _images(request.data, request.validation, request.classes)
     import torch
 
-    if threads is not None:
-        torch.set_num_threads(threads)
-    home = home_of(out)
-    job, known = _job(source, shapes.image, recipe, images, held_out, frozen, home, workers, notify)
-    found = _finished(job.folder)
-    if found is not None:
-        return replace(found, notes=(*found.notes, "trained before; nothing was done"))
+    if request.threads is not None:
+        torch.set_num_threads(request.threads)
+    job, teachers = _job(source, images, held_out, frozen, request)
+    trained = _finished(job.folder)
+    if trained is not None:
+        return replace(trained, notes=(*trained.notes, "trained before; nothing was done"))
     with _alone(job.folder):
-        return _train(job, known, source.name, notify)
+        return _train(job, teachers, source.name, request.notify)
 
 
 def _student(argument: str, weights: str | None, recipe: Recipe) -> Source:
@@ -137,58 +118,50 @@ def _images(
 
 
 def _job(
-    source: Source,
-    size: tuple[int, int],
-    recipe: Recipe,
-    images: Dataset,
-    held_out: Dataset | None,
-    frozen: Sequence[Source],
-    home: Path,
-    workers: int,
-    notify: Notify,
+    source: Source, images: Dataset, held_out: Dataset | None, frozen: Sequence[Source], request: DistillRequest
 ) -> tuple[TrainingJob, dict[str, str]]:
+    """Return the training, with the identity of each teacher by its name."""
     from effbench.models.build import fit_resolution, fresh, load_factory, load_state
     from effbench.models.declared import declaration
     from effbench.training.job import TrainingJob
 
-    backbone = source.backbone
-    module = fresh(backbone, recipe.seed)
+    backbone, size, home = source.backbone, request.shapes.image, home_of(request.out)
+    module = fresh(backbone, request.recipe.seed)
     if source.state is not None:
         load_state(module, source.state)
     fit_resolution(module, size)
-    how = declaration(load_factory(backbone.factory), module).preprocessing or backbone.preprocessing
-    made = []
-    for number, one in enumerate(frozen, start=1):
-        notify(f"teacher {one.name}")
-        made.append(teacher_sources.build(one, size, number))
-    known = {teacher.name: teacher.identity for teacher in made}
-    notify("hashing the images")
+    preprocessing = declaration(load_factory(backbone.factory), module).preprocessing or backbone.preprocessing
+    teachers = []
+    for number, teacher in enumerate(frozen, start=1):
+        request.notify(f"teacher {teacher.name}")
+        teachers.append(teacher_sources.build(teacher, size, number))
+    identities = {teacher.name: teacher.identity for teacher in teachers}
+    request.notify("hashing the images")
     key = fingerprint(
         {
             "student": ingredients(source),
             "size": size,
-            "how": how,
-            "recipe": recipe,
-            "teachers": list(known.values()),
+            "preprocessing": preprocessing,
+            "recipe": request.recipe,
+            "teachers": list(identities.values()),
             "images": images.sha256,
             "validation": held_out.sha256 if held_out else None,
         }
     )
-    folder = home / "trained" / f"{source.name}-{size}-{key[:8]}"
     job = TrainingJob(
         student=module,
         size=size,
-        how=how,
+        how=preprocessing,
         images=images,
-        teachers=tuple(made),
-        recipe=recipe,
-        folder=folder,
+        teachers=tuple(teachers),
+        recipe=request.recipe,
+        folder=home / "trained" / f"{source.name}-{request.shapes}-{key[:8]}",
         cache=home / "features",
         validation=held_out,
         channels=backbone.in_channels,
-        workers=workers,
+        workers=request.workers,
     )
-    return job, known
+    return job, identities
 
 
 def _train(job: TrainingJob, teachers: dict[str, str], name: str, notify: Notify) -> Trained:

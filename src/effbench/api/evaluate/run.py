@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from effbench.api.evaluate.accuracy import Suspicion
+from effbench.api.evaluate.request import EvaluateRequest
 from effbench.api.evaluate.session import Call, Result
 from effbench.api.export.artifacts import find_or_export
 from effbench.api.export.request import ExportRequest
-from effbench.api.export.stage import Notify, silent
+from effbench.api.keywords import from_fields
 from effbench.api.remote import Remote, device_of
 from effbench.data import open_dataset
 from effbench.deploy.artifact import bundle
@@ -31,63 +32,42 @@ class Evaluated:
     suspicions: tuple[tuple[str, Suspicion], ...] = ()
 
 
-def evaluate(
-    names: Sequence[str],
-    data: str | Path,
-    *,
-    targets: Sequence[str] = (),
-    resolutions: Sequence[str | int] = (),
-    classes: str | Path | Sequence[str] | None = None,
-    max_images: int | None = None,
-    precision: str | None = None,
-    weights: str | None = None,
-    seed: int = 0,
-    threads: int = 1,
-    batch: int | None = None,
-    workers: int | None = None,
-    reference: bool = True,
-    check_preprocessing: bool = True,
-    device: str = "local",
-    out: str | Path | None = None,
-    notify: Notify = silent,
-) -> Evaluated:
+@from_fields(EvaluateRequest)
+def evaluate(request: EvaluateRequest) -> Evaluated:
     """Evaluate artifacts on labelled images, and compare each with the fp32 reference image by image.
 
-    Args:
-        names: Artifacts, or models (exported first where needed). None means every artifact exported so far.
-        data: A folder, a list or shards (`effbench.data.open_dataset`).
-        targets: For models; none means those at hand.
-        resolutions: For models; none means 224.
-        classes: The classes in the order of the outputs, or a file that lists them.
-        max_images: At most so many, drawn at random with a fixed seed; a larger number takes the same and more.
-        precision: For models; None takes each target's default.
-        weights: For models, a .safetensors file.
-        seed: Of untrained weights.
-        threads: Of the runtime.
-        batch: Images per inference; None takes what the artifact was exported with.
-        workers: Threads that decode; None takes the cores that the runtime leaves.
-        reference: Evaluate the fp32 reference too, once per model and data set, and compare with it.
-        check_preprocessing: Try common alternatives on a few labelled images, once per model.
-        device: Where artifacts run; images are decoded here, and the reference runs here.
-        out: The folder to write below.
-        notify: Called with one line per step.
+    Arguments are the fields of `EvaluateRequest`; returns and errors are those of `run_evaluation`.
+    """
+    return run_evaluation(request)
+
+
+def run_evaluation(request: EvaluateRequest) -> Evaluated:
+    """Evaluate the images that the store lacks predictions for, and return all results.
 
     Raises:
-        DataError: There are no images, one cannot be read, or the classes do not fit; what was done is kept.
-        UsageError: An argument that means nothing.
+        DataError: There are no images, one cannot be read, or the classes do not fit; finished predictions are kept.
+        UsageError: A name is neither a model's nor an artifact's.
     """
-    if max_images is not None and max_images < 1:
-        raise UsageError(f"--max-images {max_images} is too few.", hint="Give 1 or more.")
-    home = home_of(out)
-    found = open_dataset(data, None if classes is None else classes)
-    artifacts, cells = _chosen(names, targets, resolutions, precision, weights, seed, out, notify)
+    dataset = open_dataset(request.data, request.classes)
+    artifacts, cells = _artifacts(request)
     for artifact in artifacts:
-        found.check_head(int(score_output(artifact.outputs, artifact.name).shape[1] or 0), artifact.name)
-    notify(f"hash {len(found.items)} images")
-    with Remote(device_of(device)) as remote:
-        call = Call(home, Path(data), classes, found, max_images, threads, batch, workers, notify, remote)
-        results, suspicions = _evaluated(call, artifacts, cells, reference, check_preprocessing)
-    return Evaluated(call.info, found.classes, tuple(results), tuple(cells), tuple(suspicions))
+        dataset.check_head(int(score_output(artifact.outputs, artifact.name).shape[1] or 0), artifact.name)
+    request.notify(f"hash {len(dataset.items)} images")
+    with Remote(device_of(request.device)) as remote:
+        call = Call(
+            home_of(request.out),
+            Path(request.data),
+            request.classes,
+            dataset,
+            request.max_images,
+            request.threads,
+            request.batch,
+            request.workers,
+            request.notify,
+            remote,
+        )
+        results, suspicions = _evaluated(call, artifacts, cells, request.reference, request.check_preprocessing)
+    return Evaluated(call.info, dataset.classes, tuple(results), tuple(cells), tuple(suspicions))
 
 
 def _evaluated(
@@ -128,33 +108,25 @@ def _check_device(call: Call, artifact: Artifact) -> None:
         )
 
 
-def _chosen(
-    names: Sequence[str],
-    targets: Sequence[str],
-    resolutions: Sequence[str | int],
-    precision: str | None,
-    weights: str | None,
-    seed: int,
-    out: str | Path | None,
-    notify: Notify,
-) -> tuple[list[Artifact], list[Cell]]:
-    home = home_of(out)
-    if not names:
-        known = [item for item in bundle.artifacts(home) if item.subject.target != "onnx"]
-        if not known:
+def _artifacts(request: EvaluateRequest) -> tuple[list[Artifact], list[Cell]]:
+    """Return the artifacts that a request means, exported where they are missing, and the cells of failures."""
+    if not request.names:
+        exported = [item for item in bundle.artifacts(home_of(request.out)) if item.subject.target != "onnx"]
+        if not exported:
             raise UsageError("Nothing is exported yet.", hint="Name a model: effbench evaluate MODEL --data FOLDER")
-        return [bundle.load(item.folder) for item in known if not targets or item.subject.target in targets], []
-    request = ExportRequest(
+        targets = request.targets
+        return [bundle.load(item.folder) for item in exported if not targets or item.subject.target in targets], []
+    template = ExportRequest(
         "",
-        targets,
-        resolutions or (DEFAULT_RESOLUTION,),
-        precision=precision,
-        weights=weights,
-        seed=seed,
-        out=out,
-        notify=notify,
+        request.targets,
+        request.resolutions or (DEFAULT_RESOLUTION,),
+        precision=request.precision,
+        weights=request.weights,
+        seed=request.seed,
+        out=request.out,
+        notify=request.notify,
     )
-    return find_or_export(names, request)
+    return find_or_export(request.names, template)
 
 
 def _cell(artifact: Artifact, error: EffbenchError) -> Cell:

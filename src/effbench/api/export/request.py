@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 
@@ -63,8 +63,7 @@ class ExportRequest:
     notify: Notify = silent
 
     def __post_init__(self) -> None:
-        if self.precision is not None and self.precision not in PRECISIONS:
-            raise unknown_name(self.precision, PRECISIONS, "precision")
+        check_precisions(() if self.precision is None else (self.precision,))
         if self.batch < 1:
             raise UsageError(f"Batch {self.batch} is not a number of images.", hint="Give 1 or more.")
 
@@ -74,3 +73,14 @@ class ExportRequest:
     def shapes(self) -> list[InputShapes]:
         """The resolutions, parsed."""
         return [InputShapes.parse(text) for text in self.resolutions]
+
+
+def check_precisions(names: Iterable[str]) -> None:
+    """Refuse an unknown precision.
+
+    Raises:
+        UsageError: The valid names are listed.
+    """
+    for name in names:
+        if name not in PRECISIONS:
+            raise unknown_name(name, PRECISIONS, "precision")

@@ -1,9 +1,9 @@
-"""What `profile` measures when the user says little: which artifacts, and what is exported first."""
+"""Which artifacts a profile measures: those that are named, else those that exist; missing ones are exported first."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from effbench.api.export.artifacts import Found, export_artifacts, find_or_expor
 from effbench.api.export.request import ExportRequest
 from effbench.api.export.run import at_hand
 from effbench.api.export.stage import Notify
+from effbench.api.profile.request import ProfileRequest
 from effbench.deploy.artifact import bundle
 from effbench.deploy.precision.calibration import SYNTHETIC
 from effbench.errors import UnavailableError
@@ -20,118 +21,116 @@ from effbench.schema import CALIBRATED, DEFAULT_RESOLUTION, Artifact, Cell, Devi
 DEFAULT_MODEL = "regla_m"
 
 
-@dataclass(frozen=True)
-class Choice:
-    """Decides what is measured when the user says little."""
+class Selection:
+    """The artifacts that a request means, on a device."""
 
-    home: Path
-    sizes: list[InputShapes]
-    targets: Sequence[str]
-    batch: int
-    precision: str | None
-    images: str | Path | None
-    weights: str | None
-    seed: int
-    device: Device
-    notify: Notify
-    say: Notify
+    def __init__(self, request: ProfileRequest, home: Path, device: Device, say: Notify) -> None:
+        self.request, self.home, self.device, self.say = request, home, device, say
+        self.sizes = request.shapes
+        self.sizes_of_models = self.sizes or [InputShapes.parse(DEFAULT_RESOLUTION)]
 
-    def choose(self, names: Sequence[str]) -> Found:
-        """Return what is measured, exporting what is missing, and a cell for each that cannot be."""
-        if names:
-            return self._named(names)
-        known = self._exported()
-        if not known:
-            where = " and ".join(f"{size} px" for size in self.sizes or [InputShapes.parse(DEFAULT_RESOLUTION)])
-            wanted = self._targets()
-            self.say(f"Nothing is exported yet: exporting {DEFAULT_MODEL} at {where} for {', '.join(wanted)}.")
-            return self._export(DEFAULT_MODEL, self.sizes or [InputShapes.parse(DEFAULT_RESOLUTION)], wanted)
+    def choose(self) -> Found:
+        """Return the artifacts to measure, and a cell for each that cannot be exported or run."""
+        if self.request.names:
+            template = self._export_request("", self.sizes_of_models, self.request.targets)
+            return self._runnable(*find_or_export(self.request.names, template, self._targets))
+        artifacts = self._newest()
+        if not artifacts:
+            sizes = " and ".join(f"{shapes} px" for shapes in self.sizes_of_models)
+            targets = self._targets()
+            self.say(f"Nothing is exported yet: exporting {DEFAULT_MODEL} at {sizes} for {', '.join(targets)}.")
+            return export_artifacts(self._export_request(DEFAULT_MODEL, self.sizes_of_models, targets))
+        if not self.sizes:
+            return self._runnable(artifacts, [])
+        return self._runnable(*self._at_sizes(artifacts))
+
+    def _at_sizes(self, artifacts: Sequence[Artifact]) -> Found:
+        """Return every artifact at every size of the request, exported again where it exists at other sizes only."""
         chosen: list[Artifact] = []
         cells: list[Cell] = []
-        for size in self.sizes:
-            for artifact in known:
-                subject = artifact.subject
-                peers = [item for item in known if _kin(item) == _kin(artifact)]
-                at_size = [item for item in peers if item.subject.shapes == size]
+        for shapes in self.sizes:
+            for artifact in artifacts:
+                peers = [other for other in artifacts if _peers_key(other) == _peers_key(artifact)]
+                at_size = [other for other in peers if other.subject.shapes == shapes]
                 if at_size:
-                    chosen += [item for item in at_size if item not in chosen]
+                    chosen += [other for other in at_size if other not in chosen]
                 elif artifact is peers[0]:
-                    have = ", ".join(str(item.subject.shapes) for item in peers)
-                    text = f"{subject.model} for {subject.target} exists at {have} px only"
-                    self.say(f"{text}: exporting it at {size} px.")
-                    more, failed = self._export_again(artifact, size)
-                    chosen += more
-                    cells += failed
-        return self._runnable(chosen or ([] if self.sizes else known), cells)
+                    subject = artifact.subject
+                    sizes = ", ".join(str(other.subject.shapes) for other in peers)
+                    self.say(
+                        f"{subject.model} for {subject.target} exists at {sizes} px only: exporting it at {shapes} px."
+                    )
+                    exported, failures = self._export_again(artifact, shapes)
+                    chosen += exported
+                    cells += failures
+        return chosen, cells
 
     def _targets(self) -> list[str]:
-        if self.targets or self.device.transport == "local":
-            return list(self.targets) or at_hand()
+        if self.request.targets or self.device.transport == "local":
+            return list(self.request.targets) or at_hand()
         return [name for name in self.device.targets if name in deploy.registered()][:1]
 
-    def _exported(self) -> list[Artifact]:
-        """Return the newest artifact of each name; older ones were made from other sources or options."""
+    def _newest(self) -> list[Artifact]:
+        """Return the newest artifact of each name; older ones come from other sources or options."""
         newest: dict[str, Artifact] = {}
         for artifact in bundle.artifacts(self.home):
-            subject = artifact.subject
-            if subject.target == "onnx" or (self.targets and subject.target not in self.targets):
+            target = artifact.subject.target
+            if target == "onnx" or (self.request.targets and target not in self.request.targets):
                 continue
             stem = artifact.name.rsplit("-", 1)[0]
-            if stem not in newest or _made(artifact) > _made(newest[stem]):
+            if stem not in newest or _exported_at(artifact) > _exported_at(newest[stem]):
                 newest[stem] = artifact
         return list(newest.values())
 
-    def _named(self, names: Sequence[str]) -> Found:
-        request = self._request("", self.sizes or [InputShapes.parse(DEFAULT_RESOLUTION)], self.targets)
-        return self._runnable(*find_or_export(names, request, self._targets))
-
-    def _export_again(self, artifact: Artifact, size: InputShapes) -> Found:
+    def _export_again(self, artifact: Artifact, shapes: InputShapes) -> Found:
         subject = artifact.subject
-        images = self.images if subject.storage_precision in CALIBRATED else None
+        images = self.request.images if subject.storage_precision in CALIBRATED else None
         images = SYNTHETIC if subject.latency_only and images is None else images
-        again = replace(self, seed=subject.weights.seed or 0, precision=subject.storage_precision, batch=subject.batch)
-        again = replace(again, images=images)
         reason = _why_not_again(artifact, images)
         if reason:
-            command = f"effbench export {subject.model} --res {size} --target {subject.target}"
-            key = (subject.model, size, subject.storage_precision, subject.target)
+            command = f"effbench export {subject.model} --res {shapes} --target {subject.target}"
+            key = (subject.model, shapes, subject.storage_precision, subject.target)
             return [], [Cell.of(*key, UnavailableError(reason, hint=command))]
-        return again._export(subject.model, [size], [subject.target])
+        request = replace(
+            self._export_request(subject.model, [shapes], [subject.target]),
+            precision=subject.storage_precision,
+            batch=subject.batch,
+            seed=subject.weights.seed or 0,
+            images=images,
+        )
+        return export_artifacts(request)
 
-    def _export(self, model: str, sizes: Sequence[InputShapes], targets: Sequence[str]) -> Found:
-        return export_artifacts(self._request(model, sizes, targets))
-
-    def _request(self, model: str, sizes: Sequence[InputShapes], targets: Sequence[str]) -> ExportRequest:
+    def _export_request(self, model: str, sizes: Sequence[InputShapes], targets: Sequence[str]) -> ExportRequest:
         return ExportRequest(
             model,
             targets,
             sizes,
-            precision=self.precision,
-            images=self.images,
-            batch=self.batch,
-            weights=self.weights,
-            seed=self.seed,
+            precision=self.request.precision,
+            images=self.request.images,
+            batch=self.request.batch,
+            weights=self.request.weights,
+            seed=self.request.seed,
             device=None if self.device.transport == "local" else self.device,
             out=self.home,
-            notify=self.notify,
+            notify=self.request.notify,
         )
 
-    def _runnable(self, artifacts: list[Artifact], cells: list[Cell]) -> Found:
-        here: list[Artifact] = []
+    def _runnable(self, artifacts: Sequence[Artifact], cells: list[Cell]) -> Found:
+        runnable: list[Artifact] = []
         for artifact in artifacts:
             subject = artifact.subject
-            reason = self._unfit(subject.target)
+            reason = self._why_not_measurable(subject.target)
             if reason is None:
-                here.append(artifact)
-            else:
-                command = "effbench doctor" + ("" if self.device.name == "local" else f" --device {self.device.name}")
-                key = (subject.model, subject.shapes, subject.storage_precision, subject.target)
-                error = UnavailableError(reason, hint=command)
-                cells.append(Cell.of(*key, error, artifact=str(artifact.folder)))
-        return here, cells
+                runnable.append(artifact)
+                continue
+            command = "effbench doctor" + ("" if self.device.name == "local" else f" --device {self.device.name}")
+            key = (subject.model, subject.shapes, subject.storage_precision, subject.target)
+            error = UnavailableError(reason, hint=command)
+            cells = [*cells, Cell.of(*key, error, artifact=str(artifact.folder))]
+        return runnable, cells
 
-    def _unfit(self, name: str) -> str | None:
-        """Return why artifacts of a target cannot be measured on the device, as far as is known from here."""
+    def _why_not_measurable(self, name: str) -> str | None:
+        """Return why artifacts of a target cannot be measured on the device, as far as this machine knows."""
         target = deploy.registered().get(name)
         if target is None:
             return "cannot run here: this version has no such target"
@@ -145,16 +144,17 @@ class Choice:
 def _why_not_again(artifact: Artifact, images: str | Path | None) -> str | None:
     subject = artifact.subject
     if subject.family == "user" or subject.weights.kind != "untrained":
-        return "made from a file; only its owner can say which"
+        return "exported from a file or factory; name it again to export it at another size"
     if subject.storage_precision in CALIBRATED and images is None:
-        return "calibrated with images; only their owner can say which (--images FOLDER)"
+        return "calibrated with images; give their folder again with --images FOLDER"
     return None
 
 
-def _kin(artifact: Artifact) -> tuple[Any, ...]:
+def _peers_key(artifact: Artifact) -> tuple[Any, ...]:
+    """Return what artifacts of one model share that differ in size alone."""
     subject = artifact.subject
     return (subject.model, subject.target, subject.storage_precision, subject.batch, subject.weights)
 
 
-def _made(artifact: Artifact) -> float:
+def _exported_at(artifact: Artifact) -> float:
     return (artifact.folder / bundle.MANIFEST).stat().st_mtime

@@ -1,47 +1,126 @@
-"""A cell of a matrix as a job: plain JSON, run by one importable function, identified by what it measures.
+"""A cell of a matrix as a job: plain data, run by one importable function, identified by what decides its result.
 
-`run` is all that a scheduler has to import, on this machine or another; `identity` tells two jobs that measure the
-same, so that what is recorded is not done again.
+`run` is all that a scheduler has to import, on this machine or another; two jobs of one `identity` have one result, so
+that a recorded cell is not made again.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from effbench import deploy
 from effbench.api.export.exporter import GRAPH_PACKAGES, WRITERS
-from effbench.api.export.run import export
+from effbench.api.export.request import ExportRequest, check_precisions
+from effbench.api.export.run import run_export
 from effbench.api.export.source import code_hashes, ingredients, resolve, versions
 from effbench.api.export.stage import Notify, silent
 from effbench.codec import fingerprint, from_json, to_json
-from effbench.errors import DataError, EffbenchError, UnavailableError, UsageError, unknown_name
-from effbench.schema import CALIBRATED, PRECISIONS, Cell, Device, InputShapes
+from effbench.errors import DataError, EffbenchError, UnavailableError
+from effbench.schema import CALIBRATED, DEFAULT_BATCH, Cell, Device, InputShapes, Resolution
 from effbench.store import append_line
-
-Job = dict[str, Any]
 
 CODE = ("effbench.deploy.graph.from_torch:from_module", "effbench.deploy.artifact.fidelity:check")
 SEARCHES = {"fp16": ("effbench.deploy.precision.diagnose:examine",)}
-"""What mends a precision that misses its limit."""
+"""The search that repairs a precision which misses its limit."""
 PACKAGES = (*GRAPH_PACKAGES, "nncf")
-MEASURES = ("resolution", "precision", "target", "batch", "images", "allow_fallback", "options", "verify")
-"""What of a job decides its result, besides the model, the versions and the code."""
 CELL_LIMIT_S = 600.0
+
+
+@dataclass(frozen=True)
+class CellJob:
+    """One cell of a matrix as plain data, so that any process or host can export it.
+
+    Attributes:
+        model: A name, an ``.onnx`` file or a factory.
+        resolution: Pixels, or height x width, as text.
+        precision: Of the artifact.
+        target: The runtime.
+        batch: Images per inference.
+        weights: A .safetensors file, or None.
+        seed: Of untrained weights.
+        images: A folder for calibration, ``synthetic``, or None.
+        options: Of the target.
+        allow_fallback: Accept operators that another unit takes over.
+        verify: Compare with the reference.
+        time_limit_s: For the cell, all its stages together; one stage may take all of it.
+        memory_limit_bytes: For each stage, or None.
+        out: The folder to write below; None means that of the host.
+    """
+
+    model: str
+    resolution: str
+    precision: str
+    target: str
+    batch: int = DEFAULT_BATCH
+    weights: str | None = None
+    seed: int = 0
+    images: str | None = None
+    options: dict[str, str] = field(default_factory=dict)
+    allow_fallback: bool = False
+    verify: bool = True
+    time_limit_s: float = CELL_LIMIT_S
+    memory_limit_bytes: int | None = None
+    out: str | None = None
+
+    DECIDE: ClassVar[tuple[str, ...]] = (
+        "resolution",
+        "precision",
+        "target",
+        "batch",
+        "images",
+        "options",
+        "allow_fallback",
+        "verify",
+    )
+    """The fields that decide the result, besides the model, its weights and seed."""
+
+    @property
+    def graph(self) -> tuple[str, str]:
+        """The fp32 graph that the cell needs; all precisions are written into that one."""
+        return (self.model, self.resolution)
+
+    @property
+    def label(self) -> tuple[str, str, str, str]:
+        """Model, size, precision and target, as tables print them."""
+        return (resolve(self.model).name, self.resolution, self.precision, self.target)
+
+    def request(self, device: Device | None = None, notify: Notify = silent) -> ExportRequest:
+        """Return the export that makes the cell, for a device if one is given."""
+        return ExportRequest(
+            self.model,
+            [self.target],
+            [self.resolution],
+            precision=self.precision,
+            images=self.images,
+            batch=self.batch,
+            weights=self.weights,
+            seed=self.seed,
+            options=self.options,
+            device=device,
+            allow_fallback=self.allow_fallback,
+            verify=self.verify,
+            out=self.out,
+            time_limit_s=self.time_limit_s,
+            cell_limit_s=self.time_limit_s,
+            memory_limit_bytes=self.memory_limit_bytes,
+            reduce_s=0,
+            notify=notify,
+        )
 
 
 def plan(
     models: Sequence[str],
     targets: Sequence[str],
-    resolutions: Sequence[str | int],
+    resolutions: Sequence[Resolution],
     precisions: Sequence[str | None],
     **common: Any,
-) -> list[Job]:
+) -> list[CellJob]:
     """Return one job per cell; cells of one graph stand together, and the cheap and the common come first.
 
     Args:
@@ -49,110 +128,86 @@ def plan(
         targets: Names.
         resolutions: Pixels, or height x width.
         precisions: None stands for each target's default.
-        common: What all jobs share: ``batch``, ``weights``, ``seed``, ``images``, ``allow_fallback``, ``verify``,
-            ``time_limit_s``, ``memory_limit_bytes``, ``out``.
+        common: Fields of `CellJob` that all jobs share.
 
     Raises:
-        UsageError: A name that means nothing; nothing was done then.
-        DataError: A file that does not exist.
+        UsageError: A name is unknown; nothing was done then.
+        DataError: A file does not exist.
     """
     for model in models:
         resolve(model, common.get("weights"), common.get("seed", 0))
     for target in targets:
         deploy.get(target)
-    for precision in precisions:
-        if precision is not None and precision not in PRECISIONS:
-            raise unknown_name(precision, PRECISIONS, "precision")
+    check_precisions(name for name in precisions if name is not None)
     sizes = [str(InputShapes.parse(text)) for text in resolutions]
-    defaults: dict[str, Any] = {
-        "batch": 1,
-        "weights": None,
-        "seed": 0,
-        "images": None,
-        "options": {},
-        "verify": True,
-    }
-    jobs: list[Job] = []
+    images = common.pop("images", None)
+    cells: list[CellJob] = []
     for size, precision, model, target in product(sizes, precisions, models, targets):
-        wanted = precision or deploy.get(target).precision
-        place = {"model": model, "resolution": size, "precision": wanted, "target": target}
-        job = {**defaults, **common, **place}
+        stored = precision or deploy.get(target).precision
         # Images belong to the precisions that are calibrated; an export refuses them for the others.
-        jobs.append(job if wanted in CALIBRATED else {**job, "images": None})
-    return jobs
+        calibration = images if stored in CALIBRATED else None
+        cells.append(CellJob(model, size, stored, target, images=calibration, **common))
+    return cells
 
 
 def run(job: Mapping[str, Any], notify: Notify = silent) -> dict[str, Any]:
-    """Export and verify one cell; returns it as JSON. Whatever goes wrong is the cell's status, never an exception."""
+    """Export and verify one cell from its JSON; any error is the cell's status, never an exception.
+
+    Returns:
+        The cell as JSON.
+    """
+    return to_json(run_cell(from_json(CellJob, job, "job"), notify=notify))
+
+
+def run_cell(job: CellJob, notify: Notify = silent) -> Cell:
+    """Export and verify one cell; any error is its status."""
     try:
-        cell = made(job, notify=notify)
+        return export_cell(job, notify=notify)
     except EffbenchError as error:
-        cell = cell_of(job, error)
-    return to_json(cell)
+        return cell_of(job, error)
 
 
-def made(job: Mapping[str, Any], device: Device | None = None, notify: Notify = silent) -> Cell:
-    """Export and verify one cell, for a device where one is given; what fails in a stage is the cell's status.
+def export_cell(job: CellJob, device: Device | None = None, notify: Notify = silent) -> Cell:
+    """Export and verify one cell, for a device if one is given; what fails in a stage is the cell's status.
 
     Raises:
         EffbenchError: The job names nothing that can be exported.
     """
-    (cell,) = export(
-        job["model"],
-        [job["target"]],
-        [job["resolution"]],
-        precision=job["precision"],
-        images=job["images"],
-        batch=job["batch"],
-        weights=job["weights"],
-        seed=job["seed"],
-        options=job["options"],
-        device=device,
-        allow_fallback=job["allow_fallback"],
-        verify=job["verify"],
-        out=job.get("out"),
-        time_limit_s=job["time_limit_s"],  # one stage may take all of it
-        cell_limit_s=job["time_limit_s"],
-        memory_limit_bytes=job.get("memory_limit_bytes"),
-        reduce_s=0,
-        notify=notify,
-    )
+    (cell,) = run_export(job.request(device, notify))
     return cell
 
 
-def cell_of(job: Mapping[str, Any], error: EffbenchError) -> Cell:
+def cell_of(job: CellJob, error: EffbenchError) -> Cell:
     """Return the cell of a job that ended in an error."""
-    name = resolve(job["model"]).name
-    return Cell.of(name, InputShapes.parse(job["resolution"]), job["precision"], job["target"], error)
+    return Cell.of(resolve(job.model).name, InputShapes.parse(job.resolution), job.precision, job.target, error)
 
 
-def like(job: Mapping[str, Any], other: Cell) -> Cell:
+def like(job: CellJob, other: Cell) -> Cell:
     """Return the cell of a job that fails as another did, because they share the graph that failed."""
-    key = (resolve(job["model"]).name, InputShapes.parse(job["resolution"]), job["precision"], job["target"])
-    named = dict(zip(("model", "shapes", "precision", "target"), key, strict=True))
-    return replace(other, **named, artifact="", digest="", cached=False, seconds=0.0, notes=(), placement={})
+    return replace(
+        other,
+        model=resolve(job.model).name,
+        shapes=InputShapes.parse(job.resolution),
+        precision=job.precision,
+        target=job.target,
+        artifact="",
+        digest="",
+        cached=False,
+        seconds=0.0,
+        notes=(),
+        placement={},
+    )
 
 
-def label(job: Mapping[str, Any]) -> tuple[str, str, str, str]:
-    """Return the model, size, precision and target of a job, as tables print them."""
-    return (resolve(job["model"]).name, str(job["resolution"]), job["precision"], job["target"])
-
-
-def group(job: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return what a job's graph in fp32 is one of; all precisions are written into that one."""
-    return (job["model"], job["resolution"])
-
-
-def identity(job: Mapping[str, Any]) -> str:
+def identity(job: CellJob) -> str:
     """Return a hash of all that decides the result of a job: model, weights, options, versions and code."""
-    target = deploy.get(job["target"])
-    measured = {key: job.get(key) for key in MEASURES}
+    target = deploy.get(job.target)
     return fingerprint(
         {
-            **measured,
-            "model": _model(job["model"], job["weights"], job["seed"]),
+            **{name: getattr(job, name) for name in CellJob.DECIDE},
+            "model": _model(job.model, job.weights, job.seed),
             "versions": versions(*PACKAGES, *target.packages),
-            "code": _code(f"{type(target).__module__}:TARGET", job["precision"]),
+            "code": _code(f"{type(target).__module__}:TARGET", job.precision),
         }
     )
 
@@ -176,13 +231,13 @@ class Journal:
     def __init__(self, home: Path) -> None:
         self.path = home / "cells.jsonl"
 
-    def append(self, job: Mapping[str, Any], cell: Mapping[str, Any]) -> None:
+    def append(self, job: CellJob, cell: Cell) -> None:
         """Add how a job ended; it is on the disk when this returns.
 
         Raises:
             DataError: The folder cannot be written or the disk is full; earlier lines stay as they were.
         """
-        line = json.dumps({"id": identity(job), "job": dict(job), "cell": dict(cell)}, sort_keys=True)
+        line = json.dumps({"id": identity(job), "job": to_json(job), "cell": to_json(cell)}, sort_keys=True)
         append_line(self.path, line.encode())
 
     def read(self) -> dict[str, Cell]:
@@ -205,6 +260,3 @@ class Journal:
             if not isinstance(data, dict) or "id" not in data:
                 raise DataError(f"{where}: not the record of a cell.", hint=f"Move {self.path} away and sweep again.")
             yield data["id"], from_json(Cell, data["cell"], where)
-
-
-__all__ = ["CELL_LIMIT_S", "Job", "Journal", "UsageError", "cell_of", "group", "identity", "plan", "run"]

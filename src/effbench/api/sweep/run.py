@@ -1,7 +1,7 @@
-"""Sweep: a whole matrix of models x resolutions x precisions x targets, resumed where it was left, one table.
+"""Sweep: a matrix of models x resolutions x precisions x targets, resumed where it stopped, in one table.
 
-Every graph is made once: the first cell of a graph goes ahead of the others, and where the graph itself fails, they
-fail with its reason and without another try.
+Every graph is exported once: the first cell of a graph runs before the others. If the graph itself fails, the others
+fail with its reason and are not tried.
 """
 
 from __future__ import annotations
@@ -12,17 +12,16 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from effbench import deploy, process
 from effbench.api.export import failures
 from effbench.api.export.run import at_hand, reduced
-from effbench.api.export.stage import Notify, memory_bytes, memory_share, silent
-from effbench.api.profile.run import BUDGET_S, ROUNDS, profile
+from effbench.api.export.stage import Notify, memory_bytes, memory_share
+from effbench.api.keywords import from_fields
+from effbench.api.profile.run import Profile, profile
 from effbench.api.sweep import jobs
-from effbench.api.sweep.jobs import Job, Journal
-from effbench.codec import from_json, to_json
-from effbench.errors import UsageError
+from effbench.api.sweep.jobs import CellJob, Journal
+from effbench.api.sweep.request import SweepRequest
 from effbench.schema import Cell, Measurement
 from effbench.store import Store
 from effbench.store import home as home_of
@@ -35,101 +34,73 @@ SHARED_STAGES = ("graph", "precision")
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a sweep knows: a cell per job that ended, the jobs that did not run yet, and the latencies measured."""
+    """The result of a sweep: a cell per job that ended, the jobs that did not run, and the latencies.
+
+    ``ended_now`` counts the cells of this call; the others were recorded by earlier ones. ``unmeasured`` holds a cell
+    for each artifact whose measurement failed.
+    """
 
     cells: tuple[Cell, ...]
-    not_run: tuple[Job, ...] = ()
+    not_run: tuple[CellJob, ...] = ()
     measurements: tuple[Measurement, ...] = ()
     unmeasured: tuple[Cell, ...] = ()
-    done_now: int = 0
+    ended_now: int = 0
     interrupted: bool = False
 
 
-def sweep(
-    models: Sequence[str],
-    targets: Sequence[str] = (),
-    resolutions: Sequence[str | int] = (224,),
-    precisions: Sequence[str] = (),
-    *,
-    batch: int = 1,
-    weights: str | None = None,
-    seed: int = 0,
-    images: str | None = None,
-    allow_fallback: bool = False,
-    measure: bool = True,
-    threads: int = 1,
-    rounds: int = ROUNDS,
-    budget_s: float = BUDGET_S,
-    workers: int | None = None,
-    time_limit_s: float = jobs.CELL_LIMIT_S,
-    memory_limit_bytes: int | None = None,
-    reduce_s: float = failures.REDUCE_S,
-    retry: bool = False,
-    out: str | Path | None = None,
-    notify: Notify = silent,
-) -> Sweep:
-    """Export, verify and measure every cell of a matrix; what was recorded by an earlier sweep is not done again.
+@from_fields(SweepRequest)
+def sweep(request: SweepRequest) -> Sweep:
+    """Export, verify and measure every cell of a matrix; a cell that an earlier sweep recorded is not made again.
 
-    Args:
-        models: Names, ``.onnx`` files or factories.
-        targets: None means those at hand.
-        resolutions: Pixels, or height x width.
-        precisions: None means each target's default.
-        batch: Images per inference.
-        weights: A .safetensors file, for a single model.
-        seed: Of untrained weights.
-        images: A folder for int8 and a16w8, or ``synthetic``.
-        allow_fallback: Accept operators that another unit takes over, and record them.
-        measure: Profile the cells that are ok and can be measured here, interleaved.
-        threads: Of the runtime, when measured.
-        rounds: Fresh processes per artifact.
-        budget_s: Seconds of measuring per artifact.
-        workers: Cells at a time; None means as many as cores and memory allow.
-        time_limit_s: For each cell, all its stages together.
-        memory_limit_bytes: For each stage; None shares the machine's memory between the workers.
-        reduce_s: How long to look for a smaller graph for each kind of failed conversion; 0 looks for none.
-        retry: Do again what failed or was unavailable in an earlier sweep.
-        out: The folder to write below.
-        notify: Called with one line per step.
+    Arguments are the fields of `SweepRequest`; returns and errors are those of `run_sweep`.
+    """
+    return run_sweep(request)
+
+
+def run_sweep(request: SweepRequest) -> Sweep:
+    """Run a sweep.
 
     Returns:
-        The matrix. An interrupt keeps what ended, and says what did not run.
+        The matrix. After an interrupt it holds the cells that ended, and names the jobs that did not run.
 
     Raises:
-        UsageError: A name that means nothing; nothing was done then.
+        UsageError: A name is unknown; nothing was done then.
     """
-    home = home_of(out)
-    if not models:
-        raise UsageError("No model is named.", hint="effbench sweep regla_m, or a suite in effbench.toml.")
-    workers = workers or default_workers()
+    home, notify = home_of(request.out), request.notify
+    workers = request.workers or default_workers()
     planned = jobs.plan(
-        models,
-        list(targets) or at_hand(),
-        resolutions,
-        list(precisions) or [None],
-        batch=batch,
-        weights=weights,
-        seed=seed,
-        images=images,
-        allow_fallback=allow_fallback,
-        time_limit_s=time_limit_s,
-        memory_limit_bytes=memory_limit_bytes or memory_share(workers),
+        request.models,
+        list(request.targets) or at_hand(),
+        request.resolutions,
+        list(request.precisions) or [None],
+        batch=request.batch,
+        weights=request.weights,
+        seed=request.seed,
+        images=request.images,
+        allow_fallback=request.allow_fallback,
+        time_limit_s=request.time_limit_s,
+        memory_limit_bytes=request.memory_limit_bytes or memory_share(workers),
         out=str(home),
     )
     journal = Journal(home)
-    found, waiting = split(planned, journal.read(), retry)
-    notify(f"{len(planned)} cells, {len(found)} of them recorded already, {workers} at a time")
+    cells_by_id, waiting = split(planned, journal.read(), request.retry)
+    notify(f"{len(planned)} cells, {len(cells_by_id)} of them recorded already, {workers} at a time")
     run = Run(waiting, journal, notify, len(planned))
     interrupted = run.go(workers)
-    found |= run.ended
-    cells = [found[key] for job in planned if (key := jobs.identity(job)) in found]
+    cells_by_id |= run.ended
+    cells = [cells_by_id[key] for job in planned if (key := jobs.identity(job)) in cells_by_id]
     if run.ended and not interrupted:
-        cells = _reduced(cells, set(map(id, run.ended.values())), reduce_s, notify)
-    left = tuple(job for job in planned if jobs.identity(job) not in found)
-    measured = _measured(cells, threads, rounds, budget_s, home, notify) if measure and not interrupted else None
-    kept = _stored(cells, threads, home) if measure else ()
-    more = {"unmeasured": measured.cells, "interrupted": measured.interrupted} if measured else {}
-    return Sweep(tuple(cells), left, kept, done_now=len(run.ended), **{"interrupted": interrupted, **more})
+        cells = _reduced(cells, set(map(id, run.ended.values())), request.reduce_s, notify)
+    not_run = tuple(job for job in planned if jobs.identity(job) not in cells_by_id)
+    profiled = _profiled(cells, request, home) if request.measure and not interrupted else None
+    return Sweep(
+        tuple(cells),
+        not_run,
+        _newest_measurements(cells, request.threads, home) if request.measure else (),
+        unmeasured=profiled.cells if profiled else (),
+        ended_now=len(run.ended),
+        interrupted=profiled.interrupted if profiled else interrupted,
+    )
 
 
 def default_workers() -> int:
@@ -140,42 +111,41 @@ def default_workers() -> int:
 
 
 def split(
-    planned: Sequence[Job], recorded: Mapping[str, Cell], retry: bool = False
-) -> tuple[dict[str, Cell], list[Job]]:
-    """Tell what is recorded from what is to be done; an artifact that was removed since is made again."""
-    found: dict[str, Cell] = {}
+    planned: Sequence[CellJob], recorded: Mapping[str, Cell], retry: bool = False
+) -> tuple[dict[str, Cell], list[CellJob]]:
+    """Return the recorded cells by identity, and the jobs to run; a cell whose artifact was removed runs again."""
+    cells: dict[str, Cell] = {}
     waiting = []
     for job in planned:
         key = jobs.identity(job)
         cell = recorded.get(key)
-        kept = cell is not None and (Path(cell.artifact).is_dir() if cell.status.made else not retry)
-        if cell is not None and kept:
-            found[key] = replace(cell, cached=True)
+        if cell is not None and (Path(cell.artifact).is_dir() if cell.status.made else not retry):
+            cells[key] = replace(cell, cached=True)
         else:
             waiting.append(job)
-    return found, waiting
+    return cells, waiting
 
 
 class Run:
-    """Jobs on threads, each in children of its own; one per graph goes ahead."""
+    """Jobs on threads, each in child processes; of the jobs that share a graph, one goes first."""
 
-    def __init__(self, waiting: Sequence[Job], journal: Journal, notify: Notify, total: int) -> None:
+    def __init__(self, waiting: Sequence[CellJob], journal: Journal, notify: Notify, total: int) -> None:
         self.waiting, self.journal, self.notify, self.total = deque(waiting), journal, notify, total
         self.ended: dict[str, Cell] = {}
         self._before = total - len(waiting)
-        self._made: set[tuple[str, ...]] = set()
+        self._finished: set[tuple[str, ...]] = set()
         self._broken: dict[tuple[str, ...], Cell] = {}
 
-    def go(self, workers: int, run: Callable[[Job], dict[str, Any]] = jobs.run) -> bool:
+    def go(self, workers: int, run: Callable[[CellJob], Cell] = jobs.run_cell) -> bool:
         """Run everything; returns whether the user interrupted, and leaves nothing running."""
-        running: dict[Future[dict[str, Any]], Job] = {}
+        running: dict[Future[Cell], CellJob] = {}
         with ThreadPoolExecutor(workers) as pool:
             try:
                 while self.waiting or running:
                     while len(running) < workers and (job := self._next(list(running.values()))) is not None:
                         running[pool.submit(run, job)] = job
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
-                        self._end(running.pop(future), from_json(Cell, future.result(), "a job's answer"))
+                        self._end(running.pop(future), future.result())
             except BaseException as error:
                 for future in running:
                     future.cancel()
@@ -185,9 +155,9 @@ class Run:
                 raise
         return False
 
-    def _next(self, running: Sequence[Job]) -> Job | None:
-        """Return the first job whose graph is made, or is to be made by it alone."""
-        busy = {key for job in running for key in graphs(job) if key not in self._made}
+    def _next(self, running: Sequence[CellJob]) -> CellJob | None:
+        """Return the first job whose graph exists, or that alone will export it."""
+        busy = {key for job in running for key in graphs(job) if key not in self._finished}
         for job in list(self.waiting):
             broken = next((self._broken[key] for key in graphs(job) if key in self._broken), None)
             if broken is not None:
@@ -198,22 +168,21 @@ class Run:
                 return job
         return None
 
-    def _end(self, job: Job, cell: Cell) -> None:
-        self.journal.append(job, to_json(cell))
+    def _end(self, job: CellJob, cell: Cell) -> None:
+        self.journal.append(job, cell)
         self.ended[jobs.identity(job)] = cell
-        self._made |= set(graphs(job))
+        self._finished |= set(graphs(job))
         stage = _failed_stage(cell)
         if stage in SHARED_STAGES:
             self._broken.setdefault(graphs(job)[SHARED_STAGES.index(stage)], cell)
         done = self._before + len(self.ended)
-        what = f"{cell.model} {job['resolution']} px {cell.precision} {cell.target}"
-        self.notify(f"{done}/{self.total}  {what}: {cell.verdict}{f': {cell.reason}' if cell.reason else ''}")
+        name = f"{cell.model} {cell.shapes} px {cell.precision} {cell.target}"
+        self.notify(f"{done}/{self.total}  {name}: {cell.verdict}{f': {cell.reason}' if cell.reason else ''}")
 
 
-def graphs(job: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Return the graphs a job needs: that in fp32 first, then the one with its precision inside."""
-    first = jobs.group(job)
-    return [first] if job["precision"] == "fp32" else [first, (*first, job["precision"])]
+def graphs(job: CellJob) -> list[tuple[str, ...]]:
+    """Return the graphs that a job needs: the fp32 graph first, then the one in the job's precision."""
+    return [job.graph] if job.precision == "fp32" else [job.graph, (*job.graph, job.precision)]
 
 
 def _failed_stage(cell: Cell) -> str | None:
@@ -223,33 +192,40 @@ def _failed_stage(cell: Cell) -> str | None:
 def _reduced(cells: Sequence[Cell], new: set[int], limit_s: float, notify: Notify) -> list[Cell]:
     """Reduce the failures of this sweep, one of each kind."""
     fresh = [cell for cell in cells if id(cell) in new]
-    done = iter(reduced(fresh, limit_s, notify))
-    return [next(done) if id(cell) in new else cell for cell in cells]
+    reductions = iter(reduced(fresh, limit_s, notify))
+    return [next(reductions) if id(cell) in new else cell for cell in cells]
 
 
-def _measurable(cells: Sequence[Cell]) -> list[Cell]:
-    return [cell for cell in cells if cell.status.made and deploy.get(cell.target).measurable() is None]
-
-
-def _measured(cells: Sequence[Cell], threads: int, rounds: int, budget_s: float, home: Path, notify: Notify) -> Any:
-    """Profile what has no rounds enough in the store, all artifacts interleaved; None where nothing is left to do."""
-    enough = {
-        one.digest
-        for one in Store(home)
-        if one.settings.get("threads") == str(threads) and len(one.samples.rounds) >= rounds
+def _profiled(cells: Sequence[Cell], request: SweepRequest, home: Path) -> Profile | None:
+    """Profile the artifacts that lack rounds in the store, interleaved; None if there are none."""
+    complete = {
+        measurement.digest
+        for measurement in Store(home)
+        if measurement.settings.get("threads") == str(request.threads)
+        and len(measurement.samples.rounds) >= request.rounds
     }
-    names = dict.fromkeys(cell.artifact for cell in _measurable(cells) if cell.digest not in enough)
+    measurable = [cell for cell in cells if cell.status.made and deploy.get(cell.target).measurable() is None]
+    names = dict.fromkeys(cell.artifact for cell in measurable if cell.digest not in complete)
     if not names:
         return None
-    return profile(list(names), threads=threads, rounds=rounds, budget_s=budget_s, out=home, notify=notify)
+    return profile(
+        list(names),
+        threads=request.threads,
+        rounds=request.rounds,
+        budget_s=request.budget_s,
+        out=home,
+        notify=request.notify,
+    )
 
 
-def _stored(cells: Sequence[Cell], threads: int, home: Path) -> tuple[Measurement, ...]:
-    """Return the newest measurement of each cell."""
-    wanted = {cell.digest for cell in cells if cell.digest}
+def _newest_measurements(cells: Sequence[Cell], threads: int, home: Path) -> tuple[Measurement, ...]:
+    """Return the newest local measurement of each cell."""
+    digests = {cell.digest for cell in cells if cell.digest}
     newest = {
-        one.digest: one
-        for one in Store(home)
-        if one.digest in wanted and one.device == "local" and one.settings.get("threads") == str(threads)
+        measurement.digest: measurement
+        for measurement in Store(home)
+        if measurement.digest in digests
+        and measurement.device == "local"
+        and measurement.settings.get("threads") == str(threads)
     }
     return tuple(newest.values())

@@ -1,15 +1,16 @@
-"""What `effbench sweep` is asked for, from flags and a suite, and its result as a table."""
+"""The request of `effbench sweep`, from flags and a suite, and its result as a table."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from effbench.api.compare.budgets import read_suite, read_suite_file
 from effbench.api.export.stage import Notify, silent
-from effbench.api.sweep.run import Sweep, sweep
+from effbench.api.keywords import build
+from effbench.api.sweep.request import SweepRequest
+from effbench.api.sweep.run import Sweep
 from effbench.errors import DataError, UsageError
 from effbench.reports.matrix import FORMATS, Matrix, render
 from effbench.schema import Measurement
@@ -17,85 +18,73 @@ from effbench.statistics import percentiles
 from effbench.store import home as home_of
 from effbench.store import write_atomically
 
-OF_A_SUITE = (
-    "devices",
-    "targets",
-    "resolutions",
-    "precisions",
-    "batch",
-    "threads",
-    "seed",
-    "images",
-    "allow_fallback",
-)
-"""What a suite may say besides its models; a flag wins over it."""
 
-
-def settings(names: Sequence[str], flags: Mapping[str, Any], folder: Path = Path()) -> dict[str, Any]:
-    """Return the arguments of `sweep`: flags first, then a suite named or that of the folder.
+def arguments(names: Sequence[str], flags: Mapping[str, Any], folder: Path = Path()) -> dict[str, Any]:
+    """Combine flags with a suite; a flag wins.
 
     Args:
         names: Models, and at most one suite file (``.toml``).
-        flags: What the user said, unset ones left out.
-        folder: Whose ``effbench.toml`` or ``pyproject.toml`` is read where no suite is named.
+        flags: The options that the user set, by the names of the fields of a request.
+        folder: Its ``effbench.toml`` or ``pyproject.toml`` is read if no suite is named.
+
+    Returns:
+        Values by the names of the fields of `SweepRequest` or, with devices, of a lab's request.
 
     Raises:
         DataError: A suite is not TOML, or there are two.
-        UsageError: A key that means nothing.
+        UsageError: A key is unknown.
     """
     files = [name for name in names if name.endswith(".toml")]
     if len(files) > 1:
         raise DataError(f"{' and '.join(files)}: one suite at a time.")
     suite = read_suite_file(Path(files[0])) if files else read_suite(folder)
-    chosen = {key: suite.suite[key] for key in OF_A_SUITE if key in suite.suite}
     models = [name for name in names if name not in files] or suite.suite.get("models", [])
-    given = dict(flags)
-    if "memory_limit_mib" in given:
-        given["memory_limit_bytes"] = int(given.pop("memory_limit_mib") * 2**20)
-    chosen |= {**given, "models": models}
-    if "devices" in chosen:
-        chosen["devices"] = [name for part in chosen["devices"] for name in str(part).split(",") if name]
-    return chosen
+    values = {**suite.suite, **flags, "models": models}
+    if "devices" in values:
+        values["devices"] = [name for text in values["devices"] for name in str(text).split(",") if name]
+    return values
 
 
-def over_devices(chosen: Mapping[str, Any]) -> bool:
-    """Tell whether a sweep is one over devices, rather than over this machine alone.
+def sweep_request(values: Mapping[str, Any], notify: Notify = silent) -> SweepRequest:
+    """Build the request of a sweep on this machine from `arguments`.
 
     Raises:
-        UsageError: What belongs to devices was said without any, or the other way round.
+        UsageError: A value is not one of a sweep on this machine.
     """
-    devices = chosen.get("devices", ())
+    local = {name: value for name, value in values.items() if name != "devices"}
+    return build(SweepRequest, {**local, "notify": notify}, "option of sweep:")
+
+
+def over_devices(values: Mapping[str, Any]) -> bool:
+    """Return whether a sweep runs over devices, rather than on this machine alone.
+
+    Raises:
+        UsageError: An option of a sweep over devices was given without devices, or the other way round.
+    """
+    devices = values.get("devices", ())
     for key in ("scheduler", "store"):
-        if key in chosen and not devices:
+        if key in values and not devices:
             raise UsageError(f"--{key} belongs to a sweep over devices.", hint="Add --devices NAME,NAME.")
-    if set(devices) <= {"local"} and "scheduler" not in chosen and "store" not in chosen:
+    if set(devices) <= {"local"} and "scheduler" not in values and "store" not in values:
         return False
-    for key, said in (("measure", "--no-profile"), ("retry", "--retry")):
-        if chosen.get(key, key == "measure") != (key == "measure"):
-            hint = "A sweep over devices measures, and does again what did not end as ok."
-            raise UsageError(f"{said} does not go with --devices.", hint=hint)
+    for key, option in (("measure", "--no-profile"), ("retry", "--retry")):
+        if values.get(key, key == "measure") != (key == "measure"):
+            hint = "A sweep over devices measures, and runs again every cell that did not end as ok."
+            raise UsageError(f"{option} does not go with --devices.", hint=hint)
     return True
 
 
-def run(chosen: Mapping[str, Any], notify: Notify = silent) -> Sweep:
-    """Run `sweep` with the arguments that `settings` gave."""
-    known = inspect.signature(sweep).parameters
-    return sweep(**{key: value for key, value in chosen.items() if key in known}, notify=notify)
+def table(sweep: Sweep) -> Matrix:
+    """Return a sweep as a table; latencies stand in the cells, with their trust grade."""
+    latencies = {measurement.digest: _latency(measurement) for measurement in sweep.measurements}
+    return Matrix(sweep.cells, [job.label for job in sweep.not_run], latencies)
 
 
-def table(found: Sweep) -> Matrix:
-    """Return what a sweep knows as a table, latencies with their grade of trust beside the cells."""
-    from effbench.api.sweep.jobs import label
-
-    left = [label(job) for job in found.not_run]
-    return Matrix(found.cells, left, {one.digest: _latency(one) for one in found.measurements})
-
-
-def _latency(one: Measurement) -> str:
+def _latency(measurement: Measurement) -> str:
     from effbench.profiles.trust import grade
 
-    p50 = percentiles.estimate([item.samples_ns for item in one.samples.rounds], 0.5)
-    trust, _ = grade(one.samples, one.before, one.after)
+    p50 = percentiles.estimate([item.samples_ns for item in measurement.samples.rounds], 0.5)
+    trust, _ = grade(measurement.samples, measurement.before, measurement.after)
     return "" if p50 is None else f"{p50.value / 1e6:.2f} ms ({trust})"
 
 

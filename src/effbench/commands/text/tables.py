@@ -194,7 +194,7 @@ def profile(found: Profile, out: str | None) -> str:
     from effbench.commands.text import protocol
     from effbench.profiles.trust import grade
 
-    lines = list(dict.fromkeys(found.said))
+    lines = list(dict.fromkeys(found.messages))
     grades = [grade(item.samples, item.before, item.after) for item in found.measurements]
     if found.measurements:
         body = [_latency(item, trust) for item, (trust, _) in zip(found.measurements, grades, strict=True)]
