@@ -1,7 +1,7 @@
-"""A backbone in one file: what to write, and how effbench finds it.
+"""A family of backbones in one file, and the entry point under which effbench finds it.
 
-In this repository it would be ``src/effbench/models/NAME.py``; the index is then written anew by
-``python -m effbench.models.index``. In a package of your own, name it under an entry point instead:
+In this repository it would be ``src/effbench/models/NAME.py``; then ``python -m effbench.models.index`` regenerates the
+index. In your own package, name it under an entry point instead:
 
     [project.entry-points."effbench.models"]
     mine = "mypackage.backbone:BACKBONES"
@@ -57,7 +57,7 @@ class Plain(nn.Module):
 
 
 def plain_tiny() -> nn.Module:
-    """Build the one size there is; a factory takes no arguments."""
+    """Build the only size; a factory takes no arguments."""
     return Plain()
 
 
@@ -68,6 +68,6 @@ BACKBONES = (
         factory=f"{__name__}:plain_tiny",
         mixer="none",
         preprocessing=Preprocessing(interpolation="bilinear"),
-        source="an example; no accuracy is known, so none is shown",
+        source="an example; its accuracy is unknown, so no table shows one",
     ),
 )

@@ -1,7 +1,7 @@
-"""The main job in one go: export, verify, profile and report regla_m beside iFormer (what `make demo` runs).
+"""Export, verify, profile and report regla_m beside iFormer; `make demo` runs this.
 
-ReGLA here is a reconstruction from an abstract, all weights are untrained, and every accuracy shown is borrowed from a
-paper: this shows what effbench does, not which network is better.
+ReGLA here is a reconstruction from an abstract, all weights are untrained, and every accuracy is borrowed from a paper.
+So the demo shows effbench, not which network is better.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ TARGETS = ("--target", "ort", "--target", "ov")
 
 
 def effbench(*arguments: str) -> None:
-    """Run one command as a user would type it; a failure ends the demo with that command's exit code."""
+    """Print and run one command; if it fails, end the demo with its exit code."""
     print(f"\n$ effbench {' '.join(arguments)}", flush=True)
-    done = subprocess.run([sys.executable, "-m", "effbench.cli", *arguments], check=False)
-    if done.returncode != 0:
-        sys.exit(done.returncode)
+    code = subprocess.run([sys.executable, "-m", "effbench.cli", *arguments], check=False).returncode
+    if code != 0:
+        sys.exit(code)
 
 
 def main() -> None:
-    """Run the demo and print its own wall time."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--budget", type=float, default=15, help="seconds of measuring per artifact")
+    """Run the demo and print its wall time."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--budget", type=float, default=15, help="seconds of measurement per artifact")
     budget = parser.parse_args().budget
     start = float(os.environ.get("EFFBENCH_DEMO_START", time.time()))
     print(f"installed after {time.time() - start:.0f} s; a first number:", flush=True)

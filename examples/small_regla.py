@@ -1,7 +1,8 @@
-"""ReGLA's blocks at a size for images of 32 pixels: a recipe, not a network of a paper.
+"""ReGLA's blocks in a small network for images of 32 x 32 pixels; no paper has it.
 
-The blocks are those of `effbench.models.regla` (reconstructed from an abstract). The stem halves once instead of twice,
-so that the four maps have strides 2, 4, 8 and 16 and attention still has positions to mix. For ten classes::
+The blocks are those of `effbench.models.regla` (reconstructed from an abstract). The stem halves the resolution once
+instead of twice, so that the four maps have strides 2, 4, 8 and 16 and attention has enough positions to mix. For ten
+classes::
 
     effbench distill small_regla:small_regla --data FOLDER --res 32
 """

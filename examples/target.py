@@ -1,6 +1,6 @@
-"""A target in one file: the reference evaluator of the ``onnx`` package, slow and plain.
+"""A target in one file: the reference evaluator of the ``onnx`` package, which is slow.
 
-In this repository it would be ``src/effbench/deploy/targets/NAME.py``. In a package of your own, name it under an entry
+In this repository it would be ``src/effbench/deploy/targets/NAME.py``. In your own package, name it under an entry
 point instead:
 
     [project.entry-points."effbench.targets"]
@@ -25,7 +25,7 @@ class OnnxReferenceSession(Session):
     compute_precision = "fp32"
 
     def __init__(self, path: Path) -> None:
-        # Heavy imports stand inside functions: listing the targets must not cost them.
+        # Imported inside the function, so that listing the targets does not load it.
         try:
             from onnx.reference import ReferenceEvaluator
         except ImportError as error:
@@ -33,11 +33,11 @@ class OnnxReferenceSession(Session):
         self._evaluator = ReferenceEvaluator(str(path))
 
     def __call__(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
-        """Run once; numpy computes at once, so nothing has to be waited for."""
+        """Run once; numpy is synchronous, so the outputs are ready."""
         return dict(zip(self._evaluator.output_names, self._evaluator.run(None, dict(feeds)), strict=True))
 
     def placement(self) -> dict[str, Any]:
-        """Everything runs in numpy."""
+        """Return the units that run the operators; here all run in numpy."""
         return {"evaluator": "numpy"}
 
     def close(self) -> None:
@@ -46,7 +46,7 @@ class OnnxReferenceSession(Session):
 
 
 class OnnxReference(Target):
-    """Convert copies the graph, open loads it; members that are not set here have the defaults of `Target`."""
+    """Copy the graph, then load it; members that are not set here have the defaults of `Target`."""
 
     name = "onnx-ref"
     title = "ONNX reference evaluator"
@@ -54,12 +54,12 @@ class OnnxReference(Target):
     packages = ("onnx",)
 
     def convert(self, graph: Artifact, out: Path, options: Mapping[str, str]) -> Converted:
-        """Heavy, on the work station: translate the graph into files below ``out``."""
+        """Translate the graph into files below ``out``; heavy, on the workstation."""
         shutil.copyfile(graph.path, out / "model.onnx")
         return Converted("model.onnx", graph.subject.storage_precision)
 
     def open(self, artifact: Artifact, threads: int, options: Mapping[str, str]) -> Session:
-        """Light, on the device: numpy, the standard library and the runtime alone."""
+        """Load an artifact; light, on the device: needs numpy, the standard library and the runtime alone."""
         return OnnxReferenceSession(artifact.path)
 
 

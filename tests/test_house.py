@@ -583,6 +583,12 @@ def files() -> list[Path]:
     return [path for name in listed.stdout.split("\0") if name and (path := ROOT / name).is_file()]
 
 
+def test_the_continuous_check_names_tests_that_exist():
+    paths = re.findall(r"tests/[\w/]+(?:\.py)?", (ROOT / ".ci" / "run").read_text())
+    assert len(paths) > 5
+    assert [] == [path for path in paths if not (ROOT / path).exists()]
+
+
 def test_no_file_is_large():
     found = files()
     assert ROOT / "pyproject.toml" in found
