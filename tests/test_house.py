@@ -94,7 +94,8 @@ TORCH_INSIDE = (
     "deploy.targets.coreml",
     "deploy.precision.diagnose",
     "api.distill",
-    "api.export.worker",
+    "api.export.worker_graph",
+    "api.export.worker_precision",
     "threads",
 )
 HEAVY = (

@@ -100,5 +100,5 @@ def test_nothing_is_looked_for_where_fp32_is_not_to_be_had(own: Run) -> None:
     (own.folder / "loudness.py").write_text(MODELS)
     code, cell, said = export(own, "loud", "qnn")
     assert (code, cell["status"]) == (1, "failed"), cell
-    assert any(note.startswith("fp32 islands cannot save it: the HTP has no fp32") for note in cell["notes"])
+    assert any(note.startswith("fp32 islands are not possible: the HTP has no fp32") for note in cell["notes"])
     assert "operators to blame" not in said

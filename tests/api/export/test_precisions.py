@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
 
 import pytest
 from PIL import Image
 
 from conftest import Run
 from effbench.api.export import exporter
+from effbench.api.export.request import ExportRequest
+from effbench.api.export.source import Source
 from effbench.deploy.artifact import bundle, fidelity
 from effbench.errors import UnavailableError
-from effbench.schema import LATENCY_ONLY
+from effbench.schema import LATENCY_ONLY, Backbone, Weights
 
 pytestmark = [pytest.mark.target("torch"), pytest.mark.target("ort"), pytest.mark.xdist_group("export")]
 
@@ -85,10 +85,11 @@ def test_a_runtime_that_loses_what_the_graph_has_is_told_from_the_graph(
     (graph,) = graphs
     bundle.annotate(graph, fidelity=None)
     monkeypatch.setattr(exporter, "verify_artifact", no_time)
-    where = SimpleNamespace(home=own.folder / "runs", limits=None, notify=lambda _: None)
+    request = ExportRequest("toy:net", out=own.folder / "runs")
+    export = exporter.Exporter(request, Source(Backbone("toy.net", "user", "toy:net"), Weights()), None)
     assert made is not None
-    (note,) = exporter.Exporter._lost(cast("exporter.Exporter", where), made)
-    assert note == "whether this runtime loses anything of the graph is not known: stopped after 1 s"
+    (note,) = export._noise_of_runtime(made)
+    assert note == "the noise of the graph itself is unknown: stopped after 1 s"
 
 
 @pytest.mark.slow

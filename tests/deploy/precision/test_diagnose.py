@@ -9,7 +9,7 @@ import pytest
 from onnx import parser
 from small_graphs import attention, graph_artifact
 
-from effbench.api.export import worker
+from effbench.api.export import worker_precision
 from effbench.deploy.graph import onnx_file
 from effbench.deploy.interpreter import Interpreter
 from effbench.deploy.precision import diagnose
@@ -138,7 +138,7 @@ def test_scenes_are_judged_together_and_extremes_by_themselves(
     seen: list[Any] = []
     monkeypatch.setattr(diagnose, "examine", lambda *given: seen.extend(given) or examine(*given))
     job = {"graph": str(graph_artifact(tmp_path, attention()).folder), "images": "", "precision": "fp16"}
-    worker.numerics({**job, "count": count}, lambda event: None)
+    worker_precision.numerics({**job, "count": count}, lambda event: None)
     feeds, natural = [next(iter(feed.values())) for feed in seen[1]], seen[3]
     constant = [bool(np.ptp(feed, axis=(2, 3)).max() < 1e-6) for feed in feeds]
     assert (natural, constant) == (count, [False] * count + [True, True])

@@ -1,4 +1,4 @@
-"""One export under way: graphs, graphs in a precision, artifacts, and the cells that tell of them."""
+"""One export: its graphs, the graphs in a precision, the artifacts, and their cells."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ _CALIBRATED_BY = tuple(
     )
 )
 WRITERS = {"fp16": ("effbench.deploy.precision.half:to_fp16",), **dict.fromkeys(CALIBRATED, _CALIBRATED_BY)}
-"""What writes a precision into a graph."""
+"""The code that writes a precision into a graph; it is part of the graph's key."""
 PRECISION_PACKAGES = {"int8": ("nncf",), "a16w8": ("onnxruntime",)}
 LOST_DB = 6.0
-"""Between a graph's signal to noise and a target's: four times the noise. Values that round to the next level here and
-there cost up to 3 dB, in networks where that spreads."""
+"""A loss between a graph's signal-to-noise ratio and a runtime's that is reported: four times the noise. Rounding some
+values to the neighboring level costs up to 3 dB in networks that amplify it."""
 GRAPH_PACKAGES = ("torch", "onnx", "onnxscript", "onnx-ir", "effbench")
 
 
 class Exporter:
-    """One export under way: what all its cells share.
+    """One export: the state that all its cells share.
 
-    ``mixes`` says per size which operators an int8 graph keeps in float; ``whole_int8`` leaves that decision to whoever
-    sets them, where the quantizer would search by noise.
+    ``mixes`` holds, per size, the operators that an int8 graph keeps in float. With ``whole_int8`` the quantizer does
+    not choose them by noise: the caller sets ``mixes``.
     """
 
     def __init__(self, request: ExportRequest, source: Source, device: Device | None, whole_int8: bool = False) -> None:
@@ -63,16 +63,16 @@ class Exporter:
         self._graphs: dict[InputShapes, Artifact | EffbenchError] = {}
 
     def declared(self) -> Preprocessing | None:
-        """Return the preprocessing that the made graphs carry: a user's factory may declare its own."""
+        """Return the preprocessing of the exported graphs: a user's factory may declare its own."""
         return next((graph.preprocessing for graph in self._graphs.values() if isinstance(graph, Artifact)), None)
 
     def prepare(self, sizes: Sequence[InputShapes]) -> None:
-        """Make the graphs of all sizes, as many at once as there are cores to spare; each is one thread's work."""
+        """Export the graphs of all sizes, several at a time; each takes one thread."""
         from concurrent.futures import ThreadPoolExecutor
 
         with ThreadPoolExecutor(max(1, min(len(sizes), (os.cpu_count() or 1), 4))) as pool:
-            for shapes, made in zip(sizes, pool.map(self._try_graph, sizes), strict=True):
-                self._graphs[shapes] = made
+            for shapes, graph in zip(sizes, pool.map(self._try_graph, sizes), strict=True):
+                self._graphs[shapes] = graph
 
     def _try_graph(self, shapes: InputShapes) -> Artifact | EffbenchError:
         try:
@@ -81,7 +81,7 @@ class Exporter:
             return error
 
     def cell(self, shapes: InputShapes, target: str, precision: str | None, verify: bool) -> Cell:
-        """Return one cell, made and verified; what goes wrong is its status."""
+        """Export and verify one cell; an error becomes its status."""
         start = time.perf_counter()
         known = deploy.registered().get(target)
         name = (self.source.name, shapes, precision or (known.precision if known else "default"), target)
@@ -97,21 +97,19 @@ class Exporter:
         return cell
 
     def _verified(self, cell: Cell, shapes: InputShapes, artifact: Artifact) -> Cell:
-        """Return the cell of an artifact after its check, repaired where fp32 islands can."""
+        """Verify an artifact and return its cell; fp32 islands are tried if it misses the limits of fp16."""
         reason = "not verified"
-        tried: tuple[str, ...] = ()
+        attempts: tuple[str, ...] = ()
         try:
-            if artifact.fidelity is None:
-                self.notify(f"verify {artifact.name}")
-                try:
-                    artifact = verify_artifact(artifact, self.home, self.limits)
-                except UnavailableError as error:
-                    # Made here, for a machine that this one is not: whole, and not run.
-                    reason = f"not verified here: {error.message}"
+            try:
+                artifact = self._compared(artifact)
+            except UnavailableError as error:
+                # The artifact is complete, but for another machine.
+                reason = f"not verified here: {error.message}"
             if artifact.fidelity is not None and not artifact.fidelity.passed:
-                artifact, tried = self._with_islands(shapes, cell.target, artifact)
+                artifact, attempts = self._with_islands(shapes, cell.target, artifact)
             key = (cell.model, shapes, cell.precision, cell.target)
-            notes = (*artifact.subject.remarks, *tried, *_computed(artifact), *self._lost(artifact))
+            notes = (*artifact.subject.remarks, *attempts, *_computed(artifact), *self._noise_of_runtime(artifact))
             cell = Cell.of(*key, artifact, reason=reason, cached=cell.cached, notes=notes)
             if not self.allow_fallback:
                 placement.check(artifact.placement, artifact.name)
@@ -122,10 +120,10 @@ class Exporter:
     def artifact(
         self, shapes: InputShapes, name: str, precision: str | None, islands: Sequence[str] = ()
     ) -> tuple[Artifact, bool]:
-        """Return an artifact of one cell, and whether it was there; ``islands`` of the graph stay in fp32.
+        """Return the artifact of one cell, and whether it was cached; ``islands`` of the graph stay in fp32.
 
         Raises:
-            EffbenchError: It cannot be made.
+            EffbenchError: It cannot be exported.
         """
         target = deploy.get(name)
         reason = target.available()
@@ -133,20 +131,20 @@ class Exporter:
             raise UnavailableError(
                 f"Target '{name}' cannot be made here: {reason}.", hint=f"pip install 'effbench[{target.extra}]'"
             )
-        wanted = self.wanted(name, precision)
+        stored = self.storage_precision(name, precision)
         options = {**(self.device.options.get(name, {}) if self.device else {}), **self.options}
-        if wanted in target.refuses:
+        if stored in target.refuses:
             others = ", ".join(name for name in PRECISIONS if name not in target.refuses)
-            reason = target.refuses[wanted]
-            raise UnsupportedError(f"Target '{name}' takes no {wanted}: {reason}.", hint=f"It takes {others}.")
+            reason = target.refuses[stored]
+            raise UnsupportedError(f"Target '{name}' takes no {stored}: {reason}.", hint=f"It takes {others}.")
         if self.allow_fallback and "fallback" in target.options:
             options.setdefault("fallback", "yes")
         graph = self._graphs[shapes]
         if isinstance(graph, EffbenchError):
             raise graph
-        if wanted != "fp32":
-            graph = self.in_precision(shapes, wanted, islands)
-        if wanted == "int8" and shapes in self.mixes:
+        if stored != "fp32":
+            graph = self.in_precision(shapes, stored, islands)
+        if stored == "int8" and shapes in self.mixes:
             graph = self._mixed(shapes, graph, self.mixes[shapes])
         key = bundle.make_key(
             {
@@ -157,59 +155,61 @@ class Exporter:
                 "code": code_hashes(f"{type(target).__module__}:TARGET"),
             }
         )
-        folder = bundle.folder_of(self.home, self._name(shapes, wanted, name), key)
+        folder = bundle.folder_of(self.home, self._name(shapes, stored, name), key)
         job = {"op": "convert", "graph": str(graph.folder), "target": name, "options": options}
         return self._make(folder, key, job, f"convert {self.source.name} at {shapes} to {target.title}")
 
-    def _with_islands(self, shapes: InputShapes, target: str, made: Artifact) -> tuple[Artifact, tuple[str, ...]]:
-        """Return what an artifact that missed its limit in half precision becomes with islands of fp32, if that helps.
+    def _compared(self, artifact: Artifact) -> Artifact:
+        """Return an artifact with its fidelity, compared with the reference if it has none yet."""
+        if artifact.fidelity is not None:
+            return artifact
+        self.notify(f"verify {artifact.name}")
+        return verify_artifact(artifact, self.home, self.limits)
 
-        Else the artifact itself, with what was tried.
+    def _with_islands(self, shapes: InputShapes, target: str, failed: Artifact) -> tuple[Artifact, tuple[str, ...]]:
+        """Return an artifact with fp32 islands that holds the limits which one in half precision missed.
+
+        If there is none, return the failed artifact, and a note on the attempt.
         """
-        if made.subject.storage_precision != "fp16":
-            return made, ()
+        if failed.subject.storage_precision != "fp16":
+            return failed, ()
         no_fp32 = deploy.get(target).refuses.get("fp32")
         if no_fp32 is not None:
-            return made, (f"fp32 islands cannot save it: {no_fp32}",)
+            return failed, (f"fp32 islands are not possible: {no_fp32}",)
         try:
-            half = self.in_precision(shapes, "fp16")
-            names = fp32_fallback.islands(self.in_precision(shapes, "fp32"), half, self.home, self.limits, self.notify)
+            full, half = self.in_precision(shapes, "fp32"), self.in_precision(shapes, "fp16")
+            names = fp32_fallback.islands(full, half, self.home, self.limits, self.notify)
             if not names:
-                return made, ("no operator is to blame that fp32 islands could save",)
-            found, _ = self.artifact(shapes, target, "fp16", names)
-            if found.fidelity is None:
-                self.notify(f"verify {found.name}")
-                found = verify_artifact(found, self.home, self.limits)
+                return failed, ("no fp32 islands were found that would hold the limits",)
+            repaired = self._compared(self.artifact(shapes, target, "fp16", names)[0])
         except EffbenchError as error:
-            return made, (f"fp32 islands could not be tried: {error.message}",)
-        if found.fidelity is None or not found.fidelity.passed:
-            return made, (f"{len(names)} fp32 islands were tried and did not suffice",)
-        return found, ()
+            return failed, (f"fp32 islands could not be tried: {error.message}",)
+        if repaired.fidelity is None or not repaired.fidelity.passed:
+            return failed, (f"{len(names)} fp32 islands were tried and did not suffice",)
+        return repaired, ()
 
-    def _lost(self, made: Artifact) -> Iterator[str]:
-        """Say where a runtime leaves far more noise than the quantized graph has that it was given."""
-        if made.subject.storage_precision not in CALIBRATED or made.fidelity is None or made.fidelity.snr_db is None:
+    def _noise_of_runtime(self, artifact: Artifact) -> Iterator[str]:
+        """Report a runtime whose outputs have far more noise than the quantized graph itself."""
+        fidelity = artifact.fidelity
+        if artifact.subject.storage_precision not in CALIBRATED or fidelity is None or fidelity.snr_db is None:
             return
         try:
-            graph = source_graph(made)
-            if graph.fidelity is None:
-                self.notify(f"verify {graph.name}")
-                graph = verify_artifact(graph, self.home, self.limits)
-        except EffbenchError as error:  # an operator that the interpreter does not know, or too little time
-            yield f"whether this runtime loses anything of the graph is not known: {error.message}"
+            graph = self._compared(source_graph(artifact))
+        except EffbenchError as error:  # an operator that the interpreter lacks, or a time limit
+            yield f"the noise of the graph itself is unknown: {error.message}"
             return
-        own = graph.fidelity.snr_db if graph.fidelity else None
-        if own is not None and own - made.fidelity.snr_db > LOST_DB:
-            lost = own - made.fidelity.snr_db
-            yield f"the graph itself has {own:.1f} dB on effbench's interpreter: this runtime loses {lost:.0f} dB"
+        graph_db = graph.fidelity.snr_db if graph.fidelity else None
+        if graph_db is not None and graph_db - fidelity.snr_db > LOST_DB:
+            lost = f"this runtime loses {graph_db - fidelity.snr_db:.0f} dB"
+            yield f"the graph itself has {graph_db:.1f} dB on effbench's interpreter: {lost}"
 
-    def wanted(self, target: str, precision: str | None) -> str:
-        """Return the precision of a target: the one asked for, else the device's, else the target's own."""
+    def storage_precision(self, target: str, precision: str | None) -> str:
+        """Return the precision of an artifact: that of the request, else the device's, else the target's default."""
         device = self.device.precisions.get(target) if self.device else None
         return precision or device or deploy.get(target).precision
 
     def graph(self, shapes: InputShapes) -> Artifact:
-        """Return the fp32 graph of a size; made where it is not there."""
+        """Return the fp32 graph of a size, exported if it is not cached."""
         source = self.source
         key = bundle.make_key(
             {
@@ -239,7 +239,7 @@ class Exporter:
         return self._make(folder, key, job, f"export {source.name} at {shapes} to ONNX")[0]
 
     def in_precision(self, shapes: InputShapes, precision: str, islands: Sequence[str] = ()) -> Artifact:
-        """Return the graph of a size in a precision, ``islands`` of it in fp32; made where it is not there."""
+        """Return the graph of a size in a precision, with ``islands`` in fp32; written if it is not cached."""
         graph = self._graphs[shapes]
         if isinstance(graph, EffbenchError):
             raise graph
@@ -247,49 +247,49 @@ class Exporter:
             return graph
         packages = PRECISION_PACKAGES.get(precision, ())
         calibration = self.calibration.hashes.get(shapes) if precision in CALIBRATED else None
-        how: dict[str, Any] = {"precision": precision, "calibration": calibration}
+        options: dict[str, Any] = {"precision": precision, "calibration": calibration}
         if precision == "int8":
-            how["whole"] = self.whole_int8
+            options["whole"] = self.whole_int8
         if islands:
-            how["islands"] = list(islands)
+            options["islands"] = list(islands)
         code = code_hashes(*WRITERS[precision])
-        key = bundle.make_key({"graph": graph.key, **how, "versions": versions(*packages), "code": code})
+        key = bundle.make_key({"graph": graph.key, **options, "versions": versions(*packages), "code": code})
         folder = bundle.folder_of(self.home, self._name(shapes, precision, "onnx"), key)
-        job = {"op": "precision", "graph": str(graph.folder), **how, "images": self.calibration.place}
+        job = {"op": "precision", "graph": str(graph.folder), **options, "images": self.calibration.place}
         job["packages"] = packages
         return self._make(folder, key, job, f"write {precision} into {graph.name}")[0]
 
     def _mixed(self, shapes: InputShapes, int8: Artifact, mix: Mix) -> Artifact:
         graph = self.in_precision(shapes, "fp32")
-        how = {"float_nodes": list(mix.float_nodes), "float_type": mix.float_type, "note": mix.note}
+        options = {"float_nodes": list(mix.float_nodes), "float_type": mix.float_type, "note": mix.note}
         code = code_hashes("effbench.deploy.precision.mix:mixed")
-        key = bundle.make_key({"graph": graph.key, "int8": int8.key, **how, "code": code})
+        key = bundle.make_key({"graph": graph.key, "int8": int8.key, **options, "code": code})
         folder = bundle.folder_of(self.home, self._name(shapes, "int8", "onnx"), key)
-        job = {"op": "mix", "graph": str(graph.folder), "int8": str(int8.folder), **how}
+        job = {"op": "mix", "graph": str(graph.folder), "int8": str(int8.folder), **options}
         return self._make(folder, key, job, f"write a {mix.note}")[0]
 
     def _name(self, shapes: InputShapes, precision: str, target: str) -> str:
         return bundle.name_of(self.source.name, shapes, None if self.dynamic else self.batch, precision, target)
 
-    def _make(self, folder: Path, key: str, job: Mapping[str, Any], what: str) -> tuple[Artifact, bool]:
+    def _make(self, folder: Path, key: str, job: Mapping[str, Any], description: str) -> tuple[Artifact, bool]:
         from filelock import FileLock, Timeout
 
-        found = bundle.find(folder, key)
-        if found is not None:
-            return found, True
+        cached = bundle.find(folder, key)
+        if cached is not None:
+            return cached, True
         try:
             locks = folder.parent / ".locks"
             locks.mkdir(parents=True, exist_ok=True)
-            # Two exports of the same thing at once: the second waits, then finds it made.
+            # Of two exports of one artifact at a time, the second waits for the first.
             wait_s = self.limits.seconds()
             with FileLock(locks / folder.name, timeout=-1 if math.isinf(self.limits.until) else wait_s):
-                if (found := bundle.find(folder, key)) is not None:
-                    return found, True
-                self.notify(what)
+                if (cached := bundle.find(folder, key)) is not None:
+                    return cached, True
+                self.notify(description)
                 request = {**job, "folder": str(folder), "key": key}
                 stage.run(EXPORT_WORKER, request, self.limits, self.home, folder.name)
         except Timeout:
-            message = f"{what}: another export makes it, for more than {wait_s:g} s"
+            message = f"{description}: another export of it has run for more than {wait_s:g} s"
             raise ChildFailure(TIME_LIMIT, message, "wait", "") from None
         except OSError as error:
             raise DataError(
@@ -299,7 +299,7 @@ class Exporter:
 
 
 def _computed(artifact: Artifact) -> tuple[str, ...]:
-    """Say what the runtime computes in where that is not what is stored; fp32 in place of half is allowed, and said."""
+    """Report the compute precision if it differs from the storage precision, such as fp32 in place of half."""
     computed, stored = artifact.subject.compute_precision, artifact.subject.storage_precision
     return (f"computed {computed}",) if computed not in (None, stored) else ()
 

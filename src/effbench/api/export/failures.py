@@ -1,7 +1,7 @@
-"""A failed stage on disk: what it was, its log, a script that runs it again, and a reduced graph where one was failing.
+"""The record of a failed stage: its job, its log, a script that runs it again, and a reduced graph if one was found.
 
-A record is a folder of its own below ``failures``; it is written whole or not at all, and never raises: what failed is
-already an error on its way to the user.
+A record is a folder below ``failures``. It is written whole or not at all, and writing it never raises: the failure
+itself is already an error on its way to the user.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from effbench.errors import DataError, EffbenchError, UnavailableError, UsageError
+from effbench.errors import ConversionError, DataError, EffbenchError, UnavailableError, UsageError
 from effbench.process import MEMORY_LIMIT, TIME_LIMIT, ChildFailure, exit_text
 
 RECORD, LOG, SCRIPT, MODEL, REDUCED = "failure.json", "log.txt", "reproduce.py", "model.onnx", "reduced.onnx"
 PATHS = ("graph", "folder", "artifact", "reference", "path", "state")
-"""What of a job names files."""
+"""The keys of a job that name files."""
 REDUCE_S = 120.0
-"""How long a reduction may search; what it has by then is kept."""
+"""How long a reduction may search; the smallest graph found by then is kept."""
 
-REPRODUCE = '''"""Run again what failed here: {what}.
+REPRODUCE = '''"""Run the failed stage again: {name}.
 
 {message}
 
     python {script}              the stage as it was
-    python {script} --reduced    on {reduced}, where there is one
+    python {script} --reduced    on {reduced}, if it exists
 """
 
 import sys
@@ -49,7 +49,7 @@ sys.exit(again(Path(__file__).resolve().parent, reduced="--reduced" in sys.argv)
 def keep(home: Path, name: str, module: str, job: Mapping[str, Any], error: EffbenchError) -> None:
     """Write the record of a failure and note its folder in the error.
 
-    Nothing is kept of what no run of the same can change: a wrong argument, a missing package, a damaged file.
+    A failure that every run would repeat has no record: a wrong argument, a missing package, a damaged file.
     """
     if isinstance(error, (UsageError, UnavailableError, DataError)):
         return
@@ -64,9 +64,9 @@ def keep(home: Path, name: str, module: str, job: Mapping[str, Any], error: Effb
         finally:
             shutil.rmtree(draft, ignore_errors=True)
         error.record = str(folder)
-    except OSError as trouble:
-        lost = f"Its log could not be kept in {folder}: {trouble.strerror}."
-        error.hint = lost if error.hint is None else f"{error.hint} {lost}"
+    except OSError as failure:
+        hint = f"Its log could not be written to {folder}: {failure.strerror}."
+        error.hint = hint if error.hint is None else f"{error.hint} {hint}"
 
 
 def _write(draft: Path, home: Path, name: str, module: str, job: Mapping[str, Any], error: EffbenchError) -> None:
@@ -77,7 +77,7 @@ def _write(draft: Path, home: Path, name: str, module: str, job: Mapping[str, An
     record = {
         "name": name,
         "module": module,
-        # Relative to the home, so that the folder can be sent to somebody together with it.
+        # Relative to the home, so that both folders can be sent to someone else.
         "job": {key: _relative(value, home) if key in PATHS else value for key, value in job.items()},
         "kind": type(error).__name__,
         "cause": error.cause if isinstance(error, ChildFailure) else "",
@@ -87,8 +87,8 @@ def _write(draft: Path, home: Path, name: str, module: str, job: Mapping[str, An
         "reduced": None,
     }
     (draft / RECORD).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
-    words = error.message.replace("\\", "/").replace('"', "'")
-    text = REPRODUCE.format(what=name, message=words, script=SCRIPT, reduced=REDUCED)
+    message = error.message.replace("\\", "/").replace('"', "'")
+    text = REPRODUCE.format(name=name, message=message, script=SCRIPT, reduced=REDUCED)
     (draft / SCRIPT).write_text(text)
 
 
@@ -107,18 +107,19 @@ def _link(source: Path, target: Path) -> None:
 
 
 def signature(error: EffbenchError) -> str:
-    """Return what two failures of the same cause share: class, stage and words, without names and numbers."""
+    """Return what two failures of one cause share: class, stage and text, without names and numbers."""
     if isinstance(error, ChildFailure):
         return f"{error.cause}: {exit_text(error.exit_status)}" if error.exit_status is not None else error.cause
-    words = re.sub(r"'[^']*'|\"[^\"]*\"|\(node [^)]*\)|\S*[\d/]\S*", "*", error.message)
-    return f"{type(error).__name__} {getattr(error, 'op', None) or ''}: {words}"
+    text = re.sub(r"'[^']*'|\"[^\"]*\"|\(node [^)]*\)|\S*[\d/]\S*", "*", error.message)
+    operator = error.op if isinstance(error, ConversionError) and error.op else ""
+    return f"{type(error).__name__} {operator}: {text}"
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """Read a record, the paths of its job made absolute again.
+    """Read a record, with the paths of its job made absolute.
 
     Raises:
-        DataError: The folder is no record.
+        DataError: The folder holds no record.
     """
     try:
         record: dict[str, Any] = json.loads((folder / RECORD).read_text())
@@ -134,7 +135,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def again(folder: Path, *, reduced: bool = False) -> int:
-    """Run a failed stage once more, in a scratch folder; prints how it ends and returns 1 where it fails again."""
+    """Run a failed stage again in a scratch folder, print how it ends, and return 1 if it fails again."""
     from effbench import process
 
     record = read(folder)
@@ -150,7 +151,7 @@ def again(folder: Path, *, reduced: bool = False) -> int:
             print(error.log, file=sys.stderr)
             print(f"fails again: {error}")
             return 1
-    print("does not fail any more")
+    print("does not fail now")
     return 0
 
 
@@ -160,9 +161,9 @@ def _attempt(record: Mapping[str, Any], model: Path) -> dict[str, Any]:
 
 
 def reduce(folder: Path, limit_s: float = REDUCE_S) -> str:
-    """Look for the smallest graph that still fails in the same way, with Polygraphy; returns how that ended.
+    """Look for the smallest graph that still fails in the same way, with Polygraphy; return how the search ended.
 
-    Only a conversion that fails by itself is reduced: a limit of time would be met again at every step.
+    Only a conversion that fails by itself is reduced: every step would run into a time limit again.
     """
     record = read(folder)
     outcome = _unreducible(record) or _reduce(folder, record, limit_s)
@@ -186,28 +187,28 @@ def _reduce(folder: Path, record: Mapping[str, Any], limit_s: float) -> str:
         best = Path(scratch) / "best.onnx"
         command = [sys.executable, "-c", "from polygraphy.tools import main; main()", "debug", "reduce"]
         command += [str((folder / MODEL).resolve()), "-o", REDUCED, "--mode", "bisect", "--check", *check, str(best)]
-        words = _search(command, Path(scratch), limit_s)
-        whole = Path(scratch) / REDUCED
-        how = "reduced" if words is not None else f"reduced as far as {limit_s:g} s allowed"
-        if not (whole.is_file() or best.is_file()):
-            return f"not reduced: Polygraphy found no smaller graph that fails in the same way ({words or how})"
-        shutil.copyfile(whole if whole.is_file() else best, folder / REDUCED)
-    return f"{how}: {_nodes(folder / MODEL)} nodes to {_nodes(folder / REDUCED)}"
+        last_line = _search(command, Path(scratch), limit_s)
+        result = Path(scratch) / REDUCED
+        outcome = "reduced" if last_line is not None else f"reduced as far as {limit_s:g} s allowed"
+        if not (result.is_file() or best.is_file()):
+            return f"not reduced: Polygraphy found no smaller graph that fails in the same way ({last_line or outcome})"
+        shutil.copyfile(result if result.is_file() else best, folder / REDUCED)
+    return f"{outcome}: {_nodes(folder / MODEL)} nodes to {_nodes(folder / REDUCED)}"
 
 
 def _search(command: Sequence[str], folder: Path, limit_s: float) -> str | None:
-    """Run Polygraphy and return its last words, or None where its time was over; nothing is left running."""
+    """Run Polygraphy and return the last line it printed, or None at the time limit; nothing is left running."""
     with subprocess.Popen(
         command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     ) as child:
         try:
-            said = child.communicate(timeout=limit_s)[0].strip().splitlines()
+            lines = child.communicate(timeout=limit_s)[0].strip().splitlines()
         except subprocess.TimeoutExpired:
             return None
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
-    return said[-1][:200] if said else ""
+    return lines[-1][:200] if lines else ""
 
 
 def _nodes(path: Path) -> int:
@@ -217,7 +218,7 @@ def _nodes(path: Path) -> int:
 
 
 def _check(folder: Path, best: Path) -> int:
-    """Say to Polygraphy whether the candidate in this folder still fails as the record does: 1 where it does."""
+    """Tell Polygraphy whether the candidate in this folder fails as the record does: 1 if so, else 0."""
     from effbench import process
 
     record = read(folder)

@@ -1,4 +1,4 @@
-"""When a graph in half precision misses its limit: the fewest operators whose computing in fp32 may save it."""
+"""fp32 islands for a graph in half precision that misses its limit: the fewest operators that keep it within."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from effbench.deploy.artifact import bundle
 from effbench.schema import Artifact
 
 IMAGES = 3
-"""Natural images that the search for culprits runs over; each is run some dozens of times."""
-PROPOSED = "fp32_island_search"
+"""Natural images that the search runs over; each is run some dozens of times."""
+SEARCH = "fp32_island_search"
+"""The key of a graph's placement that keeps the result."""
 
 
 def islands(full: Artifact, half: Artifact, home: Path, limits: Limits, notify: Notify) -> tuple[str, ...]:
-    """Return the fp32 islands with which a graph may hold its limits; none where no search found any.
+    """Return fp32 islands with which a graph may hold its limits; empty if the search found none.
 
-    The answer is kept in the manifest of the half-precision graph, so that the same code searches once.
+    The result is kept in the manifest of the half-precision graph, so that the same code searches once.
 
     Args:
         full: The graph in fp32.
-        half: The same graph in fp16, that missed its limit.
+        half: The same graph in fp16, which missed its limit.
         home: Where the records of failures belong.
         limits: Of the search.
         notify: Called with a line before the search.
@@ -32,11 +33,11 @@ def islands(full: Artifact, half: Artifact, home: Path, limits: Limits, notify: 
         EffbenchError: The search ran out of time or memory, or an operator has no simulation.
     """
     code = fingerprint(code_hashes("effbench.deploy.precision.diagnose"))
-    known = half.placement.get(PROPOSED)
-    if known is None or known["code"] != code:
-        notify(f"{half.name} misses its limit; look for the operators to blame")
-        job = {"op": "rescue", "graph": str(full.folder), "few": IMAGES}
+    result = half.placement.get(SEARCH)
+    if result is None or result["code"] != code:
+        notify(f"{half.name} misses its limit; search for fp32 islands")
+        job = {"op": "fp32_islands", "graph": str(full.folder), "images": IMAGES}
         (answer,) = stage.run(EXPORT_WORKER, job, limits, home, full.name)
-        known = {"code": code, "islands": answer["islands"]}
-        bundle.annotate(half, placement={**half.placement, PROPOSED: known})
-    return tuple(known["islands"])
+        result = {"code": code, "islands": answer["islands"]}
+        bundle.annotate(half, placement={**half.placement, SEARCH: result})
+    return tuple(result["islands"])

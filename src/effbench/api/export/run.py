@@ -63,7 +63,7 @@ def prepared(request: ExportRequest, whole_int8: bool = False) -> tuple[Exporter
     for name in names:
         check_target(name, request.options)
     exporter = Exporter(request, source, device, whole_int8)
-    precisions = [exporter.wanted(name, request.precision) for name in names]
+    precisions = [exporter.storage_precision(name, request.precision) for name in names]
     exporter.calibration = calibration_images(request.images, source.backbone, sizes, precisions)
     exporter.prepare(sizes)
     declared = exporter.declared()

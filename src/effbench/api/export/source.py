@@ -1,4 +1,4 @@
-"""What a model argument means: a registered name, a path to an ``.onnx`` file, or ``package.module:factory``."""
+"""The model that an argument names: a registered name, a path to an ``.onnx`` file, or ``package.module:factory``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from effbench.models.weights import weights_of
 from effbench.schema import Artifact, Backbone, Weights
 
 TIMM, PRETRAINED = "timm/", "pretrained"
-"""How a timm model is named, and the word in place of a file that asks for its trained weights."""
+"""The prefix of timm's models, and the word that asks for trained weights in place of a file."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class Source:
 
 
 def is_model(argument: str, exported: Iterable[Artifact]) -> bool:
-    """Tell whether an argument means a model to export, or one of the artifacts that exist.
+    """Return whether an argument names a model to export, rather than an artifact that exists.
 
     Raises:
-        UsageError: It means neither; the names of models are listed.
+        UsageError: It names neither; the names of models are listed.
     """
     path = Path(argument)
     if path.suffix == ".onnx" or argument.startswith(TIMM) or (":" in argument and not path.exists()):
@@ -51,7 +51,7 @@ def is_model(argument: str, exported: Iterable[Artifact]) -> bool:
 
 
 def resolve(argument: str, weights: str | None = None, seed: int = 0) -> Source:
-    """Find out what a model argument means; imports no torch.
+    """Return the model that an argument names; imports no torch.
 
     Raises:
         UsageError: The name is unknown, or weights were given for an .onnx file.
@@ -115,17 +115,17 @@ def _from_onnx(path: Path, weights: str | None) -> Source:
 
 
 def ingredients(source: Source) -> dict[str, Any]:
-    """Return what the model itself contributes to an artifact's key: sources, weights or seed."""
-    made_of: dict[str, Any] = {"name": source.name, "weights": source.weights}
+    """Return the model's part of an artifact's key: sources, weights or seed."""
+    parts: dict[str, Any] = {"name": source.name, "weights": source.weights}
     if source.path is not None:
-        made_of["data"] = _external_hashes(source.path)
+        parts["data"] = _external_hashes(source.path)
     else:
-        made_of["factory"] = source.backbone.factory
-        made_of["sources"] = code_hashes(source.backbone.factory, "effbench.models.build:build")
-        made_of["preprocessing"] = source.backbone.preprocessing
+        parts["factory"] = source.backbone.factory
+        parts["sources"] = code_hashes(source.backbone.factory, "effbench.models.build:build")
+        parts["preprocessing"] = source.backbone.preprocessing
         if source.backbone.family == "user":
-            made_of["packages"] = versions(*distributions(imported_packages(source.backbone.factory)))
-    return made_of
+            parts["packages"] = versions(*distributions(imported_packages(source.backbone.factory)))
+    return parts
 
 
 def code_hashes(*import_strings: str) -> list[str]:
@@ -141,22 +141,22 @@ def code_hashes(*import_strings: str) -> list[str]:
 
 
 def _external_hashes(path: Path) -> dict[str, str]:
-    """Hash what lies beside an .onnx file and may be its external data; names only decide which."""
+    """Hash the files beside an .onnx file that may be its external data, chosen by name."""
     return {item.name: file_sha256(item) for item in sorted(path.parent.glob(f"{path.name}*data")) if item.is_file()}
 
 
 def distributions(modules: Iterable[str]) -> list[str]:
-    """Return the distributions that modules at the top level belong to; one that belongs to none is left out."""
+    """Return the distributions of top-level modules; a module without one is left out."""
     owners = packages_distributions()
     return sorted({owner for module in modules for owner in owners.get(module, ())})
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Return the installed versions of distributions, ``absent`` where there is none; nothing is imported."""
-    found = {}
+    """Return the installed version of each distribution, else ``absent``; nothing is imported."""
+    installed = {}
     for package in packages:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "absent"
-    return found
+            installed[package] = "absent"
+    return installed

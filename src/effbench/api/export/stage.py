@@ -19,16 +19,16 @@ Notify = Callable[[str], None]
 
 STAGE_LIMIT_S = 600.0
 MEMORY_SHARE = 0.8
-"""Of the machine's memory, for all stages that run at a time; the rest is the user's."""
+"""Of the machine's memory, for all stages that run at the same time."""
 EXPORT_WORKER, AGENT = "effbench.api.export.worker", "effbench.device.agent"
 
 
 def silent(message: str) -> None:
-    """Report progress to nobody."""
+    """Discard progress messages."""
 
 
 def memory_bytes() -> int | None:
-    """Return how much memory this process may use: the machine's, or the control group's where that is less.
+    """Return the memory this process may use, in bytes: the smaller of the machine's and the control group's.
 
     None on Windows, which has no ``sysconf``.
     """
@@ -42,14 +42,14 @@ def memory_bytes() -> int | None:
 
 
 def memory_share(workers: int = 1) -> int | None:
-    """Return the memory limit of each of so many stages at a time, in bytes; None where the memory is unknown."""
+    """Return the memory limit of each stage in bytes, if ``workers`` stages run at a time; None if it is unknown."""
     total = memory_bytes()
     return None if total is None else int(total * MEMORY_SHARE / workers)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a stage may take; ``until`` (of `time.monotonic`) ends all stages of a cell together."""
+    """Limits of a stage; ``until`` (of `time.monotonic`) ends all stages of a cell."""
 
     stage_s: float = STAGE_LIMIT_S
     memory_bytes: int | None = None
@@ -57,12 +57,12 @@ class Limits:
 
     @classmethod
     def of(cls, stage_s: float, memory: int | None = None, total_s: float | None = None) -> Limits:
-        """Return limits that begin now; without a memory limit it is `MEMORY_SHARE` of what there is."""
+        """Return limits that start now; the default memory limit is `memory_share`."""
         until = math.inf if total_s is None else time.monotonic() + total_s
         return cls(stage_s, memory_share() if memory is None else memory, until)
 
     def seconds(self) -> float:
-        """Return what the next stage may take."""
+        """Return the seconds that the next stage may take."""
         return max(0.0, min(self.stage_s, self.until - time.monotonic()))
 
 
@@ -74,7 +74,7 @@ def run(module: str, job: Mapping[str, Any], limits: Limits, home: Path, name: s
         job: A JSON object; ``op`` names the stage.
         limits: Of time and memory.
         home: Where records belong.
-        name: Of what was being made.
+        name: Of the artifact, for the record of a failure.
 
     Raises:
         EffbenchError: As the child reported it, or a `ChildFailure`.

@@ -1,0 +1,166 @@
+"""Jobs of the export worker that produce the fp32 graph, with the expected outputs to verify it by."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from effbench.api.export.source import versions
+from effbench.api.export.stages import Stages
+from effbench.codec import from_json, to_json
+from effbench.deploy.artifact import bundle, encoded, fidelity
+from effbench.deploy.graph import onnx_file
+from effbench.errors import ConversionError
+from effbench.schema import Artifact, Backbone, InputShapes, Subject, TensorSpec, Weights
+
+
+def graph(job: dict[str, Any], emit: Any) -> None:
+    """Export the fp32 graph artifact of a model at one size and batch."""
+    stages = Stages(emit)
+    build = _from_file if job["path"] else _from_factory
+    bundle.write(Path(job["folder"]), lambda draft: build(job, draft, stages))
+
+
+def _subject(job: dict[str, Any], params: int, macs: int | None, notes: tuple[str, ...] = ()) -> Subject:
+    backbone = from_json(Backbone, job["backbone"], "job")
+    return Subject(
+        model=backbone.name,
+        family=backbone.family,
+        weights=from_json(Weights, job["weights"], "job"),
+        shapes=InputShapes(tuple(job["resolution"])),
+        batch=job["batch"],
+        target="onnx",
+        storage_precision="fp32",
+        published=backbone.published,
+        reconstruction=backbone.reconstruction,
+        params=params,
+        macs=macs,
+        notes=(*(("dynamic batch",) if job["dynamic_batch"] else ()), *notes),
+    )
+
+
+def _from_factory(job: dict[str, Any], draft: Path, stages: Stages) -> Artifact:
+    stages.begin("import torch")
+    import torch
+
+    from effbench.deploy.graph import from_torch as torch_graph
+    from effbench.deploy.targets.torch import save_weights
+    from effbench.models.build import build_unfused, fit_resolution
+    from effbench.models.layers import fuse
+
+    torch.set_num_threads(int(job["threads"]))
+    backbone = from_json(Backbone, job["backbone"], "job")
+    weights = from_json(Weights, job["weights"], "job")
+    stages.begin("build the model")
+    module = build_unfused(backbone, weights, Path(job["state"]) if job["state"] else None)
+    if backbone.family == "user":
+        backbone, job = _with_declaration(backbone, module, job)
+    resolution, batch = tuple(job["resolution"]), job["batch"]
+    notes = fit_resolution(module, resolution)
+    stages.begin("reference outputs")
+    images = fidelity.reference_images(fidelity.count_for(batch), backbone.in_channels, resolution)
+    spec = TensorSpec(torch_graph.INPUT, "float32", (batch, backbone.in_channels, *resolution))
+    run = _eager(module, spec)
+    expected = fidelity.run_all(run, fidelity.feeds(images, batch, spec, backbone.preprocessing))
+    example = encoded.make_example(run, spec, batch, backbone.preprocessing)
+    module = fuse(module)
+    stages.begin("torch -> ONNX")
+    shape = None if job["dynamic_batch"] else batch
+    model = torch_graph.from_module(module, backbone.in_channels, resolution, shape, len(expected))
+    import onnx
+
+    onnx.save(model, draft / "model.onnx")
+    save_weights(module, draft)
+    names = [spec.name for spec in onnx_file.specs(model.graph.output)]
+    expected = dict(zip(names, expected.values(), strict=True))
+    example = example and replace(example, outputs=dict(zip(names, example.outputs.values(), strict=True)))
+    engine = f"torch {torch.__version__} eager fp32, unfused"
+    fidelity.save_reference(draft / bundle.REFERENCE, images, expected, engine, example)
+    params = sum(item.numel() for item in module.parameters())
+    macs = onnx_file.count_macs(_static(model, resolution, job["batch"]) if job["dynamic_batch"] else model)
+    return _artifact(job, draft, model, _subject(job, params, macs, notes), stages, backbone)
+
+
+def _with_declaration(backbone: Backbone, module: Any, job: dict[str, Any]) -> tuple[Backbone, dict[str, Any]]:
+    """Take over the preprocessing and the origin of weights that a user's factory declares."""
+    from effbench.models.build import load_factory, state_sha256
+    from effbench.models.declared import declaration
+
+    declared = declaration(load_factory(backbone.factory), module)
+    if declared.weights is not None and job["weights"]["kind"] == "untrained":
+        weights = Weights("pretrained", None, declared.weights, state_sha256(module))
+        job = {**job, "weights": to_json(weights)}
+    return replace(backbone, preprocessing=declared.preprocessing or backbone.preprocessing), job
+
+
+def _eager(module: Any, spec: TensorSpec) -> fidelity.Run:
+    import torch
+
+    def run(feeds: Any) -> dict[str, Any]:
+        try:
+            with torch.inference_mode():
+                result = module(torch.from_numpy(feeds[spec.name]))
+        except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
+            raise ConversionError("forward pass", f"{type(error).__name__}: {error}") from error
+        outputs = (result,) if torch.is_tensor(result) else tuple(result)
+        return {str(index): value.numpy() for index, value in enumerate(outputs)}
+
+    return run
+
+
+def _from_file(job: dict[str, Any], draft: Path, stages: Stages) -> Artifact:
+    import onnx
+    import torch
+
+    from effbench.deploy.interpreter import run_model
+
+    torch.set_num_threads(int(job["threads"]))
+    stages.begin("read the .onnx file")
+    path = Path(job["path"])
+    model = onnx_file.load(path)
+    resolution, batch = tuple(job["resolution"]), job["batch"]
+    static = onnx_file.fix_shape(model, resolution, batch, path.name)
+    dynamic = onnx_file.infer_shapes(model, path.name) if job["dynamic_batch"] else static
+    backbone = from_json(Backbone, job["backbone"], "job")
+    stages.begin("reference outputs")
+    spec = onnx_file.image_input(static, path.name)
+    images = fidelity.reference_images(fidelity.count_for(batch), spec.shape[1] or 3, resolution)
+    batches = fidelity.feeds(images, batch, spec, backbone.preprocessing)
+    expected = fidelity.run_all(lambda feeds: run_model(static, feeds), batches)
+    example = encoded.make_example(lambda feeds: run_model(static, feeds), spec, batch, backbone.preprocessing)
+    onnx.save(dynamic, draft / "model.onnx")
+    engine = "effbench's ONNX interpreter on torch, fp32"
+    fidelity.save_reference(draft / bundle.REFERENCE, images, expected, engine, example)
+    subject = _subject(job, onnx_file.count_params(static), onnx_file.count_macs(static))
+    return _artifact(job, draft, dynamic, subject, stages, backbone)
+
+
+def _static(model: Any, resolution: tuple[int, ...], batch: int) -> Any:
+    return onnx_file.fix_shape(model, (resolution[0], resolution[1]), batch, "the exported graph")
+
+
+def _artifact(
+    job: dict[str, Any], draft: Path, model: Any, subject: Subject, stages: Stages, backbone: Backbone
+) -> Artifact:
+    return Artifact(
+        folder=draft,
+        key=job["key"],
+        digest="",
+        subject=subject,
+        inputs=onnx_file.inputs(model),
+        outputs=onnx_file.specs(model.graph.output),
+        files={},
+        entry="model.onnx",
+        preprocessing=backbone.preprocessing,
+        options={} if job["path"] else {"factory": backbone.factory, "loader": "effbench.models.build:skeleton"},
+        versions=versions(*job["packages"]),
+        stages=stages.end(),
+        placement={"operators": onnx_file.operators(model)},
+    )
+
+
+def read_graph(job: dict[str, Any], emit: Any) -> None:
+    """Return the input of an .onnx file, so that the parent can choose a size without importing onnx."""
+    spec = onnx_file.image_input(onnx_file.load(Path(job["path"])), Path(job["path"]).name)
+    emit({"event": "result", "input": to_json(spec)})

@@ -1,0 +1,169 @@
+"""Jobs of the export worker that write a precision into a graph, or examine a graph in half precision."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from effbench.api.export.source import versions
+from effbench.api.export.stages import Stages
+from effbench.codec import to_json
+from effbench.deploy.artifact import bundle, fidelity
+from effbench.deploy.graph import onnx_file
+from effbench.deploy.precision.calibration import SYNTHETIC
+from effbench.errors import ConversionError, DataError, UnsupportedError
+from effbench.schema import CALIBRATED, Artifact
+
+
+def precision(job: dict[str, Any], emit: Any) -> None:
+    """Write a precision into an fp32 graph; the result is a graph artifact with a reference to verify it by."""
+    import onnx
+
+    stages = Stages(emit)
+    source = bundle.load(Path(job["graph"]))
+
+    def build(draft: Path) -> Artifact:
+        stages.begin(f"write {job['precision']} into the graph")
+        write = _half if job["precision"] == "fp16" else _quantized
+        shutil.copyfile(source.folder / bundle.REFERENCE, draft / bundle.REFERENCE)
+        model, entries, notes = write(source, onnx_file.load(source.path), job, draft, stages)
+        onnx.save(model, draft / "model.onnx")
+        notes = (*source.subject.notes, *notes)
+        latency_only = job["precision"] in CALIBRATED and job["images"] == SYNTHETIC
+        subject = replace(source.subject, storage_precision=job["precision"], latency_only=latency_only, notes=notes)
+        return replace(
+            source,
+            folder=draft,
+            key=job["key"],
+            subject=subject,
+            graph_digest=source.digest,
+            calibration=job["calibration"],
+            versions={**source.versions, **versions(*job["packages"])},
+            stages=(*source.stages, *stages.end()),
+            placement={"operators": onnx_file.operators(model), **entries},
+        )
+
+    bundle.write(Path(job["folder"]), build)
+
+
+Written = tuple[Any, dict[str, Any], tuple[str, ...]]
+"""A graph, the entries of its placement, and its notes."""
+
+
+def _half(source: Artifact, model: Any, job: dict[str, Any], draft: Path, stages: Stages) -> Written:
+    from effbench.deploy.precision.half import long_softmaxes, to_fp16
+
+    islands = [*job.get("islands", ()), *sorted(long_softmaxes(onnx_file.infer_shapes(model, source.name)))]
+    count = len(model.graph.node)
+    notes = (f"{len(islands)} of {count} operators stay in fp32 (islands)",) if islands else ()
+    return to_fp16(model, islands), {"fp32_islands": islands}, notes
+
+
+def _quantized(source: Artifact, model: Any, job: dict[str, Any], draft: Path, stages: Stages) -> Written:
+    from effbench.deploy.precision.calibration import load_calibration, reference
+    from effbench.deploy.precision.int8_noise import to_mixed_int8
+    from effbench.deploy.precision.quantize import to_a16w8, to_int8
+
+    spec = source.inputs[0]
+    if spec.shape[0] is None:
+        raise UnsupportedError(
+            f"{job['precision']} is calibrated at a fixed batch.", hint="Export without --dynamic-batch."
+        )
+    calibration = load_calibration(
+        job["images"], source.subject.resolution, source.preprocessing, source.inputs[0].shape[1] or 3
+    )
+    if calibration.sha256 != job["calibration"]:
+        raise DataError(f"The images in {job['images']} changed while they were read.", hint="Export again.")
+    batches = calibration.feeds(spec.shape[0], spec, source.preprocessing)
+    notes: tuple[str, ...] = ()
+    entries: dict[str, Any] = {"calibration_images": len(calibration.images)}
+    if job["precision"] == "a16w8":
+        quantized = to_a16w8(model, batches)
+    elif job["whole"]:
+        quantized = to_int8(model, batches)
+    else:
+        stages.begin("quantize and choose the operators that stay in float")
+        result = to_mixed_int8(model, batches)
+        quantized, notes = result.model, (*notes, *result.notes())
+        if result.float_nodes:
+            entries |= {"float_nodes": list(result.float_nodes), "float_type": "fp32"}
+        if result.clipping:
+            entries["ranges"] = "extremes"
+    if calibration.checks is not None:
+        stages.begin("reference outputs on images of the calibration folder")
+        try:
+            reference(draft / bundle.REFERENCE, source, onnx_file.load(source.path), calibration)
+        except ConversionError as error:
+            notes = (*notes, f"verified on synthetic images: {error.message}")
+    return quantized, entries, notes
+
+
+def mix(job: dict[str, Any], emit: Any) -> None:
+    """Make a graph artifact with some nodes in int8 and the others in ``float_type``: fp32 or fp16."""
+    import onnx
+
+    from effbench.deploy.precision.mix import in_half, mixed
+
+    source, int8 = bundle.load(Path(job["graph"])), bundle.load(Path(job["int8"]))
+
+    def build(draft: Path) -> Artifact:
+        emit({"event": "stage", "stage": "mix int8 and float in the graph"})
+        model = mixed(onnx_file.load(source.path), onnx_file.load(int8.path), job["float_nodes"])
+        model = in_half(model) if job["float_type"] == "fp16" else model
+        onnx.save(model, draft / "model.onnx")
+        shutil.copyfile(int8.folder / bundle.REFERENCE, draft / bundle.REFERENCE)
+        subject = replace(int8.subject, notes=(*int8.subject.notes, job["note"]))
+        placement = {
+            "operators": onnx_file.operators(model),
+            "float_nodes": job["float_nodes"],
+            "float_type": job["float_type"],
+        }
+        return replace(
+            int8, folder=draft, key=job["key"], subject=subject, graph_digest=source.digest, placement=placement
+        )
+
+    bundle.write(Path(job["folder"]), build)
+
+
+def numerics(job: dict[str, Any], emit: Any) -> None:
+    """Examine a graph in half precision over natural images, black and white, or over a user's images."""
+    import torch
+
+    from effbench.deploy.precision.calibration import load_calibration
+    from effbench.deploy.precision.diagnose import examine
+
+    torch.set_num_threads(1)  # the searches of a sweep run side by side
+    stages = Stages(emit)
+    stages.begin("read images")
+    source = bundle.load(Path(job["graph"]))
+    spec, size, count = source.inputs[0], source.subject.resolution, int(job["count"])
+    if job["images"]:
+        calibration = load_calibration(job["images"], size, source.preprocessing, spec.shape[1] or 3)
+        feeds = calibration.feeds(1, spec, source.preprocessing)[:count]
+    else:
+        # An overflow on black or white alone, as in sums of linear attention, fails the artifact as well.
+        black, white, noise = range(fidelity.NATURAL, fidelity.NATURAL + 3)
+        images = fidelity.reference_images(max(count, fidelity.NATURAL) + 3, spec.shape[1] or 3, size)
+        scenes = [index for index in range(len(images)) if not black <= index <= noise]
+        images = images[[*scenes[:count], black, white]]
+        feeds = fidelity.feeds(images, 1, spec, source.preprocessing)
+    stages.begin("examine numerics")
+    report = examine(onnx_file.load(source.path), feeds, job["precision"], count)
+    emit({"event": "result", "report": to_json(report)})
+
+
+def fp32_islands(job: dict[str, Any], emit: Any) -> None:
+    """Find the fp32 islands with which a graph holds the limits of fp16 on its reference images."""
+    import torch
+
+    from effbench.deploy.precision.diagnose import find_islands
+
+    torch.set_num_threads(1)  # as in `numerics`
+    stages = Stages(emit)
+    stages.begin("search for fp32 islands")
+    source = bundle.load(Path(job["graph"]))
+    images, _, _ = fidelity.load_reference(source.folder / bundle.REFERENCE)
+    feeds = fidelity.feeds(images, 1, source.inputs[0], source.preprocessing)
+    emit({"event": "result", "islands": list(find_islands(onnx_file.load(source.path), feeds, job["images"]))})
