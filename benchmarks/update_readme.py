@@ -30,7 +30,7 @@ def measured(folder: Path) -> list[Row]:
     path = folder / "report.json"
     if not path.is_file():
         sys.exit(f"{path}: no such file; write it with: effbench report --plot --format json")
-    rows = [row for row in json.loads(path.read_text())["rows"] if row["source"] == "measured"]
+    rows = [row for row in json.loads(path.read_text())["data"]["rows"] if row["source"] == "measured"]
     if not rows:
         sys.exit(f"{path}: has no measured row")
     return sorted(rows, key=lambda row: (row["height_px"], row["width_px"], row["model"], row["target"]))

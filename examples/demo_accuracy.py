@@ -65,7 +65,7 @@ def list_of(share: str) -> str:
 
 def check_digests() -> None:
     """Check that latency and accuracy of each row of the report are of the same files, and print their digest."""
-    rows = json.loads((HOME / "report-top1" / "report.json").read_text())["rows"]
+    rows = json.loads((HOME / "report-top1" / "report.json").read_text())["data"]["rows"]
     print("digest of the files on which both latency and accuracy of each row were measured:")
     for row in rows:
         if row["digest"] != row["accuracy_digest"]:

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from effbench import __version__
 from effbench.registry import constants_in
+
+if TYPE_CHECKING:
+    from effbench.errors import EffbenchError
 
 EXIT_CODES = """\b
 Exit codes: 0 fine, 1 fidelity failed or slower, 2 usage or data, 3 inconclusive,
@@ -51,25 +55,43 @@ for _commands in constants_in("effbench.commands", "COMMANDS"):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; every `EffbenchError` ends as one sentence and its exit code."""
-    from effbench.errors import EffbenchError
+    """Run the command line; every error ends as one sentence, with ``--json`` also as one document, and its exit code.
 
+    An exception that is no `EffbenchError` ends with 5: 1 means that a model became slower.
+    """
+    from effbench.errors import EffbenchError, UsageError
+
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        cli.main(args=list(arguments) if arguments is not None else None, prog_name="effbench", standalone_mode=False)
+        cli.main(args=words, prog_name="effbench", standalone_mode=False)
     except EffbenchError as error:
         click.echo(f"effbench: {error}", err=True)
-        sys.exit(error.exit_code)
+        _fail(error, words)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except click.ClickException as error:
         error.show()
-        sys.exit(2)
+        _fail(UsageError(error.format_message()), words)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("effbench: interrupted; what was finished is kept", err=True)
-        sys.exit(130)
+        interruption = EffbenchError("interrupted; what was finished is kept")
+        interruption.exit_code = 130
+        click.echo(f"effbench: {interruption}", err=True)
+        _fail(interruption, words)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except Exception as error:  # noqa: BLE001  # the traceback is shown; only the exit code differs
+        traceback.print_exc()
+        _fail(EffbenchError(f"{type(error).__name__}: {error}", hint="This is a fault of effbench."), words)
+
+
+def _fail(error: EffbenchError, words: Sequence[str]) -> NoReturn:
+    """End with the exit code of an error that is already shown, and with its document if ``--json`` is given."""
+    from effbench.codec import error_document
+
+    if "--json" in words:
+        click.echo(error_document(error), nl=False)
+    sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
 
-from effbench.errors import DataError
+from effbench.errors import DataError, EffbenchError
 from effbench.schema import FORMAT_VERSION, FileInfo
 
 T = TypeVar("T")
@@ -38,7 +39,34 @@ def plain(value: Any) -> Any:
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
     return value.value if isinstance(value, Enum) else value
+
+
+def document(data: Any) -> str:
+    """Return data as the JSON document that every command prints with ``--json`` and every report is written as.
+
+    Its keys are ``format`` and ``data``. Numbers that are not finite become null, because JSON cannot express them.
+    """
+    return _document({"data": _finite(plain(data))})
+
+
+def error_document(error: EffbenchError) -> str:
+    """Return an error as a JSON document: ``format``, and ``error`` with its message, hint and exit code."""
+    return _document({"error": {"message": error.message, "hint": error.hint, "exit_code": error.exit_code}})
+
+
+def _document(content: dict[str, Any]) -> str:
+    return json.dumps({"format": FORMAT_VERSION, **content}, indent=1, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def from_json(record_type: type[T], data: Any, location: str, **extra: Any) -> T:

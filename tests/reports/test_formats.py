@@ -126,7 +126,7 @@ def test_frame_holds_raw_numbers_with_units() -> None:
 def test_csv_and_json_agree() -> None:
     rows = build_rows(campaign(), grade=grade_of)
     lines = list(csv.DictReader(render(rows, "csv").splitlines()))
-    document = json.loads(render(rows, "json"))
+    document = json.loads(render(rows, "json"))["data"]
     assert "top1" == document["metric"]
     assert [float(line["p50_ms"]) for line in lines] == [row["p50_ms"] for row in document["rows"]]
     assert list(lines[0]) == list(document["rows"][0])

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from effbench.schema import Backbone
 
 
-@click.command()
+@shared.command()
 @click.argument("name", required=False)
 @click.option("--family", metavar="NAME", help="Only this family.")
 @click.option("--mixer", metavar="TEXT", help="Only those whose mixer's name holds this.")
@@ -43,7 +43,7 @@ def _within(item: Backbone, mixer: str | None, max_params: float | None, max_mac
     return named and params <= (max_params or params) and macs <= (max_macs or macs)
 
 
-@click.command()
+@shared.command()
 @shared.json
 def targets(as_json: bool) -> None:
     """List the targets and whether they can be made here."""
@@ -54,7 +54,7 @@ def targets(as_json: bool) -> None:
     shared.show(as_json, rows, lambda: tables.targets(rows))
 
 
-@click.command()
+@shared.command()
 @click.argument("name", required=False)
 @click.option("--check", "checking", is_flag=True, help="Try to reach each of them (or the one named).")
 @shared.json
@@ -76,7 +76,7 @@ def devices(name: str | None, checking: bool, as_json: bool) -> None:
         shared.show(as_json, rows[0], lambda: tables.device(rows[0]))
 
 
-@click.command()
+@shared.command()
 @click.option("--device", "name", metavar="NAME", help="Look at that device instead of this machine.")
 @shared.out
 @shared.json

@@ -11,7 +11,7 @@ import click
 from effbench.commands import _shared as shared
 
 
-@click.command()
+@shared.command()
 @click.argument("names", metavar="[CLAIM|MIXER|MODEL]...", nargs=-1)
 @click.option("--scaling", "is_scaling", is_flag=True, help="Measure latency and memory of NAMES over resolution.")
 @click.option("--res", "resolutions", metavar="PX..PX", help="Of --scaling (default: 224..1024).")

@@ -33,7 +33,7 @@ def _recipe(function: Callable[..., None]) -> Callable[..., None]:
     return function
 
 
-@click.command()
+@shared.command()
 @click.argument("student")
 @click.option("--teacher", "teachers", multiple=True, metavar="MODEL", help="MODEL or MODEL@WEIGHTS. Repeatable.")
 @click.option("--data", required=True, metavar="PATH", help="A folder (per class or not), a list, or tar shards.")

@@ -11,7 +11,7 @@ import click
 from effbench.commands import _shared as shared
 
 
-@click.command()
+@shared.command()
 @click.argument("names", metavar="[MODEL|ARTIFACT]...", nargs=-1)
 @click.option(
     "--data", required=True, metavar="PLACE", help="A folder per class, a list (.csv, .parquet), .tar shards."
@@ -46,7 +46,7 @@ def evaluate(names: Sequence[str], as_json: bool, **rest: Any) -> None:
     with shared.Progress() as notify:
         found = run(names, notify=notify, **rest)
     shared.show(as_json, found, lambda: evaluated(found))
-    sys.exit(shared.worst(found.cells))
+    sys.exit(shared.exit_code(found.cells))
 
 
 COMMANDS = (evaluate,)

@@ -11,7 +11,7 @@ import click
 from effbench.commands import _shared as shared
 
 
-@click.command()
+@shared.command()
 @click.argument("model", required=False)
 @click.option("--finish", "bundle", metavar="BUNDLE", help="Build, on its device, what an export elsewhere left.")
 @shared.target
@@ -75,10 +75,10 @@ def export(
         else:
             cells = run(str(model), targets, resolutions, options=options, notify=notify, **rest)
     shared.show(as_json, cells, lambda: tables.cells(cells, next_command=_after_export(cells, rest["out"])))
-    sys.exit(shared.worst(cells))
+    sys.exit(shared.exit_code(cells))
 
 
-@click.command()
+@shared.command()
 @click.argument("artifacts", nargs=-1, required=True)
 @click.option("--device", default="local", show_default=True, help="Where to run them (see `devices`).")
 @shared.out
@@ -91,7 +91,7 @@ def verify(artifacts: Sequence[str], device: str, out: str | None, as_json: bool
     with shared.Progress() as notify:
         cells = run(artifacts, device=device, out=out, notify=notify)
     shared.show(as_json, cells, lambda: tables.cells(cells))
-    sys.exit(shared.worst(cells))
+    sys.exit(shared.exit_code(cells))
 
 
 def _after_export(cells: Sequence[Any], out: str | None) -> str | None:

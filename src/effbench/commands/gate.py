@@ -60,7 +60,7 @@ def _finish(report: Any, formats: Sequence[str], out: str | None, as_json: bool)
     sys.exit(130 if report.interrupted else report.exit_code())
 
 
-@click.command()
+@shared.command()
 @click.argument("a")
 @click.argument("b")
 @click.option("--threads", default=1, show_default=True, help="Intra-operator threads of the runtime.")
@@ -77,7 +77,7 @@ def compare(a: str, b: str, formats: Sequence[str], as_json: bool, **options: An
     _finish(report, formats, out, as_json)
 
 
-@click.command()
+@shared.command()
 @click.argument("models", nargs=-1)
 @click.option("--base", metavar="REF", help="A git ref; it is exported from a separate worktree.")
 @click.option("--baseline", metavar="PATH", help="Artifacts or measurements instead of a git ref.")

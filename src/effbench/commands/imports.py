@@ -10,7 +10,7 @@ import click
 from effbench.commands import _shared as shared
 
 
-@click.command("import")
+@shared.command("import")
 @click.argument("files", nargs=-1, required=True)
 @click.option("--artifact", "-a", metavar="NAME", help="Whose files were run (a kit's result knows).")
 @click.option("--device", "-d", metavar="NAME", help="What they were run on (a kit's result knows).")

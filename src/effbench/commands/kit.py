@@ -10,7 +10,7 @@ import click
 from effbench.commands import _shared as shared
 
 
-@click.command()
+@shared.command()
 @click.argument("names", metavar="MODEL|ARTIFACT...", nargs=-1, required=True)
 @click.option("--device", "-d", required=True, metavar="NAME", help="The device that somebody else holds.")
 @click.option("--res", "resolutions", multiple=True, metavar="PX", help="512, or 384x640. Repeatable.")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from effbench.deploy.precision.diagnose import NumericsReport
 
 
-@click.command()
+@shared.command()
 @click.argument("model")
 @click.option("--res", "resolution", metavar="PX", default="224", show_default=True, help="512, or 384x640.")
 @click.option("--precision", metavar="P", default="fp16", show_default=True, help="fp16 is the one with islands.")

@@ -11,7 +11,7 @@ import click
 from effbench.commands import _shared as shared
 
 
-@click.command()
+@shared.command()
 @click.argument("names", metavar="[MODEL|ARTIFACT]...", nargs=-1)
 @click.option("--res", "resolutions", multiple=True, metavar="PX", help="512, or 384x640. Repeatable.")
 @shared.target
@@ -63,7 +63,7 @@ def profile(
     if found.interrupted:
         sys.exit(130)
     problems = [cell for cell in found.cells if cell.status == "failed" or not found.measurements]
-    sys.exit(shared.worst(problems))
+    sys.exit(shared.exit_code(problems))
 
 
 def _agreed(yes: bool) -> Callable[[Sequence[str]], bool]:

@@ -9,7 +9,7 @@ import click
 from effbench.commands import _shared as shared
 
 
-@click.command()
+@shared.command()
 @click.option("--metric", default="top1", show_default=True, help="top1, coco_ap or ade_miou.")
 @click.option("--format", "formats", multiple=True, help="Also write: markdown, csv, json, html, latex. Repeatable.")
 @click.option("--plot", is_flag=True, help="Also draw the Pareto plots (PNG, SVG).")

@@ -11,7 +11,7 @@ import click
 from effbench.commands import _shared as shared
 
 
-@click.command()
+@shared.command()
 @click.argument("names", metavar="[MODEL|SUITE.toml]...", nargs=-1)
 @shared.target
 @click.option("--res", "resolutions", multiple=True, metavar="PX", help="512, or 384x640. Repeatable.")
@@ -41,7 +41,6 @@ def sweep(
     """Export, verify and measure models x resolutions x precisions x targets: from flags, a suite, or effbench.toml."""
     from effbench.api.sweep import suite
     from effbench.api.sweep.run import run_sweep
-    from effbench.errors import worst_exit_code
     from effbench.reports.matrix import render
 
     if memory_limit_mib is not None:
@@ -62,7 +61,7 @@ def sweep(
     if result.interrupted:
         click.echo("Interrupted: cells that ended are kept; the same command continues from there.", err=True)
         sys.exit(130)
-    sys.exit(worst_exit_code(cell.exit_code for cell in (*result.cells, *result.unmeasured)))
+    sys.exit(shared.exit_code([*result.cells, *result.unmeasured]))
 
 
 def _over_devices(values: dict[str, Any], formats: Sequence[str], as_json: bool) -> None:

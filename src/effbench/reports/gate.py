@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from effbench.codec import plain
+from effbench.codec import document, plain
 from effbench.errors import unknown_name
-from effbench.schema import FORMAT_VERSION
 from effbench.statistics.verdict import FAILED, INCONCLUSIVE, ComparisonReport, Explanation, Ratio, Verdict, code_of
 from effbench.store import write_atomically
 
@@ -251,8 +250,7 @@ def action_benchmark(report: ComparisonReport) -> str:
 
 def as_json(report: ComparisonReport) -> str:
     """Return the whole report, including the log ratios of all rounds."""
-    data = {**plain(report), "exit_code": report.exit_code()}
-    return json.dumps({"format": FORMAT_VERSION, "data": data}, indent=1, sort_keys=True) + "\n"
+    return document({**plain(report), "exit_code": report.exit_code()})
 
 
 FORMATS: dict[str, tuple[str, Callable[[ComparisonReport], str]]] = {

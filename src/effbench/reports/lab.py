@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from effbench.codec import document
 from effbench.errors import unknown_name
-from effbench.schema import FORMAT_VERSION
 
 FORMATS = {"markdown": "md", "json": "json", "csv": "csv"}
 NOT_RUN = "not run yet"
@@ -31,8 +30,7 @@ def render(records: Sequence[Mapping[str, Any]], set_aside: Mapping[str, str], f
         UsageError: The format is unknown.
     """
     if form == "json":
-        data = {"jobs": list(records), "set_aside": dict(set_aside)}
-        return json.dumps({"format": FORMAT_VERSION, "data": data}, indent=1, allow_nan=False) + "\n"
+        return document({"jobs": records, "set_aside": set_aside})
     if form == "csv":
         return _csv(records)
     if form not in ("terminal", "markdown"):

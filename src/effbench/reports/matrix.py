@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from effbench.codec import plain
+from effbench.codec import document
 from effbench.errors import unknown_name
-from effbench.schema import FORMAT_VERSION, Cell
+from effbench.schema import Cell
 
 FORMATS = {"markdown": "md", "json": "json", "csv": "csv"}
 NOT_RUN = "not run yet"
@@ -183,10 +182,7 @@ def records(matrix: Matrix) -> list[dict[str, Any]]:
 
 
 def _json(matrix: Matrix) -> str:
-    return (
-        json.dumps({"format": FORMAT_VERSION, "data": {"cells": plain(records(matrix))}}, indent=1, allow_nan=False)
-        + "\n"
-    )
+    return document({"cells": records(matrix)})
 
 
 def _csv(matrix: Matrix) -> str:

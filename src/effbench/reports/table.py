@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from effbench.codec import document
 from effbench.reports import pareto
 from effbench.reports.layout import Section, sections
 from effbench.reports.rows import order
-from effbench.schema import FORMAT_VERSION, Row
+from effbench.schema import Row
 
 if TYPE_CHECKING:
     import pandas
@@ -40,8 +40,7 @@ def csv_text(rows: Iterable[Row], metric: str) -> str:
 
 def json_text(rows: Iterable[Row], metric: str) -> str:
     """Return the rows as one JSON document; the names are those of the `frame`."""
-    document = {"format": FORMAT_VERSION, "metric": metric, "rows": [_record(row) for row in sorted(rows, key=order)]}
-    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return document({"metric": metric, "rows": [_record(row) for row in sorted(rows, key=order)]})
 
 
 def _record(row: Row) -> dict[str, Any]:
