@@ -1,4 +1,4 @@
-"""The part that runs on devices works under other Pythons, with numpy and the runtime alone."""
+"""The code for devices works under other Pythons, with only numpy and the runtime."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("export")]
 def interpreter(version: str) -> str | None:
     """Return the newest interpreter of a version: on the PATH, or where pyenv keeps its own."""
     home = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
-    kept = sorted(home.glob(f"versions/{version}.*/bin/python"), key=lambda path: path.parts[-3])
+    candidates = sorted(home.glob(f"versions/{version}.*/bin/python"), key=lambda path: path.parts[-3])
     on_path = shutil.which(f"python{version}")
-    for candidate in [str(path) for path in reversed(kept)] + [on_path or ""]:
+    for candidate in [str(path) for path in reversed(candidates)] + [on_path or ""]:
         # A pyenv shim is on the PATH whether or not its version may be used.
         text = "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2])"
-        found = subprocess.run([candidate or "false", "-c", text], capture_output=True, text=True, check=False)
-        if found.stdout.strip() == version:
+        process = subprocess.run([candidate or "false", "-c", text], capture_output=True, text=True, check=False)
+        if process.stdout.strip() == version:
             return candidate
     return None
 
@@ -42,23 +42,23 @@ def interpreter(version: str) -> str | None:
 def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A Python of another version with numpy and onnxruntime, and nothing else but pip."""
     version = request.param
-    found = interpreter(version)
-    if found is None:
+    executable = interpreter(version)
+    if executable is None:
         if f"python{version}" in os.environ.get("EFFBENCH_REQUIRE", "").split(","):
             pytest.fail(f"Python {version} is required here, but there is none")
         pytest.skip(f"there is no Python {version} here")
     folder = tmp_path_factory.mktemp(f"python{version}")
-    subprocess.run([found, "-m", "venv", str(folder)], check=True, capture_output=True)
+    subprocess.run([executable, "-m", "venv", str(folder)], check=True, capture_output=True)
     python = str(folder / "bin" / "python")
     install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "numpy", "onnxruntime"]
-    done = subprocess.run(install, capture_output=True, text=True, check=False)
-    assert 0 == done.returncode, done.stderr
+    process = subprocess.run(install, capture_output=True, text=True, check=False)
+    assert 0 == process.returncode, process.stderr
     return python
 
 
 @pytest.fixture
-def pushed(tmp_path: Path) -> dict[str, str]:
-    """The environment of a device: a copy of the sources, as the agent would bring them, and no other."""
+def agent_path(tmp_path: Path) -> dict[str, str]:
+    """Return the environment of a device: only a copy of the sources, as in the agent."""
     shutil.copytree(ROOT / "src" / "effbench", tmp_path / "effbench", ignore=shutil.ignore_patterns("__pycache__"))
     return {"PYTHONPATH": str(tmp_path), "PYTHONNOUSERSITE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 
@@ -78,22 +78,22 @@ def installed(python: str) -> set[str]:
     return {line.partition("==")[0].lower() for line in listed.stdout.splitlines()}
 
 
-def test_the_device_has_numpy_and_the_runtime_alone(python: str):
+def test_the_device_environment_has_only_numpy_and_the_runtime(python: str):
     # What onnxruntime itself asks for comes with it; none of it is imported by effbench.
     brought = {"coloredlogs", "humanfriendly", "flatbuffers", "packaging", "protobuf", "sympy", "mpmath"}
     assert {"numpy", "onnxruntime"} == installed(python) - brought
 
 
-def test_an_artifact_is_verified(python: str, pushed: dict[str, str], artifact: Artifact, graph: Artifact):
+def test_an_artifact_is_verified(python: str, agent_path: dict[str, str], artifact: Artifact, graph: Artifact):
     reference = str(graph.folder / fidelity.REFERENCE)
     job = {"op": "verify", "artifact": str(artifact.folder), "reference": reference}
-    (answer,) = process.run("effbench.device.agent", job, time_limit_s=120, python=(python,), env=pushed)
-    found = from_json(Fidelity, answer["fidelity"], "the agent's answer")
-    assert (True, True, 1.0) == (found.passed, found.finite, found.top1_agreement)
-    assert found.max_error <= 1e-3
+    (answer,) = process.run("effbench.device.agent", job, time_limit_s=120, python=(python,), env=agent_path)
+    result = from_json(Fidelity, answer["fidelity"], "the agent's answer")
+    assert (True, True, 1.0) == (result.passed, result.finite, result.top1_agreement)
+    assert result.max_error <= 1e-3
 
 
-def test_a_round_is_measured(python: str, pushed: dict[str, str], artifact: Artifact):
+def test_a_round_is_measured(python: str, agent_path: dict[str, str], artifact: Artifact):
     job = {
         "op": "measure",
         "artifact": str(artifact.folder),
@@ -103,23 +103,27 @@ def test_a_round_is_measured(python: str, pushed: dict[str, str], artifact: Arti
         "packages": ["onnxruntime"],
         "check_promise": True,
     }
-    (answer,) = process.run("effbench.device.agent", job, time_limit_s=120, python=(python,), env=pushed)
-    found = from_json(Round, answer["round"], "the agent's answer")
-    assert len(found.samples_ns) >= 20
-    assert () == found.flags
-    assert found.load_ms > 0 < found.first_ms
+    (answer,) = process.run("effbench.device.agent", job, time_limit_s=120, python=(python,), env=agent_path)
+    round_ = from_json(Round, answer["round"], "the agent's answer")
+    assert len(round_.samples_ns) >= 20
+    assert () == round_.flags
+    assert round_.load_ms > 0 < round_.first_ms
     version = subprocess.run([python, "--version"], capture_output=True, text=True, check=True).stdout.split()[1]
     assert version == answer["before"]["python"]
 
 
 @pytest.mark.parametrize("own_python", [True, False], ids=["as-supervisor", "as-agent"])
 def test_a_device_with_that_python_measures(python: str, artifact: Artifact, tmp_path: Path, own_python: bool):
-    # The agent as it is pushed: one zip file, under a supervisor of this version or of the one that runs the tests.
-    folder = Path(python).parent if own_python else Path(sys.executable).parent
-    connection = {"command": ["env", f"PATH={folder}:/usr/bin:/bin"], "home": str(tmp_path / "home"), "python": python}
+    # The agent as one zip file, under a supervisor of this Python or of the one that runs the tests.
+    programs = Path(python).parent if own_python else Path(sys.executable).parent
+    connection = {
+        "command": ["env", f"PATH={programs}:/usr/bin:/bin"],
+        "home": str(tmp_path / "home"),
+        "python": python,
+    }
     link = transports.connect(Device("other", "host", "", "pipe", ("ort",), connection=connection))
-    place = link.put({path.name: path for path in artifact.folder.iterdir()}, "model")
-    job = {"op": "measure", "artifact": place, "min_samples": 20, "min_seconds": 0.1, "round_seconds": 0.5}
+    folder = link.put({path.name: path for path in artifact.folder.iterdir()}, "model")
+    job = {"op": "measure", "artifact": folder, "min_samples": 20, "min_seconds": 0.1, "round_seconds": 0.5}
     (answer,) = link.run("effbench.device.agent", {**job, "packages": ["onnxruntime"]}, time_limit_s=120)
     link.close()
     assert len(answer["round"]["samples_ns"]) >= 20
@@ -129,12 +133,12 @@ def test_a_device_with_that_python_measures(python: str, artifact: Artifact, tmp
 
 
 @pytest.mark.parametrize("version", ["3.7", "3.8", "3.9"])
-def test_the_supervisor_runs_on_older_pythons_and_says_what_the_agent_needs(version: str, tmp_path: Path):
+def test_the_supervisor_runs_on_older_pythons_and_reports_the_python_that_the_agent_needs(version: str, tmp_path: Path):
     home = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
-    found = sorted(home.glob(f"versions/{version}.*/bin"))
-    if not found:
+    folders = sorted(home.glob(f"versions/{version}.*/bin"))
+    if not folders:
         pytest.skip(f"there is no Python {version} here")
-    connection = {"command": ["env", f"PATH={found[-1]}:/usr/bin:/bin"], "home": str(tmp_path / "home")}
+    connection = {"command": ["env", f"PATH={folders[-1]}:/usr/bin:/bin"], "home": str(tmp_path / "home")}
     link = transports.connect(Device("old", "host", "", "pipe", ("ort",), connection=connection))
     assert link.facts()["python"].startswith(version)
     with pytest.raises(process.ChildFailure, match=r"needs Python 3\.10 or newer; this is 3\."):
@@ -143,7 +147,7 @@ def test_the_supervisor_runs_on_older_pythons_and_says_what_the_agent_needs(vers
 
 
 def test_a_tampered_artifact_is_refused(
-    python: str, pushed: dict[str, str], artifact: Artifact, graph: Artifact, tmp_path: Path
+    python: str, agent_path: dict[str, str], artifact: Artifact, graph: Artifact, tmp_path: Path
 ):
     shutil.copytree(artifact.folder, tmp_path / "changed")
     with (tmp_path / "changed" / artifact.entry).open("ab") as stream:
@@ -151,10 +155,10 @@ def test_a_tampered_artifact_is_refused(
     reference = str(graph.folder / fidelity.REFERENCE)
     job = {"op": "verify", "artifact": str(tmp_path / "changed"), "reference": reference}
     with pytest.raises(DataError, match="altered since it was exported"):
-        list(process.run("effbench.device.agent", job, time_limit_s=120, python=(python,), env=pushed))
+        list(process.run("effbench.device.agent", job, time_limit_s=120, python=(python,), env=agent_path))
 
 
-def test_the_oldest_python_is_what_the_types_are_checked_for():
+def test_types_are_checked_for_the_oldest_supported_python():
     if sys.version_info < (3, 11):
         import tomli as tomllib
     else:

@@ -63,7 +63,7 @@ def test_jobs_go_where_their_device_is(lab, tmp_path):
     assert set(runs(tmp_path).values()) == {1}
 
 
-def test_the_job_of_a_killed_worker_is_done_elsewhere_and_stored_once(lab, tmp_path):
+def test_the_job_of_a_killed_worker_runs_elsewhere_and_is_stored_once(lab, tmp_path):
     lab.worker("a", "orin")
     lab.worker("b", "orin")
     jobs = [
@@ -78,7 +78,7 @@ def test_the_job_of_a_killed_worker_is_done_elsewhere_and_stored_once(lab, tmp_p
     assert any("is lost; its job is tried elsewhere" in text for text in said)
 
 
-def test_a_killed_scheduler_ends_the_sweep_and_the_next_one_does_the_rest(lab, tmp_path):
+def test_a_killed_scheduler_ends_the_sweep_and_the_next_sweep_completes_it(lab, tmp_path):
     lab.worker("a", "orin")
     jobs = [job(str(i), tmp_path, seconds=0.3) for i in range(6)]
     running = sweep(lab, jobs, tmp_path / "lab")
@@ -127,7 +127,7 @@ for one in Engine(Cluster({lab.address!r}, ("orin",)), {str(tmp_path / "lab")!r}
     assert 12 <= sum(runs(tmp_path).values()) <= 14
 
 
-def test_without_a_scheduler_the_message_says_what_to_do(tmp_path, monkeypatch):
+def test_without_a_scheduler_the_message_names_the_command(tmp_path, monkeypatch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

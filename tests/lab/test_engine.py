@@ -73,7 +73,7 @@ def good(job, unit):
     return {"status": OK, "result": job.arguments["name"]}
 
 
-def test_each_device_has_one_job_at_a_time_and_all_work():
+def test_each_device_runs_one_job_at_a_time_and_all_devices_are_used():
     pool = Scripted({"u1": "d", "u2": "d", "u3": "e"}, good)
     jobs = [job(str(i)) for i in range(9)] + [job(f"e{i}", "e") for i in range(3)]
     outcomes, _, _ = sweep(pool, jobs)
@@ -88,7 +88,7 @@ def test_equal_jobs_are_one_job():
     assert 2 == len(outcomes)
 
 
-def test_a_failure_of_the_job_is_final_and_costs_the_device_nothing():
+def test_a_failed_job_is_final_and_is_no_fault_of_the_device():
     pool = Scripted({"u": "d"}, lambda one, unit: {"status": FAILED, "reason": "no such model", "next_step": "x"})
     outcomes, engine, _ = sweep(pool, [job(str(i)) for i in range(5)])
     assert [FAILED] * 5 == [one.status for one in outcomes]
@@ -105,7 +105,7 @@ def test_a_lost_worker_s_job_is_tried_elsewhere():
     assert 2 == max(one.attempts for one in outcomes)
 
 
-def test_a_device_that_fails_again_and_again_is_set_aside_with_its_reason():
+def test_a_device_that_fails_repeatedly_is_set_aside_with_its_reason():
     def answer(one, unit):
         return {"status": FAULT, "reason": "no answer"} if unit == "bad" else good(one, unit)
 
@@ -131,7 +131,7 @@ def test_a_name_that_no_worker_offers_is_waited_for_and_then_unavailable():
     assert pool.now >= engines.PATIENCE_S
 
 
-def test_a_job_that_breaks_every_device_is_given_up():
+def test_a_job_that_fails_on_every_device_is_given_up():
     def answer(one, unit):
         return {"status": FAULT, "reason": "rebooted"} if one.arguments["name"] == "poison" else good(one, unit)
 
@@ -160,7 +160,7 @@ def test_an_overdue_job_is_tried_elsewhere_and_its_device_set_aside():
     loss=st.floats(0, 0.1),
     dice=st.integers(),
 )
-def test_every_job_ends_exactly_once_whatever_happens(units, jobs, fault, loss, dice):
+def test_every_job_ends_exactly_once_under_random_faults(units, jobs, fault, loss, dice):
     chance = random.Random(dice)
 
     def answer(one, unit):
@@ -176,7 +176,7 @@ def test_every_job_ends_exactly_once_whatever_happens(units, jobs, fault, loss, 
     assert sorted(str(i) for i in range(jobs)) == sorted(one.job.arguments["name"] for one in outcomes)
 
 
-def test_a_second_sweep_does_only_what_is_missing(tmp_path):
+def test_a_second_sweep_runs_only_missing_jobs(tmp_path):
     store = str(tmp_path / "lab")
     jobs = [job(str(i), folder=tmp_path) for i in range(6)]
     first = list(Engine(Threads(["d"]), store, print).run(jobs[:4]))
@@ -195,12 +195,12 @@ def test_threads_drive_many_devices_at_once(tmp_path):
     assert begins[3] - begins[0] < 0.2 <= begins[4] - begins[0]
 
 
-def test_what_nobody_foresaw_ends_as_an_answer():
+def test_an_unexpected_exception_becomes_an_answer():
     (outcome,) = Engine(Threads(["d"]), None, print).run([LabJob("d", f"{HERE}:bug", {"name": "x"})])
     assert (FAILED, "ZeroDivisionError: x (simulated.py, line 42)") == (outcome.status, outcome.reason)
 
 
-def test_a_job_answers_with_what_is_wrong(tmp_path):
+def test_a_failed_job_answers_with_reason_and_next_step(tmp_path):
     arguments = {"name": "x", "folder": str(tmp_path)}
     assert (FAULT, "no answer from the device") == tuple(
         run(f"{HERE}:broken", arguments)[k] for k in ("status", "reason")
@@ -209,7 +209,7 @@ def test_a_job_answers_with_what_is_wrong(tmp_path):
 
 
 @pytest.mark.parametrize("address", ["{folder}", "file://{folder}", "local://{folder}/deep", "memory://lab-{name}"])
-def test_a_result_is_made_once_and_never_changed(tmp_path, address):
+def test_a_result_is_written_once_and_never_changed(tmp_path, address):
     if address.startswith(("memory", "local")):
         pytest.importorskip("fsspec")
     results = Results(address.format(folder=tmp_path / "r", name=tmp_path.name))
@@ -219,7 +219,7 @@ def test_a_result_is_made_once_and_never_changed(tmp_path, address):
     assert [("a", {"x": 1}), ("b", [])] == list(results)
 
 
-def test_nothing_half_written_is_a_result(tmp_path):
+def test_a_partly_written_file_is_not_a_result(tmp_path):
     results = Results(tmp_path)
     results.add("a", 1)
     (tmp_path / ".making-xyz.json").write_text("{")
@@ -228,18 +228,18 @@ def test_nothing_half_written_is_a_result(tmp_path):
 
 
 @pytest.mark.parametrize("address", ["tcp://10.0.0.1:8786", "tcp://lab.example:8786", "http://127.0.0.1:1", "8786"])
-def test_a_scheduler_elsewhere_needs_encryption(address):
+def test_a_remote_scheduler_needs_encryption(address):
     with pytest.raises(UsageError, match=r"tls://"):
         check_address(address)
 
 
-def test_a_scheduler_here_may_be_plain():
+def test_a_local_scheduler_may_be_unencrypted():
     assert [False, False, True] == [
         check_address(one) for one in ("tcp://127.0.0.1:8786", "tcp://localhost:1", "tls://lab.example:8786")
     ]
 
 
-def test_an_exception_without_a_text_has_a_name_and_a_place():
+def test_an_exception_without_a_text_has_a_name_and_a_line():
     def broken() -> None:
         raise AssertionError
 

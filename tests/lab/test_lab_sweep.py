@@ -34,7 +34,7 @@ def rounds(folder: Path) -> list[tuple[str, int]]:
     return sorted((one.device, len(one.samples.rounds)) for one in Store(folder / "runs"))
 
 
-def test_every_device_is_measured_and_a_second_sweep_does_nothing(lab: Any):
+def test_every_device_is_measured_and_a_second_sweep_runs_nothing(lab: Any):
     first = lab(*LINE, "--devices", "bench,local", "--json")
     assert 0 == first.returncode, first.stderr
     told = json.loads(first.stdout)["data"]["jobs"]
@@ -52,7 +52,7 @@ def test_every_device_is_measured_and_a_second_sweep_does_nothing(lab: Any):
     assert [("bench", 2), ("local", 2)] == rounds(lab.folder)
 
 
-def test_a_device_that_is_gone_keeps_nothing_from_being_measured(lab: Any):
+def test_a_lost_device_does_not_block_the_others(lab: Any):
     done = lab(*LINE, "--devices", "gone,bench", "--store", f"local://{lab.folder}/far", "--format", "csv")
     assert 4 == done.returncode, done.stderr
     assert "2 jobs: 1 ok, 1 unavailable" in done.stdout
@@ -73,20 +73,20 @@ def test_a_device_that_is_gone_keeps_nothing_from_being_measured(lab: Any):
         (["--devices", "bench", "--no-profile"], 2, "--no-profile does not go with --devices"),
     ],
 )
-def test_what_cannot_be_meant_says_so_before_any_work(lab: Any, words: list[str], code: int, said: str):
+def test_invalid_arguments_are_refused_before_any_work(lab: Any, words: list[str], code: int, said: str):
     done = lab(*LINE, *words)
     assert (code, True) == (done.returncode, said in done.stderr), done.stderr
     assert not (lab.folder / "runs/lab").exists()
 
 
 @pytest.mark.slow
-def test_what_a_device_does_not_run_is_told(lab: Any):
+def test_a_target_that_a_device_does_not_run_is_reported(lab: Any):
     done = lab(*LINE, "-t", "ov", "--devices", "bench")
     assert (4, True) == (done.returncode, "'bench' runs ort, not ov" in done.stdout), done.stdout + done.stderr
 
 
 @pytest.mark.slow
-def test_a_killed_sweep_loses_the_rounds_in_flight_alone(lab: Any):
+def test_a_killed_sweep_loses_only_the_rounds_in_flight(lab: Any):
     line = [*LINE[:5], "ort", "--rounds", "8", "--budget", "8", "--devices", "bench,local"]
     sweep = subprocess.Popen([sys.executable, "-m", "effbench.cli", *line], cwd=lab.folder, stdout=subprocess.DEVNULL)
     found: list[str] = []

@@ -75,7 +75,7 @@ def check(lab: Any, before: dict[Path, bytes], runs: int = 2) -> None:
     assert [("orin", ROUNDS), ("pixel", ROUNDS)] == home
 
 
-def test_a_killed_worker_s_job_goes_on_where_its_device_comes_back(lab: Any):
+def test_a_killed_worker_s_job_continues_when_its_device_returns(lab: Any):
     sweep = start(lab)
     before = wait_for_rounds(lab, 4)
     lab.kill("orin-a")
@@ -87,7 +87,7 @@ def test_a_killed_worker_s_job_goes_on_where_its_device_comes_back(lab: Any):
 
 
 @pytest.mark.parametrize("victim", ["sweep", "scheduler"])
-def test_a_killed_sweep_or_scheduler_loses_the_rounds_in_flight_alone(lab: Any, victim: str):
+def test_a_killed_sweep_or_scheduler_loses_only_the_rounds_in_flight(lab: Any, victim: str):
     sweep = start(lab)
     before = wait_for_rounds(lab, 4)
     if victim == "sweep":

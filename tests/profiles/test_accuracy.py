@@ -1,4 +1,4 @@
-"""The evaluating loop and what scores say, against torch's own functions and by hand."""
+"""The evaluation loop and the predictions from scores, against torch's functions and by hand."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ SPEC = TensorSpec("image", "float32", (1, 1, 2, 2))
 @seed(2)
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**31), st.integers(1, 9), st.integers(2, 12))
-def test_logits_as_torch_reads_them(start: int, count: int, classes: int):
+def test_logits_give_the_predictions_of_torch(start: int, count: int, classes: int):
     rng = np.random.default_rng(start)
     scores, labels = rng.normal(0, 4, (count, classes)), rng.integers(0, classes, count)
-    found = predictions(scores, range(count), [int(label) for label in labels])
+    result = predictions(scores, range(count), [int(label) for label in labels])
     logits = torch.from_numpy(scores)
     cross = torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels), reduction="none")
     top = logits.topk(classes).indices
-    assert [int(row[0]) for row in top] == list(found.top1)
-    assert [row.tolist().index(label) for row, label in zip(top, labels, strict=True)] == list(found.ranks)
-    assert np.allclose(-cross.numpy(), found.log_likelihoods, rtol=1e-5)
-    assert np.allclose(logits.softmax(1).amax(1).numpy(), found.confidences, rtol=1e-5)
+    assert [int(row[0]) for row in top] == list(result.top1)
+    assert [row.tolist().index(label) for row, label in zip(top, labels, strict=True)] == list(result.ranks)
+    assert np.allclose(-cross.numpy(), result.log_likelihoods, rtol=1e-5)
+    assert np.allclose(logits.softmax(1).amax(1).numpy(), result.confidences, rtol=1e-5)
 
 
-def test_probabilities_are_not_squashed_twice():
-    found = predictions(np.array([[0.7, 0.2, 0.1]]), [0], [1])
-    assert np.allclose((np.log(0.2), 0.7), (found.log_likelihoods[0], found.confidences[0]), rtol=1e-6)
-    assert np.allclose(np.log(0.7 / 0.2), found.margins[0], rtol=1e-6)
+def test_probabilities_are_not_passed_through_softmax_again():
+    result = predictions(np.array([[0.7, 0.2, 0.1]]), [0], [1])
+    assert np.allclose((np.log(0.2), 0.7), (result.log_likelihoods[0], result.confidences[0]), rtol=1e-6)
+    assert np.allclose(np.log(0.7 / 0.2), result.margins[0], rtol=1e-6)
 
 
-def test_of_equal_scores_the_lower_class_stands_above():
-    found = predictions(np.zeros((3, 4)), [0, 1, 2], [0, 3, -1])
-    assert ((0, 0, 0), (0, 3, -1)) == (found.top1, found.ranks)
+def test_of_equal_scores_the_lower_class_ranks_first():
+    result = predictions(np.zeros((3, 4)), [0, 1, 2], [0, 3, -1])
+    assert ((0, 0, 0), (0, 3, -1)) == (result.top1, result.ranks)
 
 
-def test_not_a_number_is_said():
-    with pytest.raises(DataError, match="NaN or infinity"):
+def test_nan_and_infinity_are_refused():
+    with pytest.raises(DataError, match="NaN or infinite"):
         predictions(np.array([[0.0, np.nan]]), [0], [0])
 
 
@@ -63,63 +63,63 @@ class Session:
         return {"scores": np.eye(5)[image[:, 0, 0, 0].astype(int)] * 9}
 
 
-def load(place: int) -> Any:
-    return np.full((1, 2, 2), place % 5, np.float32)
+def load(index: int) -> Any:
+    return np.full((1, 2, 2), index % 5, np.float32)
 
 
-def run(session: Any, places: list[int], batch: int = 1, load: Any = load, clock: Any = None) -> list[Predictions]:
+def run(session: Any, indices: list[int], batch: int = 1, load: Any = load, clock: Any = None) -> list[Predictions]:
     extra = {} if clock is None else {"clock": clock}
-    labels = [place % 5 for place in places]
-    found = evaluate(session, load, places, labels, spec=SPEC, output="scores", batch=batch, workers=3, **extra)
-    return [portion for portion, _ in found]
+    labels = [index % 5 for index in indices]
+    portions = evaluate(session, load, indices, labels, spec=SPEC, output="scores", batch=batch, workers=3, **extra)
+    return [portion for portion, _ in portions]
 
 
 @pytest.mark.parametrize("batch", [1, 4])
-def test_every_image_once_and_in_order(batch: int):
-    session, places = Session(), [3, 1, 7, 0, 12, 5, 2, 9, 30]
-    (found,) = run(session, places, batch)
-    assert (tuple(places), (0,) * 9) == (found.images, found.ranks)
+def test_every_image_is_evaluated_once_and_in_order(batch: int):
+    session, indices = Session(), [3, 1, 7, 0, 12, 5, 2, 9, 30]
+    (result,) = run(session, indices, batch)
+    assert (tuple(indices), (0,) * 9) == (result.images, result.ranks)
     assert {batch} == set(session.batches)
 
 
-def test_portions_leave_once_a_second():
+def test_predictions_are_yielded_once_a_second():
     ticks = iter(range(0, 100))
-    found = run(Session(), list(range(7)), clock=lambda: next(ticks) * 0.5)
-    assert 7 == sum(len(portion) for portion in found)
-    assert len(found) > 2
+    portions = run(Session(), list(range(7)), clock=lambda: next(ticks) * 0.5)
+    assert 7 == sum(len(portion) for portion in portions)
+    assert len(portions) > 2
 
 
-def test_an_unreadable_image_ends_it_and_what_went_before_stands():
-    def broken(place: int) -> Any:
-        if place == 4:
+def test_an_unreadable_image_ends_the_evaluation_and_earlier_portions_stay():
+    def broken(index: int) -> Any:
+        if index == 4:
             raise DataError("4.png cannot be read")
-        return load(place)
+        return load(index)
 
     ticks = iter(range(100))
-    kept: list[int] = []
+    evaluated: list[int] = []
 
     def go() -> None:
-        places, clock = range(9), lambda: next(ticks)
-        found = evaluate(
-            Session(), broken, places, [0] * 9, spec=SPEC, output="scores", batch=1, workers=2, clock=clock
+        indices, clock = range(9), lambda: next(ticks)
+        portions = evaluate(
+            Session(), broken, indices, [0] * 9, spec=SPEC, output="scores", batch=1, workers=2, clock=clock
         )
-        for portion, _ in found:
-            kept.extend(portion.images)
+        for portion, _ in portions:
+            evaluated.extend(portion.images)
 
     with pytest.raises(DataError, match=r"4\.png"):
         go()
-    assert [0, 1, 2, 3] == kept
+    assert [0, 1, 2, 3] == evaluated
 
 
-def test_decoding_runs_beside_and_its_memory_is_bounded():
+def test_decoding_runs_ahead_in_bounded_memory():
     ahead, most, lock = 0, 0, threading.Lock()
 
-    def counted(place: int) -> Any:
+    def counted(index: int) -> Any:
         nonlocal ahead, most
         with lock:
             ahead += 1
             most = max(most, ahead)
-        return load(place)
+        return load(index)
 
     class Counting(Session):
         def __call__(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,7 +132,7 @@ def test_decoding_runs_beside_and_its_memory_is_bounded():
     assert 1 < most <= 9
 
 
-def test_the_head_is_the_output_of_one_score_per_class():
+def test_the_score_output_has_one_score_per_class():
     maps = TensorSpec("maps", "float32", (1, 8, 7, 7))
     assert "scores" == score_output([maps, TensorSpec("scores", "float32", (None, 5))], "m").name
     with pytest.raises(DataError, match=r"m has no output of one score per class: maps \[1, 8, 7, 7\]"):

@@ -67,50 +67,50 @@ def phone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Device:
     return Device("phone", "phone", "a stand-in", "adb", ("litert",), connection=connection)
 
 
-def job(place: str, **more: Any) -> dict[str, Any]:
-    known = {"op": "measure", "artifact": place, "entry": "model.tflite", "target": "litert", "threads": 4}
-    return {**known, "min_samples": 12, "round_seconds": 2.0, "files": ["model.tflite"], "input_elements": 12, **more}
+def job(folder: str, **more: Any) -> dict[str, Any]:
+    fields = {"op": "measure", "artifact": folder, "entry": "model.tflite", "target": "litert", "threads": 4}
+    return {**fields, "min_samples": 12, "round_seconds": 2.0, "files": ["model.tflite"], "input_elements": 12, **more}
 
 
-def test_a_round_is_what_the_runner_printed(phone: Device, tmp_path: Path):
+def test_a_round_holds_the_runner_s_figure(phone: Device, tmp_path: Path):
     link = transports.connect(phone)
     (tmp_path / "model.tflite").write_bytes(b"model")
-    place = link.put({"model.tflite": tmp_path / "model.tflite"}, "a model")
-    (answer,) = link.run("effbench.device.agent", job(place), time_limit_s=20)
+    folder = link.put({"model.tflite": tmp_path / "model.tflite"}, "a model")
+    (answer,) = link.run("effbench.device.agent", job(folder), time_limit_s=20)
     assert [505_000] == answer["round"]["samples_ns"]
     assert "mean of 25 runs" == answer["aggregate"]
-    said = next((tmp_path / "phone").glob("*/runner/arguments")).read_text().splitlines()
-    assert [f"--graph={place}/model.tflite", "--num_threads=4", "--num_runs=20"] == said[:3]
+    arguments = next((tmp_path / "phone").glob("*/runner/arguments")).read_text().splitlines()
+    assert [f"--graph={folder}/model.tflite", "--num_threads=4", "--num_runs=20"] == arguments[:3]
     link.close()
     assert [] == list((tmp_path / "phone").iterdir())
 
 
 @pytest.mark.parametrize("word", ["a b", "$(touch pwned)", "`id`", "'", '"', "*", "-n", "\\n", "", "ä;rm -rf x"])
-def test_an_argument_arrives_as_it_is(phone: Device, word: str):
+def test_an_argument_arrives_unchanged(phone: Device, word: str):
     link = transports.connect(phone)
     assert f"[{word}]" == link.shell(["printf", "[%s]", word])  # type: ignore[attr-defined]
     link.close()
 
 
-def test_an_argument_of_two_lines_is_refused(phone: Device):
+def test_an_argument_with_a_line_break_is_refused(phone: Device):
     link = transports.connect(phone)
     with pytest.raises(UsageError, match="line break"):
         link.shell(["echo", "a\nb"])  # type: ignore[attr-defined]
 
 
-def test_a_program_that_fails_says_what_it_said(phone: Device):
+def test_the_error_of_a_failed_program_is_reported(phone: Device):
     link = transports.connect(phone)
     with pytest.raises(MeasurementError, match="No such file"):
         link.shell(["cat", "/nowhere/at/all"])  # type: ignore[attr-defined]
 
 
-def test_a_silent_device_is_lost_in_time(phone: Device):
+def test_a_device_that_does_not_answer_is_lost_after_the_time_limit(phone: Device):
     link = transports.connect(phone)
     with pytest.raises(LostError, match="within 1 s"):
         link.shell(["sleep", "20"], 1.0)  # type: ignore[attr-defined]
 
 
-def test_what_a_phone_cannot_do_is_said(phone: Device):
+def test_jobs_that_a_phone_cannot_run_are_refused(phone: Device):
     link = transports.connect(phone)
     with pytest.raises(UnavailableError, match="has no Python"):
         list(link.run("effbench.device.agent", {"op": "verify"}, time_limit_s=5))
@@ -123,21 +123,21 @@ def test_what_a_phone_cannot_do_is_said(phone: Device):
 def test_the_real_adb_without_a_device(monkeypatch: pytest.MonkeyPatch):
     if shutil.which("adb") is None:
         pytest.skip("adb is not installed (Debian: adb)")
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(one.getsockname()[1]))
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(server.getsockname()[1]))
     device = Device("phone", "phone", "", "adb", ("litert",), connection={"serial": "not-there-0"})
     try:
-        with pytest.raises(DeviceError, match="is not there"):
+        with pytest.raises(DeviceError, match="is not connected"):
             transports.connect(device)
     finally:
         subprocess.run(["adb", "kill-server"], capture_output=True, check=False)
 
 
-def test_cores_and_context_enter_the_command():
-    made = android.plan("qnn", "/d/runner", job("/d/m", files=["model.onnx", "ctx.bin"]), {})
-    assert "/d/m/ctx.bin" in made.command
-    assert ("taskset", "f0", "/d/runner/qnn") == android.pin(made, "f0").command[:3]
+def test_cores_and_context_are_part_of_the_command():
+    plan = android.plan("qnn", "/d/runner", job("/d/m", files=["model.onnx", "ctx.bin"]), {})
+    assert "/d/m/ctx.bin" in plan.command
+    assert ("taskset", "f0", "/d/runner/qnn") == android.pin(plan, "f0").command[:3]
 
 
 def test_battery_and_thermal_status_are_read():

@@ -1,4 +1,4 @@
-"""Locked clocks come back: the watchdog is a real process, and so are the owners that are killed under it."""
+"""Locked clocks are restored: the watchdog and the owners that are killed are real processes."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ def governors(root: Path) -> set[str]:
     return {path.read_text().strip() for path in root.rglob("scaling_governor")}
 
 
-def soon(wanted: Callable[[], bool], limit_s: float = 15.0) -> bool:
+def soon(condition: Callable[[], bool], limit_s: float = 15.0) -> bool:
     end = time.monotonic() + limit_s
-    while not wanted() and time.monotonic() < end:
+    while not condition() and time.monotonic() < end:
         time.sleep(0.05)
-    return wanted()
+    return condition()
 
 
 @pytest.fixture
@@ -66,17 +66,17 @@ def owner() -> Iterator[subprocess.Popen[bytes]]:
     process.wait()
 
 
-def test_clocks_are_locked_and_come_back_when_asked(root: Path, owner: Any):
+def test_clocks_are_locked_and_restored_by_unlock(root: Path, owner: Any):
     home = root.parent / "home"
-    said = clocks.lock(root, home, owner.pid)
-    assert [f"CPU governor of policy{index}: schedutil -> performance" for index in range(2)] == said
+    locked = clocks.lock(root, home, owner.pid)
+    assert [f"CPU governor of policy{index}: schedutil -> performance" for index in range(2)] == locked
     assert {"performance"} == governors(root)
     assert clocks.unlock(home)
     assert {"schedutil"} == governors(root)
     assert [] == list(home.iterdir())
 
 
-def test_they_come_back_when_the_owner_is_killed(root: Path, owner: Any):
+def test_clocks_are_restored_when_the_owner_is_killed(root: Path, owner: Any):
     clocks.lock(root, root.parent / "home", owner.pid)
     assert {"performance"} == governors(root)
     owner.kill()
@@ -84,26 +84,26 @@ def test_they_come_back_when_the_owner_is_killed(root: Path, owner: Any):
     assert soon(lambda: {"schedutil"} == governors(root))
 
 
-def test_the_next_one_puts_back_what_a_killed_watchdog_left(root: Path, owner: Any):
+def test_the_next_watchdog_restores_the_settings_of_a_killed_one(root: Path, owner: Any):
     home = root.parent / "home"
     clocks.lock(root, home, owner.pid)
     watchdog = json.loads((home / clocks.JOURNAL).read_text())["pid"]
     os.kill(watchdog, signal.SIGKILL)
     assert soon(lambda: clocks.start_time(watchdog) == "")
     assert {"performance"} == governors(root)
-    said = clocks.lock(root, home, owner.pid)
-    assert ["schedutil -> performance"] * 2 == [text.partition(": ")[2] for text in said]
+    locked = clocks.lock(root, home, owner.pid)
+    assert ["schedutil -> performance"] * 2 == [text.partition(": ")[2] for text in locked]
     assert clocks.unlock(home)
     assert {"schedutil"} == governors(root)
 
 
-def test_what_was_locked_already_is_left_alone(root: Path):
+def test_clocks_that_are_locked_already_are_not_changed(root: Path):
     for path in root.rglob("scaling_governor"):
         path.write_text("performance\n")
     assert [] == clocks.plan(root, root.parent / "home")
 
 
-def test_a_gpu_is_locked_and_freed(root: Path, owner: Any):
+def test_a_gpu_is_locked_and_released(root: Path, owner: Any):
     calls = tool(root, "nvidia-smi", NVIDIA)
     home = root.parent / "home"
     clocks.lock(root, home, owner.pid)
@@ -112,7 +112,9 @@ def test_a_gpu_is_locked_and_freed(root: Path, owner: Any):
     assert ["-i 1 -rgc", "-i 0 -rgc"] == [call for call in calls() if "-rgc" in call]
 
 
-def test_a_refusal_is_a_reason_and_undoes_the_rest(root: Path, owner: Any, monkeypatch: pytest.MonkeyPatch):
+def test_a_refused_setting_is_reported_and_the_others_are_undone(
+    root: Path, owner: Any, monkeypatch: pytest.MonkeyPatch
+):
     tool(root, "nvidia-smi", NVIDIA)
     monkeypatch.setenv("REFUSE", "yes")
     with pytest.raises(clocks.ClockError, match="Insufficient permissions"):
@@ -127,19 +129,19 @@ def test_a_jetson_s_clocks_are_stored_first(root: Path, owner: Any):
     home = root.parent / "home"
     clocks.lock(root, home, owner.pid)
     assert clocks.unlock(home)
-    kept = str(home / "jetson_clocks.conf")
-    assert [f"--store {kept}", "", f"--restore {kept}"] == calls()
+    settings_file = str(home / "jetson_clocks.conf")
+    assert [f"--store {settings_file}", "", f"--restore {settings_file}"] == calls()
 
 
 @pytest.mark.xdist_group("export")
-def test_a_killed_effbench_leaves_the_clocks_as_they_were(own: Any, root: Path):
+def test_clocks_are_restored_when_effbench_is_killed(own: Any, root: Path):
     calls = tool(root, "nvidia-smi", NVIDIA)
     command = [sys.executable, "-m", "effbench.cli", "profile", "toy.net-64-b1-fp32-ort", "--rounds", "9"]
     env = {**os.environ, "HOME": str(root.parent / "home")}
     silent: dict[str, Any] = {"capture_output": True, "text": True, "stdin": subprocess.DEVNULL, "check": False}
-    asked = subprocess.run([*command, "--lock-clocks"], cwd=own.folder, env=env, **silent)
-    assert (2, True) == (asked.returncode, "Add --yes" in asked.stderr), asked.stderr
-    assert "NVIDIA GPU 1: graphics clock locked at 1410 MHz" in asked.stderr
+    process = subprocess.run([*command, "--lock-clocks"], cwd=own.folder, env=env, **silent)
+    assert (2, True) == (process.returncode, "Add --yes" in process.stderr), process.stderr
+    assert "NVIDIA GPU 1: graphics clock locked at 1410 MHz" in process.stderr
     assert not any("-lgc" in call for call in calls())
     running = subprocess.Popen([*command, "--lock-clocks", "--yes"], cwd=own.folder, env=env, stderr=subprocess.DEVNULL)
     store = own.folder / "runs/measurements.jsonl"

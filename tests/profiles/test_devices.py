@@ -1,4 +1,4 @@
-"""Devices: every fact with its source, users' own on top of them, and wrong ones explained."""
+"""Devices: every fact has a source, users extend them, and wrong declarations are explained."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ WANTED = {
 ALL = sorted(devices.packaged().values(), key=lambda item: item.name)
 
 
-def test_the_devices_of_the_plan_are_there():
+def test_all_planned_devices_exist():
     assert WANTED == set(devices.packaged())
 
 
 @pytest.mark.parametrize("device", ALL, ids=lambda item: item.name)
-def test_a_device_is_declared_with_sources(device: Device):
+def test_every_fact_of_a_device_has_a_source(device: Device):
     assert device.source.startswith(("http://", "https://", "observed"))
     assert device.evidence in EVIDENCE
     assert device.targets
@@ -43,7 +43,7 @@ def test_a_device_is_declared_with_sources(device: Device):
 
 
 @pytest.mark.parametrize("name", ["galaxy-s24", "galaxy-s25"])
-def test_the_htp_of_a_galaxy_is_that_of_its_chip(name: str):
+def test_the_htp_version_of_a_galaxy_is_that_of_its_chip(name: str):
     device = devices.get(name)
     htp = device.options["qnn"]["htp"]
     assert htp == device.facts["htp_arch"].value
@@ -56,30 +56,30 @@ def declare(folder: Path, text: str) -> dict[str, Device]:
 
 
 def test_a_users_connection_is_added_to_a_packaged_device(tmp_path: Path):
-    found = declare(tmp_path, '[devices.jetson-orin-nano.connection]\nhost = "10.0.0.7"\n')["jetson-orin-nano"]
+    device = declare(tmp_path, '[devices.jetson-orin-nano.connection]\nhost = "10.0.0.7"\n')["jetson-orin-nano"]
     packaged = devices.packaged()["jetson-orin-nano"]
-    assert ({"host": "10.0.0.7"}, packaged.facts) == (found.connection, found.facts)
+    assert ({"host": "10.0.0.7"}, packaged.facts) == (device.connection, device.facts)
     assert {} == packaged.connection
 
 
 def test_a_users_device_builds_on_another(tmp_path: Path):
     text = '[devices.mine]\nbase = "raspberry-pi-5"\ndescription = "on my desk"\nsettings = { threads = "4" }\n'
-    found = declare(tmp_path, text)["mine"]
+    device = declare(tmp_path, text)["mine"]
     assert ("mine", "on my desk", ("ort", "ov"), "4") == (
-        found.name,
-        found.description,
-        found.targets,
-        found.settings["threads"],
+        device.name,
+        device.description,
+        device.targets,
+        device.settings["threads"],
     )
 
 
-def test_a_device_of_a_users_own_needs_a_transport_and_little_else(tmp_path: Path):
-    found = declare(tmp_path, '[devices.box]\ntransport = "ssh"\nconnection = { host = "box" }\n')["box"]
-    assert (("ort",), "run on hardware") == (found.targets, found.evidence)
+def test_a_new_device_needs_a_transport_only(tmp_path: Path):
+    device = declare(tmp_path, '[devices.box]\ntransport = "ssh"\nconnection = { host = "box" }\n')["box"]
+    assert (("ort",), "run on hardware") == (device.targets, device.evidence)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ('[devices.x]\nbase = "raspberry"\n', "raspberry-pi-5"),
         ('[devices.x]\ntransport = "ssh"\ncolour = "red"\n', "unknown field 'colour'"),
@@ -88,15 +88,15 @@ def test_a_device_of_a_users_own_needs_a_transport_and_little_else(tmp_path: Pat
         ('[devices.x]\ntransport = "ssh"\nevidence = "seen it"\n', "run on hardware"),
     ],
 )
-def test_a_wrong_declaration_is_explained(tmp_path: Path, text: str, said: str):
-    with pytest.raises((DataError, UsageError), match=said):
+def test_a_wrong_declaration_is_refused_with_a_reason(tmp_path: Path, text: str, message: str):
+    with pytest.raises((DataError, UsageError), match=message):
         declare(tmp_path, text)
 
 
-def test_a_file_is_a_device(tmp_path: Path):
+def test_a_device_is_read_from_a_file(tmp_path: Path):
     (tmp_path / "mine.toml").write_text('base = "raspberry-pi-5"\nconnection = { host = "pi" }\n')
-    found = devices.get(str(tmp_path / "mine.toml"))
-    assert ("mine", "pi") == (found.name, found.connection["host"])
+    device = devices.get(str(tmp_path / "mine.toml"))
+    assert ("mine", "pi") == (device.name, device.connection["host"])
 
 
 def test_the_preferred_target_is_exported(monkeypatch: pytest.MonkeyPatch):

@@ -1,4 +1,4 @@
-"""What the machine says of itself, on this machine and on file trees written for the purpose."""
+"""The state of a machine, read on this machine and from prepared file trees."""
 
 import json
 import os
@@ -29,13 +29,13 @@ def tree(tmp_path, monkeypatch):
 
 
 def test_every_key_that_must_match_is_observed():
-    found = environment.observe(packages=("numpy",))
-    assert set(Measurement.MUST_MATCH) <= found.keys()
-    assert f"numpy {found['numpy']}" == found["runtime"]
-    assert found == json.loads(json.dumps(found))
+    state = environment.observe(packages=("numpy",))
+    assert set(Measurement.MUST_MATCH) <= state.keys()
+    assert f"numpy {state['numpy']}" == state["runtime"]
+    assert state == json.loads(json.dumps(state))
 
 
-def test_a_machine_that_tells_nothing_has_the_same_keys(tree):
+def test_a_machine_without_readable_state_has_the_same_keys(tree):
     expected = environment.observe().keys()
     assert expected == environment.observe().keys()
     assert environment.observe()["cgroup_cpus"] is None
@@ -73,8 +73,8 @@ def test_cgroup_limits(tree, membership, files, expected):
     tree("proc/self/cgroup", membership)
     for name, text in files.items():
         tree(f"sys/fs/cgroup/{name}", text)
-    found = environment.observe()
-    assert expected == (found["cgroup_cpus"], found["cgroup_memory_bytes"])
+    state = environment.observe()
+    assert expected == (state["cgroup_cpus"], state["cgroup_memory_bytes"])
 
 
 @linux
@@ -84,9 +84,9 @@ def test_frequency_governor_and_temperature_are_read(tree):
         tree(f"sys/devices/system/cpu/cpu{cpu}/cpufreq/scaling_cur_freq", "1800000\n")
     tree("sys/class/thermal/thermal_zone0/temp", "41500\n")
     tree("sys/class/thermal/thermal_zone1/temp", "not a number\n")
-    found = environment.observe()
+    state = environment.observe()
     expected = {"governor": "powersave", "cpu_mhz": 1800.0, "temperature_c": 41.5}
-    assert expected == {key: found[key] for key in expected}
+    assert expected == {key: state[key] for key in expected}
 
 
 @linux
@@ -96,21 +96,21 @@ def test_changes_account_for_own_and_other_work(tree):
     before = {**environment.counters(), "wall_s": 100.0, "own_cpu_s": 1.0}
     tree("proc/stat", f"cpu  {12 * tick} 0 {tick} 9 0 0 0 {2 * tick} 0 0\n")
     after = {**environment.counters(), "wall_s": 102.0, "own_cpu_s": 3.0}
-    found = environment.changes(before, after)
+    changes = environment.changes(before, after)
     # Three busy core-seconds in two seconds of wall time, two of them our own; one second stolen.
     expected = {"other_cpu_pct": 50.0, "steal_pct": 50.0, "cpu_ratio": 1.0}
-    assert expected == pytest.approx({key: found[key] for key in expected})
+    assert expected == pytest.approx({key: changes[key] for key in expected})
 
 
 @linux
-def test_a_busy_neighbor_is_seen():
+def test_the_load_of_another_process_is_observed():
     before = environment.counters()
     burn = "import time\nend = time.process_time() + 0.4\nwhile time.process_time() < end: pass"
     subprocess.run([sys.executable, "-c", burn], check=True)
-    found = environment.changes(before, environment.counters())
+    changes = environment.changes(before, environment.counters())
     # At least what the child used, less two kernel ticks of rounding.
-    assert found["other_cpu_pct"] * found["wall_s"] >= 100 * (0.4 - 0.02)
-    assert found["cpu_ratio"] < 0.5
+    assert changes["other_cpu_pct"] * changes["wall_s"] >= 100 * (0.4 - 0.02)
+    assert changes["cpu_ratio"] < 0.5
 
 
 @linux
@@ -122,10 +122,10 @@ def test_peak_memory_is_not_inherited_from_the_parent():
     assert environment.peak_rss_bytes() > len(ballast)
 
 
-def test_what_runs_on_a_device_imports_nothing_heavy():
+def test_modules_for_devices_import_nothing_heavy():
     script = (
         "import sys, effbench.profiles.measure, effbench.profiles.environment as e; e.observe(); "
         "print([m for m in ('torch', 'pandas', 'scipy', 'psutil', 'onnx', 'click', 'rich') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
-    assert done.stdout.strip() == "[]"
+    process = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert process.stdout.strip() == "[]"

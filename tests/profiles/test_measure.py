@@ -1,4 +1,4 @@
-"""The clock, proved on sessions whose latencies are known, and on sessions that break their promise."""
+"""The clock, tested on sessions with known latencies and on sessions that break their promise."""
 
 import gc
 import itertools
@@ -21,7 +21,7 @@ def rounds_of(make, count=10, **options):
 
 
 def assert_percentiles(samples, expected_ms):
-    series = [one.samples_ns for one in samples.rounds]
+    series = [round_.samples_ns for round_ in samples.rounds]
     for p, value in expected_ms.items():
         assert value == pytest.approx(percentiles.quantile(series, p) / MS, rel=0.01), f"p{100 * p:g}"
 
@@ -30,9 +30,9 @@ def test_a_constant_session():
     samples = rounds_of(lambda seed: cycle(10))
     assert_percentiles(samples, {0.5: 10, 0.9: 10, 0.99: 10})
     # What the real machine did meanwhile has no bearing on a scripted clock.
-    alone = Samples(tuple(replace(one, observed={}) for one in samples.rounds))
+    alone = Samples(tuple(replace(round_, observed={}) for round_ in samples.rounds))
     assert trust.grade(alone) == ("B", ("other load could not be observed on this machine",))
-    assert all(one.stationary for one in samples.rounds)
+    assert all(round_.stationary for round_ in samples.rounds)
 
 
 def test_a_bimodal_session():
@@ -67,28 +67,28 @@ def test_a_skewed_session():
     assert_percentiles(samples, expected)
 
 
-def test_the_first_inference_is_timed_apart_and_warmup_is_not_sampled():
+def test_the_first_inference_is_timed_separately_and_warmup_is_not_sampled():
     # 900 ms once, then a decay from 30 ms to 10 ms over some 100 inferences.
     latencies = itertools.chain([900 * MS], (int((10 + 20 * np.exp(-i / 20)) * MS) for i in itertools.count()))
-    found = Machine(latencies).round(max_warmup_seconds=10)
-    assert found.first_ms == 900
-    assert found.stationary
-    assert max(found.samples_ns) < 10.2 * MS
-    assert found.warmup >= 80
+    round_ = Machine(latencies).round(max_warmup_seconds=10)
+    assert round_.first_ms == 900
+    assert round_.stationary
+    assert max(round_.samples_ns) < 10.2 * MS
+    assert round_.warmup >= 80
 
 
-def test_warmup_that_never_settles_is_bounded_and_said():
-    found = Machine(int(10 * MS * 1.02**i) for i in itertools.count()).round(max_warmup_seconds=2, max_seconds=5)
-    assert not found.stationary
-    assert any("not stationary" in reason for reason in trust.grade(Samples((found,)))[1])
+def test_a_warmup_that_is_never_stationary_is_bounded_and_reported():
+    round_ = Machine(int(10 * MS * 1.02**i) for i in itertools.count()).round(max_warmup_seconds=2, max_seconds=5)
+    assert not round_.stationary
+    assert any("not stationary" in reason for reason in trust.grade(Samples((round_,)))[1])
 
 
-def test_warmup_tells_noise_from_a_trend():
+def test_warmup_distinguishes_noise_from_a_trend():
     rng = np.random.default_rng(0)
     noise = [[int(x) for x in 10 * MS * rng.lognormal(0, 0.1, 80)] for _ in range(200)]
-    assert np.mean([measure.is_stationary(one) for one in noise]) > 0.9
-    trend = [[int(x * 1.005**i) for i, x in enumerate(one)] for one in noise]
-    assert np.mean([measure.is_stationary(one) for one in trend]) < 0.4
+    assert np.mean([measure.is_stationary(samples) for samples in noise]) > 0.9
+    trend = [[int(x * 1.005**i) for i, x in enumerate(samples)] for samples in noise]
+    assert np.mean([measure.is_stationary(samples) for samples in trend]) < 0.4
 
 
 @pytest.mark.parametrize(
@@ -107,23 +107,23 @@ def test_a_round_holds_n_samples_and_t_seconds(latency_ms, bounds, expected):
 
 def test_every_call_is_accounted_for():
     machine = Machine(cycle(10))
-    found = machine.round()
-    assert machine.calls == 1 + found.warmup + len(found.samples_ns)
+    round_ = machine.round()
+    assert machine.calls == 1 + round_.warmup + len(round_.samples_ns)
 
 
-def test_the_collector_rests_while_timing_and_comes_back():
-    seen = set()
+def test_the_garbage_collector_is_off_during_timing_and_on_again_after():
+    states = set()
 
     def session(feeds):
-        seen.add(gc.isenabled())
+        states.add(gc.isenabled())
         return feeds
 
     measure.measure_round(session, A, min_samples=5, min_seconds=0, max_seconds=1)
-    assert seen == {False}
+    assert states == {False}
     assert gc.isenabled()
 
 
-def test_the_collector_comes_back_when_the_session_fails():
+def test_the_garbage_collector_is_on_again_if_the_session_fails():
     with pytest.raises(StopIteration):
         Machine([]).round()
     assert gc.isenabled()
@@ -139,16 +139,16 @@ def test_a_clock_that_stands_still_is_an_error():
 @pytest.mark.parametrize(
     "bounds", [{"min_samples": 0}, {"min_seconds": 5.0, "max_seconds": 1.0}, {"min_seconds": -1.0}]
 )
-def test_bounds_that_no_round_can_meet_are_refused(bounds):
+def test_impossible_bounds_are_refused(bounds):
     with pytest.raises(UsageError):
         Machine(cycle(1)).round(**bounds)
 
 
-def test_what_else_ran_is_observed():
-    found = measure.measure_round(lambda feeds: sum(range(20000)), A, min_samples=20, min_seconds=0.1)
-    assert found.observed["wall_s"] >= 0.1
-    assert 0 < found.observed["cpu_ratio"] < 1.2
-    assert found.peak_rss_bytes > 1 << 20
+def test_other_load_is_observed():
+    round_ = measure.measure_round(lambda feeds: sum(range(20000)), A, min_samples=20, min_seconds=0.1)
+    assert round_.observed["wall_s"] >= 0.1
+    assert 0 < round_.observed["cpu_ratio"] < 1.2
+    assert round_.peak_rss_bytes > 1 << 20
 
 
 def product(feeds):
@@ -217,9 +217,9 @@ def test_an_early_return_is_flagged(session):
     assert measure.check_promise(session, A, B) == (measure.EARLY_RETURN,)
 
 
-def test_a_round_of_an_early_return_is_a_d():
-    found = measure.measure_round(late_thread, A, contrast=B, min_samples=20, min_seconds=0.01)
-    letter, reasons = trust.grade(Samples((found,)))
+def test_a_round_with_an_early_return_is_graded_d():
+    round_ = measure.measure_round(late_thread, A, contrast=B, min_samples=20, min_seconds=0.01)
+    letter, reasons = trust.grade(Samples((round_,)))
     assert letter == "D"
     assert reasons[0].startswith("early return")
 
@@ -250,7 +250,7 @@ def test_a_session_that_reuses_its_buffer_keeps_its_promise():
     ],
     ids=["plain", "sums-in-any-order", "nan", "same-for-all", "lists", "no-output"],
 )
-def test_a_kept_promise_raises_no_alarm(session):
+def test_a_correct_session_is_not_flagged(session):
     assert measure.check_promise(session, A, B, settle_seconds=0.01) == ()
 
 
@@ -308,12 +308,12 @@ def open_ov(path):
     [pytest.param(open_ort, marks=pytest.mark.target("ort")), pytest.param(open_ov, marks=pytest.mark.target("ov"))],
     ids=["onnxruntime", "openvino-shared-memory"],
 )
-def test_real_runtimes_raise_no_alarm(open_session, tmp_path):
+def test_real_runtimes_are_not_flagged(open_session, tmp_path):
     session = open_session(str(projection(tmp_path)))
     feeds = {"x": np.random.default_rng(1).standard_normal((1024, 256)).astype(np.float32)}
     contrast = {"x": -feeds["x"]}
-    found = measure.measure_round(session, feeds, contrast=contrast, min_samples=20, min_seconds=0.1)
-    assert found.flags == ()
+    round_ = measure.measure_round(session, feeds, contrast=contrast, min_samples=20, min_seconds=0.1)
+    assert round_.flags == ()
     for _ in range(10):
         assert measure.check_promise(session, feeds, contrast, settle_seconds=0.002) == ()
 

@@ -1,4 +1,4 @@
-"""Paired rounds: the order is random and balanced, waiting for a core is taken off, broken clocks are refused."""
+"""Paired rounds: the order is random and balanced, waiting for a core is subtracted, broken clocks are refused."""
 
 from __future__ import annotations
 
@@ -57,40 +57,40 @@ def scripted(script: Script, seed: int = 0, seconds: float = 0.1) -> PairedRound
     )
 
 
-def test_a_ratio_is_found_exactly():
-    found = log_ratios(scripted(Script(1e6, 1.05e6)))
-    assert (math.log(1.05), math.log(1.05)) == pytest.approx((found.typical, found.tail), abs=1e-9)
+def test_a_known_ratio_is_measured_exactly():
+    ratios = log_ratios(scripted(Script(1e6, 1.05e6)))
+    assert (math.log(1.05), math.log(1.05)) == pytest.approx((ratios.typical, ratios.tail), abs=1e-9)
 
 
 def in_pairs(shared: np.ndarray, a: np.ndarray, b: np.ndarray) -> PairedRound:
     """A round of 10 ms inferences: what both members of a pair took longer, and what each side did, as log factors."""
-    sides = [tuple(int(ns) for ns in 1e7 * np.exp(shared + own)) for own in (a, b)]
+    sides = [tuple(int(ns) for ns in 1e7 * np.exp(shared + noise)) for noise in (a, b)]
     return PairedRound(*sides, (0,) * len(shared), (0,) * len(shared))
 
 
-def test_a_stall_of_a_fifth_of_calls_is_a_tail_and_nothing_typical():
+def test_a_stall_in_a_fifth_of_calls_changes_the_tail_only():
     still, stalls = np.zeros(20), np.where(np.arange(20) % 5 == 0, 0.1, 0)
-    found = log_ratios(in_pairs(still, still, stalls))
-    assert (0, 0.1) == pytest.approx((found.typical, found.tail), abs=1e-6)
+    ratios = log_ratios(in_pairs(still, still, stalls))
+    assert (0, 0.1) == pytest.approx((ratios.typical, ratios.tail), abs=1e-6)
 
 
-def test_a_clock_that_changes_between_pairs_is_no_tail():
+def test_a_clock_change_between_pairs_does_not_change_the_tail():
     clock = 0.35 * (np.arange(20) % 3 == 0)
     stalls = np.where(np.arange(20) % 5 == 0, 0.1, 0)
     assert 0.1 == pytest.approx(log_ratios(in_pairs(clock, np.zeros(20), stalls)).tail, abs=1e-6)
     assert 0 == pytest.approx(log_ratios(in_pairs(clock, np.zeros(20), np.zeros(20))).tail, abs=1e-6)
 
 
-def test_a_tail_that_both_sides_have_cancels_and_mirrors():
+def test_a_tail_of_both_sides_cancels_and_swapping_sides_negates_it():
     draw = np.random.default_rng(5)
     a, b = (0.5 * (draw.random(2000) < 0.2) for _ in "ab")
-    found = [log_ratios(in_pairs(np.zeros(2000), *sides)).tail for sides in ((a, b), (b, a), (a, 1.2 * b))]
-    assert 0 == pytest.approx(found[0] + found[1], abs=1e-6)
-    assert 0 == pytest.approx(found[0], abs=0.02)
-    assert 0.1 == pytest.approx(found[2], abs=0.02)
+    tails = [log_ratios(in_pairs(np.zeros(2000), *sides)).tail for sides in ((a, b), (b, a), (a, 1.2 * b))]
+    assert 0 == pytest.approx(tails[0] + tails[1], abs=1e-6)
+    assert 0 == pytest.approx(tails[0], abs=0.02)
+    assert 0.1 == pytest.approx(tails[2], abs=0.02)
 
 
-def test_a_strong_drift_stays_out_of_the_ratio():
+def test_a_strong_drift_does_not_change_the_ratio():
     ratios = [log_ratios(scripted(Script(1e6, 1e6, drift=0.02), seed)).typical for seed in range(40)]
     assert 0 == pytest.approx(np.mean(ratios), abs=0.005)
 
@@ -104,14 +104,14 @@ def test_the_order_is_random_and_balanced():
     assert all({"a", "b"} == pair for pair in pairs)
 
 
-def test_waiting_for_a_core_is_taken_off():
+def test_waiting_for_a_core_is_subtracted():
     item = PairedRound((100, 200), (100, 100), (0, 100), (0, 0))
     a, b = net_times(item)
     assert ([100, 100], [100, 100]) == (a.tolist(), b.tolist())
     assert 0 == log_ratios(item).typical
 
 
-def test_a_wait_longer_than_the_call_leaves_something():
+def test_a_wait_longer_than_the_call_leaves_a_positive_time():
     a, _ = net_times(PairedRound((100,), (100,), (500,), (0,)))
     assert 0 < a[0]
 
@@ -127,7 +127,7 @@ def test_a_wait_longer_than_the_call_leaves_something():
     ],
     ids=["empty", "lengths", "zero", "backwards", "negative wait"],
 )
-def test_samples_that_are_no_latencies_are_refused(a: tuple, b: tuple, a_wait: tuple, b_wait: tuple):
+def test_samples_not_above_zero_are_refused(a: tuple, b: tuple, a_wait: tuple, b_wait: tuple):
     with pytest.raises(DataError):
         PairedRound(a, b, a_wait, b_wait)
 
@@ -138,8 +138,10 @@ def test_a_clock_that_stands_still_is_refused():
         scripted(script)
 
 
-@pytest.mark.skipif(not Path("/proc/thread-self/schedstat").exists(), reason="Linux tells the waiting of a thread")
-def test_the_counter_sees_another_process_and_not_our_own_sleep():
+@pytest.mark.skipif(
+    not Path("/proc/thread-self/schedstat").exists(), reason="only Linux reports the waiting of a thread"
+)
+def test_the_counter_counts_another_process_and_not_sleep():
     waits = foreign_wait()
     before = waits()
     time.sleep(0.05)
@@ -160,7 +162,7 @@ def test_the_counter_sees_another_process_and_not_our_own_sleep():
     assert waited > 40_000_000
 
 
-def test_quiet_waits_for_threads_that_burn():
+def test_wait_until_idle_waits_for_busy_threads():
     stop = time.perf_counter() + 0.03
     thread = threading.Thread(target=lambda: [None for _ in iter(lambda: time.perf_counter() < stop, False)])
     thread.start()
@@ -206,7 +208,7 @@ def test_two_workers_take_turns(tmp_path: Path):
         join_turns(a, {**b, "b_first": [not first for first in b["b_first"]]})
 
 
-def test_a_worker_whose_partner_ends_is_told(tmp_path: Path):
+def test_a_worker_whose_partner_ends_gets_an_error(tmp_path: Path):
     calls = iter(range(100))
 
     def fails(feeds):

@@ -1,4 +1,4 @@
-"""Work of layers from the shapes that a profiler saw, and peaks that this machine really reaches."""
+"""The work of layers from recorded shapes, and the measured peaks of this machine."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def seen(operator: str, inputs: list[list[int]], output: list[int]) -> dict[str,
 
 
 @pytest.mark.parametrize(
-    ("wanted", "args"),
+    ("expected", "args"),
     [
         (16 * 32 * 32 * 3 * 25, seen("Conv", [[1, 3, 64, 64], [16, 3, 5, 5], [16]], [1, 16, 32, 32])),
         (8 * 4 * 4 * 9, seen("Conv", [[1, 8, 4, 4], [8, 1, 3, 3]], [1, 8, 4, 4])),  # depthwise
@@ -39,11 +39,11 @@ def seen(operator: str, inputs: list[list[int]], output: list[int]) -> dict[str,
         (None, seen("Conv", [[1, 8, 4, 4], [8]], [1, 8, 4, 4])),
     ],
 )
-def test_multiply_accumulates_from_shapes(wanted: int | None, args: dict[str, Any]):
-    assert wanted == roofline.macs(args)
+def test_multiply_accumulates_from_shapes(expected: int | None, args: dict[str, Any]):
+    assert expected == roofline.macs(args)
 
 
-def test_packed_weights_are_still_moved(tmp_path: Path):
+def test_prepacked_weights_count_as_traffic(tmp_path: Path):
     args = {**seen("Gemm", [[1, 256], [1000]], [1, 1000]), "activation_size": "1024", "output_size": "4000"}
     events = [
         {"cat": "Node", "name": "head_kernel_time", "dur": us, "args": {**args, "parameter_size": "4000"}}
@@ -56,14 +56,14 @@ def test_packed_weights_are_still_moved(tmp_path: Path):
 
 @pytest.mark.target("ort")
 @pytest.mark.xdist_group("export")
-def test_the_layers_work_is_the_model_s(exported: Path):
-    (artifact,) = [one for one in bundle.artifacts(exported / "runs") if one.subject.target == "ort"]
+def test_the_layers_add_up_to_the_model(exported: Path):
+    (artifact,) = [artifact_ for artifact_ in bundle.artifacts(exported / "runs") if artifact_.subject.target == "ort"]
     layers = roofline.layers(artifact.path, 1, 3)
     assert artifact.subject.macs == sum(layer["macs"] for layer in layers)
     assert all(layer["bytes"] > 0 for layer in layers)
 
 
-def test_peaks_are_of_this_century():
+def test_peaks_are_plausible():
     assert 0.1 < roofline.gflops(256, 0.02) < 1e5
     assert 0.1 < roofline.gb_per_s(2, 8 << 20, 0.02) < 1e5
 
@@ -99,22 +99,22 @@ def test_declared_peaks_name_their_source():
 
 @pytest.mark.slow
 @pytest.mark.target("ort")
-def test_a_profile_with_a_roofline_holds_models_and_layers_against_the_peaks_and_draws_them(own: Run):
-    asked = ("profile", "-t", "ort", "-t", "ov", "--rounds", "1", "--budget", "4", "--roofline", "--plot")
-    done = own(*asked, "--json")
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads(done.stdout)["data"]["roofline"]
-    assert {"ort", "ov"} == {roof["target"] for roof in found["roofs"]}
-    for roof in found["roofs"]:
+def test_a_profile_with_a_roofline_compares_models_and_layers_with_the_peaks_and_draws_them(own: Run):
+    arguments = ("profile", "-t", "ort", "-t", "ov", "--rounds", "1", "--budget", "4", "--roofline", "--plot")
+    process = own(*arguments, "--json")
+    assert process.returncode == 0, process.stdout + process.stderr
+    roofs = json.loads(process.stdout)["data"]["roofline"]
+    assert {"ort", "ov"} == {roof["target"] for roof in roofs["roofs"]}
+    for roof in roofs["roofs"]:
         assert roof["macs"] > 0
         assert bool(roof["layers"]) == (roof["target"] == "ort")  # OpenVINO names no shapes
-    assert all(0 < peaks[kind]["low"] <= peaks[kind]["value"] for peaks in found["peaks"] for kind in KINDS)
-    kept = own.folder / "runs"
-    assert found == json.loads((kept / "roofline-local.json").read_text())["data"]
-    (drawn,) = kept.glob("roofline-*ort*.png")  # the other has no bytes to place it by
+    assert all(0 < peaks[kind]["low"] <= peaks[kind]["value"] for peaks in roofs["peaks"] for kind in KINDS)
+    folder = own.folder / "runs"
+    assert roofs == json.loads((folder / "roofline-local.json").read_text())["data"]
+    (drawn,) = folder.glob("roofline-*ort*.png")  # the other has no bytes to place it by
     assert drawn.read_bytes().startswith(b"\x89PNG")
-    assert drawn.with_suffix(".svg").read_text().count("<path") > len(found["roofs"])
-    shown = own(*asked)
-    assert 0 == shown.returncode, shown.stdout + shown.stderr
-    assert "of the roof" in shown.stdout
-    assert "GFLOP/s" in shown.stdout
+    assert drawn.with_suffix(".svg").read_text().count("<path") > len(roofs["roofs"])
+    text_process = own(*arguments)
+    assert 0 == text_process.returncode, text_process.stdout + text_process.stderr
+    assert "of the roof" in text_process.stdout
+    assert "GFLOP/s" in text_process.stdout

@@ -53,10 +53,10 @@ def server(tmp_path: Path) -> Iterator[Server]:
     reason = loopback.missing()
     if reason is not None:
         pytest.skip(reason)
-    found = loopback.make(tmp_path / "sshd")
-    found.start()
-    yield found
-    found.stop()
+    running = loopback.make(tmp_path / "sshd")
+    running.start()
+    yield running
+    running.stop()
 
 
 @pytest.fixture
@@ -98,47 +98,52 @@ def while_measuring(server: Server, act: Callable[[], None]) -> threading.Thread
 
 
 def arguments(server: Server) -> list[str]:
-    known = commands()
-    return [known.get(pid, "") for pid in server.tree()]
+    helpers = commands()
+    return [helpers.get(pid, "") for pid in server.tree()]
 
 
 def clean(server: Server, home: Path) -> bool:
     return soon(lambda: left(home) == [] and len(server.tree()) == 1 and agents_of(home) == [])
 
 
-def test_a_profile_over_ssh_leaves_nothing(server: Server, work: Path, tmp_path: Path):
-    found = measured(work)
-    (one,) = found.measurements
-    assert ("loopback", 3, (), ()) == (one.device, len(one.samples.rounds), found.cells, one.notes)
+def test_a_profile_over_ssh_leaves_no_files(server: Server, work: Path, tmp_path: Path):
+    result = measured(work)
+    (measurement,) = result.measurements
+    assert ("loopback", 3, (), ()) == (
+        measurement.device,
+        len(measurement.samples.rounds),
+        result.cells,
+        measurement.notes,
+    )
     assert clean(server, tmp_path / "home")
 
 
-def test_a_sweep_takes_a_device_behind_ssh_beside_this_machine(server: Server, own: Any, work: Path, tmp_path: Path):
+def test_a_sweep_covers_a_device_behind_ssh_and_this_machine(server: Server, own: Any, work: Path, tmp_path: Path):
     line = ("sweep", "toy:net", "--res", "64", "-t", "ort", "--rounds", "2", "--budget", "2", "--threads", "1")
-    done = own(*line, "--devices", "loopback,local", "--json")
-    assert 0 == done.returncode, done.stdout + done.stderr
-    told = json.loads(done.stdout)["data"]["jobs"]
-    assert [("local", "ok", 2), ("loopback", "ok", 2)] == sorted((o["device"], o["status"], o["rounds"]) for o in told)
-    assert ["local", "loopback"] == sorted(one.device for one in Store(work / "runs"))
+    process = own(*line, "--devices", "loopback,local", "--json")
+    assert 0 == process.returncode, process.stdout + process.stderr
+    jobs = json.loads(process.stdout)["data"]["jobs"]
+    assert [("local", "ok", 2), ("loopback", "ok", 2)] == sorted((o["device"], o["status"], o["rounds"]) for o in jobs)
+    assert ["local", "loopback"] == sorted(job.device for job in Store(work / "runs"))
     assert clean(server, tmp_path / "home")
-    again = own(*line, "--devices", "loopback,local")
-    assert "2 jobs: 2 ok (2 of them from an earlier sweep)" in again.stdout
+    second = own(*line, "--devices", "loopback,local")
+    assert "2 jobs: 2 ok (2 of them from an earlier sweep)" in second.stdout
 
 
-def test_an_evaluation_over_ssh_says_what_one_here_says(server: Server, own: Any, work: Path, tmp_path: Path):
+def test_an_evaluation_over_ssh_equals_a_local_one(server: Server, own: Any, work: Path, tmp_path: Path):
     rng = np.random.default_rng(0)
     for label in range(10):
         (folder := work / "images" / f"class{label}").mkdir(parents=True)
         for index in range(3):
             Image.fromarray(rng.integers(0, 256, (70, 90, 3), dtype=np.uint8)).save(folder / f"{index}.png")
-    said = {}
+    results = {}
     for device in ("local", "loopback"):
-        done = own("evaluate", artifact(work), "--data", "images", "--device", device, "--out", device, "--json")
-        assert 0 == done.returncode, done.stdout + done.stderr
+        process = own("evaluate", artifact(work), "--data", "images", "--device", device, "--out", device, "--json")
+        assert 0 == process.returncode, process.stdout + process.stderr
         (stored,) = (json.loads(text) for text in (work / device / "evaluations.jsonl").read_text().splitlines()[:1])
-        said[device] = stored["predictions"]["top1"]
-    assert 30 == len(said["local"])
-    assert said["local"] == said["loopback"]
+        results[device] = stored["predictions"]["top1"]
+    assert 30 == len(results["local"])
+    assert results["local"] == results["loopback"]
     assert clean(server, tmp_path / "home")
 
 
@@ -156,16 +161,16 @@ def test_an_unknown_host_key_is_refused(server: Server, device: Device):
     assert "" == (server.folder / "known").read_text()
 
 
-def test_a_key_that_is_not_let_in(server: Server, device: Device):
+def test_a_rejected_key_is_reported(server: Server, device: Device):
     connection = {**device.connection, "key": str(server.folder / "other")}
-    with pytest.raises(DeviceError, match="lets nobody in"):
+    with pytest.raises(DeviceError, match="refused the login"):
         transports.connect(replace(device, connection=connection))
 
 
-def test_nobody_listens(server: Server, device: Device):
+def test_a_closed_port_is_reported(server: Server, device: Device):
     server.stop()
     start = time.monotonic()
-    with pytest.raises(LostError, match="cannot be reached"):
+    with pytest.raises(LostError, match="does not answer"):
         transports.connect(device)
     assert time.monotonic() - start < 10 + 5
 
@@ -189,10 +194,10 @@ def test_an_unreachable_device_is_one_cell_with_a_reason_in_time(server: Server,
         mute.bind((server.address, server.port))
         mute.listen()
         start = time.monotonic()
-        found = measured(work)
+        result = measured(work)
         assert time.monotonic() - start < 10 + 5
-    (cell,) = found.cells
-    assert ("failed", 4, ()) == (cell.status, cell.exit_code, found.measurements)
+    (cell,) = result.cells
+    assert ("failed", 4, ()) == (cell.status, cell.exit_code, result.measurements)
     assert cell.reason
 
 
@@ -202,11 +207,11 @@ def test_a_dropped_connection_loses_one_round(server: Server, work: Path, tmp_pa
         os.kill(sessions[-1], signal.SIGKILL)
 
     thread = while_measuring(server, drop)
-    found = measured(work, rounds=4, budget_s=8.0)
+    result = measured(work, rounds=4, budget_s=8.0)
     thread.join()
-    (one,) = found.measurements
-    assert 3 == len(one.samples.rounds)
-    assert one.notes[0].startswith("1 round(s) lost: ")
+    (measurement,) = result.measurements
+    assert 3 == len(measurement.samples.rounds)
+    assert measurement.notes[0].startswith("1 round(s) lost: ")
     assert clean(server, tmp_path / "home")
 
 
@@ -217,23 +222,23 @@ def test_a_reboot_in_mid_round_loses_one_round(server: Server, work: Path, tmp_p
         server.start()
 
     thread = while_measuring(server, reboot)
-    found = measured(work, rounds=4, budget_s=8.0)
+    result = measured(work, rounds=4, budget_s=8.0)
     thread.join()
-    (one,) = found.measurements
-    assert len(one.samples.rounds) >= 2
-    assert "round(s) lost" in one.notes[0]
+    (measurement,) = result.measurements
+    assert len(measurement.samples.rounds) >= 2
+    assert "round(s) lost" in measurement.notes[0]
     assert clean(server, tmp_path / "home")
 
 
-def test_a_device_that_is_gone_for_good_ends_as_a_cell_with_a_reason(server: Server, work: Path, tmp_path: Path):
+def test_a_device_lost_for_good_ends_as_a_cell_with_a_reason(server: Server, work: Path, tmp_path: Path):
     thread = while_measuring(server, server.power_off)
     start = time.monotonic()
-    found = measured(work, rounds=8, budget_s=16.0)
+    result = measured(work, rounds=8, budget_s=16.0)
     thread.join()
     assert time.monotonic() - start < 60
-    (cell,) = found.cells
+    (cell,) = result.cells
     assert ("failed", 4) == (cell.status, cell.exit_code)
-    assert "cannot be reached" in cell.reason or "connection" in cell.reason
+    assert "does not answer" in cell.reason or "connection" in cell.reason
     assert [] == agents_of(tmp_path / "home")
 
 
@@ -262,7 +267,7 @@ def test_an_interrupt_keeps_what_was_measured(server: Server, work: Path, tmp_pa
     assert clean(server, tmp_path / "home")
 
 
-def test_a_full_disk_is_a_reason(server: Server, device: Device, tmp_path: Path):
+def test_a_full_disk_is_reported(server: Server, device: Device, tmp_path: Path):
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = subprocess.run(
@@ -300,10 +305,10 @@ def test_a_clock_that_runs_fast_is_refused(server: Server, work: Path, tmp_path:
     fast.chmod(0o755)
     text = (work / "effbench.toml").read_text()
     (work / "effbench.toml").write_text(text.replace(f'python = "{sys.executable}"', f'python = "{fast}"'))
-    found = measured(work)
-    (cell,) = found.cells
+    result = measured(work)
+    (cell,) = result.cells
     assert "it jumped, or runs fast" in cell.reason
-    assert () == found.measurements
+    assert () == result.measurements
     assert clean(server, tmp_path / "home")
 
 
@@ -385,11 +390,11 @@ def test_an_aarch64_host_gives_the_right_result_and_an_emulated_latency(
     (own.folder / "effbench.toml").write_text(head + declared)
     (cell,) = verify([artifact(own.folder)], device="board", out=own.folder / "runs")
     assert ("ok", True) == (cell.status, cell.fidelity and cell.fidelity.passed)
-    found = profile([artifact(own.folder)], device="board", rounds=2, budget_s=4.0, out=own.folder / "runs")
-    assert () == found.cells
-    (one,) = found.measurements
-    assert ("emulated", "aarch64") == (one.origin, one.before["machine"])
-    assert "onnxruntime 1.22.1" == one.before["runtime"]
+    result = profile([artifact(own.folder)], device="board", rounds=2, budget_s=4.0, out=own.folder / "runs")
+    assert () == result.cells
+    (measurement,) = result.measurements
+    assert ("emulated", "aarch64") == (measurement.origin, measurement.before["machine"])
+    assert "onnxruntime 1.22.1" == measurement.before["runtime"]
     report = own("report").stdout
     assert "board, 64 px (emulated)" in report
     assert "the time of an emulator is not a latency" in report or "no accuracy" in report

@@ -1,4 +1,4 @@
-"""What devices tell of their state, on recorded texts and on file trees."""
+"""The state of devices, from recorded outputs and file trees."""
 
 import json
 import subprocess
@@ -34,24 +34,24 @@ def tree(tmp_path):
     return write
 
 
-def test_this_machine_tells_its_state_without_an_error():
-    found = sources.state(Path("/"))
-    assert set(sources.STATE) <= found.keys()
-    assert found == json.loads(json.dumps(found))
+def test_the_state_of_this_machine_is_read_without_an_error():
+    state = sources.state(Path("/"))
+    assert set(sources.STATE) <= state.keys()
+    assert state == json.loads(json.dumps(state))
     assert all(value >= 0 for value in sources.power_w(Path("/")).values())
 
 
-def test_an_empty_machine_tells_nothing(tmp_path):
+def test_a_machine_without_sensors_has_no_state(tmp_path):
     assert dict.fromkeys(sources.STATE) == sources.state(tmp_path)
     assert ({}, {}) == (sources.energy_counters(tmp_path), sources.power_w(tmp_path))
 
 
-def test_what_must_match_is_told():
+def test_the_keys_that_must_match_are_in_the_state():
     assert {"power_mode", "power_source", "thermal_status"} <= set(sources.STATE) & set(Measurement.MUST_MATCH)
 
 
-def test_the_sources_are_found():
-    assert {"jetson", "macos", "nvml", "rapl", "raspberry", "sensors"} == {one.name for one in sources.sources()}
+def test_all_sources_are_registered():
+    assert {"jetson", "macos", "nvml", "rapl", "raspberry", "sensors"} == {source.name for source in sources.sources()}
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def orin(tree):
     return tree("sys/class/hwmon/hwmon1/curr4_input", "1826")
 
 
-def test_a_jetson_tells_mode_clocks_and_temperatures(orin):
+def test_the_power_mode_clocks_and_temperatures_of_a_jetson_are_read(orin):
     expected = {
         "power_mode": "1 (7W)",
         "gpu_mhz": 624.75,
@@ -89,7 +89,7 @@ def test_a_jetson_tells_mode_clocks_and_temperatures(orin):
     assert expected == pytest.approx(jetson.SOURCE.state(orin))
 
 
-def test_a_jetson_tells_its_power_by_rail(orin):
+def test_the_power_of_a_jetson_is_read_by_rail(orin):
     expected = {"VDD_IN": 5.92, "VDD_CPU_GPU_CV": 4.992 * 0.337, "VDD_SOC": 4.992 * 0.305}
     assert expected == pytest.approx(sensors.SOURCE.power_w(orin))
 
@@ -114,16 +114,16 @@ def test_tegrastats_of_an_orin_nano():
 
 
 def test_tegrastats_of_a_xavier_with_a_sensor_that_is_off():
-    found = jetson.tegrastats(recorded("tegrastats-xavier.txt"))
-    assert (0.0, 1190.0, 33.5) == (found["gpu_pct"], found["cpu_mhz"], found["temperature_gpu_c"])
-    assert {"temperature_aux_c", "gpu_mhz", "memory_mhz"}.isdisjoint(found)
+    values = jetson.tegrastats(recorded("tegrastats-xavier.txt"))
+    assert (0.0, 1190.0, 33.5) == (values["gpu_pct"], values["cpu_mhz"], values["temperature_gpu_c"])
+    assert {"temperature_aux_c", "gpu_mhz", "memory_mhz"}.isdisjoint(values)
 
 
-def test_tegrastats_of_something_else_tells_nothing():
+def test_other_text_is_no_tegrastats_output():
     assert {} == jetson.tegrastats("no such command")
 
 
-def test_android_tells_its_own_status_and_the_hottest_sensor_of_now():
+def test_the_status_and_the_hottest_current_sensor_of_android_are_read():
     answers = {
         "thermal": recorded("thermalservice-a52.txt"),
         "battery": recorded("battery-usb.txt"),
@@ -143,16 +143,16 @@ def test_android_tells_its_own_status_and_the_hottest_sensor_of_now():
 
 def test_android_on_its_battery_and_hot():
     hot = recorded("thermalservice-a52.txt").replace("Thermal Status: 0", "Thermal Status: 3")
-    found = android.parse({"thermal": hot, "battery": recorded("battery-alone.txt")})
-    assert ("severe", "battery", 54) == (found["thermal_status"], found["power_source"], found["battery_pct"])
+    state = android.parse({"thermal": hot, "battery": recorded("battery-alone.txt")})
+    assert ("severe", "battery", 54) == (state["thermal_status"], state["power_source"], state["battery_pct"])
 
 
-def test_android_that_refuses_tells_nothing():
+def test_an_android_that_refuses_has_no_state():
     refused = "cat: /sys/devices/system/cpu/cpufreq: Permission denied"
     assert {} == android.parse({"thermal": "Can't find service: thermalservice", "governors": refused})
 
 
-def test_macos_tells_pressure_limit_and_power():
+def test_the_pressure_limit_and_power_source_of_macos_are_read():
     names = ("notifyutil.txt", "pmset-therm.txt", "pmset-batt.txt", "pmset-settings.txt")
     expected = {
         "thermal_status": "heavy",
@@ -175,7 +175,7 @@ def test_macos_tells_pressure_limit_and_power():
         ("6", "throttled", "frequency capped, throttled"),
     ],
 )
-def test_a_raspberry_pi_tells_why_it_throttles(tree, bits, status, reasons):
+def test_the_throttle_reasons_of_a_raspberry_pi_are_read(tree, bits, status, reasons):
     root = tree(raspberry.FILE, bits)
     assert {"thermal_status": status, "throttle_reasons": reasons} == raspberry.SOURCE.state(root)
 
@@ -192,7 +192,7 @@ def test_nvml_names_what_slows_a_gpu_down():
     assert {0x4, 0x8, 0x20, 0x40, 0x80} <= own
 
 
-def test_nvml_without_a_driver_tells_nothing(tree):
+def test_nvml_without_a_driver_has_no_state(tree):
     pytest.importorskip("pynvml")
     root = tree("dev/nvidiactl", "")
     if Path("/dev/nvidiactl").exists():
@@ -200,7 +200,7 @@ def test_nvml_without_a_driver_tells_nothing(tree):
     assert ({}, {}) == (nvml.SOURCE.state(root), nvml.SOURCE.energy(root))
 
 
-def test_a_battery_tells_the_power_of_the_whole_device(tree):
+def test_a_battery_gives_the_power_of_the_whole_device(tree):
     tree("sys/class/power_supply/AC/type", "Mains")
     tree("sys/class/power_supply/AC/online", 0)
     tree("sys/class/power_supply/BAT0/type", "Battery")
@@ -223,16 +223,16 @@ def package(tree):
     return tree
 
 
-def test_rapl_tells_energy_and_begins_again(package):
+def test_rapl_gives_energy_across_a_counter_wrap(package):
     root = package("sys/class/powercap/intel-rapl:0/energy_uj", 262_143_000_000)
     before = sources.energy_counters(root)
     assert {"package-0"} == rapl.SOURCE.energy(root).keys()
     package("sys/class/powercap/intel-rapl:0/energy_uj", 2_000_000)
-    used = sources.energy_changes(before, sources.energy_counters(root))
-    assert {"energy_package-0_j": pytest.approx(2.32885)} == used
+    energy = sources.energy_changes(before, sources.energy_counters(root))
+    assert {"energy_package-0_j": pytest.approx(2.32885)} == energy
 
 
-def test_energy_is_part_of_what_a_round_observes(package, monkeypatch):
+def test_a_round_observes_energy(package, monkeypatch):
     root = package("sys/class/powercap/intel-rapl:0/energy_uj", 1_000_000)
     monkeypatch.setattr(environment, "SYS", root / "sys")
     before = environment.counters()
@@ -241,20 +241,20 @@ def test_energy_is_part_of_what_a_round_observes(package, monkeypatch):
 
 
 def test_energy_per_inference_is_that_of_all_rounds():
-    one = Round((1_000_000,) * 100, 20, True, 1.0, 1.0, 1, {"energy_VDD_IN_j": 0.5})
-    two = replace(one, samples_ns=(1_000_000,) * 300, observed={"energy_VDD_IN_j": 1.1})
-    assert {"VDD_IN": pytest.approx(4.0)} == protocol.energy_mj([one, two])
-    assert {} == protocol.energy_mj([replace(one, observed={})])
+    round_ = Round((1_000_000,) * 100, 20, True, 1.0, 1.0, 1, {"energy_VDD_IN_j": 0.5})
+    two = replace(round_, samples_ns=(1_000_000,) * 300, observed={"energy_VDD_IN_j": 1.1})
+    assert {"VDD_IN": pytest.approx(4.0)} == protocol.energy_mj([round_, two])
+    assert {} == protocol.energy_mj([replace(round_, observed={})])
 
 
-def test_power_is_integrated_between_two_moments():
+def test_power_is_integrated_between_two_times():
     # A ramp from 0 to 10 W over 10 s: from 2 s to 6 s it takes 16 J.
     readings = [(int(second * 1e9), {"VDD_IN": float(second)}) for second in range(11)]
     assert {"energy_VDD_IN_j": pytest.approx(16.0)} == power.integrate(readings, int(2e9), int(6e9))
     assert {"energy_VDD_IN_j": pytest.approx(12.0)} == power.integrate(readings, int(2.5e9), int(5.5e9))
 
 
-def test_power_that_was_not_seen_all_the_time_is_no_energy():
+def test_incomplete_power_readings_give_no_energy():
     readings = [(int(second * 1e9), {"VDD_IN": 1.0}) for second in range(5)]
     assert {} == power.integrate(readings, int(2e9), int(9e9))
     assert {} == power.integrate(readings[:1], 0, 1)
@@ -271,8 +271,8 @@ def test_a_sampler_measures_the_power_of_a_sensor(orin, monkeypatch):
         begin = time.perf_counter_ns()
         time.sleep(0.5)
         end = time.perf_counter_ns()
-        found = meter.energy_j(begin, end)
-    assert 5.92 * (end - begin) / 1e9 == pytest.approx(found["energy_VDD_IN_j"], rel=0.01)
+        energy = meter.energy_j(begin, end)
+    assert 5.92 * (end - begin) / 1e9 == pytest.approx(energy["energy_VDD_IN_j"], rel=0.01)
 
 
 @linux
@@ -297,29 +297,29 @@ def test_a_sampler_ends_with_its_parent(orin):
 
 
 @linux
-def test_without_a_sensor_nothing_runs_beside(tmp_path, monkeypatch):
+def test_without_a_power_sensor_no_process_is_started(tmp_path, monkeypatch):
     monkeypatch.setattr(environment, "SYS", tmp_path / "sys")
     with power.meter() as meter:
         assert meter is None
 
 
-def test_a_device_that_says_it_throttles_is_no_better_than_c():
-    one = Round(tuple(10_000_000 + i for i in range(50)), 20, True, 1.0, 1.0, 1)
-    samples = Samples((one,) * 10)
+def test_a_device_that_reports_throttling_is_at_best_a_c():
+    round_ = Round(tuple(10_000_000 + i for i in range(50)), 20, True, 1.0, 1.0, 1)
+    samples = Samples((round_,) * 10)
     state = {"thermal_status": "ok", "throttle_reasons": None}
     assert "C" > trust.grade(samples, state, state)[0]
     grade, reasons = trust.grade(samples, state, {"thermal_status": "throttled", "throttle_reasons": "power cap"})
     assert "C" == grade
-    assert "throttled: the device itself says power cap" in reasons
+    assert "throttled: the device reports power cap" in reasons
     assert any(reason.startswith("heated up") for reason in reasons)
 
 
 def test_measurements_in_different_states_are_not_compared():
     def must_match(**state):
         samples = Samples((Round((1,), 0, True, 1.0, 1.0, 1),))
-        blank = dict.fromkeys(one.name for one in fields(Measurement))
-        found = Measurement(**{**blank, "samples": samples, "settings": {}, "before": state})
-        return found.must_match()
+        blank = dict.fromkeys(field.name for field in fields(Measurement))
+        measurement = Measurement(**{**blank, "samples": samples, "settings": {}, "before": state})
+        return measurement.must_match()
 
     assert must_match(power_mode="0 (MAXN)") == must_match(power_mode="0 (MAXN)", temperature_c=40.0)
     assert must_match(power_mode="0 (MAXN)") != must_match(power_mode="1 (7W)")

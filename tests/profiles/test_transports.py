@@ -1,4 +1,4 @@
-"""A supervised agent at the other end of a pipe: what it answers, and how every way of losing it ends."""
+"""A supervised agent at the other end of a pipe: its answers, and every way to lose it."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ OBSERVE = {"op": "observe"}
 
 
 def device(home: Path, *command: str, **connection: Any) -> Device:
-    # `python3` of the boot line has to be an interpreter that is here, whatever the PATH of this machine says.
+    # `python3` of the boot line must be an existing interpreter, for any PATH of this machine.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     home.mkdir(exist_ok=True)
     (home.parent / "endless.py").write_text("import time\nwhile True:\n    time.sleep(1)\n")
     pipe = ["env", f"PATH={path}", f"PYTHONPATH={home.parent}", *command]
-    given = {"command": pipe, "home": str(home), "timeout_s": 20, "python": sys.executable, **connection}
-    return Device("bench", "host", "a test", "pipe", ("ort",), connection=given)
+    settings = {"command": pipe, "home": str(home), "timeout_s": 20, "python": sys.executable, **connection}
+    return Device("bench", "host", "a test", "pipe", ("ort",), connection=settings)
 
 
 def left(home: Path) -> list[str]:
@@ -41,25 +41,25 @@ def left(home: Path) -> list[str]:
 
 def living(home: Path) -> list[str]:
     """Return the processes that name this home."""
-    found = []
+    processes = []
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
-            found.append(file.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
-    return [line for line in found if f"{home}/" in line]
+            processes.append(file.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    return [line for line in processes if f"{home}/" in line]
 
 
-def soon(wanted: Callable[[], bool], limit_s: float = 5.0) -> bool:
+def soon(condition: Callable[[], bool], limit_s: float = 5.0) -> bool:
     end = time.monotonic() + limit_s
-    while not wanted() and time.monotonic() < end:
+    while not condition() and time.monotonic() < end:
         time.sleep(0.05)
-    return wanted()
+    return condition()
 
 
 @pytest.fixture
 def link(tmp_path: Path) -> Iterator[transports.Link]:
-    found = transports.connect(device(tmp_path / "home"))
-    yield found
-    found.close()
+    connected = transports.connect(device(tmp_path / "home"))
+    yield connected
+    connected.close()
 
 
 def test_the_agent_answers(link: transports.Link):
@@ -68,13 +68,13 @@ def test_the_agent_answers(link: transports.Link):
     assert answer["environment"]["machine"] == link.facts()["machine"]
 
 
-def test_an_error_of_the_agent_arrives_as_itself_and_the_link_goes_on(link: transports.Link):
+def test_an_error_of_the_agent_keeps_its_type_and_the_link_stays_usable(link: transports.Link):
     with pytest.raises(DataError, match="manifest"):
         list(link.run("effbench.device.agent", {"op": "measure", "artifact": "nowhere"}, time_limit_s=60))
     assert 1 == len(list(link.run("effbench.device.agent", OBSERVE, time_limit_s=60)))
 
 
-def test_the_agent_is_small_and_pushed_once(tmp_path: Path):
+def test_the_agent_is_small_and_copied_once(tmp_path: Path):
     assert len(zipapp.agent().data) < 1_000_000
     home = tmp_path / "home"
     for _ in range(2):
@@ -83,23 +83,23 @@ def test_the_agent_is_small_and_pushed_once(tmp_path: Path):
     assert zipapp.agent().data == only.read_bytes()
 
 
-def test_files_are_put_and_fetched(link: transports.Link, tmp_path: Path):
+def test_files_are_copied_and_fetched(link: transports.Link, tmp_path: Path):
     source = tmp_path / "big.bin"
     source.write_bytes(os.urandom(3_000_000))
-    place = link.put({"big.bin": source, "sub/other.bin": source}, "model")
+    folder = link.put({"big.bin": source, "sub/other.bin": source}, "model")
     link.get("model/sub/other.bin", tmp_path / "back.bin")
-    assert source.read_bytes() == Path(place, "big.bin").read_bytes() == (tmp_path / "back.bin").read_bytes()
+    assert source.read_bytes() == Path(folder, "big.bin").read_bytes() == (tmp_path / "back.bin").read_bytes()
 
 
 @pytest.mark.parametrize("path", ["../outside", "agents/../../outside"])
-def test_nothing_is_put_outside_the_session(link: transports.Link, tmp_path: Path, path: str):
+def test_no_file_is_written_outside_the_session(link: transports.Link, tmp_path: Path, path: str):
     source = tmp_path / "x"
     source.write_bytes(b"x")
     with pytest.raises(DeviceError, match="lies outside"):
         link.put({path: source}, ".")
 
 
-def test_a_session_leaves_the_agent_and_nothing_else(tmp_path: Path):
+def test_a_session_leaves_only_the_agent(tmp_path: Path):
     home = tmp_path / "home"
     link = transports.connect(device(home))
     link.put({"x": Path(__file__)}, "model")
@@ -109,7 +109,7 @@ def test_a_session_leaves_the_agent_and_nothing_else(tmp_path: Path):
     assert soon(lambda: living(home) == [])
 
 
-def test_a_job_ends_at_its_limit_over_there(link: transports.Link):
+def test_the_device_ends_a_job_at_its_time_limit(link: transports.Link):
     start = time.monotonic()
     with pytest.raises(ChildFailure, match="stopped after 1 s"):
         list(link.run("endless", {}, time_limit_s=1))
@@ -117,7 +117,7 @@ def test_a_job_ends_at_its_limit_over_there(link: transports.Link):
     assert 1 == len(list(link.run("effbench.device.agent", OBSERVE, time_limit_s=60)))
 
 
-def test_a_killed_supervisor_is_a_lost_device_and_takes_its_agent_along(tmp_path: Path):
+def test_a_killed_supervisor_is_a_lost_device_and_ends_its_agent(tmp_path: Path):
     home = tmp_path / "home"
     link = transports.connect(device(home))
     running = link.run("endless", {}, time_limit_s=30)
@@ -157,23 +157,23 @@ def test_a_frozen_device_is_given_up(tmp_path: Path):
     assert soon(lambda: living(home) == [])
 
 
-def test_a_greeting_of_the_login_shell_is_no_answer(tmp_path: Path):
+def test_a_greeting_of_the_login_shell_is_ignored(tmp_path: Path):
     script = 'echo Welcome; echo to this machine >&2; exec "$@"'
-    found = transports.connect(device(tmp_path / "home", "sh", "-c", script, "sh"))
-    assert 1 == len(list(found.run("effbench.device.agent", OBSERVE, time_limit_s=60)))
-    found.close()
+    connected = transports.connect(device(tmp_path / "home", "sh", "-c", script, "sh"))
+    assert 1 == len(list(connected.run("effbench.device.agent", OBSERVE, time_limit_s=60)))
+    connected.close()
 
 
 def test_garbage_on_the_channel_ends_the_connection(tmp_path: Path):
     script = '(sleep 2; echo \'{"line": "x"}\') & exec "$@"'
-    found = transports.connect(device(tmp_path / "home", "sh", "-c", script, "sh"))
+    connected = transports.connect(device(tmp_path / "home", "sh", "-c", script, "sh"))
     with pytest.raises(LostError, match="not effbench's protocol"):
-        list(found.run("endless", {}, time_limit_s=30))
-    found.close()
+        list(connected.run("endless", {}, time_limit_s=30))
+    connected.close()
     assert soon(lambda: living(tmp_path / "home") == [])
 
 
-def test_a_device_without_python_says_what_it_said(tmp_path: Path):
+def test_the_output_of_a_device_without_python_is_reported(tmp_path: Path):
     with pytest.raises(DeviceError, match="no such thing") as caught:
         transports.connect(device(tmp_path / "home", "sh", "-c", "echo no such thing >&2; exit 127"))
     assert "does not start python3" in caught.value.message
@@ -193,7 +193,7 @@ def test_a_changed_agent_is_not_run(tmp_path: Path):
     link.close()
 
 
-def test_a_silent_work_station_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_supervisor_ends_if_the_work_station_is_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     home = tmp_path / "home"
     text = session.SUPERVISOR.read_text()
     impatient = tmp_path / "supervisor.py"
@@ -208,7 +208,7 @@ def test_a_silent_work_station_is_noticed(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.slow
-def test_an_idle_link_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_idle_link_stays_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     text = session.SUPERVISOR.read_text()
     impatient = tmp_path / "supervisor.py"
     impatient.write_text(text.replace("PATIENCE_S = 30.0", "PATIENCE_S = 1.0"))
@@ -226,16 +226,16 @@ def test_a_recording_replays_the_same_answers(tmp_path: Path):
     expected = list(link.run("effbench.device.agent", OBSERVE, time_limit_s=60))
     with pytest.raises(DataError, match="manifest") as caught:
         list(link.run("effbench.device.agent", {"op": "measure", "artifact": "nowhere"}, time_limit_s=60))
-    place = link.put({"x": Path(__file__)}, "model")
+    folder = link.put({"x": Path(__file__)}, "model")
     link.close()
-    again = transports.connect(Device("bench", "host", "", "replay", ("ort",), connection={"file": str(file)}))
-    assert expected == list(again.run("effbench.device.agent", OBSERVE, time_limit_s=1))
+    replayed = transports.connect(Device("bench", "host", "", "replay", ("ort",), connection={"file": str(file)}))
+    assert expected == list(replayed.run("effbench.device.agent", OBSERVE, time_limit_s=1))
     with pytest.raises(DataError) as repeated:
-        list(again.run("effbench.device.agent", {"op": "measure", "artifact": "elsewhere"}, time_limit_s=1))
+        list(replayed.run("effbench.device.agent", {"op": "measure", "artifact": "elsewhere"}, time_limit_s=1))
     assert str(caught.value) == str(repeated.value)
-    assert place == again.put({"x": Path(__file__)}, "model")
+    assert folder == replayed.put({"x": Path(__file__)}, "model")
     with pytest.raises(DeviceError, match="no further call"):
-        list(again.run("effbench.device.agent", OBSERVE, time_limit_s=1))
+        list(replayed.run("effbench.device.agent", OBSERVE, time_limit_s=1))
 
 
 def test_a_replay_refuses_another_job(tmp_path: Path):
@@ -243,13 +243,13 @@ def test_a_replay_refuses_another_job(tmp_path: Path):
     link = transports.connect(device(tmp_path / "home"), record=file)
     list(link.run("effbench.device.agent", OBSERVE, time_limit_s=60))
     link.close()
-    again = transports.connect(Device("bench", "host", "", "replay", ("ort",), connection={"file": str(file)}))
-    with pytest.raises(DeviceError, match="another job"):
-        list(again.run("effbench.device.agent", {"op": "load", "target": "ort"}, time_limit_s=1))
+    replayed = transports.connect(Device("bench", "host", "", "replay", ("ort",), connection={"file": str(file)}))
+    with pytest.raises(DeviceError, match="job differs"):
+        list(replayed.run("effbench.device.agent", {"op": "load", "target": "ort"}, time_limit_s=1))
 
 
 @pytest.mark.parametrize("text", ["", "{}", "no json", json.dumps({"format": 99})])
-def test_what_is_no_recording_is_refused(tmp_path: Path, text: str):
+def test_a_file_that_is_no_recording_is_refused(tmp_path: Path, text: str):
     file = tmp_path / "exchange.jsonl"
     file.write_text(text)
     with pytest.raises(DataError, match="not a recording"):
@@ -257,7 +257,7 @@ def test_what_is_no_recording_is_refused(tmp_path: Path, text: str):
 
 
 @pytest.mark.parametrize(
-    ("transport", "connection", "said"),
+    ("transport", "connection", "message"),
     [
         ("shh", {}, "ssh"),
         ("ssh", {"hots": "x"}, "host"),
@@ -265,6 +265,6 @@ def test_what_is_no_recording_is_refused(tmp_path: Path, text: str):
         ("pipe", {"command": "docker exec -i x"}, "not a list"),
     ],
 )
-def test_a_wrong_declaration_is_explained(transport: str, connection: dict[str, Any], said: str):
-    with pytest.raises(UsageError, match=said):
+def test_a_wrong_declaration_is_refused_with_a_reason(transport: str, connection: dict[str, Any], message: str):
+    with pytest.raises(UsageError, match=message):
         transports.connect(Device("bench", "host", "", transport, ("ort",), connection=connection))

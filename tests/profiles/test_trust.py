@@ -26,15 +26,15 @@ def series(count=60, scatter=0.01, seed=0):
 
 def record(rounds=10, shape=lambda i, x: x, observed=(), **fields):
     """Build a quiet measurement, with the samples of round i passed through ``shape``."""
-    made = []
+    rounds_built = []
     for i in range(rounds):
         samples = tuple(int(x) for x in shape(i, series(seed=i)))
         plain = Round(samples, 20, True, 50.0, 30.0, 1 << 27, {**QUIET, **dict(observed)})
-        made.append(replace(plain, **fields))
-    return Samples(tuple(made))
+        rounds_built.append(replace(plain, **fields))
+    return Samples(tuple(rounds_built))
 
 
-def test_a_quiet_measurement_is_an_a_without_reasons():
+def test_an_undisturbed_measurement_is_an_a_without_reasons():
     assert trust.grade(record()) == ("A", ())
 
 
@@ -55,8 +55,8 @@ def test_an_idle_measurement_of_six_rounds_of_a_slow_model_is_an_a():
         ("D", "stolen time", record(observed={"steal_pct": 60.0})),
         ("B", "preempted", record(observed={"run_delay_pct": 2.0})),
         ("C", "preempted", record(observed={"run_delay_pct": 20.0})),
-        ("C", "not stationary: latency still moved", record(stationary=False)),
-        ("C", "not stationary: warm-up was too short to tell", record(stationary=False, warmup=4)),
+        ("C", "not stationary: latency still changed", record(stationary=False)),
+        ("C", "not stationary: warm-up was too short to judge", record(stationary=False, warmup=4)),
         ("B", "drift", record(shape=lambda i, x: x * np.linspace(1, 1.05, len(x)))),
         ("C", "drift", record(shape=lambda i, x: x * np.linspace(1.2, 1, len(x)))),
         ("B", "throttled", record(shape=lambda i, x: x * (1 + 0.008 * i))),
@@ -70,18 +70,18 @@ def test_an_idle_measurement_of_six_rounds_of_a_slow_model_is_an_a():
 )
 def test_a_fault_is_named_and_graded(expected, reason, samples):
     letter, reasons = trust.grade(samples)
-    assert any(one.startswith(reason) for one in reasons), reasons
+    assert any(text.startswith(reason) for text in reasons), reasons
     assert expected == letter, reasons
 
 
-def test_load_in_some_rounds_only_is_seen_although_the_mean_is_low():
+def test_load_in_some_rounds_is_detected_although_the_mean_is_low():
     quiet, busy = record(rounds=9), record(rounds=1, observed={"other_cpu_pct": 60.0})
     assert trust.grade(Samples(quiet.rounds + busy.rounds))[0] == "A"
     assert trust.grade(Samples(quiet.rounds[:7] + 3 * busy.rounds))[0] == "B"
 
 
 def observing_only(observed):
-    return Samples(tuple(replace(one, observed=observed) for one in record().rounds))
+    return Samples(tuple(replace(round_, observed=observed) for round_ in record().rounds))
 
 
 def test_without_any_reading_of_other_load_the_best_grade_is_b():
@@ -95,10 +95,10 @@ def test_one_reading_of_other_load_is_enough_for_an_a(reading):
     assert ("A", ()) == trust.grade(observing_only({reading: QUIET[reading]}))
 
 
-def test_involuntary_switches_stand_in_for_the_run_delay():
+def test_involuntary_switches_replace_an_unknown_run_delay():
     observed = {"other_cpu_pct": 2.0, "involuntary_switches": 300.0}
-    samples = Samples(tuple(replace(one, observed=observed) for one in record().rounds))
-    assert any(one.startswith("preempted") for one in trust.grade(samples)[1])
+    samples = Samples(tuple(replace(item, observed=observed) for item in record().rounds))
+    assert any(item.startswith("preempted") for item in trust.grade(samples)[1])
     assert trust.grade(record(observed={"involuntary_switches": 300.0}))[0] == "A"
 
 
@@ -110,7 +110,7 @@ def test_a_machine_that_changed_meanwhile_is_a_c():
     assert "governor was performance, then powersave" in reasons[0]
 
 
-def test_reasons_come_gravest_first():
+def test_reasons_are_ordered_by_severity():
     samples = record(rounds=5, observed={"steal_pct": 3.0}, flags=("early return",))
     starts = [reason.split(":")[0] for reason in trust.grade(samples)[1]]
     assert starts == ["early return", "too few rounds", "stolen time"]

@@ -1,4 +1,4 @@
-"""What other tools write is read as what it is: raw times as samples, statistics as aggregates, the rest refused."""
+"""Outputs of other tools: raw times become samples, statistics become aggregates, the rest is refused."""
 
 from __future__ import annotations
 
@@ -77,44 +77,44 @@ def samples(text: str, name: str | None = None) -> tuple[int, ...]:
 
 
 def test_trtexec_without_its_warm_up():
-    reader, found = vendors.read(TRTEXEC, "times.json")
+    reader, reading = vendors.read(TRTEXEC, "times.json")
     assert ("trtexec", (1_000_000, 1_250_000), 1, "device-only") == (
         reader.name,
-        found.samples_ns,
-        found.warmup,
-        found.scope,
+        reading.samples_ns,
+        reading.warmup,
+        reading.scope,
     )
 
 
-def test_litert_gives_one_figure_and_its_delegates():
-    reader, found = vendors.read(LITERT, "logcat.txt")
-    assert ("litert", (141_253_000,), "median of 25 runs") == (reader.name, found.samples_ns, found.aggregate)
-    assert (92.318, 235.158, "4", 3) == (found.load_ms, found.first_ms, found.settings["threads"], found.warmup)
+def test_the_figure_and_the_delegates_of_litert_are_read():
+    reader, reading = vendors.read(LITERT, "logcat.txt")
+    assert ("litert", (141_253_000,), "median of 25 runs") == (reader.name, reading.samples_ns, reading.aggregate)
+    assert (92.318, 235.158, "4", 3) == (reading.load_ms, reading.first_ms, reading.settings["threads"], reading.warmup)
     expected = {"delegate": "TfLiteXNNPackDelegate", "operators": 539, "of": 548, "partitions": 19}
-    assert [expected] == found.placement["delegates"]
+    assert [expected] == reading.placement["delegates"]
 
 
 def test_litert_of_older_versions_gives_the_mean():
     text = "... tflite  : Inference timings in us: Init: 5685, First inference: 18535, Warmup (avg): 14462.3, "
-    found = vendors.read(text + "Inference (avg): 14575.2", "logcat.txt")[1]
-    assert ((14_575_200,), "mean of ? runs") == (found.samples_ns, found.aggregate)
+    reading = vendors.read(text + "Inference (avg): 14575.2", "logcat.txt")[1]
+    assert ((14_575_200,), "mean of ? runs") == (reading.samples_ns, reading.aggregate)
 
 
 def test_the_text_of_the_qnn_viewer_is_an_average():
-    reader, found = vendors.read(QNN_TEXT, "profile.txt")
-    assert ("qnn", (2_952_000,), 2.492) == (reader.name, found.samples_ns, found.observed["accelerator_ms"])
-    assert found.aggregate
+    reader, reading = vendors.read(QNN_TEXT, "profile.txt")
+    assert ("qnn", (2_952_000,), 2.492) == (reader.name, reading.samples_ns, reading.observed["accelerator_ms"])
+    assert reading.aggregate
 
 
 def test_the_csv_of_qnn_has_a_time_per_run():
-    found = vendors.read(QNN_CSV, "profile.csv")[1]
-    assert ((3_100_000, 3_200_000), "") == (found.samples_ns, found.aggregate)
+    reading = vendors.read(QNN_CSV, "profile.csv")[1]
+    assert ((3_100_000, 3_200_000), "") == (reading.samples_ns, reading.aggregate)
 
 
 def test_the_result_file_of_onnxruntime_is_in_seconds():
     assert (58_710_800, 59_700_000) == samples(ORT_FILE)
-    found = vendors.read(ORT_CONSOLE, "console.txt")[1]
-    assert ((58_710_800,), "median of 1000 runs", 210.0) == (found.samples_ns, found.aggregate, found.load_ms)
+    reading = vendors.read(ORT_CONSOLE, "console.txt")[1]
+    assert ((58_710_800,), "median of 1000 runs", 210.0) == (reading.samples_ns, reading.aggregate, reading.load_ms)
 
 
 def test_typed_figures_are_milliseconds():
@@ -122,7 +122,7 @@ def test_typed_figures_are_milliseconds():
     assert vendors.read("2.5", "x")[1].aggregate
 
 
-def test_throughput_is_no_latency():
+def test_throughput_is_refused():
     with pytest.raises(DataError, match=r"(?s)4 requests ran at a time.*-api sync"):
         vendors.read(json.dumps(APP_ASYNC), "benchmark_report.json")
 
@@ -140,7 +140,7 @@ def test_throughput_is_no_latency():
         QNN_TEXT.replace("2952", "x"),
     ],
 )
-def test_what_is_no_measurement_is_refused(text: str):
+def test_a_text_without_a_measurement_is_refused(text: str):
     with pytest.raises(DataError):
         vendors.read(text, "file")
 
@@ -150,7 +150,7 @@ def test_an_unknown_format_is_refused_with_the_known_ones():
         vendors.read(TRTEXEC, "file", "trtexe")
 
 
-def test_each_format_is_recognized_as_itself_alone():
+def test_each_format_is_recognized_by_one_reader():
     texts = {"trtexec": TRTEXEC, "litert": LITERT, "qnn": QNN_TEXT, "onnxruntime": ORT_FILE, "samples": "1.0"}
     for name, text in texts.items():
         assert [name] == [reader.name for reader in vendors.readers().values() if reader.matches(text)]

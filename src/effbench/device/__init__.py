@@ -1,1 +1,1 @@
-"""What runs on a device: the agent that verifies and measures, pairs of artifacts, kits, and the supervisor."""
+"""Code that runs on a device: the agent that verifies and measures, pairs of artifacts, kits, and the supervisor."""

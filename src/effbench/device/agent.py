@@ -1,8 +1,7 @@
-"""What runs on a device host: verify an artifact, measure one round of it, describe the machine.
+"""The agent on a device: verify an artifact, measure one round of it, describe the machine.
 
-``python -m effbench.device.agent`` reads one job from standard input and answers in JSON lines (see
-`effbench.process`).
-It needs Python >= 3.10, numpy and the runtime of the artifact, nothing else.
+``python -m effbench.device.agent`` reads one job from standard input and answers in JSON lines (`effbench.process`). It
+needs only Python >= 3.10, numpy and the runtime of the artifact.
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ from typing import Any
 
 STARTED_NS = time.perf_counter_ns()
 SLOW_MODEL_S = 1.0
-"""A slow model may run over its share of the budget by so much, to have samples that support a median at all."""
+"""A slow model may exceed its share of the budget by this much, to collect enough samples for a median."""
 WARMUP_SHARE_S = 0.3
-"""What warm-up usually takes, kept back from a round's share of the budget."""
+"""The usual duration of warm-up, reserved from a round's share of the budget."""
 
 
 def _open(job: dict[str, Any], emit: Any) -> tuple[Any, Any]:
@@ -27,7 +26,7 @@ def _open(job: dict[str, Any], emit: Any) -> tuple[Any, Any]:
     emit({"event": "stage", "stage": "check files"})
     artifact = bundle.load(Path(job["artifact"]))
     if artifact.subject.target == "onnx":
-        # The graph itself, which no runtime owns: the reference of a model that came as an .onnx file.
+        # The graph itself belongs to no runtime: it is the reference of a model given as an .onnx file.
         from effbench.deploy.interpreter.session import InterpreterSession
 
         return artifact, InterpreterSession(artifact, int(job.get("threads", 1)))
@@ -36,14 +35,14 @@ def _open(job: dict[str, Any], emit: Any) -> tuple[Any, Any]:
     return artifact, target.open(artifact, int(job.get("threads", 1)), {**artifact.options, **job.get("options", {})})
 
 
-def _batch(artifact: Any, asked: int | None) -> int:
+def _batch(artifact: Any, requested: int | None) -> int:
     from effbench.errors import UsageError
 
     fixed = artifact.inputs[0].shape[0]
-    if asked is not None and fixed is not None and asked != fixed:
-        hint = f"Export it again with --batch {asked}, or with --dynamic-batch."
-        raise UsageError(f"{artifact.name} was exported with batch {fixed}, not {asked}.", hint=hint)
-    return int(asked or fixed or 1)
+    if requested is not None and fixed is not None and requested != fixed:
+        hint = f"Export it again with --batch {requested}, or with --dynamic-batch."
+        raise UsageError(f"{artifact.name} was exported with batch {fixed}, not {requested}.", hint=hint)
+    return int(requested or fixed or 1)
 
 
 def _inputs(artifact: Any, batch: int, count: int) -> list[dict[str, Any]]:
@@ -55,7 +54,7 @@ def _inputs(artifact: Any, batch: int, count: int) -> list[dict[str, Any]]:
 
 
 def verify(job: dict[str, Any], emit: Any) -> None:
-    """Compare an artifact with its expected outputs; emits the fidelity and the placement."""
+    """Compare an artifact with its expected outputs; emit the fidelity and the placement."""
     from importlib.util import find_spec
 
     from effbench import deploy
@@ -63,7 +62,7 @@ def verify(job: dict[str, Any], emit: Any) -> None:
     from effbench.deploy.artifact import bundle, encoded, fidelity
 
     reference = fidelity.load_reference(Path(job["reference"]))
-    # Decoding takes Pillow, which a device may lack; the record then says that it was not checked.
+    # Decoding needs Pillow, which a device may lack; the record then states that decoding was not checked.
     example = encoded.load(Path(job["reference"])) if find_spec("PIL") else None
     name = bundle.load(Path(job["artifact"]), check_files=False).subject.target
     checks: tuple[Mapping[str, str], ...] = ({},)
@@ -71,27 +70,27 @@ def verify(job: dict[str, Any], emit: Any) -> None:
     if name != "onnx":
         target = deploy.get(name)
         checks, title = target.checks, target.title
-    found = []
+    results = []
     for options in checks:
         artifact, session = _open({**job, "options": {**job.get("options", {}), **options}}, emit)
-        # An open batch is checked with more than one image: a graph that is secretly static would fail here.
+        # An open batch is checked with more than one image: a graph with a hidden fixed batch fails here.
         batch = artifact.inputs[0].shape[0] or 3
         precision = artifact.subject.storage_precision
         emit({"event": "stage", "stage": "verify"})
-        # A simulator that needs seconds for an image states how many it takes; the check records that number.
+        # A slow simulator limits the number of images; the check records that number.
         shape, prepared = artifact.inputs[0], artifact.preprocessing
-        one = fidelity.check(session, reference, batch, shape, prepared, precision, example, session.max_images)
-        how = "".join(f", {key} {value}" for key, value in options.items())
-        engine = f"{title}{', simulated' if session.simulated else ''}{how}"
-        found.append(replace(one, engine=engine, proved_by=session.proof))
-        placement = session.placement()  # what settles the compute precision where a runtime has to be asked for it
+        result = fidelity.check(session, reference, batch, shape, prepared, precision, example, session.max_images)
+        settings = "".join(f", {key} {value}" for key, value in options.items())
+        engine = f"{title}{', simulated' if session.simulated else ''}{settings}"
+        results.append(replace(result, engine=engine, proved_by=session.proof))
+        placement = session.placement()  # some runtimes determine the compute precision here
         answer = {"placement": placement, "compute_precision": session.compute_precision}
         session.close()
-    emit({"event": "result", "fidelity": to_json(fidelity.worst(found)), **answer})
+    emit({"event": "result", "fidelity": to_json(fidelity.worst(results)), **answer})
 
 
 def measure(job: dict[str, Any], emit: Any) -> None:
-    """Measure one round in this fresh process; emits the round, and the state of the machine before and after."""
+    """Measure one round in this fresh process; emit the round, and the state of the machine before and after."""
     from effbench.codec import to_json
     from effbench.profiles import environment
     from effbench.profiles.measure import measure_round
@@ -109,9 +108,9 @@ def measure(job: dict[str, Any], emit: Any) -> None:
     artifact, session = _open(job, emit)
     load_ms = (time.perf_counter_ns() - start) / 1e6
     batch = _batch(artifact, job.get("batch"))
-    feeds, other = _inputs(artifact, batch, 2)
+    feeds, contrast = _inputs(artifact, batch, 2)
     emit({"event": "stage", "stage": "measure"})
-    # Start-up counts against the round's share of the budget, so that a budget means wall time.
+    # Start-up counts against the round's share of the budget, since a budget is wall time.
     spent = (time.perf_counter_ns() - STARTED_NS) / 1e9 - cooled.get("cool_down_s", 0.0)
     seconds = max(float(job["min_seconds"]), float(job["round_seconds"]) - spent - WARMUP_SHARE_S)
     if protocol.minutes is not None:
@@ -124,13 +123,13 @@ def measure(job: dict[str, Any], emit: Any) -> None:
             min_seconds=seconds,
             max_seconds=max(seconds, SLOW_MODEL_S),
             load_ms=load_ms,
-            contrast=other if job.get("check_promise") else None,
+            contrast=contrast if job.get("check_promise") else None,
             protocol=protocol,
             meter=power,
         )
     measured = replace(measured, observed={**measured.observed, **cooled})
     after = environment.observe(job.get("packages", ()))
-    # Samples come from a clock that nobody sets; that the wall clock was set meanwhile still belongs to the record.
+    # Samples use a monotonic clock; a step of the wall clock is recorded nevertheless.
     step = {"wall_clock_step_s": round(time.time() - time.perf_counter() - clocks, 3)}
     emit(
         {
@@ -148,20 +147,20 @@ def measure(job: dict[str, Any], emit: Any) -> None:
 
 
 def finish(job: dict[str, Any], emit: Any) -> None:
-    """Build, on this device, what an export elsewhere left as a bundle; emits the artifact and where it lies."""
+    """Finish on this device a bundle that was exported elsewhere; emit the artifact and its folder."""
     from effbench import deploy
     from effbench.codec import to_json
     from effbench.deploy.artifact import bundle
 
-    left = bundle.load(Path(job["artifact"]))
-    target = deploy.get(left.subject.target)
+    unfinished = bundle.load(Path(job["artifact"]))
+    target = deploy.get(unfinished.subject.target)
     emit({"event": "stage", "stage": f"build for {target.name}"})
-    made = target.finish(left.folder, left.folder.parent / "finished", job.get("options", {}))
-    emit({"event": "result", "artifact": to_json(made), "folder": str(made.folder)})
+    artifact = target.finish(unfinished.folder, unfinished.folder.parent / "finished", job.get("options", {}))
+    emit({"event": "result", "artifact": to_json(artifact), "folder": str(artifact.folder)})
 
 
 def evaluate(job: dict[str, Any], emit: Any) -> None:
-    """Run an artifact over labelled images, once per preprocessing asked for; emits predictions every second."""
+    """Run an artifact over labelled images, once per requested preprocessing; emit predictions every second."""
     import os
 
     from effbench.codec import from_json, plain
@@ -170,53 +169,55 @@ def evaluate(job: dict[str, Any], emit: Any) -> None:
     from effbench.schema import Preprocessing
 
     emit({"event": "stage", "stage": "find the images"})
-    cut, label_of = _pushed(job) if "images" in job else _decoded(job)
+    cut, label_of = _remote_images(job) if "images" in job else _decoded(job)
     artifact, session = _open(job, emit)
     batch, spec = _batch(artifact, job.get("batch")), artifact.inputs[0]
     output = accuracy.score_output(artifact.outputs, artifact.name).name
     workers = int(job.get("workers") or max(1, min(8, (os.cpu_count() or 2) - 1)))
     for task in job["tasks"]:
         preprocessing = from_json(Preprocessing, task["preprocessing"], "job")
-        places = task["places"]
+        indices = task["places"]
 
-        def load(place: int, preprocessing: Preprocessing = preprocessing) -> Any:
-            image = cut(place, artifact, preprocessing)
+        def load(index: int, preprocessing: Preprocessing = preprocessing) -> Any:
+            image = cut(index, artifact, preprocessing)
             return pixels.normalize(image[None], preprocessing, spec.dtype)[0]
 
-        labels = [-1 if label is None else label for label in map(label_of, places)]
+        labels = [-1 if label is None else label for label in map(label_of, indices)]
         emit({"event": "stage", "stage": "evaluate"})
-        found = accuracy.evaluate(session, load, places, labels, spec=spec, output=output, batch=batch, workers=workers)
-        for portion, seconds in found:
+        portions = accuracy.evaluate(
+            session, load, indices, labels, spec=spec, output=output, batch=batch, workers=workers
+        )
+        for portion, seconds in portions:
             emit({"event": "predictions", "task": task["name"], "predictions": plain(portion), "seconds": seconds})
     emit({"event": "result", "compute_precision": session.compute_precision, "simulated": session.simulated})
     session.close()
 
 
 def _decoded(job: dict[str, Any]) -> tuple[Any, Any]:
-    """Return how an image of a data set on this machine is read and cut, and how its label is found."""
+    """Return functions that read and crop an image of a data set on this machine, and that return its label."""
     from effbench.data import open_dataset, pixels
 
     data = open_dataset(job["data"], job["classes"])
 
-    def cut(place: int, artifact: Any, preprocessing: Any) -> Any:
-        item = data.items[place]
+    def cut(index: int, artifact: Any, preprocessing: Any) -> Any:
+        item = data.items[index]
         size, channels = artifact.subject.resolution, artifact.inputs[0].shape[1] or 3
         return pixels.read(item.read(), item.name, size, preprocessing, channels)
 
-    return cut, lambda place: data.items[place].label
+    return cut, lambda index: data.items[index].label
 
 
-def _pushed(job: dict[str, Any]) -> tuple[Any, Any]:
-    """Return the same for images that came cut, in the order of the one task's places."""
+def _remote_images(job: dict[str, Any]) -> tuple[Any, Any]:
+    """Return the same functions for images that were sent cropped, in the order of the task's indices."""
     import numpy as np
 
     images = np.load(job["images"], allow_pickle=False)
-    rows = {place: row for row, place in enumerate(job["tasks"][0]["places"])}
-    return lambda place, *_: images[rows[place]], lambda place: job["labels"][rows[place]]
+    rows = {index: row for row, index in enumerate(job["tasks"][0]["places"])}
+    return lambda index, *_: images[rows[index]], lambda index: job["labels"][rows[index]]
 
 
 def load(job: dict[str, Any], emit: Any) -> None:
-    """Import the packages of a target, to find out whether they work, and tell their versions."""
+    """Import the packages of a target, to check that they work; emit their versions."""
     from importlib import import_module
     from importlib.metadata import version
 
@@ -228,7 +229,7 @@ def load(job: dict[str, Any], emit: Any) -> None:
         try:
             import_module(module)
         except ModuleNotFoundError as error:
-            raise UnavailableError(f"makes artifacts here, but cannot run them: no module '{error.name}'") from error
+            raise UnavailableError(f"can export here, but not run: no module '{error.name}'") from error
     emit({"event": "result", "versions": {package: version(package) for package in target.packages}})
 
 
@@ -242,18 +243,18 @@ def observe(job: dict[str, Any], emit: Any) -> None:
 
 
 def roofline(job: dict[str, Any], emit: Any) -> None:
-    """Reach for the processor's peaks at a number of threads; emits GFLOP/s and GB/s."""
+    """Measure the processor's peak rates with a number of threads; emit GFLOP/s and GB/s."""
     from effbench.profiles import roofline as roof
 
     threads = int(job["threads"])
     roof.limit_threads(threads)
-    emit({"event": "stage", "stage": "reach for the peaks"})
+    emit({"event": "stage", "stage": "measure the peak rates"})
     peaks = {"gflops": roof.gflops(), "gb_per_s": roof.gb_per_s(threads)}
     emit({"event": "result", **peaks})
 
 
 def layers(job: dict[str, Any], emit: Any) -> None:
-    """Time the layers of one artifact of ONNX Runtime; emits each with its work."""
+    """Time the layers of one artifact of ONNX Runtime; emit each with its work."""
     from effbench.deploy.artifact import bundle
     from effbench.profiles import roofline as roof
 
@@ -263,23 +264,23 @@ def layers(job: dict[str, Any], emit: Any) -> None:
 
 
 def clocks(job: dict[str, Any], emit: Any) -> None:
-    """Tell what locking this device's clocks would change, lock them while our parent lives, or unlock them."""
+    """Emit the changes that locking the clocks would make, lock them while the parent process runs, or unlock them."""
     import os
 
     from effbench.errors import UnavailableError
-    from effbench.profiles import clocks as found
+    from effbench.profiles import clocks as clock_locks
     from effbench.profiles import environment
 
     root, folder = environment.SYS.parent, Path("~/.cache/effbench").expanduser()
     try:
         if job["do"] == "plan":
-            emit({"event": "result", "said": [setting.said for setting in found.plan(root, folder)]})
+            emit({"event": "result", "settings": [setting.description for setting in clock_locks.plan(root, folder)]})
         elif job["do"] == "lock":
-            emit({"event": "result", "said": found.lock(root, folder, os.getppid())})
+            emit({"event": "result", "settings": clock_locks.lock(root, folder, os.getppid())})
         else:
-            emit({"event": "result", "restored": found.unlock(folder)})
-    except found.ClockError as error:
-        hint = "These settings need root: run effbench as root there, or allow `sudo -n` for that user."
+            emit({"event": "result", "restored": clock_locks.unlock(folder)})
+    except clock_locks.ClockError as error:
+        hint = "These settings need root: run effbench as root on the device, or allow `sudo -n` for its user."
         raise UnavailableError(f"The clocks cannot be locked: {error}.", hint=hint) from error
 
 

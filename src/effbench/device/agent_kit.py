@@ -1,7 +1,7 @@
-"""What a kit runs on the device of whoever holds it: verify each artifact, measure it in rounds, write one result file.
+"""Run a kit on the device of its recipient: verify each artifact, measure it in rounds, write one result file.
 
-``python3 agent.pyz effbench.device.agent_kit`` in the kit's folder. It needs Python >= 3.10, numpy and the runtime;
-nothing is sent anywhere: the result is a file to bring home.
+Start it in the kit's folder with ``python3 agent.pyz effbench.device.agent_kit``. It needs Python >= 3.10, numpy and
+the runtime. Nothing is sent anywhere: the recipient returns the result file.
 """
 
 from __future__ import annotations
@@ -26,17 +26,15 @@ AGENT = "effbench.device.agent"
 
 
 def run(folder: Path) -> int:
-    """Do what ``kit.json`` plans; returns the exit code: 0, or 5 where an artifact could not be measured.
+    """Run the plan in ``kit.json``; return the exit code: 0, or 5 if an artifact could not be measured.
 
     Raises:
-        DataError: The folder is no kit.
+        DataError: The folder is not a kit.
     """
     try:
         plan = json.loads((folder / PLAN).read_text())
     except (OSError, ValueError) as error:
-        raise DataError(
-            f"{folder / PLAN}: {error}.", hint="Run this in the folder that `effbench kit` made."
-        ) from error
+        raise DataError(f"{folder / PLAN}: {error}.", hint="Run this in a folder written by `effbench kit`.") from error
     failed = False
     head = {"format": FORMAT_VERSION, "kit": fingerprint(plan), "device": plan["device"], "threads": plan["threads"]}
     with (folder / RESULT).open("w") as result:
@@ -45,33 +43,33 @@ def run(folder: Path) -> int:
             result.write(json.dumps(line) + "\n")
             result.flush()
             os.fsync(result.fileno())
-    print(f"\nwrote {folder / RESULT}; bring it home and run there: effbench import {RESULT}")
+    print(f"\nwrote {folder / RESULT}; copy it to your work station and run: effbench import {RESULT}")
     return 5 if failed else 0
 
 
 def _lines(folder: Path, plan: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    alive = []
+    usable = []
     for item in plan["artifacts"]:
-        job = {"op": "verify", **_places(folder, item), "threads": plan["threads"]}
+        job = {"op": "verify", **_folders(folder, item), "threads": plan["threads"]}
         line = _answer(job, item, 600.0)
         print(f"{item['name']}: {line.get('error') or ('verified' if _passed(line) else 'NOT THE SAME MODEL')}")
-        alive += [] if "error" in line else [item]
+        usable += [] if "error" in line else [item]
         yield line
     order = random.Random()
     for index in range(plan["rounds"]):
-        order.shuffle(alive)
-        for item in list(alive):
+        order.shuffle(usable)
+        for item in list(usable):
             seconds = plan["budget_s"] / plan["rounds"]
-            job = {"op": "measure", **_places(folder, item), "threads": plan["threads"], "round_seconds": seconds}
+            job = {"op": "measure", **_folders(folder, item), "threads": plan["threads"], "round_seconds": seconds}
             job |= {"min_samples": 20, "min_seconds": 0.3, "packages": item["packages"], "check_promise": index == 0}
             line = _answer(job, item, max(120.0, 4 * plan["budget_s"]))
             print(f"round {index + 1}/{plan['rounds']}  {item['name']}  {line.get('error') or _median(line)}")
             if "error" in line:
-                alive.remove(item)
+                usable.remove(item)
             yield line
 
 
-def _places(folder: Path, item: Mapping[str, Any]) -> dict[str, str]:
+def _folders(folder: Path, item: Mapping[str, Any]) -> dict[str, str]:
     return {"artifact": str(folder / item["artifact"]), "reference": str(folder / item["reference"])}
 
 

@@ -1,8 +1,7 @@
-"""What runs on a device host for `compare` and `gate`: one round of two artifacts against each other.
+"""The agent for `compare` and `gate`: one round of two artifacts against each other.
 
-``python -m effbench.device.agent_pair`` serves two jobs:
-``pair`` holds both artifacts in this process, ``turn`` holds one
-of them and takes turns with another worker (see `effbench.profiles.paired`).
+``python -m effbench.device.agent_pair`` serves two jobs: ``pair`` loads both artifacts in this process, ``turn`` loads
+one of them and takes turns with another worker (`effbench.profiles.paired`).
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import Any
 from effbench.device import agent
 
 IMAGES = 5
-"""Inputs are taken in turn: a model whose time depends on the image shows it. Few, because making them takes time."""
+"""Inputs used in turn, to show a latency that depends on the image. Few, since generating them takes time."""
 
 
 def _feeds(artifact: Any, job: dict[str, Any]) -> list[dict[str, Any]]:
@@ -23,8 +22,8 @@ def _feeds(artifact: Any, job: dict[str, Any]) -> list[dict[str, Any]]:
     return agent._inputs(artifact, batch, IMAGES if batch == 1 else 1)
 
 
-def _asks(artifact: Any) -> tuple[Any, ...]:
-    """Return what an artifact's inputs depend on: sides that agree share them, for making them takes a round's time."""
+def _input_key(artifact: Any) -> tuple[Any, ...]:
+    """Return the properties that determine an artifact's inputs; sides that agree share them, to save time."""
     return artifact.inputs[0], artifact.subject.resolution, artifact.preprocessing
 
 
@@ -35,7 +34,7 @@ def _first(session: Any, feeds: dict[str, Any]) -> float:
 
 
 def pair(job: dict[str, Any], emit: Any) -> None:
-    """Load both artifacts in random order, warm both, and time them in pairs; emits the round."""
+    """Load both artifacts in random order, warm up both, and time them in pairs; emit the round."""
     from effbench.codec import plain
     from effbench.profiles import environment
     from effbench.profiles.paired import measure_pairs
@@ -50,13 +49,13 @@ def pair(job: dict[str, Any], emit: Any) -> None:
         emit({"event": "stage", "stage": f"load {'AB'[side]}"})
         loaded[side], opened[side] = agent._open({**job, **job["sides"][side]}, emit)
         emit({"event": "stage", "stage": f"first inference of {'AB'[side]}"})
-        other = loaded.get(1 - side)
-        alike = other is not None and _asks(other) == _asks(loaded[side])
+        partner = loaded.get(1 - side)
+        alike = partner is not None and _input_key(partner) == _input_key(loaded[side])
         feeds[side] = feeds[1 - side] if alike else _feeds(loaded[side], job)
         first[side] = _first(opened[side], feeds[side][0])
     emit({"event": "stage", "stage": "measure in pairs"})
     before = environment.counters()
-    found = measure_pairs(
+    measured = measure_pairs(
         (opened[0], opened[1]),
         (feeds[0], feeds[1]),
         seconds=float(job["seconds"]),
@@ -65,14 +64,14 @@ def pair(job: dict[str, Any], emit: Any) -> None:
         settle=int(job.get("threads", 1)) > 1,
     )
     observed = environment.changes(before, environment.counters())
-    answer = {"round": {**plain(found), "observed": observed}, "first_ms": [first[0], first[1]]}
+    answer = {"round": {**plain(measured), "observed": observed}, "first_ms": [first[0], first[1]]}
     emit({"event": "round", **answer, "agent_s": (time.perf_counter_ns() - agent.STARTED_NS) / 1e9})
     for session in opened.values():
         session.close()
 
 
 def turn(job: dict[str, Any], emit: Any) -> None:
-    """Load one artifact, warm it, and time it in turns with the worker of the other side; emits this side's half."""
+    """Load one artifact, warm it up, and time it in turns with the other side's worker; emit this side's half."""
     from effbench.profiles import environment
     from effbench.profiles.paired import Turns, measure_turns
 
@@ -103,14 +102,14 @@ def turn(job: dict[str, Any], emit: Any) -> None:
 
 
 def layers(job: dict[str, Any], emit: Any) -> None:
-    """Time the layers of both artifacts with ONNX Runtime's profiler, in pairs; emits microseconds per layer."""
+    """Time the layers of both artifacts with ONNX Runtime's profiler, in pairs; emit microseconds per layer."""
     from effbench.profiles.layers import measure_layers
 
     emit({"event": "stage", "stage": "time the layers"})
     start = time.perf_counter()
     models = [Path(side["model"]) for side in job["sides"]]
-    found = measure_layers(models, seed=int(job["seed"]), runs=int(job["runs"]), threads=int(job.get("threads", 1)))
-    emit({"event": "layers", "layers": found, "seconds": time.perf_counter() - start})
+    timings = measure_layers(models, seed=int(job["seed"]), runs=int(job["runs"]), threads=int(job.get("threads", 1)))
+    emit({"event": "layers", "layers": timings, "seconds": time.perf_counter() - start})
 
 
 HANDLERS = {"pair": pair, "turn": turn, "layers": layers}

@@ -1,11 +1,11 @@
-"""A device's side of a connection: receive files, run agents, and end with the connection.
+"""The device's side of a connection: receive files, run agents, and end with the connection.
 
-The work station sends this file's text over the connection itself, so that nothing has to be installed and no port is
-opened. Standard library only, no other part of effbench; POSIX, Python 3.7 or newer (the agent itself needs 3.10).
+The work station sends the source of this file over the connection, so nothing is installed and no port is opened. It
+uses only the standard library and no other part of effbench; POSIX, Python 3.7 or newer (the agent needs 3.10).
 
-Requests are JSON lines on standard input; ``put`` is followed by the bytes of the file. Answers are lines that begin
-with `MARK`, so that a greeting of the login shell cannot be taken for one. While an agent runs, this process sleeps in
-``select``: it takes no time from the measurement.
+Requests are JSON lines on standard input; the bytes of the file follow ``put``. Answers are lines that begin with
+`MARK`, which distinguishes them from a greeting of the login shell. While an agent runs, this process sleeps in
+``select`` and uses no CPU time.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ from typing import Any, Iterator  # noqa: UP035 - Python 3.7
 MARK = b"effbench1 "
 
 PATIENCE_S = 30.0
-"""Without a request for so long, the work station is taken for gone; it pings while it is idle."""
+"""After this time without a request the connection is considered lost; an idle work station sends pings."""
 
 ACK_S = 4.0
-"""After the end of an agent the work station is known to be waiting: a longer silence means a cut connection."""
+"""After the end of an agent the work station must answer within this time, or the connection is considered lost."""
 
 CHUNK = 1 << 20
 LOCK = ".lock"
-"""Held by the process of a session: a pid would be another's after a reboot, and a zombie's for a while."""
+"""A lock held by the process of a session; a pid could be reused after a reboot, or belong to a zombie."""
 
 LOG_BYTES = 20_000
 
 
 class GoneError(Exception):
-    """The connection ended, or the work station fell silent."""
+    """The connection ended, or the work station does not answer."""
 
 
 class Input:
-    """Standard input, read without a library's buffer, so that ``select`` tells the truth about it."""
+    """Standard input, read without a buffer of the library, so that ``select`` sees all pending data."""
 
     def __init__(self, file: int = 0) -> None:
         self.file, self.pending = file, b""
@@ -55,7 +55,7 @@ class Input:
         """Wait for more bytes.
 
         Raises:
-            GoneError: There are none, and will be none.
+            GoneError: The connection ended, or nothing arrived in time.
         """
         if not select.select([self.file], [], [], timeout_s)[0]:
             raise GoneError(f"no word for {timeout_s:g} s")
@@ -68,11 +68,11 @@ class Input:
         """Return the next line."""
         while b"\n" not in self.pending:
             self.fill(timeout_s)
-        found, _, self.pending = self.pending.partition(b"\n")
-        return found
+        line, _, self.pending = self.pending.partition(b"\n")
+        return line
 
     def take(self, size: int) -> Iterator[bytes]:
-        """Yield so many bytes in pieces."""
+        """Yield ``size`` bytes in pieces."""
         while size:
             if not self.pending:
                 self.fill(PATIENCE_S)
@@ -92,7 +92,7 @@ def answer(**fields: Any) -> None:
 
 
 class Supervisor:
-    """One connection: a home that outlives it, and a session folder that does not."""
+    """One connection: a persistent home folder, and a session folder that is removed at the end."""
 
     def __init__(self, stream: Input) -> None:
         self.stream = stream
@@ -101,7 +101,7 @@ class Supervisor:
         self.patience_s = PATIENCE_S
 
     def hello(self, request: dict[str, Any]) -> None:
-        """Make the folders, sweep what sessions that are gone have left, and describe the machine."""
+        """Create the folders, remove those of ended sessions, and describe the machine."""
         import fcntl
 
         self.home = Path(request["home"]).expanduser()
@@ -128,24 +128,24 @@ class Supervisor:
         )
 
     def sweep(self) -> None:
-        """Remove the session folders that no process holds any more: a kill or a reboot leaves them."""
+        """Remove the session folders that no process holds, left by a kill or a reboot."""
         import fcntl
 
         for folder in self.home.glob("session-*"):
             try:
                 lock = os.open(folder / LOCK, os.O_RDWR)
             except OSError:
-                continue  # being made, or being removed
+                continue  # being created or removed
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(folder, ignore_errors=True)
             except OSError:
-                pass  # held: that session lives
+                pass  # held: that session is active
             finally:
                 os.close(lock)
 
     def place(self, path: str) -> Path:
-        """Return where a file belongs: ``agents/`` in the home, everything else in the session's folder."""
+        """Return the path of a file: ``agents/`` in the home, everything else in the session's folder."""
         root = self.home if path.startswith("agents/") or self.session is None else self.session
         full = Path(os.path.realpath(root / path))
         if Path(os.path.realpath(root)) not in full.parents:
@@ -153,7 +153,7 @@ class Supervisor:
         return full
 
     def put(self, request: dict[str, Any]) -> None:
-        """Receive a file; it is in place only once it is whole and has the hash that was promised."""
+        """Receive a file; it is moved into place only if it is complete and has the expected hash."""
         rest = self.stream.take(int(request["size"]))
         draft = None
         try:
@@ -177,13 +177,13 @@ class Supervisor:
             answer(error=words(error), errno=getattr(error, "errno", None))
 
     def have(self, request: dict[str, Any]) -> None:
-        """Tell which files are here with the hash that is expected."""
-        found = []
+        """Answer with the files that exist with the expected hash."""
+        present = []
         for path, sha256 in request["files"].items():
-            place = self.place(path)
-            if place.is_file() and file_sha256(place) == sha256:
-                found.append(path)
-        answer(have=found)
+            target = self.place(path)
+            if target.is_file() and file_sha256(target) == sha256:
+                present.append(path)
+        answer(have=present)
 
     def get(self, request: dict[str, Any]) -> None:
         """Send a file of the session in pieces."""
@@ -196,11 +196,11 @@ class Supervisor:
             answer(error=words(error))
 
     def run(self, request: dict[str, Any]) -> None:
-        """Run one program: its output lines are passed on as they come; it ends at its limit or with the connection."""
+        """Run one program and forward its output lines; it ends at its time limit or with the connection."""
         for path, sha256 in request.get("check", {}).items():
-            place = self.place(path)
-            if not place.is_file() or file_sha256(place) != sha256:
-                answer(error=f"{place} was changed or removed since it was pushed", changed=True)
+            target = self.place(path)
+            if not target.is_file() or file_sha256(target) != sha256:
+                answer(error=f"{target} was changed or removed since it was copied", changed=True)
                 return
         argv = [str(Path(part).expanduser()) if part.startswith("~") else part for part in request["argv"]]
         with tempfile.TemporaryFile(dir=self.session) as log:
@@ -229,7 +229,7 @@ class Supervisor:
         self.patience_s = ACK_S
 
     def forward(self, child: subprocess.Popen[bytes], request: dict[str, Any]) -> bool:
-        """Pass on a program's output until it ends; returns whether it ran into its limit."""
+        """Forward a program's output until it ends; return whether it hit its time limit."""
         assert child.stdin is not None
         assert child.stdout is not None
         with contextlib.suppress(BrokenPipeError):
@@ -238,12 +238,12 @@ class Supervisor:
         deadline, pending = time.monotonic() + float(request["limit_s"]), b""
         output = child.stdout.fileno()
         while True:
-            left = deadline - time.monotonic()
-            ready = select.select([output, self.stream.file], [], [], max(0.0, left))[0]
+            remaining_s = deadline - time.monotonic()
+            ready = select.select([output, self.stream.file], [], [], max(0.0, remaining_s))[0]
             if not ready:
                 return True
             if self.stream.file in ready:
-                self.stream.fill(0.0)  # nothing is asked of a busy device: this is the end of the connection, or a ping
+                self.stream.fill(0.0)  # a busy device gets no requests: this is the end of the connection, or a ping
             if output in ready:
                 data = os.read(output, CHUNK)
                 *lines, pending = (pending + data).split(b"\n")
@@ -254,7 +254,7 @@ class Supervisor:
                     return False
 
     def serve(self) -> None:
-        """Answer requests until the connection ends, then leave nothing behind but the home."""
+        """Answer requests until the connection ends, then remove the session's folder."""
         try:
             while True:
                 request = json.loads(self.stream.line(self.patience_s))
@@ -271,7 +271,7 @@ class Supervisor:
 
 
 def die_together() -> None:
-    """Ask Linux, in the child, to end it when this process is killed; elsewhere its closed output does that later."""
+    """Make Linux end the child when this process is killed; on other systems, its closed output ends it later."""
     if sys.platform.startswith("linux"):
         import ctypes
 
@@ -280,7 +280,7 @@ def die_together() -> None:
 
 
 def end(child: subprocess.Popen[bytes]) -> None:
-    """Kill a program and what it started."""
+    """Kill a program and its child processes."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()
@@ -298,7 +298,7 @@ def file_sha256(path: Path) -> str:
 
 
 def first_line(path: Path) -> str:
-    """Return the first line of a file, or nothing where it cannot be read."""
+    """Return the first line of a file, or an empty string if it cannot be read."""
     try:
         with path.open() as file:
             return file.readline().strip()
@@ -307,7 +307,7 @@ def first_line(path: Path) -> str:
 
 
 def words(error: Exception) -> str:
-    """Return what an error says, without its number."""
+    """Return the message of an error, without its number."""
     return getattr(error, "strerror", None) or str(error)
 
 
@@ -315,9 +315,11 @@ def main() -> None:
     """Serve one connection."""
     if sys.platform == "win32":
         sys.exit("effbench measures on devices with Linux, Android or macOS; this is Windows")
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the end of the input says the same, and leaves time to clean up
+    signal.signal(
+        signal.SIGHUP, signal.SIG_IGN
+    )  # the end of the input has the same meaning, and leaves time to clean up
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    answer(ready=True)  # the requests may only follow now: what came earlier would be in the boot line's buffer
+    answer(ready=True)  # earlier requests would be lost in the buffer of the boot line
     Supervisor(Input()).serve()
 
 

@@ -1,14 +1,16 @@
-"""The loop that evaluates: images are decoded ahead in threads while the runtime works, answers leave in portions.
+"""The evaluation loop: threads decode images ahead while the runtime works, and predictions are yielded in portions.
 
-Runs on a device: numpy, and Pillow where images are decoded.
+It runs on devices and needs numpy, and Pillow to decode images.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -22,26 +24,26 @@ Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 Load = Callable[[int], Array]
 
 PORTION_S = 1.0
-"""Answers are handed over about so often: what a kill can lose."""
+"""Predictions are yielded about this often, so a kill loses at most this much work."""
 
 
 def score_output(outputs: Sequence[TensorSpec], model: str) -> TensorSpec:
     """Return the output that holds a score per class, shape (B, K).
 
     Raises:
-        DataError: There is none.
+        DataError: The model has no such output.
     """
-    found = next((spec for spec in outputs if len(spec.shape) == 2 and (spec.shape[1] or 0) > 1), None)
-    if found is None:
+    output = next((spec for spec in outputs if len(spec.shape) == 2 and (spec.shape[1] or 0) > 1), None)
+    if output is None:
         shapes = "; ".join(f"{spec.name} {list(spec.shape)}" for spec in outputs)
-        raise DataError(f"{model} has no output of one score per class: {shapes}.", hint="A classifier is evaluated.")
-    return found
+        raise DataError(f"{model} has no output of one score per class: {shapes}.", hint="Evaluate a classifier.")
+    return output
 
 
 def evaluate(
     run: Run,
     load: Load,
-    places: Sequence[int],
+    indices: Sequence[int],
     labels: Sequence[int],
     *,
     spec: TensorSpec,
@@ -55,98 +57,89 @@ def evaluate(
 
     Args:
         run: The session.
-        load: Returns the input tensor of a place in the data set, shape (C, H, W), in the input's type.
-        places: The images to take, in order.
-        labels: Their labels; -1 where there is none.
+        load: Returns the input tensor of an image by its index in the data set, shape (C, H, W), in the input's type.
+        indices: The images to evaluate, in order.
+        labels: Their labels; -1 if an image has none.
         spec: The session's image input.
         output: The name of the output that holds the scores (`score_output`).
-        batch: Images per inference; the last batch is filled up and the surplus dropped.
+        batch: Images per inference; the last batch is padded and the padding dropped.
         workers: Threads that decode.
-        portion_s: How often predictions are yielded.
-        clock: Tells seconds.
+        portion_s: Seconds between yields.
+        clock: Returns seconds.
 
     Raises:
-        DataError: An image cannot be read; what was yielded before stands.
+        DataError: An image cannot be read; predictions yielded before stay valid.
     """
+    start, first, scores = clock(), 0, list[Array]()
+    with closing(_decode_ahead(load, indices, workers, window=2 * (batch + workers))) as tensors:
+        for position in range(0, len(indices), batch):
+            images = list(itertools.islice(tensors, batch))
+            end = position + len(images)
+            images += [images[-1]] * (batch - len(images))
+            feed = images[0][None] if batch == 1 else np.stack(images)
+            scores.append(_scores(run({spec.name: feed}), output)[: end - position])
+            now = clock()
+            if now - start >= portion_s or end == len(indices):
+                joined = scores[0] if len(scores) == 1 else np.concatenate(scores)
+                yield predictions(joined, indices[first:end], labels[first:end]), now - start
+                start, first, scores = clock(), end, []
+
+
+def _decode_ahead(load: Load, indices: Sequence[int], workers: int, window: int) -> Generator[Array, None, None]:
+    """Yield input tensors in order, decoded by threads that are at most ``window`` tensors ahead."""
+    ahead = iter(indices)
+    waiting: deque[Future[Array]] = deque()
     with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[Future[Array]] = deque()
         try:
-            yield from _loop(run, load, places, labels, spec, output, batch, workers, portion_s, clock, pool, waiting)
+            for _ in indices:
+                while len(waiting) < window and (index := next(ahead, None)) is not None:
+                    waiting.append(pool.submit(load, index))
+                yield waiting.popleft().result()
         finally:
             for future in waiting:
                 future.cancel()
 
 
-def _loop(
-    run: Run,
-    load: Load,
-    places: Sequence[int],
-    labels: Sequence[int],
-    spec: TensorSpec,
-    output: str,
-    batch: int,
-    workers: int,
-    portion_s: float,
-    clock: Callable[[], float],
-    pool: ThreadPoolExecutor,
-    waiting: deque[Future[Array]],
-) -> Iterator[tuple[Predictions, float]]:
-    ahead = iter(places)
-    window = batch * 2 + workers * 2  # bounds the memory that decoded images take
-    start, first, scores = clock(), 0, list[Array]()
-    for position in range(0, len(places), batch):
-        while len(waiting) < window and (place := next(ahead, None)) is not None:
-            waiting.append(pool.submit(load, place))
-        count = min(batch, len(places) - position)
-        tensors = [waiting.popleft().result() for _ in range(count)]
-        tensors += [tensors[-1]] * (batch - count)
-        feed = tensors[0][None] if batch == 1 else np.stack(tensors)
-        scores.append(_scores(run({spec.name: feed}), output)[:count])
-        now, end = clock(), position + count
-        if now - start >= portion_s or end == len(places):
-            joined = scores[0] if len(scores) == 1 else np.concatenate(scores)
-            yield predictions(joined, places[first:end], labels[first:end]), now - start
-            start, first, scores = clock(), end, []
-
-
 def _scores(outputs: Mapping[str, Array], name: str) -> Array:
-    # A runtime may rename outputs; then the one with two dimensions is meant. A copy: buffers may be used again.
-    found = outputs[name] if name in outputs else next(v for v in outputs.values() if np.ndim(v) == 2)
-    return np.array(found, np.float64)
+    # A runtime may rename outputs; then take the one with two dimensions. Copy, since buffers may be reused.
+    scores = outputs[name] if name in outputs else next(v for v in outputs.values() if np.ndim(v) == 2)
+    return np.array(scores, np.float64)
 
 
-def predictions(scores: Array, places: Sequence[int], labels: Sequence[int]) -> Predictions:
-    """Return what scores say, shape (N, K): logits, or probabilities where every row is one distribution.
+def predictions(scores: Array, indices: Sequence[int], labels: Sequence[int]) -> Predictions:
+    """Turn scores of shape (N, K) into predictions; rows that are distributions are probabilities, others logits.
 
-    Of equal scores the one of the lower class stands above, as argmax has it.
+    Of equal scores, the lower class ranks first, as in argmax.
 
     Raises:
         DataError: A score is not finite.
     """
     if not np.isfinite(scores).all():
-        raise DataError("The model gave NaN or infinity for an image.", hint="effbench numerics tells where from.")
+        raise DataError(
+            "The model's output for an image is NaN or infinite.", hint="effbench numerics finds the cause."
+        )
     logs = log_probabilities(scores)
     best = scores.argmax(axis=1)
     two = np.sort(np.partition(logs, -2, axis=1)[:, -2:], axis=1)
-    wanted = np.asarray(labels, np.int64)
-    rows, place = np.arange(len(scores)), np.maximum(wanted, 0)
-    at = scores[rows, place][:, None]
-    lower = np.arange(scores.shape[1]) < place[:, None]
+    targets = np.asarray(labels, np.int64)
+    rows, target_index = np.arange(len(scores)), np.maximum(targets, 0)
+    at = scores[rows, target_index][:, None]
+    lower = np.arange(scores.shape[1]) < target_index[:, None]
     ranks = ((scores > at) | ((scores == at) & lower)).sum(axis=1)
-    known = wanted >= 0
+    labelled = targets >= 0
     return Predictions(
-        images=tuple(int(value) for value in places),
-        labels=tuple(int(value) for value in wanted),
+        images=tuple(int(value) for value in indices),
+        labels=tuple(int(value) for value in targets),
         top1=tuple(int(value) for value in best),
-        ranks=tuple(int(value) for value in np.where(known, ranks, -1)),
-        log_likelihoods=_rounded(np.where(known, logs[rows, place], 0)),
+        ranks=tuple(int(value) for value in np.where(labelled, ranks, -1)),
+        log_likelihoods=_rounded(np.where(labelled, logs[rows, target_index], 0)),
         confidences=_rounded(np.exp(two[:, 1])),
         margins=_rounded(two[:, 1] - two[:, 0]),
     )
 
 
 def log_probabilities(scores: Array) -> Array:
-    """Return ln p of every class, shape (N, K), from logits, or from probabilities where every row is one."""
+    """Return ln p of every class, shape (N, K), from logits, or from probabilities if every row sums to one."""
     if (scores >= 0).all() and np.allclose(scores.sum(axis=1), 1, atol=1e-2):
         return np.asarray(np.log(np.maximum(scores, 1e-12)))
     shifted = scores - scores.max(axis=1, keepdims=True)
@@ -154,5 +147,5 @@ def log_probabilities(scores: Array) -> Array:
 
 
 def _rounded(values: Array) -> tuple[float, ...]:
-    # Seven digits are what float32 holds; more would only fill the disk.
+    # float32 holds seven digits; more would only fill the disk.
     return tuple(float(f"{value:.7g}") for value in values)

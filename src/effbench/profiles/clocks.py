@@ -1,11 +1,11 @@
-"""Lock the clocks of a device while it is measured, and put them back whatever happens to effbench.
+"""Lock the clocks of a device during a measurement, and restore them even if effbench is killed.
 
-A detached watchdog makes the changes, so that nobody else has to undo them: it writes down what was there, changes it,
-and waits until its lease is withdrawn or its owner is gone (the process that measures here, or the supervisor of a
-connection), even by a kill -9. Then it puts everything back. Should the watchdog itself be killed, the next one puts
-back what it wrote down. It needs the standard library alone. A reboot undoes all of these settings by itself.
+A detached watchdog makes the changes: it records the settings, changes them, and waits until its lease is withdrawn or
+its owner has ended (the process that measures here, or the supervisor of a connection), even by kill -9. Then it
+restores everything. If the watchdog itself is killed, the next one restores the recorded settings. It needs only the
+standard library. A reboot undoes all of these settings.
 
-Written from documentation and tried on file trees and stand-ins of the tools; not run on a Jetson or a GPU so far.
+Written from documentation and tested on file trees and stand-ins of the tools; not run on a Jetson or a GPU so far.
 
 Source: Linux kernel, *CPU Performance Scaling*; Jetson Linux Developer Guide (jetson_clocks); nvidia-smi manual page
 (--lock-gpu-clocks).
@@ -35,9 +35,9 @@ JOURNAL, LEASE = "clocks.json", "clocks.lease"
 
 @dataclass(frozen=True)
 class Setting:
-    """One change and how it is undone: a value in a file, or a command; ``said`` is what a person is asked."""
+    """One change and its undo: a value in a file, or a command; ``description`` is shown to the user."""
 
-    said: str
+    description: str
     path: str = ""
     value: str = ""
     before: str = ""
@@ -51,11 +51,11 @@ class ClockError(Exception):
 
 
 def plan(root: Path, folder: Path) -> list[Setting]:
-    """Return what locking the clocks would change on this machine.
+    """Return the settings that locking the clocks changes on this machine.
 
     Args:
-        root: Of the file system; tests give another one.
-        folder: Where jetson_clocks may store what was there.
+        root: Root of the file system; tests pass another one.
+        folder: The folder in which jetson_clocks stores the previous settings.
     """
     return [*_governors(root), *_jetson(root, folder), *_nvidia()]
 
@@ -63,20 +63,27 @@ def plan(root: Path, folder: Path) -> list[Setting]:
 def _governors(root: Path) -> Iterator[Setting]:
     for path in sorted((root / "sys/devices/system/cpu/cpufreq").glob("policy*/scaling_governor")):
         before = path.read_text().strip()
-        known = path.with_name("scaling_available_governors")
-        offered = known.read_text().split() if known.exists() else ["performance"]
+        available_file = path.with_name("scaling_available_governors")
+        offered = available_file.read_text().split() if available_file.exists() else ["performance"]
         if before != "performance" and "performance" in offered:
-            said = f"CPU governor of {path.parent.name}: {before} -> performance"
-            yield Setting(said, path=str(path), value="performance", before=before)
+            description = f"CPU governor of {path.parent.name}: {before} -> performance"
+            yield Setting(description, path=str(path), value="performance", before=before)
 
 
 def _jetson(root: Path, folder: Path) -> Iterator[Setting]:
     board = root / "proc/device-tree/compatible"
     tool = shutil.which("jetson_clocks")
     if tool and board.exists() and "tegra" in board.read_text(errors="replace").lower():
-        kept = str(folder / "jetson_clocks.conf")
-        said = "Jetson: jetson_clocks (highest clocks of the present power mode), put back by jetson_clocks --restore"
-        yield Setting(said, command=(tool,), undo=(tool, "--restore", kept), prepare=(tool, "--store", kept))
+        settings_file = str(folder / "jetson_clocks.conf")
+        description = (
+            "Jetson: jetson_clocks (highest clocks of the current power mode), restored by jetson_clocks --restore"
+        )
+        yield Setting(
+            description,
+            command=(tool,),
+            undo=(tool, "--restore", settings_file),
+            prepare=(tool, "--store", settings_file),
+        )
 
 
 def _nvidia() -> Iterator[Setting]:
@@ -84,31 +91,33 @@ def _nvidia() -> Iterator[Setting]:
     if tool is None:
         return
     query = "--query-gpu=index,clocks.default_applications.graphics,clocks.max.graphics"
-    found = _run((tool, query, "--format=csv,noheader,nounits"))
-    for line in found.splitlines():
+    output = _run((tool, query, "--format=csv,noheader,nounits"))
+    for line in output.splitlines():
         index, *clocks = (part.strip() for part in line.split(","))
         mhz = next((clock for clock in clocks if clock.isdigit()), None)
         if mhz is not None:
-            said = f"NVIDIA GPU {index}: graphics clock locked at {mhz} MHz, freed by nvidia-smi -rgc"
-            yield Setting(said, command=(tool, "-i", index, "-lgc", f"{mhz},{mhz}"), undo=(tool, "-i", index, "-rgc"))
+            description = f"NVIDIA GPU {index}: graphics clock locked at {mhz} MHz, released by nvidia-smi -rgc"
+            yield Setting(
+                description, command=(tool, "-i", index, "-lgc", f"{mhz},{mhz}"), undo=(tool, "-i", index, "-rgc")
+            )
 
 
 def _run(command: Sequence[str]) -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TOOL_LIMIT_S, check=False)
+        process = subprocess.run(command, capture_output=True, text=True, timeout=TOOL_LIMIT_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ClockError(f"{command[0]}: {error}") from error
-    if done.returncode != 0:
-        last = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()[-1]
+    if process.returncode != 0:
+        last = (process.stderr.strip() or process.stdout.strip() or f"exit code {process.returncode}").splitlines()[-1]
         raise ClockError(f"{' '.join(command)}: {last}")
-    return done.stdout
+    return process.stdout
 
 
 def change(setting: Setting) -> None:
-    """Make one change.
+    """Apply one setting.
 
     Raises:
-        ClockError: It was refused.
+        ClockError: The system refused it.
     """
     if setting.prepare:
         _run(setting.prepare)
@@ -119,10 +128,10 @@ def change(setting: Setting) -> None:
 
 
 def undo(setting: Setting) -> None:
-    """Put one setting back.
+    """Restore one setting.
 
     Raises:
-        ClockError: It was refused.
+        ClockError: The system refused it.
     """
     if setting.undo:
         _run(setting.undo)
@@ -138,22 +147,24 @@ def _write(path: str, value: str) -> None:
 
 
 def lock(root: Path, folder: Path, owner: int) -> list[str]:
-    """Start a watchdog that locks the clocks while ``owner`` lives and the lease is there; returns what it did.
+    """Start a watchdog that locks the clocks while ``owner`` runs and the lease exists; return its changes.
 
-    Where this user may not, the watchdog is started through ``sudo -n``, which never asks for a password.
+    If this user lacks permission, ``sudo -n`` starts the watchdog; it never asks for a password.
 
     Raises:
-        ClockError: A setting was refused and what was changed is put back, or this is Windows.
+        ClockError: A setting was refused and earlier changes are undone, or this is Windows.
     """
     if sys.platform == "win32":
-        raise ClockError("only Linux and macOS let a program do it")
+        raise ClockError("only Linux and macOS allow it")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / LEASE).write_text(str(owner))
     package = str(Path(__file__).parent.parent.parent)
     words = [sys.executable, "-m", "effbench.profiles.clocks", str(root), str(folder), str(owner)]
     command = ["env", f"PYTHONPATH={package}", f"PATH={os.environ.get('PATH', '')}", *words]
-    mine = os.geteuid() == 0 or all(not one.command and os.access(one.path, os.W_OK) for one in plan(root, folder))
-    if not mine and shutil.which("sudo"):
+    permitted = os.geteuid() == 0 or all(
+        not setting.command and os.access(setting.path, os.W_OK) for setting in plan(root, folder)
+    )
+    if not permitted and shutil.which("sudo"):
         command = ["sudo", "-n", *command]
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
@@ -171,12 +182,12 @@ def lock(root: Path, folder: Path, owner: int) -> list[str]:
     answer = json.loads(line)
     if "error" in answer:
         raise ClockError(answer["error"])
-    done: list[str] = answer["locked"]
-    return done
+    descriptions: list[str] = answer["locked"]
+    return descriptions
 
 
 def unlock(folder: Path, limit_s: float = START_LIMIT_S) -> bool:
-    """Withdraw the lease and wait for the watchdog; returns whether everything was put back."""
+    """Withdraw the lease and wait for the watchdog; return whether everything was restored."""
     (folder / LEASE).unlink(missing_ok=True)
     end = time.monotonic() + limit_s
     while (folder / JOURNAL).exists() and time.monotonic() < end:
@@ -185,31 +196,31 @@ def unlock(folder: Path, limit_s: float = START_LIMIT_S) -> bool:
 
 
 def watch(root: Path, folder: Path, owner: int) -> None:
-    """Be the watchdog."""
+    """Run the watchdog."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # through `finally`, which puts everything back
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # through `finally`, which restores everything
     born = start_time(owner)
     _wait_for_others(folder)
     changed: list[Setting] = []
     try:
-        wanted = plan(root, folder)
-        _note(folder, wanted)
-        for setting in wanted:
+        settings = plan(root, folder)
+        _note(folder, settings)
+        for setting in settings:
             changed.append(setting)
             change(setting)
-        _say({"locked": [setting.said for setting in wanted]})
+        _say({"locked": [setting.description for setting in settings]})
         while (folder / LEASE).exists() and start_time(owner) == born:
             time.sleep(POLL_S)
     except ClockError as error:
         _say({"error": str(error)})
     finally:
-        left = _put_back(changed)
-        _note(folder, left)
+        refused = _put_back(changed)
+        _note(folder, refused)
 
 
 def _wait_for_others(folder: Path) -> None:
-    """Let a watchdog that is still at work end; put back what one that was killed has left."""
+    """Wait until a running watchdog ends; restore the settings that a killed one recorded."""
     end = time.monotonic() + START_LIMIT_S / 2
     while (noted := _noted(folder)) is not None:
         pid, born, settings = noted
@@ -223,22 +234,22 @@ def _wait_for_others(folder: Path) -> None:
 
 
 def _put_back(settings: Sequence[Setting]) -> list[Setting]:
-    """Undo settings, the last first; returns those that were refused."""
-    left = []
+    """Undo settings, the last first; return those that the system refused."""
+    refused = []
     for setting in reversed(settings):
         try:
             undo(setting)
         except ClockError:
-            left.append(setting)
-    return left
+            refused.append(setting)
+    return refused
 
 
 def _note(folder: Path, settings: Sequence[Setting]) -> None:
-    """Write down what has to be put back, before it is changed; nothing is left when there is nothing."""
+    """Record the settings to restore before they are changed; remove the record if there are none."""
     if not settings:
         (folder / JOURNAL).unlink(missing_ok=True)
         return
-    data = {"pid": os.getpid(), "born": start_time(os.getpid()), "settings": [asdict(one) for one in settings]}
+    data = {"pid": os.getpid(), "born": start_time(os.getpid()), "settings": [asdict(setting) for setting in settings]}
     with tempfile.NamedTemporaryFile("w", dir=folder, prefix=".clocks-", delete=False) as draft:
         json.dump(data, draft)
         draft.flush()
@@ -252,15 +263,15 @@ def _noted(folder: Path) -> tuple[int, str, list[Setting]] | None:
     except (OSError, ValueError):
         return None
     lists = ("command", "undo", "prepare")
-    found = []
-    for one in data["settings"]:
-        fields: dict[str, Any] = {key: tuple(value) if key in lists else value for key, value in one.items()}
-        found.append(Setting(**fields))
-    return int(data["pid"]), str(data["born"]), found
+    settings = []
+    for entry in data["settings"]:
+        fields: dict[str, Any] = {key: tuple(value) if key in lists else value for key, value in entry.items()}
+        settings.append(Setting(**fields))
+    return int(data["pid"]), str(data["born"]), settings
 
 
 def start_time(pid: int) -> str:
-    """Return when a process began, so that its number is not taken for another's; nothing where it is gone."""
+    """Return the start time of a process, which detects a reused pid; an empty string if it has ended."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -275,5 +286,5 @@ def _say(answer: dict[str, object]) -> None:
 
 if __name__ == "__main__":
     if os.fork():
-        os._exit(0)  # detached: whoever started it waits for this process alone
+        os._exit(0)  # detached: the parent waits only for this process
     watch(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))

@@ -1,7 +1,7 @@
-"""What the machine says of itself: facts and settings around a measurement, and counters while it runs.
+"""The state of the machine: facts and settings around a measurement, and counters during it.
 
-Everything is read from files (Linux first); what a machine does not tell is None in `observe` and absent from the
-counters. Numpy is not even needed here: this runs on devices.
+Everything is read from files (Linux first). An unreadable value is None in `observe` and absent from the counters.
+This module runs on devices and does not need numpy.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def observe(packages: Iterable[str] = ()) -> dict[str, Value]:
     """Return the facts and settings that a latency depends on, in a few milliseconds.
 
     Args:
-        packages: Distributions that make up the runtime; with their versions they become ``runtime``.
+        packages: Distributions of the runtime; with their versions they become ``runtime``.
 
     Returns:
-        Keys with units in their names. Every key is there on every machine; what cannot be read is None.
+        Keys with units in their names. Every key exists on every machine; an unreadable value is None.
     """
     cpus = _allowed_cpus()
     return {
@@ -59,13 +59,13 @@ def observe(packages: Iterable[str] = ()) -> dict[str, Value]:
 
 
 def counters() -> dict[str, float]:
-    """Return the running totals that tell, between two calls, what else happened on this machine.
+    """Return running totals; their change between two calls shows the other load on this machine.
 
-    Keys: ``wall_s``, ``own_cpu_s``, and where readable ``busy_cpu_s`` and ``steal_s`` (all cores), ``run_delay_s``
+    Keys: ``wall_s``, ``own_cpu_s``, and if readable ``busy_cpu_s`` and ``steal_s`` (all cores), ``run_delay_s``
     (time this process's threads were ready but not running), ``involuntary_switches``, ``pressure_s``, ``cpu_mhz``,
     ``temperature_c``, and the running totals of energy (``energy_NAME_j``).
     """
-    found: dict[str, float | None] = {
+    readings: dict[str, float | None] = {
         "own_cpu_s": time.process_time(),
         **_cpu_times(),
         "run_delay_s": _run_delay_s(),
@@ -75,13 +75,13 @@ def counters() -> dict[str, float]:
         "temperature_c": temperature_c(),
         "wall_s": time.perf_counter(),
     }
-    return {key: value for key, value in found.items() if value is not None} | sources.energy_counters(SYS.parent)
+    return {key: value for key, value in readings.items() if value is not None} | sources.energy_counters(SYS.parent)
 
 
 def changes(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
-    """Turn two readings of `counters` into what a `Round` holds; a key that either lacks is absent.
+    """Turn two readings of `counters` into the ``observed`` of a `Round`; a key missing in either is absent.
 
-    Keys: ``other_cpu_pct`` (CPU time of everything but this process) and ``steal_pct``, both in percent of one core;
+    Keys: ``other_cpu_pct`` (CPU time of all other processes) and ``steal_pct``, both in percent of one core;
     ``run_delay_pct`` and ``pressure_pct`` in percent of wall time; ``involuntary_switches`` (a count), ``cpu_ratio``
     (own CPU time over wall time), ``wall_s``, ``energy_NAME_j``, and frequency and temperature before and after.
     """
@@ -91,11 +91,11 @@ def changes(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str
         return after[key] - before[key] if key in before and key in after else None
 
     def percent(seconds: float | None) -> float | None:
-        # Kernel ticks and our own clock differ by up to a tick, which must not read as negative load.
+        # Kernel ticks and this clock differ by up to a tick, which must not give a negative load.
         return None if seconds is None else max(100 * seconds / wall_s, 0.0)
 
     busy_s, own_s = rise("busy_cpu_s"), after["own_cpu_s"] - before["own_cpu_s"]
-    found = {
+    values = {
         "wall_s": wall_s,
         "cpu_ratio": own_s / wall_s,
         "other_cpu_pct": percent(None if busy_s is None else busy_s - own_s),
@@ -108,31 +108,31 @@ def changes(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str
         "temperature_before_c": before.get("temperature_c"),
         "temperature_after_c": after.get("temperature_c"),
     }
-    known = {key: float(value) for key, value in found.items() if value is not None}
-    return known | sources.energy_changes(before, after)
+    readable = {key: float(value) for key, value in values.items() if value is not None}
+    return readable | sources.energy_changes(before, after)
 
 
 def cpu_mhz() -> float | None:
-    """Return the highest frequency that a core of this machine runs at now, or None."""
-    found = [_scaled(SYS / _CPUFREQ.format(cpu, "scaling_cur_freq"), 1e-3) for cpu in _allowed_cpus()]
-    known = [value for value in found if value is not None]
-    if not known:
-        known = [float(line.split(":")[1]) for line in _lines(PROC / "cpuinfo") if line.startswith("cpu MHz")]
-    return max(known, default=None)
+    """Return the highest current frequency of the cores of this machine, or None."""
+    readings = [_scaled(SYS / _CPUFREQ.format(cpu, "scaling_cur_freq"), 1e-3) for cpu in _allowed_cpus()]
+    frequencies = [value for value in readings if value is not None]
+    if not frequencies:
+        frequencies = [float(line.split(":")[1]) for line in _lines(PROC / "cpuinfo") if line.startswith("cpu MHz")]
+    return max(frequencies, default=None)
 
 
 def temperature_c() -> float | None:
     """Return the highest temperature of the thermal zones, or None."""
     zones = sorted((SYS / "class/thermal").glob("thermal_zone*/temp"))
-    known = [value for value in (_scaled(zone, 1e-3) for zone in zones) if value is not None]
-    return max(known, default=None)
+    temperatures = [value for value in (_scaled(zone, 1e-3) for zone in zones) if value is not None]
+    return max(temperatures, default=None)
 
 
 def peak_rss_bytes() -> int:
-    """Return the most memory this process has held, or 0 where the system does not say.
+    """Return the peak resident memory of this process, or 0 if the system does not report it.
 
-    VmHWM comes first: ``ru_maxrss`` survives an exec, so that a small process started by a large one would report its
-    parent's peak.
+    VmHWM takes precedence: ``ru_maxrss`` survives an exec, so a small process started by a large one would report the
+    peak of its parent.
     """
     for line in _lines(PROC / "self/status"):
         if line.startswith("VmHWM:"):
@@ -151,7 +151,7 @@ def _identity() -> dict[str, Value]:
     flags = (first("flags", "Features") or "").split()
     board = _text(PROC / "device-tree/model")
     return {
-        # Arm kernels name no model: the board's name, else the part number, tells two machines apart.
+        # Arm kernels name no model; the board's name, or else the part number, distinguishes two machines.
         "cpu_model": first("model name")
         or (board and board.strip("\0"))
         or first("CPU part")
@@ -197,18 +197,18 @@ def _turbo() -> str | None:
 
 
 def _cgroup_folders(controller: str) -> list[Path]:
-    """Return the folders whose limits hold for this process, innermost first: a parent's limit binds its children."""
+    """Return the folders whose limits apply to this process, innermost first: a parent limits its children."""
     root = SYS / "fs/cgroup"
-    places: list[Path] = []
+    folders: list[Path] = []
     for line in _lines(PROC / "self/cgroup"):
         _, controllers, path = line.split(":", 2)
         if controllers and controller not in controllers.split(","):
             continue
-        # In a container the path may be the host's and not exist here; the root then is this container's own group.
+        # In a container the path may be the host's and not exist here; then the root is this container's group.
         base = root / controller if controllers else root
         inner = base / path.lstrip("/")
-        places += [folder for folder in (inner, *inner.parents) if folder == base or base in folder.parents]
-    return places
+        folders += [folder for folder in (inner, *inner.parents) if folder == base or base in folder.parents]
+    return folders
 
 
 def _cgroup_cpus() -> float | None:
@@ -239,7 +239,7 @@ def _meminfo(key: str) -> int | None:
 
 
 def _cpu_times() -> dict[str, float | None]:
-    """Return the busy and the stolen seconds of all cores together, as far as /proc/stat tells."""
+    """Return the busy and stolen seconds of all cores together, from /proc/stat."""
     for line in _lines(PROC / "stat"):
         if line.startswith("cpu "):
             user, nice, system, _, _, irq, softirq, steal = (int(part) for part in line.split()[1:9])
@@ -249,7 +249,7 @@ def _cpu_times() -> dict[str, float | None]:
 
 
 def _run_delay_s() -> float | None:
-    # Per thread: /proc/self/schedstat alone is that of the main thread, and runtimes compute in their own.
+    # Per thread: /proc/self/schedstat covers the main thread only, and runtimes compute in other threads.
     texts = [_text(path) for path in PROC.glob("self/task/*/schedstat")]
     delays = [int(text.split()[1]) for text in texts if text]
     return sum(delays) / 1e9 if delays else None
@@ -276,8 +276,8 @@ def _pressure_s() -> float | None:
 
 
 def _agreed(paths: Iterable[Path]) -> str | None:
-    found = sorted({text for text in map(_text, paths) if text})
-    return "/".join(found) or None
+    texts = sorted({text for text in map(_text, paths) if text})
+    return "/".join(texts) or None
 
 
 def _scaled(path: Path, factor: float) -> float | None:
@@ -289,7 +289,7 @@ def _scaled(path: Path, factor: float) -> float | None:
 
 
 def _text(path: Path) -> str | None:
-    # Sensors and threads come and go, and some files refuse to be read: that is "not told", never an error.
+    # Sensors and threads come and go, and some files cannot be read: the value is unknown, never an error.
     try:
         return path.read_text(errors="replace").strip()
     except OSError:

@@ -1,6 +1,6 @@
 """Time the layers of two ONNX models in pairs, with ONNX Runtime's own profiler.
 
-The profiler slows both sides, so that its times explain a verdict and never make one.
+The profiler slows both sides, so its times explain a verdict but do not decide it.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def measure_layers(models: Sequence[Path], *, seed: int, runs: int, threads: int
 
     Args:
         models: Two .onnx files with one image input each.
-        seed: Of the order.
-        runs: Pairs.
+        seed: Seed of the random order.
+        runs: Number of pairs.
         threads: Intra-operator threads.
 
     Returns:
@@ -73,7 +73,7 @@ def profiled(models: Sequence[Path], *, seed: int, runs: int, threads: int, read
 
 
 def read_profile(file: Path) -> dict[str, Any]:
-    """Return the layers of a profile: the median time of each over all runs but the first ones."""
+    """Return the layers of a profile with their median times; warm-up runs are dropped."""
     times: dict[str, list[int]] = {}
     operator: dict[str, str] = {}
     for event in json.loads(file.read_text()):
@@ -82,5 +82,7 @@ def read_profile(file: Path) -> dict[str, Any]:
             layer = name.removesuffix(SUFFIX)
             times.setdefault(layer, []).append(int(event["dur"]))
             operator[layer] = str(event["args"].get("op_name", ""))
-    layers = {name: [operator[name], statistics.median(found[WARMUP:] or found)] for name, found in times.items()}
+    layers = {
+        name: [operator[name], statistics.median(durations[WARMUP:] or durations)] for name, durations in times.items()
+    }
     return {"layers": layers, "operators": dict(Counter(operator.values()))}

@@ -33,13 +33,13 @@ EARLY_RETURN = "early return"
 """The flag of a session whose outputs were not final when it returned."""
 
 MIN_WINDOW = 5
-"""Inferences in each of the two windows that warm-up compares: the fewest whose median outlives two outliers."""
+"""Inferences in each of the two windows that warm-up compares: the fewest whose median survives two outliers."""
 
 FEWEST_TO_TELL = 2 * MIN_WINDOW
-"""Inferences of a warm-up below which nothing can be said about its being over."""
+"""The fewest warm-up inferences from which a stationary latency can be detected."""
 
 TOLERANCE = 0.01
-"""Warm-up is over when the windows' medians agree this well: half of what a graded p50 may be off (2 %)."""
+"""Warm-up ends when the windows' medians agree this well: half of the 2 % that a grade of A allows for p50."""
 
 _SECOND_NS = 1_000_000_000
 _WINDOW_GROWTH = 1.3
@@ -50,7 +50,7 @@ _LAZY_FLOOR_NS = 100_000
 
 @dataclass(frozen=True)
 class Warmup:
-    """What warm-up took: how many inferences, and whether it ended because latency no longer moved."""
+    """The result of a warm-up: its inferences, and whether it ended because latency was stationary."""
 
     inferences: int
     stationary: bool
@@ -76,19 +76,19 @@ def measure_round(
     Args:
         session: Returns only when its outputs are readable.
         feeds: The inputs of every timed inference.
-        min_samples: N; the timed phase holds at least so many, unless ``max_seconds`` ends it.
-        min_seconds: T; the timed phase lasts at least so long.
-        max_seconds: Ends the timed phase whatever it holds (it always holds one sample).
+        min_samples: N, the fewest samples of the timed phase, unless ``max_seconds`` ends it.
+        min_seconds: T, the shortest duration of the timed phase.
+        max_seconds: Ends the timed phase; it always holds at least one sample.
         max_warmup_seconds: Ends warm-up; by default ``max(min_seconds, 1)``.
-        load_ms: How long the caller took to load the session; recorded as it is.
-        contrast: Inputs that differ from ``feeds``; with them, `check_promise` follows the timed phase.
-        protocol: What decides when the next inference begins; back to back by default.
-        meter: Integrates the power over the timed phase, where sensors tell it.
+        load_ms: How long the caller took to load the session; recorded unchanged.
+        contrast: Inputs that differ from ``feeds``; if set, `check_promise` follows the timed phase.
+        protocol: Decides when the next inference begins; back to back by default.
+        meter: Integrates the power over the timed phase; None without power sensors.
         clock: Monotonic, in nanoseconds.
         sleep: Takes seconds.
 
     Raises:
-        UsageError: The bounds cannot be met by any round.
+        UsageError: No round can meet the bounds.
         MeasurementError: The clock did not advance during an inference.
     """
     if min_samples < 1 or not 0 <= min_seconds <= max_seconds:
@@ -107,7 +107,7 @@ def measure_round(
     peak = environment.peak_rss_bytes()
     if min(samples) <= 0:
         raise MeasurementError("The clock stood still during an inference; it is too coarse for this session.")
-    # After the timed phase: the check sleeps, and a rested core is not the one that was warmed up.
+    # After the timed phase: the check sleeps, which would undo the warm-up.
     flags = () if contrast is None else check_promise(session, feeds, contrast, clock=clock, sleep=sleep)
     settled = (warmup.inferences, warmup.stationary)
     return Round(tuple(samples), *settled, load_ms, first_ns / 1e6, peak, observed, flags, trace)
@@ -127,38 +127,38 @@ def warm_up(
     clock: Clock = time.perf_counter_ns,
     between: Between | None = None,
 ) -> Warmup:
-    """Run until latency is stationary or time is over.
+    """Run until latency is stationary or the time is over.
 
-    Stationary: the medians of the last two quarters of all warm-up inferences so far (`MIN_WINDOW` or more in each)
-    agree within `TOLERANCE`, or within two standard errors of their difference where the samples scatter more than
-    that. The windows grow with the warm-up, so that a slow trend has to fade before they agree. It is looked at after
-    20 inferences and each time their number has grown by 30 %.
+    Latency is stationary if the medians of the last two quarters of all warm-up inferences (`MIN_WINDOW` or more in
+    each) agree within `TOLERANCE`, or within two standard errors of their difference if the samples scatter more. The
+    windows grow with the warm-up, so a slow trend must fade before they agree. The check runs after 20 inferences and
+    each time their number has grown by 30 %.
     """
     deadline = clock() + int(max_seconds * _SECOND_NS)
     samples: list[int] = []
-    look = 4 * MIN_WINDOW
+    next_check = 4 * MIN_WINDOW
     if between is not None:
         between.restart()
     while not samples or clock() < deadline:
         if between is not None:
             between()
         samples.append(time_one(session, feeds, clock))
-        if len(samples) >= look:
+        if len(samples) >= next_check:
             if is_stationary(samples):
                 return Warmup(len(samples), True)
-            look = math.ceil(look * _WINDOW_GROWTH)
-    # A session slower than a twentieth of the time allowed never gets to 20: half as many then decide.
+            next_check = math.ceil(next_check * _WINDOW_GROWTH)
+    # A session slower than a twentieth of the time limit never reaches 20 inferences; then 10 decide.
     return Warmup(len(samples), len(samples) >= FEWEST_TO_TELL and is_stationary(samples))
 
 
 def is_stationary(samples: Sequence[int]) -> bool:
-    """Compare the third quarter of some samples with the last; see `warm_up`."""
+    """Compare the third quarter of the samples with the last; see `warm_up`."""
     size = max(len(samples) // 4, MIN_WINDOW)
     last, third = np.array(samples[-size:], dtype=float), np.array(samples[-2 * size : -size], dtype=float)
     level = float(np.median(last))
     shift = abs(level - float(np.median(third)))
     scatter = float(np.median(np.concatenate([abs(last - level), abs(third - np.median(third))])))
-    # MAD to sigma, sigma to the error of a median, and that of a difference of two.
+    # From MAD to sigma, to the standard error of a median, to that of the difference of two medians.
     error = scatter * 1.4826 * 1.2533 * math.sqrt(2 / size)
     return shift <= max(TOLERANCE * level, 2 * error)
 
@@ -172,9 +172,9 @@ def sample(
     clock: Clock,
     between: Between | None = None,
 ) -> list[int]:
-    """Time inferences until both minima are met or the maximum is over; nanoseconds, in order.
+    """Time inferences until both minima or the maximum are met; return nanoseconds, in order.
 
-    They follow back to back, or as ``between`` lets them: it is called before each, outside the timed part.
+    Inferences run back to back unless ``between`` delays them; it is called before each, outside the timed part.
     """
     samples: list[int] = []
     append = samples.append
@@ -206,17 +206,16 @@ def check_promise(
 
     Three tests, on inferences that alternate between two inputs:
 
-    - outputs are copied at once and compared with what the same arrays hold ``settle_seconds`` (or two latencies, if
-      longer) later: any change means that something was still writing;
-    - outputs for b right after a are compared with those for b after b: a session that hands out the results of the
-      call before, or a stale copy of its buffer, gives those for a;
-    - the first copy out of the outputs is timed against a second one: outputs that wait for the result when they are
-      first touched make it slower by a quarter of the latency, every time.
+    - outputs are copied at once and compared with the same arrays ``settle_seconds`` (or two latencies, if longer)
+      later: any change means that the session was still writing;
+    - outputs for b right after a are compared with those for b after b: a session that returns the results of the
+      previous call, or a stale copy of its buffer, returns those for a;
+    - the first copy of the outputs is timed against a second one: outputs that wait for the result on first access
+      make it slower by a quarter of the latency, every time.
 
-    A session that returns the same outputs for both inputs cannot be judged by the second. Work that ends later than
-    the settling time is not seen by the first. What returns early is quick to return, and its work may be over by
-    chance before it is looked at: three tries. A session that is slow to return has that much work pending, if any:
-    one try, of some twelve latencies.
+    The second test cannot judge a session whose outputs are equal for both inputs. The first does not see work that
+    ends after the settling time. A session that returns early is fast, and its work may end by chance before the
+    check, so there are three tries. For a slow session one try suffices, of about twelve latencies.
     """
     latency_s = 1e-9 * time_one(session, feeds_a, clock)
     settle = max(settle_seconds, 2 * latency_s)
@@ -229,9 +228,9 @@ def check_promise(
             sleep(settle)
             if not _same(fresh, _copy(outputs)):
                 return (EARLY_RETURN,)
-            again = session(feeds)
+            second = session(feeds)
             sleep(settle)
-            references.append((fresh, _copy(again)))
+            references.append((fresh, _copy(second)))
         if _is_stale(*references):
             return (EARLY_RETURN,)
     # One slow copy may be an interruption.
@@ -241,7 +240,7 @@ def check_promise(
 
 
 def _touch(session: Call, feeds: Feeds, clock: Clock) -> tuple[Mapping[str, Any], list[Array], bool]:
-    """Run once; returns the outputs, a copy of them taken at once, and whether taking it waited for the result."""
+    """Run once; return the outputs, an immediate copy of them, and whether that copy waited for the result."""
     start = clock()
     outputs = session(feeds)
     returned = clock()
@@ -253,7 +252,7 @@ def _touch(session: Call, feeds: Feeds, clock: Clock) -> tuple[Mapping[str, Any]
 
 
 def _is_stale(a: tuple[list[Array], list[Array]], b: tuple[list[Array], list[Array]]) -> bool:
-    # Threads may add up in another order each time: stale means nearer to the other input's outputs than to its own.
+    # Threads may sum in a different order each time, so outputs are stale if they are nearer to the other input's.
     (_, settled_a), (fresh_b, settled_b) = a, b
     return _distance(fresh_b, settled_b) > 0.5 * _distance(settled_a, settled_b) > 0
 
@@ -263,7 +262,7 @@ def _copy(outputs: Mapping[str, Any]) -> list[Array]:
 
 
 def _same(left: list[Array], right: list[Array]) -> bool:
-    return all(one.tobytes() == other.tobytes() for one, other in zip(left, right, strict=True))
+    return all(x.tobytes() == y.tobytes() for x, y in zip(left, right, strict=True))
 
 
 def _distance(left: list[Array], right: list[Array]) -> float:

@@ -1,8 +1,8 @@
-"""Two sessions against each other in one process: inferences in random order, each beside its partner in time.
+"""Compare two sessions in one process by pairs of inferences that run one after the other, in random order.
 
-Whatever the machine does within a few inferences - another process, a slower clock, a full cache - meets both sides
-alike, and which side goes first is drawn anew for every pair. So the log ratio of a round is symmetric about zero where
-the sides are equal, on any machine: the test in `effbench.statistics.sequential` stands on nothing else.
+A disturbance of the machine that lasts several inferences (another process, a slower clock, a full cache) affects both
+sides alike, and the first side of every pair is drawn at random. So the log ratio of a round is symmetric about zero
+if the sides are equal, on any machine: the test in `effbench.statistics.sequential` assumes nothing else.
 
 Numpy and the standard library only: this runs on devices.
 """
@@ -29,12 +29,12 @@ Floats = npt.NDArray[np.float64]
 Waits = Callable[[], int]
 
 MIN_PAIRS = 10
-"""The fewest pairs of a round: each of five images twice. Few, for more rounds tell more than longer ones; with eight
-pairs a stall that meets one image in five is missed at times.
+"""The fewest pairs of a round: each of five images twice. Few, since more rounds are worth more than longer ones; with
+eight pairs, a stall in one image of five is sometimes missed.
 """
 
 WARMUP_PAIRS = 2
-"""Inferences of each side that are run alternately and dropped, after each side's first."""
+"""Warm-up inferences of each side, run alternately and dropped, after each side's first."""
 
 TAIL = 0.9
 
@@ -43,8 +43,8 @@ TAIL = 0.9
 class PairedRound:
     """One round: wall nanoseconds of both sides, pair by pair, and how much of each was spent waiting for a core.
 
-    ``a_wait_ns`` and ``b_wait_ns`` count only waiting that other processes caused (`foreign_wait`); zeros where the
-    machine does not tell. ``b_first`` says which side of each pair ran first.
+    ``a_wait_ns`` and ``b_wait_ns`` count only waiting caused by other processes (`foreign_wait`); zeros if the machine
+    does not report it. ``b_first`` holds which side of each pair ran first.
     """
 
     a_ns: tuple[int, ...]
@@ -57,7 +57,7 @@ class PairedRound:
     def __post_init__(self) -> None:
         lengths = {len(item) for item in (self.a_ns, self.b_ns, self.a_wait_ns, self.b_wait_ns)}
         if lengths == {0} or len(lengths) != 1:
-            raise DataError(f"A paired round needs as many samples of either side, and one at least, not {lengths}.")
+            raise DataError(f"A paired round needs equally many samples of both sides, at least one, not {lengths}.")
         for side, wall, wait in (("A", self.a_ns, self.a_wait_ns), ("B", self.b_ns, self.b_wait_ns)):
             if min(wall) <= 0 or min(wait) < 0:
                 raise DataError(
@@ -76,12 +76,12 @@ class LogRatios:
 def log_ratios(item: PairedRound, quantile: float = 0.5) -> LogRatios:
     """Reduce a round to its two log ratios.
 
-    Time that a runnable thread spent waiting for a core is taken off first: how busy the others were is no property
-    of a model. It is what makes a verdict on a busy machine possible at all (docs/tutorial/gate.md has the figures).
+    Time that a runnable thread spent waiting for a core is subtracted first: the load of other processes is not a
+    property of a model. Without this, no verdict is possible on a busy machine (figures: docs/tutorial/gate.md).
 
     Args:
         item: The round.
-        quantile: The typical latency's: 0.5 is the median, lower is nearer to the undisturbed latency.
+        quantile: That of the typical latency: 0.5 is the median, lower is nearer to the undisturbed latency.
     """
     a, b = net_times(item)
     pairs = np.log(b / a)
@@ -90,25 +90,25 @@ def log_ratios(item: PairedRound, quantile: float = 0.5) -> LogRatios:
 
 
 def tail(pairs: Floats) -> npt.NDArray[Any]:
-    """Return the log ratio of the slow ends (p90) from log ratios of pairs, along the last axis.
+    """Return the log ratio of the tails (p90) from the log ratios of pairs, along the last axis.
 
-    A clock that changes within a round shifts both members of a pair: it would be most of either side's own p90, and
-    drops out of their ratio. Of those ratios the upper end is where B was slow and its partner was not, the lower end
-    where A was; what they have in common, the typical ratio, counts once. So a shift of B's every inference gives that
-    shift, one of a fifth of B's inferences gives that, and sides that are equal give zero, whatever tail they share.
+    A clock change within a round shifts both members of a pair: it would dominate each side's p90, but cancels in
+    their ratio. The upper end of these ratios is where B was slow and its partner was not, the lower end where A was;
+    their common part, the typical ratio, counts once. So a shift of all inferences of B gives that shift, a shift of a
+    fifth of them gives it too, and equal sides give zero for any shared tail.
     """
     low, middle, high = np.quantile(pairs, (1 - TAIL, 0.5, TAIL), axis=-1)
     return np.asarray(high + low - middle)
 
 
 def net_times(item: PairedRound) -> tuple[Floats, Floats]:
-    """Return wall time less foreign waiting of both sides, nanoseconds, pair by pair."""
-    found = []
+    """Return wall time minus foreign waiting of both sides, in nanoseconds, pair by pair."""
+    net = []
     for wall_ns, wait_ns in ((item.a_ns, item.a_wait_ns), (item.b_ns, item.b_wait_ns)):
         wall, wait = np.asarray(wall_ns, float), np.asarray(wait_ns, float)
-        # The two clocks are read one after the other; a wait cannot be longer than what it is part of.
-        found.append(np.maximum(wall - wait, 0.01 * wall))
-    return found[0], found[1]
+        # The two clocks are read one after the other, so a wait may exceed the wall time that contains it.
+        net.append(np.maximum(wall - wait, 0.01 * wall))
+    return net[0], net[1]
 
 
 def _log_ratio(a: Floats, b: Floats, p: float) -> float:
@@ -131,14 +131,15 @@ def measure_pairs(
 
     Args:
         sessions: Side A and side B, loaded.
-        feeds: Their inputs; both members of a pair get those of the same place, taken in turn.
-        seconds: The timed phase lasts so long, and holds ``min_pairs`` pairs at least.
+        feeds: Their inputs, used in turn; both members of a pair get inputs of the same index.
+        seconds: Shortest duration of the timed phase.
         order: Draws the order.
-        min_pairs: See above.
-        max_seconds: Ends the timed phase with what it holds, one pair at least.
+        min_pairs: The fewest pairs of the timed phase.
+        max_seconds: Ends the timed phase; it always holds at least one pair.
         settle: Wait before each inference until idle threads of the other side have stopped spinning.
-        clock: Monotonic, nanoseconds.
-        waits: Total nanoseconds this thread has waited for a core because of others; None picks `foreign_wait`.
+        clock: Monotonic, in nanoseconds.
+        waits: Total nanoseconds this thread has waited for a core because of other processes; None picks
+            `foreign_wait`.
 
     Raises:
         DataError: The clock stood still or ran backwards.
@@ -151,13 +152,13 @@ def measure_pairs(
                 sessions[side](feeds[side][index % len(feeds[side])])
         begin = clock()
         while True:
-            found: list[tuple[int, int]] = [(0, 0), (0, 0)]
+            sample: list[tuple[int, int]] = [(0, 0), (0, 0)]
             sides = _drawn(order)
             for side in sides:
                 if settle:
                     wait_until_idle()
-                found[side] = _timed(sessions[side], feeds[side][len(rows) % len(feeds[side])], clock, waits)
-            rows.append((found[0], found[1], sides[0] == 1))
+                sample[side] = _timed(sessions[side], feeds[side][len(rows) % len(feeds[side])], clock, waits)
+            rows.append((sample[0], sample[1], sides[0] == 1))
             spent = (clock() - begin) / 1e9
             if spent >= max_seconds or (spent >= seconds and len(rows) >= min_pairs):
                 break
@@ -185,8 +186,8 @@ def _timed(session: Call, feeds: Feeds, clock: Clock, waits: Waits) -> tuple[int
 def foreign_wait() -> Waits:
     """Return a counter of the nanoseconds this thread was ready to run while *other processes* held the cores.
 
-    Linux counts a thread's waiting in ``schedstat`` (1 us a read). What threads of this process burned meanwhile is
-    taken off, so that a model whose own threads stand in each other's way gets no discount. Elsewhere: zeros.
+    Linux counts a thread's waiting in ``schedstat`` (1 us per read). CPU time of this process's other threads is
+    subtracted, so a model whose threads block each other gets no discount. Other systems give zeros.
 
     Source: Documentation/scheduler/sched-stats.rst of Linux, "/proc/<pid>/schedstat", second field.
     """
@@ -198,14 +199,14 @@ def foreign_wait() -> Waits:
 
     def read() -> int:
         waited = int(os.pread(file, 64, 0).split()[1])
-        others = time.process_time_ns() - time.thread_time_ns()
-        return waited - max(0, others)
+        other_threads_ns = time.process_time_ns() - time.thread_time_ns()
+        return waited - max(0, other_threads_ns)
 
     return read
 
 
 def wait_until_idle(limit_s: float = 0.05, step_s: float = 0.0005) -> None:
-    """Sleep until this process burns no more CPU time: thread pools spin for a while after an inference."""
+    """Sleep until this process uses no CPU time: thread pools spin for a while after an inference."""
     deadline = time.perf_counter() + limit_s
     while time.perf_counter() < deadline:
         before = time.process_time()
@@ -215,25 +216,25 @@ def wait_until_idle(limit_s: float = 0.05, step_s: float = 0.0005) -> None:
 
 
 class Turns:
-    """The token of two workers that take turns: whoever holds it runs, the other waits in a read.
+    """The token of two workers that take turns: its holder runs, the other waits in a read.
 
-    Each worker has one named pipe that it reads and one that it writes; both draw the same order from the same seed.
+    Each worker reads from one named pipe and writes to another; both draw the same order from the same seed.
     """
 
-    def __init__(self, mine: Path, other: Path, side: int) -> None:
-        # Side 0 opens its reading end first, side 1 its writing end: opened in the same order, both would wait.
+    def __init__(self, own_pipe: Path, partner_pipe: Path, side: int) -> None:
+        # Side 0 opens its reading end first, side 1 its writing end: in the same order, both would wait.
         if side == 0:
-            self._read = os.open(mine, os.O_RDONLY)
-            self._write = os.open(other, os.O_WRONLY)
+            self._read = os.open(own_pipe, os.O_RDONLY)
+            self._write = os.open(partner_pipe, os.O_WRONLY)
         else:
-            self._write = os.open(other, os.O_WRONLY)
-            self._read = os.open(mine, os.O_RDONLY)
+            self._write = os.open(partner_pipe, os.O_WRONLY)
+            self._read = os.open(own_pipe, os.O_RDONLY)
 
     def give(self, last: bool = False) -> None:
-        """Hand the token over, telling whether it was the last turn.
+        """Pass the token, and whether this was the last turn.
 
         Raises:
-            MeasurementError: The other worker is gone.
+            MeasurementError: The other worker has ended.
         """
         try:
             os.write(self._write, b"!" if last else b".")
@@ -241,15 +242,15 @@ class Turns:
             raise MeasurementError("The worker of the other side ended during a round.") from None
 
     def take(self) -> bool:
-        """Wait for the token; returns whether the other side says that it was the last turn.
+        """Wait for the token; return whether the other side marked the last turn.
 
         Raises:
-            MeasurementError: The other worker is gone.
+            MeasurementError: The other worker has ended.
         """
-        found = os.read(self._read, 1)
-        if not found:
+        token = os.read(self._read, 1)
+        if not token:
             raise MeasurementError("The worker of the other side ended during a round.")
-        return found == b"!"
+        return token == b"!"
 
     def close(self) -> None:
         """Close both pipes."""
@@ -259,7 +260,7 @@ class Turns:
 
 
 def turns_order(seed: int) -> Iterator[tuple[int, int]]:
-    """Yield which side goes first, pair by pair, without end; the same for both workers of a seed."""
+    """Yield the order of the sides, pair by pair, without end; equal for both workers of a seed."""
     order = random.Random(seed)
     while True:
         yield _drawn(order)
@@ -292,7 +293,7 @@ def measure_turns(
             timed = index - WARMUP_PAIRS
             if timed == 0:
                 begin = clock()
-            # Decided before the pair by side 0 alone, and carried by the token: clocks of two processes may differ.
+            # Only side 0 decides, before the pair, and the token carries it: clocks of two processes may differ.
             last = side == 0 and timed + 1 >= min_pairs and (clock() - begin) / 1e9 >= seconds
             if sides[0] != side:
                 last = turns.take() or last
@@ -312,12 +313,12 @@ def measure_turns(
 
 
 def join_turns(a: Mapping[str, Any], b: Mapping[str, Any]) -> PairedRound:
-    """Put the two halves of a round of two workers together.
+    """Join the two halves of a round of two workers.
 
     Raises:
-        DataError: They do not belong to one another.
+        DataError: The halves belong to different rounds.
     """
     if a["b_first"] != b["b_first"]:
-        raise DataError("The two workers of a round walked different orders.")
+        raise DataError("The two workers of a round used different orders.")
     walls = tuple(a["wall_ns"]), tuple(b["wall_ns"])
     return PairedRound(*walls, tuple(a["wait_ns"]), tuple(b["wait_ns"]), tuple(a["b_first"]))

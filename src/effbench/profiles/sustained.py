@@ -1,4 +1,4 @@
-"""The curve of a sustained round, and the moment from which the machine stays slower: the start of throttling."""
+"""The curve of a sustained round, and the time from which latency stays higher: the start of throttling."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from effbench.schema import Round, Samples
 Floats = npt.NDArray[np.float64]
 
 POINTS = 120
-"""Of a curve: enough to see a step within a percent of the round, few enough for a median in each."""
+"""Points of a curve: enough to locate a step within a percent of the round, few enough for a median in each."""
 
 SAMPLES_A_POINT = 5
-"""The fewest whose median outlives two outliers."""
+"""The fewest samples whose median survives two outliers."""
 
 RISE = 0.03
-"""From which a lasting rise of the level is called throttling; drift below it is not told from the host's own noise."""
+"""A lasting rise of at least this much is throttling; a smaller drift is not distinguishable from noise of the host."""
 
 PENALTY = 8.0
-"""Of a change point, in noise variances times the log of the number of points.
+"""Penalty of a change point, in noise variances times the log of the number of points.
 
-Twice the usual 2 to 4: the noise of a shared machine depends on itself from one point to the next.
+Twice the usual 2 to 4: the noise of a shared machine is autocorrelated.
 """
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Median latency along a round: the middle of each stretch in seconds, and milliseconds."""
+    """Median latency along a round: the mean time of each segment in seconds, and its median in milliseconds."""
 
     time_s: tuple[float, ...]
     median_ms: tuple[float, ...]
@@ -39,7 +39,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Step:
-    """From ``at_s`` on, latency stays above what it was at the start."""
+    """From ``at_s`` on, latency stays above its level at the start."""
 
     at_s: float
     before_ms: float
@@ -56,10 +56,10 @@ def is_sustained(samples: Samples) -> bool:
     return any(item.trace for item in samples.rounds)
 
 
-def curve(one: Round, points: int = POINTS) -> Curve:
-    """Return the medians of stretches of equal duration; stretches with too few samples are joined."""
-    ends = _end_times_s(one)
-    values = np.asarray(one.samples_ns, dtype=np.float64) / 1e6
+def curve(round_: Round, points: int = POINTS) -> Curve:
+    """Return the medians of segments of equal duration; segments with too few samples are joined."""
+    ends = _end_times_s(round_)
+    values = np.asarray(round_.samples_ns, dtype=np.float64) / 1e6
     count = max(1, min(points, len(values) // SAMPLES_A_POINT))
     edges = np.searchsorted(ends, np.linspace(0, ends[-1], count + 1)[1:-1])
     cuts, last = [], 0
@@ -71,25 +71,25 @@ def curve(one: Round, points: int = POINTS) -> Curve:
     return Curve(tuple(middles), tuple(float(np.median(part)) for part in np.split(values, cuts)))
 
 
-def _end_times_s(one: Round) -> Floats:
-    """Return when each sample ended: from the trace where there is one, else as if they followed back to back."""
-    lengths = np.cumsum(np.asarray(one.samples_ns, dtype=np.float64)) / 1e9
-    known = one.trace
-    if len(known.get("samples", ())) < 2:
+def _end_times_s(round_: Round) -> Floats:
+    """Return when each sample ended: from the trace if there is one, else as if they ran back to back."""
+    lengths = np.cumsum(np.asarray(round_.samples_ns, dtype=np.float64)) / 1e9
+    trace = round_.trace
+    if len(trace.get("samples", ())) < 2:
         return lengths
-    marks, times = np.array(known["samples"]), np.array(known["time_s"])
+    marks, times = np.array(trace["samples"]), np.array(trace["time_s"])
     marks = np.append(marks, len(lengths))
     rest = lengths[-1] - lengths[int(marks[-2]) - 1] if marks[-2] > 0 else lengths[-1]
-    wall_s = one.observed.get("wall_s", 0.0)
+    wall_s = round_.observed.get("wall_s", 0.0)
     times = np.append(times, max(times[-1] + rest, wall_s))
     return np.asarray(np.interp(np.arange(1, len(lengths) + 1), marks, times), dtype=np.float64)
 
 
-def throttling(found: Curve) -> Step | None:
+def throttling(series: Curve) -> Step | None:
     """Return the step from which latency stays at least `RISE` above its start, or None.
 
-    The levels are those of an optimal partition of the log medians (PELT); a stretch that is slow and then recovers is
-    no throttling.
+    The levels are those of an optimal partition of the log medians (PELT); a slow segment that recovers is not
+    throttling.
 
     Raises:
         MissingDependencyError: ruptures is not installed.
@@ -100,7 +100,7 @@ def throttling(found: Curve) -> Step | None:
         import ruptures
     except ImportError as error:
         raise MissingDependencyError("Finding where throttling starts", "ruptures", "sustained") from error
-    logs = np.log(np.array(found.median_ms))
+    logs = np.log(np.array(series.median_ms))
     if len(logs) < 10:
         return None
     noise = float(np.median(np.abs(np.diff(logs)))) * 1.4826 / np.sqrt(2)
@@ -114,5 +114,5 @@ def throttling(found: Curve) -> Step | None:
     if first is None:
         return None
     start = starts[first]
-    at_s = (found.time_s[start - 1] + found.time_s[start]) / 2
+    at_s = (series.time_s[start - 1] + series.time_s[start]) / 2
     return Step(at_s, float(np.exp(levels[0])), float(np.exp(np.median(logs[start:]))))

@@ -1,8 +1,7 @@
 """Grade how far a measurement can be trusted: A to D, with the reasons; a pure function of the record.
 
 A: every check passed. B: use with care. C: an indication only. D: not a latency of this model on this machine; never on
-a front. The grade is the worst that any check gives. What could not be observed cannot be vouched for: without any
-reading of other load a measurement is at best a B.
+a front. The grade is the worst of all checks. Without any reading of other load, the best grade is B.
 """
 
 from __future__ import annotations
@@ -23,76 +22,76 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class TrustThresholds:
-    """The values above which a check gives B, C and D."""
+    """The values above which a check grades B, C and D."""
 
     b: float
     c: float
     d: float = float("inf")
 
     def grade(self, value: float) -> str:
-        """Return the grade that a value deserves."""
+        """Return the grade of a value."""
         return "D" if value > self.d else "C" if value > self.c else "B" if value > self.b else "A"
 
 
 ROUNDS_FOR_INTERVAL = percentiles.MIN_ROUNDS
 MIN_SAMPLES_PER_ROUND = 10
-"""Below it a round's own median is decided by two or three inferences."""
+"""With fewer samples, two or three inferences decide a round's median."""
 
 UNCERTAINTY_PCT = TrustThresholds(2, 5, 20)
-"""Half-width of p50's interval. A promises p50 within 2 %, which a wider interval cannot; at 20 % nothing is ranked."""
+"""Half-width of p50's interval. A means that p50 is known to within 2 %; above 20 % nothing is ranked."""
 
 OTHER_CPU_PCT = TrustThresholds(15, 40)
-"""CPU time of other processes, percent of one core, mean over rounds. An idle system with its agents and the reading
-of the counters (10 ms ticks in rounds of half a second: 4 %) stays below 15; one busy process is at 100."""
+"""CPU time of other processes, percent of one core, mean over rounds. An idle system with its services and the reading
+of the counters (10 ms ticks in rounds of half a second: 4 %) stays below 15; one busy process uses 100."""
 
 BUSY_ROUND_PCT = 50.0
 BUSY_ROUND_SHARE_PCT = TrustThresholds(20, 50)
-"""Share of rounds in which other processes took more than half a core: load that comes and goes hides in the mean,
-but from a fifth of the rounds on it moves the median of the mixture."""
+"""Share of rounds in which other processes used more than half a core: the mean hides intermittent load, but from a
+fifth of the rounds on it moves the median of the mixture."""
 
 STEAL_PCT = TrustThresholds(2, 10, 50)
-"""Time the hypervisor gave to others, percent of one core: it is in the samples as if the model were slower."""
+"""Time the hypervisor gave to other guests, percent of one core: it appears in the samples as latency."""
 
 RUN_DELAY_PCT = TrustThresholds(1, 5, 50)
-"""Time this process's threads were ready but not running, percent of wall time; below 1 % it cannot move p50 by 2 %."""
+"""Time this process's threads were ready but not running, percent of wall time; below 1 % it moves p50 by under 2 %."""
 
 SWITCHES_PER_SECOND = TrustThresholds(50, 200)
-"""Involuntary switches, used where the run delay is not readable: a lone process is preempted by the kernel's own
-threads some ten times a second; time slices shared with another show as hundreds."""
+"""Involuntary context switches, used if the run delay is not readable: kernel threads preempt a lone process about ten
+times per second; time slices shared with another process give hundreds."""
 
 NOT_STATIONARY_PCT = TrustThresholds(25, 50)
-"""Share of rounds whose warm-up ended by the clock and not because latency had settled."""
+"""Share of rounds whose warm-up ended by its time limit before latency was stationary."""
 
 DRIFT_WITHIN_PCT = TrustThresholds(2, 5)
-"""Median over rounds of the change from a round's first third to its last: what a round adds when it runs longer."""
+"""Median over rounds of the change from a round's first third to its last: the effect of a longer round."""
 
 DRIFT_ACROSS_PCT = TrustThresholds(3, 10)
-"""Change from the first third of the rounds to the last. Wider than within: it compares medians of two rounds or so."""
+"""Change from the first third of the rounds to the last. Wider than within: it compares medians of about two rounds."""
 
 ORDER = 0.6
-"""Kendall's tau between rounds' order and their medians from which a slow-down is monotone and is called throttling;
-six rounds in random order exceed it in under 3 of 100 cases."""
+"""Kendall's tau between the order of rounds and their medians; above it, a slowdown is monotone and called throttling.
+Six rounds in random order exceed it in under 3 of 100 cases."""
 
 FREQUENCY_DROP_PCT = TrustThresholds(3, 10)
 """Fall of the highest core frequency over a round, median over rounds: latency follows frequency one to one."""
 
 MISSED_FRAMES_PCT = TrustThresholds(1, 50)
-"""Frames that came while an inference was under way: from a hundredth on, the pace asked for is not the pace held."""
+"""Frames that passed during an inference: above one percent, the requested pace was not held."""
 
 ABOVE_START_C = TrustThresholds(2, 10)
-"""How much warmer a round began than the first, where cooling down was asked for; sensors tell it to 1 degree."""
+"""How much warmer a round began than the first, with --cool-down; sensors resolve 1 degree."""
 
 SECOND_MODE_PCT = 15.0
-"""Share of the samples in the smaller of two modes from which p50 may lie in either, or between them, next time."""
+"""Share of the samples in the smaller of two modes above which the next p50 may lie in either mode or between them."""
 
 MODE_GAP_PCT = TrustThresholds(3, 10)
-"""How far the two modes lie apart; modes nearer than 3 % can move p50 by little more than an A allows."""
+"""Distance of the two modes; modes nearer than 3 % move p50 by little more than an A allows."""
 
 VALLEY = 0.5
-"""Two groups are modes when the samples between them are less than half as dense as those around each."""
+"""Two groups are modes if the samples between them are less than half as dense as those around each."""
 
 SPIKES_PCT = 5.0
-"""The slowest samples, left out of the search for modes: a few long interruptions would be taken for the second."""
+"""The slowest samples, excluded from the search for modes: a few long interruptions would look like a second mode."""
 
 Check = Callable[[Samples], Iterator[tuple[str, str]]]
 
@@ -103,18 +102,18 @@ def grade(
     """Return the grade of a measurement and the reasons for anything below A, the gravest first.
 
     Args:
-        samples: The rounds with what was observed in them.
-        before: The environment as `environment.observe` saw it before the first round, where known.
+        samples: The rounds and their observations.
+        before: The result of `environment.observe` before the first round, or None.
         after: The same after the last round.
     """
-    found = [entry for check in _CHECKS for entry in check(samples) if entry[0] != "A"]
-    found += _environment(before or {}, after or {})
-    found.sort(key=lambda entry: entry[0], reverse=True)
-    return (found[0][0] if found else "A"), tuple(reason for _, reason in found)
+    reasons = [entry for check in _CHECKS for entry in check(samples) if entry[0] != "A"]
+    reasons += _environment(before or {}, after or {})
+    reasons.sort(key=lambda entry: entry[0], reverse=True)
+    return (reasons[0][0] if reasons else "A"), tuple(reason for _, reason in reasons)
 
 
 def _early_return(samples: Samples) -> Iterator[tuple[str, str]]:
-    flags = sorted({flag for one in samples.rounds for flag in one.flags})
+    flags = sorted({flag for round_ in samples.rounds for flag in round_.flags})
     if flags:
         yield "D", f"{', '.join(flags)}: outputs were not final when the session returned"
 
@@ -122,19 +121,22 @@ def _early_return(samples: Samples) -> Iterator[tuple[str, str]]:
 def _counts(samples: Samples) -> Iterator[tuple[str, str]]:
     rounds = len(samples.rounds)
     if rounds < ROUNDS_FOR_INTERVAL:
-        yield "C", f"too few rounds: {rounds}, an interval needs {ROUNDS_FOR_INTERVAL}"
-    fewest = min(len(one.samples_ns) for one in samples.rounds)
+        yield "C", f"too few rounds: {rounds}; an interval needs {ROUNDS_FOR_INTERVAL}"
+    fewest = min(len(round_.samples_ns) for round_ in samples.rounds)
     if fewest < MIN_SAMPLES_PER_ROUND:
-        yield "B", f"too few samples: a round holds {fewest}, {MIN_SAMPLES_PER_ROUND} are wanted"
+        yield "B", f"too few samples: a round has only {fewest}; it needs {MIN_SAMPLES_PER_ROUND}"
     if not percentiles.supported(_series(samples), 0.5):
-        yield "C", f"too few samples: {sum(len(one.samples_ns) for one in samples.rounds)} in all do not support p50"
+        yield (
+            "C",
+            f"too few samples: {sum(len(round_.samples_ns) for round_ in samples.rounds)} in all do not support p50",
+        )
 
 
 def _uncertainty(samples: Samples) -> Iterator[tuple[str, str]]:
-    found = percentiles.estimate(_series(samples), 0.5)
-    width = None if found is None else found.relative_half_width
+    estimate = percentiles.estimate(_series(samples), 0.5)
+    width = None if estimate is None else estimate.relative_half_width
     if width is not None:
-        yield UNCERTAINTY_PCT.grade(100 * width), f"uncertain: p50 is known to ±{width:.1%} only"
+        yield UNCERTAINTY_PCT.grade(100 * width), f"uncertain: p50 is known only to within ±{width:.1%}"
 
 
 def _load(samples: Samples) -> Iterator[tuple[str, str]]:
@@ -142,7 +144,8 @@ def _load(samples: Samples) -> Iterator[tuple[str, str]]:
     if len(other):
         mean, busy = float(other.mean()), 100 * float((other > BUSY_ROUND_PCT).mean())
         worse = max(OTHER_CPU_PCT.grade(mean), BUSY_ROUND_SHARE_PCT.grade(busy))
-        yield worse, f"other load: {mean:.0f} % of a core, above {BUSY_ROUND_PCT:.0f} % in {busy:.0f} % of rounds"
+        share = f"above {BUSY_ROUND_PCT:.0f} % in {busy:.0f} % of rounds"
+        yield worse, f"other load: other processes used {mean:.0f} % of a core on average, {share}"
     stolen = _observed(samples, "steal_pct")
     if len(stolen):
         yield STEAL_PCT.grade(float(stolen.mean())), f"stolen time: the hypervisor took {stolen.mean():.1f} % of a core"
@@ -152,32 +155,35 @@ def _preemption(samples: Samples) -> Iterator[tuple[str, str]]:
     delay = _observed(samples, "run_delay_pct")
     switches = _observed(samples, "involuntary_switches")
     if len(delay):
-        yield RUN_DELAY_PCT.grade(float(delay.mean())), f"preempted: ready but not running {delay.mean():.1f} % of time"
+        yield (
+            RUN_DELAY_PCT.grade(float(delay.mean())),
+            f"preempted: threads waited for a core {delay.mean():.1f} % of the time",
+        )
     elif len(switches):
         rate = float(switches.sum() / sum(sum(one.samples_ns) for one in samples.rounds) * 1e9)
-        yield SWITCHES_PER_SECOND.grade(rate), f"preempted: {rate:.0f} involuntary switches a second"
+        yield SWITCHES_PER_SECOND.grade(rate), f"preempted: {rate:.0f} involuntary context switches per second"
     elif not len(_observed(samples, "other_cpu_pct")):
         yield "B", "other load could not be observed on this machine"
 
 
 def _warmup(samples: Samples) -> Iterator[tuple[str, str]]:
-    unsettled = [one for one in samples.rounds if not one.stationary]
+    unsettled = [round_ for round_ in samples.rounds if not round_.stationary]
     share = 100 * len(unsettled) / len(samples.rounds)
-    short = sum(one.warmup < FEWEST_TO_TELL for one in unsettled)
-    what = "warm-up was too short to tell" if 2 * short > len(unsettled) else "latency still moved after warm-up"
-    yield NOT_STATIONARY_PCT.grade(share), f"not stationary: {what} in {share:.0f} % of rounds"
+    short = sum(round_.warmup < FEWEST_TO_TELL for round_ in unsettled)
+    finding = "warm-up was too short to judge" if 2 * short > len(unsettled) else "latency still changed after warm-up"
+    yield NOT_STATIONARY_PCT.grade(share), f"not stationary: {finding} in {share:.0f} % of rounds"
 
 
 def _drift_within(samples: Samples) -> Iterator[tuple[str, str]]:
-    # Thirds of fewer than five samples are noise.
-    changes = [_change(np.asarray(one, dtype=float)) for one in _series(samples) if len(one) >= 15]
+    # Medians of fewer than five samples are noise.
+    changes = [_change(np.asarray(samples_ns, dtype=float)) for samples_ns in _series(samples) if len(samples_ns) >= 15]
     if changes:
         drift = 100 * float(np.median(changes))
         yield DRIFT_WITHIN_PCT.grade(abs(drift)), f"drift: {drift:+.1f} % from the start of a round to its end"
 
 
 def _drift_across(samples: Samples) -> Iterator[tuple[str, str]]:
-    levels = np.array([np.median(one) for one in _series(samples)])
+    levels = np.array([np.median(samples_ns) for samples_ns in _series(samples)])
     if len(levels) >= ROUNDS_FOR_INTERVAL:
         drift = 100 * _change(levels)
         name = "throttled" if drift > 0 and _kendall(levels) > ORDER else "drift"
@@ -185,9 +191,15 @@ def _drift_across(samples: Samples) -> Iterator[tuple[str, str]]:
 
 
 def _frequency(samples: Samples) -> Iterator[tuple[str, str]]:
-    rounds = [one.observed for one in samples.rounds if {"cpu_mhz_before", "cpu_mhz_after"} <= one.observed.keys()]
+    rounds = [
+        observed.observed
+        for observed in samples.rounds
+        if {"cpu_mhz_before", "cpu_mhz_after"} <= observed.observed.keys()
+    ]
     if rounds:
-        drop = 100 * float(np.median([1 - one["cpu_mhz_after"] / one["cpu_mhz_before"] for one in rounds]))
+        drop = 100 * float(
+            np.median([1 - observed["cpu_mhz_after"] / observed["cpu_mhz_before"] for observed in rounds])
+        )
         yield FREQUENCY_DROP_PCT.grade(drop), f"throttled: the clock frequency fell {drop:.0f} % during a round"
 
 
@@ -195,17 +207,20 @@ def _protocol(samples: Samples) -> Iterator[tuple[str, str]]:
     missed = _observed(samples, "missed_frames_pct")
     if len(missed):
         worst = float(missed.max())
-        yield MISSED_FRAMES_PCT.grade(worst), f"behind its pace: {worst:.1f} % of frames were missed"
+        yield MISSED_FRAMES_PCT.grade(worst), f"behind the pace: {worst:.1f} % of frames were missed"
     above = _observed(samples, "above_start_c")
     if len(above):
-        yield ABOVE_START_C.grade(float(above.max())), f"not cooled down: a round began {above.max():.0f} °C warmer"
+        yield (
+            ABOVE_START_C.grade(float(above.max())),
+            f"not cooled down: a round began {above.max():.0f} °C warmer than the first",
+        )
 
 
 def _modes(samples: Samples) -> Iterator[tuple[str, str]]:
-    found = second_mode(_series(samples))
-    if found is not None:
-        share, gap = found
-        reason = f"bimodal: {share:.0%} of samples in a second mode, {gap:.1%} away"
+    modes = second_mode(_series(samples))
+    if modes is not None:
+        share, gap = modes
+        reason = f"bimodal: {share:.0%} of samples form a second mode, {gap:.1%} away"
         yield MODE_GAP_PCT.grade(100 * gap), reason
 
 
@@ -225,28 +240,28 @@ _CHECKS: tuple[Check, ...] = (
 
 
 def _environment(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    # Facts that no measurement changes by itself; frequency, temperature and load do move and are judged per round.
+    # Facts that a measurement does not change; frequency, temperature and load do change and are graded per round.
     for key in ("governor", "turbo", "power_mode", "power_source", "cgroup_cpus", "cores_allowed", "cpu_model"):
         if key in before and key in after and before[key] != after[key]:
             yield "C", f"the machine changed: {key} was {before[key]}, then {after[key]}"
     reasons = after.get("throttle_reasons") or before.get("throttle_reasons")
     if reasons:
-        yield "C", f"throttled: the device itself says {reasons}"
+        yield "C", f"throttled: the device reports {reasons}"
     if before.get("thermal_status") != after.get("thermal_status"):
         yield "C", f"heated up: thermal status was {before.get('thermal_status')}, then {after.get('thermal_status')}"
 
 
 def second_mode(rounds: Sequence[Sequence[int]]) -> tuple[float, float] | None:
-    """Return the share of the smaller of two modes and the gap relative to the lower, or None where there is one mode.
+    """Return the share of the smaller of two modes and the gap relative to the lower, or None if there is one mode.
 
-    The samples, less the slowest `SPIKES_PCT`, are split in two where that explains most of their variance on the log
-    scale. The two groups are modes if both hold `SECOND_MODE_PCT` and the middle third between their medians is less
-    than `VALLEY` times as dense as the thirds around each median; the halves of one hump, or of a long tail, are
-    densest toward the middle or the floor.
+    The samples, without the slowest `SPIKES_PCT`, are split in two where the split explains most of their variance on
+    the log scale. The two groups are modes if both hold `SECOND_MODE_PCT` and the middle third between their medians
+    is less than `VALLEY` times as dense as the thirds around each median; the halves of a single mode, or of a long
+    tail, are densest toward the middle or the lower end.
 
     Source: Otsu 1979, IEEE Transactions on Systems, Man, and Cybernetics 9:62 (the split).
     """
-    values = np.sort(np.log(np.concatenate([np.asarray(one, dtype=float) for one in rounds])))
+    values = np.sort(np.log(np.concatenate([np.asarray(samples_ns, dtype=float) for samples_ns in rounds])))
     values = values[: int(np.ceil(len(values) * (1 - SPIKES_PCT / 100)))]
     least = max(int(np.ceil(len(values) * SECOND_MODE_PCT / 100)), 2)
     if len(values) < 2 * least:
@@ -269,11 +284,11 @@ def second_mode(rounds: Sequence[Sequence[int]]) -> tuple[float, float] | None:
 
 
 def _series(samples: Samples) -> list[tuple[int, ...]]:
-    return [one.samples_ns for one in samples.rounds]
+    return [round_.samples_ns for round_ in samples.rounds]
 
 
 def _observed(samples: Samples, key: str) -> Floats:
-    return np.array([one.observed[key] for one in samples.rounds if key in one.observed])
+    return np.array([round_.observed[key] for round_ in samples.rounds if key in round_.observed])
 
 
 def _change(values: Floats) -> float:

@@ -68,5 +68,5 @@ def test_a_file_that_is_no_measurement_stores_nothing(own: Any):
     (own.folder / "x.txt").write_text("nothing")
     done = own("import", "x.txt", "-a", "toy.net-64-b1-fp32-ort", "-d", "iphone-13")
     assert 2 == done.returncode
-    assert "not what any known tool writes" in done.stderr
+    assert "not the output of a known tool" in done.stderr
     assert [] == list(Store(own.folder / "runs"))

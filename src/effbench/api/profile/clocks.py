@@ -25,7 +25,7 @@ def locked(remote: Remote, ask: Ask | None, say: Notify) -> Iterator[None]:
     if ask is None:
         yield
         return
-    changes = _do(remote, "plan")["said"]
+    changes = _do(remote, "plan")["settings"]
     if not changes:
         text = f"'{remote.device.name}' has no clocks to lock: no CPU governor, jetson_clocks or nvidia-smi was found"
         raise UnavailableError(f"{text}, or they are locked already.", hint="Leave --lock-clocks out.")
@@ -46,7 +46,7 @@ def setting(remote: Remote) -> dict[str, str]:
 
 
 def _lock(remote: Remote, say: Notify) -> None:
-    for text in _do(remote, "lock")["said"]:
+    for text in _do(remote, "lock")["settings"]:
         say(f"locked: {text}")
     remote.clocks_locked = True
 

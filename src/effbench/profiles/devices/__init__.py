@@ -1,7 +1,7 @@
-"""Devices by name: one TOML file each, declared facts only; what was observed belongs to a measurement.
+"""Devices by name: one TOML file each, with declared facts only; observed facts belong to a measurement.
 
-A user's own lie in a file (``--device path/to/NAME.toml``) or in ``effbench.toml`` as ``[devices.NAME]``, which adds to
-the device of that name, or to that of ``base``.
+Users declare devices in a file (``--device path/to/NAME.toml``) or in ``effbench.toml`` as ``[devices.NAME]``, which
+extends the device of that name, or the one that ``base`` names.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ def packaged() -> dict[str, Device]:
     Raises:
         DataError: A file is not TOML, or not a device.
     """
-    found = (read(path) for path in sorted(FOLDER.glob("*.toml")))
-    return {device.name: device for device in found}
+    devices_read = (read(path) for path in sorted(FOLDER.glob("*.toml")))
+    return {device.name: device for device in devices_read}
 
 
 def devices(folder: Path | None = None) -> dict[str, Device]:
-    """Return the packaged devices and those that ``effbench.toml`` of a folder (default: this one) declares.
+    """Return the packaged devices and those declared in ``effbench.toml`` of a folder (default: the current one).
 
     Raises:
         DataError: The file is not TOML, or an entry is not a device.
@@ -46,13 +46,13 @@ def devices(folder: Path | None = None) -> dict[str, Device]:
     """
     path = (folder or Path()) / SUITE
     entries = _toml(path).get("devices", {}) if path.is_file() else {}
-    found = dict(packaged())
+    devices_by_name = dict(packaged())
     for name, entry in entries.items():
-        where = f"{path}: [devices.{name}]"
+        location = f"{path}: [devices.{name}]"
         if not isinstance(entry, dict):
-            raise DataError(f"{where} is not a table.")
-        found[name] = _merged(name, entry, found, where)
-    return found
+            raise DataError(f"{location} is not a table.")
+        devices_by_name[name] = _merged(name, entry, devices_by_name, location)
+    return devices_by_name
 
 
 def read(path: Path) -> Device:
@@ -76,25 +76,25 @@ def get(name: str) -> Device:
     """
     if name.endswith(".toml"):
         return read(Path(name))
-    found = devices()
-    if name not in found:
-        raise unknown_name(name, found, "device")
-    return found[name]
+    known = devices()
+    if name not in known:
+        raise unknown_name(name, known, "device")
+    return known[name]
 
 
-def _merged(name: str, entry: Mapping[str, Any], known: Mapping[str, Device], where: str) -> Device:
+def _merged(name: str, entry: Mapping[str, Any], known: Mapping[str, Device], location: str) -> Device:
     rest = {key: value for key, value in entry.items() if key not in ("base", "name")}
     base = str(entry.get("base", name))
     if base not in known:
         if "base" in entry:
-            raise unknown_name(base, known, f"device that {where} builds on:")
+            raise unknown_name(base, known, f"device that {location} builds on:")
         data: dict[str, Any] = {"kind": "host", "description": f"Declared in {SUITE}", "targets": ["ort"]}
-        data["evidence"] = EVIDENCE[0]  # it is there: its owner declares it
-        return from_json(Device, {"format": FORMAT_VERSION, **data, **rest, "name": name}, where)
+        data["evidence"] = EVIDENCE[0]  # its owner declares it, so it exists
+        return from_json(Device, {"format": FORMAT_VERSION, **data, **rest, "name": name}, location)
     data = plain(known[base])
     for key, value in rest.items():
         data[key] = {**data[key], **value} if isinstance(data.get(key), dict) and isinstance(value, dict) else value
-    return replace(from_json(Device, {"format": FORMAT_VERSION, **data}, where), name=name)
+    return replace(from_json(Device, {"format": FORMAT_VERSION, **data}, location), name=name)
 
 
 def _toml(path: Path) -> dict[str, Any]:

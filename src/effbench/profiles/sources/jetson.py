@@ -14,11 +14,11 @@ from pathlib import Path
 from effbench.profiles.sources import Silent, Value, number, text
 
 GPU = re.compile(r"\.(gpu|gp10b|gv11b|ga10b|gb10b)$")
-"""How the GPU is called among the devices with a frequency of their own: by its role, or by its chip."""
+"""Names of the GPU among the devfreq devices: by its role or by its chip."""
 
 
 class Jetson(Silent):
-    """What nvpmodel, devfreq and the thermal zones of a Tegra say; silent on everything else."""
+    """The state from nvpmodel, devfreq and the thermal zones of a Tegra; empty on other machines."""
 
     name = "jetson"
 
@@ -27,19 +27,19 @@ class Jetson(Silent):
         board = (text(root / "proc/device-tree/compatible") or "").lower()
         if "tegra" not in board:
             return {}
-        found: dict[str, Value] = {"power_mode": power_mode(root)}
+        values: dict[str, Value] = {"power_mode": power_mode(root)}
         for device in sorted((root / "sys/class/devfreq").glob("*")):
             if GPU.search(device.name):
-                found["gpu_mhz"] = number(device / "cur_freq", 1e-6)
-                found["gpu_mhz_min"] = number(device / "min_freq", 1e-6)
-                found["gpu_mhz_max"] = number(device / "max_freq", 1e-6)
+                values["gpu_mhz"] = number(device / "cur_freq", 1e-6)
+                values["gpu_mhz_min"] = number(device / "min_freq", 1e-6)
+                values["gpu_mhz_max"] = number(device / "max_freq", 1e-6)
         memory = root / "sys/kernel/debug/bpmp/debug/clk/emc/rate"
-        found["memory_mhz"] = number(memory, 1e-6)
+        values["memory_mhz"] = number(memory, 1e-6)
         for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
             name, degrees = text(zone / "type"), number(zone / "temp", 1e-3)
             if name and degrees is not None:
-                found[f"temperature_{name.removesuffix('-thermal')}_c"] = degrees
-        return {key: value for key, value in found.items() if value is not None}
+                values[f"temperature_{name.removesuffix('-thermal')}_c"] = degrees
+        return {key: value for key, value in values.items() if value is not None}
 
 
 def power_mode(root: Path) -> str | None:
@@ -59,24 +59,24 @@ def tegrastats(line: str) -> dict[str, float]:
 
     Returns:
         ``gpu_pct`` and ``gpu_mhz``, ``memory_mhz``, ``cpu_mhz`` (the highest core), ``temperature_NAME_c``, and the
-        power of each rail now, ``power_NAME_w``; what the line lacks is absent.
+        present power of each rail, ``power_NAME_w``; a value missing in the line is absent.
     """
-    found: dict[str, float] = {}
+    values: dict[str, float] = {}
     if gpu := re.search(r"GR3D_FREQ (\d+)%(?:@\[?(\d+))?", line):
-        found["gpu_pct"] = float(gpu[1])
+        values["gpu_pct"] = float(gpu[1])
         if gpu[2]:
-            found["gpu_mhz"] = float(gpu[2])
+            values["gpu_mhz"] = float(gpu[2])
     if memory := re.search(r"EMC_FREQ \d+%@(\d+)", line):
-        found["memory_mhz"] = float(memory[1])
+        values["memory_mhz"] = float(memory[1])
     cores = [float(mhz) for mhz in re.findall(r"\d+%@(\d+)", (re.search(r"CPU \[([^\]]*)\]", line) or [""] * 2)[1])]
     if cores:
-        found["cpu_mhz"] = max(cores)
+        values["cpu_mhz"] = max(cores)
     for name, degrees in re.findall(r"(\w+)@(-?[\d.]+)C\b", line):
-        if float(degrees) > -250:  # -256 stands for a sensor that is off
-            found[f"temperature_{name.lower()}_c"] = float(degrees)
+        if float(degrees) > -250:  # -256 marks a sensor that is off
+            values[f"temperature_{name.lower()}_c"] = float(degrees)
     for rail, milliwatts in re.findall(r"(\w+) (\d+)mW/\d+mW", line):
-        found[f"power_{rail}_w"] = float(milliwatts) / 1000
-    return found
+        values[f"power_{rail}_w"] = float(milliwatts) / 1000
+    return values
 
 
 SOURCE = Jetson()

@@ -1,6 +1,6 @@
-"""macOS: thermal pressure, power source and low power mode, from the text of its own tools.
+"""macOS: thermal pressure, power source and low power mode, from the output of system tools.
 
-Written from Apple's manual pages and from recorded texts; not run on a Mac so far.
+Written from Apple's manual pages and from recorded outputs; not run on a Mac so far.
 
 Source: manual pages pmset(1) and notifyutil(1); thermal pressure levels from OSThermalNotification.h.
 """
@@ -20,7 +20,7 @@ LIMIT_S = 5.0
 
 
 class MacOs(Silent):
-    """What pmset and notifyutil say; silent on every other system."""
+    """The state from pmset and notifyutil; empty on other systems."""
 
     name = "macos"
 
@@ -34,27 +34,27 @@ class MacOs(Silent):
 
 def parse(pressure: str, therm: str, batt: str, settings: str) -> dict[str, Value]:
     """Read the texts of ``notifyutil -g``, ``pmset -g therm``, ``pmset -g batt`` and ``pmset -g``."""
-    found: dict[str, Value] = {}
+    state: dict[str, Value] = {}
     if level := re.search(r"thermalpressurelevel\s+(\d+)", pressure):
         index = int(level[1])
-        found["thermal_status"] = PRESSURE[index] if index < len(PRESSURE) else level[1]
+        state["thermal_status"] = PRESSURE[index] if index < len(PRESSURE) else level[1]
     if limit := re.search(r"CPU_Speed_Limit\s*=\s*(\d+)", therm):
-        found["cpu_speed_limit_pct"] = int(limit[1])
+        state["cpu_speed_limit_pct"] = int(limit[1])
         if int(limit[1]) < 100:
-            found["throttle_reasons"] = f"CPU speed limit {limit[1]} %"
+            state["throttle_reasons"] = f"CPU speed limit {limit[1]} %"
     if source := re.search(r"drawing from '(AC|Battery) Power'", batt):
-        found["power_source"] = "mains" if source[1] == "AC" else "battery"
+        state["power_source"] = "mains" if source[1] == "AC" else "battery"
     if mode := re.search(r"^\s*(?:lowpowermode|powermode)\s+(\d)", settings, re.MULTILINE):
-        found["power_mode"] = {"0": "normal", "1": "low power", "2": "high power"}.get(mode[1], mode[1])
-    return found
+        state["power_mode"] = {"0": "normal", "1": "low power", "2": "high power"}.get(mode[1], mode[1])
+    return state
 
 
 def _say(*command: str) -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+        process = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return done.stdout
+    return process.stdout
 
 
 SOURCE = MacOs()

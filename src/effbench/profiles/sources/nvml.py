@@ -24,26 +24,26 @@ REASONS = {
     0x200: "board limit",
     0x400: "reliability",
 }
-"""Bits that slow a GPU down; idling, set clocks and display clocks are left out."""
+"""Bits that slow a GPU down; idling, set clocks and display clocks are ignored."""
 THERMAL = 0x8 | 0x20 | 0x40
 
 
 class Nvml(Silent):
-    """The first GPU, unless there are more: then each by its number."""
+    """State and energy of the GPUs: ``gpu``, ``gpu1``, ``gpu2``, ..."""
 
     name = "nvml"
 
     def state(self, root: Path) -> Mapping[str, Value]:
         """Return clocks, limits, temperature, performance state and throttle reasons of the GPUs."""
         with _devices(root) as (nvml, handles):
-            found: dict[str, Value] = {}
+            values: dict[str, Value] = {}
             for index, handle in enumerate(handles):
                 prefix = "gpu" if index == 0 else f"gpu{index}"
-                found |= {f"{prefix}_{key}": value for key, value in _facts(nvml, handle).items()}
+                values |= {f"{prefix}_{key}": value for key, value in _facts(nvml, handle).items()}
                 bits = _ask(nvml, nvml.nvmlDeviceGetCurrentClocksThrottleReasons, handle)
                 if bits is not None and index == 0:
-                    found |= reasons(int(bits))
-            return found
+                    values |= reasons(int(bits))
+            return values
 
     def energy(self, root: Path) -> Mapping[str, Total]:
         """Return the energy since the driver was loaded, in joules."""
@@ -54,13 +54,13 @@ class Nvml(Silent):
 
 
 def reasons(bits: int) -> dict[str, Value]:
-    """Return what the bits of the clocks' event reasons say."""
+    """Return thermal status and throttle reasons from the bits of the clocks' event reasons."""
     named = ", ".join(name for bit, name in REASONS.items() if bits & bit)
     return {"thermal_status": "throttled" if bits & THERMAL else "ok", "throttle_reasons": named or None}
 
 
 def _facts(nvml: Any, handle: Any) -> dict[str, Value]:
-    asked: dict[str, tuple[Callable[..., Any], tuple[Any, ...], float]] = {
+    queries: dict[str, tuple[Callable[..., Any], tuple[Any, ...], float]] = {
         "name": (nvml.nvmlDeviceGetName, (), 0),
         "mhz": (nvml.nvmlDeviceGetClockInfo, (nvml.NVML_CLOCK_SM,), 1),
         "mhz_max": (nvml.nvmlDeviceGetMaxClockInfo, (nvml.NVML_CLOCK_SM,), 1),
@@ -70,12 +70,12 @@ def _facts(nvml: Any, handle: Any) -> dict[str, Value]:
         "power_limit_w": (nvml.nvmlDeviceGetEnforcedPowerLimit, (), 1e-3),
         "performance_state": (nvml.nvmlDeviceGetPerformanceState, (), 1),
     }
-    found = {key: (_ask(nvml, query, handle, *more), factor) for key, (query, more, factor) in asked.items()}
-    return {key: value * factor if factor else value for key, (value, factor) in found.items() if value is not None}
+    answers = {key: (_ask(nvml, query, handle, *more), factor) for key, (query, more, factor) in queries.items()}
+    return {key: value * factor if factor else value for key, (value, factor) in answers.items() if value is not None}
 
 
 def _ask(nvml: Any, query: Callable[..., Any], *arguments: Any) -> Any:
-    # A query that a GPU does not support is "not told".
+    # A query may not be supported by a GPU; then the value is unknown.
     try:
         return query(*arguments)
     except nvml.NVMLError:
@@ -84,7 +84,7 @@ def _ask(nvml: Any, query: Callable[..., Any], *arguments: Any) -> Any:
 
 @contextlib.contextmanager
 def _devices(root: Path) -> Iterator[tuple[Any, list[Any]]]:
-    """Give NVML and the handles of the GPUs; none where there is no driver or no package."""
+    """Yield NVML and the handles of the GPUs; no handles without the driver or the package."""
     if not (root / "dev/nvidiactl").exists() or find_spec("pynvml") is None:
         yield _Nothing(), []
         return
@@ -102,7 +102,7 @@ def _devices(root: Path) -> Iterator[tuple[Any, list[Any]]]:
 
 
 class _Nothing:
-    """In NVML's place where there is none: whatever is asked for is there, and there is no GPU to ask about."""
+    """A stand-in for NVML if it is absent: it has every attribute, and there is no GPU to query."""
 
     def __getattr__(self, name: str) -> None:
         return None

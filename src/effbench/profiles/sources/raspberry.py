@@ -1,4 +1,4 @@
-"""Raspberry Pi: whether the firmware throttles, and why.
+"""Raspberry Pi: throttling by the firmware, and its reasons.
 
 Written from Raspberry Pi's documentation and from recorded files; not run on a Raspberry Pi so far.
 
@@ -14,19 +14,19 @@ from effbench.profiles.sources import Silent, Value, text
 
 FILE = "sys/devices/platform/soc/soc:firmware/get_throttled"
 BITS = {0: "under-voltage", 1: "frequency capped", 2: "throttled", 3: "soft temperature limit"}
-"""What holds now; the same bits 16 higher say what has happened since the start, which is not a state."""
+"""The present state; the same bits shifted by 16 show events since boot, which are not a state."""
 
 
 class RaspberryPi(Silent):
-    """The firmware's own account."""
+    """The state reported by the firmware."""
 
     name = "raspberry"
 
     def state(self, root: Path) -> Mapping[str, Value]:
         """Return ``thermal_status`` (ok or throttled) and the reasons."""
-        found = text(root / FILE)
+        content = text(root / FILE)
         try:
-            bits = int(found or "", 16)
+            bits = int(content or "", 16)
         except ValueError:
             return {}
         reasons = [reason for bit, reason in BITS.items() if bits >> bit & 1]

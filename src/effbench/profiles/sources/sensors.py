@@ -12,27 +12,27 @@ from effbench.profiles.sources import Silent, Value, number, text
 
 
 class Sensors(Silent):
-    """Whatever the kernel's drivers show, named as the board names its rails."""
+    """Power from the kernel's drivers; rails keep the board's names."""
 
     name = "sensors"
 
     def state(self, root: Path) -> Mapping[str, Value]:
-        """Say whether the machine runs on mains or on its battery, and how full that is."""
+        """Return whether the machine runs on mains or battery, and the charge of the battery."""
         supplies = [(text(path / "type") or "", path) for path in sorted((root / "sys/class/power_supply").glob("*"))]
         mains = [number(path / "online") for kind, path in supplies if kind in ("Mains", "USB", "UPS")]
         batteries = [path for kind, path in supplies if kind == "Battery"]
-        found: dict[str, Value] = {}
+        values: dict[str, Value] = {}
         if batteries:
             discharging = all(text(path / "status") == "Discharging" for path in batteries)
-            found["power_source"] = "battery" if discharging or (mains and not any(mains)) else "mains"
-            found["battery_pct"] = number(batteries[0] / "capacity")
+            values["power_source"] = "battery" if discharging or (mains and not any(mains)) else "mains"
+            values["battery_pct"] = number(batteries[0] / "capacity")
         elif any(mains):
-            found["power_source"] = "mains"
-        return found
+            values["power_source"] = "mains"
+        return values
 
     def power_w(self, root: Path) -> Mapping[str, float]:
-        """Return watts by rail; a battery tells what the whole device draws while it discharges."""
-        found = dict(_rails(root))
+        """Return watts by rail; a discharging battery gives the power of the whole device."""
+        power = dict(_rails(root))
         for path in sorted((root / "sys/class/power_supply").glob("*")):
             if text(path / "type") != "Battery" or text(path / "status") != "Discharging":
                 continue
@@ -41,8 +41,8 @@ class Sensors(Silent):
             if watts is None and volts is not None and amperes is not None:
                 watts = abs(volts * amperes)
             if watts:
-                found[f"battery-{path.name}"] = watts
-        return found
+                power[f"battery-{path.name}"] = watts
+        return power
 
 
 def _rails(root: Path) -> Iterator[tuple[str, float]]:
@@ -52,7 +52,7 @@ def _rails(root: Path) -> Iterator[tuple[str, float]]:
             watts = number(sensor, 1e-6)
             if watts is not None:
                 yield _label(chip, sensor.name.removesuffix("_input"), name), watts
-        # The INA3221 has no power of its own: volts and amperes of the same channel.
+        # The INA3221 reports no power, only voltage and current of each channel.
         for sensor in sorted(chip.glob("curr*_input")) if name.startswith("ina3221") else ():
             channel = sensor.name.removeprefix("curr").removesuffix("_input")
             volts, amperes = number(chip / f"in{channel}_input", 1e-3), number(sensor, 1e-3)

@@ -1,8 +1,8 @@
-"""How a device is reached: one link per device, whatever carries it.
+"""Connections to devices: one link per device, over any transport.
 
 A transport is a module of this package that ends in ``TRANSPORT``, a function from a device to a `Link`; ``CONNECTION``
-says what a device's ``[connection]`` may hold. What runs at the other end is the agent (`effbench.device.agent`) or, on
-Android, a vendor's runner; both answer in the events of `effbench.process`.
+lists the keys of a device's ``[connection]``. The other end runs the agent (`effbench.device.agent`) or, on Android, a
+vendor's runner; both answer in the events of `effbench.process`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NAMES = ("local", "pipe", "ssh", "adb", "replay")
 
 
 NONE = "none"
-"""Of a device that only its owner can drive: `effbench kit` and `effbench import` serve it."""
+"""The transport of a device that only its owner can drive; `effbench kit` and `effbench import` serve it."""
 
 
 Connect = Callable[[Device], Link]
@@ -35,27 +35,27 @@ def transports() -> dict[str, Any]:
 
 
 def check(device: Device) -> None:
-    """Refuse a transport or a key of ``[connection]`` that means nothing.
+    """Refuse an unknown transport or an unknown key of ``[connection]``.
 
     Raises:
-        UsageError: With the valid names.
+        UsageError: It lists the valid names.
     """
     if device.transport == NONE:
         return
-    known = transports()
-    if device.transport not in known:
-        raise unknown_name(device.transport, (*known, NONE), f"transport of device '{device.name}':")
-    keys = known[device.transport].CONNECTION
+    modules = transports()
+    if device.transport not in modules:
+        raise unknown_name(device.transport, (*modules, NONE), f"transport of device '{device.name}':")
+    keys = modules[device.transport].CONNECTION
     for key in device.connection:
         if key not in keys:
             raise unknown_name(key, keys, f"key of [connection] of device '{device.name}' ({device.transport}):")
 
 
 def check_connection(device: Device) -> None:
-    """Refuse a device whose place is not declared, before any work is done for it.
+    """Refuse a device without its required connection settings, before any work for it starts.
 
     Raises:
-        UsageError: With the line that declares it.
+        UsageError: It shows the line that declares the setting.
     """
     check(device)
     for key, example in getattr(transports()[device.transport], "REQUIRED", {}).items():
@@ -66,13 +66,13 @@ def connect(device: Device, record: Path | None = None) -> Link:
     """Open a link to a device.
 
     Args:
-        device: What is declared of it.
-        record: Write the whole exchange there, for the transport ``replay``.
+        device: The declared device.
+        record: A file for the whole exchange, which the transport ``replay`` reads.
 
     Raises:
-        DeviceError: It cannot be reached.
-        UnavailableError: effbench cannot run anything there.
-        UsageError: Its connection is not declared, or declared wrongly.
+        DeviceError: The device does not answer.
+        UnavailableError: effbench cannot run anything on it.
+        UsageError: Its connection is not declared, or the declaration is wrong.
     """
     check(device)
     if device.transport == NONE:

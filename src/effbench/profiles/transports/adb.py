@@ -1,10 +1,10 @@
-"""An Android device behind adb: vendors' runners do the timing there, since a phone has no Python.
+"""An Android device behind adb: vendors' runners do the timing, since a phone has no Python.
 
-A job of the agent is answered by the runner of its target; its output is read by `effbench.profiles.vendors`. Commands
-reach the device's shell as one constant script that reads the arguments from its standard input, one per line: ``adb
-shell`` would join them into a line for the shell to take apart again.
+The runner of a target answers a job of the agent, and `effbench.profiles.vendors` reads its output. Commands are sent
+to the device's shell as one constant script that reads the arguments from its standard input, one per line: ``adb
+shell`` would join them into one line that the shell splits again.
 
-Written from documentation (adb's own help, the runners' READMEs); no device was at hand.
+Written from documentation (the help of adb, the runners' READMEs); not tested on a device.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from effbench.profiles.transports.link import Event
 from effbench.schema import Device
 
 CONNECTION = {
-    "serial": "of `adb devices`, or host:port (default: the only one attached)",
+    "serial": "a serial number of `adb devices`, or host:port (default: the only device attached)",
     "home": "a folder where programs may run (default: /data/local/tmp/effbench)",
-    "timeout_s": "how long the device may take to answer, in seconds (default: 30)",
+    "timeout_s": "time limit for an answer of the device, in seconds (default: 30)",
     **{f"runner_{name}": f"file of {title}, built for the device" for name, title in android.RUNNERS.items()},
     "viewer": "qnn-profile-viewer of the QNN SDK, on this machine",
-    "libraries": "folder of shared libraries that the runner needs (QNN's, say)",
+    "libraries": "folder of shared libraries that the runner needs, such as QNN's",
     "cores": "which cores to run on, as taskset's mask in hex (f0: the four big ones of eight)",
 }
 HOME = "/data/local/tmp/effbench"
 SCRIPT = 'while IFS= read -r a; do set -- "$@" "$a"; done; exec "$@"'
-"""The one command line; the arguments come on standard input, one per line."""
+"""The only command line; it reads the arguments from standard input, one per line."""
 
 GONE = re.compile(r"device offline|no devices/emulators|device '.*' not found|error: closed|unauthorized")
 TIMEOUT_S = 30.0
@@ -47,49 +47,49 @@ class Adb:
     """A link through the adb program."""
 
     def __init__(self, device: Device) -> None:
-        found = shutil.which("adb")
-        if found is None:
+        program = shutil.which("adb")
+        if program is None:
             hint = "Install Android's platform tools (Debian: apt install adb)."
             raise UnavailableError("Transport 'adb' needs the program adb, which is not on the PATH.", hint=hint)
         connection = device.connection
         self.name, self._device = device.name, device
-        self._adb = [found, *(["-s", str(connection["serial"])] if "serial" in connection else [])]
+        self._adb = [program, *(["-s", str(connection["serial"])] if "serial" in connection else [])]
         self._timeout_s = float(connection.get("timeout_s", TIMEOUT_S))
         self._home = f"{connection.get('home', HOME)}/session-{os.getpid()}-{time.time_ns():x}"
         self.shell(["mkdir", "-p", self._home])
         self._runner = ""
 
     def facts(self) -> dict[str, Any]:
-        """Return what the device tells of itself: build, processor, battery, thermal status, governor, free space."""
+        """Return the device's facts: build, processor, battery, thermal status, governor, free space."""
         return {"system": "Android", "home": self._home, **android.facts(self.shell)}
 
     def put(self, files: Mapping[str, Path], folder: str) -> str:
-        """Push files; adb reports a full disk and a lost device by its exit code."""
-        place = f"{self._home}/{folder}"
-        self.shell(["mkdir", "-p", place])
+        """Copy files to the device; adb reports a full disk and a lost device by its exit code."""
+        target = f"{self._home}/{folder}"
+        self.shell(["mkdir", "-p", target])
         for name, path in files.items():
-            self._run(["push", str(path), f"{place}/{name}"], 600.0)
-        return place
+            self._run(["push", str(path), f"{target}/{name}"], 600.0)
+        return target
 
     def get(self, path: str, to: Path) -> None:
         """Pull a file."""
         self._run(["pull", path, str(to)], 600.0)
 
     def run(self, module: str, job: Mapping[str, Any], *, time_limit_s: float) -> Iterator[Event]:
-        """Answer a job by the runner of its target."""
+        """Run a job with the runner of its target."""
         if job["op"] == "observe":
             yield {"event": "result", "environment": android.environment(self.facts()), "targets": {}}
             return
         if job["op"] != "measure":
             raise UnavailableError(
-                f"'{self.name}' has no Python: it measures, but does not {job['op']}.",
-                hint=f"effbench kit MODEL --device {self.name} brings the expected outputs along.",
+                f"'{self.name}' has no Python: it can measure, but not {job['op']}.",
+                hint=f"effbench kit MODEL --device {self.name} includes the expected outputs.",
             )
         if job.get("rate_hz") is not None or job.get("minutes") is not None:
-            raise UnavailableError(f"The runners on '{self.name}' know no pace: they run back to back.")
+            raise UnavailableError(f"The runners on '{self.name}' cannot be paced: they run back to back.")
         plan = self._plan(job)
         if plan.result:
-            self.shell(["rm", "-f", plan.result])  # onnxruntime_perf_test adds to it
+            self.shell(["rm", "-f", plan.result])  # onnxruntime_perf_test appends to it
         before = android.environment(self.facts())
         text = self.shell(plan.command, time_limit_s, env=plan.env)
         text = self._viewed(plan.result) if plan.runner == "qnn" else text + self._printed(plan.result)
@@ -111,30 +111,30 @@ class Adb:
         return self.shell(["cat", path]) if path else ""
 
     def _viewed(self, log: str) -> str:
-        """Turn the profile of qnn-net-run into text, with Qualcomm's viewer on this machine."""
+        """Convert the profile of qnn-net-run to text, with Qualcomm's viewer on this machine."""
         viewer = self._device.connection.get("viewer", "qnn-profile-viewer")
         with tempfile.TemporaryDirectory() as folder:
             self.get(log, Path(folder) / "profile.log")
             command = [str(viewer), "--input_log", str(Path(folder) / "profile.log")]
             try:
-                done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+                process = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
             except OSError as error:
                 hint = f'devices.{self.name}.connection.viewer = "FILE" (it comes with the QNN SDK)'
                 raise UnavailableError(f"{viewer}: {error.strerror}.", hint=hint) from error
-            return done.stdout
+            return process.stdout
 
     def close(self) -> None:
         """Remove the session's folder."""
         try:
             self.shell(["rm", "-rf", self._home])
         except DeviceError:
-            return  # a device that is gone cannot be tidied; its folder goes with /data/local/tmp
+            return  # a lost device cannot be cleaned up
 
     def shell(self, command: Sequence[str], limit_s: float | None = None, env: Mapping[str, str] | None = None) -> str:
-        """Run a program on the device and return what it printed.
+        """Run a program on the device and return its output.
 
         Raises:
-            LostError: The device is gone or silent.
+            LostError: The device is disconnected or does not answer.
             MeasurementError: The program failed.
         """
         words = [*(["env", *(f"{key}={value}" for key, value in env.items())] if env else []), *command]
@@ -146,18 +146,20 @@ class Adb:
     def _run(self, arguments: Sequence[str], limit_s: float, stdin: bytes = b"") -> str:
         command = [*self._adb, *arguments]
         try:
-            done = subprocess.run(command, input=stdin, capture_output=True, timeout=limit_s, check=False)
+            process = subprocess.run(command, input=stdin, capture_output=True, timeout=limit_s, check=False)
         except subprocess.TimeoutExpired:
             raise LostError(f"'{self.name}' did not answer within {limit_s:g} s.", hint="adb devices") from None
-        output, said = done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace").strip()
-        if done.returncode == 0:
+        output, errors = process.stdout.decode(errors="replace"), process.stderr.decode(errors="replace").strip()
+        if process.returncode == 0:
             return output
-        last = (said or output).strip().splitlines()[-1:] or ["nothing"]
-        if GONE.search(said):
-            raise LostError(f"'{self.name}' is not there: {last[0]}.", hint="adb devices; accept the key on its screen")
-        if "No space left" in said + output:
-            raise DeviceError(f"The disk of '{self.name}' is full below {self._home}.", hint="Free some space there.")
-        raise MeasurementError(f"'{self.name}' failed ({done.returncode}): {last[0]}")
+        last = (errors or output).strip().splitlines()[-1:] or ["nothing"]
+        if GONE.search(errors):
+            raise LostError(
+                f"'{self.name}' is not connected: {last[0]}.", hint="adb devices; accept the key on its screen"
+            )
+        if "No space left" in errors + output:
+            raise DeviceError(f"The disk of '{self.name}' is full below {self._home}.", hint="Free some space.")
+        raise MeasurementError(f"'{self.name}' failed ({process.returncode}): {last[0]}")
 
     def _plan(self, job: Mapping[str, Any]) -> android.Plan:
         connection = self._device.connection
@@ -166,7 +168,7 @@ class Adb:
         if not file:
             text = f'devices.{self.name}.connection.runner_{runner} = "FILE"'
             raise UsageError(
-                f"Which {android.RUNNERS[runner]} runs on '{self.name}'?", hint=f"In effbench.toml: {text}"
+                f"No {android.RUNNERS[runner]} is declared for '{self.name}'.", hint=f"In effbench.toml: {text}"
             )
         if self._runner != runner:
             self._push_runner(Path(str(file)).expanduser(), runner)
@@ -177,7 +179,7 @@ class Adb:
         return android.pin(plan, str(mask)) if mask else plan
 
     def _put_inputs(self, job: Mapping[str, Any]) -> None:
-        """Leave one input of zeros beside an artifact; latency of a dense network does not depend on it."""
+        """Write one input of zeros beside an artifact; the latency of a dense network does not depend on it."""
         with tempfile.TemporaryDirectory() as folder:
             raw, listed = Path(folder) / "input.raw", Path(folder) / "input_list.txt"
             raw.write_bytes(bytes(4 * int(job["input_elements"])))
@@ -187,10 +189,10 @@ class Adb:
 
     def _push_runner(self, file: Path, runner: str) -> None:
         libraries = self._device.connection.get("libraries")
-        others = sorted(Path(str(libraries)).expanduser().glob("*.so")) if libraries else []
-        place = self.put({path.name: path for path in (file, *others)}, "runner")
-        self.shell(["mv", f"{place}/{file.name}", f"{place}/{runner}"])
-        self.shell(["chmod", "755", f"{place}/{runner}"])
+        shared_libraries = sorted(Path(str(libraries)).expanduser().glob("*.so")) if libraries else []
+        target = self.put({path.name: path for path in (file, *shared_libraries)}, "runner")
+        self.shell(["mv", f"{target}/{file.name}", f"{target}/{runner}"])
+        self.shell(["chmod", "755", f"{target}/{runner}"])
         self._runner = runner
 
 

@@ -1,4 +1,4 @@
-"""What an Android device is asked and told: the runners' arguments, and its battery, thermal status and governor.
+"""Commands for an Android device: the runners' arguments, and its battery, thermal status and governor.
 
 Sources: LiteRT's benchmark_model (developers.google.com/edge/litert/models/measurement), onnxruntime_perf_test
 (onnxruntime/test/perftest/README.md), qnn-net-run (Qualcomm AI Engine Direct, "qnn-net-run"); Android's ``dumpsys
@@ -27,7 +27,7 @@ Shell = Callable[[Sequence[str]], str]
 
 @dataclass(frozen=True)
 class Plan:
-    """A run of a vendor's program: its arguments, its environment, and the file with its times, if it writes one."""
+    """A run of a vendor's program: its arguments, its environment, and the file with its times, or an empty string."""
 
     runner: str
     command: tuple[str, ...]
@@ -36,14 +36,14 @@ class Plan:
 
 
 def runner_of(target: str) -> str:
-    """Return which program times a target's artifacts on Android.
+    """Return the program that times a target's artifacts on Android.
 
     Raises:
-        UnavailableError: There is none.
+        UnavailableError: No program does.
     """
     if target not in TARGETS:
         raise UnavailableError(
-            f"No runner times target '{target}' on Android.", hint=f"There are: {', '.join(TARGETS)}"
+            f"No runner times target '{target}' on Android.", hint=f"Runners exist for: {', '.join(TARGETS)}"
         )
     return TARGETS[target]
 
@@ -53,7 +53,7 @@ def plan(runner: str, folder: str, job: Mapping[str, Any], settings: Mapping[str
 
     Args:
         runner: One of `RUNNERS`.
-        folder: Where it lies on the device, with its libraries.
+        folder: Its folder on the device, with its libraries.
         job: The agent's job: artifact, entry, threads, min_samples, round_seconds.
         settings: Those of the device.
     """
@@ -84,73 +84,73 @@ def pin(item: Plan, mask: str) -> Plan:
 
 
 def facts(shell: Shell) -> dict[str, Any]:
-    """Ask a device for its build, processor and state; what it does not tell is absent."""
-    found: dict[str, Any] = {
+    """Query a device for its build, processor and state; an unknown value is absent."""
+    values: dict[str, Any] = {
         "machine": _one(shell, ["getprop", "ro.product.cpu.abi"]),
         "model": _one(shell, ["getprop", "ro.product.model"]),
         "soc": _one(shell, ["getprop", "ro.soc.model"]),
         "release": _one(shell, ["getprop", "ro.build.version.release"]),
         "governor": _one(shell, ["cat", "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"]),
-        **battery(_one(shell, ["dumpsys", "battery"], whole=True) or ""),
-        **thermal(_one(shell, ["dumpsys", "thermalservice"], whole=True) or ""),
+        **battery(_one(shell, ["dumpsys", "battery"], all_lines=True) or ""),
+        **thermal(_one(shell, ["dumpsys", "thermalservice"], all_lines=True) or ""),
     }
-    free = re.search(r"\s(\d+)\s+\d+%", _one(shell, ["df", "-k", "/data/local/tmp"], whole=True) or "")
+    free = re.search(r"\s(\d+)\s+\d+%", _one(shell, ["df", "-k", "/data/local/tmp"], all_lines=True) or "")
     if free:
-        found["free_bytes"] = int(free[1]) * 1024
-    return {key: value for key, value in found.items() if value is not None}
+        values["free_bytes"] = int(free[1]) * 1024
+    return {key: value for key, value in values.items() if value is not None}
 
 
-def _one(shell: Shell, command: Sequence[str], whole: bool = False) -> str | None:
-    # A vendor's build may lack a file or a service: that is "not told", and no reason to stop.
+def _one(shell: Shell, command: Sequence[str], all_lines: bool = False) -> str | None:
+    # A vendor's build may lack a file or a service; then the value is unknown.
     try:
         text = shell(command).strip()
     except MeasurementError:
         return None
-    return (text if whole else text.splitlines()[0].strip()) if text else None
+    return (text if all_lines else text.splitlines()[0].strip()) if text else None
 
 
 def battery(text: str) -> dict[str, Any]:
-    """Read ``dumpsys battery``: charge in percent, temperature (told in tenths of a degree), and the power source."""
+    """Read ``dumpsys battery``: charge in percent, temperature (in tenths of a degree), and the power source."""
     level, temperature = re.search(r"^\s*level: (\d+)", text, re.M), re.search(r"^\s*temperature: (\d+)", text, re.M)
     powered = re.findall(r"^\s*(AC|USB|Wireless|Dock) powered: true", text, re.M)
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     if level:
-        found["battery_pct"] = int(level[1])
-        found["power_source"] = powered[0].lower() if powered else "battery"
+        values["battery_pct"] = int(level[1])
+        values["power_source"] = powered[0].lower() if powered else "battery"
     if temperature:
-        found["battery_temperature_c"] = int(temperature[1]) / 10
-    return found
+        values["battery_temperature_c"] = int(temperature[1]) / 10
+    return values
 
 
 def thermal(text: str) -> dict[str, Any]:
     """Read ``dumpsys thermalservice``: the status 0 (none) to 6 (shutdown), and the hottest skin sensor."""
     status = re.search(r"Thermal Status: (\d)", text)
     skin = [float(value) for value in re.findall(r"mValue=([\d.]+), mType=3,", text)]
-    found: dict[str, Any] = {"thermal_status": int(status[1])} if status else {}
+    values: dict[str, Any] = {"thermal_status": int(status[1])} if status else {}
     if skin:
-        found["temperature_c"] = max(skin)
-    return found
+        values["temperature_c"] = max(skin)
+    return values
 
 
-def environment(known: Mapping[str, Any]) -> dict[str, Any]:
-    """Return facts under the keys of `environment.observe`, so that reports and comparisons know them."""
-    status = known.get("thermal_status")
+def environment(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return facts under the keys of `environment.observe`, which reports and comparisons use."""
+    status = values.get("thermal_status")
     return {
-        "cpu_model": known.get("soc") or known.get("model"),
-        "machine": known.get("machine"),
-        "os": f"Android {known['release']}" if "release" in known else None,
-        "governor": known.get("governor"),
-        "temperature_c": known.get("temperature_c"),
+        "cpu_model": values.get("soc") or values.get("model"),
+        "machine": values.get("machine"),
+        "os": f"Android {values['release']}" if "release" in values else None,
+        "governor": values.get("governor"),
+        "temperature_c": values.get("temperature_c"),
         "thermal_status": None if status is None else THERMAL[status],
-        "battery_pct": known.get("battery_pct"),
-        "battery_temperature_c": known.get("battery_temperature_c"),
-        "power_source": known.get("power_source"),
+        "battery_pct": values.get("battery_pct"),
+        "battery_temperature_c": values.get("battery_temperature_c"),
+        "power_source": values.get("power_source"),
         "runtime": None,
     }
 
 
 def round_of(reading: Reading) -> dict[str, Any]:
-    """Return a reading as the round that an agent would have sent."""
+    """Return a reading in the form of an agent's round."""
     return {
         "format": FORMAT_VERSION,
         "samples_ns": list(reading.samples_ns),

@@ -1,7 +1,7 @@
-"""A stream of bytes to a supervisor at the other end, and the one command that starts it.
+"""A stream of bytes to a supervisor at the other end, and the command that starts it.
 
-The command is a constant: whatever differs from device to device (paths, arguments, the interpreter) travels as JSON
-over the channel, and no command line is ever put together from parts.
+The command is a constant: paths, arguments and the interpreter are sent as JSON over the channel, and no command line
+is ever assembled from parts.
 """
 
 from __future__ import annotations
@@ -20,42 +20,42 @@ from effbench import process
 from effbench.errors import DeviceError
 
 BOOT = ("python3", "-u", "-c", "import sys,json;exec(json.loads(sys.stdin.buffer.readline()))")
-"""Runs the supervisor, whose text is the first line it reads."""
+"""Run the supervisor, whose source is the first line of the input."""
 
 COMMAND = """python3 -u -c "import sys,json;exec(json.loads(sys.stdin.buffer.readline()))\""""
-"""`BOOT` as a login shell reads it: a protocol such as ssh's carries one string, not a list."""
+"""`BOOT` for a login shell: ssh sends one string, not a list."""
 
 
 class LostError(DeviceError):
-    """The connection ended, or the device stopped answering; what is asked of it next needs a new connection."""
+    """The connection ended, or the device stopped answering; the next request needs a new connection."""
 
 
 class Channel(Protocol):
     """Bytes in both directions."""
 
     def send(self, data: bytes, timeout_s: float) -> None:
-        """Send all of it.
+        """Send all bytes.
 
         Raises:
-            LostError: The connection is gone, or nothing was taken in that time.
+            LostError: The connection ended, or the other end read nothing in that time.
         """
 
     def receive(self, timeout_s: float) -> bytes | None:
-        """Return what came, empty bytes at the end, or None when nothing came in that time.
+        """Return the received bytes, empty bytes at the end, or None if nothing arrived in that time.
 
         Raises:
             LostError: The connection broke.
         """
 
     def log(self) -> str:
-        """Return what the other end wrote beside the protocol."""
+        """Return what the other end wrote to its standard error."""
 
     def close(self) -> None:
-        """End the connection and whatever serves it on this side."""
+        """End the connection and its process or thread on this side."""
 
 
 class Pipe:
-    """A channel to a program on this machine: another interpreter, an emulator, or a command that leads elsewhere."""
+    """A channel to a program on this machine: an interpreter, an emulator, or a command that connects elsewhere."""
 
     def __init__(self, argv: Sequence[str], env: Mapping[str, str] | None = None) -> None:
         process.require_posix("A connection through a program")
@@ -82,7 +82,7 @@ class Pipe:
         view = memoryview(data)
         while view:
             if not select.select([], [self._in], [], timeout_s)[1]:
-                raise LostError(f"The device took no data for {timeout_s:g} s.")
+                raise LostError(f"The device read no data for {timeout_s:g} s.")
             try:
                 view = view[os.write(self._in, view) :]
             except OSError as error:
@@ -101,7 +101,7 @@ class Pipe:
         return os.pread(self._log.fileno(), size - start, start).decode(errors="replace").strip()
 
     def close(self) -> None:
-        """Close its input, which ends it; kill it when that does not."""
+        """Close the program's input, which ends it; kill it if it does not end."""
         for stream in (self._child.stdin, self._child.stdout):
             with contextlib.suppress(OSError):
                 stream.close()  # type: ignore[union-attr]
@@ -115,7 +115,7 @@ class Pipe:
 
 
 class Inbox:
-    """What a channel that lives in another thread has received: pieces of bytes, then the reason of the end."""
+    """Bytes received by a channel in another thread, followed by the reason of the end."""
 
     def __init__(self) -> None:
         self._queue: queue.Queue[bytes | Exception] = queue.Queue()
@@ -131,7 +131,7 @@ class Inbox:
         except queue.Empty:
             return None
         if item == b"" or isinstance(item, Exception):
-            self._queue.put(item)  # the end stays the end
+            self._queue.put(item)  # later calls see the end too
         if isinstance(item, Exception):
             raise LostError(f"The connection broke: {item}.") from item
         return item

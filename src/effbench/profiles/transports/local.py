@@ -15,13 +15,13 @@ CONNECTION: dict[str, str] = {}
 
 
 class Local:
-    """The link that needs none."""
+    """The link to this machine, which needs no connection."""
 
     def __init__(self, device: Device) -> None:
         self.name = device.name
 
     def put(self, files: Mapping[str, Path], folder: str) -> str:
-        """Return the folder that holds the files already."""
+        """Return the folder of the files; nothing is copied."""
         return str(next(iter(files.values())).resolve().parent)
 
     def run(self, module: str, job: Mapping[str, Any], *, time_limit_s: float) -> Iterator[Event]:
@@ -33,7 +33,7 @@ class Local:
         shutil.copyfile(path, to)
 
     def facts(self) -> dict[str, Any]:
-        """Return nothing: `environment.observe` tells more."""
+        """Return nothing: `environment.observe` describes this machine."""
         return {}
 
     def close(self) -> None:

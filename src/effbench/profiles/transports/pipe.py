@@ -1,6 +1,6 @@
-"""A command of this machine that leads to another one, or to another Python: a container, an emulator.
+"""A local command that connects to another machine or another Python: a container, an emulator.
 
-``command`` stands in front of the supervisor's own (``docker exec -i NAME``, say) and is a list, never a line.
+``command`` is a list that precedes the supervisor's command, such as ``docker exec -i NAME``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from effbench.schema import Device
 
 CONNECTION = {
     **session.CONNECTION,
-    "command": "what leads there, as a list of arguments; `python3 -u -c ...` is added to it",
+    "command": "the command that connects, as a list of arguments; `python3 -u -c ...` is appended to it",
 }
 REQUIRED = {"command": "docker exec -i NAME"}
 

@@ -1,7 +1,7 @@
 """A recorded exchange: `Recorder` writes one while a device is used, and transport ``replay`` answers from it.
 
-A recording is JSON lines: a first one about the device, then one per call in order, with what came back. A replay
-gives the same answers to the same calls, so that a table, a bug report or a parser can be looked at without the device.
+A recording is JSON lines: the first describes the device, each other one a call and its answer, in order. A replay
+gives the same answers to the same calls, so a table, a bug report or a parser can be examined without the device.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from effbench.errors import DataError, DeviceError, EffbenchError
 from effbench.profiles.transports.link import Event, Link, required
 from effbench.schema import FORMAT_VERSION, Device
 
-CONNECTION = {"file": "what `--record FILE` wrote"}
+CONNECTION = {"file": "a recording, written by `--record FILE`"}
 REQUIRED = {"file": "exchange.jsonl"}
 VARIES = ("artifact", "sides", "seed", "reference")
-"""What of a job may differ in a replay: paths of a session, and the seed of an order."""
+"""Keys of a job that may differ in a replay: paths of a session, and the seed of an order."""
 
 
 class Recorder:
-    """A link that writes down what goes through it."""
+    """A link that records all calls and answers."""
 
     def __init__(self, link: Link, device: Device, path: Path) -> None:
         self._link = link
@@ -39,14 +39,14 @@ class Recorder:
         self._write({"format": FORMAT_VERSION, "device": plain(device), "facts": link.facts()})
 
     def put(self, files: Mapping[str, Path], folder: str) -> str:
-        """Pass on; the hashes are recorded, not the files."""
-        place = self._link.put(files, folder)
+        """Pass on, and record the hashes of the files."""
+        target = self._link.put(files, folder)
         hashes = {name: file_sha256(path) for name, path in files.items()}
-        self._write({"call": "put", "folder": folder, "files": hashes, "answer": place})
-        return place
+        self._write({"call": "put", "folder": folder, "files": hashes, "answer": target})
+        return target
 
     def run(self, module: str, job: Mapping[str, Any], *, time_limit_s: float) -> Iterator[Event]:
-        """Pass on, keeping events and the error at the end."""
+        """Pass on, and record the events and a final error."""
         events: list[Event] = []
         line: dict[str, Any] = {"call": "run", "module": module, "job": comparable_job(job), "events": events}
         try:
@@ -61,7 +61,7 @@ class Recorder:
             self._write(line)
 
     def get(self, path: str, to: Path) -> None:
-        """Pass on; the file is recorded whole."""
+        """Pass on, and record the file's content."""
         self._link.get(path, to)
         self._write({"call": "get", "path": path, "data": base64.b64encode(to.read_bytes()).decode()})
 
@@ -81,7 +81,7 @@ class Recorder:
 
 
 class Replay:
-    """A link that answers from a recording, in its order."""
+    """A link that answers from a recording, in order."""
 
     def __init__(self, device: Device) -> None:
         self._path = Path(required(device, "file", "exchange.jsonl")).expanduser()
@@ -96,23 +96,23 @@ class Replay:
         self._head, self._calls, self._at = lines[0], lines[1:], 0
 
     def put(self, files: Mapping[str, Path], folder: str) -> str:
-        """Check that the same files are meant; returns the recorded place."""
+        """Check that the files equal the recorded ones; return the recorded folder."""
         call = self._next("put")
         if call["files"] != {name: file_sha256(path) for name, path in files.items()}:
-            raise self._other("other files than the recorded ones are put")
+            raise self._mismatch("the files differ from the recorded ones")
         return str(call["answer"])
 
     def run(self, module: str, job: Mapping[str, Any], *, time_limit_s: float) -> Iterator[Event]:
         """Yield the recorded events of the same job, then its recorded error."""
         call = self._next("run")
         if fingerprint([call["module"], call["job"]]) != fingerprint([module, comparable_job(job)]):
-            raise self._other(f"another job than the recorded '{call['job'].get('op')}' is run")
+            raise self._mismatch(f"the job differs from the recorded '{call['job'].get('op')}'")
         yield from call["events"]
         if "error" in call:
-            found = call["error"]
-            kind = getattr(errors, found["kind"])
+            recorded = call["error"]
+            kind = getattr(errors, recorded["kind"])
             error: EffbenchError = kind.__new__(kind)
-            EffbenchError.__init__(error, found["message"], hint=found["hint"])
+            EffbenchError.__init__(error, recorded["message"], hint=recorded["hint"])
             raise error
 
     def get(self, path: str, to: Path) -> None:
@@ -128,22 +128,22 @@ class Replay:
 
     def _next(self, kind: str) -> dict[str, Any]:
         if self._at >= len(self._calls):
-            raise self._other("it holds no further call")
+            raise self._mismatch("it holds no further call")
         call: dict[str, Any] = self._calls[self._at]
         self._at += 1
         if call["call"] != kind:
-            raise self._other(f"call {self._at} is '{call['call']}', not '{kind}'")
+            raise self._mismatch(f"call {self._at} is '{call['call']}', not '{kind}'")
         return call
 
-    def _other(self, what: str) -> DeviceError:
-        hint = "Use the artifacts, options and command that it was recorded with."
-        return DeviceError(f"{self._path} answers something else: {what}.", hint=hint)
+    def _mismatch(self, difference: str) -> DeviceError:
+        hint = "Use the artifacts, options and command of the recording."
+        return DeviceError(f"{self._path} does not match: {difference}.", hint=hint)
 
 
 def comparable_job(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what makes a job the same in a replay; how long it may take depends on how long others took."""
-    left_out = (*VARIES, "round_seconds")
-    return {key: value for key, value in plain(job).items() if key not in left_out}
+    """Return the keys of a job that a replay compares; time limits depend on the duration of earlier rounds."""
+    ignored = (*VARIES, "round_seconds")
+    return {key: value for key, value in plain(job).items() if key not in ignored}
 
 
 TRANSPORT = Replay

@@ -1,4 +1,4 @@
-"""A link to a machine with Python: a supervisor there, the agent pushed once by content hash, one process per job."""
+"""A link to a machine with Python: a supervisor there, the agent copied once by content hash, one process per job."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from effbench.schema import Device
 
 CONNECTION = {
     "python": "the interpreter that runs the agent, 3.10 or newer with numpy and the runtime (default: python3)",
-    "home": "the folder for the agent and for what a session needs (default: ~/.cache/effbench)",
-    "timeout_s": "how long the device may take to answer, in seconds (default: 30)",
+    "home": "the folder for the agent and for the files of a session (default: ~/.cache/effbench)",
+    "timeout_s": "time limit for an answer of the device, in seconds (default: 30)",
 }
 HOME = "~/.cache/effbench"
 TIMEOUT_S = 30.0
 GRACE_S = 2.5
-"""The device ends a job at its limit; so much longer the answer may take to arrive."""
+"""The device ends a job at its time limit; the answer may take this much longer to arrive."""
 
 PING_S = 5.0
 NOISE_BYTES = 65536
-"""What a login shell may print before the supervisor speaks."""
+"""The most that a login shell may print before the supervisor answers."""
 
 CHUNK = 1 << 18
 SUPERVISOR = Path(process.__file__).parent / "device" / "supervisor.py"
@@ -52,7 +52,7 @@ class Supervised:
         self._channel = open_channel()
         try:
             self._facts = self._hello(str(connection.get("home", HOME)))
-            self._push_agent()
+            self._put_agent()
         except BaseException:
             self._channel.close()
             raise
@@ -63,7 +63,7 @@ class Supervised:
         return dict(self._facts)
 
     def put(self, files: Mapping[str, Path], folder: str) -> str:
-        """Bring files into a folder of the session, each checked by its hash over there."""
+        """Copy files into a folder of the session; the device checks each by its hash."""
         with self._busy, self._guarded():
             need = sum(path.stat().st_size for path in files.values())
             if need > self._facts["free_bytes"]:
@@ -76,13 +76,13 @@ class Supervised:
 
     def run(self, module: str, job: Mapping[str, Any], *, time_limit_s: float) -> Iterator[Event]:
         """Run one job of the agent; see `Link.run`."""
-        pushed = agent()
+        archive = agent()
         request = {
             "op": "run",
-            "argv": [self._python or self._facts["executable"], f"{self._facts['home']}/{pushed.path}", module],
+            "argv": [self._python or self._facts["executable"], f"{self._facts['home']}/{archive.path}", module],
             "stdin": json.dumps(job) + "\n",
             "limit_s": time_limit_s,
-            "check": {pushed.path: pushed.sha256},
+            "check": {archive.path: archive.sha256},
         }
         with self._busy, self._guarded():
             self._send(request)
@@ -93,10 +93,10 @@ class Supervised:
                     if event is not None:
                         yield event
                 elif "error" in answer:
-                    hint = "Somebody else uses that folder; choose another home in [connection], and run again."
+                    hint = "Another user writes to that folder; choose another home in [connection], and run again."
                     raise DeviceError(f"'{self.name}': {answer['error']}.", hint=hint if "changed" in answer else None)
                 else:
-                    self._send({"op": "ping"})  # the supervisor waits for a word after the end of a job
+                    self._send({"op": "ping"})  # the supervisor expects a request after the end of a job
                     reader.finish(answer["exit"], time_limit_s if answer["timed_out"] else None, answer["log"])
                     return
 
@@ -127,20 +127,20 @@ class Supervised:
             self._send({"op": "hello", "home": home})
             answer = self._answer(self._timeout_s)
         except LostError as error:
-            said = " ".join((self._noise + b" " + self._channel.log().encode()).decode(errors="replace").split())
-            hint = f"It said: {said[-300:]}" if said else "It needs a python3 (3.7 or newer) on its PATH."
+            output = " ".join((self._noise + b" " + self._channel.log().encode()).decode(errors="replace").split())
+            hint = f"Its output: {output[-300:]}" if output else "It needs a python3 (3.7 or newer) on its PATH."
             raise DeviceError(f"'{self.name}' does not start python3: {error.message}", hint=hint) from error
         self._refused(answer)
         return answer
 
-    def _push_agent(self) -> None:
-        pushed = agent()
-        self._send({"op": "have", "files": {pushed.path: pushed.sha256}})
+    def _put_agent(self) -> None:
+        archive = agent()
+        self._send({"op": "have", "files": {archive.path: archive.sha256}})
         if self._answer(self._timeout_s)["have"]:
             return
-        data = pushed.data
+        data = archive.data
         pieces = iter([data[start : start + CHUNK] for start in range(0, len(data), CHUNK)])
-        self._put(pushed.path, len(data), pushed.sha256, pieces, len(data))
+        self._put(archive.path, len(data), archive.sha256, pieces, len(data))
 
     def _put(self, path: str, size: int, sha256: str, pieces: Iterator[bytes], need: int) -> None:
         self._send({"op": "put", "path": path, "size": size, "sha256": sha256})
@@ -153,7 +153,7 @@ class Supervised:
 
     def _full(self, need: int) -> DeviceError:
         text = f"The disk of '{self.name}' is full: {need / 2**20:.1f} MiB are needed below {self._facts['home']}."
-        return DeviceError(text, hint="Free space there, or choose another home in [connection].")
+        return DeviceError(text, hint="Free some space, or choose another home in [connection].")
 
     def _refused(self, answer: Event) -> None:
         if "error" in answer:
@@ -168,10 +168,10 @@ class Supervised:
         return next(self._answers(limit_s, greeting))
 
     def _answers(self, limit_s: float, greeting: bool = False) -> Iterator[Event]:
-        """Yield answers until the limit, which counts from now.
+        """Yield answers until the time limit, which starts now.
 
         Raises:
-            LostError: The connection ended, the device fell silent, or what it sends is not the protocol.
+            LostError: The connection ended, the device does not answer, or its answer violates the protocol.
         """
         deadline = time.monotonic() + limit_s
         while True:
@@ -194,15 +194,15 @@ class Supervised:
         if not data:
             log = self._channel.log()
             raise LostError(
-                f"'{self.name}' closed the connection.", hint=f"Its last words: {log[-300:]}" if log else None
+                f"'{self.name}' closed the connection.", hint=f"Its last output: {log[-300:]}" if log else None
             )
         self._pending += data
         if len(self._pending) > 1 << 28:
-            raise LostError(f"'{self.name}' sends without end.")
+            raise LostError(f"'{self.name}' sends an answer without end.")
 
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:
-        """End the connection when an exchange was left half way: nothing that follows could be understood."""
+        """End the connection if an exchange stopped half way: later answers could not be matched to requests."""
         if self._broken is not None:
             raise self._broken
         try:
@@ -223,7 +223,7 @@ class Supervised:
 
     def _ping(self) -> None:
         while not self._closed.wait(PING_S):
-            if self._busy.acquire(blocking=False):  # nothing is sent while a device measures
+            if self._busy.acquire(blocking=False):  # send nothing while a device measures
                 try:
                     self._send({"op": "ping"})
                 except LostError as error:

@@ -1,6 +1,6 @@
-"""A machine behind an ssh server. Its host key is always verified, and nothing ever accepts one on its own.
+"""A machine behind an ssh server. Its host key is always verified and never accepted automatically.
 
-asyncssh runs in a thread of its own; it reads ``~/.ssh/config`` and ``~/.ssh/known_hosts`` as OpenSSH would.
+asyncssh runs in a separate thread; it reads ``~/.ssh/config`` and ``~/.ssh/known_hosts`` like OpenSSH.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from effbench.schema import Device
 CONNECTION = {
     **session.CONNECTION,
     "host": "name or address, or a Host of ~/.ssh/config",
-    "port": "of the ssh server (default: 22)",
-    "user": "who logs in (default: as in ~/.ssh/config, else you)",
-    "key": "file of the private key (default: the agent's and the usual files)",
-    "known_hosts": "file of the keys that are trusted (default: ~/.ssh/known_hosts)",
+    "port": "port of the ssh server (default: 22)",
+    "user": "user name on the device (default: as in ~/.ssh/config, else yours)",
+    "key": "file of the private key (default: keys of ssh-agent and the usual files)",
+    "known_hosts": "file of trusted host keys (default: ~/.ssh/known_hosts)",
 }
 REQUIRED = {"host": "192.168.1.20"}
 KEEPALIVE_S = 15.0
@@ -69,18 +69,18 @@ class SshChannel:
         try:
             self._wait(write(), timeout_s)
         except (asyncssh.Error, OSError) as error:
-            raise LostError(f"The connection to '{self._device.name}' is gone: {_words(error)}.") from error
+            raise LostError(f"The connection to '{self._device.name}' is closed: {_reason(error)}.") from error
 
     def receive(self, timeout_s: float) -> bytes | None:
         """Read from the command's standard output."""
         return self._inbox.next(timeout_s)
 
     def log(self) -> str:
-        """Return what the command, or the login shell, wrote to standard error."""
+        """Return the standard error of the command or the login shell."""
         return self._log.decode(errors="replace").strip()
 
     def close(self) -> None:
-        """End the connection and the thread; a second time does nothing."""
+        """End the connection and the thread; a second call does nothing."""
         if self._loop.is_closed() or not self._thread.is_alive():
             return
         with contextlib.suppress(DeviceError):
@@ -96,9 +96,9 @@ class SshChannel:
             return future.result(timeout_s)
         except (FutureTimeoutError, asyncio.TimeoutError):
             future.cancel()
-            where = f"'{self._device.name}' ({self._host})"
+            device = f"'{self._device.name}' ({self._host})"
             raise LostError(
-                f"{where} did not answer within {timeout_s:g} s.", hint="Is it on, and in this network?"
+                f"{device} did not answer within {timeout_s:g} s.", hint="Is it on, and in this network?"
             ) from None
 
     async def _open(self) -> None:
@@ -112,10 +112,10 @@ class SshChannel:
         except asyncssh.PermissionDenied as error:
             hint = "Log in once by hand (ssh HOST), or set user and key in [connection]."
             raise DeviceError(
-                f"'{self._device.name}' ({self._host}) lets nobody in: {error.reason}.", hint=hint
+                f"'{self._device.name}' ({self._host}) refused the login: {error.reason}.", hint=hint
             ) from error
         except (asyncssh.Error, OSError) as error:
-            text = f"'{self._device.name}' ({self._host}) cannot be reached: {_words(error)}."
+            text = f"'{self._device.name}' ({self._host}) does not answer: {_reason(error)}."
             raise LostError(text, hint="Is it on, is its ssh server running, and are host and port right?") from error
         self._tasks = [
             asyncio.ensure_future(self._pump(self._process.stdout)),
@@ -139,8 +139,8 @@ class SshChannel:
     def _untrusted(self) -> DeviceError:
         file = self._device.connection.get("known_hosts", "~/.ssh/known_hosts")
         hint = (
-            "If it is new, log in once by hand (ssh HOST), compare the fingerprint and accept it. If it was known, "
-            "somebody may stand in between, or it was set up anew; effbench never accepts a key on its own."
+            "If it is new, log in once by hand (ssh HOST), compare the fingerprint and accept it. If it was known, the "
+            "connection may be intercepted, or the host was reinstalled; effbench never accepts a key automatically."
         )
         return DeviceError(f"The host key of '{self._device.name}' ({self._host}) is not the one in {file}.", hint=hint)
 
@@ -172,14 +172,14 @@ class SshChannel:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._connection.wait_closed(), 1.0)
             self._connection.abort()
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
+        remaining_tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in remaining_tasks:
             task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
-        await asyncio.sleep(0.01)  # lets the loop close its sockets, which it does a turn later
+        await asyncio.gather(*remaining_tasks, return_exceptions=True)
+        await asyncio.sleep(0.01)  # the loop closes its sockets in its next iteration
 
 
-def _words(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     text = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
     return str(text or type(error).__name__)
 

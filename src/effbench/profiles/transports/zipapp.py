@@ -12,7 +12,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[2]
 
 EXCLUDED = ("api", "cli", "commands", "lab", "models", "pytest_plugin", "reports", "training")
-"""Parts that a device never imports; everything else is small enough to travel whole."""
+"""Parts that a device never imports; all others are small enough to be included."""
 
 MAIN = """\
 import sys
@@ -28,20 +28,20 @@ runpy.run_module(sys.argv[0] if sys.argv else "effbench.device.agent", run_name=
 
 @dataclass(frozen=True)
 class Agent:
-    """The archive and its content hash, under which it lies on a device."""
+    """The archive and its content hash, which names it on a device."""
 
     data: bytes
     sha256: str
 
     @property
     def path(self) -> str:
-        """Where it lies below the home of a device."""
+        """Its path below the home folder on a device."""
         return f"agents/{self.sha256[:16]}.pyz"
 
 
 @cache
 def agent() -> Agent:
-    """Return the archive; the same sources give the same bytes."""
+    """Return the archive; equal sources give equal bytes."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         _add(archive, "__main__.py", MAIN.encode())
@@ -54,6 +54,6 @@ def agent() -> Agent:
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
-    info = zipfile.ZipInfo(name)  # of 1980: a time of its own would change the hash
+    info = zipfile.ZipInfo(name)  # dated 1980: a current time would change the hash
     info.compress_type = zipfile.ZIP_DEFLATED
     archive.writestr(info, data)

@@ -1,8 +1,7 @@
-"""What vendors' tools write, read as times: one module per tool, each ends in ``READER``.
+"""Readers for the outputs of vendors' tools: one module per tool, each ends in ``READER``.
 
-Raw times become samples. A tool that prints only statistics gives an *aggregate*: a single figure, marked as one,
-without an interval. Every format is named with where it is described; `effbench import` and the runners on Android
-share them.
+Raw times become samples. A tool that prints only statistics gives an *aggregate*: a single figure without an interval,
+marked as such. Each module states the source of its format; `effbench import` and the runners on Android use them.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ class Reading:
     """Times of one run of a tool.
 
     Args:
-        samples_ns: Raw times in order, or the one figure of an aggregate.
-        aggregate: What that figure is (``mean of 50 runs``), or empty where the samples are raw.
+        samples_ns: Raw times in order, or the single figure of an aggregate.
+        aggregate: The statistic of that figure (``mean of 50 runs``), or empty if the samples are raw.
         scope: ``end-to-end`` (host arrays to host arrays) or ``device-only``.
     """
 
@@ -39,7 +38,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Reader:
-    """A format: its name, what it is, whether a text looks like it, and how it is read."""
+    """A format: its name and title, a test whether a text has it, and its reader."""
 
     name: str
     title: str
@@ -52,33 +51,37 @@ def readers() -> dict[str, Reader]:
     return {reader.name: reader for reader in constants_in(__name__, "READER")}
 
 
-def read(text: str, where: str, name: str | None = None) -> tuple[Reader, Reading]:
-    """Read what a tool wrote.
+def read(text: str, file_name: str, name: str | None = None) -> tuple[Reader, Reading]:
+    """Read the output of a tool.
 
     Args:
-        text: The file.
-        where: Its name, for messages.
-        name: The format; None tells it from the text.
+        text: The content of the file.
+        file_name: Its name, for messages.
+        name: The format; None detects it from the text.
 
     Raises:
         UsageError: There is no such format.
-        DataError: The text is of none, or of a damaged one.
+        DataError: The text has no known format, or is damaged.
     """
-    known = readers()
-    if name is not None and name not in known:
-        raise unknown_name(name, known, "format")
-    chosen = [known[name]] if name is not None else [reader for reader in known.values() if reader.matches(text)]
+    known_readers = readers()
+    if name is not None and name not in known_readers:
+        raise unknown_name(name, known_readers, "format")
+    chosen = (
+        [known_readers[name]]
+        if name is not None
+        else [reader for reader in known_readers.values() if reader.matches(text)]
+    )
     if len(chosen) != 1:
-        listed = "; ".join(f"{key}: {reader.title}" for key, reader in known.items())
-        raise DataError(f"{where}: not what any known tool writes.", hint=f"Known, for --format: {listed}.")
-    found = chosen[0].read(text, where)
-    if not found.samples_ns or min(found.samples_ns) <= 0:
-        raise DataError(f"{where}: holds no time above zero ({chosen[0].title}).")
-    return chosen[0], found
+        listed = "; ".join(f"{key}: {reader.title}" for key, reader in known_readers.items())
+        raise DataError(f"{file_name}: not the output of a known tool.", hint=f"Values of --format: {listed}.")
+    reading = chosen[0].read(text, file_name)
+    if not reading.samples_ns or min(reading.samples_ns) <= 0:
+        raise DataError(f"{file_name}: holds no time above zero ({chosen[0].title}).")
+    return chosen[0], reading
 
 
 def to_ns(value: float, unit_s: float) -> int:
-    """Return a time as whole nanoseconds; ``unit_s`` is the unit it is given in, in seconds."""
+    """Return a time as whole nanoseconds; ``unit_s`` is its unit in seconds."""
     return round(value * unit_s * 1e9)
 
 

@@ -1,4 +1,4 @@
-"""LiteRT's ``benchmark_model``: what it prints, on a console or in logcat.
+"""LiteRT's ``benchmark_model``: its output, on a console or in logcat.
 
 Source: developers.google.com/edge/litert/models/measurement ("Inference timings in us"), and outputs with
 ``count=... avg=... std=... p5=... median=... p95=...`` of recent versions. Written from documentation.
@@ -24,10 +24,13 @@ def _matches(text: str) -> bool:
     return TIMINGS.search(text) is not None
 
 
-def _read(text: str, where: str) -> Reading:
+def _read(text: str, file_name: str) -> Reading:
     timings = TIMINGS.search(text)
     if timings is None:
-        raise DataError(f"{where}: no line 'Inference timings in us'.", hint="Did benchmark_model end well?")
+        raise DataError(
+            f"{file_name}: no line 'Inference timings in us'.",
+            hint="Check that benchmark_model ended without an error.",
+        )
     init, first, _, mean = (float(item) for item in timings.groups())
     counts = list(COUNTS.finditer(text))
     runs = counts[-1][1] if counts else "?"
@@ -39,8 +42,8 @@ def _read(text: str, where: str) -> Reading:
         observed |= {name: float(value) * US / MS for name, value in zip(names, values, strict=True)}
     threads = re.search(r"Num threads: \[(\d+)\]", text)
     parts = [
-        {"delegate": name, "operators": int(taken), "of": int(total), "partitions": int(partitions)}
-        for taken, total, name, partitions in DELEGATED.findall(text)
+        {"delegate": name, "operators": int(delegated), "of": int(total), "partitions": int(partitions)}
+        for delegated, total, name, partitions in DELEGATED.findall(text)
     ]
     return Reading(
         (to_ns(float(median[1]) if median else mean, US),),

@@ -1,4 +1,4 @@
-"""``onnxruntime_perf_test``: its result file (a line per run, in seconds), or what it prints.
+"""``onnxruntime_perf_test``: its result file (a line per run, in seconds), or its console output.
 
 Source: onnxruntime/test/perftest/performance_runner.h of microsoft/onnxruntime (`DumpToFile`) and its README. Written
 from documentation.
@@ -22,7 +22,7 @@ def _matches(text: str) -> bool:
     return LINE.search(text) is not None or MEAN.search(text) is not None or "P50 Latency" in text
 
 
-def _read(text: str, where: str) -> Reading:
+def _read(text: str, file_name: str) -> Reading:
     load = LOAD.search(text)
     load_ms = float(load[1]) / MS if load else 0.0
     raw = LINE.findall(text)
@@ -30,7 +30,7 @@ def _read(text: str, where: str) -> Reading:
         return Reading(tuple(to_ns(float(value), 1.0) for value in raw), load_ms=load_ms)
     median, mean, count = MEDIAN.search(text), MEAN.search(text), COUNT.search(text)
     if median is None and mean is None:
-        raise DataError(f"{where}: no time of onnxruntime_perf_test.")
+        raise DataError(f"{file_name}: no time of onnxruntime_perf_test.")
     runs = f"of {count[1]} runs" if count else "of all runs"
     if median is not None:
         return Reading((to_ns(float(median[1]), 1.0),), aggregate=f"median {runs}", load_ms=load_ms)

@@ -25,29 +25,29 @@ def _matches(text: str) -> bool:
     return HEADER in text or ("Execute Stats" in text and "NetRun" in text)
 
 
-def _read(text: str, where: str) -> Reading:
-    return _csv(text, where) if HEADER in text else _text(text, where)
+def _read(text: str, file_name: str) -> Reading:
+    return _csv(text, file_name) if HEADER in text else _text(text, file_name)
 
 
-def _text(text: str, where: str) -> Reading:
+def _text(text: str, file_name: str) -> Reading:
     part = AVERAGE.search(text)
     times = NETRUN.search(part[1]) if part else None
     if part is None or times is None:
-        raise DataError(f"{where}: no average execute time.", hint="Run qnn-net-run with --profiling_level basic.")
+        raise DataError(f"{file_name}: no average execute time.", hint="Run qnn-net-run with --profiling_level basic.")
     accelerator, ips = ACCELERATOR.search(part[1]), IPS.search(text)
     observed = {"accelerator_ms": float(accelerator[1]) * US / MS} if accelerator else {}
     observed |= {"images_per_s_with_io": float(ips[1])} if ips else {}
     return Reading((to_ns(float(times[1]), US),), aggregate="mean of all runs (qnn-net-run)", observed=observed)
 
 
-def _csv(text: str, where: str) -> Reading:
+def _csv(text: str, file_name: str) -> Reading:
     rows = list(csv.DictReader(text[text.index(HEADER) :].splitlines()))
     timed = [row for row in rows if row.get("Unit of Measurement") == "US" and row.get("Time", "").isdecimal()]
-    found = [row for row in timed if row["Message"] == "EXECUTE" and row["Event Level"] == "ROOT"]
-    found = found or [row for row in timed if row["Event Identifier"] == EXECUTE]
-    if not found:
-        raise DataError(f"{where}: no execution is in it.", hint="profiling_level has to be basic or detailed.")
-    return Reading(tuple(to_ns(float(row["Time"]), US) for row in found))
+    executions = [row for row in timed if row["Message"] == "EXECUTE" and row["Event Level"] == "ROOT"]
+    executions = executions or [row for row in timed if row["Event Identifier"] == EXECUTE]
+    if not executions:
+        raise DataError(f"{file_name}: it holds no execution.", hint="profiling_level must be basic or detailed.")
+    return Reading(tuple(to_ns(float(row["Time"]), US) for row in executions))
 
 
 READER = Reader("qnn", "qnn-profile-viewer text, or the QNN provider's CSV", _matches, _read)

@@ -1,7 +1,7 @@
 """Plain times: one number per line, in milliseconds, or a JSON list of them.
 
-For tools whose file format is not published, such as Xcode's performance reports: the times that they show are written
-down one per line, and ``#`` begins a comment.
+For tools whose file format is not published, such as Xcode's performance reports: copy the displayed times into a file,
+one per line; ``#`` begins a comment.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ def _matches(text: str) -> bool:
         return False
 
 
-def _read(text: str, where: str) -> Reading:
+def _read(text: str, file_name: str) -> Reading:
     try:
-        found = _numbers(text)
+        numbers = _numbers(text)
     except (ValueError, TypeError) as error:
-        raise DataError(f"{where}: not a list of milliseconds ({error}).") from error
-    if len(found) == 1:
-        return Reading((to_ns(found[0], MS),), aggregate="one figure, typed from what a tool shows")
-    return Reading(tuple(to_ns(value, MS) for value in found))
+        raise DataError(f"{file_name}: not a list of milliseconds ({error}).") from error
+    if len(numbers) == 1:
+        return Reading((to_ns(numbers[0], MS),), aggregate="one figure, copied from the display of a tool")
+    return Reading(tuple(to_ns(value, MS) for value in numbers))
 
 
 READER = Reader("samples", "milliseconds, one per line or a JSON list (Xcode's figures)", _matches, _read)
