@@ -161,8 +161,8 @@ def broken(root: Path, case: str) -> Path:
     [
         ("nothing there", "There is no folder"),
         ("no images", "holds no images"),
-        ("loose", r"1.png\) beside folders of classes"),
-        ("numbers", "are numbers, which sort as names"),
+        ("loose", r"1.png\) and folders of classes"),
+        ("numbers", "is not their numerical order"),
         ("torn shard", "cannot be read as a tar file"),
         ("no parquet", "cannot be read as Parquet"),
         ("no column", "no column of images among a, b"),

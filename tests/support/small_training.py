@@ -75,7 +75,7 @@ def job(folder: Path, recipe: Recipe, dropout: float = 0.1, **changes: object) -
     settings = {
         "student": net(dropout=dropout),
         "size": (16, 16),
-        "how": HOW,
+        "preprocessing": HOW,
         "images": images(labelled=16),
         "teachers": (teacher(), teacher("two.b", 6, 2)),
         "recipe": recipe,

@@ -55,7 +55,7 @@ def test_the_dictionary_of_dinov2_is_known():
 
 
 def test_another_form_is_refused():
-    with pytest.raises(UsageError, match="none that effbench knows"):
+    with pytest.raises(UsageError, match="are not supported"):
         as_maps(torch.randn(2, 3))
 
 

@@ -90,7 +90,7 @@ def test_features_along_the_way_are_those_of_the_cache(tmp_path: Path):
 def test_views_that_come_again_come_from_the_cache(tmp_path: Path):
     asked = []
     one = small.teacher()
-    counted = replace(one, answer=lambda x: asked.append(len(x)) or one.answer(x))
+    counted = replace(one, run=lambda x: asked.append(len(x)) or one.run(x))
     train(tmp_path / "first", teachers=(counted,))
     assert 48 * 2 == sum(asked)
     train(tmp_path / "second", teachers=(counted,))

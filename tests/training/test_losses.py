@@ -52,14 +52,16 @@ def test_a_teacher_without_spatial_features_counts_its_pooled_ones_alone():
 def test_the_teacher_with_the_largest_loss_is_always_kept(teachers: int, images: int, drop: float, number: int):
     generator = torch.Generator().manual_seed(number)
     rows = torch.rand(teachers, images, generator=generator)
-    kept = losses.keep(rows, torch.rand(teachers, images, generator=generator), drop)
+    kept = losses.choose_teachers(rows, torch.rand(teachers, images, generator=generator), drop)
     assert (kept.gather(0, rows.argmax(0, keepdim=True)) == 1).all()
     assert set(kept.flatten().tolist()) <= {0.0, 1.0}
 
 
 def test_other_teachers_are_dropped_with_the_probability_asked_for():
     rows = torch.tensor([[3.0], [2.0], [1.0]]).expand(3, 20_000)
-    shares = losses.keep(rows, torch.rand(3, 20_000, generator=torch.Generator().manual_seed(0)), 0.3).mean(1)
+    shares = losses.choose_teachers(rows, torch.rand(3, 20_000, generator=torch.Generator().manual_seed(0)), 0.3).mean(
+        1
+    )
     torch.testing.assert_close(torch.tensor([1.0, 0.7, 0.7]), shares, atol=4 * math.sqrt(0.21 / 20_000), rtol=0)
 
 

@@ -1,4 +1,4 @@
-"""Classes by name and by place: ImageNet's order, and lists that a user gives."""
+"""Class names and their indices: ImageNet's order, and lists from a file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def imagenet() -> tuple[str, ...]:
 
 
 def read_classes(file: Path) -> tuple[str, ...]:
-    """Return the classes that a file lists, one a line; blank lines are left out.
+    """Return the classes that a file lists, one a line; blank lines are skipped.
 
     Raises:
         DataError: It cannot be read, is empty, or names a class twice.
@@ -41,22 +41,27 @@ def read_classes(file: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def places(listed: Sequence[str], tags: Iterable[str], where: str) -> dict[str, int]:
-    """Return the place in a list of each class that a data set uses; a number that is no name is a place already.
+def class_indices(classes: Sequence[str], tags: Iterable[str], dataset: str) -> dict[str, int]:
+    """Return the index of each class that a data set uses; a number that is no class name is an index already.
+
+    Args:
+        classes: All classes in the order of a model's outputs.
+        tags: The classes of the data set.
+        dataset: Its name, for the message.
 
     Raises:
         DataError: A class of the data set is not in the list.
     """
-    number = {name: place for place, name in enumerate(listed)}
-    found = {}
+    known = {name: index for index, name in enumerate(classes)}
+    indices = {}
     for tag in tags:
-        if tag in number:
-            found[tag] = number[tag]
-        elif tag.isdecimal() and int(tag) < len(listed):
-            found[tag] = int(tag)
+        if tag in known:
+            indices[tag] = known[tag]
+        elif tag.isdecimal() and int(tag) < len(classes):
+            indices[tag] = int(tag)
         else:
             raise DataError(
-                f"{where}: the class '{tag}' is not in the list of {len(listed)} classes.",
+                f"{dataset}: the class '{tag}' is not in the list of {len(classes)} classes.",
                 hint="Give the list with --classes FILE, one class a line, in the order of the model's outputs.",
             )
-    return found
+    return indices

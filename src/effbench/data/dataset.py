@@ -1,4 +1,4 @@
-"""Labelled images as a data set: what an item is, and what is known of all of them."""
+"""A data set: encoded images, their labels and their classes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from effbench.errors import DataError
 
 
 class Content(Protocol):
-    """Where the encoded image lies; cheap to hold, read when it is wanted."""
+    """A reference to an encoded image, read on demand."""
 
     def __call__(self) -> bytes:
         """Return the bytes of the encoded image.
@@ -25,10 +25,10 @@ class Content(Protocol):
 
 @dataclass(frozen=True)
 class Item:
-    """One encoded image: its name inside the data set, its class, and where its bytes lie.
+    """One encoded image: its name in the data set, its content, and its class.
 
-    ``tag`` is the class as the data set writes it (a folder's name, a cell of a list); ``label`` its place among the
-    outputs of a model, known once the classes are. Both are None where there is no label.
+    ``tag`` is the class as the data set writes it (the name of a folder, a cell of a list); ``label`` is its index
+    among the outputs of a model. Both are None if the image has no label.
     """
 
     name: str
@@ -39,9 +39,9 @@ class Item:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Encoded images in the order of their names, and the classes that their labels count.
+    """Encoded images sorted by name, and the classes that their labels index.
 
-    ``layout`` says how it was read: a folder per class, a folder, a list, or shards.
+    ``layout`` is ``folder per class``, ``folder``, ``list`` or ``shards``.
     """
 
     name: str
@@ -51,36 +51,36 @@ class Dataset:
 
     @property
     def labelled(self) -> bool:
-        """Say whether every image has a label."""
+        """Whether every image has a label."""
         return all(item.label is not None for item in self.items)
 
     @property
     def partly_labelled(self) -> bool:
-        """Say whether some images have a label and others none."""
+        """Whether only some images have a label."""
         return not self.labelled and any(item.label is not None for item in self.items)
 
     @cached_property
     def sha256(self) -> str:
-        """The hash of names, labels and contents; a change of any of them is another data set."""
+        """The hash of all names, labels and contents."""
         with ThreadPoolExecutor(4) as pool:
             contents = pool.map(lambda item: hashlib.sha256(item.read()).hexdigest(), self.items)
-            rows = [[item.name, item.label, found] for item, found in zip(self.items, contents, strict=True)]
+            rows = [[item.name, item.label, content] for item, content in zip(self.items, contents, strict=True)]
         return fingerprint(rows)
 
     def check_head(self, outputs: int, model: str) -> None:
-        """Check that the labels count the outputs of a model.
+        """Check that the labels match the outputs of a model.
 
         Raises:
-            DataError: The class list has another length, or a label lies outside.
+            DataError: The number of classes differs, or a label is out of range.
         """
         if self.classes is not None and len(self.classes) != outputs:
             raise DataError(
                 f"{self.name} has {len(self.classes)} classes, {model} has {outputs} outputs.",
                 hint=f"--classes FILE lists {outputs} classes in the order of the outputs, one a line.",
             )
-        wrong = next((item for item in self.items if item.label is not None and item.label >= outputs), None)
-        if wrong is not None:
+        invalid = next((item for item in self.items if item.label is not None and item.label >= outputs), None)
+        if invalid is not None:
             raise DataError(
-                f"{self.name}: {wrong.name} has label {wrong.label}, {model} has {outputs} outputs.",
+                f"{self.name}: {invalid.name} has label {invalid.label}, {model} has {outputs} outputs.",
                 hint="Labels count from 0.",
             )

@@ -1,4 +1,4 @@
-"""Encoded images in files of their own."""
+"""Encoded images that are files."""
 
 from __future__ import annotations
 

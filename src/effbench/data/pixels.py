@@ -1,4 +1,4 @@
-"""From an encoded image to the input of a model: decoded, scaled, cut, normalized, in one way for every target."""
+"""Turn an encoded image into the input of a model: decode, resize, crop and normalize, alike for every target."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
 def decode(content: bytes, name: str, channels: int = 3) -> Image:
-    """Return an encoded image upright and in the color mode that the channels ask for.
+    """Decode an image, apply its EXIF orientation, and convert it to the color mode for a number of channels.
 
     Raises:
-        DataError: It cannot be read as an image, or no image has that many channels.
+        DataError: It cannot be read as an image, or no color mode has that many channels.
         MissingDependencyError: Pillow is not installed.
     """
     try:
@@ -34,7 +34,7 @@ def decode(content: bytes, name: str, channels: int = 3) -> Image:
     try:
         opened = Image.open(io.BytesIO(content))
         with opened:
-            # In place, and converted only where there is something to convert: each is one more copy of every image.
+            # In place, and converted only if the mode differs: each saves a copy of the image.
             ImageOps.exif_transpose(opened, in_place=True)
             opened.load()
             return opened if opened.mode == MODES[channels] else opened.convert(MODES[channels])
@@ -45,10 +45,10 @@ def decode(content: bytes, name: str, channels: int = 3) -> Image:
 def cut(
     image: Image, resolution: tuple[int, int], preprocessing: Preprocessing, channels: int = 3
 ) -> npt.NDArray[np.uint8]:
-    """Return an image as the model wants it before scaling: resized, center-cropped, shape (C, H, W), uint8.
+    """Resize and center-crop an image; return its pixels, shape (C, H, W), uint8.
 
     Raises:
-        UsageError: The interpolation has no such name.
+        UsageError: The interpolation is unknown.
     """
     array = np.asarray(_fit(image, resolution, preprocessing), np.uint8).reshape(*resolution, channels)
     if preprocessing.channel_order == "BGR":
@@ -57,9 +57,9 @@ def cut(
 
 
 def _fit(image: Image, resolution: tuple[int, int], preprocessing: Preprocessing) -> Image:
-    """Scale so that the crop covers ``crop_pct`` of the tighter side, then cut the center out.
+    """Resize so that the crop covers ``crop_pct`` of the tighter dimension, then crop the center.
 
-    Rounded as torchvision's Resize and CenterCrop and timm's crop_pct do, so that trained models see what they know.
+    Sizes are rounded as in torchvision's Resize and CenterCrop and timm's crop_pct, which models were trained with.
     """
     from PIL import Image
 
@@ -79,7 +79,7 @@ def _fit(image: Image, resolution: tuple[int, int], preprocessing: Preprocessing
 
 
 def normalize(images: npt.NDArray[np.uint8], preprocessing: Preprocessing, dtype: str = "float32") -> npt.NDArray[Any]:
-    """Return images, shape (N, C, H, W), scaled and normalized as the model wants them."""
+    """Return images, shape (N, C, H, W), scaled and normalized for the model."""
     mean, std = (
         np.resize(np.asarray(value, np.float32), images.shape[1]).reshape(-1, 1, 1)
         for value in (preprocessing.mean, preprocessing.std)
@@ -89,7 +89,7 @@ def normalize(images: npt.NDArray[np.uint8], preprocessing: Preprocessing, dtype
 
 
 def affine(preprocessing: Preprocessing, channels: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Return what normalization comes to per channel, on pixels between 0 and 1: input = pixel * slope + offset."""
+    """Return slope and offset per channel of the normalization of pixels in [0, 1]: input = pixel * slope + offset."""
     mean, std = (np.resize(np.asarray(v, np.float64), channels) for v in (preprocessing.mean, preprocessing.std))
     return 255 * preprocessing.scale / std, -mean / std
 
@@ -97,5 +97,5 @@ def affine(preprocessing: Preprocessing, channels: int) -> tuple[npt.NDArray[Any
 def read(
     content: bytes, name: str, resolution: tuple[int, int], preprocessing: Preprocessing, channels: int = 3
 ) -> npt.NDArray[np.uint8]:
-    """Decode and cut an encoded image, shape (C, H, W), uint8; errors as in `decode` and `cut`."""
+    """Decode, resize and crop an encoded image, shape (C, H, W), uint8; errors as in `decode` and `cut`."""
     return cut(decode(content, name, channels), resolution, preprocessing, channels)

@@ -1,7 +1,7 @@
-"""Synthetic images that differ as photographs do: in contrast, color, spectrum, direction of edges and occlusion.
+"""Generate synthetic images that vary as photographs do: contrast, color, spectrum, edge direction and occlusion.
 
-Images of one kind give a network nearly the same pooled features, and a check that divides errors by the spread
-between images then divides by almost nothing. Six kinds of scene cover what photographs span instead.
+Images of a single kind give nearly equal pooled features, so that a check that divides errors by the spread between
+images divides by almost zero. Six kinds of scene cover the range of photographs.
 
 Source: amplitude spectra fall as f**-0.8 to f**-1.5 between photographs, f**-1.2 on average (Tolhurst, Tadmor and Chao
 1992, 135 scenes); spectra of built scenes are stretched along the cardinal directions (Torralba and Oliva 2003); scenes
@@ -20,17 +20,17 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Kind:
-    """What one kind of scene is like.
+    """The parameters of one kind of scene.
 
     Attributes:
-        slope: The amplitude spectrum falls as f to the power of minus that.
+        slope: The amplitude spectrum falls as f**-slope.
         brightness: Mean of the pixels, 0 to 255.
         contrast: Standard deviation of the pixels' luminance, 0 to 255.
         saturation: Standard deviation of color differences over that of luminance.
-        cast: A color that the whole scene shares, in pixel values of red, green and blue.
-        cardinal: How much of the energy of edges lies along rows and columns, 0 (none more) to 1.
-        surfaces: How many surfaces hide each other.
-        texture: Share of luminance that is texture of a surface instead of its own shade, 0 to 1.
+        cast: A color offset of the entire scene, in pixel values of red, green and blue.
+        cardinal: Share of edge energy along rows and columns, 0 (isotropic) to 1.
+        surfaces: Number of surfaces that occlude each other.
+        texture: Share of luminance that is texture instead of the shade of a surface, 0 to 1.
     """
 
     slope: float
@@ -54,7 +54,7 @@ KINDS = (
 
 
 def scene(channels: int, resolution: tuple[int, int], seed: int, kind: Kind) -> npt.NDArray[np.uint8]:
-    """Return an image of a kind, shape (C, H, W), uint8; a seed is the same scene at every resolution, roughly."""
+    """Return an image of a kind, shape (C, H, W), uint8; a seed gives roughly the same scene at every resolution."""
     rng = np.random.default_rng([seed, 20])
     tint = _tints(rng, kind.surfaces + 1, channels)
     shade = rng.standard_normal(kind.surfaces)
@@ -72,8 +72,8 @@ def scene(channels: int, resolution: tuple[int, int], seed: int, kind: Kind) -> 
 
 def _tints(rng: np.random.Generator, count: int, channels: int) -> Array:
     """Return differences of channels from their common mean, shape (count, channels), deviation about 1."""
-    found = rng.standard_normal((count, channels))
-    return np.asarray((found - found.mean(axis=1, keepdims=True)) * np.sqrt(channels / max(channels - 1, 1)))
+    tints = rng.standard_normal((count, channels))
+    return np.asarray((tints - tints.mean(axis=1, keepdims=True)) * np.sqrt(channels / max(channels - 1, 1)))
 
 
 def _tinted(tints: Array) -> Array:
@@ -83,43 +83,43 @@ def _tinted(tints: Array) -> Array:
 
 
 def _leaves(rng: np.random.Generator, resolution: tuple[int, int], kind: Kind) -> npt.NDArray[np.intp]:
-    """Return which surface is seen at each pixel: rectangles and ellipses, the nearest painted last.
+    """Return the index of the visible surface at each pixel: rectangles and ellipses, the nearest painted last.
 
-    Areas are a power law with as much area in small surfaces as in large ones (density of sizes r**-3).
+    Sizes follow a power law with equal area in small and in large surfaces (density r**-3).
     """
     rows, columns = resolution
     count = kind.surfaces
     size = 1 / np.sqrt(rng.uniform(1 / 0.7**2, 1 / 0.03**2, count))
-    size[0] = 4.0  # what lies behind all of them
-    place = rng.uniform(0, 1, (count, 2)) * (rows, columns)
+    size[0] = 4.0  # the background
+    center = rng.uniform(0, 1, (count, 2)) * (rows, columns)
     stretch = np.exp(rng.uniform(-0.7, 0.7, count))
     straight = rng.uniform(0, 1, count) < kind.cardinal
     angle = np.where(straight, 0.0, rng.uniform(0, np.pi, count))
-    found = np.zeros(resolution, np.intp)
+    visible = np.zeros(resolution, np.intp)
     for index in range(count):
         radius = size[index] * min(rows, columns) / 2
-        reach = radius * max(stretch[index], 1 / stretch[index]) * 1.5 + 1
-        top, left = (int(max(0, place[index, axis] - reach)) for axis in (0, 1))
-        bottom, right = (int(place[index, axis] + reach) + 1 for axis in (0, 1))
+        extent = radius * max(stretch[index], 1 / stretch[index]) * 1.5 + 1
+        top, left = (int(max(0, center[index, axis] - extent)) for axis in (0, 1))
+        bottom, right = (int(center[index, axis] + extent) + 1 for axis in (0, 1))
         y, x = np.ogrid[top : min(bottom, rows), left : min(right, columns)]
-        y, x = y - place[index, 0], x - place[index, 1]
+        y, x = y - center[index, 0], x - center[index, 1]
         cos, sin = np.cos(angle[index]), np.sin(angle[index])
         along = np.abs(cos * x + sin * y) / (radius * stretch[index])
         across = np.abs(cos * y - sin * x) * stretch[index] / radius
         inside = np.maximum(along, across) < 1 if straight[index] else along**2 + across**2 < 1
-        found[top:bottom, left:right][inside] = index
-    return found
+        visible[top:bottom, left:right][inside] = index
+    return visible
 
 
 def _frequencies(resolution: tuple[int, int]) -> tuple[Array, Array, Array]:
-    """Return rows', columns' and radial frequency in cycles per image, for a real transform; never zero."""
+    """Return vertical, horizontal and radial frequency in cycles per image, for a real FFT; the radial one is >= 1."""
     rows, columns = resolution
     y, x = np.fft.fftfreq(rows)[:, None] * rows, np.fft.rfftfreq(columns)[None, :] * columns
     return np.asarray(y), np.asarray(x), np.asarray(np.maximum(np.hypot(y, x), 1))
 
 
 def _stretched(noise: Array, slope: float, cardinal: float) -> Array:
-    """Return noise with a spectrum of a slope, more of it along the cardinal directions."""
+    """Return noise with a spectral slope, stronger along the cardinal directions."""
     y, x, radius = _frequencies((noise.shape[0], noise.shape[1]))
     direction = np.cos(4 * np.arctan2(y, x))
     amplitude = radius**-slope * np.exp(cardinal * (direction - 1))
@@ -127,15 +127,15 @@ def _stretched(noise: Array, slope: float, cardinal: float) -> Array:
 
 
 def _with_slope(image: Array, slope: float) -> Array:
-    """Return an image with the slope of its amplitude spectrum changed; phases, and so edges, stay where they are."""
+    """Return an image with another slope of its amplitude spectrum; phases, and so edges, stay in place."""
     shape = (image.shape[0], image.shape[1])
     _, _, radius = _frequencies(shape)
     spectrum = np.fft.rfft2(image)
     log_radius, log_amplitude = np.log(radius), np.log(np.abs(spectrum) + 1e-9)
     inner = (radius >= 2) & (radius <= min(shape) / 3)
-    # Rings hold ever more points: weights make every octave count the same.
-    own = -np.polyfit(log_radius[inner], log_amplitude[inner], 1, w=1 / radius[inner])[0]
-    return np.asarray(np.fft.irfft2(spectrum * radius ** (own - slope), s=shape))
+    # Weights give every octave the same influence, as rings of higher frequency hold more points.
+    current = -np.polyfit(log_radius[inner], log_amplitude[inner], 1, w=1 / radius[inner])[0]
+    return np.asarray(np.fft.irfft2(spectrum * radius ** (current - slope), s=shape))
 
 
 def _unit(values: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Tar shards as WebDataset writes them: members that share a stem are one sample (``000.jpg`` with ``000.cls``)."""
+"""Tar shards in WebDataset format: members that share a stem are one sample (``000.jpg`` with ``000.cls``)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 @dataclass(frozen=True)
 class MemberContent:
-    """The bytes of a member of a tar file; a plain tar is read in place."""
+    """The bytes of a member of a tar file; an uncompressed tar is read in path."""
 
     shard: Path
     offset: int
@@ -37,36 +37,36 @@ class MemberContent:
         return content
 
 
-def is_shards(place: Path) -> bool:
-    """Say whether a path means tar shards: one, a range of them, or a folder that holds them."""
-    return place.suffix == ".tar" or (place.is_dir() and any(place.glob("*.tar")))
+def is_shards(path: Path) -> bool:
+    """Return whether a path is a tar shard, a range of shards, or a folder of shards."""
+    return path.suffix == ".tar" or (path.is_dir() and any(path.glob("*.tar")))
 
 
-def read(place: Path) -> Dataset:
-    """Return the samples of all shards, by shard and key.
+def read(path: Path) -> Dataset:
+    """Return the samples of all shards, sorted by shard and key.
 
     Raises:
         DataError: A shard is missing or no tar file, or a sample has a label that cannot be read.
     """
     items: list[Item] = []
-    for shard in _shards(place):
+    for shard in _shards(path):
         try:
             with tarfile.open(shard, "r:") as archive:
                 items += _samples(shard, archive)
         except (tarfile.TarError, OSError, EOFError) as error:
             raise DataError(f"{shard} cannot be read as a tar file: {error}") from error
-    return Dataset(place.name, "shards", tuple(sorted(items, key=lambda item: item.name)))
+    return Dataset(path.name, "shards", tuple(sorted(items, key=lambda item: item.name)))
 
 
-def _shards(place: Path) -> list[Path]:
-    if place.is_dir():
-        return sorted(place.glob("*.tar"))
-    match = _BRACES.search(str(place))
+def _shards(path: Path) -> list[Path]:
+    if path.is_dir():
+        return sorted(path.glob("*.tar"))
+    match = _BRACES.search(str(path))
     if match is None:
-        return [place]
+        return [path]
     first, last = match.groups()
     names = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
-    return [Path(str(place).replace(match.group(), name)) for name in names]
+    return [Path(str(path).replace(match.group(), name)) for name in names]
 
 
 def _samples(shard: Path, archive: tarfile.TarFile) -> Iterator[Item]:
@@ -91,8 +91,8 @@ def _tag(shard: Path, archive: tarfile.TarFile, key: str, parts: dict[str, tarfi
         try:
             if ending == "cls":
                 return text.decode().strip()
-            found = json.loads(text)
-            return str(found["label"]) if "label" in found else None
+            record = json.loads(text)
+            return str(record["label"]) if "label" in record else None
         except (ValueError, TypeError) as error:
             raise DataError(f"{shard}: the label of {key} cannot be read: {error}") from error
     return None

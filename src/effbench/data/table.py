@@ -1,4 +1,4 @@
-"""Lists of images with their labels: CSV by the standard library, Parquet by pyarrow."""
+"""Lists of images and labels: CSV or Parquet files."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from effbench.errors import DataError, MissingDependencyError
 SUFFIXES = (".csv", ".parquet")
 IMAGE = ("path", "file", "filename", "file_name", "image", "img", "imageid")
 LABEL = ("label", "class", "target", "labels", "fine_label", "wnid", "predictionstring")
-"""Names of the two columns, in any case; the last ones are of the lists that ImageNet comes with on Kaggle."""
+"""Names of the two columns, case-insensitive; the last ones occur in Kaggle's ImageNet lists."""
 
 
 @dataclass(frozen=True)
 class CellContent:
-    """The bytes of an image that lies in the list itself."""
+    """The bytes of an image that is stored in the list."""
 
     content: bytes
 
@@ -30,7 +30,7 @@ class CellContent:
 
 
 def read(file: Path) -> Dataset:
-    """Return the images that a list names, relative to the list's own folder.
+    """Return the images of a list; their paths are relative to the folder of the list.
 
     Raises:
         DataError: There is no such file, a column is missing, a row names no image, or a name comes twice.
@@ -40,10 +40,10 @@ def read(file: Path) -> Dataset:
         raise DataError(f"There is no file {file}.")
     rows = _csv(file) if file.suffix == ".csv" else _parquet(file)
     items: dict[str, Item] = {}
-    for where, row in rows:
-        item = _item(file, where, row)
+    for location, row in rows:
+        item = _item(file, location, row)
         if item.name in items:
-            raise DataError(f"{where}: {item.name} is listed twice.")
+            raise DataError(f"{location}: {item.name} is listed twice.")
         items[item.name] = item
     return Dataset(file.name, "list", tuple(items[name] for name in sorted(items)))
 
@@ -75,10 +75,10 @@ def _parquet(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _check_columns(file: Path, names: Any) -> None:
-    have = [str(name).strip().lower() for name in names]
-    if not any(name in IMAGE for name in have):
+    columns = [str(name).strip().lower() for name in names]
+    if not any(name in IMAGE for name in columns):
         raise DataError(
-            f"{file}: no column of images among {', '.join(have) or 'none'}.",
+            f"{file}: no column of images among {', '.join(columns) or 'none'}.",
             hint="The first line names the columns: path,label.",
         )
 
@@ -87,18 +87,18 @@ def _cell(row: Mapping[str, Any], names: tuple[str, ...]) -> Any:
     return next((row[name] for name in names if row.get(name) not in (None, "")), None)
 
 
-def _item(file: Path, where: str, row: Mapping[str, Any]) -> Item:
+def _item(file: Path, location: str, row: Mapping[str, Any]) -> Item:
     cell, label = _cell(row, IMAGE), _cell(row, LABEL)
-    # Kaggle's list of ImageNet writes boxes behind the class, and names without a suffix.
+    # Kaggle's list of ImageNet appends boxes to the class, and omits the suffix of file names.
     tag = None if label is None else str(label).split()[0] if "predictionstring" in row else str(label).strip()
     if isinstance(cell, dict):
         content, cell = cell.get("bytes"), cell.get("path")
         if content is not None:
-            return Item(str(cell or where.rpartition(" ")[2].zfill(8)), CellContent(content), tag)
+            return Item(str(cell or location.rpartition(" ")[2].zfill(8)), CellContent(content), tag)
     if cell is None:
-        raise DataError(f"{where}: no image is named.")
+        raise DataError(f"{location}: no image is named.")
     name = str(cell) if Path(str(cell)).suffix else f"{cell}.JPEG"
     path = file.parent / name
     if not path.is_file():
-        raise DataError(f"{where}: there is no {path}.")
+        raise DataError(f"{location}: there is no {path}.")
     return Item(name, FileContent(path), tag)

@@ -1,5 +1,5 @@
-"""Train a backbone: from labels, from any number of frozen teachers, or both. Stands on ``models`` alone.
+"""Train a backbone from labels, from any number of frozen teachers, or from both. Imports ``models`` only.
 
-`recipe` says how, `loop.train` does it. Every random number is drawn from the seed and a position (image and view,
-epoch, step), so that nothing but tensors and a step number has to be kept to go on after a kill with the same weights.
+`recipe` holds the settings, `loop.Training` runs them. Every random number is drawn from the seed and a position (image
+and view, epoch, step), so that a checkpoint of tensors and a step number resumes with the same weights.
 """

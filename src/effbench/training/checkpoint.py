@@ -1,4 +1,4 @@
-"""A state of training on disk: tensors in safetensors, the rest in JSON, written whole or not at all. No pickle."""
+"""Training checkpoints: tensors in safetensors, the rest in JSON, written atomically and without pickle."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from effbench.codec import file_sha256
 from effbench.errors import DataError
 
 TENSORS, STATE = "tensors.safetensors", "state.json"
-KEPT = 2
-"""Checkpoints that stay: the newest, and one in case it is lost with its disk block."""
+KEEP_NEWEST = 2
+"""Checkpoints that are kept: the newest, and one more in case it is damaged."""
 
 
 def pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    """Return a nested state as JSON data; its tensors go to ``tensors`` under names of their own.
+    """Return a nested state as JSON data, and add its tensors to ``tensors``, each under a unique name.
 
     Raises:
-        TypeError: A value is none of tensor, number, text, list, tuple, dictionary, None.
+        TypeError: A value is not a tensor, number, text, list, tuple, dictionary or None.
     """
     if torch.is_tensor(value):
-        # A tensor of a name each: safetensors refuses memory that is shared.
+        # Cloned, because safetensors refuses tensors that share memory.
         tensors[name] = value.detach().cpu().contiguous().clone()
         return {"tensor": name}
     if isinstance(value, dict):
@@ -37,11 +37,11 @@ def pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         return {"tuple" if isinstance(value, tuple) else "list": packed}
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    raise TypeError(f"{name} is a {type(value).__name__}, which a checkpoint does not hold")
+    raise TypeError(f"{name} is a {type(value).__name__}, which a checkpoint cannot hold")
 
 
 def unpack(data: Any, tensors: dict[str, Tensor]) -> Any:
-    """Return what was packed; the inverse of `pack`."""
+    """Restore a packed state; the inverse of `pack`."""
     if not isinstance(data, dict):
         return data
     ((kind, inner),) = data.items()
@@ -79,36 +79,36 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
         shutil.rmtree(draft, ignore_errors=True)
         raise DataError(
             f"Cannot write {final}: {error.strerror or error}.",
-            hint="The checkpoint before it is kept; free space and start the same command again.",
+            hint="The previous checkpoint is kept; free space and run the same command again.",
         ) from error
-    for old in _all(folder)[:-KEPT]:
+    for old in _checkpoints(folder)[:-KEEP_NEWEST]:
         shutil.rmtree(old, ignore_errors=True)
-    for rest in folder.glob(".step-*"):
-        shutil.rmtree(rest, ignore_errors=True)
+    for draft in folder.glob(".step-*"):
+        shutil.rmtree(draft, ignore_errors=True)
     return final
 
 
 def load(folder: Path) -> tuple[int, dict[str, Any]] | None:
-    """Return the step and state of the newest checkpoint below a folder, or None where there is none.
+    """Return the step and state of the newest checkpoint below a folder, or None if there is none.
 
     Raises:
-        DataError: It cannot be read, or its tensors are not those that were written.
+        DataError: It cannot be read, or its tensors do not match their checksum.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    found = _all(folder)
-    if not found:
+    checkpoints = _checkpoints(folder)
+    if not checkpoints:
         return None
-    newest = found[-1]
-    hint = f"Remove {newest} to go on from the checkpoint before it."
+    newest = checkpoints[-1]
+    hint = f"Remove {newest} to resume from the previous checkpoint."
     try:
         data = json.loads((newest / STATE).read_text())
         if file_sha256(newest / TENSORS) != data["sha256"]:
-            raise DataError(f"{newest / TENSORS}: not the file that was written.", hint=hint)
+            raise DataError(f"{newest / TENSORS}: the checksum does not match.", hint=hint)
         return data["step"], unpack(data["state"], load_file(newest / TENSORS))
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise DataError(f"{newest}: not a whole checkpoint ({error}).", hint=hint) from error
+        raise DataError(f"{newest}: not a complete checkpoint ({error}).", hint=hint) from error
 
 
 def sync(path: Path) -> None:
@@ -122,5 +122,5 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def _all(folder: Path) -> list[Path]:
+def _checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if path.is_dir())

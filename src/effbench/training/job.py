@@ -1,4 +1,4 @@
-"""What a training is given and what it gives back; the processes and the random numbers that it runs on."""
+"""The input and the result of a training, its processes and its random seeds."""
 
 from __future__ import annotations
 
@@ -18,20 +18,19 @@ from effbench.training.teachers import Teacher
 from effbench.training.views import seed_of
 
 ORDER, VIEWS, STEP, PROJECTORS = range(4)
-"""What a random number is for; each has a stream of its own."""
+"""Purposes of random numbers; each has a separate stream."""
 
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What is trained, on what, and where it is written.
+    """The student, teachers, images and folders of a training.
 
-    ``canvas`` is the size of the views, the largest that the student or a teacher takes; ``workers`` are processes that
-    decode images beside each training process.
+    ``workers`` is the number of processes that decode images for each training process.
     """
 
     student: nn.Module
     size: tuple[int, int]
-    how: Preprocessing
+    preprocessing: Preprocessing
     images: Dataset
     teachers: tuple[Teacher, ...]
     recipe: Recipe
@@ -43,14 +42,14 @@ class TrainingJob:
 
     @property
     def canvas(self) -> tuple[int, int]:
-        """The size of the views."""
+        """The size of the views: the largest that the student or a teacher takes."""
         sizes = [self.size, *(teacher.size for teacher in self.teachers)]
         return (max(height for height, _ in sizes), max(width for _, width in sizes))
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """How a training ended: its steps, seconds of this run, last loss, and accuracy on the validation images."""
+    """The steps, seconds of this run, last loss, and accuracy on the validation images of a training."""
 
     steps: int
     resumed_at: int
@@ -60,35 +59,35 @@ class TrainingResult:
     notes: tuple[str, ...] = ()
 
 
-def accelerator(recipe: Recipe, needs_all: bool = True) -> Any:
+def accelerator(recipe: Recipe, uses_all_parameters: bool = True) -> Any:
     """Return Accelerate's `Accelerator` for this process; it reads torchrun's variables.
 
     Raises:
         MissingDependencyError: Accelerate is not installed.
-        UsageError: Half precision was asked for where it cannot be had.
+        UsageError: fp16 was requested without a GPU.
     """
     try:
         from accelerate import Accelerator
         from accelerate.utils import DistributedDataParallelKwargs
     except ImportError as error:
         raise MissingDependencyError("Training", "accelerate", "train") from error
-    unused = DistributedDataParallelKwargs(find_unused_parameters=not needs_all)
+    ddp = DistributedDataParallelKwargs(find_unused_parameters=not uses_all_parameters)
     mixed = {"fp32": "no"}.get(recipe.precision, recipe.precision)
     if recipe.precision == "fp16" and not torch.cuda.is_available():
-        raise UsageError("--precision fp16 trains on a GPU only.", hint="On a CPU give fp32 or bf16.")
-    return Accelerator(mixed_precision=mixed, cpu=not torch.cuda.is_available(), kwargs_handlers=[unused])
+        raise UsageError("--precision fp16 needs a GPU.", hint="On a CPU use fp32 or bf16.")
+    return Accelerator(mixed_precision=mixed, cpu=not torch.cuda.is_available(), kwargs_handlers=[ddp])
 
 
 @torch.no_grad()
 def probe(job: TrainingJob) -> Any:
-    """Return the student's features of empty images: their number, widths and positions."""
+    """Return the student's features of blank images, for their number, widths and positions."""
     training = job.student.training
     job.student.eval()
-    found = observe(job.student, torch.zeros(2, job.channels, *job.size))
+    features = observe(job.student, torch.zeros(2, job.channels, *job.size))
     job.student.train(training)
-    return found
+    return features
 
 
 def stream(recipe: Recipe, purpose: int) -> int:
-    """Return the seed of everything that is drawn for one purpose."""
+    """Return the seed of the random numbers for one purpose."""
     return seed_of(recipe.seed, purpose)

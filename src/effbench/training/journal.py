@@ -1,4 +1,4 @@
-"""What a training logs: a line per step in ``curve.jsonl``, and the same for TensorBoard."""
+"""The log of a training: a line per step in ``curve.jsonl``, and the same for TensorBoard."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ CURVE = "curve.jsonl"
 
 
 class TrainingJournal:
-    """The log of a training that goes on after ``step``; lines behind it belong to steps that a kill took back.
+    """The log of a training that resumes after ``step``; later lines are removed, as their steps run again.
 
-    Only the process that ``writes`` writes.
+    Only the process whose ``writes`` is true writes.
     """
 
     def __init__(self, folder: Path, step: int, writes: bool) -> None:
@@ -29,9 +29,9 @@ class TrainingJournal:
         if self.writes:
             self.folder.mkdir(parents=True, exist_ok=True)
             path = self.folder / CURVE
-            kept = [json.dumps(line) for line in read(path) if line["step"] <= self.step]
+            lines = [json.dumps(line) for line in read(path) if line["step"] <= self.step]
             draft = path.with_suffix(".tmp")
-            draft.write_text("".join(f"{line}\n" for line in kept))
+            draft.write_text("".join(f"{line}\n" for line in lines))
             draft.replace(path)
             self._curve = path.open("a", buffering=1)
             self._board = _board(self.folder / "tensorboard", self.step)
@@ -51,14 +51,14 @@ class TrainingJournal:
 
 
 def read(path: Path) -> list[dict[str, float]]:
-    """Return the lines of a curve; a line that a kill cut short ends it."""
-    found: list[dict[str, float]] = []
+    """Return the lines of a curve up to the first incomplete one."""
+    lines: list[dict[str, float]] = []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
-            found.append(json.loads(line))
+            lines.append(json.loads(line))
         except ValueError:
             break
-    return found
+    return lines
 
 
 def _board(folder: Path, step: int) -> Any:

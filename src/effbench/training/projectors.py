@@ -1,4 +1,4 @@
-"""From a student's features to each teacher's: small networks that learn beside it and are thrown away afterwards."""
+"""Project a student's features to those of each teacher, with small networks that are discarded after training."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from effbench.training.features import Features, observe, to_grid
 from effbench.training.losses import MatchedFeatures
 
 EXPANSION = 4
-"""Of the last stage's projector; the other stages' are as wide as the stage. Source: UNIC's released code."""
+"""Of the projector of the last stage; those of other stages are as wide as the stage. Source: UNIC's released code."""
 
 
 @dataclass(frozen=True)
 class Widths:
-    """Channels of a teacher's pooled and spatial features; None where it has no such features."""
+    """Channels of a teacher's pooled and spatial features; None for features that it lacks."""
 
     pooled: int | None
     spatial: int | None
@@ -40,10 +40,10 @@ class Projector(nn.Module):
 
 
 class Ladder(nn.Module):
-    """The projectors of one teacher and kind of feature: one a stage, their outputs summed.
+    """The projectors of one teacher and kind of feature: one per stage, their outputs summed.
 
-    Source: UNIC's ladder of projectors over the blocks of a ViT; a stage of a convolutional network takes the place of
-    a block, brought to the positions of the last stage by averaging.
+    Source: UNIC's ladder of projectors over the blocks of a ViT. Here each stage of a convolutional network is a block;
+    its map is averaged to the positions of the last stage.
     """
 
     def __init__(self, widths: tuple[int, ...], outputs: int) -> None:
@@ -60,13 +60,13 @@ class Ladder(nn.Module):
 
 
 class Student(nn.Module):
-    """A backbone and the projectors to its teachers; one pass gives all that the losses need."""
+    """A backbone and the projectors to its teachers; one pass computes all inputs of the losses."""
 
     def __init__(self, backbone: nn.Module, widths: tuple[int, ...], teachers: Mapping[str, Widths]) -> None:
-        """Take the backbone, the channels of its stages, and the channels of each teacher's features."""
+        """Store the backbone and build projectors from the channels of its stages to those of each teacher."""
         super().__init__()
         self.backbone = backbone
-        # A module's name must not hold a dot, and a teacher's may: projectors are kept by position.
+        # Lists, not dictionaries: the name of a teacher may hold a dot, that of a module must not.
         self.names = tuple(teachers)
         self.pooled = nn.ModuleList(_ladder(widths, item.pooled) for item in teachers.values())
         self.spatial = nn.ModuleList(_ladder(widths, item.spatial) for item in teachers.values())
@@ -79,12 +79,12 @@ class Student(nn.Module):
         maps = tuple(to_grid(x, grid_of(features)) for x in features.maps)
         pooled = tuple(x.mean(dim=(2, 3), keepdim=True) for x in features.maps[:-1])
         pooled = (*pooled, features.pooled[:, :, None, None])
-        found = {}
+        projected = {}
         for name, vector, positions in zip(self.names, self.pooled, self.spatial, strict=True):
-            one = vector(pooled).flatten(1) if isinstance(vector, Ladder) else None
-            many = positions(maps) if isinstance(positions, Ladder) else None
-            found[name] = MatchedFeatures(one, many)
-        return found, features.logits
+            pooled_features = vector(pooled).flatten(1) if isinstance(vector, Ladder) else None
+            spatial_features = positions(maps) if isinstance(positions, Ladder) else None
+            projected[name] = MatchedFeatures(pooled_features, spatial_features)
+        return projected, features.logits
 
 
 def _ladder(widths: tuple[int, ...], outputs: int | None) -> nn.Module:
@@ -92,5 +92,5 @@ def _ladder(widths: tuple[int, ...], outputs: int | None) -> nn.Module:
 
 
 def grid_of(features: Features) -> tuple[int, int]:
-    """Return the positions of the last map, to which teachers' features are brought."""
+    """Return the grid of the last map, to which teachers' features are resized."""
     return (features.maps[-1].shape[-2], features.maps[-1].shape[-1])

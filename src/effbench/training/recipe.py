@@ -1,4 +1,4 @@
-"""How a training is done: everything that decides its weights, besides the student, the teachers and the images."""
+"""The settings of a training: all that decides its weights apart from student, teachers and images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from effbench.errors import UsageError
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 
-# What `timm.data.create_transform` is called with. Geometry first: digits must not be mirrored.
+# Arguments of `timm.data.create_transform`. "shift" does not mirror, so that it suits digits.
 AUGMENTATIONS: dict[str, dict[str, Any]] = {
     "none": {},
     "shift": {
@@ -31,7 +31,7 @@ AUGMENTATIONS: dict[str, dict[str, Any]] = {
         "gaussian_blur_prob": 0.2,
     },
 }
-"""``unic`` is that of Sariyildiz et al. (ECCV 2024) without its solarization, which timm has no option for."""
+"""``unic`` is that of Sariyildiz et al. (ECCV 2024) without solarization, which timm does not offer."""
 
 
 def _setting(default: Any, help: str) -> Any:
@@ -40,30 +40,30 @@ def _setting(default: Any, help: str) -> Any:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The settings of a training; each field's metadata says what it means, for the command line too."""
+    """The settings of a training; the metadata of each field is its help text on the command line."""
 
     epochs: int = _setting(100, "Passes over the images.")
-    batch: int = _setting(256, "Images of a step, of all processes together.")
-    learning_rate: float = _setting(1e-3, "The largest of AdamW, after warm-up; not scaled by the batch.")
-    final_learning_rate: float = _setting(1e-6, "The last, on a half cosine.")
-    warmup_epochs: float = _setting(5.0, "Of a linear rise.")
-    weight_decay: float = _setting(0.03, "Of weights; biases and normalizations have none.")
-    clip_norm: float = _setting(0.0, "Largest norm of the gradient; 0 for none.")
+    batch: int = _setting(256, "Images per step, over all processes.")
+    learning_rate: float = _setting(1e-3, "Peak learning rate of AdamW, after warm-up; not scaled with the batch.")
+    final_learning_rate: float = _setting(1e-6, "Last learning rate of the cosine schedule.")
+    warmup_epochs: float = _setting(5.0, "Epochs of linear warm-up.")
+    weight_decay: float = _setting(0.03, "Weight decay of weights; biases and normalization layers have none.")
+    clip_norm: float = _setting(0.0, "Clip the norm of the gradient to this; 0: no clipping.")
     features: float = _setting(1.0, "Weight of the teachers' features.")
-    logits: float = _setting(0.0, "Weight of the teachers' class probabilities, where their classes are the student's.")
-    labels: float = _setting(1.0, "Weight of the labels, where images have any.")
-    cosine: float = _setting(0.5, "Share of the cosine distance in the loss of features.")
-    smooth_l1: float = _setting(0.5, "Share of the smooth L1 distance in it.")
-    drop_teacher: float = _setting(0.5, "Probability to leave out, per image, a teacher whose loss is not the largest.")
-    temperature: float = _setting(1.0, "Of the teachers' class probabilities.")
-    label_smoothing: float = _setting(0.0, "Share of a label that goes to all classes.")
-    labelled_share: float = _setting(0.0, "Of each batch, from images with a label; 0 takes images as they come.")
+    logits: float = _setting(0.0, "Weight of the class probabilities of teachers that have the student's classes.")
+    labels: float = _setting(1.0, "Weight of the labels, for images that have one.")
+    cosine: float = _setting(0.5, "Weight of the cosine distance in the feature loss.")
+    smooth_l1: float = _setting(0.5, "Weight of the smooth L1 distance in the feature loss.")
+    drop_teacher: float = _setting(0.5, "Probability to drop, per image, a teacher whose loss is not the largest.")
+    temperature: float = _setting(1.0, "Temperature of the teachers' class probabilities.")
+    label_smoothing: float = _setting(0.0, "Share of a label that is spread over all classes.")
+    labelled_share: float = _setting(0.0, "Share of each batch with labels; 0: no such balancing.")
     augmentation: str = _setting("none", f"One of {', '.join(AUGMENTATIONS)}.")
-    views: int = _setting(1, "Fixed random views of an image, their features kept on disk; 0: new ones each epoch.")
-    ema_decay: float = _setting(0.0, "Of a moving average of the weights, which is then what is kept; 0 for none.")
-    precision: str = _setting("fp32", f"Of training: {', '.join(PRECISIONS)}.")
-    seed: int = _setting(0, "Of everything that is drawn.")
-    checkpoint_steps: int = _setting(0, "Steps between checkpoints; 0: a minute.")
+    views: int = _setting(1, "Fixed random views of an image, with cached features; 0: new views each epoch.")
+    ema_decay: float = _setting(0.0, "Decay of a moving average of the weights, which is then saved; 0: none.")
+    precision: str = _setting("fp32", f"Precision of training: {', '.join(PRECISIONS)}.")
+    seed: int = _setting(0, "Seed of all random numbers.")
+    checkpoint_steps: int = _setting(0, "Steps between checkpoints; 0: one every minute.")
 
     def __post_init__(self) -> None:
         _one_of("precision", self.precision, PRECISIONS)
@@ -79,7 +79,7 @@ class Recipe:
             if field.type in ("int", "float"):
                 _within(self, field.name, 0, float("inf"))
         if not (self.features or self.logits or self.labels):
-            raise UsageError("Features, logits and labels all weigh 0: there is nothing to learn.")
+            raise UsageError("The weights of features, logits and labels are all 0: there is nothing to learn.")
 
 
 def _option(name: str) -> str:

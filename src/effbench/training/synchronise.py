@@ -1,6 +1,6 @@
-"""BatchNorm over the batch of all processes, so that a batch means the same however many processes share it.
+"""Synchronise BatchNorm over all processes, so that results do not depend on their number.
 
-torch's own works on accelerators only. On a CPU the sums are exchanged by the differentiable collective.
+torch's SyncBatchNorm needs an accelerator. On a CPU a differentiable all-reduce exchanges the sums.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from effbench.errors import UsageError
 
 
 class CpuSyncBatchNorm(_BatchNorm):
-    """BatchNorm whose mean and variance are those of all processes' images together."""
+    """BatchNorm whose mean and variance are taken over the images of all processes."""
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:
             raise ValueError(f"expected at least two dimensions, got {input.dim()}")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise per channel (dimension 1); while training, by the statistics of all processes."""
+        """Normalise per channel (dimension 1); in training mode with the statistics of all processes."""
         if not self.training:
             return super().forward(x)
         axes = [axis for axis in range(x.dim()) if axis != 1]
@@ -30,12 +30,12 @@ class CpuSyncBatchNorm(_BatchNorm):
         mean = _total(x.sum(axes)) / count
         centred = x - mean.view(shape)
         variance = _total(centred.square().sum(axes)) / count
-        self._follow(mean.detach(), variance.detach() * count / (count - 1).clamp_min(1))
+        self._update(mean.detach(), variance.detach() * count / (count - 1).clamp_min(1))
         scaled = centred * torch.rsqrt(variance + self.eps).view(shape)
         return scaled * self.weight.view(shape) + self.bias.view(shape) if self.affine else scaled
 
     @torch.no_grad()
-    def _follow(self, mean: Tensor, variance: Tensor) -> None:
+    def _update(self, mean: Tensor, variance: Tensor) -> None:
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
         self.num_batches_tracked.add_(1)
@@ -51,18 +51,19 @@ def _total(value: Tensor) -> Tensor:
 
 
 def synchronised(model: nn.Module, device: torch.device) -> nn.Module:
-    """Return the model with every BatchNorm synchronised; its parameters, buffers and their names stay.
+    """Return the model with every BatchNorm synchronised; parameters, buffers and their names are kept.
 
     Raises:
-        UsageError: On a CPU, a BatchNorm does more than normalise (timm's, with an activation inside).
+        UsageError: On a CPU, a BatchNorm is a subclass that does more (timm's, with an activation).
     """
     if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
         return model
     if device.type != "cpu":
         from effbench.models.torchvision_operators import import_timm
 
-        found: nn.Module = import_timm("timm.layers", "Synchronised BatchNorm", "train").convert_sync_batchnorm(model)
-        return found
+        layers = import_timm("timm.layers", "Synchronised BatchNorm", "train")
+        converted: nn.Module = layers.convert_sync_batchnorm(model)
+        return converted
     if isinstance(model, _BatchNorm):
         return _on_cpu(model)
     for name, child in model.named_children():
@@ -76,7 +77,7 @@ def _on_cpu(norm: _BatchNorm) -> nn.Module:
             f"A {type(norm).__name__} cannot be synchronised over processes on a CPU.",
             hint="Train this model in one process, or on a GPU.",
         )
-    made = CpuSyncBatchNorm(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+    synced = CpuSyncBatchNorm(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
     for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
-        setattr(made, name, getattr(norm, name))
-    return made.train(norm.training)
+        setattr(synced, name, getattr(norm, name))
+    return synced.train(norm.training)

@@ -1,4 +1,4 @@
-"""Teachers: frozen networks that say what their features of a view are, at the positions the student has."""
+"""Teachers: frozen networks whose features are resized to the positions of the student."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from effbench.training.views import prepare
 
 @dataclass(frozen=True)
 class TeacherOutput:
-    """What a teacher gives for a batch: pooled (B, C), spatial (B, C, h, w), logits (B, K); None where it has none."""
+    """The output of a teacher for a batch: pooled (B, C), spatial (B, C, h, w), logits (B, K); each may be None."""
 
     pooled: Tensor | None = None
     spatial: Tensor | None = None
     logits: Tensor | None = None
 
     def kinds(self) -> dict[str, Tensor]:
-        """Return what is there, by name."""
+        """Return the outputs that are present, by name."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
 
@@ -32,44 +32,46 @@ class TeacherOutput:
 class Teacher:
     """A frozen network.
 
-    ``answer`` takes normalised images of ``size``; ``identity`` hashes the weights and all that decides an answer.
+    ``run`` takes normalised images of ``size``; ``identity`` hashes the weights and all that decides an output.
     """
 
     name: str
     identity: str
     size: tuple[int, int]
-    how: Preprocessing
-    answer: Callable[[Tensor], TeacherOutput]
+    preprocessing: Preprocessing
+    run: Callable[[Tensor], TeacherOutput]
     channels: int = 3
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor, grid: tuple[int, int]) -> TeacherOutput:
-        """Return the answer to views (bytes, any size), its spatial features brought to a grid of positions.
+        """Return the output for views (uint8, any size), with spatial features resized to a grid of positions.
 
-        A grid of one position says what the pooled features say, and is left out where those are there.
+        Spatial features on a grid of one position are left out if there are pooled features, which are the same.
         """
-        found = self.answer(prepare(pixels, self.size, self.how, self.channels))
-        if found.spatial is None:
-            return found
-        if grid == (1, 1) and found.pooled is not None:
-            return TeacherOutput(found.pooled, None, found.logits)
-        return TeacherOutput(found.pooled, to_grid(found.spatial, grid), found.logits)
+        output = self.run(prepare(pixels, self.size, self.preprocessing, self.channels))
+        if output.spatial is None:
+            return output
+        if grid == (1, 1) and output.pooled is not None:
+            return TeacherOutput(output.pooled, None, output.logits)
+        return TeacherOutput(output.pooled, to_grid(output.spatial, grid), output.logits)
 
 
-def from_module(name: str, module: nn.Module, size: tuple[int, int], how: Preprocessing, channels: int = 3) -> Teacher:
-    """Freeze a module and make a teacher of it; it stays on the device where it is."""
+def from_module(
+    name: str, module: nn.Module, size: tuple[int, int], preprocessing: Preprocessing, channels: int = 3
+) -> Teacher:
+    """Freeze a module and wrap it as a teacher; it stays on its device."""
     module.eval().requires_grad_(False)
 
-    def answer(images: Tensor) -> TeacherOutput:
+    def run(images: Tensor) -> TeacherOutput:
         features = observe(module, images)
         return TeacherOutput(features.pooled, features.maps[-1], features.logits)
 
-    made_of = {"weights": state_sha256(module), "size": size, "how": how, "channels": channels}
-    return Teacher(name, fingerprint(made_of), size, how, answer, channels)
+    inputs = {"weights": state_sha256(module), "size": size, "how": preprocessing, "channels": channels}
+    return Teacher(name, fingerprint(inputs), size, preprocessing, run, channels)
 
 
 def state_sha256(module: nn.Module) -> str:
-    """Return the SHA-256 of a module's class, the names and shapes of its tensors, and their content."""
+    """Return the SHA-256 of a module's class and of the names, shapes and contents of its tensors."""
     digest = hashlib.sha256(f"{type(module).__module__}.{type(module).__qualname__}".encode())
     for name, value in sorted(module.state_dict().items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())

@@ -1,4 +1,4 @@
-"""How often a network is right on labelled images, while it is trained."""
+"""Validate a network on labelled images during training."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ def accuracy(
     module: nn.Module,
     images: Dataset,
     size: tuple[int, int],
-    how: Preprocessing,
+    preprocessing: Preprocessing,
     channels: int = 3,
     device: torch.device | None = None,
 ) -> float:
-    """Return the share of labelled images whose highest score is their class, with the model in eval mode."""
-    views = Views(images, size, "none", 0, how, fixed=False)
-    known = [index for index, label in enumerate(views.labels) if label != UNLABELLED]
+    """Return the top-1 accuracy on the labelled images, between 0 and 1, with the model in eval mode."""
+    views = Views(images, size, "none", 0, preprocessing, fixed=False)
+    labelled = [index for index, label in enumerate(views.labels) if label != UNLABELLED]
     training = module.training
     module.eval()
-    right = 0
-    for start in range(0, len(known), 256):
-        part = [views[index, 0] for index in known[start : start + 256]]
+    correct = 0
+    for start in range(0, len(labelled), 256):
+        part = [views[index, 0] for index in labelled[start : start + 256]]
         pixels = torch.stack([item[0] for item in part]).to(device)
-        logits = observe(module, prepare(pixels, size, how, channels)).logits
+        logits = observe(module, prepare(pixels, size, preprocessing, channels)).logits
         assert logits is not None
-        right += int((logits.argmax(dim=1).cpu() == torch.tensor([item[1] for item in part])).sum())
+        correct += int((logits.argmax(dim=1).cpu() == torch.tensor([item[1] for item in part])).sum())
     module.train(training)
-    return right / max(1, len(known))
+    return correct / max(1, len(labelled))

@@ -1,4 +1,4 @@
-"""Images as a training sees them: a view of an image, decided by the seed, the image and the view's number."""
+"""Views of images for training: each is determined by the seed, the image and the number of the view."""
 
 from __future__ import annotations
 
@@ -24,78 +24,84 @@ from effbench.training.features import resized
 from effbench.training.losses import UNLABELLED
 from effbench.training.recipe import AUGMENTATIONS
 
-KEPT_BYTES = 256 * 2**20
-"""Views that are drawn once only are kept in memory, up to this size."""
+CACHE_BYTES = 256 * 2**20
+"""Fixed views are kept in memory, up to this size."""
 
 
 def labels_of(images: Dataset) -> npt.NDArray[np.int64]:
-    """Return the class of every image, `UNLABELLED` where it has none."""
+    """Return the class of every image, `UNLABELLED` for an image without one."""
     return np.array([UNLABELLED if item.label is None else item.label for item in images.items], np.int64)
 
 
 class Views(torch.utils.data.Dataset[tuple[Tensor, int, int, int]]):
-    """Views of images, all at one size; an item is asked for by (image, view).
+    """Views of images, all of one size, indexed by (image, view).
 
     Args:
-        images: Where they come from.
+        images: The data set.
         size: Height and width in pixels.
-        augmentation: A name of `AUGMENTATIONS`; with ``none`` every view is the one that `how` describes.
-        seed: Of all views.
-        how: Interpolation and crop where nothing is drawn at random.
-        fixed: Views come again, and may be kept.
+        augmentation: A name of `AUGMENTATIONS`; with ``none`` every view is the one that ``preprocessing`` defines.
+        seed: Seed of all views.
+        preprocessing: Interpolation and crop of views that are not random.
+        fixed: Whether views are used more than once, and may be kept in memory.
     """
 
     def __init__(
-        self, images: Dataset, size: tuple[int, int], augmentation: str, seed: int, how: Preprocessing, fixed: bool
+        self,
+        images: Dataset,
+        size: tuple[int, int],
+        augmentation: str,
+        seed: int,
+        preprocessing: Preprocessing,
+        fixed: bool,
     ) -> None:
         self.images, self.seed, self.size = images, seed, size
         self.labels = labels_of(images)
-        self.how = replace(how, channel_order="RGB")
-        self.transform = _transform(size, augmentation, how) if AUGMENTATIONS[augmentation] else None
-        made_of = [images.sha256, size, AUGMENTATIONS[augmentation] and [augmentation, seed], self.how]
-        self.identity = fingerprint(made_of)
-        self._kept: dict[tuple[int, int], Tensor] = {}
-        self._room = KEPT_BYTES // (3 * size[0] * size[1]) if fixed else 0
+        self.preprocessing = replace(preprocessing, channel_order="RGB")
+        self.transform = _transform(size, augmentation, preprocessing) if AUGMENTATIONS[augmentation] else None
+        inputs = [images.sha256, size, AUGMENTATIONS[augmentation] and [augmentation, seed], self.preprocessing]
+        self.identity = fingerprint(inputs)
+        self._cache: dict[tuple[int, int], Tensor] = {}
+        self._capacity = CACHE_BYTES // (3 * size[0] * size[1]) if fixed else 0
 
-    def __getitem__(self, place: tuple[int, int]) -> tuple[Tensor, int, int, int]:
-        """Return the view as bytes (3, H, W), its label, and its place again."""
-        index, view = place
+    def __getitem__(self, position: tuple[int, int]) -> tuple[Tensor, int, int, int]:
+        """Return the pixels of a view, uint8 of shape (3, H, W), its label, its image and its number."""
+        index, view = position
         return self._pixels(index, view), int(self.labels[index]), index, view
 
     def _pixels(self, index: int, view: int) -> Tensor:
         view = view if self.transform is not None else 0
-        found = self._kept.get((index, view))
-        if found is None:
-            found = self._draw(index, view)
-            if len(self._kept) < self._room:
-                self._kept[index, view] = found
-        return found
+        pixels = self._cache.get((index, view))
+        if pixels is None:
+            pixels = self._draw(index, view)
+            if len(self._cache) < self._capacity:
+                self._cache[index, view] = pixels
+        return pixels
 
     def _draw(self, index: int, view: int) -> Tensor:
         item = self.images.items[index]
         image = decode(item.read(), item.name)
         if self.transform is None:
-            return torch.from_numpy(cut(image, self.size, self.how))
+            return torch.from_numpy(cut(image, self.size, self.preprocessing))
         with drawn_from(self.seed, index, view):
             return self.transform(image)
 
 
-def _transform(size: tuple[int, int], augmentation: str, how: Preprocessing) -> Callable[[Any], Tensor]:
-    create_transform = import_timm_data().create_transform
-    found: Callable[[Any], Tensor] = create_transform(
-        (3, *size), is_training=True, normalize=False, interpolation=how.interpolation, **AUGMENTATIONS[augmentation]
+def _transform(size: tuple[int, int], augmentation: str, preprocessing: Preprocessing) -> Callable[[Any], Tensor]:
+    options = {"interpolation": preprocessing.interpolation, **AUGMENTATIONS[augmentation]}
+    transform: Callable[[Any], Tensor] = import_timm_data().create_transform(
+        (3, *size), is_training=True, normalize=False, **options
     )
-    return found
+    return transform
 
 
 def seed_of(*position: int) -> int:
-    """Return a random seed for a position; neighbouring positions have nothing in common."""
+    """Return a random seed for a position; the seeds of neighbouring positions are independent."""
     return int(np.random.SeedSequence(position).generate_state(1)[0])
 
 
 @contextmanager
 def drawn_from(*position: int) -> Iterator[None]:
-    """Draw whatever is drawn inside from a position, and leave the generators outside as they were."""
+    """Seed all random generators from a position, and restore their states afterwards."""
     seed = seed_of(*position)
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(seed)
@@ -109,34 +115,37 @@ def drawn_from(*position: int) -> Iterator[None]:
         torch.set_rng_state(states[2])
 
 
-def prepare(pixels: Tensor, size: tuple[int, int], how: Preprocessing, channels: int = 3) -> Tensor:
-    """Return the input of a network from views: its size, its channels, its scale.
+def prepare(pixels: Tensor, size: tuple[int, int], preprocessing: Preprocessing, channels: int = 3) -> Tensor:
+    """Convert views to the input of a network: resize, select channels, scale and normalise.
 
     Args:
-        pixels: Bytes of RGB views, shape (B, 3, H, W).
+        pixels: RGB views, uint8, shape (B, 3, H, W).
         size: Height and width that the network takes.
-        how: Scale, mean, deviation and channel order that the network was made for.
+        preprocessing: Scale, mean, standard deviation and channel order of the network.
         channels: 3, or 1 for a network that takes grey images.
 
     Returns:
         Shape (B, channels, *size).
     """
-    values = resized(pixels.float(), size) * how.scale
+    values = resized(pixels.float(), size) * preprocessing.scale
     if channels == 1:
         values = values.mean(dim=1, keepdim=True)
-    elif how.channel_order == "BGR":
+    elif preprocessing.channel_order == "BGR":
         values = values.flip(1)
-    mean, deviation = (torch.tensor(item, device=values.device)[None, :, None, None] for item in (how.mean, how.std))
+    mean, deviation = (
+        torch.tensor(item, device=values.device)[None, :, None, None]
+        for item in (preprocessing.mean, preprocessing.std)
+    )
     if mean.shape[1] not in (1, channels):
         mean, deviation = mean.mean(dim=1, keepdim=True), deviation.mean(dim=1, keepdim=True)
     return (values - mean) / deviation
 
 
 class Order:
-    """Which views make up which batch: decided by the seed and the step, whatever process asks.
+    """The views of each batch, determined by the seed and the step, and equal on all processes.
 
-    Each epoch is a pass over the images in a new order, the last incomplete batch left out. With a share of labelled
-    images, a pass goes over the unlabelled ones and the labelled ones are gone through as often as it takes.
+    Each epoch is a pass over the images in a new order without the last incomplete batch. With a share of labelled
+    images, an epoch is a pass over the unlabelled ones, and the labelled ones repeat as often as needed.
     """
 
     def __init__(
@@ -152,29 +161,29 @@ class Order:
         self.main_per_batch = batch - self.extra_per_batch
         if len(self.main) < self.main_per_batch:
             raise DataError(
-                f"{len(self.main)} images are fewer than the {self.main_per_batch} that a batch takes.",
-                hint="Give a smaller --batch.",
+                f"{len(self.main)} images are fewer than the {self.main_per_batch} of a batch.",
+                hint="Use a smaller --batch.",
             )
         self.steps_per_epoch = len(self.main) // self.main_per_batch
         self._shuffled = lru_cache(maxsize=4)(self._shuffle)
 
     def batch(self, step: int, rank: int = 0, processes: int = 1) -> list[tuple[int, int]]:
-        """Return a process's part of the batch at a step (from 0): pairs of image and view."""
+        """Return a process's part of the batch at a step (from 0) as pairs of image and view."""
         epoch, position = divmod(step, self.steps_per_epoch)
         start = position * self.main_per_batch
         chosen = [*self._shuffled(False, epoch)[start : start + self.main_per_batch]]
-        for place in range(step * self.extra_per_batch, (step + 1) * self.extra_per_batch):
-            turn, offset = divmod(place, len(self.extra))
-            chosen.append(self._shuffled(True, turn)[offset])
+        for number in range(step * self.extra_per_batch, (step + 1) * self.extra_per_batch):
+            extra_epoch, offset = divmod(number, len(self.extra))
+            chosen.append(self._shuffled(True, extra_epoch)[offset])
         view = epoch % self.views if self.views else epoch
         return [(int(index), view) for index in chosen[rank::processes]]
 
     def rest(self, step: int, last: int, rank: int = 0, processes: int = 1) -> Iterator[list[tuple[int, int]]]:
         """Yield a process's parts of the batches from a step up to another."""
-        for each in range(step, last):
-            yield self.batch(each, rank, processes)
+        for number in range(step, last):
+            yield self.batch(number, rank, processes)
 
-    def _shuffle(self, extra: bool, turn: int) -> npt.NDArray[np.intp]:
-        which = self.extra if extra else self.main
-        found: npt.NDArray[np.intp] = np.random.default_rng([self.seed, int(extra), turn]).permutation(which)
-        return found
+    def _shuffle(self, extra: bool, epoch: int) -> npt.NDArray[np.intp]:
+        images = self.extra if extra else self.main
+        order: npt.NDArray[np.intp] = np.random.default_rng([self.seed, int(extra), epoch]).permutation(images)
+        return order

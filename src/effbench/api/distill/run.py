@@ -151,7 +151,7 @@ def _job(
     job = TrainingJob(
         student=module,
         size=size,
-        how=preprocessing,
+        preprocessing=preprocessing,
         images=images,
         teachers=tuple(teachers),
         recipe=request.recipe,
