@@ -97,6 +97,24 @@ def write_fragile(weights: Path, blocks: Iterable[int], seed: int) -> Path:
     return path
 
 
+def fragile_weights(home: Path, seed: int) -> Path:
+    """Train the network on the digits in a folder, and return the file of its fragile weights."""
+    from effbench.api.distill.run import distill
+    from effbench.training.recipe import Recipe
+
+    recipe = Recipe(epochs=EPOCHS, batch=50, learning_rate=5e-3, warmup_epochs=1, augmentation="shift", seed=seed)
+    trained = distill(
+        "bounded_int8:net",
+        home / "train" / "list.csv",
+        resolution=SIZE,
+        recipe=recipe,
+        validation=home / "data" / "list.csv",
+        threads=1,
+        out=home,
+    )
+    return write_fragile(trained.weights, FRAGILE[seed], seed)
+
+
 @dataclass(frozen=True)
 class Quantized:
     """An artifact, the quantizer that it is from, and the cost: passes over the labelled images, and seconds."""
@@ -244,25 +262,12 @@ def run() -> int:
 def compare(home: Path, seeds: Iterable[int], rounds: int) -> int:
     from tabulate import tabulate
 
-    from effbench.api.distill.run import distill
-    from effbench.training.recipe import Recipe
-
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     write_images(home)
     labelled = 10 * (SHARES["data"][1] - SHARES["data"][0])
     rows, ratios = [], []
     for seed in seeds:
-        recipe = Recipe(epochs=EPOCHS, batch=50, learning_rate=5e-3, warmup_epochs=1, augmentation="shift", seed=seed)
-        trained = distill(
-            "bounded_int8:net",
-            home / "train" / "list.csv",
-            resolution=SIZE,
-            recipe=recipe,
-            validation=home / "data" / "list.csv",
-            threads=1,
-            out=home,
-        )
-        weights = write_fragile(trained.weights, FRAGILE[seed], seed)
+        weights = fragile_weights(home, seed)
         base, int8 = plain(home, weights, "fp32"), plain(home, weights, "int8")
         plain_int8 = Quantized("plain int8", int8, 0, 0)
         results = [plain_int8, by_effbench(home, weights, labelled), by_nncf(home, weights, labelled)]

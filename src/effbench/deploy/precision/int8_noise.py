@@ -105,7 +105,11 @@ def to_mixed_int8(model: ModelProto, batches: Sequence[Mapping[str, Array]]) -> 
     if clipping.holds and clipping.share_pct <= MUCH_PCT:
         return clipping
     extremes = choose_float_nodes(model, to_int8(model, batches, extremes=True), batches)
-    extremes = replace(extremes, clipping=clipping)
+    return better_ranges(clipping, replace(extremes, clipping=clipping))
+
+
+def better_ranges(clipping: FloatNodesResult, extremes: FloatNodesResult) -> FloatNodesResult:
+    """Return the better of two results: with ranges of least squared error, and with the extremes as ranges."""
     if not (clipping.holds and extremes.holds):
         return max(clipping, extremes, key=lambda result: (result.holds, result.after_db))
     saved_pct, gained_db = clipping.share_pct - extremes.share_pct, extremes.after_db - clipping.after_db
