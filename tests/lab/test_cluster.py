@@ -1,4 +1,4 @@
-"""The lab on a real Dask scheduler with workers in processes of their own, which are killed."""
+"""The lab on a real Dask scheduler with workers in separate processes, which are killed."""
 
 import socket
 import subprocess
@@ -28,19 +28,19 @@ pytestmark = [
 
 @pytest.fixture
 def lab(tmp_path):
-    made = Lab(tmp_path)
-    yield made
-    made.close()
+    running = Lab(tmp_path)
+    yield running
+    running.close()
 
 
 def job(name, folder, device="orin", **more):
     return LabJob(device, "simulated:work", {"name": name, "folder": str(folder), **more}, limit_s=60)
 
 
-def sweep(lab, jobs, store, devices=("orin",), said=None):
+def sweep(lab, jobs, store, devices=("orin",), messages=None):
     pool = Cluster(lab.address, devices)
     try:
-        yield from Engine(pool, str(store), (said if said is not None else []).append).run(jobs)
+        yield from Engine(pool, str(store), (messages if messages is not None else []).append).run(jobs)
     finally:
         pool.close()
 
@@ -54,9 +54,10 @@ def test_jobs_go_where_their_device_is(lab, tmp_path):
     lab.worker("pixel-a", "pixel")
     jobs = [job(f"o{i}", tmp_path) for i in range(4)] + [job(f"p{i}", tmp_path, "pixel") for i in range(4)]
     outcomes = list(sweep(lab, jobs, tmp_path / "lab", ("orin", "pixel")))
-    assert [OK] * 8 == [one.status for one in outcomes]
+    assert [OK] * 8 == [outcome.status for outcome in outcomes]
     by_device = {
-        device: {one.result["pid"] for one in outcomes if one.job.device == device} for device in ("orin", "pixel")
+        device: {outcome.result["pid"] for outcome in outcomes if outcome.job.device == device}
+        for device in ("orin", "pixel")
     }
     assert {lab.processes["orin-a"].pid} == by_device["orin"]
     assert {lab.processes["pixel-a"].pid} == by_device["pixel"]
@@ -70,34 +71,34 @@ def test_the_job_of_a_killed_worker_runs_elsewhere_and_is_stored_once(lab, tmp_p
         job("0", tmp_path, seconds=0.2, faults=("kill",)),
         *(job(str(i), tmp_path, seconds=0.2) for i in range(1, 8)),
     ]
-    said = []
-    outcomes = list(sweep(lab, jobs, tmp_path / "lab", said=said))
-    assert [OK] * 8 == [one.status for one in outcomes]
+    messages = []
+    outcomes = list(sweep(lab, jobs, tmp_path / "lab", messages=messages))
+    assert [OK] * 8 == [outcome.status for outcome in outcomes]
     assert 8 == len(Results(tmp_path / "lab").keys())
     assert {"0": 2, **{str(i): 1 for i in range(1, 8)}} == runs(tmp_path)
-    assert any("is lost; its job is tried elsewhere" in text for text in said)
+    assert any("is lost; its job is tried elsewhere" in text for text in messages)
 
 
 def test_a_killed_scheduler_ends_the_sweep_and_the_next_sweep_completes_it(lab, tmp_path):
     lab.worker("a", "orin")
     jobs = [job(str(i), tmp_path, seconds=0.3) for i in range(6)]
     running = sweep(lab, jobs, tmp_path / "lab")
-    done = [next(running), next(running)]
+    finished = [next(running), next(running)]
     lab.kill("scheduler")
-    with pytest.raises(DeviceError, match="is gone"):
-        done += running
-    kept = Results(tmp_path / "lab").keys()
-    assert {one.job.key for one in done} <= kept
+    with pytest.raises(DeviceError, match="is lost"):
+        finished += running
+    recorded = Results(tmp_path / "lab").keys()
+    assert {item.job.key for item in finished} <= recorded
     (tmp_path / "second").mkdir()
-    again = Lab(tmp_path / "second")
+    second = Lab(tmp_path / "second")
     try:
-        again.worker("c", "orin")
-        outcomes = list(sweep(again, jobs, tmp_path / "lab"))
+        second.worker("c", "orin")
+        outcomes = list(sweep(second, jobs, tmp_path / "lab"))
     finally:
-        again.close()
-    assert [OK] * 6 == [one.status for one in outcomes]
-    assert {one.key for one in jobs} == Results(tmp_path / "lab").keys()
-    assert {True} == {one.cached for one in outcomes if one.job.key in kept}
+        second.close()
+    assert [OK] * 6 == [item.status for item in outcomes]
+    assert {item.key for item in jobs} == Results(tmp_path / "lab").keys()
+    assert {True} == {item.cached for item in outcomes if item.job.key in recorded}
 
 
 def test_a_killed_sweep_loses_what_was_in_flight_and_stores_nothing_twice(lab, tmp_path):
@@ -121,7 +122,7 @@ for one in Engine(Cluster({lab.address!r}, ("orin",)), {str(tmp_path / "lab")!r}
     first.stdout.close()
     jobs = [job(str(i), tmp_path, seconds=0.3) for i in range(12)]
     outcomes = list(sweep(lab, jobs, tmp_path / "lab"))
-    assert [OK] * 12 == [one.status for one in outcomes]
+    assert [OK] * 12 == [outcome.status for outcome in outcomes]
     assert 12 == len(Results(tmp_path / "lab").keys())
     # Two workers, so that at most two jobs were in flight and are done again.
     assert 12 <= sum(runs(tmp_path).values()) <= 14

@@ -1,4 +1,4 @@
-"""The engine on a scripted pool, and on threads: every job ends once, whatever happens to devices."""
+"""The engine on a scripted pool and on threads: every job ends once, under any faults of devices."""
 
 import random
 import re
@@ -24,7 +24,7 @@ def job(name, device="d", folder=None, limit_s=60.0, function="work", **more):
 
 
 class Scripted:
-    """A pool whose answers are chosen by a function of job and unit; a step of time passes with each look."""
+    """A pool whose answers a function of job and unit chooses; a second passes with each poll."""
 
     def __init__(self, units, answer):
         self.there = dict(units)
@@ -46,15 +46,15 @@ class Scripted:
 
     def finished(self, timeout_s):
         self.now += 1.0
-        found = []
+        answers = []
         for unit, job in list(self.running.items()):
             answer = self.answer(job, unit)
             if answer == "lost":
                 self.there.pop(unit, None)
             elif answer is not None:
                 del self.running[unit]
-                found.append((unit, answer))
-        return found
+                answers.append((unit, answer))
+        return answers
 
     def abandon(self, unit):
         self.running.pop(unit, None)
@@ -64,9 +64,9 @@ class Scripted:
 
 
 def sweep(pool, jobs, store=None):
-    said = []
-    engine = Engine(pool, store, said.append, pool.clock)
-    return list(engine.run(jobs)), engine, said
+    messages = []
+    engine = Engine(pool, store, messages.append, pool.clock)
+    return list(engine.run(jobs)), engine, messages
 
 
 def good(job, unit):
@@ -77,10 +77,10 @@ def test_each_device_runs_one_job_at_a_time_and_all_devices_are_used():
     pool = Scripted({"u1": "d", "u2": "d", "u3": "e"}, good)
     jobs = [job(str(i)) for i in range(9)] + [job(f"e{i}", "e") for i in range(3)]
     outcomes, _, _ = sweep(pool, jobs)
-    assert [OK] * 12 == [one.status for one in outcomes]
-    assert {one.key for one in jobs} == {one.job.key for one in outcomes}
+    assert [OK] * 12 == [item.status for item in outcomes]
+    assert {item.key for item in jobs} == {item.job.key for item in outcomes}
     assert {"u1", "u2", "u3"} == {unit for _, unit in pool.started}
-    assert all(unit == "u3" for key, unit in pool.started if key in {one.key for one in jobs[9:]})
+    assert all(unit == "u3" for key, unit in pool.started if key in {item.key for item in jobs[9:]})
 
 
 def test_equal_jobs_are_one_job():
@@ -89,65 +89,67 @@ def test_equal_jobs_are_one_job():
 
 
 def test_a_failed_job_is_final_and_is_no_fault_of_the_device():
-    pool = Scripted({"u": "d"}, lambda one, unit: {"status": FAILED, "reason": "no such model", "next_step": "x"})
+    pool = Scripted({"u": "d"}, lambda item, unit: {"status": FAILED, "reason": "no such model", "next_step": "x"})
     outcomes, engine, _ = sweep(pool, [job(str(i)) for i in range(5)])
-    assert [FAILED] * 5 == [one.status for one in outcomes]
+    assert [FAILED] * 5 == [item.status for item in outcomes]
     assert ("no such model", {}) == (outcomes[0].reason, engine.set_aside)
 
 
 def test_a_lost_worker_s_job_is_tried_elsewhere():
-    def answer(one, unit):
-        return "lost" if unit == "u1" else good(one, unit)
+    def answer(item, unit):
+        return "lost" if unit == "u1" else good(item, unit)
 
-    outcomes, _, said = sweep(Scripted({"u1": "d", "u2": "d"}, answer), [job(str(i)) for i in range(4)])
-    assert [OK] * 4 == [one.status for one in outcomes]
-    assert any("u1 (d) is lost" in text for text in said)
-    assert 2 == max(one.attempts for one in outcomes)
+    outcomes, _, messages = sweep(Scripted({"u1": "d", "u2": "d"}, answer), [job(str(i)) for i in range(4)])
+    assert [OK] * 4 == [item.status for item in outcomes]
+    assert any("u1 (d) is lost" in text for text in messages)
+    assert 2 == max(item.attempts for item in outcomes)
 
 
 def test_a_device_that_fails_repeatedly_is_set_aside_with_its_reason():
-    def answer(one, unit):
-        return {"status": FAULT, "reason": "no answer"} if unit == "bad" else good(one, unit)
+    def answer(item, unit):
+        return {"status": FAULT, "reason": "no answer"} if unit == "bad" else good(item, unit)
 
     pool = Scripted({"bad": "d", "fine": "d"}, answer)
-    outcomes, engine, said = sweep(pool, [job(str(i)) for i in range(20)])
-    assert [OK] * 20 == [one.status for one in outcomes]
+    outcomes, engine, messages = sweep(pool, [job(str(i)) for i in range(20)])
+    assert [OK] * 20 == [item.status for item in outcomes]
     assert {"bad": "no answer"} == engine.set_aside
     assert engines.FAULTS == sum(unit == "bad" for _, unit in pool.started)
-    assert any("set aside after 3 faults in a row" in text for text in said)
+    assert any("set aside after 3 faults in a row" in text for text in messages)
 
 
 def test_when_all_devices_of_a_name_are_set_aside_the_rest_is_unavailable():
-    pool = Scripted({"u1": "d", "u2": "e"}, lambda one, unit: {"status": FAULT, "reason": "dead"})
+    pool = Scripted({"u1": "d", "u2": "e"}, lambda item, unit: {"status": FAULT, "reason": "dead"})
     outcomes, _, _ = sweep(pool, [job(str(i)) for i in range(6)])
-    assert ["unavailable"] * 6 == [one.status for one in outcomes]
-    assert all("every 'd' is set aside (u1: dead)" in one.reason or "after" in one.reason for one in outcomes)
+    assert ["unavailable"] * 6 == [item.status for item in outcomes]
+    assert all("every 'd' is set aside (u1: dead)" in item.reason or "after" in item.reason for item in outcomes)
 
 
 def test_a_name_that_no_worker_offers_is_waited_for_and_then_unavailable():
     pool = Scripted({"u": "d"}, good)
     outcomes, _, _ = sweep(pool, [job("a"), job("b", "absent")])
-    assert {OK: "", "unavailable": "no worker offers 'absent'"} == {one.status: one.reason for one in outcomes}
+    assert {OK: "", "unavailable": "no worker offers 'absent'"} == {
+        outcome.status: outcome.reason for outcome in outcomes
+    }
     assert pool.now >= engines.PATIENCE_S
 
 
 def test_a_job_that_fails_on_every_device_is_given_up():
-    def answer(one, unit):
-        return {"status": FAULT, "reason": "rebooted"} if one.arguments["name"] == "poison" else good(one, unit)
+    def answer(item, unit):
+        return {"status": FAULT, "reason": "rebooted"} if item.arguments["name"] == "poison" else good(item, unit)
 
     pool = Scripted({f"u{i}": "d" for i in range(9)}, answer)
     outcomes, engine, _ = sweep(pool, [job("poison"), *(job(str(i)) for i in range(30))])
-    lost = [one for one in outcomes if one.status != OK]
+    lost = [item for item in outcomes if item.status != OK]
     assert [("poison", "unavailable", engines.ATTEMPTS)] == [
-        (one.job.arguments["name"], one.status, one.attempts) for one in lost
+        (item.job.arguments["name"], item.status, item.attempts) for item in lost
     ]
     assert {} == engine.set_aside
 
 
 def test_an_overdue_job_is_tried_elsewhere_and_its_device_set_aside():
-    pool = Scripted({"u1": "d", "u2": "d"}, lambda one, unit: None if unit == "u1" else good(one, unit))
+    pool = Scripted({"u1": "d", "u2": "d"}, lambda item, unit: None if unit == "u1" else good(item, unit))
     outcomes, engine, _ = sweep(pool, [job(str(i), limit_s=5.0) for i in range(4)])
-    assert [OK] * 4 == [one.status for one in outcomes]
+    assert [OK] * 4 == [item.status for item in outcomes]
     assert {"u1": "did not answer within 5 s"} == engine.set_aside
 
 
@@ -163,41 +165,42 @@ def test_an_overdue_job_is_tried_elsewhere_and_its_device_set_aside():
 def test_every_job_ends_exactly_once_under_random_faults(units, jobs, fault, loss, dice):
     chance = random.Random(dice)
 
-    def answer(one, unit):
+    def answer(item, unit):
         roll = chance.random()
         if roll < loss:
             return "lost"
         if roll < loss + fault:
             return {"status": FAULT, "reason": "loose"}
-        return None if roll > 0.95 else good(one, unit)
+        return None if roll > 0.95 else good(item, unit)
 
     pool = Scripted({f"u{i}": "d" for i in range(units)}, answer)
     outcomes, _, _ = sweep(pool, [job(str(i)) for i in range(jobs)])
-    assert sorted(str(i) for i in range(jobs)) == sorted(one.job.arguments["name"] for one in outcomes)
+    assert sorted(str(i) for i in range(jobs)) == sorted(item.job.arguments["name"] for item in outcomes)
 
 
 def test_a_second_sweep_runs_only_missing_jobs(tmp_path):
     store = str(tmp_path / "lab")
     jobs = [job(str(i), folder=tmp_path) for i in range(6)]
     first = list(Engine(Threads(["d"]), store, print).run(jobs[:4]))
-    assert [False] * 4 == [one.cached for one in first]
+    assert [False] * 4 == [item.cached for item in first]
     second = list(Engine(Threads(["d"]), store, print).run(jobs))
-    assert [True] * 4 + [False] * 2 == [one.cached for one in second]
+    assert [True] * 4 + [False] * 2 == [item.cached for item in second]
     assert [1] * 6 == [len((tmp_path / f"{i}.runs").read_text().splitlines()) for i in range(6)]
-    assert {one.key for one in jobs} == Results(store).keys()
+    assert {item.key for item in jobs} == Results(store).keys()
 
 
 def test_threads_drive_many_devices_at_once(tmp_path):
     jobs = [job(str(i), f"d{i % 4}", tmp_path, seconds=0.2) for i in range(8)]
     outcomes = list(Engine(Threads([f"d{i}" for i in range(4)]), None, print).run(jobs))
-    assert [OK] * 8 == [one.status for one in outcomes]
+    assert [OK] * 8 == [outcome.status for outcome in outcomes]
     begins = sorted(float((tmp_path / f"{i}.runs").read_text().split()[0]) for i in range(8))
     assert begins[3] - begins[0] < 0.2 <= begins[4] - begins[0]
 
 
 def test_an_unexpected_exception_becomes_an_answer():
     (outcome,) = Engine(Threads(["d"]), None, print).run([LabJob("d", f"{HERE}:bug", {"name": "x"})])
-    assert (FAILED, "ZeroDivisionError: x (simulated.py, line 42)") == (outcome.status, outcome.reason)
+    assert FAILED == outcome.status
+    assert re.fullmatch(r"ZeroDivisionError: x \(simulated\.py, line \d+\)", outcome.reason)
 
 
 def test_a_failed_job_answers_with_reason_and_next_step(tmp_path):
@@ -235,7 +238,7 @@ def test_a_remote_scheduler_needs_encryption(address):
 
 def test_a_local_scheduler_may_be_unencrypted():
     assert [False, False, True] == [
-        check_address(one) for one in ("tcp://127.0.0.1:8786", "tcp://localhost:1", "tls://lab.example:8786")
+        check_address(address) for address in ("tcp://127.0.0.1:8786", "tcp://localhost:1", "tls://lab.example:8786")
     ]
 
 
@@ -243,7 +246,7 @@ def test_an_exception_without_a_text_has_a_name_and_a_line():
     def broken() -> None:
         raise AssertionError
 
-    with pytest.raises(AssertionError) as seen:
+    with pytest.raises(AssertionError) as caught:
         broken()
-    assert re.fullmatch(r"AssertionError \(test_engine.py, line \d+\)", unexpected(seen.value)["reason"])
+    assert re.fullmatch(r"AssertionError \(test_engine.py, line \d+\)", unexpected(caught.value)["reason"])
     assert {"status": FAILED, "reason": "ValueError: one"} == unexpected(ValueError("one\ntwo"))

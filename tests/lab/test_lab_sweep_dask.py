@@ -27,19 +27,19 @@ LINE = ["sweep", "toy:net", "--res", "64", "-t", "ort", "--rounds", str(ROUNDS),
 
 @pytest.fixture
 def lab(own: Any, tmp_path: Path) -> Any:
-    """A scheduler, and a worker beside each of two devices; the workers find the devices in their folder."""
+    """Start a scheduler, and a worker for each of two devices, which their folder declares."""
     command = json.dumps(["env", f"PATH={Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"])
     entries = [
         f'[devices.{name}]\ntransport = "pipe"\nconnection = {{ command = {command}, home = "{tmp_path}/{name}" }}\n'
         for name in ("orin", "pixel")
     ]
     (own.folder / "effbench.toml").write_text("".join(entries))
-    made = Lab(tmp_path, own.folder, {"PYTHONPATH": str(own.folder), "EFFBENCH_HOME": str(own.folder / "runs")})
-    made.own = own
-    made.worker("orin-a", "orin")
-    made.worker("pixel-a", "pixel")
-    yield made
-    made.close()
+    running = Lab(tmp_path, own.folder, {"PYTHONPATH": str(own.folder), "EFFBENCH_HOME": str(own.folder / "runs")})
+    running.own = own
+    running.worker("orin-a", "orin")
+    running.worker("pixel-a", "pixel")
+    yield running
+    running.close()
 
 
 def start(lab: Any) -> subprocess.Popen[str]:
@@ -60,18 +60,20 @@ def stored(lab: Any) -> dict[Path, bytes]:
 
 def wait_for_rounds(lab: Any, number: int) -> dict[Path, bytes]:
     deadline = time.monotonic() + 180
-    while len(found := stored(lab)) < number:
-        assert time.monotonic() < deadline, f"{len(found)} of {number} rounds"
+    while len(rounds := stored(lab)) < number:
+        assert time.monotonic() < deadline, f"{len(rounds)} of {number} rounds"
         time.sleep(0.05)
-    return found
+    return rounds
 
 
 def check(lab: Any, before: dict[Path, bytes], runs: int = 2) -> None:
-    """Hold the end against what was stored before the kill: nothing lost, nothing changed, nothing twice."""
+    """Compare the result with the rounds stored before the kill: none is lost, changed or stored twice."""
     after = stored(lab)
     assert before == {path: after[path] for path in before}
     assert {runs} == {len(Counter(path.parent.name for path in after))}
-    home = sorted((one.device, len(one.samples.rounds)) for one in Store(lab.own.folder / "runs"))
+    home = sorted(
+        (measurement.device, len(measurement.samples.rounds)) for measurement in Store(lab.own.folder / "runs")
+    )
     assert [("orin", ROUNDS), ("pixel", ROUNDS)] == home
 
 
@@ -80,9 +82,9 @@ def test_a_killed_worker_s_job_continues_when_its_device_returns(lab: Any):
     before = wait_for_rounds(lab, 4)
     lab.kill("orin-a")
     lab.worker("orin-b", "orin")
-    said, _ = sweep.communicate(timeout=240)
-    assert 0 == sweep.returncode, said
-    assert "is lost; its job is tried elsewhere" in said
+    output, _ = sweep.communicate(timeout=240)
+    assert 0 == sweep.returncode, output
+    assert "is lost; its job is tried elsewhere" in output
     check(lab, before)
 
 
@@ -95,18 +97,18 @@ def test_a_killed_sweep_or_scheduler_loses_only_the_rounds_in_flight(lab: Any, v
         sweep.communicate(timeout=60)
     else:
         lab.kill("scheduler")
-        said, _ = sweep.communicate(timeout=120)
-        assert 4 == sweep.returncode, said
-        assert "is gone" in said
-        assert "Traceback" not in said
+        output, _ = sweep.communicate(timeout=120)
+        assert 4 == sweep.returncode, output
+        assert "is gone" in output
+        assert "Traceback" not in output
         for name in ("orin-a", "pixel-a"):
             lab.kill(name)
         lab.scheduler()
         lab.worker("orin-b", "orin")
         lab.worker("pixel-b", "pixel")
-    again = start(lab)
-    said, _ = again.communicate(timeout=240)
-    assert 0 == again.returncode, said
+    second = start(lab)
+    output, _ = second.communicate(timeout=240)
+    assert 0 == second.returncode, output
     check(lab, before)
 
 
@@ -119,11 +121,11 @@ def certificates(folder: Path) -> dict[str, str]:
     """
     for line in lines.strip().splitlines():
         subprocess.run(["openssl", *line.split()], cwd=folder, check=True, capture_output=True)
-    found = {"DASK_DISTRIBUTED__COMM__TLS__CA_FILE": str(folder / "ca.pem")}
+    settings = {"DASK_DISTRIBUTED__COMM__TLS__CA_FILE": str(folder / "ca.pem")}
     for role in ("CLIENT", "SCHEDULER", "WORKER"):
-        found[f"DASK_DISTRIBUTED__COMM__TLS__{role}__CERT"] = str(folder / "lab.pem")
-        found[f"DASK_DISTRIBUTED__COMM__TLS__{role}__KEY"] = str(folder / "lab.key")
-    return found
+        settings[f"DASK_DISTRIBUTED__COMM__TLS__{role}__CERT"] = str(folder / "lab.pem")
+        settings[f"DASK_DISTRIBUTED__COMM__TLS__{role}__KEY"] = str(folder / "lab.key")
+    return settings
 
 
 def test_a_lab_with_certificates(own: Any, tmp_path: Path):
@@ -136,9 +138,9 @@ def test_a_lab_with_certificates(own: Any, tmp_path: Path):
     try:
         lab.worker("orin-a", "orin")
         line = [*LINE[:5], "ort", "--rounds", "1", "--budget", "1", "--devices", "orin", "--scheduler"]
-        done = own(*line, lab.address, **names)
-        assert 0 == done.returncode, done.stdout + done.stderr
-        assert "1 job: 1 ok" in done.stdout
+        process = own(*line, lab.address, **names)
+        assert 0 == process.returncode, process.stdout + process.stderr
+        assert "1 job: 1 ok" in process.stdout
         refused = own(*line, lab.address)
         assert (2, True) == (refused.returncode, "no certificates are configured" in refused.stderr), refused.stderr
     finally:

@@ -5,8 +5,8 @@
     dask scheduler --host 127.0.0.1 --port 8786
     dask worker tcp://127.0.0.1:8786 --nthreads 1 --resources "orin=1" --name orin-a
 
-Off this machine only ``tls://`` is spoken, with the certificates of Dask's own configuration
-(``DASK_DISTRIBUTED__COMM__TLS__CA_FILE`` and so on): whoever reaches a scheduler can run anything on its workers.
+A scheduler on another machine must use ``tls://``, with the certificates of Dask's configuration
+(``DASK_DISTRIBUTED__COMM__TLS__CA_FILE`` etc.): a client of a scheduler can run any code on its workers.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ LOOK_EVERY_S = 0.5
 
 
 def check_address(address: str) -> bool:
-    """Return whether the address is encrypted.
+    """Return whether a scheduler's address is encrypted.
 
     Raises:
-        UsageError: It is no address of a scheduler, or leaves this machine without encryption.
+        UsageError: The address is invalid, or on another machine without encryption.
     """
     parts = urlsplit(address)
     if parts.scheme not in ("tcp", "tls") or not parts.hostname:
         raise UsageError(f"--scheduler {address}: expected tls://HOST:PORT, or tcp://127.0.0.1:PORT on this machine.")
     if parts.scheme == "tcp" and not is_local(address):
         raise UsageError(
-            f"--scheduler {address} leaves this machine unencrypted: whoever reaches it could run code on the lab.",
+            f"--scheduler {address} is on another machine and unencrypted: others could run code on the lab.",
             hint="Use tls:// with certificates (docs/how-to/lab.md).",
         )
     return parts.scheme == "tls"
@@ -65,7 +65,7 @@ class Cluster:
         except ImportError as error:
             raise MissingDependencyError("--scheduler", "distributed", "lab") from error
         for name in ("distributed", "distributed.client", "tornado.application", "asyncio"):
-            # A scheduler or worker that goes away is news to them, with tracebacks; the engine says it in one sentence.
+            # These loggers report a lost scheduler or worker with tracebacks; the engine reports it in one sentence.
             logging.getLogger(name).setLevel(logging.CRITICAL)
         security = distributed.Security(require_encryption=True) if encrypted else None
         if security is not None and not security.tls_client_cert:
@@ -91,27 +91,27 @@ class Cluster:
         """Return the workers that offer one of the devices.
 
         Raises:
-            DeviceError: The scheduler is gone; what was finished is stored.
+            DeviceError: The connection to the scheduler is lost; finished jobs are stored.
         """
         if time.monotonic() - self._looked >= LOOK_EVERY_S:
             self._looked = time.monotonic()
             if self._client.status != "running":
-                raise self._gone()
+                raise self._lost()
             try:
-                # Not client.scheduler_info(): its own refresh, cut to five workers, may come in between.
+                # Not client.scheduler_info(): its background refresh returns only five workers.
                 workers = self._client.sync(self._client.scheduler.identity, n_workers=-1)["workers"]
             except OSError as error:
-                raise self._gone() from error
+                raise self._lost() from error
             offered = {address: set(worker["resources"]) & set(self._devices) for address, worker in workers.items()}
             self._units = {address: min(names) for address, names in offered.items() if names}
         return self._units
 
-    def _gone(self) -> DeviceError:
-        hint = "What was finished is stored; start it again, and run the sweep again for the rest."
-        return DeviceError(f"The scheduler at {self._address} is gone.", hint=hint)
+    def _lost(self) -> DeviceError:
+        hint = "Finished jobs are stored; restart the scheduler and run the sweep again for the others."
+        return DeviceError(f"The scheduler at {self._address} is lost.", hint=hint)
 
     def start(self, job: LabJob, unit: str, store: str | None) -> None:
-        """Submit a job to one worker; its device's resource keeps a second sweep from taking it at the same time."""
+        """Submit a job to one worker; the device's resource prevents a second sweep from using it at the same time."""
         future: Any = self._client.submit(
             jobs.run,
             job.function,
@@ -128,20 +128,20 @@ class Cluster:
         future.add_done_callback(self._ended.put)
 
     def finished(self, timeout_s: float) -> list[tuple[str, dict[str, Any]]]:
-        """Wait for an answer, and return all there are."""
+        """Wait for an answer, and return all answers."""
         ready = []
         with contextlib.suppress(queue.Empty):
             ready.append(self._ended.get(timeout=timeout_s))
             while True:
                 ready.append(self._ended.get_nowait())
         units = {future.key: unit for unit, future in self._futures.items()}
-        found = []
+        answers = []
         for future in ready:
             unit = units.get(future.key)
             if unit is not None:
                 del self._futures[unit]
-                found.append((unit, _answer(future)))
-        return found
+                answers.append((unit, _answer(future)))
+        return answers
 
     def abandon(self, unit: str) -> None:
         """Cancel the job of a unit."""
@@ -150,7 +150,7 @@ class Cluster:
             future.cancel()
 
     def close(self) -> None:
-        """Cancel what is under way and leave the scheduler."""
+        """Cancel running jobs and disconnect from the scheduler."""
         for unit in list(self._futures):
             self.abandon(unit)
         self._client.close(timeout=5)
@@ -162,7 +162,7 @@ def _answer(future: Any) -> dict[str, Any]:
         return answer
     if future.status == "error":
         error = future.exception()
-        # A worker that dies with a job again and again is the device's fault; anything else is the job's own.
+        # A worker killed repeatedly by a job is a fault of the device; any other error is one of the job.
         killed = {"status": FAULT} if type(error).__name__ == "KilledWorker" else {}
         return {**jobs.unexpected(error), **killed}
     return {"status": FAULT, "reason": f"the job was {future.status}"}

@@ -1,4 +1,4 @@
-"""Deal jobs to devices: one at a time each, lost ones elsewhere, failing devices set aside with the reason."""
+"""Distribute jobs to devices, one at a time each; retry lost jobs elsewhere and set failing devices aside."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from effbench.lab.results import Results
 Notify = Callable[[str], None]
 
 FAULTS = 3
-"""So many faults one after the other, and a device is set aside: a cable that came loose once is not broken."""
+"""Consecutive faults after which a device is set aside; a single fault may be a loose cable."""
 
 ATTEMPTS = 4
-"""A job that met faults on so many devices is given up: then it is the job that breaks devices."""
+"""Faults after which a job is given up: then the job is the likely cause."""
 
 PATIENCE_S = 60.0
-"""How long jobs wait for a device of their name to appear, before they end as unavailable."""
+"""How long jobs wait for a device of their name before they end as unavailable."""
 
 POLL_S = 0.2
 LOST = "lost"
@@ -28,7 +28,7 @@ LOST = "lost"
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended: ok, failed, unsupported or unavailable; ``cached`` means that the store had it already."""
+    """The outcome of a job: ok, failed, unsupported or unavailable; ``cached`` if it was in the store."""
 
     job: LabJob
     status: str
@@ -42,22 +42,22 @@ class Outcome:
 
 
 class Pool(Protocol):
-    """Who runs jobs: units, each of them one device."""
+    """A set of units that run jobs; each unit is one device."""
 
     def units(self) -> Mapping[str, str]:
-        """Return the units that are there now: address -> name of the device."""
+        """Return the present units: address -> name of the device."""
 
     def start(self, job: LabJob, unit: str, store: str | None) -> None:
-        """Begin a job on a unit; it returns at once."""
+        """Start a job on a unit, without waiting for it."""
 
     def finished(self, timeout_s: float) -> list[tuple[str, dict[str, Any]]]:
-        """Return the units whose jobs have ended since, each with the answer of `effbench.lab.job.run`."""
+        """Return the units whose jobs have ended, each with the answer of `effbench.lab.job.run`."""
 
     def abandon(self, unit: str) -> None:
-        """Forget the job of a unit: the unit is lost, or the job overdue."""
+        """Drop the job of a unit that is lost or overdue."""
 
     def close(self) -> None:
-        """Let go of everything; what runs elsewhere ends by itself."""
+        """Release all resources; remote jobs end on their own."""
 
 
 class Engine:
@@ -75,14 +75,14 @@ class Engine:
         """Unit -> why it gets no more jobs."""
 
     def run(self, jobs: Iterable[LabJob]) -> Iterator[Outcome]:
-        """Yield the outcome of every job, as they end; what the store holds already comes first."""
-        known = Results(self._store).keys() if self._store is not None else set()
-        seen: set[str] = set()
+        """Yield the outcome of every job as it ends; stored outcomes come first."""
+        recorded = Results(self._store).keys() if self._store is not None else set()
+        keys: set[str] = set()
         for job in jobs:
-            if job.key in seen:
+            if job.key in keys:
                 continue
-            seen.add(job.key)
-            if self._store is not None and job.key in known:
+            keys.add(job.key)
+            if self._store is not None and job.key in recorded:
                 yield Outcome(job, OK, Results(self._store).get(job.key), cached=True)
             else:
                 self._waiting.setdefault(job.device, deque()).append(job)
@@ -108,9 +108,9 @@ class Engine:
                 self._pool.start(job, unit, self._store)
 
     def _next(self, unit: str, device: str, units: Mapping[str, str]) -> LabJob | None:
-        """Take the next job for a unit; one that met a fault there waits for another unit, where there is one."""
+        """Return the next job for a unit; a job with a fault on this unit waits for another unit, if there is one."""
         queue = self._waiting.get(device, deque())
-        healthy = {name for name, other in units.items() if other == device and name not in self.set_aside}
+        healthy = {address for address, name in units.items() if name == device and address not in self.set_aside}
         for job in queue:
             tried = self._tried.get(job.key, set())
             if unit not in tried or not healthy - tried:
@@ -162,25 +162,25 @@ class Engine:
             if now - begin > job.limit_s:
                 del self._running[unit]
                 self._pool.abandon(unit)
-                # Something may still run there: this unit gets no more jobs.
+                # The job may still be running there, so this unit gets no more jobs.
                 self.set_aside[unit] = f"did not answer within {job.limit_s:g} s"
                 self._notify(f"{_named(unit, job.device)} is set aside: {self.set_aside[unit]}")
                 yield from self._fault(job, unit, self.set_aside[unit])
 
     def _give_up(self, units: Mapping[str, str]) -> Iterator[Outcome]:
-        """End the jobs that no unit will ever take: all of theirs are set aside, or none has been there for long."""
+        """End jobs without a unit: all units of their device are set aside, or none has appeared for a while."""
         now = self._clock()
         for device, queue in self._waiting.items():
-            here = [unit for unit, name in units.items() if name == device]
-            aside = {unit: self.set_aside[unit] for unit in here if unit in self.set_aside}
-            if not queue or len(aside) < len(here) or any(job.device == device for job, _ in self._running.values()):
+            present = [unit for unit, name in units.items() if name == device]
+            aside = {unit: self.set_aside[unit] for unit in present if unit in self.set_aside}
+            if not queue or len(aside) < len(present) or any(job.device == device for job, _ in self._running.values()):
                 continue
-            if not here and now - self._last_seen.get(device, now) < PATIENCE_S:
+            if not present and now - self._last_seen.get(device, now) < PATIENCE_S:
                 continue
             reasons = "; ".join(f"{unit}: {reason}" for unit, reason in aside.items())
             reason = f"every '{device}' is set aside ({reasons})" if aside else f"no worker offers '{device}'"
             while queue:
-                yield self._unavailable(queue.popleft(), reason, "Bring the device back, then run the sweep again.")
+                yield self._unavailable(queue.popleft(), reason, "Reconnect the device, then run the sweep again.")
 
     def _unavailable(self, job: LabJob, reason: str, next_step: str) -> Outcome:
         return Outcome(job, "unavailable", None, reason, next_step, attempts=self._attempts[job.key])

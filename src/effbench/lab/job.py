@@ -1,4 +1,4 @@
-"""What a worker of a lab is asked to do: one JSON object in, one out; a failure is an answer, not an exception."""
+"""The job of a worker: one JSON object in, one out; a failure is an answer, not an exception."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from effbench.errors import DeviceError, EffbenchError, UnavailableError, Unsupp
 from effbench.registry import import_object
 
 OK, FAILED, UNAVAILABLE, UNSUPPORTED, FAULT = "ok", "failed", "unavailable", "unsupported", "fault"
-"""A *failed* job would fail anywhere; a *fault* is the device's, and the job is tried on another."""
+"""A *failed* job fails on any device; after a *fault* of the device, the job is tried on another one."""
 
 
 @dataclass(frozen=True)
 class LabJob:
-    """Some work for a device of a name.
+    """A call of a function for a device of that name.
 
-    ``function`` is an import string; it takes ``arguments`` as keywords and returns JSON data. ``key`` names what is
-    done: two jobs of one key are the same job.
+    ``function`` is an import string; it takes ``arguments`` as keywords and returns JSON data. Two jobs with equal
+    ``key`` are the same job.
     """
 
     device: str
@@ -37,7 +37,7 @@ class LabJob:
 
 
 def run(function: str, arguments: dict[str, Any], store: str | None = None, key: str = "") -> dict[str, Any]:
-    """Do one job in this process; with a store, the answer is kept there before anybody else hears of it.
+    """Run one job in this process; with a store, write the answer to it before returning.
 
     Returns:
         ``status``, ``seconds``, and ``result`` or ``reason`` and ``next_step``; ``new``: whether the store lacked it.
@@ -56,14 +56,14 @@ def run(function: str, arguments: dict[str, Any], store: str | None = None, key:
 
 
 def unexpected(error: BaseException) -> dict[str, Any]:
-    """Return the answer of a job that ended with an exception nobody foresaw: a failure that says what and where."""
+    """Return the answer of a job that ended with an unexpected exception: a failure with its type, text and line."""
     frames = traceback.extract_tb(error.__traceback__)
-    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    location = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     text = "".join(f": {line}" for line in str(error).splitlines()[:1])
-    return {"status": FAILED, "reason": f"{type(error).__name__}{text}{where}"}
+    return {"status": FAILED, "reason": f"{type(error).__name__}{text}{location}"}
 
 
 def status(error: EffbenchError) -> str:
-    """Return how a job ends with an error."""
+    """Return the status of a job that ended with an error."""
     kinds = ((DeviceError, FAULT), (UnsupportedError, UNSUPPORTED), (UnavailableError, UNAVAILABLE))
     return next((name for kind, name in kinds if isinstance(error, kind)), FAILED)

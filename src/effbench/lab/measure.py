@@ -1,7 +1,7 @@
-"""The job of a sweep over devices: one cell exported where it is missing, then measured round by round on a device.
+"""The job of a sweep over devices: export one cell if it is missing, then measure it round by round on a device.
 
-Every round is one object below the lab's address, made as it ends. A job that is done again, because its worker or the
-whole sweep was killed, takes up the rounds that are there already, as long as it is the same device that made them.
+Every round is one object below the lab's address, written when the round ends. A job that runs again, because its
+worker or the whole sweep was killed, keeps the rounds that the same device has stored.
 """
 
 from __future__ import annotations
@@ -24,51 +24,51 @@ FUNCTION = "effbench.lab.measure:measure"
 
 
 def measure(
-    cell: Mapping[str, Any], device: str, how: Mapping[str, Any], address: str, key: str, out: str | None = None
+    cell: Mapping[str, Any], device: str, protocol: Mapping[str, Any], address: str, key: str, out: str | None = None
 ) -> dict[str, Any]:
-    """Export and measure one cell on the device of that name, as this host knows it.
+    """Export and measure one cell on the device of that name, as declared on this host.
 
     Args:
         cell: A `CellJob` as JSON.
         device: A name that this host's ``effbench devices`` lists.
-        how: ``rounds``, ``budget_s``, ``threads``, and ``rate_hz`` or None.
-        address: Of the lab's store; rounds lie below ``rounds``.
-        key: Of the job.
-        out: Where artifacts are made; None means this host's own folder.
+        protocol: ``rounds``, ``budget_s``, ``threads``, and ``rate_hz`` or None.
+        address: Address of the lab's store; rounds are stored below ``rounds``.
+        key: Key of the job.
+        out: Folder for artifacts; None means this host's default folder.
 
     Returns:
-        ``run``, ``digest``, ``rounds`` (how many there are) and the ``cell`` of the export.
+        ``run``, ``digest``, ``rounds`` (their number) and the ``cell`` of the export.
 
     Raises:
-        DeviceError: The device was lost; what is measured stays.
-        EffbenchError: The cell cannot be made, or not be measured.
+        DeviceError: The device was lost; measured rounds are stored.
+        EffbenchError: The cell cannot be exported or measured.
     """
-    used = device_of(device)
+    known_device = device_of(device)
     cell_job = from_json(CellJob, cell, "job")
-    made = export_for(cell_job, used, out)
-    run = fingerprint({"key": key, "digest": made.digest, "place": place(used)})[:12]
-    kept = rounds_of(address, run)
-    missing = sorted({round_name(index) for index in range(int(how["rounds"]))} - kept.keys())
+    exported = export_for(cell_job, known_device, out)
+    run = fingerprint({"key": key, "digest": exported.digest, "place": device_identity(known_device)})[:12]
+    rounds = rounds_of(address, run)
+    missing = sorted({round_name(index) for index in range(int(protocol["rounds"]))} - rounds.keys())
     if missing:
-        _measure_rounds(made, cell_job.batch, device, how, kept, run, missing, out)
-    return {"run": run, "digest": made.digest, "rounds": len(kept.keys()), "cell": to_json(made)}
+        _measure_rounds(exported, cell_job.batch, device, protocol, rounds, run, missing, out)
+    return {"run": run, "digest": exported.digest, "rounds": len(rounds.keys()), "cell": to_json(exported)}
 
 
 def export_for(job: CellJob, device: Device, out: str | None) -> Cell:
-    """Return the artifact of a cell for a device; made where it is not there.
+    """Return the artifact of a cell for a device; export it if it is missing.
 
     Raises:
-        EffbenchError: Of the class that the cell's status stands for.
+        EffbenchError: The export failed; its class follows from the cell's status.
     """
-    here = device.transport == "local"
-    made = export_cell(replace(job, out=out), None if here else device)
-    if not made.status.made:
-        raise _error(made)
-    return made
+    local = device.transport == "local"
+    exported = export_cell(replace(job, out=out), None if local else device)
+    if not exported.status.made:
+        raise _error(exported)
+    return exported
 
 
-def place(device: Device) -> dict[str, Any]:
-    """Return what tells two devices of one name apart: the host beside them, and how it reaches them."""
+def device_identity(device: Device) -> dict[str, Any]:
+    """Return what distinguishes two devices of one name: their host and its connection to them."""
     return {"host": platform.node(), "transport": device.transport, "connection": device.connection}
 
 
@@ -83,30 +83,37 @@ def round_name(index: int) -> str:
 
 
 def _measure_rounds(
-    made: Cell, batch: int, device: str, how: Mapping[str, Any], kept: Results, run: str, missing: list[str], out: Any
+    exported: Cell,
+    batch: int,
+    device: str,
+    protocol: Mapping[str, Any],
+    rounds: Results,
+    run: str,
+    missing: list[str],
+    out: Any,
 ) -> None:
     names = iter(missing)
 
-    def keep(one: Measurement) -> None:
-        kept.add(next(names), to_json(replace(one, run=run)))
+    def keep(measurement: Measurement) -> None:
+        rounds.add(next(names), to_json(replace(measurement, run=run)))
 
-    found = profile(
-        [str(Path(made.artifact))],
+    result = profile(
+        [str(Path(exported.artifact))],
         device=device,
-        threads=how["threads"],
+        threads=protocol["threads"],
         batch=batch,
         rounds=len(missing),
-        budget_s=float(how["budget_s"]) * len(missing) / int(how["rounds"]),
-        rate_hz=how["rate_hz"],
+        budget_s=float(protocol["budget_s"]) * len(missing) / int(protocol["rounds"]),
+        rate_hz=protocol["rate_hz"],
         keep=keep,
         out=out,
     )
-    if found.cells:
-        raise _error(found.cells[0])
+    if result.cells:
+        raise _error(result.cells[0])
 
 
 def _error(cell: Cell) -> EffbenchError:
-    """Return the error that a cell tells of; only a lost device ends as *failed* with the exit code of a device."""
+    """Return the error of a cell; a lost device ends as *failed* with the exit code of a device."""
     kinds: dict[str, type[EffbenchError]] = {"unsupported": UnsupportedError, "unavailable": UnavailableError}
     lost = cell.status == "failed" and cell.exit_code == DeviceError.exit_code
     kind = DeviceError if lost else kinds.get(cell.status, EffbenchError)

@@ -1,4 +1,4 @@
-"""Results of a lab, one object each below an address: made if absent, never changed, so none is stored twice."""
+"""Results of a lab, one object each below an address: created if absent and never changed, so none is stored twice."""
 
 from __future__ import annotations
 
@@ -18,28 +18,30 @@ SUFFIX = ".json"
 class Results:
     """The results below a local folder or any fsspec address (``s3://bucket/lab``, ``memory://lab``).
 
-    On object stores "made if absent" is theirs (a conditional write, as far as the file system offers it to fsspec);
-    on a local disk it is a hard link, which is there whole or not at all.
+    On object stores, "create if absent" is a conditional write, if fsspec supports it for the file system; on a local
+    disk it is a hard link, which is atomic.
     """
 
     def __init__(self, address: str | Path) -> None:
-        scheme, found, path = str(address).partition("://")
-        self._local = Path(path if found and scheme == "file" else address) if not found or scheme == "file" else None
+        scheme, separator, path = str(address).partition("://")
+        self._local = (
+            Path(path if separator and scheme == "file" else address) if not separator or scheme == "file" else None
+        )
         self.address = str(address).rstrip("/")
         self._fs: Any = None if self._local is not None else _file_system(self.address)
 
     def add(self, key: str, result: Any) -> bool:
-        """Keep a result; return False, and change nothing, where there is one already.
+        """Store a result; return False and change nothing if the key exists.
 
         Raises:
-            DataError: It cannot be written.
+            DataError: The result cannot be written.
         """
         data = canonical(result)
         try:
             return self._add_local(key, data) if self._local is not None else self._add_remote(key, data)
         except OSError as error:
             raise DataError(
-                f"Cannot write {self.address}: {error.strerror or error}.", hint="Nothing earlier was lost."
+                f"Cannot write {self.address}: {error.strerror or error}.", hint="Earlier results are kept."
             ) from error
 
     def _add_local(self, key: str, data: bytes) -> bool:
@@ -56,19 +58,19 @@ class Results:
         return True
 
     def _add_remote(self, key: str, data: bytes) -> bool:
-        where = f"{self.address}/{key}{SUFFIX}"
+        path = f"{self.address}/{key}{SUFFIX}"
         try:
             try:
-                self._fs.pipe_file(where, data, mode="create")
-            except FileNotFoundError:  # a file system with folders; object stores have none, and are not asked for any
+                self._fs.pipe_file(path, data, mode="create")
+            except FileNotFoundError:  # only a file system with folders needs them created
                 self._fs.makedirs(self.address, exist_ok=True)
-                self._fs.pipe_file(where, data, mode="create")
+                self._fs.pipe_file(path, data, mode="create")
         except FileExistsError:
             return False
         return True
 
     def keys(self) -> set[str]:
-        """Return the names of what is there."""
+        """Return the keys of the stored results."""
         if self._local is not None:
             return {path.stem for path in self._local.glob(f"*{SUFFIX}") if not path.name.startswith(".")}
         self._fs.invalidate_cache()
@@ -82,21 +84,19 @@ class Results:
         """Return one result.
 
         Raises:
-            DataError: There is none of that name, or it is not JSON.
+            DataError: The key does not exist, or the result is not JSON.
         """
-        where = f"{self.address}/{key}{SUFFIX}"
+        path = f"{self.address}/{key}{SUFFIX}"
         try:
-            data = (
-                (self._local / f"{key}{SUFFIX}").read_bytes() if self._local is not None else self._fs.cat_file(where)
-            )
+            data = (self._local / f"{key}{SUFFIX}").read_bytes() if self._local is not None else self._fs.cat_file(path)
             return json.loads(data)
         except FileNotFoundError:
-            raise DataError(f"{where}: there is no such result.") from None
+            raise DataError(f"{path}: there is no such result.") from None
         except ValueError as error:
-            raise DataError(f"{where}: not JSON ({error}).") from error
+            raise DataError(f"{path}: not JSON ({error}).") from error
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
-        """Yield every result with its name, in the order of the names."""
+        """Yield every key with its result, in the order of the keys."""
         for key in sorted(self.keys()):
             yield key, self.get(key)
 

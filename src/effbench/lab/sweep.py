@@ -1,4 +1,4 @@
-"""A sweep over devices: cells x devices as jobs, rounds stored as they end, brought home once they are all there."""
+"""A sweep over devices: cells x devices as jobs, rounds stored as they end and fetched at the end."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from effbench.store import Store
 from effbench.store import home as home_of
 
 JOB_LIMIT_S = 600.0
-"""What a job may take beyond its export and four times its budget: connections, a device that finishes a bundle."""
+"""Time limit of a job beyond its export and four times its budget, for connections and for finishing a bundle."""
 
 
 @dataclass(frozen=True)
 class LabSweep:
-    """What a sweep over devices knows: how each job ended, the measurements, and the devices that were set aside."""
+    """The result of a sweep over devices: outcomes of all jobs, measurements, and the devices that were set aside."""
 
     outcomes: tuple[Outcome, ...]
     measurements: Mapping[str, Measurement] = field(default_factory=dict)
-    """By the run that an outcome names."""
+    """Measurements by the ``run`` of an outcome."""
     set_aside: Mapping[str, str] = field(default_factory=dict)
     not_run: tuple[LabJob, ...] = ()
     interrupted: bool = False
@@ -180,9 +180,9 @@ class _Plan:
 
     def _job(self, device: Device, cell: cells.CellJob) -> LabJob:
         declared = {key: value for key, value in plain(device).items() if key in ("precisions", "options", "settings")}
-        same = {"cell": cells.identity(cell), "device": device.name, "declared": declared, "how": self._protocol}
+        same = {"cell": cells.identity(cell), "device": device.name, "declared": declared, "protocol": self._protocol}
         key = fingerprint(same)[:24]
-        arguments: dict[str, Any] = {"cell": to_json(cell), "device": device.name, "how": self._protocol}
+        arguments: dict[str, Any] = {"cell": to_json(cell), "device": device.name, "protocol": self._protocol}
         arguments |= {"address": self._address, "key": key, "out": self._out}
         limit = cell.time_limit_s + max(120.0, 4 * float(self._protocol["budget_s"])) + JOB_LIMIT_S
         return LabJob(device.name, FUNCTION, arguments, limit, key)
@@ -197,35 +197,35 @@ class _Run:
         self._ended: dict[str, Outcome] = {}
         self._total = len(plan.jobs)
 
-    def go(self, known: set[str], workers: int) -> LabSweep:
-        """Make what is missing here (``workers`` at a time; 0 leaves it to the workers of a scheduler), then measure.
+    def go(self, recorded: set[str], workers: int) -> LabSweep:
+        """Export missing artifacts here (``workers`` at a time; 0 leaves it to a scheduler's workers), then measure.
 
-        Nothing is measured on this machine while it exports: that would be seen in the latencies.
+        Nothing is measured on this machine while it exports, since that would distort the latencies.
         """
         interrupted = False
         try:
-            for outcome in self._export(known, workers) if workers else ():
+            for outcome in self._export(recorded, workers) if workers else ():
                 self._end(outcome)
-            left = [job for job in self._plan.jobs.values() if job.key not in self._ended]
-            for outcome in self._engine.run(left):
+            remaining = [job for job in self._plan.jobs.values() if job.key not in self._ended]
+            for outcome in self._engine.run(remaining):
                 self._end(outcome)
         except KeyboardInterrupt:
             process.kill_all()
             interrupted = True
-        runs = [str(one.result["run"]) for one in self._ended.values() if one.status == OK]
+        runs = [str(outcome_.result["run"]) for outcome_ in self._ended.values() if outcome_.status == OK]
         measured = fetch_rounds(self._address, runs, self._home)
         not_run = tuple(job for key, job in self._plan.jobs.items() if key not in self._ended)
         outcomes = (*self._ended.values(), *self._plan.refused)
         return LabSweep(outcomes, measured, dict(self._engine.set_aside), not_run, interrupted)
 
-    def _export(self, known: set[str], workers: int) -> Iterator[Outcome]:
-        """Yield the outcome of each job whose artifact cannot be made; one cell of a graph goes ahead of the others."""
-        missing = [job for job in self._plan.jobs.values() if job.key not in known]
+    def _export(self, recorded: set[str], workers: int) -> Iterator[Outcome]:
+        """Yield the outcome of each job whose export fails; one cell of each graph is exported before the others."""
+        missing = [job for job in self._plan.jobs.values() if job.key not in recorded]
         first = {_cell(job).graph: job for job in reversed(missing)}
         for batch in (list(first.values()), [job for job in missing if job not in first.values()]):
             with ThreadPoolExecutor(workers) as pool:
                 try:
-                    for outcome in pool.map(self._made, batch):
+                    for outcome in pool.map(self._export_one, batch):
                         if outcome is not None:
                             yield outcome
                 except BaseException:
@@ -233,7 +233,7 @@ class _Run:
                     process.kill_all()
                     raise
 
-    def _made(self, job: LabJob) -> Outcome | None:
+    def _export_one(self, job: LabJob) -> Outcome | None:
         try:
             export_for(_cell(job), self._plan.devices[job.device], str(self._home))
         except EffbenchError as error:
@@ -259,10 +259,10 @@ def _cell(job: LabJob) -> cells.CellJob:
 
 
 def fetch_rounds(address: str, runs: Sequence[str], home: Path) -> dict[str, Measurement]:
-    """Bring the rounds of runs into the store of a folder, those that are not there yet; returns each run as one.
+    """Copy the missing rounds of runs into the store of a folder; return one measurement per run.
 
     Raises:
-        DataError: A round cannot be read, or the folder not be written.
+        DataError: A round cannot be read, or the folder cannot be written.
     """
     from filelock import FileLock
 
@@ -271,14 +271,14 @@ def fetch_rounds(address: str, runs: Sequence[str], home: Path) -> dict[str, Mea
     home.mkdir(parents=True, exist_ok=True)
     store = Store(home)
     with FileLock(home / "lab.lock"):
-        have = Counter({one.run: len(one.samples.rounds) for one in store})
+        present = Counter({measurement.run: len(measurement.samples.rounds) for measurement in store})
         for run in runs:
-            kept = [
+            rounds = [
                 from_json(Measurement, data, f"{address}/rounds/{run}/{name}") for name, data in rounds_of(address, run)
             ]
-            if not kept:
+            if not rounds:
                 hint = "Workers on other hosts need a --store that all of them and this machine share."
                 raise DataError(f"{address} has no rounds of run {run}, though its job is done.", hint=hint)
-            for one in kept[have[run] :]:
-                store.append(one)
-    return {one.run: one for one in store if one.run in set(runs)}
+            for measurement in rounds[present[run] :]:
+                store.append(measurement)
+    return {measurement.run: measurement for measurement in store if measurement.run in set(runs)}

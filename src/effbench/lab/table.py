@@ -1,4 +1,4 @@
-"""What a sweep over devices found, as records for a table; the files it is written to."""
+"""The result of a sweep over devices as records for a table, and the files of the table."""
 
 from __future__ import annotations
 
@@ -16,19 +16,22 @@ from effbench.store import home as home_of
 from effbench.store import write_atomically
 
 
-def records(found: LabSweep) -> list[dict[str, Any]]:
+def records(sweep: LabSweep) -> list[dict[str, Any]]:
     """Return one flat record per cell and device, those that did not run included."""
-    ended = [_record(outcome, found) for outcome in found.outcomes]
-    left = [{**_named(job), "status": NOT_RUN} for job in found.not_run]
-    return sorted([*ended, *left], key=lambda one: (one["device"], one["model"], one["resolution"], one["target"]))
+    finished = [_record(outcome, sweep) for outcome in sweep.outcomes]
+    remaining = [{**_named(job), "status": NOT_RUN} for job in sweep.not_run]
+    return sorted(
+        [*finished, *remaining],
+        key=lambda record: (record["device"], record["model"], record["resolution"], record["target"]),
+    )
 
 
-def _record(outcome: Outcome, found: LabSweep) -> dict[str, Any]:
+def _record(outcome: Outcome, sweep: LabSweep) -> dict[str, Any]:
     record = {**_named(outcome.job), "status": outcome.status, "cached": outcome.cached}
     record |= {"reason": outcome.reason, "next_step": outcome.next_step, "attempts": outcome.attempts}
     if outcome.status != OK:
         return record
-    measured = found.measurements[str(outcome.result["run"])]
+    measured = sweep.measurements[str(outcome.result["run"])]
     rounds = measured.samples.rounds
     p50 = percentiles.estimate([one.samples_ns for one in rounds], 0.5)
     trust, reasons = grade(measured.samples, measured.before, measured.after)
@@ -44,7 +47,7 @@ def _named(job: LabJob) -> dict[str, Any]:
     return {"device": job.device, **{name: cell[name] for name in names}}
 
 
-def write(found: LabSweep, formats: Sequence[str], out: str | None) -> list[Path]:
+def write(sweep: LabSweep, formats: Sequence[str], out: str | None) -> list[Path]:
     """Write the table as ``lab.md``, ``.csv`` or ``.json`` below the output folder.
 
     Raises:
@@ -53,7 +56,7 @@ def write(found: LabSweep, formats: Sequence[str], out: str | None) -> list[Path
     """
     files = []
     for form in formats:
-        text = render(records(found), found.set_aside, form)
+        text = render(records(sweep), sweep.set_aside, form)
         path = home_of(out) / f"lab.{FORMATS.get(form, 'txt')}"
         write_atomically(path, text)
         files.append(path)

@@ -21,34 +21,34 @@ class Threads:
         self._turn: dict[str, int] = {}
 
     def units(self) -> Mapping[str, str]:
-        """Return the devices, each its own unit."""
+        """Return the devices; each is one unit."""
         return self._devices
 
     def start(self, job: LabJob, unit: str, store: str | None) -> None:
-        """Begin a job in a thread of its own; it dies with this process."""
+        """Start a job in a new thread, which ends with this process."""
         turn = self._turn[unit] = self._turn.get(unit, 0) + 1
 
         def work() -> None:
             try:
                 answer = jobs.run(job.function, job.arguments, store, job.key)
-            except Exception as error:  # noqa: BLE001 - the engine waits for an answer: what nobody foresaw is one
+            except Exception as error:  # noqa: BLE001 - the engine waits for an answer in any case
                 answer = jobs.unexpected(error)
             self._ended.put((unit, turn, answer))
 
         threading.Thread(target=work, name=f"lab-{unit}", daemon=True).start()
 
     def finished(self, timeout_s: float) -> list[tuple[str, dict[str, Any]]]:
-        """Wait for an answer, and return all there are."""
-        found = []
+        """Wait for an answer, and return all answers."""
+        answers = []
         with contextlib.suppress(queue.Empty):
-            found.append(self._ended.get(timeout=timeout_s))
+            answers.append(self._ended.get(timeout=timeout_s))
             while True:
-                found.append(self._ended.get_nowait())
-        return [(unit, answer) for unit, turn, answer in found if self._turn.get(unit) == turn]
+                answers.append(self._ended.get_nowait())
+        return [(unit, answer) for unit, turn, answer in answers if self._turn.get(unit) == turn]
 
     def abandon(self, unit: str) -> None:
-        """Ignore what the job under way will say."""
+        """Ignore the answer of the running job."""
         self._turn[unit] = self._turn.get(unit, 0) + 1
 
     def close(self) -> None:
-        """Nothing to let go of: the threads are daemons."""
+        """Do nothing: the threads are daemons."""
