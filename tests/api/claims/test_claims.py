@@ -1,7 +1,8 @@
-"""Verdicts follow from whole intervals; the registry says where each claim comes from; the page is what was found."""
+"""Verdicts follow from whole intervals; the registry gives each claim's source; the page shows every finding."""
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from conftest import Run
+from effbench.api.claims import campaign as campaign_module
 from effbench.api.claims.campaign import Campaign
 from effbench.api.claims.kinds import (
     Counted,
@@ -24,11 +26,13 @@ from effbench.api.claims.kinds import (
 )
 from effbench.api.claims.registry import CLAIMS, chosen
 from effbench.api.claims.run import claims, write_page
+from effbench.api.compare.rounds import RoundSettings
 from effbench.errors import UsageError
 from effbench.models.mixers.local import LocalAttention
+from effbench.profiles.paired import PairedRound
 from effbench.reports.claims import FAILS, HOLDS, UNTESTED, VERDICTS, Finding, Judgement
 from effbench.reports.growth import Series
-from effbench.schema import Round
+from effbench.schema import Artifact, Round, Subject, Weights
 
 PX = (224, 320, 448, 704, 1024)
 
@@ -47,21 +51,22 @@ def test_one_size_that_fails_fails_the_claim():
     ]  # fmt: skip
 
 
-def campaign(tmp_path: Path, values: dict[tuple[str, int], float], scatter: float = 0.01) -> Campaign:
-    """Campaign whose rounds are given: value x (1 +- scatter) ms and MiB in turn, eight passes."""
-    made = Campaign(tmp_path)
-    for (what, px), value in values.items():
-        point = made.measured(what, px, "ort")
+def measured(tmp_path: Path, values: dict[tuple[str, int], float], scatter: float = 0.01) -> Campaign:
+    """Return a campaign of eight passes with scripted rounds: value x (1 +- scatter) ms and MiB in turn."""
+    campaign = Campaign(tmp_path)
+    for (part, px), value in values.items():
+        point = campaign.add(part, px, "ort")
         point.artifact = Counts(0)
         for index in range(8):
-            one = value * (1 + scatter * (-1) ** (index + px // 64))
-            point.rounds.append(Round((int(1e6 * one),) * 20, 0, True, 0.0, 0.0, int(2**20 * one)))
+            scattered = value * (1 + scatter * (-1) ** (index + px // 64))
+            samples_ns = (int(1e6 * scattered),) * 20
+            point.rounds.append(Round(samples_ns, 0, True, 0.0, 0.0, int(2**20 * scattered)))
             point.states.append(({}, {}))
-    return made
+    return campaign
 
 
 class Counts:
-    """Stands where an artifact would, for the MACs alone."""
+    """An artifact reduced to its MACs."""
 
     def __init__(self, macs: int) -> None:
         self.subject = self
@@ -69,10 +74,11 @@ class Counts:
 
 
 def grown(tmp_path: Path, p: float, macs_p: int) -> Judgement:
-    made = campaign(tmp_path, {("rgma", px): 100 * (px / 1024) ** (2 * p) for px in PX})
-    for (_, px, _), point in made.points.items():
+    """Return the judgement on a part whose latency grows as N**p and whose MACs grow as N**macs_p."""
+    campaign = measured(tmp_path, {("rgma", px): 100 * (px / 1024) ** (2 * p) for px in PX})
+    for (_, px, _), point in campaign.points.items():
         point.artifact = Counts(px ** (2 * macs_p))
-    return Grows("rgma").judge(made, ["ort"])
+    return Grows("rgma").judge(campaign, ["ort"])
 
 
 def test_linear_growth_holds_and_other_growth_does_not(tmp_path: Path):
@@ -83,13 +89,13 @@ def test_linear_growth_holds_and_other_growth_does_not(tmp_path: Path):
 
 
 def test_growth_that_was_not_measured_is_open(tmp_path: Path):
-    found = Grows("rgma").judge(Campaign(tmp_path), ["ort"])
-    assert UNTESTED == found.verdict
-    assert "224 px: not measured yet" in found.result
-    assert found.needs
+    judgement = Grows("rgma").judge(Campaign(tmp_path), ["ort"])
+    assert UNTESTED == judgement.verdict
+    assert "224 px: not measured yet" in judgement.result
+    assert judgement.needs
 
 
-def test_quadratic_macs_are_told_from_others():
+def test_quadratic_macs_are_recognized():
     def series(macs: list[int]) -> Series:
         return Series("x", "ort", "", PX, tuple(macs), (), ())
 
@@ -103,42 +109,44 @@ def test_quadratic_macs_are_told_from_others():
     ("logs", "expected"), [([-0.2, -0.21] * 4, HOLDS), ([0.2, 0.21] * 4, FAILS), ([0.1, -0.1] * 4, UNTESTED),
                            ([-0.2, -0.21], UNTESTED)]
 )  # fmt: skip
-def test_who_is_faster_is_decided_by_pairs(tmp_path: Path, logs: list[float], expected: str):
-    made = Campaign(tmp_path)
-    made.pair("iformer_m", "regla_m", 512, "ort").logs = logs
-    found = Faster("iformer_m", "regla_m", (512,)).judge(made, ["ort"])
-    assert expected == found.verdict
-    assert f"{math.exp(sum(logs) / len(logs)):.3f}" in found.result
+def test_which_is_faster_is_decided_by_pairs(tmp_path: Path, logs: list[float], expected: str):
+    campaign = Campaign(tmp_path)
+    campaign.pair("iformer_m", "regla_m", 512, "ort").logs = logs
+    judgement = Faster("iformer_m", "regla_m", (512,)).judge(campaign, ["ort"])
+    assert expected == judgement.verdict
+    assert f"{math.exp(sum(logs) / len(logs)):.3f}" in judgement.result
 
 
-def test_a_model_that_is_not_there_cannot_be_tested(tmp_path: Path):
-    made = Campaign(tmp_path)
+def test_an_unknown_model_cannot_be_tested(tmp_path: Path):
+    campaign = Campaign(tmp_path)
     test = Faster("no_such_model", "regla_m", (512,))
-    test.ask(made, ["ort"])
-    assert not made.pairs
-    assert "no_such_model" in test.judge(made, ["ort"]).needs
-    assert UNTESTED == Counted("no_such_model", "x", lambda counts: 1.0, 1.0).judge(made, []).verdict
+    test.plan(campaign, ["ort"])
+    assert not campaign.pairs
+    assert "no_such_model" in test.judge(campaign, ["ort"]).needs
+    assert UNTESTED == Counted("no_such_model", "x", lambda counts: 1.0, 1.0).judge(campaign, []).verdict
 
 
 def test_memory_is_compared_by_its_rise(tmp_path: Path):
     values = {("softmax", 224): 100.0, ("softmax", 1024): 500.0, ("aft-conv", 224): 100.0, ("aft-conv", 1024): 200.0}
     test = LessMemory("softmax", "aft-conv")
-    found = test.judge(campaign(tmp_path, values, 0.001), ["ort"])
-    assert HOLDS == found.verdict
-    assert "aft-conv 100 MiB, softmax 400 MiB" in found.result
-    assert FAILS == LessMemory("aft-conv", "softmax").judge(campaign(tmp_path, values, 0.001), ["ort"]).verdict
+    judgement = test.judge(measured(tmp_path, values, 0.001), ["ort"])
+    assert HOLDS == judgement.verdict
+    assert "aft-conv 100 MiB, softmax 400 MiB" in judgement.result
+    assert FAILS == LessMemory("aft-conv", "softmax").judge(measured(tmp_path, values, 0.001), ["ort"]).verdict
 
 
-def test_counts_are_held_against_what_is_printed(tmp_path: Path):
-    found = {one.name: one.test.judge(Campaign(tmp_path), []) for one in CLAIMS if isinstance(one.test, Counted)}
-    assert HOLDS == found["iformer-m-params"].verdict
-    assert HOLDS == found["iformer-m-macs"].verdict
+def test_counts_are_compared_with_published_figures(tmp_path: Path):
+    judgements = {
+        claim.name: claim.test.judge(Campaign(tmp_path), []) for claim in CLAIMS if isinstance(claim.test, Counted)
+    }
+    assert HOLDS == judgements["iformer-m-params"].verdict
+    assert HOLDS == judgements["iformer-m-macs"].verdict
     # The released code takes 2.83 GMACs as well.
-    assert FAILS == found["iformer-l-macs"].verdict
-    assert "counted 2.827 G, printed 2.63 G" in found["iformer-l-macs"].result
+    assert FAILS == judgements["iformer-l-macs"].verdict
+    assert "counted 2.827 G, published 2.63 G" in judgements["iformer-l-macs"].result
 
 
-def test_the_registry_names_sources_and_speaks_of_no_phone_it_has_not():
+def test_the_registry_names_sources_and_leaves_phones_untested():
     assert len({claim.name for claim in CLAIMS}) == len(CLAIMS)
     assert all(re.search(r"arXiv:\d{4}\.\d{5}", claim.source) for claim in CLAIMS)
     for claim in CLAIMS:
@@ -152,7 +160,7 @@ def test_unknown_claims_are_refused():
     assert CLAIMS == chosen(())
 
 
-def test_the_page_tells_every_claim(tmp_path: Path):
+def test_the_page_has_every_claim(tmp_path: Path):
     findings = [
         Finding(v.replace(" ", "-"), f"It {v}", "arXiv:0000.00000", "how", Judgement(v, "r", "n")) for v in VERDICTS
     ]
@@ -161,14 +169,14 @@ def test_the_page_tells_every_claim(tmp_path: Path):
     anchors = re.findall(r"\(#([\w-]+)\)", text)
     assert anchors == re.findall(r"^### ([\w-]+)$", text, re.MULTILINE)
     assert all(text.count(f"**{verdict}**") == 1 for verdict in VERDICTS)
-    assert "no claim about one is made from a CPU" in " ".join(text.split())
+    assert "A measurement on a CPU supports no claim about a phone" in " ".join(text.split())
 
 
 def test_claims_that_need_no_measurement_are_judged_at_once(run: Run):
-    done = run("claims", "iformer-l-macs", "iformer-m-latency")
-    assert (0, "") == (done.returncode, done.stderr)
-    assert "does not hold here: iFormer-L takes 2.63 GMACs" in done.stdout
-    assert "iPhone 13 with iOS 17.7" in done.stdout
+    result = run("claims", "iformer-l-macs", "iformer-m-latency")
+    assert (0, "") == (result.returncode, result.stderr)
+    assert "does not hold here: iFormer-L takes 2.63 GMACs" in result.stdout
+    assert "iPhone 13 with iOS 17.7" in result.stdout
     assert (run.folder / "runs" / "claims" / "claims.md").is_file()
     assert 2 == run("claims", "iformer-l-mac").returncode
     assert 2 == run("claims", "--res", "224..512").returncode
@@ -188,9 +196,43 @@ def test_local_attention_is_softmax_over_a_neighbourhood():
     torch.testing.assert_close(layer(x), expected, rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize(("b_over_a", "expected"), [(0.8, HOLDS), (1.25, FAILS)])
+def test_a_pair_is_measured_stored_and_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, b_over_a: float, expected: str
+):
+    """Scripted rounds go through a campaign: exchanged sides or ratios in place of logarithms give another verdict."""
+    a_ns, waits = tuple(range(10_000, 10_020)), (0,) * 20
+    costs = {"digest-shma": 1.0, "digest-shma-window": b_over_a}
+
+    def run_round(a: Artifact, b: Artifact, settings: RoundSettings, seed: int) -> PairedRound:
+        sides = [tuple(int(costs[side.digest] * value) for value in a_ns) for side in (a, b)]
+        return PairedRound(sides[0], sides[1], waits, waits)
+
+    monkeypatch.setattr(campaign_module, "run_round", run_round)
+    monkeypatch.setattr(Campaign, "_machine", lambda self, target: {})
+    campaign = Campaign(tmp_path)
+    test = Faster("shma", "shma-window", (512,))
+    test.plan(campaign, ["ort"])
+    for point in campaign.points.values():
+        point.artifact = artifact(f"digest-{point.model}")
+    assert not campaign.run(passes=6)
+    judgement = test.judge(campaign, ["ort"])
+    assert expected == judgement.verdict
+    assert f"{b_over_a:.3f}" in judgement.result
+    stored = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
+    assert [("digest-shma", "digest-shma-window")] * 6 == [(line["a"], line["b"]) for line in stored]
+    assert [line["log_ratio"] for line in stored] == pytest.approx([math.log(b_over_a)] * 6, rel=0.01)
+
+
+def artifact(digest: str) -> Artifact:
+    subject = Subject("x", "user", Weights(), (512, 512), 1, "ort", "fp32")
+    return Artifact(Path(digest), digest, digest, subject, (), (), {}, "model.onnx")
+
+
 @pytest.mark.slow
 @pytest.mark.target("ort")
 def test_a_claim_is_measured_and_judged(tmp_path: Path):
-    found = claims(["windowed-shma"], targets=["ort"], passes=6, out=tmp_path)
-    assert found.findings[0].judgement.verdict in VERDICTS
-    assert "ort 512 px" in found.findings[0].judgement.result
+    """Windows take little more than half of the time of the whole map, so that exchanged sides would fail."""
+    (finding,) = claims(["windowed-shma"], targets=["ort"], passes=6, out=tmp_path).findings
+    assert HOLDS == finding.judgement.verdict
+    assert "ort 512 px" in finding.judgement.result

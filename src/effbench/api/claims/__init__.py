@@ -1,4 +1,4 @@
-"""`effbench claims`: what the papers say, tested on this machine as far as it can be."""
+"""`effbench claims`: claims of papers, tested on this machine as far as it can test them."""
 
 from effbench.api.claims.run import claims
 

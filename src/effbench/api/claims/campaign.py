@@ -1,8 +1,8 @@
-"""Campaign for claims and scaling laws: artifacts measured in passes, kept in a store and found there again.
+"""A measurement campaign for claims and scaling laws: artifacts measured in passes, kept in a store and reused.
 
 A pass measures every artifact once, in a fresh process, in random order; a pair adds one round of two artifacts that
-alternate in one process. What a store holds already for the same artifact on the same machine counts, so that a run
-that was stopped goes on where it was.
+alternate in one process. Measurements of the same artifact on the same machine that a store already holds count, so
+an interrupted campaign continues.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ PASSES = 8
 """Two more than an interval needs, so that a lost round costs no verdict."""
 
 ROUND_S = 2.0
-"""Of one artifact in one pass, start-up included; a pass is spread over many artifacts, not over many samples."""
+"""Of one artifact in one pass, start-up included: the time goes into many artifacts, not into many samples of one."""
 
 PAIR_S, MIN_PAIRS = 1.5, 5
 
 
 @dataclass
 class Point:
-    """One model or part at one size on one target, and the rounds it has so far."""
+    """One model or part at one size on one target, with the rounds measured so far."""
 
-    what: str
+    model: str
     px: int
     target: str
     artifact: Artifact | None = None
@@ -56,13 +56,13 @@ class Point:
 
     @property
     def name(self) -> str:
-        """What progress and reasons call it."""
-        return f"{self.what} at {self.px} px on {self.target}"
+        """Its name in progress lines and reasons."""
+        return f"{self.model} at {self.px} px on {self.target}"
 
 
 @dataclass
 class PointPair:
-    """Two points against each other; logarithms of B's latency over A's, one per round."""
+    """Two points that alternate; ``logs`` holds the logarithm of B's latency over A's for each round."""
 
     a: Point
     b: Point
@@ -71,20 +71,20 @@ class PointPair:
 
     @property
     def name(self) -> str:
-        """What progress and reasons call it."""
-        return f"{self.b.what} over {self.a.what} at {self.a.px} px on {self.a.target}"
+        """Its name in progress lines and reasons."""
+        return f"{self.b.model} over {self.a.model} at {self.a.px} px on {self.a.target}"
 
     @property
     def failure(self) -> str:
-        """Why it cannot be measured, or nothing."""
+        """The reason why it cannot be measured, or an empty string."""
         return self.a.failure or self.b.failure or self.lost
 
 
 class Campaign:
-    """What is to be measured, and how far that is.
+    """The points and pairs to measure, and their measurements so far.
 
     Args:
-        home: Artifacts and measurements lie below it.
+        home: The folder of artifacts and measurements.
         threads: Of the runtime.
         notify: Called with one line per step.
     """
@@ -92,80 +92,82 @@ class Campaign:
     def __init__(self, home: Path, threads: int = 1, notify: Notify = silent) -> None:
         self.home, self.threads, self.notify = home, threads, notify
         self.points: dict[tuple[str, int, str], Point] = {}
-        self.passed: set[tuple[str, int, str]] = set()
+        self.in_passes: set[tuple[str, int, str]] = set()
         self.pairs: dict[tuple[str, str, int, str], PointPair] = {}
-        self._now: dict[str, dict[str, Any]] = {}
+        self._conditions_of: dict[str, dict[str, Any]] = {}
 
-    def point(self, what: str, px: int, target: str) -> Point:
-        """Return a point, new or known; it is exported by `prepare`."""
-        return self.points.setdefault((what, px, target), Point(what, px, target))
+    def point(self, model: str, px: int, target: str) -> Point:
+        """Return a point, added if it is new; `prepare` exports it."""
+        return self.points.setdefault((model, px, target), Point(model, px, target))
 
-    def measured(self, what: str, px: int, target: str) -> Point:
-        """Return a point that takes part in every pass."""
-        self.passed.add((what, px, target))
-        return self.point(what, px, target)
+    def add(self, model: str, px: int, target: str) -> Point:
+        """Return a point that every pass measures."""
+        self.in_passes.add((model, px, target))
+        return self.point(model, px, target)
 
     def pair(self, a: str, b: str, px: int, target: str) -> PointPair:
-        """Return the pair B over A."""
-        sides = self.point(a, px, target), self.point(b, px, target)
-        return self.pairs.setdefault((a, b, px, target), PointPair(*sides))
+        """Return the pair B over A, added if it is new."""
+        points = self.point(a, px, target), self.point(b, px, target)
+        return self.pairs.setdefault((a, b, px, target), PointPair(*points))
 
     def prepare(self) -> None:
-        """Export what is not there yet, and read what the store holds of it."""
-        todo = [point for point in self.points.values() if point.artifact is None and not point.failure]
+        """Export the points that have no artifact, and read their measurements from the store."""
+        missing = [point for point in self.points.values() if point.artifact is None and not point.failure]
         with ThreadPoolExecutor(max(1, min(os.cpu_count() or 1, 2))) as pool:
-            list(pool.map(self._export, _by_export(todo)))
-        self._recall()
+            list(pool.map(self._export, _by_export(missing)))
+        self._read_store()
 
-    def _export(self, group: Sequence[Point]) -> None:
-        what, px = group[0].what, group[0].px
+    def _export(self, points: Sequence[Point]) -> None:
+        model, px = points[0].model, points[0].px
         try:
-            argument, side = model_argument(what, px) if what in parts() else (what, px)
-            cells = export(argument, [point.target for point in group], [side], out=self.home, notify=self.notify)
+            argument, side = model_argument(model, px) if model in parts() else (model, px)
+            cells = export(argument, [point.target for point in points], [side], out=self.home, notify=self.notify)
         except EffbenchError as error:
-            for point in group:
+            for point in points:
                 point.failure = error.message
             return
-        for point, cell in zip(group, cells, strict=True):
+        for point, cell in zip(points, cells, strict=True):
             if cell.status.made:
                 point.artifact = bundle.load(Path(cell.artifact), check_files=False)
             else:
                 point.failure = cell.reason
 
-    def _recall(self) -> None:
+    def _read_store(self) -> None:
         by_digest: dict[str, Point] = {}
         for point in self.points.values():
             point.rounds, point.states = [], []
             if point.artifact is not None:
                 by_digest[point.artifact.digest] = point
-        for measured in Store(self.home):
-            if measured.digest in by_digest and self._fits(measured):
-                self._take(by_digest[measured.digest], measured)
+        for measurement in Store(self.home):
+            if measurement.digest in by_digest and self._counts(measurement):
+                self._add_rounds(by_digest[measurement.digest], measurement)
         for pair in self.pairs.values():
             pair.logs = []
-        known = {_digests(pair): pair for pair in self.pairs.values() if not pair.failure}
+        by_digests = {_digests(pair): pair for pair in self.pairs.values() if not pair.failure}
         for _, line in read_lines(self.home / "pairs.jsonl"):
-            pair_ = known.get((line["a"], line["b"]))
-            if pair_ is not None and line["conditions"] == self._conditions(pair_):
-                pair_.logs.append(float(line["log_ratio"]))
+            stored = by_digests.get((line["a"], line["b"]))
+            if stored is not None and line["conditions"] == self._conditions(stored):
+                stored.logs.append(float(line["log_ratio"]))
 
-    def _take(self, point: Point, measured: Measurement) -> None:
-        point.rounds += measured.samples.rounds
-        point.states += [(measured.before, measured.after)] * len(measured.samples.rounds)
+    def _add_rounds(self, point: Point, measurement: Measurement) -> None:
+        point.rounds += measurement.samples.rounds
+        point.states += [(measurement.before, measurement.after)] * len(measurement.samples.rounds)
 
-    def _fits(self, measured: Measurement) -> bool:
-        now = self._machine(measured.subject.target)
-        same = all(measured.before.get(key) == now.get(key) for key in Measurement.MUST_MATCH)
+    def _counts(self, measurement: Measurement) -> bool:
+        """Return whether an earlier measurement was made under the present conditions."""
+        now = self._machine(measurement.subject.target)
         return (
-            same and measured.settings["threads"] == str(self.threads) and measured.samples.protocol == "back-to-back"
+            all(measurement.before.get(key) == now.get(key) for key in Measurement.MUST_MATCH)
+            and measurement.settings["threads"] == str(self.threads)
+            and measurement.samples.protocol == "back-to-back"
         )
 
     def _machine(self, target: str) -> dict[str, Any]:
-        """Return what has to be equal before an earlier measurement counts."""
-        if target not in self._now:
-            seen = environment.observe(deploy.get(target).packages)
-            self._now[target] = {key: seen.get(key) for key in Measurement.MUST_MATCH}
-        return self._now[target]
+        """Return the environment that an earlier measurement must match."""
+        if target not in self._conditions_of:
+            observed = environment.observe(deploy.get(target).packages)
+            self._conditions_of[target] = {key: observed.get(key) for key in Measurement.MUST_MATCH}
+        return self._conditions_of[target]
 
     def _conditions(self, pair: PointPair) -> dict[str, Any]:
         return {**self._machine(pair.a.target), "threads": self.threads}
@@ -175,17 +177,20 @@ class Campaign:
         deadline = time.monotonic() + 60 * minutes if minutes is not None else float("inf")
         try:
             for index in range(passes):
-                for step in _shuffled(self._open(index)):
+                for step in _shuffled(self._unmeasured(index)):
                     if time.monotonic() >= deadline:
-                        self.notify(f"{minutes:g} min are over in pass {index + 1} of {passes}; run it again to go on")
+                        self.notify(
+                            f"{minutes:g} min are over in pass {index + 1} of {passes}; run it again to continue"
+                        )
                         return False
-                    self._step(step, index, passes)
+                    self._measure(step, index, passes)
         except KeyboardInterrupt:
             return True
         return False
 
-    def _open(self, index: int) -> Iterator[Point | PointPair]:
-        for key in self.passed:
+    def _unmeasured(self, index: int) -> Iterator[Point | PointPair]:
+        """Yield what has no measurement of a pass yet."""
+        for key in self.in_passes:
             point = self.points[key]
             if not point.failure and len(point.rounds) <= index:
                 yield point
@@ -193,30 +198,30 @@ class Campaign:
             if not pair.failure and len(pair.logs) <= index:
                 yield pair
 
-    def _step(self, step: Point | PointPair, index: int, passes: int) -> None:
+    def _measure(self, step: Point | PointPair, index: int, passes: int) -> None:
         if isinstance(step, PointPair):
-            self._pair_round(step)
-            found = f"ratio {math.exp(step.logs[-1]):.3f}" if step.logs else step.lost
+            self._measure_pair(step)
+            result = f"ratio {math.exp(step.logs[-1]):.3f}" if step.logs else step.lost
         else:
-            self._round(step)
-            found = f"{median_ms(step.rounds[-1]):.3f} ms" if step.rounds else step.failure
-        self.notify(f"pass {index + 1}/{passes}  {step.name}  {found}")
+            self._measure_point(step)
+            result = f"{median_ms(step.rounds[-1]):.3f} ms" if step.rounds else step.failure
+        self.notify(f"pass {index + 1}/{passes}  {step.name}  {result}")
 
-    def _round(self, point: Point) -> None:
+    def _measure_point(self, point: Point) -> None:
         assert point.artifact is not None
-        made = profile([str(point.artifact.folder)], threads=self.threads, rounds=1, budget_s=ROUND_S, out=self.home)
-        if made.interrupted:
+        result = profile([str(point.artifact.folder)], threads=self.threads, rounds=1, budget_s=ROUND_S, out=self.home)
+        if result.interrupted:
             raise KeyboardInterrupt
-        for measured in made.measurements:
-            self._take(point, measured)
-        if not made.measurements:
-            point.failure = next((cell.reason for cell in made.cells), "no measurement")
+        for measurement in result.measurements:
+            self._add_rounds(point, measurement)
+        if not result.measurements:
+            point.failure = next((cell.reason for cell in result.cells), "no measurement")
 
-    def _pair_round(self, pair: PointPair) -> None:
-        a, b = _sides(pair)
-        setting = RoundSettings(threads=self.threads, round_seconds=PAIR_S, min_pairs=MIN_PAIRS)
+    def _measure_pair(self, pair: PointPair) -> None:
+        a, b = _artifacts(pair)
+        settings = RoundSettings(threads=self.threads, round_seconds=PAIR_S, min_pairs=MIN_PAIRS)
         try:
-            log_ratio = log_ratios(run_round(a, b, setting, secrets.randbits(31))).typical
+            log_ratio = log_ratios(run_round(a, b, settings, secrets.randbits(31))).typical
         except EffbenchError as error:
             pair.lost = error.message
             return
@@ -231,44 +236,44 @@ class Campaign:
         pair.logs.append(log_ratio)
 
 
-def _sides(pair: PointPair) -> tuple[Artifact, Artifact]:
+def _artifacts(pair: PointPair) -> tuple[Artifact, Artifact]:
     assert pair.a.artifact is not None
     assert pair.b.artifact is not None
     return pair.a.artifact, pair.b.artifact
 
 
 def _digests(pair: PointPair) -> tuple[str, str]:
-    a, b = _sides(pair)
+    a, b = _artifacts(pair)
     return a.digest, b.digest
 
 
 def median_ms(item: Round) -> float:
-    """Return the median latency of a round."""
+    """Return the median latency of a round, in milliseconds."""
     samples = sorted(item.samples_ns)
     middle = len(samples) // 2
     return (samples[middle] + samples[~middle]) / 2e6
 
 
 def _by_export(points: Iterable[Point]) -> list[list[Point]]:
-    """Group points that one export makes: the targets of a model at a size."""
+    """Group points that one export makes: the targets of a model at one size."""
     groups: dict[tuple[str, int], list[Point]] = {}
     for point in points:
-        groups.setdefault((point.what, point.px), []).append(point)
+        groups.setdefault((point.model, point.px), []).append(point)
     return list(groups.values())
 
 
 def _shuffled(steps: Iterable[Point | PointPair]) -> list[Point | PointPair]:
-    found = list(steps)
-    random.shuffle(found)
-    return found
+    shuffled = list(steps)
+    random.shuffle(shuffled)
+    return shuffled
 
 
 def check_name(name: str) -> None:
-    """Refuse what is neither a part nor a model nor something that `effbench.api.export.source.resolve` takes.
+    """Refuse a name that is neither a part nor a model that `effbench.api.export.source.resolve` accepts.
 
     Raises:
         UsageError: With near misses.
     """
-    known = {**parts(), **models.models()}
-    if name not in known and not name.endswith(".onnx") and ":" not in name:
-        raise unknown_name(name, known, "mixer, block or model")
+    valid = {**parts(), **models.models()}
+    if name not in valid and not name.endswith(".onnx") and ":" not in name:
+        raise unknown_name(name, valid, "mixer, block or model")

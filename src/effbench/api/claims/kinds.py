@@ -1,6 +1,6 @@
-"""Kinds of tests: what each has to be measured, and how the figures decide.
+"""Kinds of tests: what each needs measured, and how the figures decide.
 
-A verdict needs a whole interval on one side. Whatever lies across a bound is open, and says so.
+A verdict needs the whole interval on one side of a bound; an interval across the bound leaves the claim open.
 """
 
 from __future__ import annotations
@@ -15,41 +15,42 @@ import numpy as np
 
 from effbench import models
 from effbench.api.claims.campaign import Campaign, PointPair
-from effbench.api.claims.scaling import RANGE, series, sizes
+from effbench.api.claims.request import RANGE
+from effbench.api.claims.scaling import series, sizes
 from effbench.models.parts import parts
 from effbench.reports.claims import FAILS, HOLDS, UNTESTED, Judgement
 from effbench.reports.growth import Series, ratio
 from effbench.reports.scaling import exponent
 
 LINEAR = (0.9, 1.1)
-"""A latency whose exponent lies within this is called linear."""
+"""A latency is called linear if its exponent lies within these."""
 
-MORE = "more passes, on a machine that does nothing else: run `effbench claims` again"
+MORE = "more passes on an idle machine: run `effbench claims` again"
 
 
 class Test(Protocol):
-    """How a claim is tested."""
+    """The test of a claim."""
 
     @property
     def method(self) -> str:
         """The test in a sentence."""
 
-    def ask(self, campaign: Campaign, targets: Sequence[str]) -> None:
-        """Say what has to be measured."""
+    def plan(self, campaign: Campaign, targets: Sequence[str]) -> None:
+        """Add what has to be measured to a campaign."""
 
     def judge(self, campaign: Campaign, targets: Sequence[str]) -> Judgement:
-        """Decide on what was measured."""
+        """Return the verdict on the measurements."""
 
 
 def decide(low: float, high: float, inside: tuple[float, float]) -> str:
-    """Return a verdict on whether something lies within bounds, from its interval."""
+    """Return the verdict on whether a quantity lies within bounds, from its interval."""
     if inside[0] <= low and high <= inside[1]:
         return HOLDS
     return FAILS if high < inside[0] or low > inside[1] else UNTESTED
 
 
 def together(verdicts: Sequence[str]) -> str:
-    """Return FAILS where any part does, HOLDS where all do."""
+    """Return FAILS if any verdict is FAILS, HOLDS if all are HOLDS."""
     if FAILS in verdicts:
         return FAILS
     return HOLDS if verdicts and set(verdicts) == {HOLDS} else UNTESTED
@@ -59,54 +60,54 @@ def together(verdicts: Sequence[str]) -> str:
 class Grows:
     """Latency and MACs of a part over resolution: linear, or quadratic as softmax attention is."""
 
-    what: str
+    part: str
     quadratic: bool = False
     resolutions: str = RANGE
 
     @property
     def method(self) -> str:
         """The test in a sentence."""
-        counted = "a N + b N^2 with b > 0, exactly" if self.quadratic else "in the very ratio of the pixels"
+        counted = "a N + b N^2 with b > 0, exactly" if self.quadratic else "exactly proportional to the pixels"
         bound = "above 1.5" if self.quadratic else f"within {LINEAR[0]} and {LINEAR[1]}"
-        part = parts()[self.what]
+        part = parts()[self.part]
         return (
-            f"`{self.what}` alone, {part.channels} channels, map of 1/{part.stride} of the side, "
+            f"`{self.part}` alone, {part.channels} channels, a map of 1/{part.stride} of the image's side, "
             f"{self.resolutions} px: MACs are {counted}; the exponent of a + b N^p, fitted to latency, lies {bound}"
         )
 
-    def ask(self, campaign: Campaign, targets: Sequence[str]) -> None:
-        """Ask for every size."""
+    def plan(self, campaign: Campaign, targets: Sequence[str]) -> None:
+        """Add every size."""
         for px in sizes(self.resolutions):
-            campaign.measured(self.what, px, targets[0])
+            campaign.add(self.part, px, targets[0])
 
     def judge(self, campaign: Campaign, targets: Sequence[str]) -> Judgement:
-        """Decide on MACs and on the interval of the exponent."""
-        found = series(campaign, self.what, sizes(self.resolutions), targets[0])
-        law = found.growth("latency")
+        """Return the verdict on MACs and on the interval of the exponent."""
+        measured = series(campaign, self.part, sizes(self.resolutions), targets[0])
+        law = measured.growth("latency")
         if law is None or law.interval is None:
-            return unmeasured(found)
-        counted = exactly_quadratic(found) if self.quadratic else found.exactly_linear
+            return unmeasured(measured)
+        counted = exactly_quadratic(measured) if self.quadratic else measured.exactly_linear
         inside = (1.5, math.inf) if self.quadratic else LINEAR
         timed = decide(*law.interval, inside)
         result = (
-            f"MACs {'as said' if counted else 'not as said'}; latency exponent {exponent(law)} on {targets[0]} "
-            f"({law.passes} passes, misfit {100 * law.law.misfit:.0f} %, trust {found.trust})"
+            f"MACs {'as claimed' if counted else 'not as claimed'}; latency exponent {exponent(law)} on {targets[0]} "
+            f"({law.passes} passes, misfit {100 * law.law.misfit:.0f} %, trust {measured.trust})"
         )
         verdict = timed if counted else FAILS
         return Judgement(verdict, result, MORE if verdict == UNTESTED else "")
 
 
-def exactly_quadratic(found: Series) -> bool:
-    """Say whether MACs are ``a N + b N**2`` with b > 0 at every size, in whole numbers."""
-    n, macs = found.pixels, found.macs
+def exactly_quadratic(item: Series) -> bool:
+    """Return whether MACs are ``a N + b N**2`` with b > 0 at every size, in whole numbers."""
+    n, macs = item.pixels, item.macs
     # Second differences of MACs / N over N are zero, and the first are above.
     slopes = [(macs[i + 1] * n[i] - macs[i] * n[i + 1], (n[i + 1] - n[i]) * n[i] * n[i + 1]) for i in range(len(n) - 1)]
     return all(a * d == c * b for (a, b), (c, d) in pairwise(slopes)) and slopes[0][0] > 0
 
 
-def unmeasured(found: Series) -> Judgement:
-    """Say what is missing of a series."""
-    reasons = "; ".join(f"{px} px: {why}" for px, why in sorted(found.failures.items()))
+def unmeasured(item: Series) -> Judgement:
+    """Return the judgement on a series that lacks measurements."""
+    reasons = "; ".join(f"{px} px: {reason}" for px, reason in sorted(item.failures.items()))
     return Judgement(UNTESTED, reasons, MORE)
 
 
@@ -123,32 +124,31 @@ class Faster:
     def method(self) -> str:
         """The test in a sentence."""
         bound = f"at most {1 + self.margin:g}" if self.margin else "below 1"
-        sides = ", ".join(map(str, self.at))
-        return f"`{self.b}` over `{self.a}` at {sides} px, alternating in one process: latency ratio {bound}"
+        px = ", ".join(map(str, self.at))
+        return f"`{self.b}` over `{self.a}` at {px} px, alternating in one process: latency ratio {bound}"
 
-    def ask(self, campaign: Campaign, targets: Sequence[str]) -> None:
-        """Ask for the pairs, where both sides are known."""
+    def plan(self, campaign: Campaign, targets: Sequence[str]) -> None:
+        """Add the pairs if both names are known."""
         if not unknown(self.a, self.b):
-            for pair in self._pairs(campaign, targets):
-                assert pair is not None
+            self._pairs(campaign, targets)
 
     def _pairs(self, campaign: Campaign, targets: Sequence[str]) -> list[PointPair]:
         return [campaign.pair(self.a, self.b, px, target) for target in targets for px in self.at]
 
     def judge(self, campaign: Campaign, targets: Sequence[str]) -> Judgement:
-        """Decide on every size and target together."""
+        """Return the verdict on all sizes and targets together."""
         if names := unknown(self.a, self.b):
             return Judgement(UNTESTED, "", f"a model or part named {', '.join(names)}")
         verdicts, texts = [], []
         for pair in self._pairs(campaign, targets):
-            where = f"{pair.a.target} {pair.a.px} px"
+            place = f"{pair.a.target} {pair.a.px} px"
             if pair.failure or not pair.logs:
                 verdicts.append(UNTESTED)
-                texts.append(f"{where}: {pair.failure or 'not measured yet'}")
+                texts.append(f"{place}: {pair.failure or 'not measured yet'}")
                 continue
             middle, span = ratio(pair.logs)
             verdicts.append(UNTESTED if span is None else decide(*span, (0, 1 + self.margin)))
-            texts.append(f"{where}: {spanned(middle, span)}")
+            texts.append(f"{place}: {spanned(middle, span)}")
         verdict = together(verdicts)
         return Judgement(verdict, "; ".join(texts), MORE if verdict == UNTESTED else "")
 
@@ -160,13 +160,13 @@ def spanned(middle: float, span: tuple[float, float] | None) -> str:
 
 def unknown(*names: str) -> list[str]:
     """Return the names that are neither a part nor a model."""
-    known = {**parts(), **models.models()}
-    return [name for name in names if name not in known]
+    valid = {**parts(), **models.models()}
+    return [name for name in names if name not in valid]
 
 
 @dataclass(frozen=True)
 class LessMemory:
-    """From the smallest size to the largest, B's process grows by less memory than A's."""
+    """From the smallest size to the largest, the memory of B's process grows by less than that of A's."""
 
     a: str
     b: str
@@ -178,43 +178,43 @@ class LessMemory:
         low, high = sizes(self.resolutions)[0], sizes(self.resolutions)[-1]
         return (
             f"`{self.b}` and `{self.a}` alone: rise of the process's peak memory from {low} to {high} px, B over A; "
-            "what the runtime itself takes drops out"
+            "the memory of the runtime itself cancels out"
         )
 
-    def ask(self, campaign: Campaign, targets: Sequence[str]) -> None:
-        """Ask for both ends."""
-        for what in (self.a, self.b):
+    def plan(self, campaign: Campaign, targets: Sequence[str]) -> None:
+        """Add both ends of the range."""
+        for part in (self.a, self.b):
             for px in self._ends():
-                campaign.measured(what, px, targets[0])
+                campaign.add(part, px, targets[0])
 
     def _ends(self) -> list[int]:
-        found = sizes(self.resolutions)
-        return [found[0], found[-1]]
+        px = sizes(self.resolutions)
+        return [px[0], px[-1]]
 
     def judge(self, campaign: Campaign, targets: Sequence[str]) -> Judgement:
-        """Decide on the ratio of the two rises."""
+        """Return the verdict on the ratio of the two rises."""
         rises = []
-        for what in (self.a, self.b):
-            found = series(campaign, what, self._ends(), targets[0])
-            if len(found.px) < 2 or not found.memory_bytes:
-                return unmeasured(found)
-            rises.append([high - low for low, high in found.memory_bytes])
+        for part in (self.a, self.b):
+            measured = series(campaign, part, self._ends(), targets[0])
+            if len(measured.px) < 2 or not measured.memory_bytes:
+                return unmeasured(measured)
+            rises.append([high - low for low, high in measured.memory_bytes])
         pairs = list(zip(*rises, strict=False))
         if any(min(pair) <= 0 for pair in pairs):
             return Judgement(UNTESTED, "memory did not rise", "larger images")
         middle, span = ratio([math.log(b / a) for a, b in pairs])
         verdict = UNTESTED if span is None else decide(*span, (0, 1))
-        mib = [float(np.median(one)) / 2**20 for one in rises]
+        mib = [float(np.median(rise)) / 2**20 for rise in rises]
         result = f"{self.b} {mib[1]:.0f} MiB, {self.a} {mib[0]:.0f} MiB on {targets[0]}; ratio {spanned(middle, span)}"
         return Judgement(verdict, result, MORE if verdict == UNTESTED else "")
 
 
 @dataclass(frozen=True)
 class Counted:
-    """A figure that is counted from the code of a registered model, against a printed one."""
+    """A figure that is counted from the code of a registered model, against the published one."""
 
     model: str
-    text: str
+    quantity: str
     count: Callable[[dict[str, int]], float]
     published: float
     unit: str = ""
@@ -222,26 +222,27 @@ class Counted:
     @property
     def method(self) -> str:
         """The test in a sentence."""
-        return f"{self.text} of `{self.model}`, counted from the code: within 1 % of what is printed, or equal rounded"
+        quantity = f"{self.quantity} of `{self.model}`, counted from the code"
+        return f"{quantity}: within 1 % of the published figure, or equal when rounded"
 
-    def ask(self, campaign: Campaign, targets: Sequence[str]) -> None:
-        """Ask for nothing."""
+    def plan(self, campaign: Campaign, targets: Sequence[str]) -> None:
+        """Add nothing."""
 
     def judge(self, campaign: Campaign, targets: Sequence[str]) -> Judgement:
-        """Decide on the count, which has no interval."""
-        found = models.models().get(self.model)
-        if found is None:
+        """Return the verdict on the count, which has no interval."""
+        backbone = models.models().get(self.model)
+        if backbone is None:
             return Judgement(UNTESTED, "", f"a model named {self.model}")
-        value = self.count(found.counts)
+        value = self.count(backbone.counts)
         decimals = len(f"{self.published:g}".partition(".")[2])
         same = abs(value / self.published - 1) <= 0.01 or round(value, decimals) == self.published
-        result = f"counted {value:.{decimals + 1}f}{self.unit}, printed {self.published:g}{self.unit}"
+        result = f"counted {value:.{decimals + 1}f}{self.unit}, published {self.published:g}{self.unit}"
         return Judgement(HOLDS if same else FAILS, result)
 
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """A claim that this machine cannot test, with what a test would need."""
+    """A claim that this machine cannot test, with what a test needs."""
 
     needs: str
 
@@ -250,9 +251,9 @@ class Elsewhere:
         """No test."""
         return ""
 
-    def ask(self, campaign: Campaign, targets: Sequence[str]) -> None:
-        """Ask for nothing."""
+    def plan(self, campaign: Campaign, targets: Sequence[str]) -> None:
+        """Add nothing."""
 
     def judge(self, campaign: Campaign, targets: Sequence[str]) -> Judgement:
-        """Say what it would need."""
+        """Return what a test needs."""
         return Judgement(UNTESTED, "", self.needs)

@@ -1,4 +1,4 @@
-"""The claims: what a paper says (in our words), where, and how it can be tested, or what a test would need."""
+"""The claims: what a paper states (paraphrased), where, and the test of it, or what a test needs."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ CLAIMS = (
     Claim(
         "regla-iformer-224",
         "Linear attention costs nothing at 224 px: ReGLA-M takes at most 2 % more time than iFormer-M",
-        f"{REGLA} (efficiency; the bound is ours)",
+        f"{REGLA} (efficiency; the bound is effbench's)",
         Faster("iformer_m", "regla_m", (224,), margin=0.02),
     ),
     Claim(
@@ -164,14 +164,14 @@ CLAIMS = (
 
 
 def chosen(names: tuple[str, ...]) -> tuple[Claim, ...]:
-    """Return the claims of these names, in the order of the registry; all where there is none.
+    """Return the claims of these names, in the order of the registry; without names, all claims.
 
     Raises:
-        UsageError: A name is unknown; a mixer is meant with --scaling.
+        UsageError: A name is unknown; the hint names --scaling, for a mixer or model.
     """
-    known = {claim.name: claim for claim in CLAIMS}
+    valid = {claim.name: claim for claim in CLAIMS}
     for name in names:
-        if name not in known:
-            error = unknown_name(name, known, "claim")
+        if name not in valid:
+            error = unknown_name(name, valid, "claim")
             raise UsageError(error.message, hint=f"{error.hint} Mixers and models are measured with --scaling.")
     return tuple(claim for claim in CLAIMS if not names or claim.name in names)
