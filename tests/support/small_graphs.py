@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,25 @@ def attention(batch: int | None = 1, extra: str | None = None) -> onnx.ModelProt
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     return onnx_file.infer_shapes(model, "small")
+
+
+def chain(depth: int) -> onnx.ModelProto:
+    """Return a graph of so many 3x3 convolutions in a row."""
+    rng = np.random.default_rng(0)
+    channels = [3, *[16] * depth]
+    weights = [
+        numpy_helper.from_array(rng.standard_normal((after, before, 3, 3)).astype(np.float32), f"w{index}")
+        for index, (before, after) in enumerate(pairwise(channels))
+    ]
+    names = ["image", *[f"x{index}" for index in range(depth - 1)], "output"]
+    nodes = [
+        helper.make_node("Conv", [before, f"w{index}"], [after], f"conv{index}", pads=[1, 1, 1, 1])
+        for index, (before, after) in enumerate(pairwise(names))
+    ]
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, SIDE, SIDE])
+    output = helper.make_tensor_value_info("output", TensorProto.FLOAT, [1, 16, SIDE, SIDE])
+    graph = helper.make_graph(nodes, "chain", [image], [output], weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
 def graph_artifact(

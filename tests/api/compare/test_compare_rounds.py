@@ -1,22 +1,25 @@
-"""What a comparison does when rounds go wrong: never a false verdict, always a clear one."""
+"""Rounds that go wrong never give a false verdict, and always a clear one; real rounds show which side is slower."""
 
 from __future__ import annotations
 
 import math
 import os
+import shutil
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from small_graphs import chain, converted, graph_artifact
 
+from effbench import deploy
 from effbench.api.compare.rounds import GIVE_UP, Comparison, RoundSettings, run_comparisons, run_round
-from effbench.deploy.artifact import bundle
 from effbench.errors import ConversionError, DataError
 from effbench.process import CRASHED, ChildFailure
-from effbench.profiles.paired import PairedRound
+from effbench.profiles.paired import PairedRound, log_ratios
 from effbench.schema import Artifact, InputShapes, Subject, Weights
 from effbench.statistics.sequential import Rules
 from effbench.statistics.verdict import Verdict
@@ -145,29 +148,36 @@ def test_a_verdict_below_fail_above_is_slower_and_passes():
 
 
 @pytest.fixture(scope="module")
-def toy(exported: Path) -> Artifact:
-    return next(item for item in bundle.artifacts(exported / "runs") if item.subject.target == "ort")
+def short_and_long(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Artifact]:
+    """Two artifacts, the second with sixty times the work of the first."""
+    target = deploy.get("ort")
+    homes = (tmp_path_factory.mktemp(name) for name in ("short", "long"))
+    a, b = (converted(graph_artifact(home, chain(depth)), target) for home, depth in zip(homes, (1, 60), strict=True))
+    return a, b
 
 
 @pytest.mark.target("ort")
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_real_round_of_equal_sides(toy: Artifact, workers: int):
+def test_a_real_round_shows_which_side_is_slower(short_and_long: tuple[Artifact, Artifact], workers: int):
+    """The true ratio is above 10: exchanged sides give its inverse, sides that are not told apart give 1."""
+    short, long = short_and_long
     settings = RoundSettings(workers=workers, round_seconds=0.1, min_pairs=12)
-    item = run_round(toy, toy, settings, 1)
-    assert 12 <= len(item.a_ns) == len(item.b_ns)
-    assert abs(float(np.median(np.log(np.array(item.b_ns) / np.array(item.a_ns))))) < math.log(3)
+    slower, faster = run_round(short, long, settings, 1), run_round(long, short, settings, 2)
+    assert 12 <= len(slower.a_ns) == len(slower.b_ns)
+    assert log_ratios(slower).typical > math.log(3)
+    assert log_ratios(faster).typical < -math.log(3)
 
 
 @pytest.mark.target("ort")
-def test_a_candidate_whose_file_is_altered_is_refused_with_its_reason(toy: Artifact, tmp_path: Path):
-    import shutil
-    from dataclasses import replace
-
+def test_a_candidate_whose_file_is_altered_is_refused_with_its_reason(
+    short_and_long: tuple[Artifact, Artifact], tmp_path: Path
+):
+    short, _ = short_and_long
     broken = tmp_path / "broken"
-    shutil.copytree(toy.folder, broken)
-    with (broken / toy.entry).open("ab") as stream:
+    shutil.copytree(short.folder, broken)
+    with (broken / short.entry).open("ab") as stream:
         stream.write(b"x")
-    comparison = Comparison("x", toy, replace(toy, folder=broken), RoundSettings(budget_s=30), Rules())
+    comparison = Comparison("x", short, replace(short, folder=broken), RoundSettings(budget_s=30), Rules())
     run_comparisons([comparison], lambda text: None)
     assert "failed" == comparison.verdict().outcome
     assert "altered" in comparison.verdict().reason
@@ -175,13 +185,13 @@ def test_a_candidate_whose_file_is_altered_is_refused_with_its_reason(toy: Artif
 
 @pytest.mark.target("ort")
 @pytest.mark.slow
-def test_a_real_worker_that_is_killed_loses_its_round(toy: Artifact):
+def test_a_real_worker_that_is_killed_loses_its_round(short_and_long: tuple[Artifact, Artifact]):
     settings = RoundSettings(round_seconds=30.0)
     seen: list[BaseException] = []
 
     def measure() -> None:
         try:
-            run_round(toy, toy, settings, 1)
+            run_round(*short_and_long, settings, 1)
         except ChildFailure as error:
             seen.append(error)
 
@@ -196,12 +206,12 @@ def test_a_real_worker_that_is_killed_loses_its_round(toy: Artifact):
 
 def children(module: str) -> list[int]:
     """Return the processes started by this one that run a module."""
-    found = []
+    processes = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             parent = int(stat.read_text().rpartition(")")[2].split()[1])
             if parent == os.getpid() and module in (stat.parent / "cmdline").read_text():
-                found.append(int(stat.parent.name))
+                processes.append(int(stat.parent.name))
         except OSError:
             continue
-    return found
+    return processes
