@@ -32,7 +32,7 @@ from effbench.models.mixers.local import LocalAttention
 from effbench.profiles.paired import PairedRound
 from effbench.reports.claims import FAILS, HOLDS, UNTESTED, VERDICTS, Finding, Judgement
 from effbench.reports.growth import Series
-from effbench.schema import Artifact, Round, Subject, Weights
+from effbench.schema import Artifact, InputShapes, Round, Subject, Weights
 
 PX = (224, 320, 448, 704, 1024)
 
@@ -225,7 +225,7 @@ def test_a_pair_is_measured_stored_and_judged(
 
 
 def artifact(digest: str) -> Artifact:
-    subject = Subject("x", "user", Weights(), (512, 512), 1, "ort", "fp32")
+    subject = Subject("x", "user", Weights(), InputShapes((512, 512)), 1, "ort", "fp32")
     return Artifact(Path(digest), digest, digest, subject, (), (), {}, "model.onnx")
 
 

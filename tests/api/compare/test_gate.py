@@ -1,4 +1,4 @@
-"""The gate: two trees, each proved to be itself; budgets; stored baselines; what most changes cost."""
+"""The gate: exports that are proved to come from their trees, budgets, baselines, and what unrelated changes cost."""
 
 from __future__ import annotations
 
@@ -61,11 +61,11 @@ def repository(folder: Path, package: str = "src/tiny") -> Path:
 
 
 def gate(folder: Path, *arguments: str, python: str = sys.executable) -> tuple[int, dict, str]:
-    """Run the gate as a user would; returns the exit code, the report and what it said."""
+    """Run the gate as a user would; returns the exit code, the report and what it wrote to standard error."""
     command = [python, "-m", "effbench.cli", "gate", *arguments, "--json"]
     env = {key: value for key, value in os.environ.items() if not key.startswith("EFFBENCH_")}
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=280, check=False)
-    return done.returncode, json.loads(done.stdout)["data"] if done.stdout else {}, done.stderr
+    result = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=280, check=False)
+    return result.returncode, json.loads(result.stdout).get("data", {}) if result.stdout else {}, result.stderr
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_an_unknown_ref_is_refused(repo: Path):
         commit_of("nothing", repo)
 
 
-def test_a_worktree_is_taken_away_again(repo: Path):
+def test_a_worktree_is_removed_at_the_end(repo: Path):
     with worktree("HEAD", repo) as tree:
         assert (tree / "src" / "tiny" / "__init__.py").is_file()
     assert not tree.exists()
@@ -100,9 +100,9 @@ def test_the_tree_comes_first_on_the_module_path(repo: Path):
 
 
 def test_a_factory_outside_the_tree_ends_with_5(repo: Path):
-    code, _, said = gate(repo, "json:loads", "--base", "HEAD")
+    code, _, stderr = gate(repo, "json:loads", "--base", "HEAD")
     assert 5 == code
-    assert "outside" in said
+    assert "outside" in stderr
 
 
 @pytest.mark.parametrize(
@@ -113,25 +113,25 @@ def test_a_factory_outside_the_tree_ends_with_5(repo: Path):
         (("--base", "nothing"), "git knows no"),
     ],
 )
-def test_a_gate_that_cannot_be_meant_ends_with_2(repo: Path, arguments: tuple[str, ...], words: str):
-    code, _, said = gate(repo, *arguments)
+def test_an_invalid_gate_ends_with_2(repo: Path, arguments: tuple[str, ...], words: str):
+    code, _, stderr = gate(repo, *arguments)
     assert 2 == code
-    assert words in said
+    assert words in stderr
 
 
 @pytest.mark.slow
 def test_most_changes_cost_nothing_and_a_slowdown_is_explained(repo: Path):
-    code, report, said = gate(repo, "--base", "HEAD")
-    assert (0, True, 0) == (code, report["verdicts"][0]["identical"], report["compared"]), said
+    code, report, stderr = gate(repo, "--base", "HEAD")
+    assert (0, True, 0) == (code, report["verdicts"][0]["identical"], report["compared"]), stderr
     (repo / "README.md").write_text("words")
     start = time.monotonic()
     code, report, _ = gate(repo, "--base", "HEAD")
     assert (0, True) == (code, report["verdicts"][0]["identical"])
     assert time.monotonic() - start < 60
     (repo / "src" / "tiny" / "__init__.py").write_text(MODEL.format(depth=6))
-    code, report, said = gate(repo, "--base", "HEAD", "--budget", "150")
+    code, report, stderr = gate(repo, "--base", "HEAD", "--budget", "150")
     verdict = report["verdicts"][0]
-    assert (1, "slower") == (code, verdict["outcome"]), said
+    assert (1, "slower") == (code, verdict["outcome"]), stderr
     assert 2 == verdict["why"]["operators"]["Conv"]
     assert "Conv" == max(verdict["why"]["layers"], key=lambda layer: layer["b_us"] - layer["a_us"])["operator"]
 
@@ -139,29 +139,29 @@ def test_most_changes_cost_nothing_and_a_slowdown_is_explained(repo: Path):
 @pytest.mark.slow
 def test_both_trees_alternate_inside_an_agent_of_a_device(repo: Path, tmp_path: Path, pipe: Any):
     (repo / "effbench.toml").write_text(SUITE + pipe("bench", tmp_path))
-    code, report, said = gate(repo, "--base", "HEAD", "--device", "bench")
-    assert (0, True) == (code, report["verdicts"][0]["identical"]), said
+    code, report, stderr = gate(repo, "--base", "HEAD", "--device", "bench")
+    assert (0, True) == (code, report["verdicts"][0]["identical"]), stderr
     assert not (tmp_path / "home").exists(), "identical files need no device"
     (repo / "src" / "tiny" / "__init__.py").write_text(MODEL.format(depth=8))
-    code, report, said = gate(repo, "--base", "HEAD", "--device", "bench", "--budget", "150")
-    assert (1, "slower") == (code, report["verdicts"][0]["outcome"]), said
+    code, report, stderr = gate(repo, "--base", "HEAD", "--device", "bench", "--budget", "150")
+    assert (1, "slower") == (code, report["verdicts"][0]["outcome"]), stderr
     assert [] == list((tmp_path / "home").glob("sessions/*"))
-    code, _, said = gate(repo, "--base", "HEAD", "--device", "bench", "--base-python", sys.executable)
+    code, _, stderr = gate(repo, "--base", "HEAD", "--device", "bench", "--base-python", sys.executable)
     assert 2 == code
-    assert "interpreter of this machine" in said
+    assert "interpreter of this machine" in stderr
 
 
 @pytest.mark.slow
 def test_a_model_that_only_moved_its_random_numbers_is_identical(repo: Path):
     text = MODEL.format(depth=4).replace("    layers = [", "    torch.rand(3)\n    layers = [")
     (repo / "src" / "tiny" / "__init__.py").write_text(text)
-    code, report, said = gate(repo, "--base", "HEAD")
-    assert (0, True) == (code, report["verdicts"][0]["identical"]), said
+    code, report, stderr = gate(repo, "--base", "HEAD")
+    assert (0, True) == (code, report["verdicts"][0]["identical"]), stderr
 
 
 @pytest.mark.slow
 def test_an_editable_install_does_not_hide_the_base(tmp_path: Path):
-    """Install the working tree in editable mode, seed a slowdown in it, and see it caught all the same."""
+    """Install the working tree in editable mode and make it slower; the gate still detects it."""
     repo = repository(tmp_path / "repo")
     (repo / "pyproject.toml").write_text(
         '[build-system]\nrequires = ["setuptools"]\nbuild-backend = "setuptools.build_meta"\n'
@@ -171,20 +171,20 @@ def test_an_editable_install_does_not_hide_the_base(tmp_path: Path):
     git(repo, "commit", "--quiet", "--message", "two")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True)
     python = str(tmp_path / "venv" / "bin" / "python")
-    ours = {sysconfig.get_paths()["purelib"], str(Path(budgets.__file__).parents[3])}
+    packages = {sysconfig.get_paths()["purelib"], str(Path(budgets.__file__).parents[3])}
     find = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
-    theirs = subprocess.run([python, "-c", find], capture_output=True, text=True, check=True).stdout.strip()
-    (Path(theirs) / "ours.pth").write_text("\n".join(sorted(ours)) + "\n")
+    site_packages = subprocess.run([python, "-c", find], capture_output=True, text=True, check=True).stdout.strip()
+    (Path(site_packages) / "effbench.pth").write_text("\n".join(sorted(packages)) + "\n")
     pip = [sys.executable, "-m", "pip", "--python", python]
     install = [*pip, "install", "--quiet", "--no-deps", "--no-build-isolation", "--editable", str(repo)]
     subprocess.run(install, check=True, capture_output=True)
-    where = subprocess.run(
+    imported = subprocess.run(
         [python, "-c", "import tiny; print(tiny.__file__)"], capture_output=True, text=True, check=True
     )
-    assert str(repo / "src" / "tiny") in where.stdout
+    assert str(repo / "src" / "tiny") in imported.stdout
     (repo / "src" / "tiny" / "__init__.py").write_text(MODEL.format(depth=7))
-    code, report, said = gate(repo, "--base", "HEAD", "--budget", "150", python=python)
-    assert (1, "slower") == (code, report["verdicts"][0]["outcome"]), said
+    code, report, stderr = gate(repo, "--base", "HEAD", "--budget", "150", python=python)
+    assert (1, "slower") == (code, report["verdicts"][0]["outcome"]), stderr
 
 
 def artifact(**changes: object) -> Artifact:
@@ -218,8 +218,10 @@ def test_counted_figures_gate_exactly():
     budget = budgets.Budget(
         {"model": "tiny.net"}, {"macs": 5_000, "params": 999, "size_mib": 1.0, "operators": {"Conv": 4}}
     )
-    found = {check.quantity: check.status for check in budgets.check([budget], artifact(), {"Conv": 5}, None, "local")}
-    assert {"macs": "passed", "params": "missed", "size MiB": "passed", "operators Conv": "missed"} == found
+    statuses = {
+        check.quantity: check.status for check in budgets.check([budget], artifact(), {"Conv": 5}, None, "local")
+    }
+    assert {"macs": "passed", "params": "missed", "size MiB": "passed", "operators Conv": "missed"} == statuses
 
 
 @pytest.mark.parametrize(("limit", "status"), [(20.0, "passed"), (5.0, "missed"), (10.0167, "open")])
@@ -228,15 +230,15 @@ def test_a_latency_is_held_to_its_budget_by_its_interval(limit: float, status: s
     assert [status] == [check.status for check in budgets.check([budget], artifact(), {}, measurement(10.0), "local")]
 
 
-def test_what_is_not_known_is_open_and_other_rows_are_left_alone():
-    both = [
+def test_an_unknown_figure_is_open_and_a_budget_of_other_artifacts_does_not_apply():
+    listed = [
         budgets.Budget({}, {"fidelity": True, "accelerator_share": 0.9}),
         budgets.Budget({"resolution": 512}, {"macs": 1}),
     ]
-    assert ["open", "open"] == [check.status for check in budgets.check(both, artifact(), {}, None, "local")]
-    good = Fidelity(True, "x", 1, 0, 0, 1, 1, True, True, {})
-    checked = artifact(fidelity=good, placement={"accelerator_share": 0.5})
-    assert ["passed", "missed"] == [check.status for check in budgets.check(both, checked, {}, None, "local")]
+    assert ["open", "open"] == [check.status for check in budgets.check(listed, artifact(), {}, None, "local")]
+    fidelity = Fidelity(True, "x", 1, 0, 0, 1, 1, True, True, {})
+    verified = artifact(fidelity=fidelity, placement={"accelerator_share": 0.5})
+    assert ["passed", "missed"] == [check.status for check in budgets.check(listed, verified, {}, None, "local")]
 
 
 def test_a_suite_file_with_a_wrong_key_is_refused(tmp_path: Path):
@@ -251,19 +253,19 @@ def test_a_suite_file_with_a_wrong_key_is_refused(tmp_path: Path):
 BLANK = Verdict("tiny.net", "inconclusive")
 
 
-def test_stored_measurements_of_another_machine_are_not_compared():
-    found = judge_measurements(BLANK, measurement(10.0, cpu_model="y"), measurement(12.0, digest="e"), Rules())
-    assert "inconclusive" == found.outcome
-    assert "'cpu_model'" in found.reason
+def test_a_baseline_of_another_machine_is_not_compared():
+    verdict = judge_measurements(BLANK, measurement(10.0, cpu_model="y"), measurement(12.0, digest="e"), Rules())
+    assert "inconclusive" == verdict.outcome
+    assert "'cpu_model'" in verdict.reason
 
 
 @pytest.mark.parametrize(
     ("ms", "outcome", "fails"), [(12.0, "slower", True), (8.0, "faster", False), (10.02, "unchanged", False)]
 )
-def test_stored_measurements_of_this_machine_are(ms: float, outcome: str, fails: bool):
-    found = judge_measurements(BLANK, measurement(10.0), measurement(ms, digest="e"), Rules())
-    assert (outcome, fails) == (found.outcome, found.fails)
-    assert ms / 10 == pytest.approx(found.ratios[0].ratio, rel=0.01)
+def test_a_baseline_of_this_machine_is_compared(ms: float, outcome: str, fails: bool):
+    verdict = judge_measurements(BLANK, measurement(10.0), measurement(ms, digest="e"), Rules())
+    assert (outcome, fails) == (verdict.outcome, verdict.fails)
+    assert (outcome, ms / 10) == (verdict.ratios[0].outcome, pytest.approx(verdict.ratios[0].ratio, rel=0.01))
 
 
 def test_equal_digests_need_no_measuring():
