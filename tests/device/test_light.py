@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("export")]
 
 
 def interpreter(version: str) -> str | None:
-    """Return the newest interpreter of a version: on the PATH, or where pyenv keeps its own."""
+    """Return the newest interpreter of a version, on the PATH or installed by pyenv."""
     home = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
     candidates = sorted(home.glob(f"versions/{version}.*/bin/python"), key=lambda path: path.parts[-3])
     on_path = shutil.which(f"python{version}")
@@ -40,7 +40,7 @@ def interpreter(version: str) -> str | None:
 
 @pytest.fixture(scope="module", params=VERSIONS)
 def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A Python of another version with numpy and onnxruntime, and nothing else but pip."""
+    """Return a Python of another version with only numpy, onnxruntime and pip."""
     version = request.param
     executable = interpreter(version)
     if executable is None:
@@ -79,7 +79,7 @@ def installed(python: str) -> set[str]:
 
 
 def test_the_device_environment_has_only_numpy_and_the_runtime(python: str):
-    # What onnxruntime itself asks for comes with it; none of it is imported by effbench.
+    # The dependencies of onnxruntime are installed with it; effbench imports none of them.
     brought = {"coloredlogs", "humanfriendly", "flatbuffers", "packaging", "protobuf", "sympy", "mpmath"}
     assert {"numpy", "onnxruntime"} == installed(python) - brought
 

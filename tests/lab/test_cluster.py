@@ -20,7 +20,7 @@ from effbench.lab.cluster import Cluster  # noqa: E402
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.xdist_group("lab"),
-    # distributed itself leaves loops and sockets to the collector when a scheduler is killed under it.
+    # distributed leaves event loops and sockets to the garbage collector if its scheduler is killed.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
@@ -124,7 +124,7 @@ for one in Engine(Cluster({lab.address!r}, ("orin",)), {str(tmp_path / "lab")!r}
     outcomes = list(sweep(lab, jobs, tmp_path / "lab"))
     assert [OK] * 12 == [outcome.status for outcome in outcomes]
     assert 12 == len(Results(tmp_path / "lab").keys())
-    # Two workers, so that at most two jobs were in flight and are done again.
+    # With two workers, at most two jobs were in flight and run again.
     assert 12 <= sum(runs(tmp_path).values()) <= 14
 
 

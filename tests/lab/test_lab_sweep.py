@@ -1,4 +1,4 @@
-"""A sweep over devices as a user runs it: another interpreter at the end of a pipe, this machine, one that is gone."""
+"""A sweep over devices from the command line: an interpreter behind a pipe, this machine, and a lost device."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LINE = ["sweep", "toy:net", "--res", "64", "-t", "ort", "--rounds", "2", "--budg
 
 @pytest.fixture
 def lab(own: Any, pipe: Any) -> Any:
-    """A command line in a folder that declares two devices that work and one that does not."""
+    """Return a command line in a folder that declares two working devices and a lost one."""
     gone = '[devices.gone]\ntransport = "pipe"\nconnection = { command = ["false"] }\n'
     (own.folder / "effbench.toml").write_text(pipe("bench", own.folder) + gone)
     return own

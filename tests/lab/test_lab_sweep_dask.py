@@ -113,7 +113,7 @@ def test_a_killed_sweep_or_scheduler_loses_only_the_rounds_in_flight(lab: Any, v
 
 
 def certificates(folder: Path) -> dict[str, str]:
-    """Make an authority and one certificate signed by it; returns the settings of Dask that name them."""
+    """Create a certificate authority and a certificate; return the settings of Dask that name them."""
     lines = """
         req -x509 -newkey rsa:2048 -nodes -days 2 -keyout ca.key -out ca.pem -subj /CN=lab-ca
         req -newkey rsa:2048 -nodes -keyout lab.key -out lab.csr -subj /CN=lab

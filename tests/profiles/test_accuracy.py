@@ -52,7 +52,7 @@ def test_nan_and_infinity_are_refused():
 
 
 class Session:
-    """Answers with one high score at the class that the image's first pixel names."""
+    """A session with one high score, at the class given by the image's first pixel."""
 
     def __init__(self) -> None:
         self.batches: list[int] = []

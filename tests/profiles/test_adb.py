@@ -1,7 +1,7 @@
 """The adb transport: the real program without a device, and its commands against a stand-in that runs them here.
 
-No phone is at hand. The stand-in hands what adb would send to this machine's shell, so that what is tested is how
-commands, files, errors and outputs travel; nothing here counts as run on a device.
+The stand-in passes the commands to this machine's shell instead of a phone's, so these tests cover the transfer of
+commands, files, errors and outputs; nothing here counts as run on a device.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ JETSON = '#!/bin/sh\necho "$@" >> "$LOG"\n[ "$1" = --store ] && echo kept > "$2"
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A file tree with two governors, and a PATH with no tool on it."""
+    """Return a file tree with two governors, with no tool on the PATH."""
     for index in range(2):
         folder = tmp_path / f"root/sys/devices/system/cpu/cpufreq/policy{index}"
         folder.mkdir(parents=True)
@@ -40,7 +40,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def tool(root: Path, name: str, text: str) -> Callable[[], list[str]]:
-    """Put a stand-in of a vendor's tool on the PATH; returns what reads the calls of it."""
+    """Put a stand-in of a vendor's tool on the PATH; return a function that reads its calls."""
     path = root.parent / "bin" / name
     path.write_text(text)
     path.chmod(0o755)

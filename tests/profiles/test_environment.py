@@ -15,7 +15,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 @pytest.fixture
 def tree(tmp_path, monkeypatch):
-    """Write files of an invented machine; returns a function (path below proc or sys, text)."""
+    """Return a function that writes a file of a test machine: (path below proc or sys, text)."""
     monkeypatch.setattr(environment, "PROC", tmp_path / "proc")
     monkeypatch.setattr(environment, "SYS", tmp_path / "sys")
 
@@ -97,7 +97,7 @@ def test_changes_account_for_own_and_other_work(tree):
     tree("proc/stat", f"cpu  {12 * tick} 0 {tick} 9 0 0 0 {2 * tick} 0 0\n")
     after = {**environment.counters(), "wall_s": 102.0, "own_cpu_s": 3.0}
     changes = environment.changes(before, after)
-    # Three busy core-seconds in two seconds of wall time, two of them our own; one second stolen.
+    # Three busy core-seconds in two seconds of wall time, two of them of this process; one second stolen.
     expected = {"other_cpu_pct": 50.0, "steal_pct": 50.0, "cpu_ratio": 1.0}
     assert expected == pytest.approx({key: changes[key] for key in expected})
 
@@ -108,7 +108,7 @@ def test_the_load_of_another_process_is_observed():
     burn = "import time\nend = time.process_time() + 0.4\nwhile time.process_time() < end: pass"
     subprocess.run([sys.executable, "-c", burn], check=True)
     changes = environment.changes(before, environment.counters())
-    # At least what the child used, less two kernel ticks of rounding.
+    # At least the CPU time of the child, minus two kernel ticks of rounding.
     assert changes["other_cpu_pct"] * changes["wall_s"] >= 100 * (0.4 - 0.02)
     assert changes["cpu_ratio"] < 0.5
 

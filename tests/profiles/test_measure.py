@@ -29,7 +29,7 @@ def assert_percentiles(samples, expected_ms):
 def test_a_constant_session():
     samples = rounds_of(lambda seed: cycle(10))
     assert_percentiles(samples, {0.5: 10, 0.9: 10, 0.99: 10})
-    # What the real machine did meanwhile has no bearing on a scripted clock.
+    # The load of the real machine is irrelevant to a scripted clock.
     alone = Samples(tuple(replace(round_, observed={}) for round_ in samples.rounds))
     assert trust.grade(alone) == ("B", ("other load could not be observed on this machine",))
     assert all(round_.stationary for round_ in samples.rounds)
@@ -68,7 +68,7 @@ def test_a_skewed_session():
 
 
 def test_the_first_inference_is_timed_separately_and_warmup_is_not_sampled():
-    # 900 ms once, then a decay from 30 ms to 10 ms over some 100 inferences.
+    # 900 ms once, then a decay from 30 ms to 10 ms over about 100 inferences.
     latencies = itertools.chain([900 * MS], (int((10 + 20 * np.exp(-i / 20)) * MS) for i in itertools.count()))
     round_ = Machine(latencies).round(max_warmup_seconds=10)
     assert round_.first_ms == 900
@@ -171,7 +171,7 @@ def late_fresh(feeds):
 
 
 class Stale:
-    """Hands out a copy of a buffer that a thread fills afterwards: what the caller holds never changes."""
+    """A session that returns a copy of a buffer that a thread fills later: the returned copy never changes."""
 
     def __init__(self):
         self.buffer = np.zeros((64, 64))
@@ -184,7 +184,7 @@ class Stale:
 
 
 class Previous:
-    """A pipeline of depth one: each call returns the outputs of the call before."""
+    """A pipeline of depth one: each call returns the outputs of the previous call."""
 
     def __init__(self):
         self.last = {"y": np.zeros((64, 64))}
@@ -195,7 +195,7 @@ class Previous:
 
 
 class Lazy:
-    """An output that waits for its result when it is first touched, as a device array does."""
+    """An output that waits for its result on first access, like a device array."""
 
     def __init__(self, value):
         self.value = value

@@ -32,7 +32,7 @@ FEEDS: list[Mapping[str, np.ndarray]] = [{"x": np.zeros(1)}]
 
 
 class Script:
-    """Two sessions and a clock that only they move."""
+    """Two sessions, and a clock that only they advance."""
 
     def __init__(self, a_ns: float, b_ns: float, drift: float = 0.0) -> None:
         self.now, self.drift = 1_000, drift
@@ -63,7 +63,7 @@ def test_a_known_ratio_is_measured_exactly():
 
 
 def in_pairs(shared: np.ndarray, a: np.ndarray, b: np.ndarray) -> PairedRound:
-    """A round of 10 ms inferences: what both members of a pair took longer, and what each side did, as log factors."""
+    """Return a round of 10 ms inferences with log factors common to both members of a pair, and of each side."""
     sides = [tuple(int(ns) for ns in 1e7 * np.exp(shared + noise)) for noise in (a, b)]
     return PairedRound(*sides, (0,) * len(shared), (0,) * len(shared))
 
@@ -172,7 +172,7 @@ def test_wait_until_idle_waits_for_busy_threads():
 
 
 def both(folder: Path, run_b) -> list[BaseException | tuple]:
-    """Run two sides that take turns, each in a thread, and return what each gave or raised."""
+    """Run two sides that take turns, each in a thread, and return the result or exception of each."""
     pipes = [folder / "a", folder / "b"]
     for pipe in pipes:
         os.mkfifo(pipe)

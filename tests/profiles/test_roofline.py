@@ -33,8 +33,8 @@ def seen(operator: str, inputs: list[list[int]], output: list[int]) -> dict[str,
         (16 * 32 * 32 * 3 * 25, seen("Conv", [[1, 3, 64, 64], [16, 3, 5, 5], [16]], [1, 16, 32, 32])),
         (8 * 4 * 4 * 9, seen("Conv", [[1, 8, 4, 4], [8, 1, 3, 3]], [1, 8, 4, 4])),  # depthwise
         (2 * 4 * 16 * 64 * 128, seen("FusedMatMul", [[2, 4, 16, 64], [2, 4, 128, 64]], [2, 4, 16, 128])),
-        (2 * 16 * 64 * 128, seen("MatMul", [[16, 64], [2, 64, 128]], [2, 16, 128])),  # the left side is spread
-        (256 * 1000, seen("Gemm", [[1, 256], [1000]], [1, 1000])),  # weights packed away
+        (2 * 16 * 64 * 128, seen("MatMul", [[16, 64], [2, 64, 128]], [2, 16, 128])),  # the left side is broadcast
+        (256 * 1000, seen("Gemm", [[1, 256], [1000]], [1, 1000])),  # prepacked weights
         (0, seen("Gelu", [[1, 8, 4, 4]], [1, 8, 4, 4])),
         (None, seen("Conv", [[1, 8, 4, 4], [8]], [1, 8, 4, 4])),
     ],
@@ -77,7 +77,7 @@ def test_the_roof_of_a_layer_is_the_higher_of_its_two_times():
     compute, memory = LayerTiming("a", "Conv", 40, 1_000_000, 1000), LayerTiming("b", "Gelu", 50, 0, 400_000)
     assert (20.0, 20.0) == (compute.roof_us(peaks), memory.roof_us(peaks))
     roof = Roof("r", "m", (64, 64), "fp32", "ort", 0.1, 1_000_000, peaks, (compute, memory))
-    assert (0.4, 0.4, 0.8) == pytest.approx(roof.share())  # at half the peaks twice as much of them is reached
+    assert (0.4, 0.4, 0.8) == pytest.approx(roof.share())  # with half the peaks, the model reaches twice the share
     alone = Roof("r", "m", (64, 64), "fp32", "ov", 0.1, 1_000_000, peaks)
     assert (0.2, 0.2, 0.4) == pytest.approx(alone.share())
 

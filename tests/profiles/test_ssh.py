@@ -1,4 +1,4 @@
-"""A device behind an ssh server of our own on 127.0.0.1: the real protocol, and every way of losing it.
+"""A device behind a test ssh server on 127.0.0.1: the real protocol, and every way to lose the connection.
 
 Needs Debian's openssh-server (and openssh-client for the keys); libfaketime and ip-netns for one test each.
 """
@@ -66,7 +66,7 @@ def device(server: Server, tmp_path: Path) -> Device:
 
 @pytest.fixture
 def work(own: Any, device: Device, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the exported toy model, where `loopback` is a declared device."""
+    """Return a folder with the exported toy model that declares the device `loopback`."""
     monkeypatch.chdir(own.folder)
     lines = [f"{key} = {value!r}".replace("'", '"') for key, value in device.connection.items()]
     (own.folder / "effbench.toml").write_text(
@@ -85,7 +85,7 @@ def measured(work: Path, **more: Any) -> Profile:
 
 
 def while_measuring(server: Server, act: Callable[[], None]) -> threading.Thread:
-    """Act once an agent has begun to run on the server."""
+    """Call a function once an agent runs on the server."""
 
     def wait() -> None:
         if soon(lambda: any("agents/" in line for line in arguments(server)), 30.0):
@@ -189,7 +189,7 @@ def test_a_port_that_never_answers(device: Device):
 def test_an_unreachable_device_is_one_cell_with_a_reason_in_time(server: Server, work: Path):
     server.stop()
     with socket.socket() as mute:
-        # Connections that the server's side had closed hold its port for a minute.
+        # Connections closed by the server hold its port for a minute.
         mute.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         mute.bind((server.address, server.port))
         mute.listen()
@@ -253,7 +253,7 @@ def test_a_killed_work_station_leaves_nothing_on_the_device(server: Server, work
 
 def test_an_interrupt_keeps_what_was_measured(server: Server, work: Path, tmp_path: Path):
     command = [sys.executable, "-m", "effbench.cli", "profile", artifact(work), "--device", "loopback"]
-    # A shell that started the tests in the background has them ignore the signal, and their children with them.
+    # If a shell started the tests in the background, they and their children ignore the signal.
     running = subprocess.Popen(
         [*command, "--rounds", "9", "--budget", "60"],
         cwd=work,
@@ -314,7 +314,7 @@ def test_a_clock_that_runs_fast_is_refused(server: Server, work: Path, tmp_path:
 
 @pytest.fixture
 def namespaces() -> Iterator[tuple[str, str]]:
-    """Two ends of a cable: this namespace at 10.231.0.1, another one at 10.231.0.2."""
+    """Yield two connected network namespaces: this one at 10.231.0.1, another at 10.231.0.2."""
     name = f"effbench{os.getpid()}"
     steps = [
         f"ip netns add {name}",
@@ -365,7 +365,7 @@ def test_a_cut_network_leaves_nothing_on_either_side(
 
 @pytest.fixture
 def board(server: Server, device: Device, tmp_path: Path) -> Device:
-    """A Jetson-like host: aarch64 Python, numpy and ONNX Runtime under qemu-user, behind our sshd."""
+    """Return a Jetson-like host: aarch64 Python, numpy and ONNX Runtime under qemu-user, behind the test sshd."""
     root, qemu = os.environ.get("EFFBENCH_AARCH64_ROOT"), shutil.which("qemu-aarch64-static")
     if root is None or qemu is None:
         pytest.skip("no aarch64 Python: qemu-user-static, and EFFBENCH_AARCH64_ROOT (benchmarks/aarch64_root.py)")

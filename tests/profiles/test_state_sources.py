@@ -24,7 +24,7 @@ def recorded(name):
 
 @pytest.fixture
 def tree(tmp_path):
-    """Write files of an invented machine below a root; returns the root and the function that writes."""
+    """Return a root folder, and a function that writes the files of a test machine below it."""
 
     def write(path, text):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ def test_all_sources_are_registered():
 
 @pytest.fixture
 def orin(tree):
-    """The files of a Jetson Orin Nano that matter here."""
+    """Return the relevant files of a Jetson Orin Nano."""
     tree("proc/device-tree/compatible", "nvidia,p3768-0000+p3767-0005\0nvidia,p3767-0005\0nvidia,tegra234\0")
     tree("var/lib/nvpmodel/status", "pmode:0001")
     tree("etc/nvpmodel.conf", "< POWER_MODEL ID=0 NAME=15W >\nCPU_ONLINE CORE_0 1\n< POWER_MODEL ID=1 NAME=7W >\n")
@@ -169,7 +169,7 @@ def test_the_pressure_limit_and_power_source_of_macos_are_read():
     ("bits", "status", "reasons"),
     [
         ("0", "ok", None),
-        ("50000", "ok", None),  # it happened since the start, and does not hold now
+        ("50000", "ok", None),  # an event since boot, not a present state
         ("1", "throttled", "under-voltage"),
         ("e0008", "throttled", "soft temperature limit"),
         ("6", "throttled", "frequency capped, throttled"),
@@ -187,7 +187,7 @@ def test_nvml_names_what_slows_a_gpu_down():
     assert expected == nvml.reasons(bits)
     idle = pynvml.nvmlClocksThrottleReasonGpuIdle | pynvml.nvmlClocksThrottleReasonApplicationsClocksSetting
     assert {"thermal_status": "ok", "throttle_reasons": None} == nvml.reasons(idle)
-    # The library's own names for the bits that we name.
+    # The library's names for the same bits.
     own = {value for key, value in vars(pynvml).items() if key.startswith("nvmlClocksThrottleReason")}
     assert {0x4, 0x8, 0x20, 0x40, 0x80} <= own
 
@@ -217,7 +217,7 @@ def test_a_battery_gives_the_power_of_the_whole_device(tree):
 
 @pytest.fixture
 def package(tree):
-    """An energy counter of 262 J range, as RAPL's."""
+    """Return an energy counter with a range of 262 J, like RAPL."""
     tree("sys/class/powercap/intel-rapl:0/name", "package-0")
     tree("sys/class/powercap/intel-rapl:0/max_energy_range_uj", 262_143_328_850)
     return tree

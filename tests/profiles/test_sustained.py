@@ -13,7 +13,7 @@ MS = 1_000_000
 
 
 def noise(rng, count, scale, memory=0.6):
-    """Return noise that depends on itself, as that of a shared machine does."""
+    """Return autocorrelated noise, like that of a shared machine."""
     series = np.zeros(count)
     for i in range(1, count):
         series[i] = memory * series[i - 1] + rng.normal(0, scale * np.sqrt(1 - memory**2))
@@ -68,7 +68,7 @@ def test_a_curve_is_made_of_medians_over_time():
 
 
 def test_a_paced_curve_takes_its_time_from_the_trace():
-    # 10 ms each, ten a second: 100 samples last 10 s, not 1.
+    # 10 ms each, ten per second: 100 samples last 10 s, not 1.
     trace = {"time_s": (0.0, 5.0), "samples": (0.0, 50.0)}
     points = curve(round_of([10] * 100, trace, wall_s=10.0), points=4)
     assert [1.25, 3.75, 6.25, 8.75] == pytest.approx(points.time_s, abs=0.11)

@@ -35,12 +35,12 @@ def device(home: Path, *command: str, **connection: Any) -> Device:
 
 
 def left(home: Path) -> list[str]:
-    """Return what lies in a device's home besides the agent."""
+    """Return the files in a device's home, except the agent."""
     return [path.name for path in home.iterdir() if path.name != "agents"]
 
 
 def living(home: Path) -> list[str]:
-    """Return the processes that name this home."""
+    """Return the processes whose command line contains this home."""
     processes = []
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Grades of records whose faults are known; one fault at a time on a measurement that is otherwise an A."""
+"""Grades of records with known faults: one fault at a time on a measurement that is otherwise an A."""
 
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ def series(count=60, scatter=0.01, seed=0):
 
 
 def record(rounds=10, shape=lambda i, x: x, observed=(), **fields):
-    """Build a quiet measurement, with the samples of round i passed through ``shape``."""
+    """Build an undisturbed measurement, with the samples of round i passed through ``shape``."""
     rounds_built = []
     for i in range(rounds):
         samples = tuple(int(x) for x in shape(i, series(seed=i)))

@@ -1,4 +1,4 @@
-"""Measurements made up for the tests of reports: no number in here was ever measured."""
+"""Invented measurements for the tests of reports; no number in here was measured."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def measurement_of(
 
 
 def campaign() -> list[Measurement]:
-    """Return four models on two targets at 224 and 512 px: what the demonstration measures, with made-up times."""
+    """Return four models on two targets at 224 and 512 px, with invented times."""
     base = {"regla_m": 12.6, "iformer_t": 4.9, "iformer_s": 8.4, "iformer_m": 12.2}
     made = []
     for side, factor in ((224, 1.0), (512, 5.6)):
