@@ -1,4 +1,4 @@
-"""ONNX graphs of one or a few nodes for the tests of the Core ML translator, with onnxruntime as the judge."""
+"""ONNX graphs of one or a few nodes for the tests of the Core ML translator, with onnxruntime as the reference."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def graph(
     return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
 
 
-def judge(model: onnx.ModelProto, feeds: dict[str, Any]) -> dict[str, Any]:
-    """Return what onnxruntime computes, without its optimizations."""
+def reference_outputs(model: onnx.ModelProto, feeds: dict[str, Any]) -> dict[str, Any]:
+    """Return the outputs of onnxruntime without graph optimizations."""
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
@@ -44,19 +44,19 @@ def judge(model: onnx.ModelProto, feeds: dict[str, Any]) -> dict[str, Any]:
 
 
 def translated(model: onnx.ModelProto, folder: Path, accumulate: str = "float32", **options: Any) -> MilSession:
-    """Translate a model, save it, and open what was saved."""
+    """Translate a model, save the package, and open it."""
     package = folder / "model.mlpackage"
     convert(model, package, Options(**options))
     return MilSession(package, accumulate=accumulate)
 
 
 def assert_same(model: onnx.ModelProto, feeds: dict[str, Any], folder: Path, tolerance: float = 1e-5) -> MilSession:
-    """Hold the saved package against onnxruntime: values, shapes and types of every output."""
-    expected = judge(model, feeds)
+    """Compare the saved package with onnxruntime: values, shapes and types of every output."""
+    expected = reference_outputs(model, feeds)
     session = translated(model, folder)
-    found = session(feeds)
-    assert list(expected) == list(found)
+    outputs = session(feeds)
+    assert list(expected) == list(outputs)
     for name, want in expected.items():
-        assert want.dtype == found[name].dtype
-        np.testing.assert_allclose(found[name], want, rtol=tolerance, atol=tolerance)
+        assert want.dtype == outputs[name].dtype
+        np.testing.assert_allclose(outputs[name], want, rtol=tolerance, atol=tolerance)
     return session

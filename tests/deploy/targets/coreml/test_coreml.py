@@ -23,9 +23,9 @@ needs_toolkit = pytest.mark.target("coreml")
 def converted(graph: Artifact, folder: Path, options: dict[str, str] | None = None) -> tuple[Artifact, Converted]:
     out = folder / "out"
     out.mkdir()
-    made = TARGET.convert(graph, out, options or {})
-    subject = replace(graph.subject, target="coreml", storage_precision=made.storage_precision)
-    return replace(graph, folder=out, entry=made.entry, subject=subject), made
+    result = TARGET.convert(graph, out, options or {})
+    subject = replace(graph.subject, target="coreml", storage_precision=result.storage_precision)
+    return replace(graph, folder=out, entry=result.entry, subject=subject), result
 
 
 def verified(graph: Artifact, artifact: Artifact, options: dict[str, str] | None = None) -> Any:
@@ -37,7 +37,7 @@ def verified(graph: Artifact, artifact: Artifact, options: dict[str, str] | None
 
 @needs_toolkit
 @pytest.mark.skipif(sys.platform == "darwin", reason="a Mac measures")
-def test_off_a_mac_a_package_is_made_but_nothing_is_measured() -> None:
+def test_without_a_mac_a_package_is_written_but_not_measured() -> None:
     assert TARGET.available() is None
     assert "Apple's systems only" in str(TARGET.measurable())
 
@@ -47,21 +47,21 @@ def test_off_a_mac_a_package_is_made_but_nothing_is_measured() -> None:
 @pytest.mark.parametrize("accumulate", ["float32", "float16"])
 def test_a_package_is_the_same_model(precision: str, accumulate: str, tmp_path: Path) -> None:
     graph = graph_artifact(tmp_path, attention(), precision)
-    artifact, made = converted(graph, tmp_path)
-    assert made.placement["declared"] == precision
-    found = verified(graph, artifact, {"accumulate": accumulate})
-    assert found.passed, found.reasons
+    artifact, result = converted(graph, tmp_path)
+    assert result.placement["declared"] == precision
+    record = verified(graph, artifact, {"accumulate": accumulate})
+    assert record.passed, record.reasons
 
 
 @needs_toolkit
-def test_a_package_of_another_graph_fails_the_check(tmp_path: Path) -> None:
+def test_a_package_of_another_graph_fails_verification(tmp_path: Path) -> None:
     graph = graph_artifact(tmp_path, attention(extra="Relu"), expected=attention())
     artifact, _ = converted(graph, tmp_path)
     assert not verified(graph, artifact).passed
 
 
 @needs_toolkit
-def test_the_session_says_that_it_is_simulated(tmp_path: Path) -> None:
+def test_a_session_without_a_mac_is_simulated(tmp_path: Path) -> None:
     artifact, _ = converted(graph_artifact(tmp_path, attention()), tmp_path)
     session = TARGET.open(artifact, 1, {})
     assert session.simulated
@@ -83,12 +83,12 @@ def test_the_same_graph_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 @needs_toolkit
-def test_a_image_input_holds_the_normalization(tmp_path: Path) -> None:
+def test_an_image_input_includes_the_normalization(tmp_path: Path) -> None:
     from effbench.deploy.targets.coreml.package import read
 
     graph = graph_artifact(tmp_path, attention())
-    artifact, made = converted(graph, tmp_path, {"input": "image"})
-    assert made.notes == ("image input",)
+    artifact, result = converted(graph, tmp_path, {"input": "image"})
+    assert result.notes == ("image input",)
     assert verified(graph, artifact).passed
     package = read(artifact.path)
     assert package.features_in[0].kind == "image"
@@ -114,24 +114,24 @@ def test_labels_name_the_best_class(tmp_path: Path) -> None:
     package = read(artifact.path)
     assert [feature.kind for feature in package.features_out] == ["string", "dictionary", "multiarray"]
     feeds = {"image": np.random.default_rng(1).standard_normal((1, 3, 16, 16)).astype(np.float32)}
-    found = Evaluator(package)(feeds)
-    assert found["classLabel"] == f"class {int(found['output'].argmax())}"
-    assert found["classLabel_probs"].sum() == pytest.approx(1, abs=1e-5)
+    outputs = Evaluator(package)(feeds)
+    assert outputs["classLabel"] == f"class {int(outputs['output'].argmax())}"
+    assert outputs["classLabel_probs"].sum() == pytest.approx(1, abs=1e-5)
 
 
 @needs_toolkit
 @pytest.mark.parametrize(
-    ("options", "error", "says"),
+    ("options", "error", "text"),
     [
         ({"input": "video"}, UsageError, "video"),
         ({"deployment_target": "iOS3"}, UsageError, "iOS3"),
         ({"labels": "no/such/file"}, DataError, "no/such/file"),
     ],
 )
-def test_a_meaningless_option_is_refused(
-    options: dict[str, str], error: type[Exception], says: str, tmp_path: Path
+def test_an_invalid_option_is_refused(
+    options: dict[str, str], error: type[Exception], text: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(error, match=says):
+    with pytest.raises(error, match=text):
         converted(graph_artifact(tmp_path, attention()), tmp_path, options)
 
 
@@ -144,7 +144,7 @@ def test_too_few_labels_are_refused(tmp_path: Path) -> None:
 
 
 @needs_toolkit
-def test_an_open_batch_is_refused_with_the_way_out(tmp_path: Path) -> None:
+def test_an_open_batch_is_refused_with_a_hint(tmp_path: Path) -> None:
     graph = graph_artifact(tmp_path, attention())
     import onnx
 
@@ -156,7 +156,7 @@ def test_an_open_batch_is_refused_with_the_way_out(tmp_path: Path) -> None:
 
 @needs_toolkit
 def test_netron_reads_the_specification(tmp_path: Path) -> None:
-    """Netron parses ``model.mlmodel`` with the published protobuf schema and looks the weights up by their offsets."""
+    """Netron parses ``model.mlmodel`` with the published protobuf schema and reads the weights by their offsets."""
     import coremltools as ct
 
     artifact, _ = converted(graph_artifact(tmp_path, attention()), tmp_path)
@@ -167,16 +167,16 @@ def test_netron_reads_the_specification(tmp_path: Path) -> None:
 
 
 class MLNeuralEngineComputeDevice:
-    """Named as the class of coremltools that stands for the Neural Engine."""
+    """Named like the class of coremltools for the Neural Engine."""
 
 
 class MLCPUComputeDevice:
-    """Named as the class of coremltools that stands for the CPU."""
+    """Named like the class of coremltools for the CPU."""
 
 
 @dataclass
 class Plan:
-    """The two questions that an ``MLComputePlan`` answers, by operator name."""
+    """The two methods of an ``MLComputePlan`` that are read, by operator name."""
 
     units: dict[str, Any]
 
@@ -188,7 +188,7 @@ class Plan:
         return SimpleNamespace(weight=0.25)
 
 
-def test_a_compute_plan_is_summed_up_by_unit() -> None:
+def test_a_compute_plan_is_summarized_by_unit() -> None:
     pytest.importorskip("coremltools")
     from effbench.deploy.targets.coreml.session import summarize
 
@@ -196,8 +196,8 @@ def test_a_compute_plan_is_summed_up_by_unit() -> None:
         return SimpleNamespace(operator_name=kind, outputs=[SimpleNamespace(name=f"{kind}_out")])
 
     plan = Plan({"const": None, "conv": MLNeuralEngineComputeDevice, "gather": MLCPUComputeDevice})
-    found = summarize(plan, [operation(kind) for kind in ("const", "conv", "conv", "gather")])
-    assert found == {
+    summary = summarize(plan, [operation(kind) for kind in ("const", "conv", "conv", "gather")])
+    assert summary == {
         "operations_by_unit": {"NeuralEngine": 2, "CPU": 1},
         "cost_by_unit": {"NeuralEngine": 0.5, "CPU": 0.25},
         "not_on_neural_engine": ["gather gather_out"],

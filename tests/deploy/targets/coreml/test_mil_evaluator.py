@@ -22,7 +22,7 @@ from effbench.errors import ConversionError, DataError, UsageError  # noqa: E402
 
 
 class Convolutions(nn.Module):
-    """What mobile networks are made of: strided, depthwise and dilated convolutions, gates, pools, a head."""
+    """Operators of mobile networks: strided, depthwise and dilated convolutions, gates, pools, a head."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Convolutions(nn.Module):
 
 
 class Attention(nn.Module):
-    """What transformers are made of: norms, projections, heads, softmax, GELU, residuals."""
+    """Operators of transformers: norms, projections, heads, softmax, GELU, residuals."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,8 +57,8 @@ class Attention(nn.Module):
         return x + self.mlp(x)
 
 
-class Odds(nn.Module):
-    """What is left: resizing, padding, slicing, joining, other norms and activations."""
+class Others(nn.Module):
+    """Other operators: resizing, padding, slicing, concatenation, other norms and activations."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,14 +80,14 @@ class Odds(nn.Module):
 MODULES: dict[str, Callable[[], nn.Module]] = {
     "convolutions": Convolutions,
     "attention": Attention,
-    "odds": Odds,
+    "others": Others,
 }
 
 
 def package_of(
     name: str, folder: Path, precision: str = "FLOAT32", compress: Callable[[Any], Any] | None = None
 ) -> tuple[Path, np.ndarray, np.ndarray]:
-    """Let coremltools' own torch frontend make a package; return it with an input and torch's output."""
+    """Convert with coremltools' torch frontend; returns the package, an input, and torch's output."""
     torch.manual_seed(0)
     module = MODULES[name]().eval()
     for buffer_name, buffer in module.named_buffers():
@@ -111,63 +111,63 @@ def package_of(
 def evaluate(path: Path, x: np.ndarray, accumulate: str = "float32") -> np.ndarray:
     evaluator = Evaluator(read(path), accumulate)
     (name,) = (variable.name for variable in evaluator.package.inputs)
-    (found,) = evaluator({name: x}).values()
-    return np.asarray(found)
+    (output,) = evaluator({name: x}).values()
+    return np.asarray(output)
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_a_package_of_apples_frontend_gives_what_torch_gives(name: str, tmp_path: Path) -> None:
+def test_a_package_of_the_torch_frontend_agrees_with_torch(name: str, tmp_path: Path) -> None:
     path, x, expected = package_of(name, tmp_path)
     np.testing.assert_allclose(evaluate(path, x), expected, rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_half_precision_is_near_but_not_exact_and_half_sums_are_farther(name: str, tmp_path: Path) -> None:
+def test_half_precision_and_half_sums_are_close_but_not_exact(name: str, tmp_path: Path) -> None:
     path, x, expected = package_of(name, tmp_path, "FLOAT16")
     spread = expected.std()
     near, far = (np.abs(evaluate(path, x, mode) - expected).max() / spread for mode in ("float32", "float16"))
     assert 1e-5 < near < 2e-2
     assert 1e-5 < far < 5e-2
-    # Sums of at most one chunk are exact, so only the attention's long sums are sure to differ.
+    # Sums of at most one chunk are exact, so only the attention's long sums must differ.
     assert near != far or name != "attention"
 
 
-def test_a_changed_weight_is_seen(tmp_path: Path) -> None:
+def test_a_changed_weight_changes_the_output(tmp_path: Path) -> None:
     path, x, expected = package_of("attention", tmp_path)
     package = read(path)
     evaluator = Evaluator(package)
     name = next(op.outputs[0].name for op in package.operations if op.outputs[0].shape == (32, 16))
     evaluator._constants[name] = evaluator._constants[name].flip(0)
-    (found,) = evaluator({package.inputs[0].name: x}).values()
-    assert np.abs(found - expected).max() > 0.05 * expected.std()
+    (output,) = evaluator({package.inputs[0].name: x}).values()
+    assert np.abs(output - expected).max() > 0.05 * expected.std()
 
 
 def compressions() -> dict[str, Callable[[Any], Any]]:
     import coremltools.optimize.coreml as cto
 
-    def palettized(model: Any) -> Any:
+    def palettize(model: Any) -> Any:
         config = cto.OpPalettizerConfig(mode="uniform", nbits=4, weight_threshold=50)
         return cto.palettize_weights(model, cto.OptimizationConfig(config))
 
-    def quantized(model: Any) -> Any:
+    def quantize(model: Any) -> Any:
         config = cto.OpLinearQuantizerConfig(mode="linear", weight_threshold=50)
         return cto.linear_quantize_weights(model, cto.OptimizationConfig(config))
 
-    def in_blocks(model: Any) -> Any:
+    def quantize_blocks(model: Any) -> Any:
         config = cto.OpLinearQuantizerConfig(
             mode="linear_symmetric", dtype="int4", granularity="per_block", block_size=4, weight_threshold=50
         )
         return cto.linear_quantize_weights(model, cto.OptimizationConfig(config))
 
-    def pruned(model: Any) -> Any:
+    def prune(model: Any) -> Any:
         config = cto.OpMagnitudePrunerConfig(target_sparsity=0.5, weight_threshold=50)
         return cto.prune_weights(model, cto.OptimizationConfig(config))
 
-    return {"palettized": palettized, "quantized": quantized, "in blocks": in_blocks, "pruned": pruned}
+    return {"palettized": palettize, "quantized": quantize, "in blocks": quantize_blocks, "pruned": prune}
 
 
 @pytest.mark.parametrize("kind", ["palettized", "quantized", "in blocks", "pruned"])
-def test_compressed_weights_are_what_coremltools_unpacks(kind: str, tmp_path: Path) -> None:
+def test_compressed_weights_agree_with_coremltools(kind: str, tmp_path: Path) -> None:
     import coremltools.optimize.coreml as cto
 
     path, x, plain = package_of("attention", tmp_path, compress=compressions()[kind])
@@ -175,16 +175,16 @@ def test_compressed_weights_are_what_coremltools_unpacks(kind: str, tmp_path: Pa
     with quiet_coremltools():
         dense = cto.decompress_weights(ct.models.MLModel(str(path), skip_model_load=True))
         dense.save(str(tmp_path / "dense.mlpackage"))
-    found = evaluate(path, x)
-    np.testing.assert_allclose(found, evaluate(tmp_path / "dense.mlpackage", x), rtol=1e-4, atol=1e-5)
-    assert np.abs(found - plain).max() > 1e-3  # compression is not a no-op
+    output = evaluate(path, x)
+    np.testing.assert_allclose(output, evaluate(tmp_path / "dense.mlpackage", x), rtol=1e-4, atol=1e-5)
+    assert np.abs(output - plain).max() > 1e-3  # compression changes the output
 
 
 def test_half_sums_round_at_every_chunk() -> None:
     terms = torch.full((4096,), 1.0)
     assert total(terms, [0], half=False).item() == 4096
     assert total(terms, [0], half=True).item() == 4096
-    # 0.1 is not a half: each partial sum is rounded, and the running sum at a coarser step.
+    # Half precision cannot represent 0.1: each partial sum is rounded, and the running sum more coarsely.
     running = np.float16(0)
     part = np.float16(np.float32(0.1) * CHUNK)
     for _ in range(4096 // CHUNK):
@@ -228,19 +228,21 @@ def damage_specification(path: Path) -> None:
     file.write_bytes(b"\xff" + file.read_bytes()[: file.stat().st_size // 2])
 
 
-def lose_weights(path: Path) -> None:
+def remove_weights(path: Path) -> None:
     shutil.rmtree(path / "Data" / "com.apple.CoreML" / "weights")
 
 
-def another_kind(path: Path) -> None:
+def replace_model_kind(path: Path) -> None:
     with quiet_coremltools():
         spec = ct.proto.Model_pb2.Model()
         spec.identity.SetInParent()
         (path / "Data" / "com.apple.CoreML" / "model.mlmodel").write_bytes(spec.SerializeToString())
 
 
-@pytest.mark.parametrize("damage", [damage_manifest, damage_specification, lose_weights, another_kind, shutil.rmtree])
-def test_a_damaged_package_ends_in_a_sentence(damage: Callable[[Path], None], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "damage", [damage_manifest, damage_specification, remove_weights, replace_model_kind, shutil.rmtree]
+)
+def test_a_damaged_package_is_a_data_error(damage: Callable[[Path], None], tmp_path: Path) -> None:
     path, _, _ = package_of("attention", tmp_path)
     damage(path)
     with pytest.raises(DataError, match=r"m\.mlpackage|weight"):

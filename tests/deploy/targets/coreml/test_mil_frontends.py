@@ -1,4 +1,4 @@
-"""The translator against coremltools' own torch frontend, and the onnx package's operator cases through both halves."""
+"""The translator against coremltools' torch frontend, and the onnx package's operator cases through both halves."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ import operator_cases  # noqa: E402
 BACKBONES = [f"{family}_{size}" for family in ("regla", "iformer") for size in "tsml"]
 
 
-def by_apple(module: torch.nn.Module, x: torch.Tensor, folder: Path) -> np.ndarray:
-    """Convert with coremltools' torch frontend and evaluate what it saved."""
+def through_torch_frontend(module: torch.nn.Module, x: torch.Tensor, folder: Path) -> np.ndarray:
+    """Convert with coremltools' torch frontend and evaluate the saved package."""
     with quiet_coremltools():
         program = torch.export.export(module, (x,)).run_decompositions({})
         model = ct.convert(
@@ -37,14 +37,14 @@ def by_apple(module: torch.nn.Module, x: torch.Tensor, folder: Path) -> np.ndarr
             compute_precision=ct.precision.FLOAT32,
             skip_model_load=True,
         )
-        model.save(str(folder / "apple.mlpackage"))
-    package = read(folder / "apple.mlpackage")
-    (found,) = Evaluator(package)({package.inputs[0].name: x.numpy()}).values()
-    return np.asarray(found)
+        model.save(str(folder / "frontend.mlpackage"))
+    package = read(folder / "frontend.mlpackage")
+    (output,) = Evaluator(package)({package.inputs[0].name: x.numpy()}).values()
+    return np.asarray(output)
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_both_roads_to_core_ml_give_what_torch_gives(name: str, tmp_path: Path) -> None:
+def test_translator_and_torch_frontend_agree_with_torch(name: str, tmp_path: Path) -> None:
     from effbench import models
     from effbench.deploy.graph.from_torch import from_module
     from effbench.models.build import build
@@ -53,15 +53,15 @@ def test_both_roads_to_core_ml_give_what_torch_gives(name: str, tmp_path: Path) 
     module = build(models.get(name), Weights()).eval()
     x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter warns of its own internals
+        warnings.simplefilter("ignore")  # the exporter warns about its internals
         model = from_module(module, 3, (64, 64), 1)
-    convert(model, tmp_path / "ours.mlpackage")
-    (ours,) = MilSession(tmp_path / "ours.mlpackage")({model.graph.input[0].name: x.numpy()}).values()
+    convert(model, tmp_path / "translated.mlpackage")
+    (output,) = MilSession(tmp_path / "translated.mlpackage")({model.graph.input[0].name: x.numpy()}).values()
     with torch.inference_mode():
         expected = module(x).numpy()
     limit = 1e-4 * expected.std()
-    np.testing.assert_allclose(ours, expected, atol=limit, rtol=0)
-    np.testing.assert_allclose(by_apple(module, x, tmp_path), ours, atol=2 * limit, rtol=0)
+    np.testing.assert_allclose(output, expected, atol=limit, rtol=0)
+    np.testing.assert_allclose(through_torch_frontend(module, x, tmp_path), output, atol=2 * limit, rtol=0)
 
 
 EXPLAINED = {
@@ -90,7 +90,7 @@ def sample(cases: list[Any]) -> list[Any]:
     return included[::4]
 
 
-def test_operator_cases_pass_except_for_the_explained(cases: list[Any]) -> None:
+def test_operator_cases_pass_except_for_explained_ones(cases: list[Any]) -> None:
     outcomes = operator_cases.run(sample(cases))
     failed = {outcome.name: outcome.note for outcome in outcomes if outcome.status == "failed"}
     assert len(outcomes) > 250

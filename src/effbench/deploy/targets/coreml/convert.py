@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 TARGETS = ("iOS15", "iOS16", "iOS17", "iOS18")
 METADATA = "effbench"
-"""The key of the package's metadata that says what its features stand for."""
+"""The key of the package's metadata that maps its features to tensors of the graph."""
 LABEL = "classLabel"
 
 PASSES = (
@@ -49,15 +49,15 @@ PASSES = (
     "const_deduplication",
     "dead_code_elimination",
 )
-"""The passes of coremltools that are run: those that fuse or drop operations, none that changes a precision.
+"""The passes of coremltools that are run: they fuse or remove operations, and none changes a precision.
 
-The default pipeline has 95 steps, casts float32 to float16 among them.
+The default pipeline has 95 passes, including casts from float32 to float16.
 """
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a package can be asked to be, beyond its graph."""
+    """Options of a package beyond its graph."""
 
     target: str | None = None
     image: bool = False
@@ -66,17 +66,17 @@ class Options:
 
 
 def minimum_target(model: onnx.ModelProto) -> str:
-    """Return the oldest deployment target that has everything a graph asks for; iOS 16 unless it is quantized."""
+    """Return the oldest deployment target that supports a graph: iOS 16, or iOS 17 if it is quantized."""
     quantized = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
     return "iOS17" if quantized else "iOS16"
 
 
 def convert(model: onnx.ModelProto, package: Path, options: Options | None = None) -> Translation:
-    """Translate a model and write the package; the same model gives the same bytes.
+    """Translate a model and write the package; the same model results in the same bytes.
 
     Raises:
         ConversionError: The graph cannot be translated, or coremltools refuses the program.
-        UsageError: An unknown deployment target, labels that do not fit, or an image input that cannot be one.
+        UsageError: The deployment target is unknown, or the labels or the image input do not fit the model.
     """
     options = options or Options()
     target = options.target or minimum_target(model)
@@ -102,10 +102,10 @@ def pixel_scale(preprocessing: Preprocessing) -> tuple[Any, Any]:
 
 
 def _classify(translation: Translation, labels: Sequence[str]) -> None:
-    """Let the first output's scores come with a label; the scores themselves stay an output.
+    """Add a label output for the first output's scores; the scores stay an output.
 
     Raises:
-        UsageError: There is not one label per score.
+        UsageError: The number of labels is not the number of scores.
     """
     function = translation.program.functions["main"]
     scores = function.outputs[0]
@@ -122,9 +122,9 @@ def _classify(translation: Translation, labels: Sequence[str]) -> None:
 
 def _compile(translation: Translation, target: Any, options: Options, scratch: Path) -> Any:
     pipeline = ct.PassPipeline([f"common::{name}" for name in PASSES], "effbench")
-    kinds = []
+    types = []
     if options.image:
-        kinds.append(_image_type(translation.inputs[0], options.preprocessing))
+        types.append(_image_type(translation.inputs[0], options.preprocessing))
     classifier = None
     if options.labels:
         classifier = ct.ClassifierConfig(
@@ -138,13 +138,13 @@ def _compile(translation: Translation, target: Any, options: Options, scratch: P
             minimum_deployment_target=target,
             compute_precision=ct.precision.FLOAT32,
             pass_pipeline=pipeline,
-            inputs=kinds or None,
+            inputs=types or None,
             classifier_config=classifier,
             skip_model_load=True,
             package_dir=str(scratch / "model.mlpackage"),
         )
     except (ValueError, TypeError, RuntimeError, NotImplementedError, AssertionError) as error:
-        # coremltools raises plain exceptions; its message is the reason.
+        # coremltools raises built-in exceptions; their message is the reason.
         raise ConversionError("coremltools", str(error).strip().splitlines()[-1]) from error
 
 
@@ -158,22 +158,25 @@ def _image_type(port: Port, preprocessing: Preprocessing) -> Any:
 
 
 def _describe(mlmodel: Any, translation: Translation, options: Options, target: str) -> None:
-    listed = {key: [dataclasses.asdict(port) for port in getattr(translation, key)] for key in ("inputs", "outputs")}
-    image = dataclasses.asdict(options.preprocessing) if options.image else None
-    record = {**listed, "image": image, "minimum_deployment_target": target}
+    record = {
+        "inputs": [dataclasses.asdict(port) for port in translation.inputs],
+        "outputs": [dataclasses.asdict(port) for port in translation.outputs],
+        "image": dataclasses.asdict(options.preprocessing) if options.image else None,
+        "minimum_deployment_target": target,
+    }
     mlmodel.user_defined_metadata[METADATA] = json.dumps(record, sort_keys=True)
 
 
 def _make_reproducible(package: Path) -> None:
     """Replace random identifiers by derived ones and write the specification with sorted maps."""
-    manifest = package / "Manifest.json"
-    listing = json.loads(manifest.read_text())
-    items = listing["itemInfoEntries"]
+    path = package / "Manifest.json"
+    manifest = json.loads(path.read_text())
+    items = manifest["itemInfoEntries"]
     fixed = {key: str(uuid.uuid5(uuid.NAMESPACE_URL, item["path"])).upper() for key, item in items.items()}
-    listing["itemInfoEntries"] = {fixed[key]: items[key] for key in sorted(items, key=fixed.__getitem__)}
-    listing["rootModelIdentifier"] = fixed[listing["rootModelIdentifier"]]
-    manifest.write_text(json.dumps(listing, indent=4, sort_keys=True))
-    entry = package / "Data" / listing["itemInfoEntries"][listing["rootModelIdentifier"]]["path"]
+    manifest["itemInfoEntries"] = {fixed[key]: items[key] for key in sorted(items, key=fixed.__getitem__)}
+    manifest["rootModelIdentifier"] = fixed[manifest["rootModelIdentifier"]]
+    path.write_text(json.dumps(manifest, indent=4, sort_keys=True))
+    entry = package / "Data" / manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]
     spec = ct.proto.Model_pb2.Model()
     spec.ParseFromString(entry.read_bytes())
     entry.write_bytes(spec.SerializeToString(deterministic=True))

@@ -1,4 +1,4 @@
-"""Modules that are imported on first use: listing targets must cost neither torch nor coremltools."""
+"""Modules that are imported on first use: listing targets must import neither torch nor coremltools."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from typing import TYPE_CHECKING, Any
 
 
 class LazyModule:
-    """Stand for a module, or for one name in it, until an attribute is asked for."""
+    """A module, or one name in it, that is imported when an attribute is first read."""
 
     def __init__(self, module: str, name: str | None = None) -> None:
         self._module = module
         self._name = name
-        self._found: Any = None
+        self._value: Any = None
 
     def __getattr__(self, attribute: str) -> Any:
-        if self._found is None:
+        if self._value is None:
             module = _quiet_import(self._module)
-            self._found = module if self._name is None else getattr(module, self._name)
-        return getattr(self._found, attribute)
+            self._value = module if self._name is None else getattr(module, self._name)
+        return getattr(self._value, attribute)
 
 
 def _quiet_import(name: str) -> Any:
-    # coremltools logs what it cannot load off a Mac and which versions it has not been tested with, at each import.
+    # At each import, coremltools logs what it cannot load except on a Mac, and versions that it was not tested with.
     logger = logging.getLogger("coremltools")
     level = logger.level
     logger.setLevel(logging.CRITICAL)

@@ -1,7 +1,7 @@
 """Read a saved ``.mlpackage``: its program as plain operations, its weights as arrays, its features as specs.
 
-Nothing of coremltools' converter is used, only the protobuf classes and the reader of the weight file, so that what
-is evaluated is what the file says and not what the builder would make of it.
+Of coremltools only the protobuf classes and the reader of the weight file are used, not the converter: the evaluator
+sees the file's content, not the builder's interpretation of it.
 
 Source: the comments of MIL.proto, Model.proto and FeatureTypes.proto of coremltools 9.0.
 """
@@ -30,12 +30,12 @@ DTYPES: dict[str, str] = {
     "FLOAT64": "float64",
     **{f"{sign}INT{bits}": f"{sign.lower()}int{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64)},
 }
-"""MIL's names of whole-byte element types, as numpy's."""
+"""MIL's name of an element type of full bytes -> numpy's name."""
 PACKED: dict[str, tuple[int, bool]] = {
     "INT4": (4, True),
     **{f"UINT{bits}": (bits, False) for bits in (1, 2, 3, 4, 6)},
 }
-"""Element types below a byte: bits, and whether they are signed."""
+"""Element types smaller than a byte: bits, and whether they are signed."""
 READERS = {"float16": "fp16", "float32": "float"}
 
 _message: Any = LazyModule("google.protobuf.message")
@@ -44,14 +44,14 @@ _storage: Any = LazyModule("coremltools.libmilstoragepython")
 
 @dataclass(frozen=True)
 class Name:
-    """An argument that names another operation's output or an input of the program."""
+    """A reference to another operation's output or to an input of the program."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class Variable:
-    """An output of an operation or an input of a program, as declared: a numpy dtype name and a shape."""
+    """An output of an operation or an input of a program: its name, numpy dtype name, and shape."""
 
     name: str
     dtype: str
@@ -70,7 +70,7 @@ class Operation:
 
 @dataclass(frozen=True)
 class Feature:
-    """What a program takes or gives, as an app sees it: ``multiarray``, ``image``, ``string`` or ``dictionary``."""
+    """An input or output of the package: ``multiarray``, ``image``, ``string`` or ``dictionary``."""
 
     name: str
     kind: str
@@ -93,7 +93,7 @@ class Package:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     def count(self) -> dict[str, int]:
-        """Return how many operations of each kind there are, constants left out, sorted by name."""
+        """Return the number of operations of each kind, without constants, sorted by name."""
         kinds = [op.kind for op in self.operations if op.kind != "const"]
         return {kind: kinds.count(kind) for kind in sorted(set(kinds))}
 
@@ -102,7 +102,7 @@ def read(path: Path) -> Package:
     """Read a package from disk.
 
     Raises:
-        DataError: It is not a package, not an ML program, or its parts do not belong together.
+        DataError: It is not a package, not an ML program, or its parts do not match.
     """
     spec = _specification(path)
     if spec.WhichOneof("Type") != "mlProgram":
@@ -125,10 +125,9 @@ def read(path: Path) -> Package:
 
 
 def _specification(path: Path) -> Any:
-    manifest = path / "Manifest.json"
     try:
-        listing = json.loads(manifest.read_text())
-        entry = listing["itemInfoEntries"][listing["rootModelIdentifier"]]["path"]
+        manifest = json.loads((path / "Manifest.json").read_text())
+        entry = manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]
         data = (path / "Data" / entry).read_bytes()
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{path}: not a readable .mlpackage ({error}).") from error
@@ -159,7 +158,7 @@ def _type(value_type: Any) -> tuple[str, tuple[int, ...]]:
 
 def _operation(spec: Any, weights: _Weights) -> Operation:
     if spec.blocks:
-        raise DataError(f"Operation '{spec.type}' holds a nested block; control flow is not read.")
+        raise DataError(f"Operation '{spec.type}' holds a nested block; control flow is not supported.")
     arguments: dict[str, tuple[Any, ...]] = {
         key: (_value(value, weights),) for key, value in spec.attributes.items() if key != "name"
     }
@@ -214,7 +213,7 @@ class _Weights:
         self._open: dict[str, Any] = {}
 
     def read(self, blob: Any, name: str) -> Array:
-        """Return one flat array; the file's name is taken without its folder, which a hostile package could set."""
+        """Return one flat array; the folder of the file name is ignored, because a hostile package could set it."""
         file = Path(blob.fileName).name
         if file not in self._open:
             path = self._folder / file

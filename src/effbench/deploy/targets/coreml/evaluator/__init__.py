@@ -1,9 +1,9 @@
-"""Evaluate the program of a saved ``.mlpackage`` in torch, on any machine. Never a latency.
+"""Evaluate the program of a saved ``.mlpackage`` in torch, on any machine; valid for fidelity, not for latency.
 
-Every tensor has the type the package declares. An operation computes in float32 and its result is rounded once to
-the declared type; with ``accumulate="float16"`` sums inside convolutions, matrix products, reductions and norms are
-kept in half as well. What hardware does lies between those two or near them; agreement in both is necessary for a
-faithful artifact, and not sufficient.
+Every tensor has the type that the package declares. An operation computes in float32 and its result is rounded once to
+the declared type; with ``accumulate="float16"`` sums inside convolutions, matrix products, reductions and norms are in
+half precision too. The arithmetic of hardware is between these two or near them; agreement in both is necessary for a
+faithful artifact, but not sufficient.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from effbench.deploy import abbreviate
 from effbench.deploy.targets.coreml.evaluator.registry import RULES, Call
 from effbench.deploy.targets.coreml.lazy import torch
 from effbench.deploy.targets.coreml.package import Name, Operation, Package, Variable
@@ -33,10 +34,10 @@ for _family in FAMILIES:
 
 
 class Evaluator:
-    """A loaded program, ready to be run on arrays.
+    """A loaded program that runs on arrays.
 
     Raises:
-        ConversionError: The program holds operations this evaluator does not know; all of them are named.
+        ConversionError: The program has operations without a rule; the message names them.
     """
 
     def __init__(self, package: Package, accumulate: str = "float32") -> None:
@@ -58,14 +59,14 @@ class Evaluator:
 
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Any]:
         """Run once on arrays by input name; return arrays (and labels) by output name."""
-        values: dict[str, Any] = {var.name: _fed(feeds[var.name], var) for var in self.package.inputs}
+        values: dict[str, Any] = {var.name: _tensor(feeds[var.name], var) for var in self.package.inputs}
         with torch.inference_mode():
             for position, op in enumerate(self._steps):
                 self._store(op, self._run(op, values), values)
                 for name in self._last.get(position, ()):
                     values.pop(name, None)
-        found = {name: values[name] if name in values else self._constants[name] for name in self.package.outputs}
-        return {name: value.numpy() if isinstance(value, torch.Tensor) else value for name, value in found.items()}
+        outputs = {name: values[name] if name in values else self._constants[name] for name in self.package.outputs}
+        return {name: value.numpy() if isinstance(value, torch.Tensor) else value for name, value in outputs.items()}
 
     def _run(self, op: Operation, values: Mapping[str, Any]) -> Any:
         arguments = {key: tuple(self._resolve(item, values) for item in items) for key, items in op.inputs.items()}
@@ -80,7 +81,7 @@ class Evaluator:
     def _store(self, op: Operation, result: Any, values: dict[str, Any]) -> None:
         results = result if isinstance(result, list) else [result]
         for variable, value in zip(op.outputs, results, strict=True):
-            values[variable.name] = _declared(op, value, variable)
+            values[variable.name] = _round_to_declared(op, value, variable)
 
 
 def _refuse_unknown(package: Package) -> None:
@@ -89,23 +90,23 @@ def _refuse_unknown(package: Package) -> None:
     if unknown:
         raise ConversionError(
             "evaluate",
-            f"{package.path.name} holds operations without a rule: {', '.join(unknown)}.",
+            f"{package.path.name} has operations without a rule: {abbreviate(unknown)}.",
             op=unknown[0],
-            hint=f"Known: {', '.join(sorted(RULES))}.",
+            hint=f"{len(RULES)} operations are supported, among them all that effbench's translator writes.",
         )
 
 
 def _last_uses(steps: list[Operation], outputs: tuple[str, ...]) -> dict[int, list[str]]:
-    """Return after which step each value is no longer needed, so that memory stays flat."""
+    """Return the values that are no longer needed after each step, to free their memory."""
     last: dict[str, int] = {}
     for position, op in enumerate(steps):
         names = [item.name for items in op.inputs.values() for item in items if isinstance(item, Name)]
         last.update(dict.fromkeys([*names, *(out.name for out in op.outputs)], position))
-    found: dict[int, list[str]] = {}
+    unneeded: dict[int, list[str]] = {}
     for name, position in last.items():
         if name not in outputs:
-            found.setdefault(position, []).append(name)
-    return found
+            unneeded.setdefault(position, []).append(name)
+    return unneeded
 
 
 def _literal(value: Any) -> Any:
@@ -115,7 +116,7 @@ def _literal(value: Any) -> Any:
     return torch.from_numpy(np.ascontiguousarray(widened).reshape(value.shape).copy())
 
 
-def _fed(array: Array, variable: Variable) -> Tensor:
+def _tensor(array: Array, variable: Variable) -> Tensor:
     value = torch.from_numpy(np.ascontiguousarray(array).reshape(array.shape).copy())
     if tuple(value.shape) != variable.shape:
         raise ConversionError(
@@ -124,8 +125,8 @@ def _fed(array: Array, variable: Variable) -> Tensor:
     return value.to(getattr(torch, variable.dtype))
 
 
-def _declared(op: Operation, value: Any, variable: Variable) -> Any:
-    """Round a result to the type the package declares, and hold it to the declared shape."""
+def _round_to_declared(op: Operation, value: Any, variable: Variable) -> Any:
+    """Round a result to the type that the package declares, and check its declared shape."""
     if not isinstance(value, torch.Tensor) or variable.dtype not in (
         "float16",
         "float32",
@@ -139,6 +140,6 @@ def _declared(op: Operation, value: Any, variable: Variable) -> Any:
         return value
     if tuple(value.shape) != variable.shape and -1 not in variable.shape:
         raise ConversionError(
-            "evaluate", f"gave shape {tuple(value.shape)} where {variable.shape} is declared", node=op.name, op=op.kind
+            "evaluate", f"has shape {tuple(value.shape)}, but {variable.shape} is declared", node=op.name, op=op.kind
         )
     return value.to(getattr(torch, "int32" if variable.dtype == "uint16" else variable.dtype))

@@ -1,4 +1,4 @@
-"""MIL operations that quantize, and those that unpack compressed constants."""
+"""MIL operations that quantize, and those that decompress constants."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LIMITS = {"int8": (-128, 127), "uint8": (0, 255)}
 
 
 def _along(value: Tensor, rank: int, axis: int) -> Tensor:
-    """Give a vector of per-channel constants the shape that broadcasts along an axis."""
+    """Reshape a vector of per-channel constants so that it broadcasts along an axis."""
     return value if value.ndim == 0 else value.reshape([-1 if i == axis % rank else 1 for i in range(rank)])
 
 
@@ -50,7 +50,7 @@ def affine_dequantize(call: Call) -> Tensor:
 
 @operation("constexpr_cast")
 def constant_cast(call: Call) -> Tensor:
-    """Return a half constant as float32."""
+    """Return a half-precision constant as float32."""
     return call.tensor("source_val")
 
 
@@ -86,11 +86,11 @@ def lut_to_dense(call: Call) -> Tensor:
     for axis, size in enumerate(indices.shape):
         tables = tables.repeat_interleave(size // table.shape[axis], axis)
     rows = tables.reshape(-1, palettes, vector)
-    taken = rows[torch.arange(len(rows)), indices.reshape(-1).long()].reshape(*indices.shape, vector)
+    values = rows[torch.arange(len(rows)), indices.reshape(-1).long()].reshape(*indices.shape, vector)
     if vector == 1:
-        return taken.squeeze(-1)
+        return values.squeeze(-1)
     axis = call.integer("vector_axis") % rank
-    return taken.movedim(-1, axis + 1).flatten(axis, axis + 1)
+    return values.movedim(-1, axis + 1).flatten(axis, axis + 1)
 
 
 @operation("constexpr_sparse_to_dense")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 REDUCE = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
 
 
-def _wrapped(indices: Tensor, size: int) -> Tensor:
+def _nonnegative(indices: Tensor, size: int) -> Tensor:
     indices = indices.long()
     return torch.where(indices < 0, indices + size, indices)
 
@@ -24,23 +24,23 @@ def gather(call: Call) -> Tensor:
     """Take slices of an axis; the indices' shape replaces the axis after the batch dimensions."""
     x, batch = call.raw("x"), call.integer("batch_dims")
     axis = call.integer("axis") % x.ndim
-    indices = _wrapped(call.raw("indices"), x.shape[axis])
+    indices = _nonnegative(call.raw("indices"), x.shape[axis])
     if batch == 0:
-        taken = x.index_select(axis, indices.reshape(-1))
-        return taken.reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
+        slices = x.index_select(axis, indices.reshape(-1))
+        return slices.reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
     lead = x.shape[:batch]
     rows = x.reshape(-1, *x.shape[batch:])
     columns = indices.reshape(rows.shape[0], -1)
-    taken = torch.stack([row.index_select(axis - batch, column) for row, column in zip(rows, columns, strict=True)])
-    return taken.reshape(*lead, *x.shape[batch:axis], *indices.shape[batch:], *x.shape[axis + 1 :])
+    slices = torch.stack([row.index_select(axis - batch, column) for row, column in zip(rows, columns, strict=True)])
+    return slices.reshape(*lead, *x.shape[batch:axis], *indices.shape[batch:], *x.shape[axis + 1 :])
 
 
 @operation("gather_along_axis")
 def gather_along_axis(call: Call) -> Tensor:
-    """Take one element per index, the other coordinates being the index's own."""
+    """Take one element per index; the other coordinates are those of the index."""
     x = call.raw("x")
     axis = call.integer("axis") % x.ndim
-    return x.gather(axis, _wrapped(call.raw("indices"), x.shape[axis]))
+    return x.gather(axis, _nonnegative(call.raw("indices"), x.shape[axis]))
 
 
 @operation("gather_nd")
@@ -49,8 +49,8 @@ def gather_nd(call: Call) -> Tensor:
     x, indices, batch = call.raw("x"), call.raw("indices").long(), call.integer("batch_dims")
     rows = x.reshape(-1, *x.shape[batch:])
     keys = indices.reshape(rows.shape[0], -1, indices.shape[-1])
-    taken = torch.stack([row[tuple(key.unbind(-1))] for row, key in zip(rows, keys, strict=True)])
-    return taken.reshape(*indices.shape[:-1], *x.shape[batch + indices.shape[-1] :])
+    elements = torch.stack([row[tuple(key.unbind(-1))] for row, key in zip(rows, keys, strict=True)])
+    return elements.reshape(*indices.shape[:-1], *x.shape[batch + indices.shape[-1] :])
 
 
 @operation("scatter")
@@ -58,7 +58,7 @@ def scatter(call: Call) -> Tensor:
     """Write slices of an axis at a vector of indices."""
     data, updates = call.tensor("data"), call.tensor("updates")
     axis = call.integer("axis") % data.ndim
-    indices = _wrapped(call.raw("indices"), data.shape[axis]).reshape(-1)
+    indices = _nonnegative(call.raw("indices"), data.shape[axis]).reshape(-1)
     result = data.movedim(axis, 0).clone()
     for index, update in zip(indices.tolist(), updates.movedim(axis, 0), strict=True):
         result[index] = _combine(call, result[index], update)
@@ -82,10 +82,10 @@ def _combine(call: Call, old: Tensor, new: Tensor) -> Tensor:
 
 @operation("scatter_along_axis")
 def scatter_along_axis(call: Call) -> Tensor:
-    """Write one element per index, the other coordinates being the index's own."""
+    """Write one element per index; the other coordinates are those of the index."""
     data, updates = call.tensor("data"), call.tensor("updates")
     axis = call.integer("axis") % data.ndim
-    indices, mode = _wrapped(call.raw("indices"), data.shape[axis]), call.text("mode", "add")
+    indices, mode = _nonnegative(call.raw("indices"), data.shape[axis]), call.text("mode", "add")
     if mode == "update":
         return data.scatter(axis, indices, updates)
     if mode not in REDUCE:
@@ -106,7 +106,7 @@ def scatter_nd(call: Call) -> Tensor:
 
 @operation("one_hot")
 def one_hot(call: Call) -> Tensor:
-    """Put the on value where the index is, the off value elsewhere."""
+    """Write the on value at the index, the off value elsewhere."""
     indices, size = call.raw("indices").long(), call.integer("one_hot_vector_size")
     axis = call.integer("axis", -1) % (indices.ndim + 1)
     hits = torch.arange(size).reshape(-1, *(1 for _ in range(indices.ndim - axis))) == indices.unsqueeze(axis)
@@ -134,7 +134,7 @@ def reverse_sequence(call: Call) -> Tensor:
 
 @operation("topk")
 def topk(call: Call) -> list[Tensor]:
-    """Return the k largest (or smallest) elements in order, and where they were."""
+    """Return the k largest (or smallest) elements in order, and their indices."""
     values, order = _sorted(call, call.integer("axis", -1), call.flag("ascending"))
     count, axis = call.integer("k", 1), call.integer("axis", -1)
     return [part.narrow(axis, 0, count) for part in (values, order)][: len(call.outputs)]
@@ -147,6 +147,6 @@ def argsort(call: Call) -> Tensor:
 
 
 def _sorted(call: Call, axis: int, ascending: bool) -> tuple[Tensor, Tensor]:
-    # A stable sort gives the lower index first among equals, in both directions.
+    # Among equal elements a stable sort puts the lower index first, in both directions.
     values, order = torch.sort(call.tensor("x"), dim=axis, descending=not ascending, stable=True)
     return values, order

@@ -79,7 +79,7 @@ RULES.update({kind: _parametric(kind) for kind in PARAMETRIC})
 
 @operation("real_div")
 def real_div(call: Call) -> Tensor:
-    """Divide; integers give the quotient rounded toward zero, as the framework declares an integer output."""
+    """Divide; integers are rounded toward zero, because the package declares an integer output."""
     x, y = call.tensor("x"), call.tensor("y")
     if x.is_floating_point():
         return x / y
@@ -172,7 +172,7 @@ def clip(call: Call) -> Tensor:
 
 @operation("select")
 def select(call: Call) -> Tensor:
-    """Take from a where the condition holds, else from b."""
+    """Select from a where the condition is true, else from b."""
     return torch.where(call.raw("cond").bool(), call.tensor("a"), call.tensor("b"))
 
 

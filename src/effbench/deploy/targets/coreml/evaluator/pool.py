@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from effbench.deploy.targets.coreml.evaluator.matrix import padded, padding
+from effbench.deploy.targets.coreml.evaluator.matrix import pad, padding
 from effbench.deploy.targets.coreml.evaluator.registry import Call, operation
 from effbench.deploy.targets.coreml.lazy import torch
 
@@ -15,24 +15,24 @@ if TYPE_CHECKING:
 
 
 def _windows(call: Call, x: Tensor, fill: float) -> Iterator[Tensor]:
-    """Yield, tap by tap of the window, the plane of that tap for every output position."""
+    """Yield, for each position in the window, the input values at that position for all outputs."""
     kernel, sizes = call.numbers("kernel_sizes"), call.outputs[0].shape[2:]
     strides = call.numbers("strides", [1] * len(kernel))
     amounts = []
     declared = padding(call, x.shape[2:], kernel)
     for (before, after), size, k, stride, out in zip(declared, x.shape[2:], kernel, strides, sizes, strict=True):
-        # With ceil_mode the last window may reach beyond the padding.
+        # With ceil_mode the last window may extend beyond the padding.
         amounts.append((before, max(after, (out - 1) * stride + k - size - before)))
-    x = padded(x, amounts, fill)
+    x = pad(x, amounts, fill)
     for tap in itertools.product(*map(range, kernel)):
-        places = zip(tap, sizes, strides, strict=True)
-        window: Any = (..., *(slice(t, t + (out - 1) * s + 1, s) for t, out, s in places))
+        axes = zip(tap, sizes, strides, strict=True)
+        window: Any = (..., *(slice(t, t + (out - 1) * s + 1, s) for t, out, s in axes))
         yield x[window]
 
 
 @operation("max_pool")
 def max_pool(call: Call) -> Tensor:
-    """Return the largest value of each window; padding never wins."""
+    """Return the largest value of each window; padding is never the maximum."""
     taps = _windows(call, call.tensor("x"), -torch.inf)
     result = next(taps)
     for tap in taps:
@@ -48,8 +48,8 @@ def avg_pool(call: Call) -> Tensor:
     if call.flag("exclude_padding_from_average"):
         return sums / _sum(call, torch.ones_like(x[:1, :1]))
     kernel = call.numbers("kernel_sizes")
-    # Elements beyond the declared padding, which ceil_mode reaches, are never counted.
-    declared = padded(torch.ones_like(x[:1, :1]), padding(call, x.shape[2:], kernel), 1.0)
+    # Elements beyond the declared padding, in windows that ceil_mode adds, are never counted.
+    declared = pad(torch.ones_like(x[:1, :1]), padding(call, x.shape[2:], kernel), 1.0)
     shape = [size + sum(pair) for size, pair in zip(x.shape[2:], padding(call, x.shape[2:], kernel), strict=True)]
     inner = Call(call.kind, call.name, {**call.arguments, "pad_type": ("valid",)}, call.outputs, half=False)
     return sums / _sum(inner, declared.reshape(1, 1, *shape))

@@ -19,7 +19,7 @@ def _axes(call: Call) -> list[int]:
 
 
 def mean(x: Tensor, axes: list[int], half: bool) -> Tensor:
-    """Average over axes, which stay as size 1."""
+    """Average over axes, which are kept with size 1."""
     count = 1
     for axis in axes:
         count *= x.shape[axis]
@@ -66,16 +66,16 @@ RULES.update({kind: _reduction(kind) for kind in REDUCTIONS})
 
 @operation("reduce_argmax", "reduce_argmin")
 def argument(call: Call) -> Tensor:
-    """Return where the extreme lies, the first of equals."""
+    """Return the index of the extreme, the first of equal elements."""
     x, axis, keep = call.tensor("x"), call.integer("axis", -1), call.flag("keep_dims")
-    # torch.argmax does not say which of equals it takes; a stable sort does.
+    # Which of equal elements torch.argmax returns is unspecified; a stable sort returns the first.
     order = torch.sort(x, dim=axis, descending=call.kind == "reduce_argmax", stable=True).indices.narrow(axis, 0, 1)
     return order if keep else order.squeeze(axis)
 
 
 @operation("cumsum")
 def cumsum(call: Call) -> Tensor:
-    """Add up along an axis, optionally without the element itself, or from the end."""
+    """Accumulate along an axis, optionally without the element itself, or from the end."""
     x, axis = call.tensor("x"), call.integer("axis")
     x = x.flip(axis) if call.flag("reverse") else x
     sums = x.half().cumsum(axis).float() if call.half else x.cumsum(axis)
@@ -84,7 +84,7 @@ def cumsum(call: Call) -> Tensor:
 
 
 def exponentials(x: Tensor, axis: int, half: bool) -> Tensor:
-    """Return exp(x - max), rounded to half where sums are in half."""
+    """Return exp(x - max), rounded to half precision if sums are."""
     shifted = x - x.amax(axis, keepdim=True)
     return narrow(torch.exp(narrow(shifted))) if half else torch.exp(shifted)
 
@@ -97,7 +97,7 @@ def softmax(call: Call) -> Tensor:
     return weights / total(weights, [axis], call.half)
 
 
-def _normalized(x: Tensor, axes: list[int], epsilon: float, half: bool) -> Tensor:
+def _normalize(x: Tensor, axes: list[int], epsilon: float, half: bool) -> Tensor:
     rounded = narrow if half else (lambda value: value)
     centered = rounded(x - rounded(mean(x, axes, half)))
     variance = rounded(mean(rounded(centered * centered), axes, half))
@@ -108,7 +108,7 @@ def _normalized(x: Tensor, axes: list[int], epsilon: float, half: bool) -> Tenso
 def layer_norm(call: Call) -> Tensor:
     """Normalize over axes, then scale and shift along them."""
     x, axes = call.tensor("x"), sorted(_axes(call))
-    result = _normalized(x, axes, call.number("epsilon", 1e-5), call.half)
+    result = _normalize(x, axes, call.number("epsilon", 1e-5), call.half)
     shape = [size if axis in axes else 1 for axis, size in enumerate(x.shape)]
     result = result * call.tensor("gamma").reshape(shape) if "gamma" in call else result
     return result + call.tensor("beta").reshape(shape) if "beta" in call else result
@@ -122,14 +122,14 @@ def _per_channel(call: Call, key: str) -> Tensor:
 def instance_norm(call: Call) -> Tensor:
     """Normalize each channel of each image over space."""
     x = call.tensor("x")
-    result = _normalized(x, list(range(2, x.ndim)), call.number("epsilon", 1e-5), call.half)
+    result = _normalize(x, list(range(2, x.ndim)), call.number("epsilon", 1e-5), call.half)
     result = result * _per_channel(call, "gamma") if "gamma" in call else result
     return result + _per_channel(call, "beta") if "beta" in call else result
 
 
 @operation("batch_norm")
 def batch_norm(call: Call) -> Tensor:
-    """Normalize each channel by given statistics."""
+    """Normalize each channel by constant statistics."""
     scale = torch.rsqrt(_per_channel(call, "variance") + call.number("epsilon", 1e-5))
     scale = scale * _per_channel(call, "gamma") if "gamma" in call else scale
     result = (call.tensor("x") - _per_channel(call, "mean")) * scale

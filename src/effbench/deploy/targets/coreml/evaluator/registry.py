@@ -1,4 +1,4 @@
-"""The table of MIL operations the evaluator knows, and the call that each of them receives."""
+"""The table of evaluated MIL operations, and the call that each rule receives."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Call:
     """One operation with its arguments resolved.
 
-    ``half`` asks for sums in half precision; it is set only where the declared output is float16.
+    ``half`` selects sums in half precision; it is set only if the declared output is float16.
     """
 
     kind: str
@@ -31,12 +31,12 @@ class Call:
         return key in self.arguments
 
     def raw(self, key: str) -> Tensor:
-        """Return a tensor argument as it is stored."""
+        """Return a tensor argument in its stored type."""
         value: Tensor = self.arguments[key][0]
         return value
 
     def tensor(self, key: str) -> Tensor:
-        """Return a tensor argument; float16 comes as float32, so that an operation rounds once, at its end."""
+        """Return a tensor argument; float16 is converted to float32, so that an operation rounds only its result."""
         return widen(self.raw(key))
 
     def tensors(self, key: str) -> list[Tensor]:
@@ -66,7 +66,7 @@ class Call:
         return str(self.arguments[key][0]) if key in self.arguments else default
 
     def unsupported(self, message: str) -> ConversionError:
-        """Build the error for an argument that this evaluator does not compute."""
+        """Build the error for an argument that the evaluator does not support."""
         return ConversionError("evaluate", message, node=self.name, op=self.kind)
 
 
@@ -76,7 +76,7 @@ RULES: dict[str, Rule] = {}
 
 
 def operation(*kinds: str) -> Callable[[R], R]:
-    """Register a function as the meaning of one or more MIL operations."""
+    """Register a function as the rule of one or more MIL operations."""
 
     def register(rule: R) -> R:
         for kind in kinds:
@@ -89,10 +89,10 @@ def operation(*kinds: str) -> Callable[[R], R]:
 
 
 def widen(value: Tensor) -> Tensor:
-    """Return float16 as float32, anything else as it is."""
+    """Return float16 as float32; other types are unchanged."""
     return value.float() if value.dtype == torch.float16 else value
 
 
 def narrow(value: Tensor) -> Tensor:
-    """Round float32 to the nearest half and return it as float32."""
+    """Round float32 to half precision and return it as float32."""
     return value.half().float()

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def grid(mode: str, size: int, out: int) -> Tensor:
-    """Return where along an axis each output sample lies, in input pixels (float64).
+    """Return the position of each output sample along an axis, in input pixels (float64).
 
     Source: the formulas in the documentation of MIL's ``resize_bilinear``.
     """
@@ -47,7 +47,7 @@ def _bilinear(x: Tensor, mode: str, height: int, width: int) -> Tensor:
 
 @operation("resize_bilinear")
 def resize_bilinear(call: Call) -> Tensor:
-    """Resize to a size, with one of MIL's five ways to place the samples."""
+    """Resize to a size, with one of MIL's five sampling modes."""
     height, width = call.integer("target_size_height", 1), call.integer("target_size_width", 1)
     return _bilinear(call.tensor("x"), call.text("sampling_mode", "DEFAULT"), height, width)
 
@@ -69,7 +69,7 @@ def nearest(call: Call) -> Tensor:
     x = call.raw("x")
     for axis in (-2, -1):
         size, out = int(x.shape[axis]), call.outputs[0].shape[axis]
-        # Integer arithmetic: a product of floats may fall just below a whole number.
+        # Integer arithmetic, because a product of floats may be just below an integer.
         x = x.index_select(axis, torch.arange(out) * size // out)
     return x
 
@@ -85,7 +85,7 @@ def resize(call: Call) -> Tensor:
 
 @operation("crop")
 def crop(call: Call) -> Tensor:
-    """Cut margins off the last two dimensions."""
+    """Crop the last two dimensions."""
     x = call.raw("x")
     for axis, key in ((-2, "crop_height"), (-1, "crop_width")):
         before, after = call.numbers(key)

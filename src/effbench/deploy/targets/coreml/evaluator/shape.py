@@ -1,4 +1,4 @@
-"""MIL operations that move elements without computing: shapes, joins, cuts, gathers."""
+"""MIL operations that move elements without arithmetic: reshape, concatenate, slice, pad."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 @operation("reshape")
 def reshape(call: Call) -> Tensor:
-    """Give another shape; 0 keeps a dimension, -1 is what remains."""
+    """Change the shape; 0 keeps a dimension, -1 is inferred."""
     x, sizes = call.raw("x"), call.numbers("shape")
     return x.reshape([x.shape[i] if size == 0 else size for i, size in enumerate(sizes)])
 
 
 @operation("flatten2d")
 def flatten2d(call: Call) -> Tensor:
-    """Join the dimensions before an axis, and those from it on."""
+    """Merge the dimensions before an axis, and those from it on."""
     x = call.raw("x")
     axis = call.integer("axis", 1) % x.ndim
     return x.reshape(int(torch.tensor(x.shape[:axis]).prod()), -1)
@@ -50,7 +50,7 @@ def transpose(call: Call) -> Tensor:
 
 @operation("concat")
 def concat(call: Call) -> Tensor:
-    """Join along an axis, interleaved where asked."""
+    """Concatenate along an axis, interleaved if the flag is set."""
     values, axis = list(call.arguments["values"]), call.integer("axis")
     if not call.flag("interleave"):
         return torch.cat(values, axis)
@@ -60,13 +60,13 @@ def concat(call: Call) -> Tensor:
 
 @operation("stack")
 def stack(call: Call) -> Tensor:
-    """Join along a new axis."""
+    """Stack along a new axis."""
     return torch.stack(list(call.arguments["values"]), call.integer("axis"))
 
 
 @operation("split")
 def split(call: Call) -> list[Tensor]:
-    """Cut along an axis into given or equal sizes."""
+    """Split along an axis into stated or equal sizes."""
     x, axis = call.raw("x"), call.integer("axis")
     count = call.integer("num_splits", 1)
     sizes = call.numbers("split_sizes") or [x.shape[axis] // count] * count
@@ -87,7 +87,7 @@ def shape(call: Call) -> Tensor:
 
 @operation("reverse")
 def reverse(call: Call) -> Tensor:
-    """Reverse along axes, all of them where none is named."""
+    """Reverse along axes, by default all of them."""
     x = call.raw("x")
     return x.flip(call.numbers("axes", list(range(x.ndim))))
 
@@ -110,7 +110,7 @@ def _flag_list(call: Call, key: str, rank: int) -> list[bool]:
 
 @operation("slice_by_index")
 def slice_by_index(call: Call) -> Tensor:
-    """Cut with begin, end and stride, where a mask means *from the very edge* and squeezing drops the dimension."""
+    """Slice with begin, end and stride; a begin or end mask selects the edge, a squeeze mask drops the dimension."""
     x = call.raw("x")
     begin, end = call.numbers("begin"), call.numbers("end")
     stride = call.numbers("stride", [1] * x.ndim)
@@ -129,7 +129,7 @@ def slice_by_index(call: Call) -> Tensor:
 
 @operation("slice_by_size")
 def slice_by_size(call: Call) -> Tensor:
-    """Cut windows of given sizes; a size of -1 reaches the end."""
+    """Slice by sizes; a size of -1 extends to the end."""
     x = call.raw("x")
     for axis, (begin, size) in enumerate(zip(call.numbers("begin"), call.numbers("size"), strict=True)):
         x = x.narrow(axis, begin, x.shape[axis] - begin if size == -1 else size)

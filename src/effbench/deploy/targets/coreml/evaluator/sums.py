@@ -1,7 +1,7 @@
-"""Sums and products as hardware may form them: in float32, or with an accumulator in half precision.
+"""Sums and products with an accumulator in float32 or in half precision, as hardware may have.
 
-With ``half`` a sum is formed from exact partial sums of `CHUNK` terms, as a matrix unit's dot product gives them;
-each is rounded to half and added to a running sum that is rounded again. A kernel window is never split.
+With ``half`` a sum consists of exact partial sums of `CHUNK` terms, as in a matrix unit's dot product. Each is rounded
+to half precision and added to a running sum, which is rounded again. A kernel window is never split.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ CHUNK = 32
 
 
 def total(x: Tensor, axes: Sequence[int], half: bool) -> Tensor:
-    """Sum over axes, which stay as size 1."""
+    """Sum over axes, which are kept with size 1."""
     if not half or not axes:
         return x.sum(tuple(axes), keepdim=True) if axes else x
     axes = [axis % x.ndim for axis in axes]
-    kept = [axis for axis in range(x.ndim) if axis not in axes]
-    rows = x.permute(*axes, *kept).reshape(-1, *(x.shape[axis] for axis in kept))
+    remaining = [axis for axis in range(x.ndim) if axis not in axes]
+    rows = x.permute(*axes, *remaining).reshape(-1, *(x.shape[axis] for axis in remaining))
     sums = torch.zeros(rows.shape[1:])
     for part in torch.split(rows, CHUNK):
         sums = narrow(sums + narrow(part.sum(0)))

@@ -1,8 +1,8 @@
 """Translate an ONNX graph into a MIL program, one small function per operator.
 
-A value is an array as long as it is known: shapes, weights and whatever follows from them alone are computed here by
-the ONNX reference implementation, never by coremltools. Everything else is a variable of the MIL builder. Operators
-that ONNX itself defines as a function of simpler ones, and that have no rule here, are replaced by that function.
+A value is an array while it is known: shapes, weights and all that depends on nothing else are computed here by the
+ONNX reference implementation, never by coremltools. All other values are variables of the MIL builder. An operator
+without a rule here, that ONNX defines as a function of simpler ones, is replaced by that function.
 """
 
 from __future__ import annotations

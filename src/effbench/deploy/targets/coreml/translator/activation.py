@@ -87,7 +87,7 @@ def mish(node: Node) -> Any:
 
 @operator("Swish")
 def swish(node: Node) -> Any:
-    """Use ``silu``, with a scaled argument where alpha is not 1."""
+    """Use ``silu``, or a sigmoid of a scaled argument if alpha is not 1."""
     x, alpha = node.tensor(0), node.get("alpha", 1.0)
     if alpha == 1.0:
         return mb.silu(x=x)
@@ -96,10 +96,10 @@ def swish(node: Node) -> Any:
 
 @operator("ThresholdedRelu")
 def thresholded_relu(node: Node) -> Any:
-    """Keep what is above alpha; MIL's own operation keeps alpha itself too."""
+    """Keep values above alpha; MIL's operation also keeps alpha itself."""
     x = node.tensor(0)
-    kept = mb.greater(x=x, y=like(node.get("alpha", 1.0), x))
-    return mb.mul(x=x, y=cast(kept, dtype_of(x).name))
+    above = mb.greater(x=x, y=like(node.get("alpha", 1.0), x))
+    return mb.mul(x=x, y=cast(above, dtype_of(x).name))
 
 
 @operator("Shrink")
@@ -113,7 +113,7 @@ def shrink(node: Node) -> Any:
 
 
 def _rows(node: Node) -> tuple[Any, int, list[int] | None]:
-    """Return the input, the axis, and the shape to restore: before opset 13 all axes after the given one are joined."""
+    """Return the input, the axis, and the shape to restore: before opset 13 all axes from the stated one are joined."""
     x = node.tensor(0)
     if node.opset >= 13:
         return x, node.get("axis", -1), None
@@ -124,7 +124,7 @@ def _rows(node: Node) -> tuple[Any, int, list[int] | None]:
     return mb.reshape(x=x, shape=[int(np.prod(shape[:axis])), -1]), 1, shape
 
 
-def _restored(value: Any, shape: list[int] | None) -> Any:
+def _restore(value: Any, shape: list[int] | None) -> Any:
     return value if shape is None else mb.reshape(x=value, shape=shape)
 
 
@@ -132,7 +132,7 @@ def _restored(value: Any, shape: list[int] | None) -> Any:
 def softmax(node: Node) -> Any:
     """Use ``softmax``."""
     x, axis, shape = _rows(node)
-    return _restored(mb.softmax(x=x, axis=axis), shape)
+    return _restore(mb.softmax(x=x, axis=axis), shape)
 
 
 @operator("LogSoftmax")
@@ -141,14 +141,14 @@ def log_softmax(node: Node) -> Any:
     x, axis, shape = _rows(node)
     shifted = mb.sub(x=x, y=mb.reduce_max(x=x, axes=[axis], keep_dims=True))
     total = mb.reduce_sum(x=mb.exp(x=shifted), axes=[axis], keep_dims=True)
-    return _restored(mb.sub(x=shifted, y=mb.log(x=total, epsilon=like(0, x))), shape)
+    return _restore(mb.sub(x=shifted, y=mb.log(x=total, epsilon=like(0, x))), shape)
 
 
 @operator("Hardmax")
 def hardmax(node: Node) -> Any:
-    """Put 1 where the first maximum is."""
+    """Write 1 at the first maximum, 0 elsewhere."""
     x, axis, shape = _rows(node)
-    where = mb.reduce_argmax(x=x, axis=axis, keep_dims=False)
+    indices = mb.reduce_argmax(x=x, axis=axis, keep_dims=False)
     size = shape_of(x)[axis]
-    hot = mb.one_hot(indices=where, one_hot_vector_size=size, axis=axis, on_value=like(1, x), off_value=like(0, x))
-    return _restored(hot, shape)
+    hot = mb.one_hot(indices=indices, one_hot_vector_size=size, axis=axis, on_value=like(1, x), off_value=like(0, x))
+    return _restore(hot, shape)

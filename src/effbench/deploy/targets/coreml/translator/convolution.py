@@ -27,7 +27,7 @@ def _per_axis(node: Node, attribute: str, rank: int) -> list[int]:
 
 
 def _pads(node: Node, kernel: Sequence[int]) -> Pads:
-    """Return the padding as (before, after) per spatial dimension, whichever way the node says it."""
+    """Return the padding as (before, after) per spatial dimension, from ``pads`` or ``auto_pad``."""
     sizes, rank = shape_of(node.tensor(0))[2:], len(kernel)
     mode = _mode(node)
     if mode == "NOTSET":
@@ -36,11 +36,11 @@ def _pads(node: Node, kernel: Sequence[int]) -> Pads:
     if mode == "VALID":
         return [(0, 0)] * rank
     strides, dilations = _per_axis(node, "strides", rank), _per_axis(node, "dilations", rank)
-    found = []
+    padding = []
     for size, k, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True):
         missing = max((math.ceil(size / stride) - 1) * stride + dilation * (k - 1) + 1 - size, 0)
-        found.append((missing // 2, missing - missing // 2))
-    return found if mode == "SAME_UPPER" else [(after, before) for before, after in found]
+        padding.append((missing // 2, missing - missing // 2))
+    return padding if mode == "SAME_UPPER" else [(after, before) for before, after in padding]
 
 
 def _flat(pads: Pads) -> list[int]:
@@ -52,45 +52,45 @@ def conv(node: Node) -> Any:
     """Use ``conv``; a bias that is computed at run time is added after it."""
     x, weight = node.tensor(0), node.tensor(1)
     rank = rank_of(x) - 2
-    inside = node.tensor(2) if node.known(2) else None
+    bias = node.tensor(2) if node.known(2) else None
     result = mb.conv(
         x=x,
         weight=weight,
-        bias=inside,
+        bias=bias,
         strides=_per_axis(node, "strides", rank),
         dilations=_per_axis(node, "dilations", rank),
         groups=int(node.get("group", 1)),
         pad_type="custom",
         pad=_flat(_pads(node, shape_of(weight)[2:])),
     )
-    return result if inside is not None or 2 not in node else mb.add(x=result, y=per_channel(node.tensor(2), rank + 2))
+    return result if bias is not None or 2 not in node else mb.add(x=result, y=per_channel(node.tensor(2), rank + 2))
 
 
 def _transpose_pads(node: Node, kernel: Sequence[int]) -> Pads:
-    """Return what is cut off the full transposed convolution; negative where zeros are appended."""
+    """Return the amounts cropped from the full transposed convolution; negative amounts append zeros."""
     sizes, rank = shape_of(node.tensor(0))[2:], len(kernel)
     strides, dilations = _per_axis(node, "strides", rank), _per_axis(node, "dilations", rank)
     extra = [int(value) for value in node.get("output_padding", [0] * rank)]
     full = [(n - 1) * s + d * (k - 1) + 1 for n, s, d, k in zip(sizes, strides, dilations, kernel, strict=True)]
-    mode, wanted = _mode(node), node.get("output_shape", None)
-    if wanted is None and mode not in ("SAME_UPPER", "SAME_LOWER"):
+    mode, output_shape = _mode(node), node.get("output_shape", None)
+    if output_shape is None and mode not in ("SAME_UPPER", "SAME_LOWER"):
         return [(before, after - more) for (before, after), more in zip(_pads(node, kernel), extra, strict=True)]
-    wanted = [n * s for n, s in zip(sizes, strides, strict=True)] if wanted is None else wanted[-rank:]
-    found = []
-    for whole, more, out in zip(full, extra, wanted, strict=True):
-        total = whole + more - int(out)
+    out_sizes = [n * s for n, s in zip(sizes, strides, strict=True)] if output_shape is None else output_shape[-rank:]
+    crops = []
+    for length, more, out in zip(full, extra, out_sizes, strict=True):
+        total = length + more - int(out)
         small, large = total // 2, total - total // 2
         before, after = (small, large) if mode == "SAME_UPPER" else (large, small)
-        found.append((before, after - more))
-    return found
+        crops.append((before, after - more))
+    return crops
 
 
 @operator("ConvTranspose")
 def conv_transpose(node: Node) -> Any:
-    """Use ``conv_transpose`` with explicit cuts; what lies beyond the full result is zero, then the bias comes."""
+    """Use ``conv_transpose`` with explicit crops; values beyond the full result are zero, then the bias is added."""
     x, weight = node.tensor(0), node.tensor(1)
     rank = rank_of(x) - 2
-    cuts = _transpose_pads(node, shape_of(weight)[2:])
+    crops = _transpose_pads(node, shape_of(weight)[2:])
     result = mb.conv_transpose(
         x=x,
         weight=weight,
@@ -98,9 +98,9 @@ def conv_transpose(node: Node) -> Any:
         dilations=_per_axis(node, "dilations", rank),
         groups=int(node.get("group", 1)),
         pad_type="custom",
-        pad=_flat([(max(before, 0), max(after, 0)) for before, after in cuts]),
+        pad=_flat([(max(before, 0), max(after, 0)) for before, after in crops]),
     )
-    missing = [(max(-before, 0), max(-after, 0)) for before, after in cuts]
+    missing = [(max(-before, 0), max(-after, 0)) for before, after in crops]
     if any(_flat(missing)):
         result = mb.pad(x=result, pad=_flat([(0, 0), (0, 0), *missing]), constant_val=like(0, x))
     return mb.add(x=result, y=per_channel(node.tensor(2), rank + 2)) if 2 in node else result
@@ -118,14 +118,14 @@ def _windows(node: Node) -> tuple[list[int], list[int], list[int], Pads, Pads]:
     for size, k, stride, dilation, (before, after) in zip(sizes, kernel, strides, dilations, declared, strict=True):
         span = size + before + after - dilation * (k - 1) - 1
         out = math.ceil(span / stride) + 1
-        # A window that would start in the padding after the input is not taken.
+        # A window that would start in the padding after the input does not count.
         out -= (out - 1) * stride >= size + before
         extended.append((before, max(after, (out - 1) * stride + dilation * (k - 1) + 1 - size - before)))
     return kernel, strides, dilations, declared, extended
 
 
 def _taps(node: Node, x: Any, fill: float, combine: Callable[[Any, Any], Any]) -> Any:
-    """Combine strided slices, one per window position: for dilated pools, which MIL does not have."""
+    """Combine strided slices, one per position in the window, for dilated pools, which MIL lacks."""
     kernel, strides, dilations, _, pads = _windows(node)
     sizes = [size + sum(pair) for size, pair in zip(shape_of(x)[2:], pads, strict=True)]
     x = mb.pad(x=x, pad=_flat([(0, 0), (0, 0), *pads]), constant_val=like(fill, x)) if any(_flat(pads)) else x
@@ -158,7 +158,7 @@ def max_pool(node: Node) -> Any:
 
 @operator("AveragePool")
 def average_pool(node: Node) -> Any:
-    """Use ``avg_pool``; the padding that only ceil_mode reaches is never counted."""
+    """Use ``avg_pool``; padding that only ceil_mode adds is never counted."""
     x = node.tensor(0)
     kernel, strides, dilations, declared, pads = _windows(node)
     counted = bool(node.get("count_include_pad", 0))
@@ -166,7 +166,7 @@ def average_pool(node: Node) -> Any:
         return _dilated_average(node, x, counted)
     if counted and pads != declared:
         x = mb.pad(x=x, pad=_flat([(0, 0), (0, 0), *declared]), constant_val=like(0, x))
-        pads = [(0, after - given) for (_, after), (_, given) in zip(pads, declared, strict=True)]
+        pads = [(0, after - stated) for (_, after), (_, stated) in zip(pads, declared, strict=True)]
         counted = False
     return mb.avg_pool(
         x=x,
@@ -181,9 +181,9 @@ def average_pool(node: Node) -> Any:
 def _dilated_average(node: Node, x: Any, counted: bool) -> Any:
     kernel, strides, dilations, declared, pads = _windows(node)
     sums = _taps(node, x, 0.0, lambda a, b: mb.add(x=a, y=b))
-    # How many elements each window holds is known now: count them on an array of ones.
+    # The number of elements of each window is known when translating: count them on an array of ones.
     ones = np.pad(np.ones(shape_of(x)[2:]), declared, constant_values=1.0 if counted else 0.0)
-    ones = np.pad(ones, [(0, after - given) for (_, after), (_, given) in zip(pads, declared, strict=True)])
+    ones = np.pad(ones, [(0, after - stated) for (_, after), (_, stated) in zip(pads, declared, strict=True)])
     spans = [size - dilation * (k - 1) for size, dilation, k in zip(ones.shape, dilations, kernel, strict=True)]
     counts = sum(
         ones[tuple(slice(t * d, t * d + span, s) for t, d, span, s in zip(tap, dilations, spans, strides, strict=True))]

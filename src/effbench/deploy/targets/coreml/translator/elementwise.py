@@ -110,14 +110,14 @@ def asinh(node: Node) -> Any:
 
 @operator("Mean")
 def mean(node: Node) -> Any:
-    """Add up, then divide by the count."""
+    """Sum, then divide by the count."""
     total = _variadic("add")(node)
     return mb.mul(x=total, y=like(1 / len(node.inputs), total))
 
 
 @operator("Div")
 def div(node: Node) -> Any:
-    """Divide; integers round toward zero, as ONNX says."""
+    """Divide; integers round toward zero, as ONNX specifies."""
     x, y = node.tensor(0), node.tensor(1)
     if is_float(x):
         return mb.real_div(x=x, y=y)
@@ -136,7 +136,7 @@ def mod(node: Node) -> Any:
 
 @operator("Pow")
 def power(node: Node) -> Any:
-    """Raise to a power, the exponent in the base's type; squares and roots have operations of their own."""
+    """Raise to a power, the exponent in the base's type; squares and roots become simpler operations."""
     x, y = node.tensor(0), node.tensor(1)
     if not is_float(x):
         return cast(mb.pow(x=cast(x, "float32"), y=cast(y, "float32")), dtype_of(x).name)
@@ -164,12 +164,12 @@ def _broadcast(value: Any, shape: tuple[int, ...]) -> Any:
 
 def expand(value: Any, shape: tuple[int, ...]) -> Any:
     """Repeat a variable to a shape it broadcasts to."""
-    own = (1,) * (len(shape) - rank_of(value)) + shape_of(value)
-    if own == shape:
-        return value if rank_of(value) == len(shape) else mb.reshape(x=value, shape=list(own))
+    extended = (1,) * (len(shape) - rank_of(value)) + shape_of(value)
+    if extended == shape:
+        return value if rank_of(value) == len(shape) else mb.reshape(x=value, shape=list(extended))
     if rank_of(value) != len(shape):
-        value = mb.reshape(x=value, shape=list(own))
-    reps = [size // old for size, old in zip(shape, own, strict=True)]
+        value = mb.reshape(x=value, shape=list(extended))
+    reps = [size // old for size, old in zip(shape, extended, strict=True)]
     if dtype_of(value) == np.bool_:
         return through(value, "int32", lambda x: mb.tile(x=x, reps=reps))
     return mb.tile(x=value, reps=reps)
@@ -177,7 +177,7 @@ def expand(value: Any, shape: tuple[int, ...]) -> Any:
 
 @operator("Clip")
 def clip(node: Node) -> Any:
-    """Use ``relu6``, ``relu`` or ``clip`` where the limits allow, else a maximum and a minimum."""
+    """Use ``relu6``, ``relu`` or ``clip`` if the limits allow, else a maximum and a minimum."""
     x = node.tensor(0)
     limits = [_limit(node, 1, "min"), _limit(node, 2, "max")]
     known = [None if limit is None else float(limit) for limit in limits if not _is_variable(limit)]
@@ -228,10 +228,10 @@ def is_nan(node: Node) -> Any:
 
 @operator("IsInf")
 def is_inf(node: Node) -> Any:
-    """Compare with the infinities asked for."""
+    """Compare with the infinities that the attributes select."""
     x = node.tensor(0)
     signs = [sign for sign, key in ((1, "detect_positive"), (-1, "detect_negative")) if node.get(key, 1)]
-    found = [mb.equal(x=x, y=like(sign * np.inf, x)) for sign in signs]
-    if not found:
+    matches = [mb.equal(x=x, y=like(sign * np.inf, x)) for sign in signs]
+    if not matches:
         return mb.less(x=mb.abs(x=x), y=like(0, x))  # false everywhere, for NaN too
-    return found[0] if len(found) == 1 else mb.logical_or(x=found[0], y=found[1])
+    return matches[0] if len(matches) == 1 else mb.logical_or(x=matches[0], y=matches[1])

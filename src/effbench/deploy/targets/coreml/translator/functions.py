@@ -1,4 +1,4 @@
-"""What ONNX itself knows of its operators: the functions that define some of them, and their values on constants."""
+"""ONNX's own definitions of operators: the functions that define some of them, and their values on constants."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
 KEPT = ("DequantizeLinear", *RANDOM)
-"""Operators that are not computed ahead: a weight's dequantization belongs into the package, and dice are not known."""
+"""Operators that are not folded: the package stores a weight's dequantization, and random values are unknown."""
 FROM_SHAPE = ("Shape", "Size", "EyeLike")
-"""Operators whose result follows from the shape of their input, which is known."""
+"""Operators whose result depends only on the shape of their input, which is known."""
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def attributes(node: onnx.NodeProto) -> dict[str, Any]:
 
 
 def foldable(node: onnx.NodeProto) -> bool:
-    """Tell whether a node may be computed ahead once all its inputs are known."""
+    """Return whether a node can be folded once all its inputs are known."""
     import onnx
 
     nested = any(item.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for item in node.attribute)
@@ -35,7 +35,7 @@ def foldable(node: onnx.NodeProto) -> bool:
 
 
 def fold(node: onnx.NodeProto, values: Mapping[str, Array], opset: int) -> list[Array]:
-    """Compute a node on known values, by the ONNX reference implementation."""
+    """Compute a node for known values with the ONNX reference implementation."""
     import onnx
     from onnx.reference import ReferenceEvaluator
 
@@ -58,7 +58,7 @@ def definition(node: onnx.NodeProto, opset: int, inputs: Sequence[Any]) -> onnx.
     Args:
         node: The node.
         opset: The opset it belongs to.
-        inputs: Its inputs' values, None where one is left out.
+        inputs: Its inputs' values, None for an absent one.
     """
     import onnx
 
@@ -68,23 +68,22 @@ def definition(node: onnx.NodeProto, opset: int, inputs: Sequence[Any]) -> onnx.
         return None
     if schema.has_function:
         versions = [version for version in schema.function_opset_versions if version <= opset]
-        found = schema.get_function_with_opset_version(max(versions)) if versions else schema.function_body
-        return _parsed(found)
+        return _parse(schema.get_function_with_opset_version(max(versions)) if versions else schema.function_body)
     if not schema.has_context_dependent_function:
         return None
     versions = [v for v in schema.context_dependent_function_opset_versions if v <= opset] or [schema.since_version]
     types = [_type(value) for value in inputs]
-    found = schema.get_context_dependent_function_with_opset_version(
+    function = schema.get_context_dependent_function_with_opset_version(
         max(versions), node.SerializeToString(), [item.SerializeToString() for item in types]
     )
-    return _parsed(found) if found else None
+    return _parse(function) if function else None
 
 
-def _parsed(found: Any) -> onnx.FunctionProto:
+def _parse(data: Any) -> onnx.FunctionProto:
     import onnx
 
     function = onnx.FunctionProto()
-    function.ParseFromString(found if isinstance(found, bytes) else found.SerializeToString())
+    function.ParseFromString(data if isinstance(data, bytes) else data.SerializeToString())
     return function
 
 
@@ -98,13 +97,13 @@ def _type(value: Any) -> onnx.TypeProto:
 
 
 def body(function: onnx.FunctionProto, node: onnx.NodeProto, opset: int) -> list[onnx.NodeProto]:
-    """Return a function's nodes with the caller's attributes (or the schema's defaults) put in.
+    """Return a function's nodes with the caller's attributes or the schema's defaults.
 
-    Internal names are prefixed with the caller's first output, so that two calls never meet.
+    Internal names are prefixed with the caller's first output, so that the names of two calls differ.
     """
     import onnx
 
-    given = {item.name: item for item in node.attribute}
+    arguments = {item.name: item for item in node.attribute}
     defaults = {item.name: item for item in function.attribute_proto}
     schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
     for name, attribute in schema.attributes.items():
@@ -114,7 +113,7 @@ def body(function: onnx.FunctionProto, node: onnx.NodeProto, opset: int) -> list
     outer.update(zip(function.output, node.output, strict=False))
     prefix = next(name for name in node.output if name)
 
-    def renamed(name: str) -> str:
+    def rename(name: str) -> str:
         return outer.get(name, f"{prefix}/{name}") if name else ""
 
     nodes = []
@@ -122,43 +121,43 @@ def body(function: onnx.FunctionProto, node: onnx.NodeProto, opset: int) -> list
         copy = onnx.NodeProto()
         copy.CopyFrom(inner)
         copy.name = f"{node.name or node.op_type}/{inner.op_type}"
-        copy.input[:] = [renamed(name) for name in inner.input]
-        copy.output[:] = [renamed(name) for name in inner.output]
+        copy.input[:] = [rename(name) for name in inner.input]
+        copy.output[:] = [rename(name) for name in inner.output]
         del copy.attribute[:]
         for attribute in inner.attribute:
-            source = {**defaults, **given}.get(attribute.ref_attr_name) if attribute.ref_attr_name else attribute
+            source = {**defaults, **arguments}.get(attribute.ref_attr_name) if attribute.ref_attr_name else attribute
             if source is not None:
                 copy.attribute.add().CopyFrom(source)
                 copy.attribute[-1].name = attribute.name
-                _rename_branch(copy.attribute[-1].g, renamed)
+                _rename_branch(copy.attribute[-1].g, rename)
         nodes.append(copy)
     return nodes
 
 
-def _rename_branch(graph: onnx.GraphProto, renamed: Callable[[str], str]) -> None:
-    """Rename inside a branch too: it sees the names of the function around it."""
+def _rename_branch(graph: onnx.GraphProto, rename: Callable[[str], str]) -> None:
+    """Rename inside a branch too, because it reads names of the enclosing function."""
     for node in graph.node:
-        node.input[:] = [renamed(name) for name in node.input]
-        node.output[:] = [renamed(name) for name in node.output]
+        node.input[:] = [rename(name) for name in node.input]
+        node.output[:] = [rename(name) for name in node.output]
         for attribute in node.attribute:
-            _rename_branch(attribute.g, renamed)
+            _rename_branch(attribute.g, rename)
     for item in (*graph.initializer, *graph.output):
-        item.name = renamed(item.name)
+        item.name = rename(item.name)
 
 
 def missing(graph: onnx.GraphProto, opset: int) -> list[tuple[str, str]]:
-    """Return (node, operator) of every node that can be neither translated, computed ahead nor replaced."""
+    """Return (node, operator) of every node that can be neither translated, folded nor replaced by a function."""
     known = {item.name for item in graph.initializer} | {""}
-    found = []
+    gaps = []
     for node in graph.node:
         if node.op_type in FROM_SHAPE or (foldable(node) and all(name in known for name in node.input)):
             known.update(node.output)
-        elif not _reachable(node, opset):
-            found.append((node.name or node.output[0], node.op_type))
-    return found
+        elif not _translatable(node, opset):
+            gaps.append((node.name or node.output[0], node.op_type))
+    return gaps
 
 
-def _reachable(node: onnx.NodeProto, opset: int) -> bool:
+def _translatable(node: onnx.NodeProto, opset: int) -> bool:
     import onnx
 
     if node.domain not in ("", "ai.onnx"):
@@ -169,5 +168,5 @@ def _reachable(node: onnx.NodeProto, opset: int) -> bool:
         schema: Any = onnx.defs.get_schema(node.op_type, opset, "")
     except onnx.defs.SchemaError:
         return False
-    # What a function that depends on types is made of is known only once its inputs are.
+    # The nodes of a context-dependent function are known only once the types of its inputs are.
     return bool(schema.has_function or schema.has_context_dependent_function)

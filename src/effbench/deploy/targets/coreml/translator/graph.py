@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from effbench.deploy import abbreviate
 from effbench.deploy.targets.coreml.lazy import ct, mb, mil
 from effbench.deploy.targets.coreml.translator.functions import (
     FROM_SHAPE,
@@ -35,16 +37,17 @@ if TYPE_CHECKING:
     import onnx
 
 STAGE = "Core ML translation"
+LISTING = "python -c 'from effbench.deploy.targets.coreml import translator as t; print(t.supported())'"
 MAX_RANK = 5
 FEATURE_TYPES = {"float32": "float32", "float16": "float16", "int32": "int32", "int64": "int32", "bool": "int32"}
-"""An ONNX input's or output's element type -> the type the package declares for it."""
+"""Element type of an ONNX input or output -> the type that the package declares for it."""
 
 
 @dataclass(frozen=True)
 class Port:
-    """One input or output: the tensor of the graph, and the feature of the package that stands for it.
+    """One input or output: the tensor of the graph, and the feature of the package that represents it.
 
-    Core ML knows neither 64-bit integers nor Booleans nor rank 0 at its border, and takes fewer names.
+    Features of Core ML have neither 64-bit integers, Booleans nor rank 0, and allow fewer characters in names.
     """
 
     tensor: str
@@ -55,7 +58,7 @@ class Port:
 
 @dataclass(frozen=True)
 class Translation:
-    """A MIL program and what its inputs and outputs stand for."""
+    """A MIL program, and the tensors that its inputs and outputs represent."""
 
     program: Any
     inputs: tuple[Port, ...]
@@ -66,13 +69,13 @@ def translate(model: onnx.ModelProto, target: Any, scale_input: tuple[Array, Arr
     """Translate a model.
 
     Args:
-        model: A checked model with static shapes; its precision is kept as it is.
+        model: A checked model with static shapes; its precision is kept.
         target: The minimum deployment target, a ``coremltools.target``.
-        scale_input: Factor and offset per channel that turn pixels of 0 ... 255 into the first input's values.
+        scale_input: Factor and offset per channel that convert pixels of 0 ... 255 into the first input's values.
 
     Raises:
-        ConversionError: Operators without a translation (all of them are named), open dimensions, types that
-            Core ML does not have, or a node whose form is not supported.
+        ConversionError: An operator has no translation, a dimension is open, Core ML lacks a type, or the attributes of
+            a node are not supported.
     """
     if model.functions:
         import onnx.inliner
@@ -103,14 +106,15 @@ def translate(model: onnx.ModelProto, target: Any, scale_input: tuple[Array, Arr
 def _refuse_missing(graph: onnx.GraphProto, opset: int) -> None:
     gaps = missing(graph, opset)
     if gaps:
-        listed = ", ".join(f"{op} (node {name})" for name, op in gaps[:20])
-        more = f" and {len(gaps) - 20} more" if len(gaps) > 20 else ""
+        nodes = [f"{op} (node {name})" for name, op in gaps]
+        # All of them go to the failure's log; sys.stderr is redirected while coremltools works.
+        print(f"{STAGE}: no translation for {', '.join(nodes)}", file=sys.__stderr__)
         raise ConversionError(
             STAGE,
-            f"no translation for {listed}{more}.",
+            f"no translation for {abbreviate(nodes)}.",
             node=gaps[0][0],
             op=gaps[0][1],
-            hint=f"Supported operators: {', '.join(sorted(RULES))}.",
+            hint=f"{len(RULES)} operators are supported; `{LISTING}` lists them.",
         )
 
 
@@ -132,7 +136,7 @@ def _port(info: onnx.ValueInfoProto, output: bool = False) -> Port:
 
 
 def feature_name(name: str) -> str:
-    """Return a tensor's name as Core ML allows it: letters, digits and underscores, no digit first."""
+    """Return a tensor's name in the characters that Core ML allows: letters, digits and underscores, no digit first."""
     clean = re.sub(r"\W", "_", name, flags=re.ASCII)
     return f"_{clean}" if not clean or clean[0].isdigit() else clean
 
@@ -156,7 +160,7 @@ class _Run:
         self._results: set[int] = set()
 
     def feed(self, port: Port, variable: Any, scale: tuple[Array, Array] | None) -> None:
-        """Bring an input from the package's type and shape to the graph's."""
+        """Convert an input from the package's type and shape to the graph's."""
         if scale is not None:
             factor, offset = (part.astype(dtype_of(variable)).reshape(1, -1, 1, 1) for part in scale)
             variable = mb.add(x=mb.mul(x=variable, y=factor), y=offset)
@@ -164,7 +168,7 @@ class _Run:
         self.values[port.tensor] = variable if port.shape else mb.squeeze(x=variable)
 
     def node(self, proto: onnx.NodeProto) -> None:
-        """Translate one node, compute it ahead, or replace it by its definition."""
+        """Translate one node, fold it, or replace it by its definition."""
         try:
             self._node(proto)
         except EffbenchError:
@@ -178,25 +182,25 @@ class _Run:
             NotImplementedError,
             RuntimeError,
         ) as error:
-            # The builder refuses what MIL does not allow with these; the user needs the node.
+            # The builder raises these for invalid operations; the message has to name the node.
             raise ConversionError(STAGE, str(error) or repr(error), node=proto.name, op=proto.op_type) from error
 
     def _node(self, proto: onnx.NodeProto) -> None:
         inputs = [self.values[name] if name else None for name in proto.input]
         if proto.op_type in FROM_SHAPE and not isinstance(inputs[0], np.ndarray):
-            stand_in = np.zeros(shape_of(inputs[0]), dtype_of(inputs[0]))
-            self._set(proto, fold(proto, {proto.input[0]: stand_in}, self.opset), inputs)
+            zeros = np.zeros(shape_of(inputs[0]), dtype_of(inputs[0]))
+            self._set(proto, fold(proto, {proto.input[0]: zeros}, self.opset), inputs)
         elif foldable(proto) and all(value is None or isinstance(value, np.ndarray) for value in inputs):
             known: dict[str, Any] = {name: value for name, value in zip(proto.input, inputs, strict=True) if name}
             self._set(proto, fold(proto, known, self.opset), inputs)
         elif proto.op_type == "If":
             self._branch(proto, inputs[0])
         elif proto.op_type in RULES:
-            self._set(proto, RULES[proto.op_type](self._resolved(proto, inputs)), inputs)
+            self._set(proto, RULES[proto.op_type](self._resolve(proto, inputs)), inputs)
         else:
             self._expand(proto, inputs)
 
-    def _resolved(self, proto: onnx.NodeProto, inputs: Sequence[Any]) -> Node:
+    def _resolve(self, proto: onnx.NodeProto, inputs: Sequence[Any]) -> Node:
         outputs = list(proto.output)
         while outputs and not outputs[-1]:
             outputs.pop()
@@ -214,7 +218,7 @@ class _Run:
             self.node(inner)
 
     def _branch(self, proto: onnx.NodeProto, condition: Any) -> None:
-        """Translate the branch that is taken; which one that is must be known now."""
+        """Translate the branch that is taken; its condition must be known when translating."""
         if not isinstance(condition, np.ndarray):
             raise ConversionError(STAGE, "the condition is computed at run time", node=proto.name, op=proto.op_type)
         from onnx import numpy_helper
@@ -226,20 +230,20 @@ class _Run:
         for name, info in zip(proto.output, graph.output, strict=True):
             self.values[name] = self.values[info.name]
 
-    def _set(self, proto: onnx.NodeProto, found: Any, inputs: Sequence[Any]) -> None:
-        results = found if isinstance(found, (list, tuple)) else [found]
-        used = [name for name in proto.output if name]
-        if isinstance(found, (list, tuple)) and len(results) == len(proto.output):
-            used = list(proto.output)
-        for name, value in zip(used, results, strict=True):
+    def _set(self, proto: onnx.NodeProto, result: Any, inputs: Sequence[Any]) -> None:
+        values = result if isinstance(result, (list, tuple)) else [result]
+        names = [name for name in proto.output if name]
+        if isinstance(result, (list, tuple)) and len(values) == len(proto.output):
+            names = list(proto.output)
+        for name, value in zip(names, values, strict=True):
             if not name:
                 continue
             self.values[name] = value
-            if not isinstance(value, np.ndarray) and not any(value is other for other in inputs):
+            if not isinstance(value, np.ndarray) and not any(value is item for item in inputs):
                 self._label(value, name)
 
     def _label(self, variable: Any, name: str) -> None:
-        """Name a variable after the ONNX tensor, so that Netron and a compute plan speak of the same nodes."""
+        """Name a variable after the ONNX tensor, so that Netron and a compute plan show the same names."""
         label = feature_name(name)
         if variable.op is None or label in self._named:
             return
@@ -247,13 +251,13 @@ class _Run:
         variable.op.name = label if len(variable.op.outputs) == 1 else f"{label}_op"
         variable.name = label
 
-    def _resolved_output(self, port: Port) -> Node:
+    def _output_node(self, port: Port) -> Node:
         return Node("output", port.tensor, (), (port.tensor,), {}, self.opset, int(self.target.value))
 
     def result(self, port: Port) -> Any:
-        """Bring a value to the package's type and shape, as a variable of its own."""
+        """Convert a value to the package's type and shape, as a separate variable."""
         value = self.values[port.tensor]
-        value = mb.const(val=mil_array(self._resolved_output(port), value)) if isinstance(value, np.ndarray) else value
+        value = mb.const(val=mil_array(self._output_node(port), value)) if isinstance(value, np.ndarray) else value
         value = cast(value, _feature_type(port, self.target))
         value = mb.expand_dims(x=value, axes=[0]) if rank_of(value) == 0 else value
         if value.op is None or value.op.op_type == "const" or id(value) in self._results:

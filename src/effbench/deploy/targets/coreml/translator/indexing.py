@@ -23,8 +23,8 @@ MODES = {"none": "update", "add": "add", "mul": "mul", "max": "max", "min": "min
 
 
 @operator("Slice")
-def cut(node: Node) -> Any:
-    """Use ``slice_by_index`` with positions resolved now."""
+def slice_(node: Node) -> Any:
+    """Use ``slice_by_index`` with positions that are resolved when translating."""
     x = node.tensor(0)
     shape = shape_of(x)
     starts, ends = node.integers(1, "starts") or [], node.integers(2, "ends") or []
@@ -33,11 +33,11 @@ def cut(node: Node) -> Any:
     ranges = [range(size) for size in shape]
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
         ranges[axis % len(shape)] = range(shape[axis % len(shape)])[slice(start, end, step)]
-    return sliced(x, ranges)
+    return slice_ranges(x, ranges)
 
 
-def sliced(x: Any, ranges: Sequence[range]) -> Any:
-    """Cut a variable to one range of positions per axis; nothing is added where all are whole."""
+def slice_ranges(x: Any, ranges: Sequence[range]) -> Any:
+    """Slice a variable to one range of positions per axis; no operation is added if all ranges are complete."""
     if all(span == range(size) for span, size in zip(ranges, shape_of(x), strict=True)):
         return x
     if any(len(span) == 0 for span in ranges):
@@ -53,7 +53,7 @@ def sliced(x: Any, ranges: Sequence[range]) -> Any:
 
 @operator("Gather")
 def gather(node: Node) -> Any:
-    """Use a slice for one fixed position, else ``gather``."""
+    """Use a slice for one constant position, else ``gather``."""
     x, indices = node.tensor(0), node.tensor(1)
     axis = node.get("axis", 0) % rank_of(x)
     if isinstance(indices, np.ndarray):
@@ -61,17 +61,17 @@ def gather(node: Node) -> Any:
         if indices.ndim == 0 and rank_of(x) > 1:
             ranges = [range(size) for size in shape_of(x)]
             ranges[axis] = range(int(indices), int(indices) + 1)
-            return mb.squeeze(x=sliced(x, ranges), axes=[axis])
+            return mb.squeeze(x=slice_ranges(x, ranges), axes=[axis])
     return _numeric(x, lambda value: mb.gather(x=value, indices=indices, axis=axis))
 
 
 def _numeric(x: Any, rule: Any) -> Any:
-    """Apply a rule that MIL has for numbers only; Booleans go through integers."""
+    """Apply a rule that MIL has only for numbers; Booleans are cast to integers and back."""
     return through(x, "int32", rule) if dtype_of(x) == np.bool_ else rule(x)
 
 
-def _wrapped(node: Node, index: int, sizes: Any) -> Any:
-    """Return indices, negative ones counted from the end."""
+def _nonnegative(node: Node, index: int, sizes: Any) -> Any:
+    """Return indices with the size added to negative ones."""
     indices = node.tensor(index)
     if isinstance(indices, np.ndarray):
         return np.where(indices < 0, indices + sizes, indices).astype(np.int32)
@@ -81,12 +81,12 @@ def _wrapped(node: Node, index: int, sizes: Any) -> Any:
 
 @operator("GatherElements")
 def gather_elements(node: Node) -> Any:
-    """Use ``gather_along_axis`` on an input cut to the indices' extent."""
+    """Use ``gather_along_axis`` on an input sliced to the indices' extent."""
     x = node.tensor(0)
     axis = node.get("axis", 0) % rank_of(x)
-    indices = _wrapped(node, 1, shape_of(x)[axis])
+    indices = _nonnegative(node, 1, shape_of(x)[axis])
     extents = [range(size if i == axis else shape_of(indices)[i]) for i, size in enumerate(shape_of(x))]
-    return _numeric(sliced(x, extents), lambda value: mb.gather_along_axis(x=value, indices=indices, axis=axis))
+    return _numeric(slice_ranges(x, extents), lambda value: mb.gather_along_axis(x=value, indices=indices, axis=axis))
 
 
 @operator("GatherND")
@@ -94,7 +94,7 @@ def gather_nd(node: Node) -> Any:
     """Use ``gather_nd``."""
     x, batch = node.tensor(0), int(node.get("batch_dims", 0))
     depth = shape_of(node.tensor(1))[-1]
-    indices = _wrapped(node, 1, np.asarray(shape_of(x)[batch : batch + depth]))
+    indices = _nonnegative(node, 1, np.asarray(shape_of(x)[batch : batch + depth]))
     return _numeric(x, lambda value: mb.gather_nd(x=value, indices=indices, batch_dims=batch))
 
 
@@ -108,7 +108,7 @@ def scatter_elements(node: Node) -> Any:
     """Use ``scatter_along_axis``; updates narrower than the data become coordinates of ``scatter_nd``."""
     data, updates = node.tensor(0), node.tensor(2)
     axis = node.get("axis", 0) % rank_of(data)
-    indices = _wrapped(node, 1, shape_of(data)[axis])
+    indices = _nonnegative(node, 1, shape_of(data)[axis])
     shape = shape_of(indices)
     if all(size == shape_of(data)[i] for i, size in enumerate(shape) if i != axis):
         return mb.scatter_along_axis(data=data, indices=indices, updates=updates, axis=axis, mode=_mode(node))
@@ -126,13 +126,13 @@ def scatter_nd(node: Node) -> Any:
     """Use ``scatter_nd``."""
     data, updates = node.tensor(0), node.tensor(2)
     depth = shape_of(node.tensor(1))[-1]
-    indices = _wrapped(node, 1, np.asarray(shape_of(data)[:depth]))
+    indices = _nonnegative(node, 1, np.asarray(shape_of(data)[:depth]))
     return mb.scatter_nd(data=data, indices=indices, updates=updates, mode=_mode(node))
 
 
 @operator("Pad")
 def pad(node: Node) -> Any:
-    """Use ``pad`` for a constant, gathers of positions for the other modes; negative amounts cut."""
+    """Use ``pad`` for a constant, gathers of positions for the other modes; negative amounts crop."""
     x = node.tensor(0)
     shape = shape_of(x)
     amounts = node.integers(1, "pads") or []
@@ -140,14 +140,14 @@ def pad(node: Node) -> Any:
     pairs = [(0, 0)] * len(shape)
     for axis, before, after in zip(axes, amounts[: len(axes)], amounts[len(axes) :], strict=True):
         pairs[axis % len(shape)] = (before, after)
-    x = sliced(
+    x = slice_ranges(
         x, [range(max(-before, 0), size - max(-after, 0)) for size, (before, after) in zip(shape, pairs, strict=True)]
     )
     pairs = [(max(before, 0), max(after, 0)) for before, after in pairs]
     mode = node.get("mode", "constant")
     mode = mode.decode() if isinstance(mode, bytes) else mode
     if mode != "constant":
-        return _padded_by_position(x, pairs, mode)
+        return _pad_by_position(x, pairs, mode)
     value = node.constant(2, "the padding value", np.asarray(node.get("value", 0.0)))
     flat = [amount for pair in pairs for amount in pair]
     if not any(flat):
@@ -158,7 +158,7 @@ def pad(node: Node) -> Any:
     )
 
 
-def _padded_by_position(x: Any, pairs: list[tuple[int, int]], mode: str) -> Any:
+def _pad_by_position(x: Any, pairs: list[tuple[int, int]], mode: str) -> Any:
     wide = x if dtype_of(x).kind == "f" else cast(x, "float32")
     spatial = rank_of(x) >= 3 and not any(before or after for before, after in pairs[:-2])
     if mode in ("reflect", "edge") and spatial:
@@ -174,7 +174,7 @@ def _padded_by_position(x: Any, pairs: list[tuple[int, int]], mode: str) -> Any:
 
 @operator("Trilu")
 def trilu(node: Node) -> Any:
-    """Keep a triangle, by a mask that is known now."""
+    """Multiply by a triangular mask, which is known when translating."""
     x = node.tensor(0)
     diagonal = int(node.constant(1, "the diagonal", np.asarray(0)).reshape(()))
     keep = np.triu if node.get("upper", 1) else np.tril

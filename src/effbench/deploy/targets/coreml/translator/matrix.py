@@ -35,7 +35,7 @@ def product(x: Any, y: Any) -> Any:
 
 @operator("Gemm")
 def gemm(node: Node) -> Any:
-    """Use ``linear`` where the weight is fixed, with alpha and beta folded into constants."""
+    """Use ``linear`` if the weight is constant, with alpha and beta folded into constants."""
     a, b = node.tensor(0), node.tensor(1)
     alpha, beta = node.get("alpha", 1.0), node.get("beta", 1.0)
     a = mb.transpose(x=a, perm=[1, 0]) if node.get("transA", 0) else a
@@ -45,25 +45,26 @@ def gemm(node: Node) -> Any:
     if isinstance(b, np.ndarray):
         weight = np.ascontiguousarray(b if node.get("transB", 0) else b.T)
         weight = weight if alpha == 1.0 else (weight * alpha).astype(weight.dtype)
-        return _biased(mb.linear(x=a, weight=weight, bias=_vector(bias, weight.shape[0])), bias, beta, weight.shape[0])
+        size = weight.shape[0]
+        return _add_bias(mb.linear(x=a, weight=weight, bias=_vector(bias, size)), bias, beta, size)
     if node.get("transB", 0) and alpha == 1.0 and is_fixed(b):
-        return _biased(mb.linear(x=a, weight=b, bias=_vector(bias, b.shape[0])), bias, beta, int(b.shape[0]))
+        return _add_bias(mb.linear(x=a, weight=b, bias=_vector(bias, b.shape[0])), bias, beta, int(b.shape[0]))
     result = mb.matmul(x=a, y=b, transpose_y=bool(node.get("transB", 0)))
     result = result if alpha == 1.0 else mb.mul(x=result, y=like(alpha, result))
-    return _biased(result, bias, beta, None)
+    return _add_bias(result, bias, beta, None)
 
 
 def is_fixed(value: Any) -> bool:
-    """Tell whether a variable is a constant in the package, compressed or not."""
+    """Return whether a variable is a constant of the package, compressed or not."""
     return bool(value.op is not None and (value.op.op_type == "const" or value.op.op_type.startswith("constexpr_")))
 
 
 def _vector(bias: Any, size: int) -> Any:
-    """Return the bias where it can go into ``linear``."""
+    """Return the bias as an argument of ``linear``, or None if it is none."""
     return bias.reshape(-1) if isinstance(bias, np.ndarray) and bias.size == size and bias.shape[-1] == size else None
 
 
-def _biased(result: Any, bias: Any, beta: float, size: int | None) -> Any:
+def _add_bias(result: Any, bias: Any, beta: float, size: int | None) -> Any:
     if bias is None or (size is not None and _vector(bias, size) is not None):
         return result
     bias = bias if beta == 1.0 else mb.mul(x=bias, y=like(beta, result))
@@ -82,32 +83,32 @@ def einsum(node: Node) -> Any:
         (x, left), (y, right), *rest = pairs
         needed = {*out, *(label for _, term in rest for label in term)}
         pairs = [_contract(x, left, y, right, needed), *rest]
-    value, term = _summed(*pairs[0], set(out))
+    value, term = _sum_unneeded(*pairs[0], set(out))
     perm = [term.index(label) for label in out]
     return value if perm == sorted(perm) else mb.transpose(x=value, perm=perm)
 
 
 def _labels(equation: str, ranks: Sequence[int]) -> tuple[list[list[str]], list[str]]:
-    """Split an equation into labels per operand and for the output; an ellipsis becomes labels of its own."""
+    """Split an equation into labels per operand and for the output; an ellipsis becomes numbered labels."""
     left, arrow, right = equation.partition("->")
     terms = left.split(",")
     widths = [rank - len(term.replace("...", "")) for term, rank in zip(terms, ranks, strict=True)]
     width = max((size for term, size in zip(terms, widths, strict=True) if "..." in term), default=0)
 
-    def expanded(term: str, size: int) -> list[str]:
+    def expand(term: str, size: int) -> list[str]:
         head, dots, tail = term.partition("...")
         return [*head, *(str(i) for i in range(width - size, width) if dots), *tail]
 
-    found = [expanded(term, size) for term, size in zip(terms, widths, strict=True)]
+    expanded = [expand(term, size) for term, size in zip(terms, widths, strict=True)]
     if arrow:
-        return found, expanded(right, width)
-    labels = [label for term in found for label in term]
+        return expanded, expand(right, width)
+    labels = [label for term in expanded for label in term]
     once = sorted(label for label in set(labels) if labels.count(label) == 1 and not label.isdigit())
-    return found, [*(str(i) for i in range(width)), *once]
+    return expanded, [*(str(i) for i in range(width)), *once]
 
 
 def _diagonal(value: Any, term: list[str]) -> tuple[Any, list[str]]:
-    """Keep the diagonal of axes that share a label: mask the others out and add them up."""
+    """Take the diagonal of axes that share a label: multiply by the identity matrix, then sum one of the axes."""
     for label in [label for label in dict.fromkeys(term) if term.count(label) == 2]:
         first, second = (axis for axis, other in enumerate(term) if other == label)
         size = shape_of(value)[first]
@@ -118,7 +119,7 @@ def _diagonal(value: Any, term: list[str]) -> tuple[Any, list[str]]:
     return value, term
 
 
-def _summed(value: Any, term: list[str], needed: set[str]) -> tuple[Any, list[str]]:
+def _sum_unneeded(value: Any, term: list[str], needed: set[str]) -> tuple[Any, list[str]]:
     axes = [axis for axis, label in enumerate(term) if label not in needed]
     if not axes:
         return value, term
@@ -126,8 +127,8 @@ def _summed(value: Any, term: list[str], needed: set[str]) -> tuple[Any, list[st
 
 
 def _contract(x: Any, left: list[str], y: Any, right: list[str], needed: set[str]) -> tuple[Any, list[str]]:
-    x, left = _summed(x, left, needed | set(right))
-    y, right = _summed(y, right, needed | set(left))
+    x, left = _sum_unneeded(x, left, needed | set(right))
+    y, right = _sum_unneeded(y, right, needed | set(left))
     batch = [label for label in left if label in right and label in needed]
     inner = [label for label in left if label in right and label not in needed]
     rows = [label for label in left if label not in right]
@@ -135,14 +136,14 @@ def _contract(x: Any, left: list[str], y: Any, right: list[str], needed: set[str
     sizes = {**dict(zip(right, shape_of(y), strict=True)), **dict(zip(left, shape_of(x), strict=True))}
     for label in batch:
         sizes[label] = max(shape_of(x)[left.index(label)], shape_of(y)[right.index(label)])
-    x = _arranged(x, left, [batch, rows, inner], sizes)
-    y = _arranged(y, right, [batch, inner, columns], sizes)
+    x = _arrange(x, left, [batch, rows, inner], sizes)
+    y = _arrange(y, right, [batch, inner, columns], sizes)
     labels = [*batch, *rows, *columns]
     result = mb.matmul(x=x, y=y)
     return mb.reshape(x=result, shape=[sizes[label] for label in labels] or [1]), labels
 
 
-def _arranged(value: Any, term: list[str], groups: list[list[str]], sizes: dict[str, int]) -> Any:
+def _arrange(value: Any, term: list[str], groups: list[list[str]], sizes: dict[str, int]) -> Any:
     perm = [term.index(label) for group in groups for label in group]
     value = value if perm == sorted(perm) else mb.transpose(x=value, perm=perm)
     shape = [math.prod(sizes[label] for label in group) for group in groups]

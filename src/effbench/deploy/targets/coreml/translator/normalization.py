@@ -11,7 +11,7 @@ from effbench.deploy.targets.coreml.translator.registry import Node, cast, dtype
 
 
 def per_channel(value: Any, rank: int) -> Any:
-    """Give a vector of per-channel values (axis 1) the shape that broadcasts."""
+    """Reshape a vector of per-channel values (axis 1) so that it broadcasts."""
     shape = [1, -1] + [1] * (rank - 2)
     return value.reshape(shape) if isinstance(value, np.ndarray) else mb.reshape(x=value, shape=shape)
 
@@ -38,12 +38,12 @@ def batch_norm(node: Node) -> Any:
 
 @operator("LayerNormalization")
 def layer_norm(node: Node) -> Any:
-    """Use ``layer_norm``; scale and shift go in where they are constants of the normalized shape."""
+    """Use ``layer_norm``, with scale and shift if they are constants of the normalized shape."""
     x = node.tensor(0)
     rank, eps = rank_of(x), node.get("epsilon", 1e-5)
     axes = list(range(node.get("axis", -1) % rank, rank))
     if dtype_of(x) == np.float16 and np.float16(eps) == 0:
-        # An epsilon that half cannot hold: the node's own stash type asks for float32 inside.
+        # Half precision cannot represent the epsilon; the node's stash type requires float32 inside.
         return _wide_layer_norm(node, axes)
     results = [_layer_norm(node, x, axes, [node.tensor(i) if i in node else None for i in (1, 2)])]
     if len(node.outputs) > 1:
@@ -55,8 +55,7 @@ def _layer_norm(node: Node, x: Any, axes: list[int], affine: list[Any]) -> Any:
     epsilon = like(node.get("epsilon", 1e-5), x)
     shape = tuple(shape_of(x)[axis] for axis in axes)
     gamma, beta = affine
-    inside = all(part is None or (isinstance(part, np.ndarray) and shape_of(part) == shape) for part in affine)
-    if inside:
+    if all(part is None or (isinstance(part, np.ndarray) and shape_of(part) == shape) for part in affine):
         return mb.layer_norm(x=x, axes=axes, gamma=gamma, beta=beta, epsilon=epsilon)
     result = mb.layer_norm(x=x, axes=axes, epsilon=epsilon)
     result = result if gamma is None else mb.mul(x=result, y=gamma)

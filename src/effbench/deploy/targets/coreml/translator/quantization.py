@@ -13,20 +13,20 @@ EIGHT_BIT = ("int8", "uint8")
 
 
 def _affine(node: Node, rank: int, dtype: Any) -> dict[str, Any]:
-    """Return scale, zero point and axis as MIL takes them: an axis only for vectors.
+    """Return scale, zero point and axis for MIL, with an axis only for vectors.
 
     Raises:
-        ConversionError: Scales are not constant, or are given per block.
+        ConversionError: Scales are not constant, or are per block.
     """
     scale = np.asarray(node.constant(1, "the scale"))
     zero = node.constant(2, "the zero point")
     if scale.ndim > 1 or node.get("block_size", 0):
         raise node.error("is quantized per block; only per tensor and per channel are translated")
-    one = scale.size == 1
-    parts: dict[str, Any] = {"scale": scale.reshape(()) if one else scale}
+    per_tensor = scale.size == 1
+    parts: dict[str, Any] = {"scale": scale.reshape(()) if per_tensor else scale}
     if zero is not None:
-        parts["zero_point"] = zero.reshape(()).astype(dtype) if one else zero.astype(dtype)
-    return parts if one else {**parts, "axis": int(node.get("axis", 1)) % rank}
+        parts["zero_point"] = zero.reshape(()).astype(dtype) if per_tensor else zero.astype(dtype)
+    return parts if per_tensor else {**parts, "axis": int(node.get("axis", 1)) % rank}
 
 
 def _eight_bit(node: Node, dtype: Any) -> str:
@@ -49,7 +49,7 @@ def quantize(node: Node) -> Any:
 
 @operator("DequantizeLinear")
 def dequantize(node: Node) -> Any:
-    """Use ``constexpr_affine_dequantize`` for weights, ``dequantize`` for activations, a float for an int32 bias."""
+    """Use ``constexpr_affine_dequantize`` for weights, ``dequantize`` for activations, floats for an int32 bias."""
     x = node.inputs[0]
     if not isinstance(x, np.ndarray):
         return mb.dequantize(input=x, **_affine(node, rank_of(x), dtype_of(x)))

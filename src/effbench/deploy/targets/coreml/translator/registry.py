@@ -1,4 +1,4 @@
-"""The table of ONNX operators the translator knows, and the node that each of them receives."""
+"""The table of translated ONNX operators, and the node that each rule receives."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _types: Any = LazyModule("coremltools.converters.mil.mil", "types")
 
 INT32 = np.iinfo(np.int32)
 CAST_NAMES = {"float32": "fp32", "float16": "fp16", "int32": "int32", "int64": "int32", "bool": "bool"}
-"""What numpy calls an element type -> what MIL's ``cast`` calls it; 64-bit integers become 32-bit ones."""
+"""numpy's name of an element type -> the name for MIL's ``cast``; 64-bit integers become 32-bit ones."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """One ONNX node with its inputs resolved: an array where the value is known, a MIL variable, or None."""
+    """One ONNX node with its inputs resolved: an array if the value is known, a MIL variable, or None."""
 
     op: str
     name: str
@@ -36,11 +36,11 @@ class Node:
         return index < len(self.inputs) and self.inputs[index] is not None
 
     def tensor(self, index: int) -> Any:
-        """Return an input as MIL takes it: a variable, or an array whose type MIL has."""
+        """Return an input for MIL: a variable, or an array of a type that MIL has."""
         return mil_array(self, self.inputs[index])
 
-    def constant(self, index: int, what: str, default: Any = None) -> Any:
-        """Return an input that must be known when translating, as ONNX holds it.
+    def constant(self, index: int, description: str, default: Any = None) -> Any:
+        """Return an input that must be known when translating, in ONNX's type.
 
         Raises:
             ConversionError: It is computed at run time.
@@ -48,22 +48,22 @@ class Node:
         if index not in self:
             return default
         if not isinstance(self.inputs[index], np.ndarray):
-            raise self.error(f"{what} is computed at run time; Core ML needs it fixed")
+            raise self.error(f"{description} is computed at run time; Core ML needs it fixed")
         return self.inputs[index]
 
     def integers(self, index: int, attribute: str) -> list[int] | None:
-        """Return integers that older opsets hold in an attribute and newer ones in an input."""
+        """Return integers that are an attribute in older opsets and an input in newer ones."""
         if index in self:
             return [int(value) for value in self.constant(index, attribute).reshape(-1)]
-        found = self.attributes.get(attribute)
-        return None if found is None else [int(value) for value in found]
+        values = self.attributes.get(attribute)
+        return None if values is None else [int(value) for value in values]
 
     def get(self, attribute: str, default: Any) -> Any:
         """Return an attribute."""
         return self.attributes.get(attribute, default)
 
     def known(self, index: int) -> bool:
-        """Tell whether an input is there and known when translating."""
+        """Return whether an input is present and known when translating."""
         return index in self and isinstance(self.inputs[index], np.ndarray)
 
     def error(self, message: str) -> ConversionError:
@@ -90,10 +90,10 @@ def operator(*names: str) -> Callable[[R], R]:
 
 
 def mil_array(node: Node, value: Any) -> Any:
-    """Return a known value in a type MIL has; variables pass.
+    """Return a known value in a type that MIL has; variables are returned unchanged.
 
     Raises:
-        ConversionError: Integers beyond 32 bits, or a type without a counterpart (double, complex, strings).
+        ConversionError: An integer needs more than 32 bits, or MIL lacks the type (double, complex, strings).
     """
     if not isinstance(value, np.ndarray):
         return value
@@ -109,12 +109,12 @@ def mil_array(node: Node, value: Any) -> Any:
 def dtype_of(value: Any) -> np.dtype[Any]:
     """Return the numpy type of a variable's or an array's elements."""
     known = isinstance(value, (np.ndarray, np.generic))
-    found: np.dtype[Any] = np.dtype(value.dtype if known else _types.nptype_from_builtin(value.dtype))
-    return found
+    dtype: np.dtype[Any] = np.dtype(value.dtype if known else _types.nptype_from_builtin(value.dtype))
+    return dtype
 
 
 def is_float(value: Any) -> bool:
-    """Tell whether a value's elements are floating-point numbers."""
+    """Return whether a value's elements are floating-point numbers."""
     return dtype_of(value).kind == "f"
 
 
@@ -124,19 +124,19 @@ def shape_of(value: Any) -> tuple[int, ...]:
 
 
 def like(value: float, other: Any) -> Any:
-    """Return a constant in the element type of another value, as MIL asks of its parameters."""
+    """Return a constant in the element type of another value, as MIL requires of its parameters."""
     return dtype_of(other).type(value)
 
 
 def cast(value: Any, dtype: str) -> Any:
-    """Cast to an element type, given by numpy's name; nothing is added where the type is that already."""
+    """Cast to an element type by numpy's name; without an operation if the value has that type."""
     name = CAST_NAMES.get(dtype, dtype)
     same = dtype_of(value) == np.dtype({"fp32": "float32", "fp16": "float16"}.get(name, name))
     return value if same else mb.cast(x=value, dtype=name)
 
 
 def through(value: Any, dtype: str, rule: Callable[[Any], Any]) -> Any:
-    """Apply a rule in another element type, for operations that MIL does not have in this one."""
+    """Apply a rule in another element type, for operations that MIL lacks in the value's type."""
     return cast(rule(cast(value, dtype)), dtype_of(value).name)
 
 

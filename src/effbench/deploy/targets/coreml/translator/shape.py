@@ -1,4 +1,4 @@
-"""ONNX operators that change shapes, join and cut."""
+"""ONNX operators that change shapes, concatenate and split."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from effbench.deploy.targets.coreml.translator.elementwise import expand as broa
 from effbench.deploy.targets.coreml.translator.registry import Node, dtype_of, operator, rank_of, shape_of, through
 
 
-def reshaped(x: Any, shape: list[int]) -> Any:
-    """Reshape a variable to sizes that are all known; nothing is added where it has them."""
+def reshape_to(x: Any, shape: list[int]) -> Any:
+    """Reshape a variable to known sizes; without an operation if it has them."""
     return x if list(shape_of(x)) == shape else mb.reshape(x=x, shape=[int(size) for size in shape])
 
 
 @operator("Reshape")
 def reshape(node: Node) -> Any:
-    """Use ``reshape`` with every size resolved now."""
+    """Use ``reshape`` with sizes that are resolved when translating."""
     x = node.tensor(0)
     sizes = node.integers(1, "shape") or []
     old = shape_of(x)
@@ -28,16 +28,16 @@ def reshape(node: Node) -> Any:
     if -1 in sizes:
         known = math.prod(size for size in sizes if size != -1)
         sizes = [math.prod(old) // known if size == -1 else size for size in sizes]
-    return reshaped(x, sizes) if sizes else mb.squeeze(x=x)
+    return reshape_to(x, sizes) if sizes else mb.squeeze(x=x)
 
 
 @operator("Flatten")
 def flatten(node: Node) -> Any:
-    """Join the dimensions before an axis, and those from it on."""
+    """Merge the dimensions before an axis, and those from it on."""
     x, axis = node.tensor(0), node.get("axis", 1)
     shape = shape_of(x)
     axis = axis + len(shape) if axis < 0 else axis
-    return reshaped(x, [math.prod(shape[:axis]), math.prod(shape[axis:])])
+    return reshape_to(x, [math.prod(shape[:axis]), math.prod(shape[axis:])])
 
 
 @operator("Squeeze")
@@ -90,7 +90,7 @@ def concat(node: Node) -> Any:
 
 @operator("Split")
 def split(node: Node) -> Any:
-    """Use ``split``; where sizes are not given, the last part may be smaller."""
+    """Use ``split``; without stated sizes the last part may be smaller."""
     x = node.tensor(0)
     axis = node.get("axis", 0) % rank_of(x)
     sizes = node.integers(1, "split")
@@ -124,13 +124,13 @@ def space_to_depth(node: Node) -> Any:
 
 @operator("Identity")
 def identity(node: Node) -> Any:
-    """Pass the value on."""
+    """Return the input."""
     return node.tensor(0)
 
 
 @operator("Dropout")
 def dropout(node: Node) -> Any:
-    """Pass the value on; the mask, where asked for, keeps everything.
+    """Return the input, and a mask of ones if the node outputs one.
 
     Raises:
         ConversionError: The node is in training mode.
