@@ -102,14 +102,14 @@ def test_a_student_learns_from_two_teachers_and_is_exported(desk: Run):
     ("arguments", "said"),
     [
         (("own:student", "--data", "nowhere"), "There is no folder nowhere"),
-        (("own:student", "--data", "images", "--teacher", "regla_t"), "untrained weights: nothing can be learned"),
+        (("own:student", "--data", "images", "--teacher", "regla_t"), "untrained weights: a student learns nothing"),
         (("own:student", "--data", "images", "--batch", "64"), "smaller --batch"),
         (("own:student", "--data", "images", "--drop-teacher", "2"), "--drop-teacher 2 is not from 0 to 1"),
         (("own:student", "--data", "images", "--augmentation", "x"), "'x' is not one of none, shift"),
         (("a.onnx", "--data", "images"), "no such file"),
     ],
 )
-def test_what_cannot_be_meant_ends_with_a_sentence(desk: Run, arguments: tuple[str, ...], said: str):
+def test_invalid_arguments_end_with_a_sentence(desk: Run, arguments: tuple[str, ...], said: str):
     done = desk("distill", *arguments, "--res", "16")
     assert 2 == done.returncode, done.stderr
     assert said in done.stderr

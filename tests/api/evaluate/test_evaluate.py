@@ -65,7 +65,7 @@ def test_every_target_says_what_torch_says(own: Run, data: Path):
     )
     for one in found["results"]:
         agreed = one["agreement"]
-        assert agreed is None if "torch" in one["artifact"] else (30, []) == (agreed["hits"], one["parted"])
+        assert agreed is None if "torch" in one["artifact"] else (30, []) == (agreed["hits"], one["disagreements"])
     # The same, computed here from the images with torch and nothing of effbench's loop.
     assert by_hand(own.folder, data) == found["results"][0]["evaluation"]["predictions"]["top1"]
     again = answer(own("evaluate", "--data", str(data), "--json", "--no-check-preprocessing"))
@@ -297,7 +297,7 @@ def test_known_answer_of_real_weights_on_labelled_photographs(run: Run):
     for one in found["results"]:
         assert (18, 19, 20) == (one["top1"]["hits"], one["top5"]["hits"], one["top1"]["of"]), one["artifact"]
         assert one["evaluation"]["simulated"] == ("coreml" in one["artifact"])
-        assert one["agreement"] is None or (20, []) == (one["agreement"]["hits"], one["parted"]), one["artifact"]
+        assert one["agreement"] is None or (20, []) == (one["agreement"]["hits"], one["disagreements"]), one["artifact"]
         assert "pretrained" == one["evaluation"]["subject"]["weights"]["kind"]
     assert [] == found["suspicions"]
     # The same weights behind the wrong preprocessing: fewer are right, and that is pointed out.

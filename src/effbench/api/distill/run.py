@@ -1,4 +1,4 @@
-"""Train a student from labels, from teachers, or both; start the same again after a kill and it goes on."""
+"""Train a student from labels, from teachers, or both; the same command continues a training that was stopped."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ WEIGHTS = "student.safetensors"
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training made, and of what.
+    """The result of a training, and its inputs.
 
     ``weights`` is a .safetensors file below ``folder``; ``teachers`` are names and identities; ``data`` the hash of the
-    images and labels; ``top1`` the share of validation images that the student gets right, None without any.
+    images and labels; ``top1`` the share of validation images that the student classifies right, or None without any.
     """
 
     student: str
@@ -87,7 +87,7 @@ def run_training(request: DistillRequest) -> Trained:
     trained = _finished(job.folder)
     if trained is not None:
         return replace(trained, notes=(*trained.notes, "trained before; nothing was done"))
-    with _alone(job.folder):
+    with _locked(job.folder):
         return _train(job, teachers, source.name, request.notify)
 
 
@@ -96,7 +96,7 @@ def _student(argument: str, weights: str | None, recipe: Recipe) -> Source:
     if source.path is not None:
         raise UsageError(
             f"{argument} cannot be trained: an .onnx file is a finished graph.",
-            hint="Name a registered model or package.module:factory; as a --teacher an .onnx file is welcome.",
+            hint="Name a registered model or package.module:factory; an .onnx file can be a --teacher.",
         )
     return source
 
@@ -104,16 +104,16 @@ def _student(argument: str, weights: str | None, recipe: Recipe) -> Source:
 def _images(
     data: str | Path, validation: str | Path | None, classes: str | Path | None
 ) -> tuple[Dataset, Dataset | None]:
-    place = Path(data)
-    if (place / "train").is_dir():
-        beside = next((place / name for name in SPLITS if (place / name).is_dir()), None)
-        place, validation = place / "train", validation or beside
-    images = open_dataset(place, classes)
+    folder = Path(data)
+    if (folder / "train").is_dir():
+        split = next((folder / name for name in SPLITS if (folder / name).is_dir()), None)
+        folder, validation = folder / "train", validation or split
+    images = open_dataset(folder, classes)
     if validation is None:
         return images, None
     held_out = open_dataset(validation, classes or images.classes)
     if not held_out.labelled:
-        raise DataError(f"{validation} holds images without labels, by which nothing can be validated.")
+        raise DataError(f"{validation} holds images without labels; a validation needs labels.")
     return images, held_out
 
 
@@ -174,8 +174,12 @@ def _train(job: TrainingJob, teachers: dict[str, str], name: str, notify: Notify
     notes = list(result.notes)
     if not (job.recipe.labels and job.images.labelled) and not job.recipe.logits:
         labelled = (training.views.labels != UNLABELLED).any()
-        notes += [] if labelled and job.recipe.labels else ["the classifier was not trained: features were all it saw"]
-    made = Trained(
+        notes += (
+            []
+            if labelled and job.recipe.labels
+            else ["the classifier was not trained: the losses were on features only"]
+        )
+    trained = Trained(
         student=name,
         shapes=InputShapes(job.size),
         recipe=job.recipe,
@@ -193,9 +197,9 @@ def _train(job: TrainingJob, teachers: dict[str, str], name: str, notify: Notify
     )
     if training.rank == 0:
         draft = job.folder / f".{TRAINED}"
-        draft.write_bytes(canonical(to_json(made)))
+        draft.write_bytes(canonical(to_json(trained)))
         draft.replace(job.folder / TRAINED)
-    return made
+    return trained
 
 
 def _write_weights(folder: Path, training: Any) -> str:
@@ -213,15 +217,15 @@ def _finished(folder: Path) -> Trained | None:
         return None
     import json
 
-    found = from_json(Trained, json.loads(path.read_text()), str(path), folder=folder)
-    if file_sha256(found.weights) != found.sha256:
-        raise DataError(f"{found.weights}: not the file that was written.", hint=f"Remove {folder} to train again.")
-    return found
+    trained = from_json(Trained, json.loads(path.read_text()), str(path), folder=folder)
+    if file_sha256(trained.weights) != trained.sha256:
+        raise DataError(f"{trained.weights}: changed since it was written.", hint=f"Remove {folder} to train again.")
+    return trained
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep a second start of the same training out; of several processes of one training the first holds the lock."""
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a training, so that it runs once; of the processes of one training the first holds it."""
     from filelock import FileLock, Timeout
 
     if os.environ.get("RANK", "0") != "0":

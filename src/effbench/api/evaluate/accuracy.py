@@ -1,4 +1,4 @@
-"""What predictions say: accuracy with its interval, agreement with the reference, a likely wrong preprocessing."""
+"""Statistics of predictions: accuracy with its interval, agreement with the reference, a likely wrong preprocessing."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from effbench.schema import Evaluation, Predictions, Preprocessing
 from effbench.statistics.proportions import calibration_error, sign_flip_test, wilson
 
 SUSPICION = 0.01
-"""Chance of pointing at a preprocessing that is not better, over all alternatives together."""
+"""Chance of reporting a preprocessing that is not better, over all alternatives together."""
 MATERIAL_NATS = 0.05
-"""A gain of mean log-likelihood below this is no mismatch, however sure it is."""
+"""A smaller gain of mean log-likelihood is not reported, even if it is significant."""
 SAME_RANGE = 0.02
-"""Inputs that differ by less than this share of their range are prepared alike."""
+"""Two preprocessings whose inputs differ by less than this share of their range count as equal."""
 FEWEST = 12
-"""Images below which no alternative could be told from luck."""
+"""With fewer images no alternative can be significant."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Parted:
-    """An image on which an artifact and the reference say different things.
+class Disagreement:
+    """An image that an artifact and the reference classify differently.
 
     The margins are the distances of the two best logits of each, in nats: a difference at margins of rounding size is
-    a tie that fell the other way.
+    a tie.
     """
 
     image: str
@@ -49,7 +49,7 @@ class Parted:
 
 @dataclass(frozen=True)
 class Suspicion:
-    """Another preprocessing under which the same files know the same images better."""
+    """Another preprocessing under which the same artifact classifies the same images better."""
 
     what: str
     preprocessing: Preprocessing
@@ -74,37 +74,37 @@ def within(predictions: Predictions, k: int) -> Share | None:
 
 def reliability(predictions: Predictions) -> float | None:
     """Return the expected calibration error over the labelled images; None without labels."""
-    known = [place for place, rank in enumerate(predictions.ranks) if rank >= 0]
-    if not known:
+    labelled = [place for place, rank in enumerate(predictions.ranks) if rank >= 0]
+    if not labelled:
         return None
-    said = [predictions.confidences[place] for place in known]
-    return calibration_error(said, [predictions.ranks[place] == 0 for place in known])
+    confidences = [predictions.confidences[place] for place in labelled]
+    return calibration_error(confidences, [predictions.ranks[place] == 0 for place in labelled])
 
 
 def agreement(
-    reference: Predictions, found: Predictions, names: Sequence[str]
-) -> tuple[Share | None, tuple[Parted, ...]]:
-    """Return on how many of the images that both saw they say the same class, and those on which they part."""
-    at = {image: place for place, image in enumerate(reference.images)}
-    pairs = [(at[image], place) for place, image in enumerate(found.images) if image in at]
-    parted = [
-        Parted(
-            image=names[found.images[there]],
-            label=found.labels[there] if found.labels[there] >= 0 else None,
-            reference_class=reference.top1[here],
-            artifact_class=found.top1[there],
-            reference_margin=reference.margins[here],
-            artifact_margin=found.margins[there],
+    reference: Predictions, predictions: Predictions, names: Sequence[str]
+) -> tuple[Share | None, tuple[Disagreement, ...]]:
+    """Return the share of common images on which both predict the same class, and the disagreements."""
+    index_of = {image: place for place, image in enumerate(reference.images)}
+    pairs = [(index_of[image], place) for place, image in enumerate(predictions.images) if image in index_of]
+    disagreements = [
+        Disagreement(
+            image=names[predictions.images[j]],
+            label=predictions.labels[j] if predictions.labels[j] >= 0 else None,
+            reference_class=reference.top1[i],
+            artifact_class=predictions.top1[j],
+            reference_margin=reference.margins[i],
+            artifact_margin=predictions.margins[j],
         )
-        for here, there in pairs
-        if reference.top1[here] != found.top1[there]
+        for i, j in pairs
+        if reference.top1[i] != predictions.top1[j]
     ]
-    whole = share(len(pairs) - len(parted), len(pairs)) if pairs else None
-    return whole, tuple(sorted(parted, key=lambda one: -one.reference_margin))
+    agreed = share(len(pairs) - len(disagreements), len(pairs)) if pairs else None
+    return agreed, tuple(sorted(disagreements, key=lambda one: -one.reference_margin))
 
 
 def alternatives(declared: Preprocessing) -> dict[str, Preprocessing]:
-    """Return the common ways to prepare images that differ from a declared one, by what is said of each."""
+    """Return common preprocessings that differ from a declared one, by description."""
     half, clip = (0.5,) * 3, (0.48145466, 0.4578275, 0.40821073)
     base = Preprocessing()
     scales = {
@@ -114,14 +114,16 @@ def alternatives(declared: Preprocessing) -> dict[str, Preprocessing]:
         "pixels from 0 to 1": ((0.0,) * 3, (1.0,) * 3, 1 / 255),
         "pixels from 0 to 255": ((0.0,) * 3, (1.0,) * 3, 1.0),
     }
-    found = {what: replace(declared, mean=mean, std=std, scale=scale) for what, (mean, std, scale) in scales.items()}
+    preprocessings = {
+        name: replace(declared, mean=mean, std=std, scale=scale) for name, (mean, std, scale) in scales.items()
+    }
     swapped = "BGR" if declared.channel_order == "RGB" else "RGB"
-    found[f"channels in the order {swapped}"] = replace(declared, channel_order=swapped)
+    preprocessings[f"channels in the order {swapped}"] = replace(declared, channel_order=swapped)
     for name in ("bicubic", "bilinear"):
-        found[f"{name} interpolation"] = replace(declared, interpolation=name)
+        preprocessings[f"{name} interpolation"] = replace(declared, interpolation=name)
     for part in (0.875, 0.95, 1.0):
-        found[f"a crop of {part:g}"] = replace(declared, crop_pct=part)
-    return {what: other for what, other in found.items() if not _alike(declared, other)}
+        preprocessings[f"a crop of {part:g}"] = replace(declared, crop_pct=part)
+    return {name: other for name, other in preprocessings.items() if not _alike(declared, other)}
 
 
 def _alike(one: Preprocessing, other: Preprocessing) -> bool:
@@ -133,28 +135,28 @@ def _alike(one: Preprocessing, other: Preprocessing) -> bool:
 
 
 def suspicions(declared: Evaluation, others: Mapping[str, Evaluation]) -> tuple[Suspicion, ...]:
-    """Return the alternatives that know the labels better, where that is no luck; most right, then most gained, first.
+    """Return the alternatives that predict the labels significantly better; most right, then largest gain, first.
 
     Paired, image by image, on ln p(label); the level is shared out among the alternatives (Bonferroni).
     """
-    found = []
-    for what, other in others.items():
-        here = dict(zip(declared.predictions.images, _rows(declared.predictions), strict=True))
+    better = []
+    for name, other in others.items():
+        rows_by_image = dict(zip(declared.predictions.images, _rows(declared.predictions), strict=True))
         pairs = [
-            (here[image], row)
+            (rows_by_image[image], row)
             for image, row in zip(other.predictions.images, _rows(other.predictions), strict=True)
-            if image in here and row[0] >= 0
+            if image in rows_by_image and row[0] >= 0
         ]
         gains = np.array([theirs[1] - ours[1] for ours, theirs in pairs])
         if len(gains) < FEWEST or gains.mean() < MATERIAL_NATS:
             continue
         p_value = sign_flip_test(gains)
         if p_value < SUSPICION / len(others):
-            right = [sum(row[0] == 0 for row in side) for side in zip(*pairs, strict=True)]
-            found.append(
-                Suspicion(what, other.preprocessing, len(gains), float(gains.mean()), p_value, right[0], right[1])
+            hits = [sum(row[0] == 0 for row in side) for side in zip(*pairs, strict=True)]
+            better.append(
+                Suspicion(name, other.preprocessing, len(gains), float(gains.mean()), p_value, hits[0], hits[1])
             )
-    return tuple(sorted(found, key=lambda one: (-one.right_instead, -one.gain_nats)))
+    return tuple(sorted(better, key=lambda one: (-one.right_instead, -one.gain_nats)))
 
 
 def _rows(predictions: Predictions) -> list[tuple[int, float]]:

@@ -1,4 +1,4 @@
-"""Images for a device: decoded and cut here, pushed in portions, so that it needs numpy and its runtime alone."""
+"""Images for a device: decoded and cut here, copied in portions, so that it needs only numpy and its runtime."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from effbench.data import Dataset, pixels
 from effbench.schema import Artifact, Preprocessing
 
 PORTION = 256
-"""Images of a push; each is evaluated by a fresh agent."""
+"""Images that are copied at a time; each portion is evaluated by a fresh agent."""
 
 
 def evaluate(
@@ -27,28 +27,30 @@ def evaluate(
     threads: int,
     batch: int | None,
 ) -> Iterator[dict[str, Any]]:
-    """Evaluate an artifact on a device; yields the agent's events, as a local agent would give them.
+    """Evaluate an artifact on a device; yields the same events as a local agent.
 
     Raises:
-        DataError: An image cannot be read; what was yielded before stands.
+        DataError: An image cannot be read; earlier events stay valid.
         DeviceError: The device cannot be reached, or was lost.
     """
     spec, size = artifact.inputs[0], artifact.subject.resolution
     with tempfile.TemporaryDirectory() as scratch:
-        for name, (how, places) in tasks.items():
+        for name, (preprocessing, places) in tasks.items():
             for start in range(0, len(places), PORTION):
-                part = list(places[start : start + PORTION])
-                items = [data.items[place] for place in part]
-                images = [pixels.read(one.read(), one.name, size, how, spec.shape[1] or 3) for one in items]
+                portion = list(places[start : start + PORTION])
+                items = [data.items[place] for place in portion]
+                images = [
+                    pixels.read(item.read(), item.name, size, preprocessing, spec.shape[1] or 3) for item in items
+                ]
                 np.save(file := Path(scratch) / "images.npy", np.stack(images))
                 job = {
                     "op": "evaluate",
                     "artifact": remote.place(artifact),
                     "images": remote.put(file, "images"),
-                    "labels": [one.label for one in items],
+                    "labels": [item.label for item in items],
                     "threads": threads,
                     "batch": batch,
                     "workers": 1,
-                    "tasks": [{"name": name, "preprocessing": to_json(how), "places": part}],
+                    "tasks": [{"name": name, "preprocessing": to_json(preprocessing), "places": portion}],
                 }
                 yield from remote.run(AGENT, job, time_limit_s=STAGE_LIMIT_S)

@@ -1,10 +1,9 @@
-"""Evaluate: the deployed files, through their own runtime, over labelled images; resumed where it was stopped."""
+"""Evaluate artifacts through their own runtime over labelled images; a stopped evaluation is resumed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from effbench.api.evaluate.accuracy import Suspicion
 from effbench.api.evaluate.request import EvaluateRequest
@@ -23,7 +22,7 @@ from effbench.store import home as home_of
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What one call of `evaluate` gave."""
+    """The results of one call of `evaluate`."""
 
     data: DataInfo
     classes: tuple[str, ...] | None
@@ -54,24 +53,13 @@ def run_evaluation(request: EvaluateRequest) -> Evaluated:
         dataset.check_head(int(score_output(artifact.outputs, artifact.name).shape[1] or 0), artifact.name)
     request.notify(f"hash {len(dataset.items)} images")
     with Remote(device_of(request.device)) as remote:
-        call = Call(
-            home_of(request.out),
-            Path(request.data),
-            request.classes,
-            dataset,
-            request.max_images,
-            request.threads,
-            request.batch,
-            request.workers,
-            request.notify,
-            remote,
-        )
-        results, suspicions = _evaluated(call, artifacts, cells, request.reference, request.check_preprocessing)
+        call = Call(request, dataset, remote)
+        results, suspicions = _evaluated(call, artifacts, cells, request)
     return Evaluated(call.info, dataset.classes, tuple(results), tuple(cells), tuple(suspicions))
 
 
 def _evaluated(
-    call: Call, artifacts: Sequence[Artifact], cells: list[Cell], reference: bool, check_preprocessing: bool
+    call: Call, artifacts: Sequence[Artifact], cells: list[Cell], request: EvaluateRequest
 ) -> tuple[list[Result], list[tuple[str, Suspicion]]]:
     results: list[Result] = []
     suspicions: list[tuple[str, Suspicion]] = []
@@ -80,14 +68,14 @@ def _evaluated(
         try:
             _check_device(call, artifact)
             result = call.evaluate(artifact)
-            if reference:
+            if request.reference:
                 result = call.compared(result, artifact)
             results.append(result)
             root, simulated = call.root(artifact), result.evaluation.simulated
-            if check_preprocessing and call.data.labelled and root not in checked and not simulated:
+            if request.check_preprocessing and call.data.labelled and root not in checked and not simulated:
                 checked.add(root)
-                found_better = call.suspect(artifact, result.evaluation)
-                suspicions += [(artifact.subject.model, doubt) for doubt in found_better]
+                better = call.suspect(artifact, result.evaluation)
+                suspicions += [(artifact.subject.model, suspicion) for suspicion in better]
         except DataError:
             raise
         except EffbenchError as error:

@@ -1,4 +1,4 @@
-"""One evaluation: what the store lacks is run in a fresh process, kept every second, and read back with the rest."""
+"""One evaluation: images without stored predictions run in a fresh process, and predictions are stored every second."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import numpy as np
 
 from effbench import deploy, process
 from effbench.api.evaluate import accuracy, remote_images
-from effbench.api.evaluate.accuracy import Parted, Share, Suspicion
+from effbench.api.evaluate.accuracy import Disagreement, Share, Suspicion
+from effbench.api.evaluate.request import EvaluateRequest
 from effbench.api.export.source import versions
-from effbench.api.export.stage import AGENT, STAGE_LIMIT_S, Notify
+from effbench.api.export.stage import AGENT, STAGE_LIMIT_S
 from effbench.api.remote import Remote
 from effbench.codec import from_json, to_json
 from effbench.data import Dataset
@@ -23,20 +24,21 @@ from effbench.errors import DataError
 from effbench.profiles.accuracy import score_output
 from effbench.schema import FORMAT_VERSION, Artifact, DataInfo, Evaluation, Predictions, Preprocessing
 from effbench.store import Store, merge
+from effbench.store import home as home_of
 
 SIMULATED_IMAGES = 64
-"""How many images a simulator takes where nothing else is asked for."""
+"""The default number of images on a simulator."""
 CHECK_IMAGES = 64
-"""How many images the common alternatives of a preprocessing are tried on."""
+"""The number of images on which common alternatives of the preprocessing are tried."""
 DECLARED = "declared"
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one artifact reached on a data set; shares are in percent with 95 % intervals.
+    """The result of one artifact on a data set; shares are in percent with 95 % intervals.
 
-    ``reference`` is the artifact that predictions are compared with. ``computed`` counts the images of this call, the
-    others were found in the store; ``images_per_s`` is of those, decoding included, and no latency.
+    ``reference`` is the artifact that predictions are compared with. ``computed`` counts the images of this call; the
+    others come from the store. ``images_per_s`` is the rate of this call, decoding included; it is no latency.
     """
 
     artifact: str
@@ -46,7 +48,7 @@ class Result:
     calibration_error: float | None
     reference: str = ""
     agreement: Share | None = None
-    parted: tuple[Parted, ...] = ()
+    disagreements: tuple[Disagreement, ...] = ()
     computed: int = 0
     images_per_s: float | None = None
 
@@ -54,100 +56,92 @@ class Result:
 class Call:
     """One call of `evaluate`: the images, their order, and the store."""
 
-    def __init__(
-        self,
-        home: Path,
-        place: Path,
-        classes: str | Path | Sequence[str] | None,
-        data: Dataset,
-        images: int | None,
-        threads: int,
-        batch: int | None,
-        workers: int | None,
-        notify: Notify,
-        remote: Remote | None = None,
-    ) -> None:
-        self.home, self.place, self.data, self.limit = home, place, data, images
+    def __init__(self, request: EvaluateRequest, data: Dataset, remote: Remote | None = None) -> None:
+        self.data, self.place, self.limit = data, Path(request.data), request.max_images
+        self.home, classes = home_of(request.out), request.classes
         self.classes = str(Path(classes).resolve()) if isinstance(classes, (str, Path)) else classes
-        self.threads, self.batch, self.workers, self.notify = threads, batch, workers, notify
+        self.threads, self.batch, self.workers = request.threads, request.batch, request.workers
+        self.notify = request.notify
         self.remote = remote if remote is not None and not remote.local else None
-        self._here: set[str] = set()  # digests of references, which run on this machine whatever the device
-        self.store = Store(home)
-        self.known: dict[tuple[Any, ...], list[Evaluation]] = {}
-        for one in self.store.evaluations():
-            self.known.setdefault(one.identity(), []).append(one)
+        self._here: set[str] = set()  # digests of references, which always run on this machine
+        self.store = Store(self.home)
+        self.stored: dict[tuple[Any, ...], list[Evaluation]] = {}
+        for evaluation in self.store.evaluations():
+            self.stored.setdefault(evaluation.identity(), []).append(evaluation)
         self.info = DataInfo(data.name, data.sha256, len(data.items), data.layout)
-        # One order for every artifact and every number of images, so that fewer are a part of more.
+        # One order for all artifacts and sizes, so that a smaller number of images is a subset of a larger one.
         self.order = [int(value) for value in np.random.default_rng(0).permutation(len(data.items))]
 
     def evaluate(self, artifact: Artifact) -> Result:
-        """Evaluate what the store does not hold yet, and return the whole."""
+        """Evaluate the images that the store has no predictions for, and return the result over all of them."""
         limit = self.limit or (SIMULATED_IMAGES if self._simulated(artifact) else len(self.order))
         computed, seconds = self._run(artifact, {DECLARED: (artifact.preprocessing, self.order[:limit])})
-        whole = self._stored(artifact, artifact.preprocessing)
-        if whole is None:
+        evaluation = self._stored(artifact, artifact.preprocessing)
+        if evaluation is None:
             raise DataError(f"{artifact.name}: nothing was evaluated.")
         return Result(
             artifact=artifact.name,
-            evaluation=whole,
-            top1=accuracy.within(whole.predictions, 1),
-            top5=accuracy.within(whole.predictions, 5) if whole.classes > 5 else None,
-            calibration_error=accuracy.reliability(whole.predictions),
+            evaluation=evaluation,
+            top1=accuracy.within(evaluation.predictions, 1),
+            top5=accuracy.within(evaluation.predictions, 5) if evaluation.classes > 5 else None,
+            calibration_error=accuracy.reliability(evaluation.predictions),
             computed=computed,
             images_per_s=computed / seconds if seconds > 0 else None,
         )
 
     def predictions(self, artifact: Artifact, places: Sequence[int]) -> Predictions:
-        """Return what an artifact says of some images; what the store lacks is evaluated."""
+        """Return an artifact's predictions for some images; missing ones are evaluated."""
         self._run(artifact, {DECLARED: (artifact.preprocessing, places)})
-        whole = self._stored(artifact, artifact.preprocessing)
-        found = whole.predictions if whole is not None else Predictions()
-        wanted = set(places)
-        kept = [row for row, image in enumerate(found.images) if image in wanted]
-        return Predictions(**{name: tuple(column[row] for row in kept) for name, column in vars(found).items()})
+        evaluation = self._stored(artifact, artifact.preprocessing)
+        predictions = evaluation.predictions if evaluation is not None else Predictions()
+        places_set = set(places)
+        rows = [row for row, image in enumerate(predictions.images) if image in places_set]
+        return Predictions(**{name: tuple(column[row] for row in rows) for name, column in vars(predictions).items()})
 
     def compared(self, result: Result, artifact: Artifact) -> Result:
-        """Add the comparison with the fp32 reference on the images that the artifact saw."""
+        """Add the comparison with the fp32 reference on the images of a result."""
         reference = self.reference(artifact)
         if reference is None or reference.digest == artifact.digest:
             return result
         self._here.add(reference.digest)
-        seen = list(result.evaluation.predictions.images)
-        self._run(reference, {DECLARED: (reference.preprocessing, seen)})
-        other = self._stored(reference, reference.preprocessing)
-        if other is None:
+        places = list(result.evaluation.predictions.images)
+        self._run(reference, {DECLARED: (reference.preprocessing, places)})
+        expected = self._stored(reference, reference.preprocessing)
+        if expected is None:
             return result
         names = [item.name for item in self.data.items]
-        agreed, parted = accuracy.agreement(other.predictions, result.evaluation.predictions, names)
-        return replace(result, reference=reference.name, agreement=agreed, parted=parted)
+        share, disagreements = accuracy.agreement(expected.predictions, result.evaluation.predictions, names)
+        return replace(result, reference=reference.name, agreement=share, disagreements=disagreements)
 
     def suspect(self, artifact: Artifact, declared: Evaluation) -> tuple[Suspicion, ...]:
         """Try the common alternatives of the preprocessing on a few images; return those that fit better."""
-        few = self.order[:CHECK_IMAGES]
-        if len(few) < accuracy.FEWEST:
+        places = self.order[:CHECK_IMAGES]
+        if len(places) < accuracy.FEWEST:
             return ()
-        others = accuracy.alternatives(artifact.preprocessing)
-        self._run(artifact, {what: (other, few) for what, other in others.items()})
-        found = {what: self._stored(artifact, other) for what, other in others.items()}
-        return accuracy.suspicions(declared, {what: one for what, one in found.items() if one is not None})
+        alternatives = accuracy.alternatives(artifact.preprocessing)
+        self._run(artifact, {name: (alternative, places) for name, alternative in alternatives.items()})
+        evaluations = {name: self._stored(artifact, alternative) for name, alternative in alternatives.items()}
+        return accuracy.suspicions(
+            declared, {name: evaluation for name, evaluation in evaluations.items() if evaluation is not None}
+        )
 
     def root(self, artifact: Artifact) -> str:
-        """Return the digest of the fp32 graph that an artifact goes back to."""
+        """Return the digest of the fp32 graph that an artifact was made from."""
         graph = self._root(artifact)
         return graph.digest if graph is not None else artifact.digest
 
     def _root(self, artifact: Artifact) -> Artifact | None:
-        known = {item.digest: item for item in bundle.artifacts(self.home)}
-        found: Artifact | None = artifact
-        while found is not None and found.graph_digest is not None and found.graph_digest != found.digest:
-            found = known.get(found.graph_digest)
-        return found
+        by_digest = {item.digest: item for item in bundle.artifacts(self.home)}
+        graph: Artifact | None = artifact
+        while graph is not None and graph.graph_digest is not None and graph.graph_digest != graph.digest:
+            graph = by_digest.get(graph.graph_digest)
+        return graph
 
     def reference(self, artifact: Artifact) -> Artifact | None:
         """Return the fp32 reference of an artifact: the module in eager PyTorch, else its graph in the interpreter."""
         graph = self._root(artifact)
         if graph is None or graph.subject.target != "onnx":
-            self.notify(f"{artifact.name}: the graph it was made from is gone; not compared with the reference")
+            self.notify(f"{artifact.name}: its graph is missing; not compared with the reference")
             return None
         if "factory" not in graph.options or graph.subject.target != "onnx":
             return graph
@@ -156,10 +150,10 @@ class Call:
         batch = None if graph.inputs[0].shape[0] is None else subject.batch
         name = bundle.name_of(subject.model, subject.shapes, batch, "fp32", "torch")
         folder = bundle.folder_of(self.home, name, key)
-        same = (item for item in bundle.artifacts(self.home) if item.subject.target == "torch")
-        made = next((item for item in same if item.graph_digest == graph.digest), None)
-        if made is not None:
-            return made
+        torch_artifacts = (item for item in bundle.artifacts(self.home) if item.subject.target == "torch")
+        converted = next((item for item in torch_artifacts if item.graph_digest == graph.digest), None)
+        if converted is not None:
+            return converted
         job = {"op": "convert", "graph": str(graph.folder), "target": "torch", "options": {}}
         self.notify(f"prepare the fp32 reference of {subject.model}")
         request = {**job, "folder": str(folder), "key": key}
@@ -168,7 +162,7 @@ class Call:
         return bundle.load(folder)
 
     def engine(self, artifact: Artifact) -> str:
-        """Name what runs an artifact, and the device where it is not this machine."""
+        """Return the name of the engine that runs an artifact, with its device if that is not this machine."""
         away = self._away(artifact)
         return engine_of(artifact) if away is None else f"{_title(artifact)} on {away.device.name}"
 
@@ -180,32 +174,32 @@ class Call:
         return None if artifact.digest in self._here else self.remote
 
     def _stored(self, artifact: Artifact, preprocessing: Preprocessing) -> Evaluation | None:
-        wanted = (artifact.digest, self.info.sha256, preprocessing, self.engine(artifact))
-        lines = self.known.get(wanted)
-        return merge(lines) if lines else None
+        identity = (artifact.digest, self.info.sha256, preprocessing, self.engine(artifact))
+        evaluations = self.stored.get(identity)
+        return merge(evaluations) if evaluations else None
 
     def _run(self, artifact: Artifact, tasks: Mapping[str, tuple[Preprocessing, Sequence[int]]]) -> tuple[int, float]:
-        """Evaluate what is missing of each task in one fresh process; return images and seconds spent."""
+        """Evaluate the missing images of each task in one fresh process; return how many, and the seconds."""
         missing = {}
         for name, (preprocessing, places) in tasks.items():
-            stored = self._stored(artifact, preprocessing)
-            seen = set(stored.predictions.images) if stored is not None else set()
-            rest = [place for place in places if place not in seen]
-            if rest:
-                missing[name] = (preprocessing, rest)
+            evaluation = self._stored(artifact, preprocessing)
+            images = set(evaluation.predictions.images) if evaluation is not None else set()
+            places_left = [place for place in places if place not in images]
+            if places_left:
+                missing[name] = (preprocessing, places_left)
         if not missing:
             return 0, 0.0
-        total = sum(len(rest) for _, rest in missing.values())
-        done, spent = 0, 0.0
+        total = sum(len(places_left) for _, places_left in missing.values())
+        done, seconds = 0, 0.0
         for event in self._events(artifact, missing):
             if event["event"] != "predictions":
                 continue
             portion = from_json(Predictions, {"format": FORMAT_VERSION, **event["predictions"]}, "the child's answer")
             self._keep(artifact, missing[event["task"]][0], portion, event["seconds"])
-            done, spent = done + len(portion), spent + event["seconds"]
-            what = "" if event["task"] == DECLARED else f" ({event['task']})"
-            self.notify(f"{artifact.name}: {done} of {total} images{what}, {done / max(spent, 1e-9):.0f} a second")
-        return done, spent
+            done, seconds = done + len(portion), seconds + event["seconds"]
+            task = "" if event["task"] == DECLARED else f" ({event['task']})"
+            self.notify(f"{artifact.name}: {done} of {total} images{task}, {done / max(seconds, 1e-9):.0f} a second")
+        return done, seconds
 
     def _events(
         self, artifact: Artifact, missing: Mapping[str, tuple[Preprocessing, Sequence[int]]]
@@ -223,14 +217,15 @@ class Call:
             "batch": self.batch,
             "workers": self.workers,
             "tasks": [
-                {"name": name, "preprocessing": to_json(how), "places": rest} for name, (how, rest) in missing.items()
+                {"name": name, "preprocessing": to_json(preprocessing), "places": places}
+                for name, (preprocessing, places) in missing.items()
             ],
         }
         yield from process.run(AGENT, job, time_limit_s=STAGE_LIMIT_S, limit_silence=True)
 
     def _keep(self, artifact: Artifact, preprocessing: Preprocessing, portion: Predictions, seconds: float) -> None:
         engine = self.engine(artifact)
-        line = Evaluation(
+        evaluation = Evaluation(
             digest=artifact.digest,
             subject=artifact.subject,
             data=self.info,
@@ -243,8 +238,8 @@ class Call:
             seconds=seconds,
             as_declared=preprocessing == artifact.preprocessing,
         )
-        self.store.append(line)
-        self.known.setdefault(line.identity(), []).append(line)
+        self.store.append(evaluation)
+        self.stored.setdefault(evaluation.identity(), []).append(evaluation)
 
 
 def _title(artifact: Artifact) -> str:
@@ -256,7 +251,7 @@ def _owned(artifact: Artifact) -> bool:
 
 
 def engine_of(artifact: Artifact) -> str:
-    """Name what runs an artifact here, with its version; a simulator is named as one."""
+    """Return the name and version of the engine that runs an artifact here; a simulator is named as one."""
     if not _owned(artifact):
         return f"effbench's ONNX interpreter on torch {versions('torch')['torch']}"
     target = deploy.get(artifact.subject.target)

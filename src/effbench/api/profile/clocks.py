@@ -1,4 +1,4 @@
-"""Lock a device's clocks while it is measured: shown first, agreed to, and put back whatever happens to effbench."""
+"""Lock a device's clocks during a measurement: after consent, and restored whatever happens to effbench."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ LIMIT_S = 90.0
 
 @contextlib.contextmanager
 def locked(remote: Remote, ask: Ask | None, say: Notify) -> Iterator[None]:
-    """Lock the clocks for the time of a block; ``ask`` is shown the changes and agrees to them, or nothing is done.
+    """Lock the clocks for a block; ``ask`` gets the changes and returns whether to make them.
 
     Raises:
-        UnavailableError: There is nothing to lock, or it needs rights that effbench does not have there.
+        UnavailableError: There is nothing to lock, or effbench lacks the rights to.
         UsageError: The user did not agree; nothing was changed.
     """
     if ask is None:
@@ -32,7 +32,7 @@ def locked(remote: Remote, ask: Ask | None, say: Notify) -> Iterator[None]:
     if not ask(changes):
         raise UsageError("Not agreed; nothing was changed.", hint="Leave --lock-clocks out to measure as it is.")
     _lock(remote, say)
-    remote.after_connecting = lambda: _lock(remote, say)  # the watchdog put them back when the connection went
+    remote.after_connecting = lambda: _lock(remote, say)  # the watchdog restored them when the connection was lost
     try:
         yield
     finally:
@@ -56,12 +56,12 @@ def _unlock(remote: Remote, say: Notify) -> None:
     try:
         restored = _do(remote, "unlock")["restored"]
     except EffbenchError as error:
-        say(f"the device was lost ({error.message}); its watchdog puts the clocks back by itself")
+        say(f"the device was lost ({error.message}); its watchdog restores the clocks")
         return
-    say("clocks are as they were" if restored else "some clocks could NOT be put back; a reboot does")
+    say("clocks are restored" if restored else "some clocks could NOT be restored; a reboot restores them")
 
 
-def _do(remote: Remote, what: str) -> dict[str, Any]:
-    (answer,) = remote.run(AGENT, {"op": "clocks", "do": what}, time_limit_s=LIMIT_S)
-    found: dict[str, Any] = answer
-    return found
+def _do(remote: Remote, action: str) -> dict[str, Any]:
+    (answer,) = remote.run(AGENT, {"op": "clocks", "do": action}, time_limit_s=LIMIT_S)
+    result: dict[str, Any] = answer
+    return result

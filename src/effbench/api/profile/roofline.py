@@ -1,4 +1,4 @@
-"""Roofline: the peaks of a device, and how far from them each measured model, and each of its layers, stays."""
+"""Roofline: the peaks of a device, and the share of them that each measured model and layer reaches."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from effbench.store import home as home_of
 from effbench.store import write_atomically
 
 ROUNDS = 5
-"""Fresh processes that reach for the peaks; the best of each, and the range over them, are kept."""
+"""Fresh processes that measure the peaks; the best value and the range are kept."""
 RUNS = 30
 LIMIT_S = 180.0
 ON_CPU = ("ort", "ov", "torch", "litert")
-"""Targets that run where the measured peaks are; what others run on has declared peaks or none."""
+"""Targets that run on the CPU, whose peaks are measured; other units have declared peaks or none."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class Peak:
 
     @property
     def declared(self) -> bool:
-        """Whether nobody measured it here."""
+        """Whether it comes from the device's profile and was not measured here."""
         return self.source != "measured"
 
 
 @dataclass(frozen=True)
 class Peaks:
-    """The two roofs at a number of threads; None where nothing tells."""
+    """The two roofs at a number of threads; None if unknown."""
 
     threads: int
     arithmetic: Peak | None
@@ -52,7 +52,7 @@ class Peaks:
 
 @dataclass(frozen=True)
 class LayerTiming:
-    """One layer as executed; ``macs`` is None where its shapes do not tell them."""
+    """One layer as executed; ``macs`` is None if its shapes do not determine them."""
 
     name: str
     operator: str
@@ -82,7 +82,7 @@ class Roof:
 
     @property
     def bytes(self) -> int | None:
-        """What the layers move together, weights included."""
+        """Bytes that all layers move, weights included."""
         return sum(layer.bytes for layer in self.layers) or None
 
     @property
@@ -95,18 +95,18 @@ class Roof:
         return None if None in times else sum(time for time in times if time is not None) / 1e3
 
     def share(self) -> tuple[float, float, float] | None:
-        """Return what part of the roof is reached, with the range that the peaks' own leaves."""
+        """Return the share of the roof that is reached, with its range from the range of the peaks."""
         edges = (self.peaks, _edge(self.peaks, "high"), _edge(self.peaks, "low"))
-        found = [replace(self, peaks=edge).roof_ms for edge in edges]
-        if None in found:
+        roofs_ms = [replace(self, peaks=edge).roof_ms for edge in edges]
+        if None in roofs_ms:
             return None
-        mid, low, high = (float(one) / self.p50_ms for one in found if one is not None)
+        mid, low, high = (float(roof_ms) / self.p50_ms for roof_ms in roofs_ms if roof_ms is not None)
         return mid, low, high
 
 
 @dataclass(frozen=True)
 class Roofline:
-    """All that one call found; ``threads`` are further peaks of this machine, by number of threads."""
+    """The result of one call: a roof per measurement, and the peaks by number of threads."""
 
     device: str
     roofs: tuple[Roof, ...]
@@ -122,32 +122,34 @@ def roof_us(macs: int | None, moved: int, peaks: Peaks) -> float | None:
 
 
 def roofline(
-    found: Sequence[Measurement], device: str = "local", out: str | Path | None = None, notify: Notify = silent
+    measurements: Sequence[Measurement], device: str = "local", out: str | Path | None = None, notify: Notify = silent
 ) -> Roofline:
-    """Reach for a device's peaks, and hold measurements and their layers against them.
+    """Measure a device's peaks and compare measurements and their layers with them.
 
     Args:
-        found: Of one device, as `profile` returned them.
+        measurements: Of one device, as `profile` returned them.
         device: Its name.
         out: The folder that their artifacts lie below; the result is kept there as ``roofline-DEVICE.json``.
         notify: Called with one line per step.
 
     Raises:
-        UnavailableError: Nothing tells the peaks of the device: no agent runs there, and none are declared.
+        UnavailableError: The peaks of the device are unknown: no agent runs there, and none are declared.
     """
-    used = device_of(device)
+    profiled = device_of(device)
     home = home_of(out)
-    counts = sorted({int(one.settings.get("threads", 1)) for one in found} or {1})
-    more = [1, _cores()] if used.transport == "local" else []
-    with Remote(used) as remote:
-        peaks = {n: measured(remote, n, notify) for n in sorted({*counts, *more})} if _has_agent(used) else {}
-        roofs = [_roof(one, peaks, used, remote, home, notify) for one in found]
+    counts = sorted({int(measurement.settings.get("threads", 1)) for measurement in measurements} or {1})
+    extra = [1, _cores()] if profiled.transport == "local" else []
+    with Remote(profiled) as remote:
+        peaks = {n: measured(remote, n, notify) for n in sorted({*counts, *extra})} if _has_agent(profiled) else {}
+        roofs = [_roof(measurement, peaks, profiled, remote, home, notify) for measurement in measurements]
     if not peaks and all(roof.peaks.arithmetic is None for roof in roofs):
-        hint = f"Declare them: [devices.{used.name}.facts.fp32_tflops] and bandwidth_gb_per_s, with value and source."
-        raise UnavailableError(f"Nothing tells the peaks of '{used.name}'.", hint=hint)
-    result = Roofline(used.name, tuple(roofs), tuple(peaks.values()))
+        hint = (
+            f"Declare them: [devices.{profiled.name}.facts.fp32_tflops] and bandwidth_gb_per_s, with value and source."
+        )
+        raise UnavailableError(f"The peaks of '{profiled.name}' are unknown.", hint=hint)
+    result = Roofline(profiled.name, tuple(roofs), tuple(peaks.values()))
     text = json.dumps({"format": FORMAT_VERSION, "data": plain(result)}, indent=1) + "\n"
-    write_atomically(home / f"roofline-{used.name}.json", text)
+    write_atomically(home / f"roofline-{profiled.name}.json", text)
     return result
 
 
@@ -159,11 +161,13 @@ def measured(remote: Remote, threads: int, notify: Notify = silent) -> Peaks:
         rounds.append(answer)
         text = f"{answer['gflops']:.0f} GFLOP/s, {answer['gb_per_s']:.1f} GB/s"
         notify(f"peaks at {threads} thread(s), {index + 1}/{ROUNDS}: {text}")
-    return Peaks(threads, _peak([one["gflops"] for one in rounds]), _peak([one["gb_per_s"] for one in rounds]))
+    return Peaks(
+        threads, _peak([answer["gflops"] for answer in rounds]), _peak([answer["gb_per_s"] for answer in rounds])
+    )
 
 
 def _peak(values: Sequence[float]) -> Peak:
-    """Return the best of all rounds: noise only ever takes from a peak, so that the range lies below it."""
+    """Return the best of all rounds: noise only lowers a peak, so the range lies below it."""
     return Peak(max(values), min(values), max(values), "measured")
 
 
@@ -181,12 +185,12 @@ def _fact(value: float, source: str) -> Peak:
 
 
 def _roof(
-    one: Measurement, peaks: dict[int, Peaks], device: Device, remote: Remote, home: Path, notify: Notify
+    measurement: Measurement, peaks: dict[int, Peaks], device: Device, remote: Remote, home: Path, notify: Notify
 ) -> Roof:
-    subject, threads = one.subject, int(one.settings.get("threads", 1))
-    p50 = percentiles.estimate([item.samples_ns for item in one.samples.rounds], 0.5)
+    subject, threads = measurement.subject, int(measurement.settings.get("threads", 1))
+    p50 = percentiles.estimate([item.samples_ns for item in measurement.samples.rounds], 0.5)
     assert p50 is not None, "a measurement has samples"
-    artifact = next((item for item in bundle.artifacts(home) if item.digest == one.digest), None)
+    artifact = next((item for item in bundle.artifacts(home) if item.digest == measurement.digest), None)
     on_cpu = subject.target in ON_CPU and threads in peaks
     precision = subject.compute_precision or subject.storage_precision
     roof = Roof(

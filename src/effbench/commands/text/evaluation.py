@@ -57,9 +57,9 @@ def _parted(one: Result, classes: Sequence[str] | None) -> list[str]:
         f"  {item.image}: {name(item.artifact_class)}, the reference {name(item.reference_class)}"
         + ("" if item.label is None else f", labelled {name(item.label)}")
         + f"; best two {item.artifact_margin:.3g} and {item.reference_margin:.3g} nats apart"
-        for item in one.parted[:SHOWN]
+        for item in one.disagreements[:SHOWN]
     ]
-    more = [f"  and {len(one.parted) - SHOWN} more (--json lists all)"] if len(one.parted) > SHOWN else []
+    more = [f"  and {len(one.disagreements) - SHOWN} more (--json lists all)"] if len(one.disagreements) > SHOWN else []
     return [f"{one.artifact} parts from {one.reference}:", *lines, *more] if lines else []
 
 
