@@ -20,7 +20,7 @@ FEW_ROUNDS = "no interval: at least 6 rounds are needed"
 FEW_SAMPLES = "not shown: too few samples for this percentile"
 LEGEND = (
     "run: b = batch size, t = threads, e2e = end to end, from host arrays to host arrays. p50 has its 95 % interval "
-    "over rounds; img/s is the mean rate. A row graded D is on no front."
+    "over rounds; img/s is the mean rate. trust: from A (all checks passed) to D (on no front)."
 )
 
 
