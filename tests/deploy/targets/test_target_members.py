@@ -9,6 +9,7 @@ import pytest
 from effbench import deploy
 from effbench.deploy import Converted, Session, Target
 from effbench.errors import UsageError
+from effbench.schema import Proof
 
 
 class EchoSession(Session):
@@ -44,8 +45,16 @@ def test_every_optional_member_of_a_target_has_a_default(tmp_path):
 def test_every_optional_member_of_a_session_has_a_default():
     session = EchoSession()
     assert (None, False, None) == (session.compute_precision, session.simulated, session.max_images)
+    assert Proof.RUNTIME is session.proof
     assert {} == session.placement()
     session.close()
+    session.simulated = True
+    assert Proof.SIMULATOR is session.proof
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, ""), (5, "0, 1, 2, 3, 4"), (6, "0, 1, 2, 3, 4 and 1 more")])
+def test_a_message_lists_at_most_five_names(count: int, text: str):
+    assert text == deploy.abbreviate([str(number) for number in range(count)])
 
 
 @pytest.mark.parametrize("base", [Target, Session])

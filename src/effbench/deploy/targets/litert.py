@@ -35,10 +35,17 @@ VARIABLE = "EFFBENCH_LITERT_PYTHON"
 DELEGATES = ("xnnpack", "none")
 DELEGATE_NODE = "DELEGATE"
 LIMIT_S = 900.0
+NO_CONVERTER = 4
+"""Exit code of `SCRIPT` if its interpreter has no onnx2tf."""
 
 SCRIPT = """
 import importlib.metadata, json, platform, sys
-import onnx2tf
+try:
+    import onnx2tf
+except ModuleNotFoundError as error:
+    if error.name != "onnx2tf":
+        raise
+    sys.exit(4)
 source, folder, names = sys.argv[1], sys.argv[2], sys.argv[3:]
 onnx2tf.convert(
     input_onnx_file_path=source,
@@ -215,7 +222,7 @@ def _run(python: str, graph: Artifact, folder: Path) -> dict[str, str]:
         raise UsageError(f"python={python} cannot be run: {error.strerror}.") from error
     except subprocess.TimeoutExpired:
         raise ConversionError("onnx2tf", f"not finished after {LIMIT_S:.0f} s.") from None
-    if "No module named 'onnx2tf'" in process.stderr:
+    if process.returncode == NO_CONVERTER:
         raise UnavailableError(f"{python} has no onnx2tf.", hint=f"{python} -m pip install onnx2tf (Python >= 3.12)")
     if process.returncode != 0 or not (folder / "versions.json").exists():
         raise ConversionError("onnx2tf", _last_line(process.stderr or process.stdout))

@@ -24,7 +24,7 @@ class TensorRtTarget(Target):
         "batch": "smallest:usual:largest batch of a graph whose batch is open; default 1:1:8",
         "size": "smallest:usual:largest height and width of a graph whose image size is open",
         "dla": "DLA core of an Orin to place layers on: 0 or 1; default none",
-        "fallback": "what --allow-fallback sets: yes leaves to the GPU what the DLA does not run; default no",
+        "fallback": "set by --allow-fallback: yes runs layers that the DLA does not support on the GPU; default no",
         "timing_cache": "a file that keeps kernel timings between builds on this device",
     }
     refuses: Mapping[str, str] = {"a16w8": "TensorRT has no 16-bit integers"}

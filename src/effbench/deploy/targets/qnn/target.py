@@ -83,7 +83,7 @@ class QnnTarget(Target):
         "htp": f"HTP architecture ({', '.join(snapdragon.HTPS)}) or chip (docs/how-to/qnn.md); default {DEFAULT_HTP}",
         "operators": "exact (default) decomposes what the HTP rounds badly: in fp16 Gelu, HardSwish, Sigmoid, SiLU, "
         "Softmax and Tanh, in a16w8 products of two activations; native keeps them",
-        "fallback": "what --allow-fallback sets: yes leaves to the CPU what the HTP does not run; default no",
+        "fallback": "set by --allow-fallback: yes runs operators that the HTP does not support on the CPU; default no",
     }
     refuses: Mapping[str, str] = {
         "fp32": "the HTP has no fp32 and would compute in half precision",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -201,6 +202,7 @@ def place_on_dla(trt: Any, builder: Any, network: Any, config: Any, options: Map
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     fallback = [layer.name for layer in layers if not config.can_run_on_DLA(layer)]
     if fallback and options.get("fallback", "no") != "yes":
+        print(f"layers that do not run on the DLA: {', '.join(fallback)}", file=sys.stderr)  # for the failure's log
         raise UnavailableError(
             f"{len(fallback)} of {len(layers)} layers do not run on the DLA: {abbreviate(fallback)}.",
             hint="--allow-fallback leaves them to the GPU, and records them.",
