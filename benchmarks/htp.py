@@ -23,8 +23,8 @@ from tabulate import tabulate
 from effbench.deploy import Array
 from effbench.deploy.graph import onnx_file
 from effbench.deploy.interpreter import Interpreter
+from effbench.deploy.precision.a16w8 import to_a16w8
 from effbench.deploy.precision.half import to_fp16
-from effbench.deploy.precision.quantize import to_a16w8
 from effbench.deploy.targets.qnn import snapdragon
 from effbench.deploy.targets.qnn.htp import prepare
 from effbench.deploy.targets.qnn.target import DEFAULT_HTP, compile_context

@@ -26,6 +26,7 @@ from effbench.deploy.graph import from_torch, onnx_file
 from effbench.deploy.precision import diagnose
 from effbench.deploy.precision.fp32_islands import HalfPrecisionJudge
 from effbench.deploy.precision.half import node_names
+from effbench.deploy.precision.mechanisms import TensorRange
 from effbench.models.torchvision_operators import import_timm
 from effbench.schema import Preprocessing, Weights
 from numerics_defects import DEFECTS, Defect, Patch
@@ -77,7 +78,7 @@ def prepare(name: str) -> Base:
     return Base(model, feeds, diagnose.examine(model, feeds))
 
 
-def residual_tensors(base: Base) -> list[diagnose.TensorRange]:
+def residual_tensors(base: Base) -> list[TensorRange]:
     """Return the residual stream: sums of two computed tensors, images or tokens."""
     shapes = onnx_file.shapes(base.model)
     constants = {t.name for t in base.model.graph.initializer}

@@ -26,9 +26,10 @@ from effbench.deploy import Array
 from effbench.deploy.artifact import fidelity
 from effbench.deploy.graph import onnx_file
 from effbench.deploy.graph.run_ort import runner
+from effbench.deploy.precision.a16w8 import to_a16w8
 from effbench.deploy.precision.calibration import load_calibration
 from effbench.deploy.precision.int8_noise import signal_to_noise_db, to_mixed_int8
-from effbench.deploy.precision.quantize import QUANTIZED, to_a16w8, to_int8
+from effbench.deploy.precision.quantize import QUANTIZED, to_int8
 from effbench.schema import Preprocessing
 from numerics import export
 

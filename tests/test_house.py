@@ -70,6 +70,7 @@ TORCH_ON_IMPORT = (
     "training",
     "deploy.interpreter",
     "deploy.precision.fp32_islands",
+    "deploy.precision.int8_operators",
     "deploy.precision.noise",
     "deploy.precision.rounding",
 )

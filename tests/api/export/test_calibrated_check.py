@@ -16,9 +16,9 @@ from conftest import Run
 from effbench.api.export.calibration_images import calibration_images
 from effbench.data.pixels import normalize, read
 from effbench.deploy.artifact import bundle, encoded, fidelity
-from effbench.deploy.precision.calibration import IMAGES, load_calibration, reference
+from effbench.deploy.precision.calibration import IMAGES, load_calibration, write_reference
 from effbench.errors import FidelityError
-from effbench.schema import Backbone, Preprocessing
+from effbench.schema import Backbone, InputShapes, Preprocessing
 
 pytestmark = [pytest.mark.target("ort"), pytest.mark.xdist_group("export")]
 
@@ -56,16 +56,16 @@ def images(folder: Path, count: int, pale: bool = False) -> Path:
 
 def test_images_to_check_with_are_others_than_those_of_the_calibration(tmp_path: Path):
     found = load_calibration(images(tmp_path / "many", IMAGES + 9), (32, 32), Preprocessing())
-    assert found.checks is not None
-    assert found.checks.shape == (fidelity.NATURAL, 3, 32, 32)
+    assert found.check_images is not None
+    assert found.check_images.shape == (fidelity.NATURAL, 3, 32, 32)
     assert len(found.images) == IMAGES
     used = {image.tobytes() for image in found.images}
-    assert not used & {image.tobytes() for image in found.checks}
+    assert not used & {image.tobytes() for image in found.check_images}
     few = load_calibration(images(tmp_path / "few", 3), (32, 32), Preprocessing())
-    assert few.checks is not None
-    assert {one.tobytes() for one in few.images} == {one.tobytes() for one in few.checks}
+    assert few.check_images is not None
+    assert {one.tobytes() for one in few.images} == {one.tobytes() for one in few.check_images}
     one = load_calibration(images(tmp_path / "one", 1), (32, 32), Preprocessing())
-    assert one.checks is None
+    assert one.check_images is None
 
 
 def test_the_first_images_are_of_the_whole_folder(tmp_path: Path):
@@ -89,18 +89,18 @@ def test_a_hash_is_taken_once_and_again_when_a_image_changes(tmp_path: Path, mon
 
     monkeypatch.setattr("effbench.api.export.calibration_images.load_calibration", counted)
     model = Backbone("toy", "toy", "toy:net")
-    first, again = (calibration_images(folder, model, [(32, 32)], ["int8"]).hashes for _ in range(2))
+    first, again = (calibration_images(folder, model, [InputShapes((32, 32))], ["int8"]).hashes for _ in range(2))
     assert first == again
     assert len(read) == 1
     Image.new("RGB", (40, 40), "red").save(next(folder.iterdir()))
-    assert calibration_images(folder, model, [(32, 32)], ["int8"]).hashes != first
+    assert calibration_images(folder, model, [InputShapes((32, 32))], ["int8"]).hashes != first
 
 
 def test_a_image_to_check_with_changes_the_hash(tmp_path: Path):
     folder = images(tmp_path / "many", IMAGES + 9)
     before = load_calibration(folder, (32, 32), Preprocessing())
-    assert before.checks is not None
-    held = {image.tobytes() for image in before.checks}
+    assert before.check_images is not None
+    held = {image.tobytes() for image in before.check_images}
     changed = 0
     for file in sorted(folder.iterdir()):
         content = file.read_bytes()
@@ -121,9 +121,9 @@ def test_a_image_of_any_size_is_prepared_as_the_reference_says(tmp_path: Path, s
         (image,) = fidelity.reference_images(1, 3, size, seed)
         Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"{seed}.png")
     found = load_calibration(folder, (64, 64), Preprocessing())
-    assert found.whole is not None
-    tensor = encoded.preprocess(found.whole, (64, 64), Preprocessing())
-    deployed = normalize(read(encoded.png(found.whole), "x", (64, 64), Preprocessing())[None], Preprocessing())[0]
+    assert found.decoded is not None
+    tensor = encoded.preprocess(found.decoded, (64, 64), Preprocessing())
+    deployed = normalize(read(encoded.png(found.decoded), "x", (64, 64), Preprocessing())[None], Preprocessing())[0]
     assert encoded.level_error(deployed, tensor) < encoded.MAX_LEVEL_ERROR
 
 
@@ -177,12 +177,12 @@ def test_a_graph_that_is_another_model_is_no_reference(exported: Path, tmp_path:
             weight.CopyFrom(numpy_helper.from_array(1.1 * numpy_helper.to_array(weight), weight.name))
             before = path.read_bytes()
             with pytest.raises(FidelityError, match="The fp32 graph of toy"):
-                reference(path, made, model, calibration)
+                write_reference(path, made, model, calibration)
             assert before == path.read_bytes()
             continue
-        reference(path, made, model, calibration)
+        write_reference(path, made, model, calibration)
         inputs, outputs, engine = fidelity.load_reference(path)
-        assert calibration.checks is not None
-        assert np.array_equal(inputs, calibration.checks)
+        assert calibration.check_images is not None
+        assert np.array_equal(inputs, calibration.check_images)
         assert {len(value) for value in outputs.values()} == {fidelity.NATURAL}
         assert "calibration folder" in engine

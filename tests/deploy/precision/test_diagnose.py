@@ -99,7 +99,7 @@ def test_ranges_and_tables() -> None:
     assert by_tensor["h"].largest < 1
     assert report.range_rows(1)[0]["node"] == "up2"
     assert report.rows()[0]["mechanism"] == "overflow"
-    assert "65504" in str(report.rows()[0]["what was seen"])
+    assert "65504" in str(report.rows()[0]["evidence"])
     assert report.island_share_pct == pytest.approx(100 * 2 / 6)
 
 

@@ -12,9 +12,10 @@ from onnx import numpy_helper, parser
 from effbench.deploy.artifact import fidelity
 from effbench.deploy.graph import onnx_file
 from effbench.deploy.interpreter import Interpreter
+from effbench.deploy.precision.a16w8 import to_a16w8
 from effbench.deploy.precision.calibration import Calibration, load_calibration
 from effbench.deploy.precision.int8_noise import signal_to_noise_db
-from effbench.deploy.precision.quantize import check_form, to_a16w8, to_int8
+from effbench.deploy.precision.quantize import check_form, to_int8
 from effbench.errors import ConversionError, DataError, UsageError
 from effbench.schema import Preprocessing
 

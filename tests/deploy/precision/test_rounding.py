@@ -1,4 +1,4 @@
-"""Weights rounded by results: the windows are those of the operator, and results on other images come nearer."""
+"""Weights rounded to minimize the output error: the sampled windows are the operator's, and its error falls."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from onnx import numpy_helper, parser
 from effbench.deploy.graph.run_ort import runner
 from effbench.deploy.interpreter import run_model
 from effbench.deploy.precision import rounding
+from effbench.deploy.precision.int8_operators import Int8Reader
 from effbench.deploy.precision.quantize import check_form
 from effbench.deploy.precision.rounding import round_weights
 
 STEP = 0.04
 """Between the levels of an input."""
 LIMIT = 12
-"""Of the levels of a weight: few, so that these make most of the noise."""
+"""The largest level of a weight: small, so that the weights make most of the noise."""
 
-# Operators of all kinds: the text of one, and the shapes of its input, its weight and its bias.
+# The text of an operator, and the shapes of its input, its weight and its bias.
 OPERATORS = {
     "plain": ("Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]>", (2, 16, 9, 7), (6, 16, 3, 3), (6,)),
     "strides and dilations": (
@@ -42,22 +43,22 @@ OPERATORS = {
     "three dimensions": ("Conv <kernel_shape = [2, 2, 2]>", (1, 16, 5, 4, 6), (6, 16, 2, 2, 2), (6,)),
     "no bias": ("Conv <kernel_shape = [1, 1]>", (1, 16, 8, 8), (6, 16, 1, 1), None),
     "Gemm": ("Gemm", (9, 16), (16, 6), (6,)),
-    "Gemm, turned": ("Gemm <transB = 1>", (9, 16), (6, 16), (6,)),
+    "Gemm, transposed": ("Gemm <transB = 1>", (9, 16), (6, 16), (6,)),
     "Gemm, scaled": ("Gemm <transB = 1, alpha = 0.5>", (9, 16), (6, 16), (6,)),
     "MatMul": ("MatMul", (2, 9, 16), (16, 6), None),
 }
 
 
-def graphs(kind: str, wide: int = 1) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+def graphs(kind: str, clip: int = 1) -> tuple[onnx.ModelProto, onnx.ModelProto]:
     """Return one operator in float, and in int8 with its weights rounded to the nearest level.
 
-    ``wide`` is how many times its input is given a smaller range than it has.
+    The quantization range of the input is ``clip`` times too small.
     """
     text, shape, weight_shape, bias_shape = OPERATORS[kind]
     rng = np.random.default_rng(0)
     weight = rng.normal(size=weight_shape).astype(np.float32)
-    turned = text == "Gemm" or text.startswith("MatMul")
-    axis = weight.ndim - 1 if turned else 0
+    transposed = text == "Gemm" or text.startswith("MatMul")
+    axis = weight.ndim - 1 if transposed else 0
     others = tuple(i for i in range(weight.ndim) if i != axis)
     scale = np.abs(weight).max(axis=others) / LIMIT
     spread = scale.reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
@@ -67,7 +68,7 @@ def graphs(kind: str, wide: int = 1) -> tuple[onnx.ModelProto, onnx.ModelProto]:
         tensors["b"] = rng.normal(size=bias_shape).astype(np.float32)
     head = f'<ir_version: 10, opset_import: ["" : 20]> g (float[{",".join(map(str, shape))}] x) => (float y)'
     exact = parser.parse_model(f"{head} {{ y = {text} (x, w{bias}) }}")
-    int8 = parser.parse_model(f"""{head} <float step = {{{STEP / wide}}}, int8 zero = {{0}}> {{
+    int8 = parser.parse_model(f"""{head} <float step = {{{STEP / clip}}}, int8 zero = {{0}}> {{
         q = QuantizeLinear (x, step, zero)
         d = DequantizeLinear (q, step, zero)
         v = DequantizeLinear <axis = {axis}> (levels, steps)
@@ -78,7 +79,7 @@ def graphs(kind: str, wide: int = 1) -> tuple[onnx.ModelProto, onnx.ModelProto]:
 
 
 def inputs(kind: str, count: int, seed: int = 0) -> list[dict[str, np.ndarray]]:
-    """Return inputs whose channels have much in common, as those of networks do, and a mean that is not zero."""
+    """Return inputs with correlated channels, as in networks, and a mean that is not zero."""
     shape = OPERATORS[kind][1]
     rng = np.random.default_rng(seed)
     axis = 1 if OPERATORS[kind][0].startswith("Conv") else len(shape) - 1
@@ -93,25 +94,25 @@ def errors(exact: onnx.ModelProto, int8: onnx.ModelProto, feeds: list[dict[str, 
 
 
 @pytest.mark.parametrize("kind", OPERATORS)
-def test_columns_make_the_results_of_the_operator(kind: str) -> None:
+def test_columns_times_weights_are_the_results_of_the_operator(kind: str) -> None:
     exact, int8 = graphs(kind)
-    (operator,) = rounding._Reader(exact, int8).operators()
+    (operator,) = Int8Reader(exact, int8).operators()
     (feed,) = inputs(kind, 1)
-    columns, given = operator.columns(torch.from_numpy(feed["x"]), torch.Generator().manual_seed(0))
-    assert (columns - given).abs().max() <= STEP / 2 + 1e-6
-    found = (operator.rows @ columns).reshape(len(operator.weight), -1)
+    columns, quantized = operator.columns(torch.from_numpy(feed["x"]), torch.Generator().manual_seed(0))
+    assert (columns - quantized).abs().max() <= STEP / 2 + 1e-6
+    products = (operator.rows @ columns).reshape(len(operator.weight), -1)
     expected = run_model(exact, feed)["y"]
     if "b" in {tensor.name for tensor in exact.graph.initializer}:
         (bias,) = (numpy_helper.to_array(t) for t in exact.graph.initializer if t.name == "b")
         expected = expected - (bias.reshape(-1, *[1] * (expected.ndim - 2)) if kind[0].islower() else bias)
     expected = expected * (2 if "scaled" in kind else 1)
-    results = np.moveaxis(expected, 1 if kind[0].islower() else -1, 0).reshape(len(found), -1)
-    # Positions come in random order, and all of these few: sorted, the results are the same.
-    assert np.allclose(np.sort(found.numpy(), axis=1), np.sort(results, axis=1), atol=1e-4)
+    results = np.moveaxis(expected, 1 if kind[0].islower() else -1, 0).reshape(len(products), -1)
+    # All positions are drawn, in random order, so the sorted results are equal.
+    assert np.allclose(np.sort(products.numpy(), axis=1), np.sort(results, axis=1), atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", OPERATORS)
-def test_results_on_other_inputs_come_nearer(kind: str) -> None:
+def test_the_error_on_other_inputs_falls(kind: str) -> None:
     exact, int8 = graphs(kind)
     before = errors(exact, int8, inputs(kind, 20, seed=1))
     steps = [tensor for tensor in int8.graph.initializer if tensor.name == "steps"]
@@ -127,8 +128,8 @@ def test_results_on_other_inputs_come_nearer(kind: str) -> None:
     assert (after**2).mean() < 0.8 * (before**2).mean()
 
 
-def test_a_range_too_small_is_made_up_for() -> None:
-    exact, int8 = graphs("plain", wide=8)
+def test_weights_compensate_for_a_range_that_is_too_small() -> None:
+    exact, int8 = graphs("plain", clip=8)
     before = errors(exact, int8, inputs("plain", 20, seed=1))
     round_weights(exact, int8, inputs("plain", 24))
     after = errors(exact, int8, inputs("plain", 20, seed=1))
@@ -138,10 +139,10 @@ def test_a_range_too_small_is_made_up_for() -> None:
 
 
 def with_short_bias(levels: str, steps: np.ndarray) -> onnx.ModelProto:
-    """Return operator ``plain`` as a16w8 has it; its bias is a constant of a type, or made of one."""
+    """Return operator ``plain`` in a16w8, its bias dequantized from a constant of a type."""
     _, int8 = graphs("plain")
     old = {tensor.name: tensor for tensor in int8.graph.initializer}
-    made = parser.parse_model(f"""
+    a16w8 = parser.parse_model(f"""
         <ir_version: 10, opset_import: ["" : 21]> g (float[2, 16, 9, 7] x) => (float y)
         <float step = {{0.0002}}, uint16 zero = {{32768}}> {{
             q = QuantizeLinear (x, step, zero)
@@ -151,48 +152,48 @@ def with_short_bias(levels: str, steps: np.ndarray) -> onnx.ModelProto:
             y = {OPERATORS["plain"][0]} (d, v, b) }}""")
     finer = steps * np.float32(0.0002 if levels == "int32" else 100)
     short = np.rint(numpy_helper.to_array(old["b"]) / finer).astype(levels)
-    made.graph.initializer.extend((old["levels"], old["steps"]))
-    made.graph.initializer.extend((numpy_helper.from_array(short, "short"), numpy_helper.from_array(finer, "finer")))
-    return made
+    a16w8.graph.initializer.extend((old["levels"], old["steps"]))
+    a16w8.graph.initializer.extend((numpy_helper.from_array(short, "short"), numpy_helper.from_array(finer, "finer")))
+    return a16w8
 
 
 @pytest.mark.parametrize("levels", ["int32", "int8"])
-def test_a_bias_in_whole_numbers_is_rounded_to_them_or_left(levels: str) -> None:
+def test_an_int32_bias_is_rounded_and_an_int8_bias_stays(levels: str) -> None:
     exact, int8 = graphs("plain")
     (steps,) = (numpy_helper.to_array(tensor) for tensor in int8.graph.initializer if tensor.name == "steps")
-    made = with_short_bias(levels, steps)
-    before = errors(exact, made, inputs("plain", 20, seed=1))
-    round_weights(exact, made, inputs("plain", 24))
-    onnx.checker.check_model(made)
-    (operator,) = (node for node in made.graph.node if node.op_type == "Conv")
-    (maker,) = (node for node in made.graph.node if node.output[0] == operator.input[2])
-    assert (maker.input[0] == "short") == (levels == "int8")
-    after = errors(exact, made, inputs("plain", 20, seed=1))
+    a16w8 = with_short_bias(levels, steps)
+    before = errors(exact, a16w8, inputs("plain", 20, seed=1))
+    round_weights(exact, a16w8, inputs("plain", 24))
+    onnx.checker.check_model(a16w8)
+    (operator,) = (node for node in a16w8.graph.node if node.op_type == "Conv")
+    (dequantizer,) = (node for node in a16w8.graph.node if node.output[0] == operator.input[2])
+    assert (dequantizer.input[0] == "short") == (levels == "int8")
+    after = errors(exact, a16w8, inputs("plain", 20, seed=1))
     assert (after**2).mean() < 0.5 * (before**2).mean()
 
 
-def test_of_few_columns_it_finds_nearly_the_best_levels() -> None:
+def test_for_few_columns_the_levels_are_nearly_the_best() -> None:
     rng = np.random.default_rng(0)
-    apart = []
+    excesses = []
     for _ in range(20):
         x = torch.from_numpy(rng.normal(size=(3, 50)) + 2 * rng.normal(size=(1, 50)))
         weight, scale = torch.from_numpy(rng.normal(size=(1, 1, 3))), torch.full((1, 1, 1), 0.3, dtype=torch.float64)
-        square = (x @ x.T)[None]
-        found = rounding._levels(weight, torch.zeros_like(weight), square, scale, 64)
-        assert found is not None
+        products = (x @ x.T)[None]
+        levels = rounding._levels(weight, torch.zeros_like(weight), products, scale, 64)
+        assert levels is not None
 
-        def cost(levels: torch.Tensor, weight: torch.Tensor = weight, square: torch.Tensor = square) -> float:
-            off = weight - 0.3 * levels
-            return float((off @ square @ off.transpose(1, 2)).sum())
+        def cost(levels: torch.Tensor, weight: torch.Tensor = weight, products: torch.Tensor = products) -> float:
+            errors = weight - 0.3 * levels
+            return float((errors @ products @ errors.transpose(1, 2)).sum())
 
-        near = (weight / scale).floor()
+        below = (weight / scale).floor()
         choices = (
-            near + torch.tensor(more, dtype=torch.float64) for more in itertools.product((-1, 0, 1, 2), repeat=3)
+            below + torch.tensor(offsets, dtype=torch.float64) for offsets in itertools.product((-1, 0, 1, 2), repeat=3)
         )
-        best = min(cost(levels) for levels in choices)
-        apart.append((cost(found) - best, cost((weight / scale).round()) - best))
-    found_apart, nearest_apart = np.mean(apart, axis=0)
-    assert found_apart < 0.2 * nearest_apart
+        best = min(cost(choice) for choice in choices)
+        excesses.append((cost(levels) - best, cost((weight / scale).round()) - best))
+    excess, nearest_excess = np.mean(excesses, axis=0)
+    assert excess < 0.2 * nearest_excess
 
 
 def test_shared_weights_and_products_of_activations_stay() -> None:
@@ -219,24 +220,24 @@ def test_inputs_that_are_not_finite_change_nothing() -> None:
     assert before == int8.SerializeToString()
 
 
-def test_a_channel_of_noughts_stays_one() -> None:
+def test_a_channel_of_zeros_stays_zero() -> None:
     exact, int8 = graphs("plain")
     for model, name, value in (
         (exact, "w", np.float32(0)),
         (int8, "levels", np.int8(0)),
         (int8, "steps", np.float32(0)),
     ):
-        (tensor,) = (one for one in model.graph.initializer if one.name == name)
+        (tensor,) = (item for item in model.graph.initializer if item.name == name)
         array = np.array(numpy_helper.to_array(tensor))
         array[2] = value
         tensor.CopyFrom(numpy_helper.from_array(array, name))
     round_weights(exact, int8, inputs("plain", 24))
-    (levels,) = (numpy_helper.to_array(one) for one in int8.graph.initializer if one.name == "levels")
+    (levels,) = (numpy_helper.to_array(item) for item in int8.graph.initializer if item.name == "levels")
     assert not levels[2].any()
     assert levels[3].any()
 
 
-def test_inputs_that_are_nought_keep_the_nearest_levels() -> None:
+def test_inputs_of_zeros_keep_the_nearest_levels() -> None:
     exact, int8 = graphs("plain")
     before = {tensor.name: numpy_helper.to_array(tensor) for tensor in int8.graph.initializer}
     round_weights(exact, int8, [{"x": np.zeros(OPERATORS["plain"][1], np.float32)}])

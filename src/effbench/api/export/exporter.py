@@ -29,11 +29,12 @@ _CALIBRATED_BY = tuple(
     f"effbench.deploy.precision.{name}"
     for name in (
         "quantize:to_int8",
+        "a16w8:to_a16w8",
         "rounding:round_weights",
         "int8_noise:to_mixed_int8",
         "noise:quantization_noise",
         "mix:mixed",
-        "calibration:reference",
+        "calibration:write_reference",
     )
 )
 WRITERS = {"fp16": ("effbench.deploy.precision.half:to_fp16",), **dict.fromkeys(CALIBRATED, _CALIBRATED_BY)}

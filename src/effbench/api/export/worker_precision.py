@@ -62,9 +62,10 @@ def _half(source: Artifact, model: Any, job: dict[str, Any], draft: Path, stages
 
 
 def _quantized(source: Artifact, model: Any, job: dict[str, Any], draft: Path, stages: Stages) -> Written:
-    from effbench.deploy.precision.calibration import load_calibration, reference
+    from effbench.deploy.precision.a16w8 import to_a16w8
+    from effbench.deploy.precision.calibration import load_calibration, write_reference
     from effbench.deploy.precision.int8_noise import to_mixed_int8
-    from effbench.deploy.precision.quantize import to_a16w8, to_int8
+    from effbench.deploy.precision.quantize import to_int8
 
     spec = source.inputs[0]
     if spec.shape[0] is None:
@@ -91,10 +92,10 @@ def _quantized(source: Artifact, model: Any, job: dict[str, Any], draft: Path, s
             entries |= {"float_nodes": list(result.float_nodes), "float_type": "fp32"}
         if result.clipping:
             entries["ranges"] = "extremes"
-    if calibration.checks is not None:
+    if calibration.check_images is not None:
         stages.begin("reference outputs on images of the calibration folder")
         try:
-            reference(draft / bundle.REFERENCE, source, onnx_file.load(source.path), calibration)
+            write_reference(draft / bundle.REFERENCE, source, onnx_file.load(source.path), calibration)
         except ConversionError as error:
             notes = (*notes, f"verified on synthetic images: {error.message}")
     return quantized, entries, notes

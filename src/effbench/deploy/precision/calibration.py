@@ -1,4 +1,4 @@
-"""Images that int8 is calibrated with and checked on, and the hash that says which they were."""
+"""The images that int8 is calibrated with and verified on, and their hash."""
 
 from __future__ import annotations
 
@@ -25,37 +25,37 @@ if TYPE_CHECKING:
 
 SYNTHETIC = "synthetic"
 IMAGES = 96
-"""At most this many images are used, spread evenly over the sorted names; as many synthetic ones are made."""
-_FIRST_SEED = 1000  # far from the seeds of the images that fidelity is checked with
+"""At most this many files are read, spread evenly over the sorted names; so many synthetic images are made."""
+_FIRST_SEED = 1000  # far from the seeds of the images that fidelity is checked on
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Images, shape (N, C, H, W), uint8, resized and cropped; ``sha256`` hashes them, so it changes with any of them.
+    """Calibration images, shape (N, C, H, W), uint8, resized and cropped, and the SHA-256 of all images held here.
 
-    ``latency_only`` marks images that are not photographs: what is calibrated with them has a latency, no accuracy.
+    ``latency_only`` marks synthetic images: a graph calibrated with them is good for latency, not for accuracy.
 
-    ``checks`` are images of the same folder to verify with, `fidelity.NATURAL` of them, hashed too: others than those
-    of the calibration where the folder holds more. ``whole`` is one of them as decoded, shape (H, W, C). Synthetic
-    images have neither, as verification has its own, nor has a single image, which has nothing to differ from.
+    ``check_images`` are `fidelity.NATURAL` images of the same folder to verify with, not used for calibration if the
+    folder holds enough. ``decoded`` is one of them before resizing and cropping, shape (H, W, C). Both are None for
+    synthetic images, as verification makes its own, and for a single image, which has no other to be compared with.
     """
 
     images: npt.NDArray[np.uint8]
     sha256: str
     latency_only: bool
-    checks: npt.NDArray[np.uint8] | None = None
-    whole: npt.NDArray[np.uint8] | None = None
+    check_images: npt.NDArray[np.uint8] | None = None
+    decoded: npt.NDArray[np.uint8] | None = None
 
     def feeds(self, batch: int, spec: TensorSpec, preprocessing: Preprocessing) -> list[dict[str, Array]]:
-        """Return what to feed, in whole batches."""
-        whole = len(self.images) // batch * batch
-        return fidelity.feeds(self.images[:whole], batch, spec, preprocessing)
+        """Return the preprocessed inputs, whole batches only."""
+        count = len(self.images) // batch * batch
+        return fidelity.feeds(self.images[:count], batch, spec, preprocessing)
 
 
 def load_calibration(
     folder: str | Path | None, resolution: tuple[int, int], preprocessing: Preprocessing, channels: int = 3
 ) -> Calibration:
-    """Read calibration images from a folder, or make synthetic ones where ``synthetic`` is asked for.
+    """Read calibration images from a folder, or make synthetic ones if the folder is ``synthetic``.
 
     Raises:
         UsageError: No folder was given.
@@ -76,70 +76,70 @@ def load_calibration(
         return Calibration(images, _sha256(images), latency_only=True)
     files = _image_files(Path(folder))
     chosen = _spread(files, IMAGES)
-    held = _spread(sorted(set(files) - set(chosen)) or files, fidelity.NATURAL)
-    random.Random(0).shuffle(chosen)  # names come class by class; what takes some of the images should see of all
-    images, checks = (
-        np.stack([pixels.read(FileContent(one)(), str(one), resolution, preprocessing, channels) for one in some])
-        for some in (chosen, held)
+    held_out = _spread(sorted(set(files) - set(chosen)) or files, fidelity.NATURAL)
+    random.Random(0).shuffle(chosen)  # names are often sorted by class; a part of the images should hold all classes
+    images, check_images = (
+        np.stack([pixels.read(FileContent(file)(), str(file), resolution, preprocessing, channels) for file in part])
+        for part in (chosen, held_out)
     )
     if len(files) == 1:
         return Calibration(images, _sha256(images), latency_only=False)
-    whole = pixels.decode(FileContent(held[0])(), str(held[0]), channels)
-    # Still in the shape of the whole image, but not a camera's forty million pixels.
-    whole.thumbnail((2 * resolution[1], 2 * resolution[0]))
-    array = np.asarray(whole, np.uint8).reshape(whole.height, whole.width, channels)
-    return Calibration(images, _sha256(images, checks, array), latency_only=False, checks=checks, whole=array)
+    image = pixels.decode(FileContent(held_out[0])(), str(held_out[0]), channels)
+    # In the proportions of the file, but without a camera's forty million pixels.
+    image.thumbnail((2 * resolution[1], 2 * resolution[0]))
+    decoded = np.asarray(image, np.uint8).reshape(image.height, image.width, channels)
+    return Calibration(images, _sha256(images, check_images, decoded), False, check_images, decoded)
 
 
-def reference(path: Path, source: Artifact, model: ModelProto, calibration: Calibration) -> None:
-    """Put expected outputs on a folder's own images in the place of those on synthetic ones.
+def write_reference(path: Path, source: Artifact, model: ModelProto, calibration: Calibration) -> None:
+    """Replace expected outputs on synthetic images by expected outputs on images of the calibration folder.
 
-    Scales taken from one kind of image clip another kind: what quantization does to a model is seen on images like
-    those it was calibrated with. The fp32 graph computes what is expected; before, it is held to the expectations that
-    are there, so that an artifact stays tied to the model as it was written.
+    Ranges calibrated on one kind of image clip another kind, so quantization is verified on images like those of the
+    calibration. The fp32 graph computes the expected outputs. Before, it is checked against those that are replaced,
+    so that the artifact stays tied to the original model.
 
     Args:
-        path: The file of expected outputs of the graph; it is replaced.
+        path: The file of expected outputs.
         source: The fp32 graph as an artifact.
         model: The same graph.
         calibration: Read from a folder.
 
     Raises:
         FidelityError: The fp32 graph itself is not the same model.
-        ConversionError: The interpreter has not got an operator of it.
+        ConversionError: The interpreter lacks an operator of the graph.
     """
     from effbench.deploy.interpreter import Interpreter
 
-    spec, how = source.inputs[0], source.preprocessing
+    assert calibration.check_images is not None
+    spec, preprocessing = source.inputs[0], source.preprocessing
     batch, run = spec.shape[0] or 1, Interpreter(model).run
     before = fidelity.load_reference(path)
-    found = fidelity.check(run, before, batch, spec, how, "fp32")
-    if not found.passed:
-        raise FidelityError(f"The fp32 graph of {source.name} is not the same model: {'; '.join(found.reasons)}.")
-    assert calibration.checks is not None
+    result = fidelity.check(run, before, batch, spec, preprocessing, "fp32")
+    if not result.passed:
+        raise FidelityError(f"The fp32 graph of {source.name} is not the same model: {'; '.join(result.reasons)}.")
     count = -(-fidelity.NATURAL // batch) * batch
-    images = np.resize(calibration.checks, (count, *calibration.checks.shape[1:]))
-    expected = fidelity.run_all(run, fidelity.feeds(images, batch, spec, how))
+    images = np.resize(calibration.check_images, (count, *calibration.check_images.shape[1:]))
+    expected = fidelity.run_all(run, fidelity.feeds(images, batch, spec, preprocessing))
     engine = f"{before[2]}; its graph by effbench's ONNX interpreter, on images of the calibration folder"
-    example = encoded.make_example(run, spec, batch, how, calibration.whole)
+    example = encoded.make_example(run, spec, batch, preprocessing, calibration.decoded)
     fidelity.save_reference(path, images, expected, engine, example)
 
 
 def stamps(folder: str | Path) -> tuple[tuple[str, int, int], ...]:
-    """Return what changes with a folder's images and takes no reading of them: names, sizes, times of change.
+    """Return names, sizes and modification times of a folder's images, which change with the images.
 
     Raises:
         DataError: The folder is missing or holds no images.
     """
-    found = ((file, file.stat()) for file in _image_files(Path(folder)))
-    return tuple((str(file), about.st_size, about.st_mtime_ns) for file, about in found)
+    files = ((file, file.stat()) for file in _image_files(Path(folder)))
+    return tuple((str(file), stat.st_size, stat.st_mtime_ns) for file, stat in files)
 
 
 def _sha256(*arrays: npt.NDArray[np.uint8]) -> str:
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for array in arrays:
-        found.update(f"{array.shape}".encode() + array.tobytes())
-    return found.hexdigest()
+        digest.update(f"{array.shape}".encode() + array.tobytes())
+    return digest.hexdigest()
 
 
 def _image_files(folder: Path) -> list[Path]:
@@ -153,4 +153,4 @@ def _image_files(folder: Path) -> list[Path]:
 
 def _spread(files: Sequence[Path], count: int) -> list[Path]:
     """Return at most so many files, evenly over the sorted names."""
-    return [files[place] for place in np.linspace(0, len(files) - 1, min(count, len(files))).round().astype(int)]
+    return [files[index] for index in np.linspace(0, len(files) - 1, min(count, len(files))).round().astype(int)]

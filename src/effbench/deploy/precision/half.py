@@ -1,6 +1,6 @@
-"""fp16 written into the graph: float32 inputs and outputs, half precision inside, islands of float32 where asked.
+"""fp16 written into the graph: float32 inputs and outputs, half precision inside, islands in float32.
 
-int8 and a16w8 are in `effbench.deploy.precision.quantize`. Targets only translate what is written here.
+int8 is in `effbench.deploy.precision.quantize`, a16w8 in `a16w8` beside it. Targets only translate this graph.
 """
 
 from __future__ import annotations
@@ -18,41 +18,41 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto
 
 LONG_MEAN = 256
-"""A mean over more positions is taken over columns first and rows then. A squeeze of 112 x 112 positions in one running
-sum of half precision would pass 6,000, where neighbors are 4 apart, and overflows at a mean of 5."""
+"""A mean over more positions is computed over columns first, then over rows. One running sum of 112 x 112 positions in
+half precision passes 6,000, where neighboring numbers are 4 apart, and overflows if the mean is 5."""
 
 LONG_SOFTMAX = 2048
-"""A softmax over more positions stays in float32, with the product that reads it: its mean is within 8 times the
-smallest normal number of half precision, and devices flush what lies below to zero."""
-_PASSED_ON = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Expand", "Identity", "Mul")
+"""A softmax over more positions stays in float32, with the product that reads it: its mean is less than 8 times the
+smallest normal number of half precision, and devices flush smaller numbers to zero."""
+_PASS_THROUGH = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Expand", "Identity", "Mul")
 
 _TYPE_ATTRIBUTES = {"Cast": "to", "EyeLike": "dtype"}
 
 
 def node_names(model: ModelProto, names: Collection[str]) -> frozenset[str]:
-    """Return the first outputs of the nodes that are meant; a node is named by its own name or by any output.
+    """Return the first outputs of nodes that are named by their own names or by any of their outputs.
 
     Raises:
         UsageError: A name belongs to no node.
     """
-    found: dict[str, str] = {}
+    first_outputs: dict[str, str] = {}
     for node in model.graph.node:
         for name in (node.name, *node.output):
             if name:
-                found[name] = node.output[0]
+                first_outputs[name] = node.output[0]
     for name in names:
-        if name not in found:
-            raise (
-                unknown_name(name, found, "node") if len(found) < 50 else UsageError(f"The graph has no node '{name}'.")
-            )
-    return frozenset(found[name] for name in names)
+        if name not in first_outputs:
+            few = len(first_outputs) < 50
+            raise unknown_name(name, first_outputs, "node") if few else UsageError(f"The graph has no node '{name}'.")
+    return frozenset(first_outputs[name] for name in names)
 
 
 def to_fp16(model: ModelProto, islands: Collection[str] = ()) -> ModelProto:
     """Return the model in half precision.
 
     Inputs and outputs stay float32, with a Cast at the border. Finite constants beyond the range of half precision
-    are saturated. A tensor is cast at most once to each type, and never from a cast. `long_softmaxes` are islands too.
+    are saturated. A tensor is cast at most once to each type, and never from a cast. `long_softmaxes` are islands as
+    well.
 
     Args:
         model: An fp32 graph without control flow.
@@ -66,7 +66,10 @@ def to_fp16(model: ModelProto, islands: Collection[str] = ()) -> ModelProto:
 
 
 class _Rewriter:
-    """One pass over the nodes in order; every tensor knows in which type it exists and gets the other on demand."""
+    """Rewrites the nodes in order; for every tensor it knows the types it exists in, and casts it on demand.
+
+    ``names`` maps a tensor and a type to the tensor's name in that type; ``aliases`` replace casts that are left out.
+    """
 
     def __init__(self, model: ModelProto, islands: frozenset[str]) -> None:
         import onnx
@@ -81,11 +84,11 @@ class _Rewriter:
         self.types: dict[str, int] = {v.name: v.type.tensor_type.elem_type for v in values}
         self.constants: dict[str, TensorProto] = {t.name: t for t in graph.initializer}
         self.types.update((t.name, t.data_type) for t in graph.initializer)
-        self.made: dict[tuple[str, int], str] = {}
+        self.names: dict[tuple[str, int], str] = {}
         self.aliases: dict[str, str] = {}
         self.nodes: list[NodeProto] = []
         self.initializers: dict[str, TensorProto] = {}
-        self.taken = set(self.types) | {name for node in graph.node for name in node.output}
+        self.reserved = set(self.types) | {name for node in graph.node for name in node.output}
 
     def run(self) -> ModelProto:
         """Rewrite the graph and return it."""
@@ -96,8 +99,8 @@ class _Rewriter:
             self._deliver(output.name, self.types[output.name])
         del graph.node[:], graph.initializer[:], graph.value_info[:]
         graph.node.extend(_without_unread(self.nodes, {o.name for o in graph.output}))
-        used = {name for node in graph.node for name in node.input} | {o.name for o in graph.output}
-        graph.initializer.extend(t for t in self.initializers.values() if t.name in used)
+        read = {name for node in graph.node for name in node.input} | {o.name for o in graph.output}
+        graph.initializer.extend(t for t in self.initializers.values() if t.name in read)
         result = onnx_file.infer_shapes(self.model, "the fp16 graph")
         self.onnx.checker.check_model(result)
         return result
@@ -114,7 +117,7 @@ class _Rewriter:
         ins, outs = half_slots(node, self.opset)
         if island or node.op_type == "Constant":
             ins, outs = (False,) * len(ins), (False,) * len(outs)
-        if self._is_idle_cast(node):
+        if self._is_redundant_cast(node):
             self.aliases[node.output[0]] = self.aliases.get(node.input[0], node.input[0])
             return
         inputs = [self._read(name, half) if name else "" for name, half in zip(node.input, ins, strict=True)]
@@ -124,7 +127,7 @@ class _Rewriter:
             self._retype_attributes(node)
         self.nodes.append(node)
 
-    def _is_idle_cast(self, node: NodeProto) -> bool:
+    def _is_redundant_cast(self, node: NodeProto) -> bool:
         floats = (self.half, self.single)
         to = next((a.i for a in node.attribute if a.name == "to"), None)
         return node.op_type == "Cast" and to in floats and self.types.get(node.input[0]) in floats
@@ -138,27 +141,27 @@ class _Rewriter:
 
     def _write(self, name: str, half: bool) -> str:
         if self.types.get(name) != self.single or not half:
-            self.made[name, self.types.get(name, 0)] = name
+            self.names[name, self.types.get(name, 0)] = name
             return name
         new = self._fresh(f"{name}_half")
-        self.made[name, self.half] = new
+        self.names[name, self.half] = new
         return new
 
     def _as(self, name: str, kind: int) -> str:
-        """Return the name under which a float tensor exists in a type; make it where it does not yet."""
+        """Return the name of a float tensor in a type; add a Cast if it does not exist in that type yet."""
         key = (name, kind)
-        if key in self.made:
-            return self.made[key]
+        if key in self.names:
+            return self.names[key]
         if name in self.constants:
-            self.made[key] = self._constant(name, kind)
-            return self.made[key]
-        other = self.made.get((name, self.half if kind == self.single else self.single), name)
+            self.names[key] = self._constant(name, kind)
+            return self.names[key]
+        other = self.names.get((name, self.half if kind == self.single else self.single), name)
         producer = self._producer(other)
-        # An integer that was cast to the other type is cast anew, not twice in a row.
+        # An integer that was cast to the other type is cast again from the integer, not twice in a row.
         source = producer.input[0] if producer is not None and producer.op_type == "Cast" else other
         target = self._fresh(f"{name}_{'half' if kind == self.half else 'single'}")
         self.nodes.append(self.onnx.helper.make_node("Cast", [source], [target], name=f"Cast/{target}", to=kind))
-        self.made[key] = target
+        self.names[key] = target
         return target
 
     def _producer(self, name: str) -> NodeProto | None:
@@ -184,17 +187,17 @@ class _Rewriter:
             self.initializers[name] = tensor
 
     def _deliver(self, output: str, kind: int) -> None:
-        """Make an output exist under its own name in its own type."""
+        """Add a Cast or an Identity, so that an output exists under its own name in its own type."""
         source = self.aliases.get(output, output)
-        if kind not in (self.single, self.half) or (source == output and self.made.get((output, kind)) == output):
+        if kind not in (self.single, self.half) or (source == output and self.names.get((output, kind)) == output):
             return
-        have = self.made.get((source, self.half)) or self._as(source, kind)
-        cast = (source, self.half) in self.made and kind == self.single
+        name = self.names.get((source, self.half)) or self._as(source, kind)
+        cast = (source, self.half) in self.names and kind == self.single
         make = self.onnx.helper.make_node
         if cast:
-            self.nodes.append(make("Cast", [have], [output], name=f"Cast/{output}", to=kind))
-        elif have != output:
-            self.nodes.append(make("Identity", [have], [output], name=f"Identity/{output}"))
+            self.nodes.append(make("Cast", [name], [output], name=f"Cast/{output}", to=kind))
+        elif name != output:
+            self.nodes.append(make("Identity", [name], [output], name=f"Identity/{output}"))
 
     def _retype_attributes(self, node: NodeProto) -> None:
         for attribute in node.attribute:
@@ -205,14 +208,14 @@ class _Rewriter:
                 attribute.t.CopyFrom(self.onnx.numpy_helper.from_array(array, attribute.t.name))
 
     def _fresh(self, name: str) -> str:
-        while name in self.taken:
+        while name in self.reserved:
             name += "_"
-        self.taken.add(name)
+        self.reserved.add(name)
         return name
 
 
 COLUMNS = "__columns"
-"""What a mean over columns is called after the mean that reads it."""
+"""Suffix that names a mean over columns after the mean that reads it."""
 
 
 def shorten_means(model: ModelProto, islands: Collection[str] = ()) -> ModelProto:
@@ -232,7 +235,7 @@ def shorten_means(model: ModelProto, islands: Collection[str] = ()) -> ModelProt
     for node in model.graph.node:
         shape = known.get(node.input[0], ()) if node.input else ()
         rows, columns = shape[2:] if len(shape) == 4 else (None, None)
-        if _pooled(node, constants) and node.output[0] not in islands and (rows or 0) * (columns or 0) > LONG_MEAN:
+        if _is_pooling(node, constants) and node.output[0] not in islands and (rows or 0) * (columns or 0) > LONG_MEAN:
             shorter = helper.make_node(
                 "ReduceMean",
                 [node.input[0]] if opset < 18 else [node.input[0], axis],  # where the standard moved it
@@ -253,41 +256,41 @@ def shorten_means(model: ModelProto, islands: Collection[str] = ()) -> ModelProt
     return onnx_file.infer_shapes(model, "the graph")
 
 
-def _pooled(node: NodeProto, constants: Mapping[str, Any]) -> bool:
-    """Tell whether a node takes the mean over all rows and columns of a map."""
+def _is_pooling(node: NodeProto, constants: Mapping[str, Any]) -> bool:
+    """Tell whether a node computes the mean over all rows and columns of a map."""
     if node.op_type != "ReduceMean":
         return node.op_type == "GlobalAveragePool"
     axes = next((list(a.ints) for a in node.attribute if a.name == "axes"), [])
-    given = constants.get(node.input[1]) if len(node.input) > 1 else axes
-    return given is not None and sorted(int(axis) % 4 for axis in given) == [2, 3]
+    reduced = constants.get(node.input[1]) if len(node.input) > 1 else axes
+    return reduced is not None and sorted(int(axis) % 4 for axis in reduced) == [2, 3]
 
 
 def long_softmaxes(model: ModelProto) -> frozenset[str]:
-    """Return the first outputs of softmaxes over more than `LONG_SOFTMAX` positions, and of what takes sums of them.
+    """Return the first outputs of softmaxes over more than `LONG_SOFTMAX` positions and of the nodes that sum them up.
 
     Args:
         model: An fp32 graph, shapes known.
     """
     opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
     known = onnx_file.shapes(model)
-    found: set[str] = set()
-    passed: set[str] = set()
+    names: set[str] = set()
+    probabilities: set[str] = set()
     for node in model.graph.node:
         if node.op_type == "Softmax":
             axis = next((a.i for a in node.attribute if a.name == "axis"), -1 if opset >= 13 else 1)
             shape = known.get(node.input[0], ())[axis:]
             sizes = [size or 0 for size in (shape[:1] if opset >= 13 else shape)]
-            reads = int(np.prod(sizes)) > LONG_SOFTMAX if sizes else False
+            single = int(np.prod(sizes)) > LONG_SOFTMAX if sizes else False
         else:
-            reads = bool(passed & set(node.input))
-        if reads:
-            found.add(node.output[0])
-            if node.op_type in (*_PASSED_ON, "Softmax"):
-                passed.update(node.output)
-    return frozenset(found)
+            single = bool(probabilities & set(node.input))
+        if single:
+            names.add(node.output[0])
+            if node.op_type in (*_PASS_THROUGH, "Softmax"):
+                probabilities.update(node.output)
+    return frozenset(names)
 
 
 def _without_unread(nodes: list[NodeProto], outputs: set[str]) -> Iterator[NodeProto]:
-    """Leave out casts that nothing reads any more."""
+    """Leave out casts that no node reads any more."""
     read = {name for node in nodes for name in node.input} | outputs
     return (node for node in nodes if node.op_type != "Cast" or node.output[0] in read)

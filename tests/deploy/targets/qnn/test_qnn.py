@@ -12,7 +12,7 @@ from places import ROOT
 from small_graphs import SIDE, attention, converted, graph_artifact, product
 
 from effbench.deploy.artifact import fidelity, placement
-from effbench.deploy.precision.quantize import to_a16w8
+from effbench.deploy.precision.a16w8 import to_a16w8
 from effbench.deploy.targets.qnn import snapdragon
 from effbench.deploy.targets.qnn.htp import prepare
 from effbench.deploy.targets.qnn.target import ENTRY, TARGET, compile_context
