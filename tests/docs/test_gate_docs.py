@@ -63,6 +63,60 @@ def test_the_workflow_and_the_action_name_options_that_exist():
     assert {"models", "base", "inconclusive"} <= set(inputs)
 
 
+def test_the_action_is_named_by_a_placeholder_that_is_explained():
+    for path in ("examples/workflow-gate.yml", "docs/tutorial/gate.md"):
+        text = (ROOT / path).read_text()
+        assert re.findall(r"uses: (\S+)/effbench@", text) == ["OWNER"]
+        assert re.search(r"OWNER`? is a placeholder", text)
+
+
+STUB = """#!/usr/bin/env bash
+for word in "$@"; do printf '%s\\n' "$word"; done >> "$CALLS"
+"""
+
+
+@pytest.mark.parametrize(
+    ("models", "arguments", "expected"),
+    [
+        ("", "", []),
+        ("a.b:c d.onnx", "--latency", ["a.b:c", "d.onnx", "--latency"]),
+        ("*.onnx\n$(touch broken)", "", ["*.onnx", "$(touch", "broken)"]),
+    ],
+)
+def test_the_action_passes_its_inputs_as_words(tmp_path: Path, models: str, arguments: str, expected: list[str]):
+    """No input is expanded by the shell: neither patterns nor commands, and an empty one is no argument."""
+    yaml = pytest.importorskip("yaml")
+    steps = {step.get("name"): step for step in yaml.safe_load((ROOT / "action.yml").read_text())["runs"]["steps"]}
+    for name in ("effbench", "python"):
+        (tmp_path / name).write_text(STUB)
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "other.onnx").touch()
+    env = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "GITHUB_ACTION_PATH": "/the action"}
+    env |= {"GITHUB_OUTPUT": str(tmp_path / "output"), "GITHUB_STEP_SUMMARY": str(tmp_path / "summary")}
+    inputs = {"MODELS": models, "ARGUMENTS": arguments, "BASE": "abc", "BUDGET": "5", "INCONCLUSIVE": "pass"}
+    inputs |= {"EXTRAS": "ort", "INSTALL": models}
+    calls: dict[str, list[str]] = {}
+    for name in ("Install", "Gate"):
+        env["CALLS"] = str(tmp_path / f"{name}.txt")
+        script = ["bash", "--noprofile", "--norc", "-e", "-o", "pipefail", "-c", steps[name]["run"]]
+        subprocess.run(script, cwd=tmp_path, env={**env, **inputs}, check=True, capture_output=True, timeout=60)
+        calls[name] = (tmp_path / f"{name}.txt").read_text().splitlines()
+    words = models.split()
+    assert ["-m", "pip", "install", "--quiet", "/the action[ort]", *words] == calls["Install"]
+    assert ["gate", *words, "--base", "abc"] == calls["Gate"][: len(words) + 3]
+    assert expected == [word for word in calls["Gate"] if word in expected]
+    assert not (tmp_path / "broken").exists()
+    assert "exit-code=0" in (tmp_path / "output").read_text()
+
+
+def test_the_matrix_of_other_systems_says_that_it_was_not_run():
+    text = (ROOT / "examples" / "ci-matrix.yml").read_text()
+    assert text.startswith("# NOT RUN")
+    assert {"macos-latest", "windows-latest"} <= set(re.findall(r"\w+-latest", text))
+    for path in re.findall(r"tests/[\w/.]+", text):
+        assert (ROOT / path).exists(), path
+
+
 @pytest.mark.slow
 def test_from_an_empty_repository_to_a_verdict_in_five_minutes(tmp_path: Path):
     for name, text in files().items():
