@@ -112,22 +112,18 @@ def gate(
 
 
 def _measure_noise(models: Sequence[str], minutes: float, as_json: bool, options: dict[str, Any]) -> None:
-    from effbench.api.compare.run_noise import DEFAULT_MODEL, measure_machine_noise
+    from effbench.api.compare.run_noise import measure_machine_noise
     from effbench.commands.text.noise import text
+    from effbench.errors import UsageError
 
+    first = {"model": models, "resolution": options["resolutions"], "target": options["targets"]}
+    for name, values in first.items():
+        if len(values) > 1:
+            raise UsageError(f"--measure-noise runs one {name}, not {', '.join(values)}.")
+    arguments = {name: values[0] for name, values in first.items() if values}
+    arguments |= {name: options[name] for name in ("threads", "device", "budget_s", "out") if options[name] is not None}
     with shared.Progress() as notify:
-        noise = measure_machine_noise(
-            models[0] if models else DEFAULT_MODEL,
-            resolution=(options["resolutions"] or ("224",))[0],
-            target=(options["targets"] or ("ort",))[0],
-            threads=options["threads"] or 1,
-            device=options["device"] or "local",
-            budget_s=options["budget_s"] or 60.0,
-            minutes=minutes,
-            rules=_rules(options),
-            out=options["out"],
-            notify=notify,
-        )
+        noise = measure_machine_noise(minutes=minutes, rules=_rules(options), notify=notify, **arguments)
     shared.show(as_json, noise, lambda: text(noise))
 
 

@@ -1,4 +1,4 @@
-"""The arguments of `compare` and `gate`: the records that the Python functions and the command line share."""
+"""The arguments of `compare`, `gate` and its noise: the records that Python functions and the command line share."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from effbench.api.export.request import check_precisions
 from effbench.api.export.stage import Notify, silent
 from effbench.errors import UsageError, unknown_name
+from effbench.schema import DEFAULT_RESOLUTION, Resolution
 from effbench.statistics.sequential import Rules
 from effbench.statistics.verdict import WHEN_INCONCLUSIVE
 
@@ -135,6 +136,42 @@ class GateRequest:
             check_inconclusive(self.inconclusive)
         check_positive(budget=self.budget_s, threads=self.threads, batch=self.batch)
         check_precisions(self.precisions)
+
+
+@dataclass(frozen=True)
+class NoiseRequest:
+    """The model that a machine's noise is measured with, and how.
+
+    Attributes:
+        model: A registered name, an .onnx file, or ``package.module:factory``.
+        resolution: Pixels.
+        target: The runtime.
+        threads: Intra-operator threads; the result holds for this number only.
+        device: Where to run; this machine is the only one that is supported.
+        budget_s: The time budget that the detectable slowdown is stated for.
+        minutes: How long to run.
+        rules: Floor, margin, chance of a false alarm.
+        out: The folder to write below (`store.home`).
+        notify: Called with one line per step.
+
+    Raises:
+        UsageError: A field has an invalid value.
+    """
+
+    model: str = "regla_m"
+    _: KW_ONLY
+    resolution: Resolution = DEFAULT_RESOLUTION
+    target: str = "ort"
+    threads: int = 1
+    device: str = "local"
+    budget_s: float = BUDGET_S
+    minutes: float = 5.0
+    rules: Rules | None = None
+    out: str | Path | None = None
+    notify: Notify = silent
+
+    def __post_init__(self) -> None:
+        check_positive(budget=self.budget_s, threads=self.threads, minutes=self.minutes)
 
 
 def check_inconclusive(value: str) -> None:
