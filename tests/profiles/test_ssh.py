@@ -98,8 +98,8 @@ def while_measuring(server: Server, act: Callable[[], None]) -> threading.Thread
 
 
 def arguments(server: Server) -> list[str]:
-    helpers = commands()
-    return [helpers.get(pid, "") for pid in server.tree()]
+    command_lines = commands()
+    return [command_lines.get(pid, "") for pid in server.tree()]
 
 
 def clean(server: Server, home: Path) -> bool:
