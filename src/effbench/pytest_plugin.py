@@ -1,7 +1,6 @@
 """A pytest fixture for a latency gate: ``latency_gate("package.module:factory")`` fails with the table of verdicts.
 
-Where nothing says otherwise the base is ``--latency-base``, else the ini value ``latency_base``. Without either the
-test is skipped, and says why.
+The base is ``--latency-base``, else the ini value ``latency_base``. Without either the test is skipped.
 """
 
 from __future__ import annotations
@@ -12,16 +11,18 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the base, the time and what inconclusive means."""
+    """Add the options for the base, the time and inconclusive verdicts."""
     group = parser.getgroup("effbench", "latency gate")
     group.addoption("--latency-base", metavar="REF", help="git ref that latency_gate compares the working tree with")
     group.addoption("--latency-budget", type=float, metavar="SECONDS", help="per model (default: the suite's, or 60)")
-    group.addoption("--latency-strict", action="store_true", help="fail instead of skipping where a verdict stays open")
+    group.addoption(
+        "--latency-strict", action="store_true", help="fail instead of skipping if a verdict is inconclusive"
+    )
     parser.addini("latency_base", "git ref that latency_gate compares the working tree with")
 
 
 class LatencyGate:
-    """Compares models of the working tree with the base when it is called."""
+    """Compares models of the working tree with the base."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._base = config.getoption("--latency-base") or config.getini("latency_base") or None
@@ -30,11 +31,11 @@ class LatencyGate:
         self._folder = config.rootpath
 
     def __call__(self, *models: str, **options: Any) -> Any:
-        """Run the gate and return its report; fail on *slower* or a missed budget, skip where it stays open.
+        """Run the gate and return its report; fail on *slower* or a missed budget, skip if it is inconclusive.
 
         Args:
             models: ``package.module:factory`` or .onnx files; none means the suite of ``effbench.toml``.
-            options: What `effbench.gate` takes.
+            options: The arguments of `effbench.gate`.
         """
         __tracebackhide__ = True
         from effbench.api.compare.run_gate import gate

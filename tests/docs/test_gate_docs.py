@@ -1,4 +1,4 @@
-"""docs/tutorial/gate.md taken at its word: from an empty repository to the first verdict, and the pytest fixture."""
+"""The commands of docs/tutorial/gate.md as written, from an empty repository to a verdict, and the pytest fixture."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from places import ROOT
 
 PAGE = (ROOT / "docs" / "tutorial" / "gate.md").read_text()
-WHO = {f"GIT_{role}_{what}": "a@example.org" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+WHO = {f"GIT_{role}_{field}": "a@example.org" for role in ("AUTHOR", "COMMITTER") for field in ("NAME", "EMAIL")}
 FIVE_MINUTES_S = 300
 
 
@@ -123,26 +123,26 @@ def test_from_an_empty_repository_to_a_verdict_in_five_minutes(tmp_path: Path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     start, first = time.monotonic(), None
-    said = []
+    results = []
     for line in commands():
-        done = call(shlex.split(line), tmp_path)
-        said.append((done.returncode, done.stdout))
+        result = call(shlex.split(line), tmp_path)
+        results.append((result.returncode, result.stdout))
         expected = 1 if line.startswith("effbench gate") and "--format" in line else 0
-        assert expected == done.returncode, done.stdout + done.stderr
+        assert expected == result.returncode, result.stdout + result.stderr
         if line.startswith("effbench gate") and first is None:
             first = time.monotonic() - start
-            assert "unchanged (identical)" in done.stdout
+            assert "unchanged (identical)" in result.stdout
     assert first is not None
     assert first < FIVE_MINUTES_S
-    assert "slower" in said[-1][1]
+    assert "slower" in results[-1][1]
     assert "### Latency gate: 1 slower" in (tmp_path / "runs" / "gate.md").read_text()
 
 
 def test_the_fixture_is_there_and_skips_without_a_base(tmp_path: Path):
     (tmp_path / "test_it.py").write_text("def test_it(latency_gate):\n    latency_gate('tiny:net')\n")
-    done = call([sys.executable, "-m", "pytest", "-q", "-rs", "test_it.py"], tmp_path)
-    assert 0 == done.returncode, done.stdout + done.stderr
-    assert "give --latency-base REF" in done.stdout
+    result = call([sys.executable, "-m", "pytest", "-q", "-rs", "test_it.py"], tmp_path)
+    assert 0 == result.returncode, result.stdout + result.stderr
+    assert "give --latency-base REF" in result.stdout
 
 
 @pytest.mark.slow
@@ -156,7 +156,7 @@ def test_the_fixture_fails_with_the_table(tmp_path: Path):
     text = (tmp_path / "tiny" / "__init__.py").read_text()
     (tmp_path / "tiny" / "__init__.py").write_text(text.replace("DEPTH = 8", "DEPTH = 10"))
     arguments = ["-q", "--latency-base", "HEAD", "--latency-budget", "150", "test_it.py"]
-    done = call([sys.executable, "-m", "pytest", *arguments], tmp_path)
-    assert 1 == done.returncode, done.stdout + done.stderr
-    assert "latency gate: 1 slower" in done.stdout
-    assert "typical" in done.stdout
+    result = call([sys.executable, "-m", "pytest", *arguments], tmp_path)
+    assert 1 == result.returncode, result.stdout + result.stderr
+    assert "latency gate: 1 slower" in result.stdout
+    assert "typical" in result.stdout

@@ -16,15 +16,15 @@ from effbench.api.claims import campaign as campaign_module
 from effbench.api.claims.campaign import Campaign
 from effbench.api.claims.kinds import (
     Counted,
-    Elsewhere,
     Faster,
     Grows,
     LessMemory,
+    Untestable,
+    combined,
     decide,
     exactly_quadratic,
-    together,
 )
-from effbench.api.claims.registry import CLAIMS, chosen
+from effbench.api.claims.registry import CLAIMS, claims_named
 from effbench.api.claims.run import claims, write_page
 from effbench.api.compare.rounds import RoundSettings
 from effbench.errors import UsageError
@@ -47,7 +47,7 @@ def test_a_verdict_needs_a_whole_interval(low: float, high: float, expected: str
 
 def test_one_size_that_fails_fails_the_claim():
     assert [HOLDS, FAILS, UNTESTED, UNTESTED] == [
-        together([HOLDS, HOLDS]), together([HOLDS, FAILS, UNTESTED]), together([HOLDS, UNTESTED]), together([]),
+        combined([HOLDS, HOLDS]), combined([HOLDS, FAILS, UNTESTED]), combined([HOLDS, UNTESTED]), combined([]),
     ]  # fmt: skip
 
 
@@ -151,13 +151,13 @@ def test_the_registry_names_sources_and_leaves_phones_untested():
     assert all(re.search(r"arXiv:\d{4}\.\d{5}", claim.source) for claim in CLAIMS)
     for claim in CLAIMS:
         if re.search(r"iphone|phone|top-1| ms | V100", claim.text, re.IGNORECASE):
-            assert isinstance(claim.test, Elsewhere), claim.name
+            assert isinstance(claim.test, Untestable), claim.name
 
 
 def test_unknown_claims_are_refused():
     with pytest.raises(UsageError, match="Did you mean rgma-linear"):
-        chosen(("rgma-linea",))
-    assert CLAIMS == chosen(())
+        claims_named(("rgma-linea",))
+    assert CLAIMS == claims_named(())
 
 
 def test_the_page_has_every_claim(tmp_path: Path):

@@ -34,7 +34,7 @@ def artifact(name: str) -> Artifact:
     )
 
 
-def series(ratio: float = 1.0, noise: float = 0.01, pairs: int = 20) -> PairedRound:
+def paired_round(ratio: float = 1.0, noise: float = 0.01, pairs: int = 20) -> PairedRound:
     """Return a round of the given true ratio."""
     a, b = (1e7 * np.exp(noise * RNG.standard_normal(pairs)) for _ in range(2))
     zeros = (0,) * pairs
@@ -52,14 +52,14 @@ def judged(measure, rounds: int = 25, rules: Rules | None = None) -> Verdict:
 
 
 def test_equal_sides_are_unchanged():
-    verdict = judged(lambda index: series())
+    verdict = judged(lambda index: paired_round())
     assert ("unchanged", False) == (verdict.outcome, verdict.fails)
     assert verdict.rounds < 20
 
 
 @pytest.mark.parametrize(("ratio", "outcome", "fails"), [(1.05, "slower", True), (1 / 1.05, "faster", False)])
-def test_a_change_is_called(ratio: float, outcome: str, fails: bool):
-    verdict = judged(lambda index: series(ratio))
+def test_a_change_is_detected(ratio: float, outcome: str, fails: bool):
+    verdict = judged(lambda index: paired_round(ratio))
     assert (outcome, fails) == (verdict.outcome, verdict.fails)
     typical = verdict.ratios[0]
     assert typical.low is not None
@@ -67,24 +67,24 @@ def test_a_change_is_called(ratio: float, outcome: str, fails: bool):
     assert typical.low < ratio < typical.high
 
 
-def test_load_on_one_side_in_some_rounds_is_no_slowdown():
-    assert judged(lambda index: series(1.3 if index % 4 == 0 else 1.0)).outcome in ("unchanged", "inconclusive")
+def test_load_on_one_side_in_some_rounds_is_not_a_slowdown():
+    assert judged(lambda index: paired_round(1.3 if index % 4 == 0 else 1.0)).outcome in ("unchanged", "inconclusive")
 
 
-def test_a_first_run_that_pays_the_cold_cache_is_no_slowdown():
-    assert "unchanged" == judged(lambda index: series(3.0 if index == 0 else 1.0)).outcome
+def test_a_cold_cache_in_the_first_round_is_not_a_slowdown():
+    assert "unchanged" == judged(lambda index: paired_round(3.0 if index == 0 else 1.0)).outcome
 
 
-def test_one_round_only_is_inconclusive():
-    verdict = judged(lambda index: series(2.0), rounds=1)
+def test_one_round_is_inconclusive():
+    verdict = judged(lambda index: paired_round(2.0), rounds=1)
     assert "inconclusive" == verdict.outcome
     assert "too few" in verdict.reason
 
 
 @pytest.mark.parametrize("bad", [0, -7], ids=["zeros", "a clock that jumps back"])
-def test_rounds_that_are_no_latencies_say_nothing(bad: int):
+def test_rounds_with_invalid_latencies_are_lost(bad: int):
     def measure(index: int) -> PairedRound:
-        good = series()
+        good = paired_round()
         return PairedRound((bad, *good.a_ns[1:]), good.b_ns, good.a_wait_ns, good.b_wait_ns) if index % 3 == 1 else good
 
     verdict = judged(measure, rounds=30)
@@ -95,7 +95,7 @@ def test_rounds_that_are_no_latencies_say_nothing(bad: int):
 
 def test_a_clock_that_jumps_ahead_is_one_wild_round():
     def measure(index: int) -> PairedRound:
-        good = series()
+        good = paired_round()
         return (
             PairedRound(good.a_ns, tuple(10**15 for _ in good.b_ns), good.a_wait_ns, good.b_wait_ns)
             if index == 2
@@ -118,7 +118,7 @@ def test_a_killed_worker_costs_its_round_only():
     def measure(index: int) -> PairedRound:
         if index == 4:
             raise ChildFailure(CRASHED, "measure was killed", "measure", "", -signal.SIGKILL)
-        return series(1.2)
+        return paired_round(1.2)
 
     verdict = judged(measure)
     assert ("slower", 1) == (verdict.outcome, verdict.lost_rounds)
@@ -136,14 +136,14 @@ def test_workers_that_are_killed_each_time_are_inconclusive():
 def test_losing_every_other_round_still_ends():
     def measure(index: int) -> PairedRound:
         if index % 2:
-            raise DataError("a sample is no latency")
-        return series()
+            raise DataError("a sample is not a latency")
+        return paired_round()
 
     assert "unchanged" == judged(measure, rounds=40).outcome
 
 
 def test_a_verdict_below_fail_above_is_slower_and_passes():
-    verdict = judged(lambda index: series(1.03), rules=Rules(fail_above_pct=10))
+    verdict = judged(lambda index: paired_round(1.03), rules=Rules(fail_above_pct=10))
     assert ("slower", False) == (verdict.outcome, verdict.fails)
 
 
@@ -159,7 +159,7 @@ def short_and_long(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, 
 @pytest.mark.target("ort")
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_real_round_shows_which_side_is_slower(short_and_long: tuple[Artifact, Artifact], workers: int):
-    """The true ratio is above 10: exchanged sides give its inverse, sides that are not told apart give 1."""
+    """The true ratio is above 10: exchanged sides give its inverse, sides that are not distinguished give 1."""
     short, long = short_and_long
     settings = RoundSettings(workers=workers, round_seconds=0.1, min_pairs=12)
     slower, faster = run_round(short, long, settings, 1), run_round(long, short, settings, 2)
@@ -187,13 +187,13 @@ def test_a_candidate_whose_file_is_altered_is_refused_with_its_reason(
 @pytest.mark.slow
 def test_a_real_worker_that_is_killed_loses_its_round(short_and_long: tuple[Artifact, Artifact]):
     settings = RoundSettings(round_seconds=30.0)
-    seen: list[BaseException] = []
+    errors: list[BaseException] = []
 
     def measure() -> None:
         try:
             run_round(*short_and_long, settings, 1)
         except ChildFailure as error:
-            seen.append(error)
+            errors.append(error)
 
     thread = threading.Thread(target=measure)
     thread.start()
@@ -201,7 +201,7 @@ def test_a_real_worker_that_is_killed_loses_its_round(short_and_long: tuple[Arti
     for pid in children("effbench.device.agent_pair"):
         os.kill(pid, signal.SIGKILL)
     thread.join(timeout=20)
-    assert "SIGKILL" in str(seen[0])
+    assert "SIGKILL" in str(errors[0])
 
 
 def children(module: str) -> list[int]:

@@ -1,4 +1,4 @@
-"""The gate: exports that are proved to come from their trees, budgets, baselines, and what unrelated changes cost."""
+"""The gate: exports that are proved to come from their trees, budgets, baselines, and unrelated changes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,6 @@ def net():
         layers += [nn.Conv2d(16, 16, 3, 1, 1), nn.GELU()]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
 """
-PX = InputShapes((64, 64))
 SUITE = '[suite]\nmodels = ["tiny:net"]\nresolutions = [64]\n'
 WHO = {
     "GIT_AUTHOR_NAME": "a",

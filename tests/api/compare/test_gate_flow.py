@@ -21,12 +21,12 @@ Write = Callable[[int], None]
 
 
 def onnx_file(repo: Path) -> tuple[str, int, Write]:
-    """Return the model of a repository that holds an .onnx file, its size, and what writes it with so many layers."""
+    """Return a repository's .onnx file as model argument, its size, and the function that writes it with some depth."""
     return "net.onnx", SIDE, lambda depth: onnx.save(chain(depth), repo / "net.onnx")
 
 
 def factory(repo: Path) -> tuple[str, int, Write]:
-    """Return the model of a repository that holds a PyTorch factory, its size, and what writes it."""
+    """Return a repository's PyTorch factory as model argument, its size, and the function that writes it."""
     file = repo / "src" / "tiny" / "__init__.py"
     return "tiny:net", 64, lambda depth: file.write_text(MODEL.format(depth=depth - 1)) and None
 

@@ -1,4 +1,4 @@
-"""Both sides of a gate get the same weights; what was verified of the candidate stays known."""
+"""Both sides of a gate get the same weights, and the candidate keeps its fidelity."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kinds of tests: what each needs measured, and how the figures decide.
+"""Kinds of tests: the measurements that each needs, and how they decide.
 
 A verdict needs the whole interval on one side of a bound; an interval across the bound leaves the claim open.
 """
@@ -49,7 +49,7 @@ def decide(low: float, high: float, inside: tuple[float, float]) -> str:
     return FAILS if high < inside[0] or low > inside[1] else UNTESTED
 
 
-def together(verdicts: Sequence[str]) -> str:
+def combined(verdicts: Sequence[str]) -> str:
     """Return FAILS if any verdict is FAILS, HOLDS if all are HOLDS."""
     if FAILS in verdicts:
         return FAILS
@@ -129,7 +129,7 @@ class Faster:
 
     def plan(self, campaign: Campaign, targets: Sequence[str]) -> None:
         """Add the pairs if both names are known."""
-        if not unknown(self.a, self.b):
+        if not unknown_names(self.a, self.b):
             self._pairs(campaign, targets)
 
     def _pairs(self, campaign: Campaign, targets: Sequence[str]) -> list[PointPair]:
@@ -137,7 +137,7 @@ class Faster:
 
     def judge(self, campaign: Campaign, targets: Sequence[str]) -> Judgement:
         """Return the verdict on all sizes and targets together."""
-        if names := unknown(self.a, self.b):
+        if names := unknown_names(self.a, self.b):
             return Judgement(UNTESTED, "", f"a model or part named {', '.join(names)}")
         verdicts, texts = [], []
         for pair in self._pairs(campaign, targets):
@@ -148,17 +148,17 @@ class Faster:
                 continue
             middle, span = ratio(pair.logs)
             verdicts.append(UNTESTED if span is None else decide(*span, (0, 1 + self.margin)))
-            texts.append(f"{place}: {spanned(middle, span)}")
-        verdict = together(verdicts)
+            texts.append(f"{place}: {with_interval(middle, span)}")
+        verdict = combined(verdicts)
         return Judgement(verdict, "; ".join(texts), MORE if verdict == UNTESTED else "")
 
 
-def spanned(middle: float, span: tuple[float, float] | None) -> str:
+def with_interval(middle: float, span: tuple[float, float] | None) -> str:
     """Return ``0.88 [0.87, 0.89]``."""
     return f"{middle:.3f}" + ("" if span is None else f" [{span[0]:.3f}, {span[1]:.3f}]")
 
 
-def unknown(*names: str) -> list[str]:
+def unknown_names(*names: str) -> list[str]:
     """Return the names that are neither a part nor a model."""
     valid = {**parts(), **models.models()}
     return [name for name in names if name not in valid]
@@ -205,7 +205,9 @@ class LessMemory:
         middle, span = ratio([math.log(b / a) for a, b in pairs])
         verdict = UNTESTED if span is None else decide(*span, (0, 1))
         mib = [float(np.median(rise)) / 2**20 for rise in rises]
-        result = f"{self.b} {mib[1]:.0f} MiB, {self.a} {mib[0]:.0f} MiB on {targets[0]}; ratio {spanned(middle, span)}"
+        result = (
+            f"{self.b} {mib[1]:.0f} MiB, {self.a} {mib[0]:.0f} MiB on {targets[0]}; ratio {with_interval(middle, span)}"
+        )
         return Judgement(verdict, result, MORE if verdict == UNTESTED else "")
 
 
@@ -241,7 +243,7 @@ class Counted:
 
 
 @dataclass(frozen=True)
-class Elsewhere:
+class Untestable:
     """A claim that this machine cannot test, with what a test needs."""
 
     needs: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from effbench.api.claims.kinds import Counted, Elsewhere, Faster, Grows, LessMemory, Test
+from effbench.api.claims.kinds import Counted, Faster, Grows, LessMemory, Test, Untestable
 from effbench.errors import UsageError, unknown_name
 
 REGLA = "ReGLA, arXiv:2602.05262, abstract"
@@ -122,48 +122,48 @@ CLAIMS = (
         "regla-m-latency",
         "ReGLA-M takes 4.98 ms at 512 px",
         REGLA,
-        Elsewhere("the authors' network, and the device, which the abstract does not name"),
+        Untestable("the authors' network, and the device, which the abstract does not name"),
     ),
     Claim(
         "regla-m-accuracy",
         "ReGLA-M reaches 80.85 % top-1 on ImageNet-1K",
         REGLA,
-        Elsewhere("the authors' weights, or seven teachers and weeks of training on ImageNet"),
+        Untestable("the authors' weights, or seven teachers and weeks of training on ImageNet"),
     ),
     Claim(
         "iformer-m-latency",
         "iFormer-M takes 1.10 ms at 224 px and 4.00 ms at 512 px on an iPhone 13",
         f"{IFORMER}, Tables 3 and 5",
-        Elsewhere("an iPhone 13 with iOS 17.7, and Xcode on a Mac: `effbench export iformer_m --target coreml`"),
+        Untestable("an iPhone 13 with iOS 17.7, and Xcode on a Mac: `effbench export iformer_m --target coreml`"),
     ),
     Claim(
         "iformer-single-head",
         "One head instead of several takes attention from 1.40 to 1.12 ms on a phone",
         f"{IFORMER}, Table 1",
-        Elsewhere("an iPhone 13"),
+        Untestable("an iPhone 13"),
     ),
     Claim(
         "aft-accuracy",
         "AFT-conv reaches 81.0 % top-1 with 23.0 M parameters, DeiT-S 79.9 % with 22.1 M",
         f"{AFT}, Table 7",
-        Elsewhere("training on ImageNet, twice, with one recipe"),
+        Untestable("training on ImageNet, twice, with one recipe"),
     ),
     Claim(
         "aft-throughput",
         "AFT-conv-small runs 936 images a second at batch 256, DeiT-S 1010",
         f"{AFT}, Table 7",
-        Elsewhere("an NVIDIA V100: `effbench profile deit_s aft_conv_s --batch 256` on it"),
+        Untestable("an NVIDIA V100: `effbench profile deit_s aft_conv_s --batch 256` on it"),
     ),
     Claim(
         "lambda-efficientnet",
         "LambdaResNets are 3.2 to 4.4 times faster than EfficientNets of the same accuracy",
         f"{LAMBDA}, abstract",
-        Elsewhere("trained weights of both, and the accelerator of the paper"),
+        Untestable("trained weights of both, and the accelerator of the paper"),
     ),
 )
 
 
-def chosen(names: tuple[str, ...]) -> tuple[Claim, ...]:
+def claims_named(names: tuple[str, ...]) -> tuple[Claim, ...]:
     """Return the claims of these names, in the order of the registry; without names, all claims.
 
     Raises:

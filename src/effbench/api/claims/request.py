@@ -23,7 +23,7 @@ class ClaimsRequest:
         targets: Where to measure; none means ONNX Runtime and OpenVINO, as far as they are installed.
         threads: Of the runtimes.
         passes: Fresh processes per artifact, and rounds per pair; fewer than 6 give no verdict.
-        minutes: Stop measuring after this time; the next call continues from what is stored. Exporting comes on top.
+        minutes: Stop measuring after this time, exports not counted; the next call continues from the store.
         page: The Markdown file to write; None means ``claims.md`` below the output folder. Plots go to ``img`` beside.
         out: The folder to write below (`store.home`).
         notify: Called with one line per step.
@@ -57,7 +57,7 @@ class ScalingRequest:
         targets: Where to measure.
         threads: Of the runtime.
         passes: Fresh processes per size; fewer than 6 give no interval.
-        minutes: Stop measuring after this time; the next call continues from what is stored. Exporting comes on top.
+        minutes: Stop measuring after this time, exports not counted; the next call continues from the store.
         out: The folder to write below (`store.home`).
         plot: Draw both quantities on logarithmic axes.
         notify: Called with one line per step.

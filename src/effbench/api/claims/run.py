@@ -10,7 +10,7 @@ from pathlib import Path
 from effbench import deploy
 from effbench.api.claims.campaign import Campaign
 from effbench.api.claims.kinds import Grows
-from effbench.api.claims.registry import chosen
+from effbench.api.claims.registry import claims_named
 from effbench.api.claims.request import ClaimsRequest
 from effbench.api.claims.scaling import FOLDER, series, sizes
 from effbench.api.export.run import at_hand
@@ -45,7 +45,7 @@ def claims(request: ClaimsRequest) -> Claims:
         UsageError: A claim or target is unknown.
         UnavailableError: No runtime is installed.
     """
-    selected = chosen(tuple(request.names))
+    selected = claims_named(tuple(request.names))
     targets = list(request.targets) or [name for name in at_hand() if name in PREFERRED]
     if not targets:
         raise UnavailableError(

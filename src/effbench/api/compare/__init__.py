@@ -1,4 +1,4 @@
-"""`effbench compare` and `gate`: is one artifact slower than another, measured in pairs?"""
+"""`effbench compare` and `gate`: whether one artifact is slower than another, measured in pairs."""
 
 from effbench.api.compare.run import compare
 from effbench.api.compare.run_gate import gate

@@ -92,7 +92,7 @@ class Suite:
 
 
 def read_suite(folder: Path) -> Suite:
-    """Read the suite of a folder: ``effbench.toml``, else ``[tool.effbench]`` of its pyproject.toml, else nothing.
+    """Read the suite of a folder: ``effbench.toml``, else ``[tool.effbench]`` of its pyproject.toml, else an empty one.
 
     Raises:
         DataError: The file is not TOML.

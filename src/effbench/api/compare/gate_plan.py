@@ -73,8 +73,8 @@ def gate_plan(request: GateRequest) -> GatePlan:
     """Combine a request with the suite of its folder.
 
     Raises:
-        UsageError: No model is named, not exactly one of base and baseline is given, or the suite asks for what a
-            gate cannot do.
+        UsageError: No model is named, not exactly one of base and baseline is given, or a key of the suite is
+            invalid for a gate.
         DataError: The suite cannot be read.
     """
     folder = Path(request.folder).resolve()

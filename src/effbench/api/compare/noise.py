@@ -60,7 +60,7 @@ class MachineNoise:
 
 
 def machine_of(threads: int) -> dict[str, Any]:
-    """Return what must be equal for stored noise to count: the processor, the allowed cores, the number of threads."""
+    """Return the keys that stored noise must match: the processor, the allowed cores, the number of threads."""
     from effbench.profiles import environment
 
     observed = environment.observe()

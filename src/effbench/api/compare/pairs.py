@@ -15,7 +15,7 @@ TARGET = "ort"
 
 
 class Pair(NamedTuple):
-    """One comparison: what it is called, the base and the candidate."""
+    """One comparison: its name, the base and the candidate."""
 
     name: str
     a: Artifact
@@ -56,7 +56,7 @@ def _export_request(model: str, target: str, shapes: InputShapes, request: Compa
 
 
 def name_of(a: Artifact, b: Artifact) -> str:
-    """Return what a comparison is called: the model, or both where they differ."""
+    """Return the name of a comparison: the model, or both models if they differ."""
     left, right = a.subject, b.subject
     names = left.model if left.model == right.model else f"{left.model} -> {right.model}"
     targets = left.target if left.target == right.target else f"{left.target} -> {right.target}"

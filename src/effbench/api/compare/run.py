@@ -33,7 +33,7 @@ def compare(request: CompareRequest) -> ComparisonReport:
     Arguments are the fields of `CompareRequest`.
 
     Raises:
-        UsageError: An argument that names nothing valid; nothing was measured then.
+        UsageError: An argument is invalid; nothing was measured then.
         UnavailableError: A target or the device cannot run.
     """
     device = device_of(request.device)
@@ -127,7 +127,7 @@ def _unchanged(pair: Pair) -> Verdict:
 
 
 def identical(a: Artifact, b: Artifact, settings: RoundSettings) -> bool:
-    """Return whether both sides are the same files on the same runtime, so that timing them can show nothing."""
+    """Return whether both sides are the same files on the same runtime, so that a measurement shows only noise."""
     return (
         a.digest == b.digest
         and a.subject.target == b.subject.target

@@ -21,7 +21,7 @@ LIMIT_S = 1800.0
 
 
 def git(*arguments: str, cwd: Path) -> str:
-    """Run git and return what it prints.
+    """Run git and return its output.
 
     Raises:
         UsageError: git is missing, or ends with an error.
