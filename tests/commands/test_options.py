@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
+
 import click
 import pytest
 
 from effbench.cli import cli
 from effbench.commands._shared import Command
 from effbench.errors import UsageError
+from effbench.schema import DEFAULT_BATCH, DEFAULT_RESOLUTION, DEFAULT_THREADS, InputShapes
+from effbench.training.recipe import Recipe
 
 COMMANDS = sorted(cli.commands.values(), key=lambda command: str(command.name))
 SINGLE = [
@@ -36,3 +41,41 @@ def test_options_of_several_values_and_flags_may_be_repeated():
     words = ["-t", "ort", "-t", "ov", "--json", "--json", "--res", "224", "--res", "512"]
     context = export.make_context("profile", words)
     assert ("ort", "ov") == context.params["targets"]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: str(command.name))
+def test_a_command_takes_the_options_that_it_declares(command: click.Command):
+    assert command.callback is not None
+    parameters = inspect.signature(command.callback).parameters.values()
+    taken = {parameter.name for parameter in parameters if parameter.kind is not inspect.Parameter.VAR_KEYWORD}
+    if len(taken) < len(parameters):
+        taken |= {field.name for field in dataclasses.fields(Recipe)}  # `distill` has an option for each of its fields
+    assert {parameter.name for parameter in command.params} == taken
+
+
+def test_only_the_recipe_of_a_training_is_passed_by_name():
+    signatures = {command.name: inspect.signature(command.callback or print) for command in COMMANDS}
+    anything = [name for name, signature in signatures.items() if "**" in str(signature)]
+    assert ["distill"] == anything
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if any("--res" in p.opts for p in c.params)], ids=str)
+def test_a_size_is_parsed_at_the_command_line(command: click.Command):
+    if command.name == "claims":
+        pytest.skip("--res of claims is a range of sizes")
+    (option,) = [parameter for parameter in command.params if "--res" in parameter.opts]
+    context = click.Context(command)
+    values = option.type_cast_value(context, ["384x640"] if option.multiple else "384x640")
+    assert InputShapes((384, 640)) == (values[0] if option.multiple else values)
+    with pytest.raises(UsageError, match=r"not a size in pixels.*\n.*512, or 384x640"):
+        option.type_cast_value(context, ["big"] if option.multiple else "big")
+
+
+def test_defaults_are_those_of_the_records():
+    distill = cli.commands["distill"].make_context("distill", ["regla_m", "--data", "x"])
+    assert InputShapes.parse(DEFAULT_RESOLUTION) == distill.params["resolution"]
+    evaluate = cli.commands["evaluate"].make_context("evaluate", ["--data", "x"])
+    assert DEFAULT_THREADS == evaluate.params["threads"]
+    export = cli.commands["export"].make_context("export", ["regla_m"])
+    assert DEFAULT_BATCH == export.params["batch"]
+    assert f"[default: {DEFAULT_BATCH}]" in export.get_help()

@@ -6,7 +6,7 @@ import pytest
 from report_builder import campaign, grade_a, grade_of, measurement_of
 
 from effbench.api.profile.run import Profile
-from effbench.commands.text import tables
+from effbench.commands.text import results
 from effbench.errors import DataError, UsageError
 from effbench.reports import Accuracy, build_rows
 from effbench.reports.layout import sections
@@ -110,7 +110,7 @@ def test_images_per_second_is_the_mean_rate_in_the_report_and_on_the_terminal() 
     measurement = replace(base, settings={"threads": "1", "batch": "1"}, samples=replace(base.samples, rounds=rounds))
     row = one_row(measurement)
     assert (10.0, pytest.approx(66.67, abs=0.01)) == (row.p50_ms, row.images_per_s)
-    text = tables.profile(Profile((measurement,), ()), None)
+    text = results.profile(Profile((measurement,), ()))
     assert " 66.7 " in text
     assert " 100.0 " not in text
 

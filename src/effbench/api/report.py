@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Report:
-    """A report as text, as JSON, and the files that were written."""
+    """A report: its rows, the same as text and as JSON, and the files that were written."""
 
+    rows: tuple[Row, ...]
     text: str
     json: str
     files: tuple[Path, ...]
@@ -117,4 +118,4 @@ def write(
     if formats or plot or paper:
         folder = home_of(out) / f"report-{metric}"
         files = write_report(found, folder, formats, metric=metric, plots=plot, paper=paper)
-    return Report(render(found, "terminal", metric), render(found, "json", metric), files)
+    return Report(tuple(found), render(found, "terminal", metric), render(found, "json", metric), files)

@@ -10,17 +10,75 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from effbench.commands._types import DEVICE, FILE, FOLDER, PRECISION, SIZE, TARGET
+
 if TYPE_CHECKING:
     from effbench.schema import Cell
 
-out = click.option("--out", metavar="DIR", help="Write below this folder (default: EFFBENCH_HOME, else runs).")
+
+class LazyDefault(click.Option):
+    """An option whose default is the value of a function, so that the module it stands in is imported when needed."""
+
+    def get_default(self, ctx: click.Context, call: bool = True) -> Any:
+        """Return the value also for ``--help``, where click would print ``(dynamic)``."""
+        return super().get_default(ctx, call=True)
+
+
+def default_resolution() -> int:
+    """Return the height and width of an image by default, in pixels."""
+    from effbench.schema import DEFAULT_RESOLUTION
+
+    return DEFAULT_RESOLUTION
+
+
+def default_batch() -> int:
+    """Return the number of images per inference by default."""
+    from effbench.schema import DEFAULT_BATCH
+
+    return DEFAULT_BATCH
+
+
+def default_threads() -> int:
+    """Return the number of threads of a runtime by default."""
+    from effbench.schema import DEFAULT_THREADS
+
+    return DEFAULT_THREADS
+
+
+RESOLUTION_HELP = "Image size in pixels: 512, or 384x640 (height x width)."
+TARGETS_HELP = "Runtime to export for (see `effbench targets`). Repeatable."
+DEVICE_HELP = "Where to run (see `effbench devices`)."
+THREADS_HELP = "Threads of the runtime."
+BATCH_HELP = "Images per inference."
+PRECISION_HELP = "fp32, fp16, int8 or a16w8 (default: the target's)."
+IMAGES_HELP = (
+    "Folder of images that int8 and a16w8 are calibrated and verified with; 'synthetic' if only latency matters."
+)
+
+out = click.option(
+    "--out", type=FOLDER, metavar="DIR", help="Folder of all results (default: EFFBENCH_HOME, else runs)."
+)
 json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
-target = click.option("--target", "-t", "targets", multiple=True, metavar="NAME", help="Repeatable (see `targets`).")
-weights = click.option("--weights", metavar="FILE", help="A .safetensors file; without it: untrained, seeded.")
-seed = click.option("--seed", default=0, show_default=True, help="Of untrained weights.")
-precision = click.option("--precision", metavar="P", help="fp32, fp16, int8, a16w8 (default: the target's).")
-images = click.option("--images", metavar="FOLDER", help="To calibrate int8 and verify it; or synthetic: latency only.")
-batch = click.option("--batch", default=1, show_default=True, help="Images per inference.")
+resolutions = click.option(
+    "--res", "resolutions", type=SIZE, multiple=True, metavar="PX", help=f"{RESOLUTION_HELP} Repeatable."
+)
+targets = click.option("--target", "-t", "targets", type=TARGET, multiple=True, metavar="NAME", help=TARGETS_HELP)
+precision = click.option("--precision", type=PRECISION, metavar="NAME", help=PRECISION_HELP)
+precisions = click.option(
+    "--precision", "precisions", type=PRECISION, multiple=True, metavar="NAME", help=f"{PRECISION_HELP} Repeatable."
+)
+images = click.option("--images", type=FOLDER, metavar="FOLDER", help=IMAGES_HELP)
+weights = click.option(
+    "--weights", type=FILE, metavar="FILE", help="A .safetensors file (default: untrained weights from --seed)."
+)
+seed = click.option("--seed", type=int, default=0, show_default=True, help="Seed of untrained weights.")
+batch = click.option(
+    "--batch", cls=LazyDefault, type=int, default=default_batch, show_default=True, metavar="N", help=BATCH_HELP
+)
+threads = click.option(
+    "--threads", cls=LazyDefault, type=int, default=default_threads, show_default=True, metavar="N", help=THREADS_HELP
+)
+device = click.option("--device", type=DEVICE, default="local", show_default=True, metavar="NAME", help=DEVICE_HELP)
 
 
 class Command(click.Command):
@@ -59,6 +117,11 @@ def pairs(settings: Sequence[str]) -> dict[str, str]:
             raise UsageError(f"--set {text}: expected key=value.")
         pairs[key] = value
     return pairs
+
+
+def mebibytes(value: float | None) -> int | None:
+    """Return a number of mebibytes in bytes."""
+    return None if value is None else int(value * 2**20)
 
 
 def show(as_json: bool, data: Any, text: Callable[[], str]) -> None:

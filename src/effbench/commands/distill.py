@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shlex
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from effbench.commands import _shared as shared
+from effbench.commands._types import FILE, MODEL, SIZE
 from effbench.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from effbench.api.distill.run import Trained
+    from effbench.schema import InputShapes
 
-KINDS = {"int": int, "float": float, "str": str}
+TYPES = {"int": int, "float": float, "str": str}
 
 
 def _recipe(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a command an option for each setting of a recipe."""
+    """Give a command an option for each field of a `Recipe`."""
     for field in reversed(dataclasses.fields(Recipe)):
         option = click.option(
             f"--{field.name.replace('_', '-')}",
-            type=KINDS[str(field.type)],
+            type=TYPES[str(field.type)],
             default=field.default,
             show_default=True,
             help=field.metadata["help"],
@@ -34,48 +35,87 @@ def _recipe(function: Callable[..., None]) -> Callable[..., None]:
 
 
 @shared.command()
-@click.argument("student")
-@click.option("--teacher", "teachers", multiple=True, metavar="MODEL", help="MODEL or MODEL@WEIGHTS. Repeatable.")
-@click.option("--data", required=True, metavar="PATH", help="A folder (per class or not), a list, or tar shards.")
-@click.option("--val", "validation", metavar="PATH", help="Labelled images for an accuracy at the end.")
-@click.option("--classes", metavar="FILE", help="The classes in the order of the student's outputs, one a line.")
-@click.option("--res", "resolution", default="224", show_default=True, metavar="PX", help="Of the student's images.")
-@click.option("--weights", metavar="FILE", help="A .safetensors file to begin from.")
-@click.option("--workers", default=0, show_default=True, help="Processes that decode images.")
-@click.option("--threads", type=int, metavar="N", help="Of torch, in each process.")
+@click.argument("student", type=MODEL)
+@click.option(
+    "--teacher", "teachers", type=MODEL, multiple=True, metavar="MODEL", help="MODEL or MODEL@WEIGHTS. Repeatable."
+)
+@click.option(
+    "--data", type=FILE, required=True, metavar="PATH", help="A folder (per class or not), a list, tar shards."
+)
+@click.option("--val", "validation", type=FILE, metavar="PATH", help="Labelled images for an accuracy at the end.")
+@click.option("--classes", type=FILE, metavar="FILE", help="Classes in the order of the outputs, one per line.")
+@click.option(
+    "--res",
+    "resolution",
+    cls=shared.LazyDefault,
+    type=SIZE,
+    default=shared.default_resolution,
+    show_default=True,
+    metavar="PX",
+    help=shared.RESOLUTION_HELP,
+)
+@click.option("--weights", type=FILE, metavar="FILE", help="A .safetensors file to start from.")
+@click.option("--workers", default=0, show_default=True, metavar="N", help="Processes that decode images.")
+@click.option("--threads", type=int, metavar="N", help="Threads of torch in each process.")
 @_recipe
 @shared.out
 @shared.json
-def distill(student: str, teachers: Sequence[str], data: str, out: str | None, as_json: bool, **rest: Any) -> None:
-    """Train STUDENT from labels, from frozen teachers, or both; started again after a kill it goes on.
+def distill(
+    student: str,
+    teachers: Sequence[str],
+    data: str,
+    validation: str | None,
+    classes: str | None,
+    resolution: InputShapes,
+    weights: str | None,
+    workers: int,
+    threads: int | None,
+    out: str | None,
+    as_json: bool,
+    **recipe: Any,
+) -> None:
+    """Train STUDENT from labels, from frozen teachers, or both; after a kill the same command continues.
 
-    STUDENT and teachers are names or package.module:factory; a teacher may be an .onnx file. Several processes: start
-    it with `torchrun --nproc-per-node N -m effbench.cli distill ...`.
+    STUDENT and teachers are names or package.module:factory; a teacher may be an .onnx file. For several processes,
+    start it with `torchrun --nproc-per-node N -m effbench.cli distill ...`.
     """
     from effbench.api.distill.run import distill as run
     from effbench.codec import plain
 
-    recipe = Recipe(**{field.name: rest.pop(field.name) for field in dataclasses.fields(Recipe)})
     with shared.Progress() as notify:
-        made = run(student, data, teachers, recipe=recipe, out=out, notify=notify, **rest)
+        trained = run(
+            student=student,
+            data=data,
+            teachers=teachers,
+            resolution=resolution,
+            recipe=Recipe(**recipe),  # the options of a recipe are its fields
+            validation=validation,
+            classes=classes,
+            weights=weights,
+            workers=workers,
+            threads=threads,
+            out=out,
+            notify=notify,
+        )
     if os.environ.get("RANK", "0") == "0":
-        record = {**plain(made), "folder": str(made.folder), "weights": str(made.weights)}
-        shared.show(as_json, record, lambda: _text(made, student, out))
+        record = {**plain(trained), "folder": str(trained.folder), "weights": str(trained.weights)}
+        shared.show(as_json, record, lambda: _text(trained, student, out))
 
 
-def _text(made: Trained, student: str, out: str | None) -> str:
+def _text(trained: Trained, student: str, out: str | None) -> str:
+    from effbench.commands.text import next_command
 
-    taught = f"{len(made.teachers)} teachers" if len(made.teachers) != 1 else "one teacher"
+    teachers = f"{len(trained.teachers)} teachers" if len(trained.teachers) != 1 else "one teacher"
+    accuracy = "" if trained.top1 is None else f", validation top-1 {100 * trained.top1:.2f} %"
     lines = [
-        f"{made.student} at {made.shapes} px: {made.steps} steps on {made.images} images, "
-        f"{made.labelled} of them labelled, {taught}",
-        f"last loss {made.loss:.4f}" + ("" if made.top1 is None else f", validation top-1 {100 * made.top1:.2f} %"),
-        f"weights {made.weights} (sha256 {made.sha256[:12]})",
-        *(f"note: {note}" for note in made.notes),
+        f"{trained.student} at {trained.shapes} px: {trained.steps} steps on {trained.images} images, "
+        f"{trained.labelled} of them labelled, {teachers}",
+        f"last loss {trained.loss:.4f}{accuracy}",
+        f"weights {trained.weights} (sha256 {trained.sha256[:12]})",
+        *(f"note: {note}" for note in trained.notes),
     ]
-    size = made.shapes
-    after = f"effbench export {student} --weights {shlex.quote(str(made.weights))} --res {size}"
-    return "\n".join([*lines, "", "next: " + after + (f" --out {out}" if out else "")])
+    words = ("export", student, "--weights", str(trained.weights), "--res", str(trained.shapes))
+    return "\n".join([*lines, next_command.line(*words, out=out)])
 
 
 COMMANDS = (distill,)

@@ -4,49 +4,94 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from effbench.commands import _shared as shared
+from effbench.commands._types import FILE, MODEL_OR_ARTIFACT
+
+if TYPE_CHECKING:
+    from effbench.schema import InputShapes
 
 
 @shared.command()
-@click.argument("names", metavar="[MODEL|ARTIFACT]...", nargs=-1)
+@click.argument("names", nargs=-1, type=MODEL_OR_ARTIFACT, metavar="[MODEL|ARTIFACT]...")
 @click.option(
-    "--data", required=True, metavar="PLACE", help="A folder per class, a list (.csv, .parquet), .tar shards."
+    "--data", type=FILE, required=True, metavar="PATH", help="A folder per class, a list (.csv, .parquet), .tar shards."
 )
-@click.option("--classes", metavar="FILE", help="The classes in the order of the outputs, one a line.")
+@click.option("--classes", type=FILE, metavar="FILE", help="Classes in the order of the outputs, one per line.")
 @click.option(
-    "--max-images", type=int, metavar="N", help="At most N, drawn at random (default: all; 64 on a simulator)."
+    "--max-images", type=int, metavar="N", help="At most N images, drawn with a fixed seed (64 on a simulator)."
 )
-@click.option("--res", "resolutions", multiple=True, metavar="PX", help="For models: 512, or 384x640. Repeatable.")
-@shared.target
-@click.option("--device", default="local", show_default=True, help="Where to run them (see `devices`).")
-@click.option("--threads", default=1, show_default=True, help="Threads of the runtime.")
-@click.option("--batch", type=int, help="Images per inference (default: as exported).")
-@click.option("--workers", type=int, help="Threads that decode (default: one less than the cores).")
+@shared.resolutions
+@shared.targets
+@shared.device
+@shared.threads
+@click.option("--batch", type=int, metavar="N", help="Images per inference (default: the artifact's).")
+@click.option("--workers", type=int, metavar="N", help="Threads that decode images (default: all cores but one).")
 @click.option("--reference/--no-reference", default=True, show_default=True, help="Compare with the fp32 reference.")
 @click.option(
     "--check-preprocessing/--no-check-preprocessing",
     default=True,
     show_default=True,
-    help="Try common alternatives on 64 images.",
+    help="Try common alternatives of the preprocessing on 64 images.",
 )
 @shared.precision
 @shared.weights
 @shared.seed
 @shared.out
 @shared.json
-def evaluate(names: Sequence[str], as_json: bool, **rest: Any) -> None:
-    """Run the deployed files over labelled images. With no name: everything exported so far."""
+def evaluate(
+    names: Sequence[str],
+    data: str,
+    classes: str | None,
+    max_images: int | None,
+    resolutions: Sequence[InputShapes],
+    targets: Sequence[str],
+    device: str,
+    threads: int,
+    batch: int | None,
+    workers: int | None,
+    reference: bool,
+    check_preprocessing: bool,
+    precision: str | None,
+    weights: str | None,
+    seed: int,
+    out: str | None,
+    as_json: bool,
+) -> None:
+    """Run artifacts on labelled images and print their accuracy. Without names: everything exported so far.
+
+    --res, --target, --precision, --weights and --seed apply to models, which are exported first.
+    """
     from effbench.api.evaluate.run import evaluate as run
+    from effbench.commands.text import next_command
     from effbench.commands.text.evaluation import evaluated
 
     with shared.Progress() as notify:
-        found = run(names, notify=notify, **rest)
-    shared.show(as_json, found, lambda: evaluated(found))
-    sys.exit(shared.exit_code(found.cells))
+        result = run(
+            names=names,
+            data=data,
+            classes=classes,
+            max_images=max_images,
+            resolutions=resolutions,
+            targets=targets,
+            device=device,
+            threads=threads,
+            batch=batch,
+            workers=workers,
+            reference=reference,
+            check_preprocessing=check_preprocessing,
+            precision=precision,
+            weights=weights,
+            seed=seed,
+            out=out,
+            notify=notify,
+        )
+    following = next_command.after_evaluate(result, device, out)
+    shared.show(as_json, result, lambda: evaluated(result, following))
+    sys.exit(shared.exit_code(result.cells))
 
 
 COMMANDS = (evaluate,)

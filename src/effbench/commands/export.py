@@ -4,102 +4,162 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from effbench.commands import _shared as shared
+from effbench.commands._types import ARTIFACT, DEVICE, FILE, FOLDER, MODEL
+
+if TYPE_CHECKING:
+    from effbench.api.export.request import ExportRequest
+    from effbench.api.quantize.bound import QuantizeRequest
+    from effbench.schema import InputShapes
 
 
 @shared.command()
-@click.argument("model", required=False)
-@click.option("--finish", "bundle", metavar="BUNDLE", help="Build, on its device, what an export elsewhere left.")
-@shared.target
-@click.option(
-    "--res", "resolutions", multiple=True, metavar="PX", default=("224",), help="512, or 384x640. Repeatable."
-)
-@shared.precision
+@click.argument("models", nargs=-1, type=MODEL, metavar="[MODEL]...")
+@click.option("--finish", "bundle", type=FOLDER, metavar="BUNDLE", help="Build a bundle from elsewhere on its device.")
+@shared.targets
+@shared.resolutions
+@shared.precisions
 @shared.images
-@click.option("--max-drop", type=float, metavar="POINTS", help="With int8: of top-1; what costs more stays in float.")
-@click.option("--data", metavar="PLACE", help="The images that --max-drop is judged on (see `evaluate`).")
-@click.option("--classes", metavar="FILE", help="The classes of --data in the order of the outputs.")
+@click.option("--max-drop", type=float, metavar="POINTS", help="With int8: the top-1 accuracy that it may cost.")
+@click.option("--data", type=FILE, metavar="PATH", help="Images that --max-drop is judged on (see `evaluate`).")
+@click.option("--classes", type=FILE, metavar="FILE", help="Classes of --data in the order of the outputs.")
 @shared.batch
 @click.option("--dynamic-batch", is_flag=True, help="Leave the batch open.")
 @shared.weights
-@click.option("--pretrained", is_flag=True, help="timm/NAME: its trained weights; opens the network.")
+@click.option("--pretrained", is_flag=True, help="For timm/NAME: trained weights; timm may download them.")
 @shared.seed
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="An option of the target.")
-@click.option("--device", metavar="NAME", help="Its profile picks target, precision and options (see `devices`).")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Option of the target. Repeatable.")
+@click.option("--device", type=DEVICE, metavar="NAME", help="Take targets, precisions and options from this device.")
 @click.option("--verify/--no-verify", default=True, help="Compare with the fp32 reference.", show_default=True)
-@click.option("--time-limit", default=600.0, show_default=True, metavar="S", help="Seconds for each stage.")
-@click.option("--memory-limit", type=float, metavar="MIB", help="For each stage (default: 80 % of what there is).")
-@click.option("--allow-fallback", is_flag=True, help="Accept and record operators left to another unit.")
+@click.option("--time-limit", "time_limit_s", default=600.0, show_default=True, metavar="S", help="Seconds per stage.")
+@click.option(
+    "--memory-limit", "memory_limit_mib", type=float, metavar="MIB", help="Per stage (default: 80 % of the memory)."
+)
+@click.option("--allow-fallback", is_flag=True, help="Accept operators that run on another unit, and record them.")
 @shared.out
 @shared.json
 def export(
-    model: str | None,
+    models: Sequence[str],
     bundle: str | None,
     targets: Sequence[str],
-    resolutions: Sequence[str],
-    as_json: bool,
+    resolutions: Sequence[InputShapes],
+    precisions: Sequence[str],
+    images: str | None,
+    max_drop: float | None,
+    data: str | None,
+    classes: str | None,
+    batch: int,
+    dynamic_batch: bool,
+    weights: str | None,
+    pretrained: bool,
+    seed: int,
     settings: Sequence[str],
-    **rest: Any,
+    device: str | None,
+    verify: bool,
+    time_limit_s: float,
+    memory_limit_mib: float | None,
+    allow_fallback: bool,
+    out: str | None,
+    as_json: bool,
 ) -> None:
-    """Export MODEL (a name, a .onnx file, or package.module:factory) and verify what was made."""
-    from effbench.api.export.run import export as run
+    """Export each MODEL to each target at each size and precision, and verify the results.
+
+    MODEL is a name (see `effbench models`), an .onnx file, timm/NAME, or package.module:factory.
+    """
+    from effbench.api.export.request import ExportRequest
+    from effbench.api.export.run import run_exports
     from effbench.api.export.verification import finish
-    from effbench.api.quantize import quantize
-    from effbench.commands.text import tables
+    from effbench.api.quantize.bound import run_quantize
+    from effbench.commands.text import next_command, results
+    from effbench.errors import UsageError
+    from effbench.schema import DEFAULT_RESOLUTION
+
+    if bool(models) == (bundle is not None):
+        raise UsageError("Name a MODEL to export, or a bundle with --finish.", hint="effbench export regla_m")
+    _check_bound(max_drop, data, classes)
+    options = shared.pairs(settings)
+    trained = _weights(models, weights, pretrained)
+    with shared.Progress() as notify:
+        requests = [
+            ExportRequest(
+                model=model,
+                targets=targets,
+                resolutions=resolutions or (DEFAULT_RESOLUTION,),
+                precision=precision,
+                images=images,
+                batch=batch,
+                dynamic_batch=dynamic_batch,
+                weights=trained,
+                seed=seed,
+                options=options,
+                device=device,
+                verify=verify,
+                out=out,
+                allow_fallback=allow_fallback,
+                time_limit_s=time_limit_s,
+                memory_limit_bytes=shared.mebibytes(memory_limit_mib),
+                notify=notify,
+            )
+            for model in models
+            for precision in dict.fromkeys(precisions) or (None,)
+        ]
+        if bundle is not None:
+            cells = finish(bundle, options=options, out=out)
+        elif max_drop is not None and data is not None:
+            cells = run_exports([_bounded(request, max_drop, data, classes) for request in requests], run_quantize)
+        else:
+            cells = run_exports(requests)
+    following = next_command.after_export(cells, device, out)
+    shared.show(as_json, cells, lambda: results.cells(cells, following))
+    sys.exit(shared.exit_code(cells))
+
+
+def _check_bound(max_drop: float | None, data: str | None, classes: str | None) -> None:
     from effbench.errors import UsageError
 
-    rest["time_limit_s"] = rest.pop("time_limit")
-    memory_mib = rest.pop("memory_limit")
-    rest["memory_limit_bytes"] = None if memory_mib is None else int(memory_mib * 2**20)
-    if rest.pop("pretrained"):
-        if rest["weights"] is not None:
-            raise UsageError("--pretrained and --weights are two answers to one question.", hint="Give one of them.")
-        rest["weights"] = "pretrained"
-        click.echo("--pretrained: timm may open the network for the weights", err=True)
-    if (model is None) == (bundle is None):
-        raise UsageError("Name one MODEL to export, or one bundle with --finish.", hint="effbench export regla_m")
-    options = shared.pairs(settings)
-    bounded = {name: value for name in ("max_drop", "data", "classes") if (value := rest.pop(name)) is not None}
-    if bounded and {"max_drop", "data"} - bounded.keys():
-        missing = "--data PLACE with images to judge on" if "max_drop" in bounded else "--max-drop POINTS"
+    if (max_drop, data, classes) != (None, None, None) and None in (max_drop, data):
+        missing = "--max-drop POINTS" if max_drop is None else "--data PATH with images to judge on"
         raise UsageError("A bound takes --max-drop and --data.", hint=f"Add {missing}.")
-    with shared.Progress() as notify:
-        if bundle is not None:
-            cells = finish(bundle, options=options, out=rest["out"])
-        elif bounded:
-            cells = quantize(str(model), targets, resolutions, options=options, notify=notify, **bounded, **rest)
-        else:
-            cells = run(str(model), targets, resolutions, options=options, notify=notify, **rest)
-    shared.show(as_json, cells, lambda: tables.cells(cells, next_command=_after_export(cells, rest["out"])))
-    sys.exit(shared.exit_code(cells))
+
+
+def _bounded(request: ExportRequest, max_drop: float, data: str, classes: str | None) -> QuantizeRequest:
+    from effbench.api.quantize.bound import QuantizeRequest
+
+    return QuantizeRequest(**vars(request), max_drop=max_drop, data=data, classes=classes)
+
+
+def _weights(models: Sequence[str], weights: str | None, pretrained: bool) -> str | None:
+    from effbench.errors import UsageError
+
+    if weights is not None and len(models) > 1:
+        raise UsageError(f"--weights {weights} belongs to one model, not to {len(models)}.", hint="Name one.")
+    if not pretrained:
+        return weights
+    if weights is not None:
+        raise UsageError("--pretrained and --weights exclude each other.", hint="Give one of them.")
+    click.echo("--pretrained: timm may download the weights", err=True)
+    return "pretrained"
 
 
 @shared.command()
-@click.argument("artifacts", nargs=-1, required=True)
-@click.option("--device", default="local", show_default=True, help="Where to run them (see `devices`).")
+@click.argument("artifacts", nargs=-1, required=True, type=ARTIFACT)
+@shared.device
 @shared.out
 @shared.json
 def verify(artifacts: Sequence[str], device: str, out: str | None, as_json: bool) -> None:
-    """Compare ARTIFACTS (folders, or names below the output folder) with their fp32 reference once more."""
+    """Compare ARTIFACTS with their fp32 reference once more: folders, or names below the output folder."""
     from effbench.api.export.verification import verify as run
-    from effbench.commands.text import tables
+    from effbench.commands.text import next_command, results
 
     with shared.Progress() as notify:
         cells = run(artifacts, device=device, out=out, notify=notify)
-    shared.show(as_json, cells, lambda: tables.cells(cells))
+    following = next_command.after_export(cells, device, out)
+    shared.show(as_json, cells, lambda: results.cells(cells, following))
     sys.exit(shared.exit_code(cells))
-
-
-def _after_export(cells: Sequence[Any], out: str | None) -> str | None:
-
-    sizes = sorted({cell.shapes for cell in cells if cell.status.made})
-    if not sizes:
-        return None
-    return "effbench profile" + "".join(f" --res {size}" for size in sizes) + (f" --out {out}" if out else "")
 
 
 COMMANDS = (export, verify)

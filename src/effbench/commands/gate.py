@@ -5,50 +5,208 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from effbench.commands import _shared as shared
+from effbench.commands._types import DEVICE, FILE, FOLDER, MODEL, MODEL_OR_ARTIFACT, TARGET, one_of
+
+if TYPE_CHECKING:
+    from effbench.schema import InputShapes
+    from effbench.statistics.sequential import Rules
+    from effbench.statistics.verdict import ComparisonReport
+
+FORMATS = ("markdown", "junit", "json", "github", "bencher", "action-benchmark")
 
 
-def _both(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that both commands take."""
+def _options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that both commands take; a default applies if effbench.toml has no value for a gate."""
     options = [
-        click.option("--res", "resolutions", multiple=True, metavar="PX", help="512, or 384x640. Repeatable."),
-        click.option("--target", "-t", "targets", multiple=True, metavar="NAME", help="Repeatable (default: ort)."),
-        click.option("--device", metavar="NAME", help="Where both sides run, in pairs (default: this machine)."),
-        click.option("--record", metavar="FILE", help="Keep the exchange with the device (`replay` reads it)."),
-        click.option("--budget", "budget_s", type=float, metavar="SECONDS", help="Per comparison (default: 60)."),
-        click.option("--floor", "floor_pct", type=float, metavar="PCT", help="The noise floor (default: 1)."),
-        click.option("--margin", "margin_pct", type=float, metavar="PCT", help="Unchanged lies within (default: 5)."),
-        click.option("--fail-above", "fail_above_pct", type=float, metavar="PCT", help="Exit 1 above (default: floor)"),
-        click.option("--inconclusive", type=click.Choice(["code", "pass", "fail"]), help="code is exit 3 (default)."),
-        click.option("--base-python", metavar="PATH", help="Run side A under this interpreter."),
-        click.option("--workers", type=click.IntRange(1, 2), help="Processes a round (default: 1, or as measured)."),
-        click.option("--latency", is_flag=True, help="Also measure B's latency, in separate runs."),
-        click.option("--format", "formats", multiple=True, metavar="NAME", help="Also write: markdown, junit, json, "
-                     "github, bencher, action-benchmark. Repeatable."),
-        click.option("--out", metavar="DIR", help="Write below this folder (default: EFFBENCH_HOME, else runs)."),
-        click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else."),
+        shared.resolutions,
+        click.option("--target", "-t", "targets", type=TARGET, multiple=True, metavar="NAME",
+                     help="Runtime (default: ort). Repeatable."),
+        click.option("--threads", type=int, metavar="N", help=f"{shared.THREADS_HELP} (default: 1)."),
+        click.option("--device", type=DEVICE, metavar="NAME", help="Where both sides run (default: this machine)."),
+        click.option("--record", type=FILE, metavar="FILE",
+                     help="Record the exchange with the device, for the transport 'replay'."),
+        click.option("--budget", "budget_s", type=float, metavar="S", help="Seconds per comparison (default: 60)."),
+        click.option("--floor", "floor_pct", type=float, metavar="PCT", help="Noise floor (default: 1)."),
+        click.option("--margin", "margin_pct", type=float, metavar="PCT",
+                     help="Unchanged: the interval is within this margin (default: 5)."),
+        click.option("--fail-above", "fail_above_pct", type=float, metavar="PCT",
+                     help="Exit with 1 above this slowdown (default: the floor)."),
+        click.option("--inconclusive", type=click.Choice(["code", "pass", "fail"]),
+                     help="Exit with 3 (code, the default), 0 or 1 if inconclusive."),
+        click.option("--base-python", type=FILE, metavar="FILE", help="Run the base with this Python interpreter."),
+        click.option("--workers", type=click.IntRange(1, 2), metavar="N",
+                     help="Processes per round, 1 or 2 (default: 1, or as measured)."),
+        click.option("--latency", is_flag=True, help="Also measure the candidate's latency, in separate runs."),
+        click.option("--format", "formats", type=one_of(*FORMATS), multiple=True, metavar="NAME",
+                     help=f"Also write a file: {', '.join(FORMATS)}. Repeatable."),
+        shared.out,
+        shared.json,
     ]  # fmt: skip
     for option in reversed(options):
         command = option(command)
     return command
 
 
-def _rules(options: dict[str, Any], base: Any = None) -> Any:
-    """Return the rules that the flags name, or None where they name none."""
-    from dataclasses import replace
+@shared.command()
+@click.argument("a", type=MODEL_OR_ARTIFACT)
+@click.argument("b", type=MODEL_OR_ARTIFACT)
+@_options
+def compare(
+    a: str,
+    b: str,
+    resolutions: Sequence[InputShapes],
+    targets: Sequence[str],
+    threads: int | None,
+    device: str | None,
+    record: str | None,
+    budget_s: float | None,
+    floor_pct: float | None,
+    margin_pct: float | None,
+    fail_above_pct: float | None,
+    inconclusive: str | None,
+    base_python: str | None,
+    workers: int | None,
+    latency: bool,
+    formats: Sequence[str],
+    out: str | None,
+    as_json: bool,
+) -> None:
+    """Measure A and B in the same run and print whether B is slower: artifacts, .onnx files or model names."""
+    from effbench.api.compare.request import CompareRequest
+    from effbench.api.compare.run import compare as run
 
+    with shared.Progress() as notify:
+        report = run(
+            a=a,
+            b=b,
+            resolutions=resolutions,
+            targets=targets,
+            threads=CompareRequest.threads if threads is None else threads,
+            device=device or CompareRequest.device,
+            budget_s=CompareRequest.budget_s if budget_s is None else budget_s,
+            rules=_rules(None, floor_pct, margin_pct, fail_above_pct),
+            workers=workers,
+            base_python=base_python,
+            latency=latency,
+            inconclusive=inconclusive or CompareRequest.inconclusive,
+            record=record,
+            out=out,
+            notify=notify,
+        )
+    _finish(report, formats, out, as_json)
+
+
+@shared.command()
+@click.argument("models", nargs=-1, type=MODEL, metavar="[MODEL]...")
+@click.option("--base", metavar="REF", help="A git ref; its models are exported from a separate worktree.")
+@click.option("--baseline", type=FILE, metavar="PATH", help="Artifacts or measurements instead of a git ref.")
+@shared.precisions
+@shared.images
+@click.option("--batch", type=int, metavar="N", help=f"{shared.BATCH_HELP} (default: 1).")
+@shared.weights
+@click.option("--seed", type=int, metavar="N", help="Seed of untrained weights (default: 0).")
+@click.option(
+    "--allow-fallback",
+    is_flag=True,
+    default=None,
+    help="Accept operators that run on another unit, and record them.",
+)
+@click.option("--path", type=FOLDER, multiple=True, metavar="DIR", help="Further folder of modules. Repeatable.")
+@click.option("--measure-noise", "measures_noise", is_flag=True, help="Measure the noise of this machine instead.")
+@click.option("--minutes", default=5.0, show_default=True, metavar="M", help="How long --measure-noise runs.")
+@_options
+def gate(
+    models: Sequence[str],
+    base: str | None,
+    baseline: str | None,
+    precisions: Sequence[str],
+    images: str | None,
+    weights: str | None,
+    seed: int | None,
+    allow_fallback: bool | None,
+    path: Sequence[str],
+    measures_noise: bool,
+    minutes: float,
+    resolutions: Sequence[InputShapes],
+    targets: Sequence[str],
+    threads: int | None,
+    batch: int | None,
+    device: str | None,
+    record: str | None,
+    budget_s: float | None,
+    floor_pct: float | None,
+    margin_pct: float | None,
+    fail_above_pct: float | None,
+    inconclusive: str | None,
+    base_python: str | None,
+    workers: int | None,
+    latency: bool,
+    formats: Sequence[str],
+    out: str | None,
+    as_json: bool,
+) -> None:
+    """Compare each MODEL of the working tree with a base, and check the budgets of effbench.toml."""
+    from effbench.api.compare.budgets import read_suite
+    from effbench.api.compare.gate_plan import rules_of
+    from effbench.api.compare.run_gate import gate as run
+
+    if measures_noise:
+        rules = _rules(None, floor_pct, margin_pct, fail_above_pct)
+        _measure_noise(models, resolutions, targets, threads, device, budget_s, minutes, rules, out, as_json)
+        return
+    with shared.Progress() as notify:
+        report = run(
+            models=models,
+            base=base,
+            baseline=baseline,
+            resolutions=resolutions,
+            targets=targets,
+            precisions=precisions,
+            threads=threads,
+            batch=batch,
+            device=device,
+            budget_s=budget_s,
+            rules=_rules(rules_of(read_suite(Path())), floor_pct, margin_pct, fail_above_pct),
+            workers=workers,
+            base_python=base_python,
+            latency=latency,
+            inconclusive=inconclusive,
+            weights=weights,
+            seed=seed,
+            images=images,
+            allow_fallback=allow_fallback,
+            path=path,
+            record=record,
+            out=out,
+            notify=notify,
+        )
+    _finish(report, formats, out, as_json)
+
+
+def _rules(
+    base: Rules | None, floor_pct: float | None, margin_pct: float | None, fail_above_pct: float | None
+) -> Rules | None:
+    """Return the base with the thresholds that the options set; None if there is neither."""
     from effbench.statistics.sequential import Rules
 
-    flags = {name: options.pop(name) for name in ("floor_pct", "margin_pct", "fail_above_pct")}
-    flags = {name: value for name, value in flags.items() if value is not None}
-    return replace(base or Rules(), **flags) if flags else base
+    if (floor_pct, margin_pct, fail_above_pct) == (None, None, None):
+        return base
+    rules = base or Rules()
+    return Rules(
+        floor_pct=rules.floor_pct if floor_pct is None else floor_pct,
+        margin_pct=rules.margin_pct if margin_pct is None else margin_pct,
+        fail_above_pct=rules.fail_above_pct if fail_above_pct is None else fail_above_pct,
+        false_alarms=rules.false_alarms,
+        tail_share=rules.tail_share,
+    )
 
 
-def _finish(report: Any, formats: Sequence[str], out: str | None, as_json: bool) -> None:
+def _finish(report: ComparisonReport, formats: Sequence[str], out: str | None, as_json: bool) -> None:
     """Write and print a report, and end with its exit code."""
     from effbench.reports import gate as reports
     from effbench.store import home
@@ -60,70 +218,35 @@ def _finish(report: Any, formats: Sequence[str], out: str | None, as_json: bool)
     sys.exit(130 if report.interrupted else report.exit_code())
 
 
-@shared.command()
-@click.argument("a")
-@click.argument("b")
-@click.option("--threads", default=1, show_default=True, help="Intra-operator threads of the runtime.")
-@_both
-def compare(a: str, b: str, formats: Sequence[str], as_json: bool, **options: Any) -> None:
-    """Say whether B is slower than A: artifacts, .onnx files or model names, measured in the same run."""
-    from effbench.api.compare.run import compare as run
-
-    out = options["out"]
-    rules = _rules(options)
-    arguments = {key: value for key, value in options.items() if value is not None}
-    with shared.Progress() as notify:
-        report = run(a, b, rules=rules, notify=notify, **arguments)
-    _finish(report, formats, out, as_json)
-
-
-@shared.command()
-@click.argument("models", nargs=-1)
-@click.option("--base", metavar="REF", help="A git ref; it is exported from a separate worktree.")
-@click.option("--baseline", metavar="PATH", help="Artifacts or measurements instead of a git ref.")
-@click.option("--precision", "precisions", multiple=True, metavar="P", help="Repeatable (default: each target's).")
-@click.option("--images", metavar="FOLDER", help="Both sides are calibrated with these; or synthetic: latency only.")
-@click.option("--threads", type=int, help="Intra-operator threads of the runtime (default: 1).")
-@click.option("--batch", type=int, help="Images per inference (default: 1).")
-@click.option("--weights", metavar="FILE", help="A .safetensors file for both sides.")
-@click.option("--seed", type=int, help="Of untrained weights (default: 0).")
-@click.option("--allow-fallback", is_flag=True, default=None, help="Accept and record operators left to another unit.")
-@click.option("--path", "path", multiple=True, metavar="DIR", help="A further folder of the tree that holds modules.")
-@click.option("--measure-noise", "measures_noise", is_flag=True, help="Measure the noise of this machine.")
-@click.option("--minutes", default=5.0, show_default=True, help="How long --measure-noise runs.")
-@_both
-def gate(
-    models: Sequence[str], measures_noise: bool, minutes: float, formats: Sequence[str], as_json: bool, **options: Any
+def _measure_noise(
+    models: Sequence[str],
+    resolutions: Sequence[InputShapes],
+    targets: Sequence[str],
+    threads: int | None,
+    device: str | None,
+    budget_s: float | None,
+    minutes: float,
+    rules: Rules | None,
+    out: str | None,
+    as_json: bool,
 ) -> None:
-    """Compare the working tree with a base, and hold it to the budgets of effbench.toml."""
-    if measures_noise:
-        _measure_noise(models, minutes, as_json, options)
-        return
-    from effbench.api.compare.budgets import read_suite
-    from effbench.api.compare.gate_plan import rules_of
-    from effbench.api.compare.run_gate import gate as run
-
-    out = options["out"]
-    rules = _rules(options, rules_of(read_suite(Path())))
-    arguments = {key: value for key, value in options.items() if value is not None}
-    with shared.Progress() as notify:
-        report = run(models, rules=rules, notify=notify, **arguments)
-    _finish(report, formats, out, as_json)
-
-
-def _measure_noise(models: Sequence[str], minutes: float, as_json: bool, options: dict[str, Any]) -> None:
+    from effbench.api.compare.request import NoiseRequest
     from effbench.api.compare.run_noise import measure_machine_noise
     from effbench.commands.text.noise import text
-    from effbench.errors import UsageError
 
-    first = {"model": models, "resolution": options["resolutions"], "target": options["targets"]}
-    for name, values in first.items():
-        if len(values) > 1:
-            raise UsageError(f"--measure-noise runs one {name}, not {', '.join(values)}.")
-    arguments = {name: values[0] for name, values in first.items() if values}
-    arguments |= {name: options[name] for name in ("threads", "device", "budget_s", "out") if options[name] is not None}
     with shared.Progress() as notify:
-        noise = measure_machine_noise(minutes=minutes, rules=_rules(options), notify=notify, **arguments)
+        noise = measure_machine_noise(
+            model=models[0] if models else NoiseRequest.model,
+            resolution=resolutions[0] if resolutions else NoiseRequest.resolution,
+            target=targets[0] if targets else NoiseRequest.target,
+            threads=NoiseRequest.threads if threads is None else threads,
+            device=device or NoiseRequest.device,
+            budget_s=NoiseRequest.budget_s if budget_s is None else budget_s,
+            minutes=minutes,
+            rules=rules,
+            out=out,
+            notify=notify,
+        )
     shared.show(as_json, noise, lambda: text(noise))
 
 

@@ -3,32 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import click
 
 from effbench.commands import _shared as shared
+from effbench.commands._types import ARTIFACT, DEVICE, FILE, one_of
+
+FORMATS = ("trtexec", "benchmark_app", "litert", "qnn", "onnxruntime", "samples")
 
 
 @shared.command("import")
-@click.argument("files", nargs=-1, required=True)
-@click.option("--artifact", "-a", metavar="NAME", help="Whose files were run (a kit's result knows).")
-@click.option("--device", "-d", metavar="NAME", help="What they were run on (a kit's result knows).")
-@click.option("--format", "form", metavar="NAME", help="trtexec, benchmark_app, litert, qnn, onnxruntime or samples.")
-@click.option("--threads", type=int, help="Of the runtime, where the file does not tell.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A condition to keep with the figures.")
+@click.argument("files", nargs=-1, required=True, type=FILE)
+@click.option("--artifact", "-a", type=ARTIFACT, metavar="NAME", help="What was measured (a kit's result names it).")
+@click.option("--device", "-d", type=DEVICE, metavar="NAME", help="Where it was measured (a kit's result names it).")
+@click.option(
+    "--format",
+    "form",
+    type=one_of(*FORMATS),
+    metavar="NAME",
+    help=f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]} (default: recognized from the file).",
+)
+@click.option("--threads", type=int, metavar="N", help=f"{shared.THREADS_HELP} Only if the file does not state them.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Condition to keep with the figures. Repeatable."
+)
 @shared.out
 @shared.json
-def import_(files: Sequence[str], settings: Sequence[str], as_json: bool, **rest: Any) -> None:
-    """Keep what a kit brought home, or what another tool measured: trtexec, benchmark_app, LiteRT, QNN, ORT.
+def import_(
+    files: Sequence[str],
+    artifact: str | None,
+    device: str | None,
+    form: str | None,
+    threads: int | None,
+    settings: Sequence[str],
+    out: str | None,
+    as_json: bool,
+) -> None:
+    """Store the result of a kit, or figures of another tool: trtexec, benchmark_app, LiteRT, QNN, ONNX Runtime.
 
-    Each file is one round. The figures are marked as imported, and as aggregates where the tool gives no raw times.
+    Each file is one round. Figures are marked as imported, and as aggregates if the tool gives no raw times.
     """
     from effbench.api.devices.imports import imported
-    from effbench.commands.text import tables
+    from effbench.commands.text import next_command, results
 
-    found = imported(files, settings=shared.pairs(settings), **rest)
-    shared.show(as_json, found, lambda: "\n".join(tables.imported(one, rest["out"]) for one in found))
+    measurements = imported(
+        files, artifact=artifact, device=device, form=form, threads=threads, settings=shared.pairs(settings), out=out
+    )
+    shared.show(as_json, measurements, lambda: results.imported(measurements, next_command.report(out)))
 
 
 COMMANDS = (import_,)

@@ -3,50 +3,83 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from effbench.commands import _shared as shared
+from effbench.commands._types import FOLDER, MODEL, PRECISION, SIZE
 
 if TYPE_CHECKING:
     from effbench.deploy.precision.diagnose import NumericsReport
+    from effbench.schema import InputShapes
 
 
 @shared.command()
-@click.argument("model")
-@click.option("--res", "resolution", metavar="PX", default="224", show_default=True, help="512, or 384x640.")
-@click.option("--precision", metavar="P", default="fp16", show_default=True, help="fp16 is the one with islands.")
-@click.option("--images", metavar="FOLDER", help="Images to examine with (default: synthetic ones).")
-@click.option("--max-images", default=3, show_default=True, help="How many of them.")
+@click.argument("model", type=MODEL)
+@click.option(
+    "--res",
+    "resolution",
+    cls=shared.LazyDefault,
+    type=SIZE,
+    default=shared.default_resolution,
+    show_default=True,
+    metavar="PX",
+    help=shared.RESOLUTION_HELP,
+)
+@click.option("--precision", type=PRECISION, default="fp16", show_default=True, metavar="NAME", help="Only fp16.")
+@click.option("--images", type=FOLDER, metavar="FOLDER", help="Images to examine (default: synthetic ones).")
+@click.option("--max-images", default=3, show_default=True, metavar="N", help="At most N images, two or more.")
 @shared.weights
 @shared.seed
-@click.option("--time-limit", "time_limit_s", default=600.0, show_default=True, metavar="S", help="For each stage.")
+@click.option("--time-limit", "time_limit_s", default=600.0, show_default=True, metavar="S", help="Seconds per stage.")
 @shared.out
 @shared.json
-def numerics(model: str, as_json: bool, **rest: Any) -> None:
-    """Name what half precision breaks in MODEL, by which mechanism, and the fp32 islands that save it."""
+def numerics(
+    model: str,
+    resolution: InputShapes,
+    precision: str,
+    images: str | None,
+    max_images: int,
+    weights: str | None,
+    seed: int,
+    time_limit_s: float,
+    out: str | None,
+    as_json: bool,
+) -> None:
+    """Show which operators of MODEL lose accuracy in half precision and why, and which must stay in fp32."""
     from effbench.api.export.diagnosis import numerics as run
 
     with shared.Progress() as notify:
-        found = run(model, notify=notify, **rest)
-    shared.show(as_json, found, lambda: _text(found))
-    sys.exit(0 if found.passed else 1)
+        report = run(
+            model,
+            resolution,
+            precision=precision,
+            images=images,
+            max_images=max_images,
+            weights=weights,
+            seed=seed,
+            out=out,
+            time_limit_s=time_limit_s,
+            notify=notify,
+        )
+    shared.show(as_json, report, lambda: _text(report))
+    sys.exit(0 if report.passed else 1)
 
 
-def _text(found: NumericsReport) -> str:
+def _text(report: NumericsReport) -> str:
     from tabulate import tabulate
 
-    share = f"{len(found.islands)} of {found.nodes} operators stay in fp32 ({found.island_share_pct:.1f} %)"
-    verdict = "holds" if found.passed else "misses"
-    lines = [f"{found.precision} {verdict} the bound over {found.images} images; {share}."]
-    errors = [(e.mode, _multiple(e.without_islands), _multiple(e.with_islands)) for e in found.errors]
+    share = f"{len(report.islands)} of {report.nodes} operators stay in fp32 ({report.island_share_pct:.1f} %)"
+    verdict = "holds" if report.passed else "misses"
+    lines = [f"{report.precision} {verdict} the bound over {report.images} images; {share}."]
+    errors = [(e.mode, _multiple(e.without_islands), _multiple(e.with_islands)) for e in report.errors]
     lines.append(tabulate(errors, headers=("simulated", "error / allowed", "with islands"), disable_numparse=True))
-    if found.findings:
-        lines.append(tabulate(found.rows(), headers="keys", disable_numparse=True))
+    if report.findings:
+        lines.append(tabulate(report.rows(), headers="keys", disable_numparse=True))
     lines.append("nearest to the end of the range of half precision (65504):")
-    lines.append(tabulate(found.range_rows(5), headers="keys", floatfmt=".3g"))
-    return "\n".join([*lines, *found.notes])
+    lines.append(tabulate(report.range_rows(5), headers="keys", floatfmt=".3g"))
+    return "\n".join([*lines, *report.notes])
 
 
 def _multiple(value: float | None) -> str:

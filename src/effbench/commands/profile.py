@@ -4,85 +4,142 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from effbench.commands import _shared as shared
+from effbench.commands._types import FILE, MODEL_OR_ARTIFACT
+
+if TYPE_CHECKING:
+    from effbench.api.export.stage import Notify
+    from effbench.api.profile.roofline import Roofline
+    from effbench.api.profile.run import Profile
+    from effbench.schema import InputShapes
 
 
 @shared.command()
-@click.argument("names", metavar="[MODEL|ARTIFACT]...", nargs=-1)
-@click.option("--res", "resolutions", multiple=True, metavar="PX", help="512, or 384x640. Repeatable.")
-@shared.target
-@click.option("--threads", type=int, metavar="N", help="Threads of the runtime (default: the device's, or 1).")
+@click.argument("names", nargs=-1, type=MODEL_OR_ARTIFACT, metavar="[MODEL|ARTIFACT]...")
+@shared.resolutions
+@shared.targets
+@click.option("--threads", type=int, metavar="N", help=f"{shared.THREADS_HELP} (default: the device's, or 1).")
 @shared.batch
-@click.option("--device", default="local", show_default=True, help="Where to measure (see `devices`).")
+@shared.device
 @click.option("--budget", "budget_s", default=20.0, show_default=True, metavar="S", help="Seconds per artifact.")
-@click.option("--rounds", type=int, help="Fresh processes per artifact (default: 10; 1 with --minutes).")
-@click.option("--rate", "rate_hz", type=float, metavar="HZ", help="Paced, as a camera would; default: back to back.")
-@click.option("--minutes", type=float, help="Sustained: each round lasts so long, whatever the budget.")
-@click.option("--cool-down", is_flag=True, help="Before each round, wait for the temperature before the first.")
-@click.option("--lock-clocks", is_flag=True, help="Lock the device's clocks meanwhile; asks before, puts them back.")
-@click.option("--yes", is_flag=True, help="With --lock-clocks: agree without being asked.")
-@click.option("--roofline", is_flag=True, help="Also the device's peaks, and what models and layers reach of them.")
-@click.option("--plot", is_flag=True, help="With --minutes or --roofline: also draw them (PNG, SVG).")
+@click.option("--rounds", type=int, metavar="N", help="Fresh processes per artifact (default: 10; with --minutes 1).")
+@click.option("--rate", "rate_hz", type=float, metavar="HZ", help="Inferences a second (default: back to back).")
+@click.option("--minutes", type=float, metavar="M", help="Sustained: how long a round lasts, whatever the budget.")
+@click.option("--cool-down", is_flag=True, help="Let the device cool to its first temperature before each round.")
+@click.option("--lock-clocks", is_flag=True, help="Lock the device's clocks meanwhile; asks first, and restores them.")
+@click.option("--yes", is_flag=True, help="With --lock-clocks: do not ask.")
+@click.option("--roofline", is_flag=True, help="Also measure the device's peaks and compare layers to them.")
+@click.option("--plot", is_flag=True, help="With --minutes or --roofline: also draw plots (PNG, SVG).")
 @shared.precision
 @shared.images
 @shared.weights
 @shared.seed
-@click.option("--record", metavar="FILE", help="Keep the exchange with the device (transport `replay` reads it).")
+@click.option(
+    "--record", type=FILE, metavar="FILE", help="Record the exchange with the device, for the transport 'replay'."
+)
 @shared.out
 @shared.json
 def profile(
-    names: Sequence[str], resolutions: Sequence[str], as_json: bool, plot: bool, roofline: bool, **rest: Any
+    names: Sequence[str],
+    resolutions: Sequence[InputShapes],
+    targets: Sequence[str],
+    threads: int | None,
+    batch: int,
+    device: str,
+    budget_s: float,
+    rounds: int | None,
+    rate_hz: float | None,
+    minutes: float | None,
+    cool_down: bool,
+    lock_clocks: bool,
+    yes: bool,
+    roofline: bool,
+    plot: bool,
+    precision: str | None,
+    images: str | None,
+    weights: str | None,
+    seed: int,
+    record: str | None,
+    out: str | None,
+    as_json: bool,
 ) -> None:
-    """Measure latency. With no name: everything exported so far; with nothing exported: regla_m."""
+    """Measure latency. Without names: everything exported so far, or regla_m if nothing is exported.
+
+    --res, --precision, --images, --weights and --seed apply to models, which are exported first.
+    """
     from effbench.api.profile.run import profile as run
-    from effbench.commands.text import protocol, tables
+
+    with shared.Progress() as notify:
+        result = run(
+            names=names,
+            resolutions=resolutions,
+            targets=targets,
+            threads=threads,
+            batch=batch,
+            device=device,
+            budget_s=budget_s,
+            rounds=rounds,
+            rate_hz=rate_hz,
+            minutes=minutes,
+            cool_down=cool_down,
+            lock_clocks=_confirmation(yes) if lock_clocks else None,
+            precision=precision,
+            images=images,
+            weights=weights,
+            seed=seed,
+            record=record,
+            out=out,
+            notify=notify,
+        )
+        roofs = _roofline(result, device, out, notify) if roofline else None
+    _show(result, roofs, plot, out, as_json)
+    if result.interrupted:
+        sys.exit(130)
+    sys.exit(shared.exit_code(cell for cell in result.cells if cell.status == "failed" or not result.measurements))
+
+
+def _show(result: Profile, roofs: Roofline | None, plot: bool, out: str | None, as_json: bool) -> None:
+    from effbench.commands.text import next_command, protocol, results
+    from effbench.commands.text import roofline as roofline_text
     from effbench.store import home
 
-    yes = rest.pop("yes")
-    rest["lock_clocks"] = _agreed(yes) if rest.pop("lock_clocks") else None
-    with shared.Progress() as notify:
-        found = run(names, resolutions, notify=notify, **rest)
-        roofs = _roofs(found, rest["device"], rest["out"], notify) if roofline else None
-    files = protocol.plot(found.measurements, home(rest["out"])) if plot else []
-    shared.show(
-        as_json,
-        found if roofs is None else {"profile": found, "roofline": roofs},
-        lambda: tables.profile(found, rest["out"]),
-    )
-    if roofs is not None:
-        from effbench.commands.text import roofline as show_roofline
-
-        click.echo("" if as_json else f"\n{show_roofline.text(roofs)}", nl=not as_json)
-        files += show_roofline.plot(roofs, home(rest["out"])) if plot else []
+    files = protocol.plot(result.measurements, home(out)) if plot else []
+    files += roofline_text.plot(roofs, home(out)) if plot and roofs is not None else []
+    if as_json:
+        shared.show(True, result if roofs is None else {"profile": result, "roofline": roofs}, str)
+    else:
+        click.echo(results.profile(result))
+        if roofs is not None:
+            click.echo(f"\n{roofline_text.text(roofs)}")
     for path in files:
         click.echo(f"wrote {path}", err=as_json)
-    if found.interrupted:
-        sys.exit(130)
-    problems = [cell for cell in found.cells if cell.status == "failed" or not found.measurements]
-    sys.exit(shared.exit_code(problems))
+    if result.measurements and not as_json:
+        click.echo(next_command.report(out))
 
 
-def _agreed(yes: bool) -> Callable[[Sequence[str]], bool]:
-    """Return a function that shows what would be changed and asks."""
+def _confirmation(yes: bool) -> Callable[[Sequence[str]], bool]:
+    """Return a function that shows the changes and asks."""
     from effbench.errors import UsageError
 
     def ask(changes: Sequence[str]) -> bool:
         click.echo("\n".join(["--lock-clocks changes on the device, until the measurement ends:", *changes]), err=True)
         if not yes and not sys.stdin.isatty():
-            raise UsageError("Nobody is there to agree to that.", hint="Add --yes to agree beforehand.")
-        return yes or click.confirm("Go on?", err=True)
+            raise UsageError("--lock-clocks asks first, and standard input is not a terminal.", hint="Add --yes.")
+        return yes or click.confirm("Continue?", err=True)
 
     return ask
 
 
-def _roofs(found: Any, device: str, out: str | None, notify: Any) -> Any:
+def _roofline(result: Profile, device: str, out: str | None, notify: Notify) -> Roofline | None:
     from effbench.api.profile.roofline import roofline
 
-    return roofline(found.measurements, device, out, notify) if found.measurements and not found.interrupted else None
+    if not result.measurements or result.interrupted:
+        return None
+    return roofline(result.measurements, device, out, notify)
 
 
 COMMANDS = (profile,)

@@ -2,32 +2,57 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import click
 
 from effbench.commands import _shared as shared
+from effbench.commands._types import one_of
 
 
 @shared.command()
-@click.option("--metric", default="top1", show_default=True, help="top1, coco_ap or ade_miou.")
-@click.option("--format", "formats", multiple=True, help="Also write: markdown, csv, json, html, latex. Repeatable.")
+@click.option(
+    "--metric",
+    type=one_of("top1", "coco_ap", "ade_miou"),
+    default="top1",
+    show_default=True,
+    metavar="NAME",
+    help="Accuracy: top1, coco_ap or ade_miou.",
+)
+@click.option(
+    "--format",
+    "formats",
+    type=one_of("markdown", "csv", "json", "html", "latex"),
+    multiple=True,
+    metavar="NAME",
+    help="Also write a file: markdown, csv, json, html or latex. Repeatable.",
+)
 @click.option("--plot", is_flag=True, help="Also draw the Pareto plots (PNG, SVG).")
-@click.option("--paper", is_flag=True, help="Also write a booktabs table, caption, methods and BibTeX.")
-@click.option("--published", default="same", show_default=True, help="Published rows beside: none, same, all.")
+@click.option("--paper", is_flag=True, help="Also write a LaTeX table, its caption, the methods, and BibTeX.")
+@click.option(
+    "--published",
+    type=one_of("none", "same", "all"),
+    default="same",
+    show_default=True,
+    metavar="NAME",
+    help="Published latencies to list: none, same (models and sizes) or all.",
+)
 @shared.out
 @shared.json
-def report(metric: str, as_json: bool, **rest: Any) -> None:
-    """Print accuracy against latency, one table per device and resolution."""
+def report(
+    metric: str, formats: Sequence[str], plot: bool, paper: bool, published: str, out: str | None, as_json: bool
+) -> None:
+    """Print accuracy against latency of everything measured, one table per device and size."""
     from effbench.api.report import write
+    from effbench.commands.text import next_command
 
-    written = write(metric, **rest)
-    if as_json:
-        click.echo(written.json.rstrip())
-        return
-    click.echo(written.text.rstrip())
-    for path in written.files:
-        click.echo(f"wrote {path}")
+    result = write(metric, formats=formats, plot=plot, paper=paper, published=published, out=out)
+    click.echo((result.json if as_json else result.text).rstrip())
+    for path in result.files:
+        click.echo(f"wrote {path}", err=as_json)
+    following = next_command.after_report(result.rows, out)
+    if following is not None and not as_json:
+        click.echo(following)
 
 
 COMMANDS = (report,)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 from effbench.reports import pareto
+from effbench.reports.grouping import merged, template
 from effbench.reports.rows import check_metric, order
 from effbench.reports.slower import slower_than_fp32
 from effbench.schema import Row
@@ -46,17 +47,24 @@ class Footnotes:
     """Number texts in the order they are first used."""
 
     def __init__(self) -> None:
-        self._numbers: dict[str, int] = {}
+        self._texts: dict[str, list[str]] = {}
 
-    def mark(self, *texts: str) -> str:
-        """Return `` [1]`` or `` [1,3]`` for the texts; an empty string without texts."""
-        numbers = [self._numbers.setdefault(text, len(self._numbers) + 1) for text in texts if text]
-        return f" [{','.join(str(number) for number in sorted(set(numbers)))}]" if numbers else ""
+    def mark(self, *texts: str, ranges: bool = False) -> str:
+        """Return `` [1]`` or `` [1,3]`` for the texts; an empty string without texts.
+
+        With ``ranges``, texts that differ only in their numbers share a footnote, which has the range of each number.
+        """
+        keys = [template(text) if ranges else text for text in texts if text]
+        for key, text in zip(keys, filter(None, texts), strict=True):
+            self._texts.setdefault(key, []).append(text)
+        order = list(self._texts)
+        numbers = sorted({order.index(key) + 1 for key in keys})
+        return f" [{','.join(map(str, numbers))}]" if numbers else ""
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """All texts so far; the first is number 1."""
-        return tuple(self._numbers)
+        """All footnotes so far; the first is number 1."""
+        return tuple(map(merged, self._texts.values()))
 
 
 Cell = Callable[[Row, Footnotes], str]
@@ -206,8 +214,8 @@ def _scaled(count: int | None, unit: float, digits: int = 2) -> str:
 
 
 def _trust(row: Row, notes: Footnotes) -> str:
-    reasons = "; ".join(row.trust_reasons)
-    return (row.trust or EMPTY) + notes.mark(reasons and f"trust {row.trust}: {reasons}")
+    reasons = [f"trust: {reason}" for reason in row.trust_reasons]
+    return (row.trust or EMPTY) + notes.mark(*reasons, ranges=True)
 
 
 def _front(row: Row, notes: Footnotes) -> str:

@@ -48,7 +48,7 @@ class CompareRequest:
     a: str
     b: str
     _: KW_ONLY
-    resolutions: Sequence[str | int] = ()
+    resolutions: Sequence[Resolution] = ()
     targets: Sequence[str] = ()
     threads: int = 1
     batch: int | None = None
@@ -108,7 +108,7 @@ class GateRequest:
     _: KW_ONLY
     base: str | None = None
     baseline: str | None = None
-    resolutions: Sequence[str | int] = ()
+    resolutions: Sequence[Resolution] = ()
     targets: Sequence[str] = ()
     precisions: Sequence[str] = ()
     threads: int | None = None

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from effbench import deploy, process
+from effbench.errors import EffbenchError, UnavailableError
 from effbench.profiles import devices as declared
 from effbench.schema import Device
 from effbench.store import home as home_of
 
+MIN_PYTHON = (3, 10)
+
 
 @dataclass(frozen=True)
 class TargetStatus:
-    """Whether a target can be used here. ``hardware`` says where its figures were measured so far."""
+    """Whether artifacts for a target can be exported here. ``hardware`` says where its figures were measured so far."""
 
     name: str
     title: str
@@ -28,11 +33,11 @@ class TargetStatus:
 
 @dataclass(frozen=True)
 class Check:
-    """One line of `doctor`: what was looked at, what was found, what to do about it."""
+    """One line of `doctor`: its subject, the result, and what to do if it is not ok."""
 
-    what: str
+    subject: str
     ok: bool
-    found: str
+    result: str
     next_step: str = ""
 
 
@@ -52,11 +57,11 @@ def targets() -> list[TargetStatus]:
 
 
 def doctor(out: str | Path | None = None) -> list[Check]:
-    """Look at what can run here, what is missing, and what would spoil a measurement.
+    """Check what can run here, what is missing, and what would disturb a measurement.
 
-    Each runtime is loaded in a process of its own, so that a broken one is found and breaks nothing.
+    Each runtime is loaded in a separate process, so that a broken one is reported and affects nothing else.
     """
-    checks = [_python(), _writable(home_of(out))]
+    checks = [_python(), _folder(home_of(out))]
     (answer,) = process.run("effbench.device.agent", {"op": "observe"}, time_limit_s=60)
     for row in targets():
         checks.append(_target(row))
@@ -64,33 +69,28 @@ def doctor(out: str | Path | None = None) -> list[Check]:
 
 
 def _target(row: TargetStatus) -> Check:
-    found = row.reason or _loads(row.name)
+    result = row.reason or _load(row.name)
     license_text = deploy.get(row.name).license
-    text = f"{found}; {license_text}" if license_text and not row.reason else found
+    text = f"{result}; {license_text}" if license_text and not row.reason else result
     return Check(f"target {row.name}", row.state == "ready", text, row.next_step)
 
 
 def _python() -> Check:
     version = ".".join(map(str, sys.version_info[:3]))
-    return Check(
-        "Python", sys.version_info >= (3, 10), version, "" if sys.version_info >= (3, 10) else "use 3.10 or newer"
-    )
+    recent = sys.version_info >= MIN_PYTHON
+    return Check("Python", recent, version, "" if recent else "use 3.10 or newer")
 
 
-def _writable(home: Path) -> Check:
+def _folder(home: Path) -> Check:
     existing = next(folder for folder in (home.resolve(), *home.resolve().parents) if folder.exists())
-    import os
-    import shutil
-
-    free = shutil.disk_usage(existing).free / 2**30
-    ok = os.access(existing, os.W_OK) and free > 1
+    free_gib = shutil.disk_usage(existing).free / 2**30
+    writable = os.access(existing, os.W_OK)
+    ok = writable and free_gib > 1
     step = "" if ok else "choose another folder with --out, or free some space"
-    return Check(f"folder {home}", ok, f"{free:.1f} GiB free" if os.access(existing, os.W_OK) else "not writable", step)
+    return Check(f"folder {home}", ok, f"{free_gib:.1f} GiB free" if writable else "not writable", step)
 
 
-def _loads(name: str) -> str:
-    from effbench.errors import EffbenchError, UnavailableError
-
+def _load(name: str) -> str:
     try:
         (answer,) = process.run("effbench.device.agent", {"op": "load", "target": name}, time_limit_s=120)
     except UnavailableError as error:
@@ -101,7 +101,7 @@ def _loads(name: str) -> str:
 
 
 def machine_checks(environment: dict[str, Any]) -> list[Check]:
-    """Say what of a machine's state would spoil a measurement: other load, a governor that saves power."""
+    """Check what in a machine's state would disturb a measurement: other load, a governor that saves power."""
     load = environment.get("load_average_1m")
     cores = environment.get("cores_online") or 1
     checks = [Check("processor", True, f"{environment.get('cpu_model')}, {cores} cores")]
@@ -112,7 +112,7 @@ def machine_checks(environment: dict[str, Any]) -> list[Check]:
         )
     governor = environment.get("governor")
     if governor is not None:
-        fine = governor == "performance"
-        step = "" if fine else "cpupower frequency-set -g performance (needs root; effbench never changes it)"
-        checks.append(Check("frequency governor", fine, str(governor), step))
+        fast = governor == "performance"
+        step = "" if fast else "cpupower frequency-set -g performance (needs root; effbench never changes it)"
+        checks.append(Check("frequency governor", fast, str(governor), step))
     return checks

@@ -1,9 +1,10 @@
-"""Try devices: whether they can be reached, and what would keep a measurement on one from being good."""
+"""Connect to devices, and check what would disturb a measurement on one."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 from effbench import deploy
@@ -17,28 +18,60 @@ from effbench.schema import Device
 FREE_BYTES = 1 << 30
 LOAD_LIMIT_S = 120.0
 HOT_C = 70.0
-"""Above, small boards and phones begin to lower their clocks."""
+"""Above this, small boards and phones begin to lower their clocks."""
+
+CONNECTED, NOT_CONNECTED, NOT_TRIED = "connected", "not connected", "not tried"
 
 
-def tried(found: Sequence[Device]) -> dict[str, str]:
-    """Say of each device whether it can be reached, all at once: name -> ``reached ...`` or why not."""
-    with ThreadPoolExecutor(max(1, min(len(found), 16))) as pool:
-        return dict(zip((device.name for device in found), pool.map(_try, found), strict=True))
+@dataclass(frozen=True)
+class Connection:
+    """The result of one attempt to connect to a device: a state, with what the device answered or the reason.
+
+    ``declared`` says whether the user declares how to connect (``[devices.NAME]`` in effbench.toml, or a device file).
+    """
+
+    device: str
+    state: str
+    detail: str = ""
+    declared: bool = False
 
 
-def _try(device: Device) -> str:
+def connect(rows: Sequence[Device]) -> list[Connection]:
+    """Connect to all of these devices at the same time, and close each connection again."""
+    with ThreadPoolExecutor(max(1, min(len(rows), 16))) as pool:
+        return list(pool.map(_connect, rows))
+
+
+def all_connected(connections: Sequence[Connection], named: bool) -> bool:
+    """Return whether every requested device was connected.
+
+    Args:
+        connections: Results of `connect`.
+        named: The user named the devices. Otherwise those are requested whose connection is declared, and at least one
+            device other than this machine has to be connected.
+    """
+    if named:
+        return all(connection.state == CONNECTED for connection in connections)
+    others = [connection for connection in connections if connection.device != "local"]
+    failed = any(connection.declared and connection.state == NOT_CONNECTED for connection in others)
+    return not failed and any(connection.state == CONNECTED for connection in others)
+
+
+def _connect(device: Device) -> Connection:
+    declared = bool(device.connection)
     if device.transport == transports.NONE:
-        return "driven by its owner (effbench kit)"
+        return Connection(device.name, NOT_TRIED, f"its owner runs a kit: effbench kit MODEL --device {device.name}")
     try:
         with Remote(device) as remote:
             facts = remote.link().facts()
     except EffbenchError as error:
-        return f"not reached: {error.message}"
-    return f"reached: {facts.get('system') or 'here'} {facts.get('machine') or ''} {facts.get('python') or ''}".rstrip()
+        return Connection(device.name, NOT_CONNECTED, error.message, declared)
+    detail = " ".join(str(facts[key]) for key in ("system", "machine", "python") if facts.get(key))
+    return Connection(device.name, CONNECTED, detail, declared)
 
 
 def doctor(name: str) -> list[Check]:
-    """Look at a device: reachability, space, Python, runtimes, power mode, temperature, and what to do about each."""
+    """Check a device: connection, space, Python, runtimes, power mode and temperature, with what to do about each."""
     device = devices.get(name)
     checks = [Check("device", True, f"{device.description} ({device.evidence})")]
     if device.transport == transports.NONE:
@@ -72,13 +105,13 @@ def _agent(remote: Remote, device: Device) -> Iterator[Check]:
         step = "install Python 3.10 or newer with numpy there, and name it as python in [connection]"
         yield Check("agent", False, f"{error.message} {error.hint or ''}".strip(), step)
         return
-    seen = answer["environment"]
-    yield Check("Python", True, f"{seen['python']}, numpy {seen['numpy'] or 'not installed'}")
+    environment = answer["environment"]
+    yield Check("Python", True, f"{environment['python']}, numpy {environment['numpy'] or 'not installed'}")
     for name in device.targets:
         if name in deploy.registered():
             yield _runtime(remote, name)
-    yield from machine_checks(seen)
-    yield from _state(seen)
+    yield from machine_checks(environment)
+    yield from _state(environment)
 
 
 def _runtime(remote: Remote, name: str) -> Check:
@@ -92,14 +125,13 @@ def _runtime(remote: Remote, name: str) -> Check:
     return Check(f"target {name}", True, f"loads ({versions})")
 
 
-def _state(seen: dict[str, Any]) -> Iterator[Check]:
-    temperature = seen.get("temperature_c")
+def _state(environment: dict[str, Any]) -> Iterator[Check]:
+    temperature = environment.get("temperature_c")
     if temperature is not None:
         cool = temperature < HOT_C
-        yield Check(
-            "temperature", cool, f"{temperature:.0f} °C", "" if cool else "let it cool down (--cool-down waits)"
-        )
-    mode = seen.get("power_mode")
+        step = "" if cool else "let it cool down (--cool-down waits)"
+        yield Check("temperature", cool, f"{temperature:.0f} °C", step)
+    mode = environment.get("power_mode")
     if mode is not None:
         yield Check("power mode", True, str(mode))
 

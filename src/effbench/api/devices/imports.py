@@ -1,13 +1,13 @@
-"""Import what other tools measured: a vendor's file, tied to an artifact and a device, kept as *imported*."""
+"""Import what other tools measured: their files, tied to an artifact and a device, kept as *imported*."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from uuid import uuid4
 
-from effbench.api.devices import kits
+from effbench.api.devices import kit_results
 from effbench.api.export.verification import find_artifact
 from effbench.codec import file_sha256
 from effbench.errors import DataError, UsageError
@@ -27,18 +27,18 @@ def imported(
     *,
     form: str | None = None,
     threads: int | None = None,
-    settings: dict[str, str] | None = None,
+    settings: Mapping[str, str] | None = None,
     out: str | Path | None = None,
 ) -> list[Measurement]:
     """Read a kit's result, or files of another tool as one measurement of an artifact on a device, and store it.
 
     Args:
-        files: Each is one round: one run of the tool in a process of its own.
-        artifact: Whose files were run (a kit's result knows that itself); its digest ties the figures to fidelity and
+        files: Each is one round: one run of the tool in a fresh process.
+        artifact: Which artifact was measured (a kit's result names it); its digest ties the figures to fidelity and
             accuracy.
         device: A name that `effbench devices` lists, or a device file.
-        form: The format, one of `vendors.readers`; None tells it from the file.
-        threads: Of the runtime, where the file does not tell.
+        form: The format, one of `vendors.readers`; None recognizes it from the file.
+        threads: Of the runtime, if the file does not state them.
         settings: Further conditions, shown with the figures (power mode, delegate).
         out: The folder with the store.
 
@@ -48,37 +48,48 @@ def imported(
     """
     home = home_of(out)
     texts = {Path(name): _text(Path(name)) for name in files}
-    if all(kits.is_result(text) for text in texts.values()):
-        return [one for path, text in texts.items() for one in kits.bring_home(text, str(path), home)]
+    if all(kit_results.is_result(text) for text in texts.values()):
+        results = [kit_results.import_result(text, str(path), home) for path, text in texts.items()]
+        return [measurement for result in results for measurement in result]
     if artifact is None or device is None:
-        hint = "Add --artifact NAME and --device NAME; only a kit's result knows them itself."
-        raise UsageError("Whose figures are these, and on what device?", hint=hint)
-    found, used = find_artifact(artifact, home), devices.get(device)
+        hint = "Add --artifact NAME and --device NAME; only a kit's result names them itself."
+        raise UsageError("Which artifact was measured, and on what device?", hint=hint)
+    measurement = _measurement(texts, find_artifact(artifact, home), device, form, threads, settings or {})
+    Store(home).append(measurement)
+    return [measurement]
+
+
+def _measurement(
+    texts: Mapping[Path, str],
+    artifact: Artifact,
+    device_name: str,
+    form: str | None,
+    threads: int | None,
+    settings: Mapping[str, str],
+) -> Measurement:
+    device = devices.get(device_name)
     readings = [_read(path, text, form) for path, text in texts.items()]
     if len({(reader, reading.scope) for reader, reading in readings}) > 1:
         raise DataError("The files come from different tools; import them one tool at a time.")
     (tool, first) = readings[0]
-    known = {"batch": str(found.subject.batch), "tool": tool, **first.settings, **(settings or {})}
+    conditions = {"batch": str(artifact.subject.batch), "tool": tool, **first.settings, **settings}
     if threads is not None:
-        known["threads"] = str(threads)
-    one = Measurement(
-        digest=found.digest,
-        subject=found.subject,
-        device=used.name,
-        settings=known,
-        samples=Samples(
-            tuple(_round(reading) for _, reading in readings), scope=first.scope, aggregate=first.aggregate
-        ),
-        before={"cpu_model": used.soc or used.description, "runtime": tool},
+        conditions["threads"] = str(threads)
+    rounds = tuple(_round(reading) for _, reading in readings)
+    return Measurement(
+        digest=artifact.digest,
+        subject=artifact.subject,
+        device=device.name,
+        settings=conditions,
+        samples=Samples(rounds, scope=first.scope, aggregate=first.aggregate),
+        before={"cpu_model": device.soc or device.description, "runtime": tool},
         after={},
         time=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         run=uuid4().hex[:12],
-        placement={**found.placement, **first.placement},
+        placement={**artifact.placement, **first.placement},
         origin=ORIGIN,
-        notes=(*_notes(found, first), *(f"{Path(name).name}: {file_sha256(Path(name))[:12]}" for name in files)),
+        notes=(*_notes(artifact, first), *(f"{path.name}: {file_sha256(path)[:12]}" for path in texts)),
     )
-    Store(home).append(one)
-    return [one]
 
 
 def _text(path: Path) -> str:
@@ -98,5 +109,5 @@ def _round(reading: Reading) -> Round:
 
 
 def _notes(artifact: Artifact, reading: Reading) -> tuple[str, ...]:
-    unfit = () if artifact.fidelity else ("the artifact was never verified: is it still the same model?",)
-    return (*reading.notes, *unfit)
+    unverified = () if artifact.fidelity else ("the artifact was never verified: is it still the same model?",)
+    return (*reading.notes, *unverified)

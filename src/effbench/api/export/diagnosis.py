@@ -12,7 +12,7 @@ from effbench.codec import from_json
 from effbench.deploy.precision.calibration import SYNTHETIC
 from effbench.deploy.precision.diagnose import NumericsReport
 from effbench.errors import UsageError
-from effbench.schema import InputShapes
+from effbench.schema import DEFAULT_RESOLUTION, InputShapes, Resolution
 from effbench.store import home as home_of
 
 IMAGES = 3
@@ -21,7 +21,7 @@ IMAGES = 3
 
 def numerics(
     model: str,
-    resolution: str | int = 224,
+    resolution: Resolution = DEFAULT_RESOLUTION,
     *,
     precision: str = "fp16",
     images: str | Path | None = None,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from effbench import deploy
 from effbench.api.export import failures
@@ -14,18 +15,11 @@ from effbench.api.export.request import ExportRequest
 from effbench.api.export.source import Source, resolve
 from effbench.api.export.stage import Limits, Notify, silent
 from effbench.api.keywords import from_fields
-from effbench.errors import (
-    UnavailableError,
-    UsageError,
-    unknown_name,
-)
+from effbench.errors import EffbenchError, UnavailableError, UsageError, unknown_name
 from effbench.profiles import devices
-from effbench.schema import (
-    Artifact,
-    Cell,
-    Device,
-    InputShapes,
-)
+from effbench.schema import Artifact, Cell, Device, InputShapes
+
+Request = TypeVar("Request", bound=ExportRequest)
 
 
 def run_export(request: ExportRequest) -> list[Cell]:
@@ -43,6 +37,51 @@ def run_export(request: ExportRequest) -> list[Cell]:
     return reduced(cells, request.reduce_s, request.notify)
 
 
+def run_exports(requests: Sequence[Request], run: Callable[[Request], list[Cell]] = run_export) -> list[Cell]:
+    """Run several exports; every model, size, target and option is checked before the first.
+
+    Args:
+        requests: At least one.
+        run: What runs one of them.
+
+    Returns:
+        The cells of all requests, in order. If there are several, one that fails as a whole has failed cells.
+
+    Raises:
+        EffbenchError: A name or option of any request is invalid, or the only request fails as a whole.
+    """
+    if len(requests) == 1:
+        return run(requests[0])
+    checked = [check_request(request) for request in requests]
+    cells: list[Cell] = []
+    for request, (source, _, targets) in zip(requests, checked, strict=True):
+        try:
+            cells += run(request)
+        except EffbenchError as error:
+            for shapes in request.shapes:
+                for target in targets:
+                    precision = request.precision or deploy.get(target).precision
+                    cells.append(Cell.of(source.name, shapes, precision, target, error))
+    return cells
+
+
+def check_request(request: ExportRequest) -> tuple[Source, Device | None, list[str]]:
+    """Return the model, the device and the targets that a request names, before any work.
+
+    Raises:
+        UsageError: A field names nothing valid.
+        DataError: A file does not exist, or is of a kind that effbench does not load.
+    """
+    source = resolve(request.model, request.weights, request.seed)
+    for shapes in request.shapes:
+        check_shapes(source, shapes)
+    device = devices.get(request.device) if isinstance(request.device, str) else request.device
+    targets = list(request.targets) or (targets_of(device) if device else at_hand())
+    for target in targets:
+        check_target(target, request.options)
+    return source, device, targets
+
+
 Plan = list[tuple[InputShapes, str]]
 """The cells of an export."""
 
@@ -54,14 +93,8 @@ def prepared(request: ExportRequest, whole_int8: bool = False) -> tuple[Exporter
         UsageError: A field names nothing valid; nothing was done then.
         DataError: A file is not what it should be.
     """
-    source = resolve(request.model, request.weights, request.seed)
+    source, device, names = check_request(request)
     sizes = request.shapes
-    for shapes in sizes:
-        check_shapes(source, shapes)
-    device = devices.get(request.device) if isinstance(request.device, str) else request.device
-    names = list(request.targets) or (targets_of(device) if device else at_hand())
-    for name in names:
-        check_target(name, request.options)
     exporter = Exporter(request, source, device, whole_int8)
     precisions = [exporter.storage_precision(name, request.precision) for name in names]
     exporter.calibration = calibration_images(request.images, source.backbone, sizes, precisions)

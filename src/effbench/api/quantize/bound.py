@@ -49,8 +49,17 @@ class QuantizeRequest(ExportRequest):
 def quantize(request: QuantizeRequest) -> list[Cell]:
     """Export a model in int8 with as few operators in float as keep the drop of top-1 within a bound.
 
-    Arguments are the fields of `QuantizeRequest`, those of `ExportRequest` included. The operators are searched once
-    per size, through the first target that runs here; every target's artifact is made of that mix.
+    Arguments are the fields of `QuantizeRequest`, those of `ExportRequest` included; returns and errors are those of
+    `run_quantize`.
+    """
+    return run_quantize(request)
+
+
+def run_quantize(request: QuantizeRequest) -> list[Cell]:
+    """Export a model in int8 with as few operators in float as keep the drop of top-1 within a bound.
+
+    The operators are searched once per size, through the first target that runs here; every target's artifact is made
+    of that mix.
 
     Returns:
         One cell per resolution and target; if the bound was missed they have failed, with exit code 1.

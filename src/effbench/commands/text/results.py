@@ -1,0 +1,189 @@
+"""Tables of exported cells, latencies, kits and imported figures."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from effbench.commands.text.layout import table
+from effbench.reports.grouping import grouped
+from effbench.schema import Cell, Measurement
+
+if TYPE_CHECKING:
+    from effbench.api.devices.kits import Kit
+    from effbench.api.profile.run import Profile
+
+CELLS = (
+    *("model", "px", "precision", "target", "status", "proved by", "max error", "cosine", "SNR dB"),
+    *("time", "artifact"),
+)
+LATENCY = (
+    *("model", "px", "target", "precision", "p50 ms [95 %]", "p90 ms [95 %]", "p99 ms"),
+    *("img/s", "first ms", "load ms", "peak MiB", "trust"),
+)
+
+
+def cells(rows: Sequence[Cell], next_line: str | None = None) -> str:
+    """Return a table of cells, the reasons of those that are not ok, and remarks, each printed once."""
+    lines = [table(CELLS, map(_cell, rows))]
+    if any(row.fidelity for row in rows):
+        lines.append("max error: of the spread of outputs between images, against the fp32 reference")
+    lines += [*outcomes(rows), *grouped(_remarks(rows), len(rows))]
+    return "\n".join([*lines, *([next_line] if next_line else [])])
+
+
+def _cell(cell: Cell) -> tuple[str, ...]:
+    fidelity = cell.fidelity
+    return (
+        cell.model,
+        str(cell.shapes),
+        cell.precision,
+        cell.target,
+        cell.verdict + (" (cached)" if cell.cached else ""),
+        "" if cell.proved_by is None else str(cell.proved_by),
+        "" if fidelity is None else f"{fidelity.max_error:.1e}",
+        "" if fidelity is None else f"{fidelity.cosine:.6f}",
+        "" if fidelity is None or fidelity.snr_db is None else f"{fidelity.snr_db:.1f}",
+        f"{cell.seconds:.1f} s",
+        cell.artifact,
+    )
+
+
+def _remarks(rows: Sequence[Cell]) -> Iterator[tuple[str, str]]:
+    for cell in rows:
+        for note in cell.notes:
+            yield name_of(cell), note
+        if cell.fidelity is not None and cell.fidelity.prepared_levels is None:
+            yield (
+                name_of(cell),
+                "decoding and preparing of images was not checked (Pillow is missing, or no image has these channels)",
+            )
+
+
+def name_of(cell: Cell) -> str:
+    """Return how a cell is called below a table."""
+    return f"{cell.model} {cell.shapes} px {cell.precision} {cell.target}"
+
+
+def outcomes(rows: Sequence[Cell]) -> list[str]:
+    """Return the reason of every cell that is not ok, with the next step and the record of its failure."""
+    reasons = [(name_of(cell), f"{cell.status}: {_reason(cell)}") for cell in rows if cell.reason]
+    records = [f"  log and script of {name_of(cell)}: {cell.record}" for cell in rows if cell.record]
+    return [*grouped(reasons, len(rows)), *records]
+
+
+def _reason(cell: Cell) -> str:
+    return f"{cell.reason}\n  {cell.next_step}" if cell.next_step else cell.reason
+
+
+def profile(result: Profile) -> str:
+    """Return the latencies, their conditions and their trust, and why some artifacts have none."""
+    from effbench.commands.text import protocol
+    from effbench.profiles.trust import grade
+
+    measurements = result.measurements
+    lines = list(dict.fromkeys(result.messages))
+    if measurements:
+        grades = [grade(item.samples, item.before, item.after) for item in measurements]
+        body = [_latency(item, trust) for item, (trust, _) in zip(measurements, grades, strict=True)]
+        lines += [table(LATENCY, body), _conditions(measurements[0])]
+        lines += [f"{measured(item)}: {text}" for item in measurements for text in protocol.lines(item)]
+        doubts = [
+            (measured(item), reason)
+            for item, (_, reasons) in zip(measurements, grades, strict=True)
+            for reason in reasons
+        ]
+        lines += [f"trust, {text}" for text in grouped(doubts, len(measurements), ranges=True)]
+        lines += [f"* {text}" for text in dict.fromkeys(m.subject.reconstruction for m in measurements) if text]
+    lines += outcomes(result.cells)
+    if result.interrupted:
+        lines.append("Interrupted: the rounds measured so far are kept.")
+    return "\n".join(lines)
+
+
+def kit(result: Kit) -> str:
+    """Return the artifacts of a kit, the steps that its holder takes, and why some artifacts are missing."""
+    return "\n".join([f"wrote {result.folder}: {', '.join(result.artifacts)}", *result.steps, *outcomes(result.cells)])
+
+
+def imported(measurements: Sequence[Measurement], next_line: str) -> str:
+    """Return the imported figures and what is known about them."""
+    from effbench.reports.layout import aggregate_note
+
+    header = ("model", "px", "target", "precision", "device", "p50 ms", "samples", "scope", "tool")
+    remarks = []
+    for item in measurements:
+        aggregate = item.samples.aggregate
+        notes = (*([aggregate_note(aggregate)] if aggregate else []), *item.notes)
+        remarks += [(measured(item), note) for note in notes]
+    lines = [table(header, map(_imported, measurements)), *grouped(remarks, len(measurements))]
+    return "\n".join([*lines, next_line])
+
+
+def _imported(item: Measurement) -> tuple[str, ...]:
+    rounds = [one.samples_ns for one in item.samples.rounds]
+    # An aggregate is no sample: its percentiles are not those of the latency.
+    median = f"{statistics.median(itertools.chain(*rounds)) / 1e6:.3f}"
+    p50 = median if item.samples.aggregate else _quantile(rounds, 0.5)
+    samples = f"{sum(map(len, rounds))} in {_count(len(rounds), 'round')}"
+    return (*_subject(item), item.device, p50, samples, item.samples.scope, item.settings["tool"])
+
+
+def _latency(item: Measurement, trust: str) -> tuple[str, ...]:
+    rounds = [one.samples_ns for one in item.samples.rounds]
+    return (*_subject(item), *(_quantile(rounds, p) for p in (0.5, 0.9, 0.99)), *_throughput_and_memory(item), trust)
+
+
+def _conditions(one: Measurement) -> str:
+    return (
+        f"{one.device}, {one.before.get('cpu_model')}; batch {one.settings['batch']}, "
+        f"{_count(int(one.settings['threads']), 'thread')}, {one.samples.scope}, {one.samples.protocol}; "
+        f"{_count(len(one.samples.rounds), 'round')} in fresh processes; weights {one.subject.weights.kind}"
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def measured(item: Measurement) -> str:
+    """Return how a measurement is called below a table."""
+    subject = item.subject
+    return f"{subject.model} {subject.shapes} px {subject.storage_precision} {subject.target}"
+
+
+def _subject(item: Measurement) -> tuple[str, ...]:
+    subject = item.subject
+    mark = " *" if subject.reconstruction else ""
+    compute_precision = subject.compute_precision or subject.storage_precision
+    precision = (
+        subject.storage_precision
+        if compute_precision == subject.storage_precision
+        else f"{subject.storage_precision}, computed {compute_precision}"
+    )
+    return (subject.model + mark, str(subject.shapes), subject.target, precision)
+
+
+def _quantile(rounds: Sequence[Sequence[int]], p: float) -> str:
+    from effbench.statistics import percentiles
+
+    quantile = percentiles.estimate(rounds, p)
+    if quantile is None:
+        return "-"
+    text = f"{quantile.value / 1e6:.3f}"
+    if quantile.interval is None or p > 0.95:
+        return text
+    return f"{text} [{quantile.interval[0] / 1e6:.3f}, {quantile.interval[1] / 1e6:.3f}]"
+
+
+def _throughput_and_memory(item: Measurement) -> tuple[str, ...]:
+    from effbench.statistics.percentiles import images_per_second
+
+    rounds = item.samples.rounds
+    rate = images_per_second([one.samples_ns for one in rounds], item.subject.batch)
+    middle = len(rounds) // 2
+    first, load = (sorted(values)[middle] for values in ([r.first_ms for r in rounds], [r.load_ms for r in rounds]))
+    peak = max(one.peak_rss_bytes for one in rounds) / 2**20
+    return ("-" if item.samples.aggregate else f"{rate:.1f}", f"{first:.1f}", f"{load:.0f}", f"{peak:.0f}")
