@@ -195,7 +195,7 @@ def amplified(model: nn.Module) -> float:
 def test_a_network_without_mixers_amplifies_no_more_than_it_tells_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     initialise(ours := Plain().eval(), 0)
     monkeypatch.setattr("effbench.models.initialise.SHIFT", 0.0)  # gains of one stay, or nothing would be alive
-    monkeypatch.setattr("effbench.models.initialise._tell_apart", lambda *of: None)
+    monkeypatch.setattr("effbench.models.initialise._add_contrast", lambda *of: None)
     initialise(drawn := Plain().eval(), 0)
     assert amplified(ours) < amplified(drawn) / 2
     *norms, last = (norm for norm in ours.features if isinstance(norm, nn.BatchNorm2d))

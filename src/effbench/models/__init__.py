@@ -1,6 +1,7 @@
-"""Backbones by name. A family is one module that ends in ``BACKBONES``; listing them reads an index and needs no torch.
+"""Register backbones by name. A family is a module that ends in ``BACKBONES``.
 
-The index (``index.json``) is generated from the code by ``python -m effbench.models.index`` and checked by a test.
+They are listed from an index (``index.json``), which needs no torch. ``python -m effbench.models.index`` generates it
+from the code, and a test checks it.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ INDEX = Path(__file__).with_name("index.json")
 @cache
 def models() -> dict[str, Backbone]:
     """Return every registered backbone by name, in the order of families and sizes."""
-    found = {entry["name"]: from_json(Backbone, entry, str(INDEX)) for entry in json.loads(INDEX.read_text())}
+    registered = {entry["name"]: from_json(Backbone, entry, str(INDEX)) for entry in json.loads(INDEX.read_text())}
     for point in plugins("effbench.models"):
         for backbone in point.load():
-            found.setdefault(backbone.name, backbone)
-    return found
+            registered.setdefault(backbone.name, backbone)
+    return registered
 
 
 def get(name: str) -> Backbone:
@@ -33,10 +34,10 @@ def get(name: str) -> Backbone:
     Raises:
         UsageError: The name is unknown; the message lists near misses.
     """
-    found = models()
-    if name not in found:
-        raise unknown_name(name, found, "model")
-    return found[name]
+    registered = models()
+    if name not in registered:
+        raise unknown_name(name, registered, "model")
+    return registered[name]
 
 
 def list_models(family: str | None = None) -> list[Backbone]:

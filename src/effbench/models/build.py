@@ -1,4 +1,4 @@
-"""From a backbone and its weights to a module that is ready for export: fp32, eval mode, everything folded."""
+"""Build a backbone with its weights as a module that is ready for export: fp32, eval mode, BatchNorms folded."""
 
 from __future__ import annotations
 
@@ -18,66 +18,68 @@ from effbench.models.layers import fuse
 from effbench.models.weights import check_weights_file
 from effbench.schema import Backbone, Weights
 
-OURS, ZOO = "effbench.models.", "effbench.models.timm_zoo:"
-"""Factories of this package leave their weights to `initialise`; anybody else's keep what they came with."""
+EFFBENCH_FACTORIES, TIMM_FACTORIES = "effbench.models.", "effbench.models.timm_zoo:"
+"""Prefixes of factories. Those of this package leave their weights to `initialise`; others set their own."""
 
 
 def build(backbone: Backbone, weights: Weights, state_path: Path | None = None) -> nn.Module:
     """Build a backbone with its weights, ready for export.
 
     Args:
-        backbone: What to build; its factory is imported and called.
+        backbone: The backbone, whose factory is imported and called.
         weights: ``untrained`` with a seed, or ``file``.
-        state_path: The safetensors file that ``file`` weights are read from.
+        state_path: The safetensors file of ``file`` weights.
 
     Returns:
-        The module in eval mode, fp32, with every BatchNorm folded that folds exactly.
+        The module in eval mode and fp32, with every BatchNorm folded for which that is exact.
 
     Raises:
-        UsageError: The factory cannot be imported or called, or the weights cannot be meant.
-        DataError: The file's tensors are not this model's.
+        UsageError: The factory cannot be imported or called, or the weights are invalid.
+        DataError: The tensors of the file do not match the model.
     """
     return fuse(build_unfused(backbone, weights, state_path))
 
 
 def build_unfused(backbone: Backbone, weights: Weights, state_path: Path | None = None) -> nn.Module:
-    """Build a backbone as it is trained, with its BatchNorms; arguments and errors as in `build`."""
+    """Build a backbone for training, with its BatchNorms; arguments and errors as in `build`."""
     if weights.kind == "pretrained":
         return _pretrained(backbone)
     if weights.kind == "file" and state_path is None:
-        raise UsageError("Weights of kind 'file' need the path of that file.")
+        raise UsageError("Weights of kind 'file' need a file.")
     seed = weights.seed or 0
     model = fresh(backbone, seed)
     if weights.kind == "file" and state_path is not None:
         load_state(model, state_path)
-    elif backbone.factory.startswith(OURS) and not _of_one_size(model):
+    elif backbone.factory.startswith(EFFBENCH_FACTORIES) and not _has_fixed_size(model):
         initialise(model, seed)
     return model.float().eval()
 
 
-def _of_one_size(model: nn.Module) -> bool:
-    """Tell whether a timm model cannot run at the size that `initialise` runs at; it keeps timm's own weights."""
+def _has_fixed_size(model: nn.Module) -> bool:
+    """Return whether a timm model has a fixed input size; `initialise` cannot run it, and it keeps timm's weights."""
     return bool(getattr(model, "pretrained_cfg", {}).get("fixed_input_size"))
 
 
 def _pretrained(backbone: Backbone) -> nn.Module:
-    if not backbone.factory.startswith(ZOO):
-        raise UsageError(f"No pretrained weights are known for '{backbone.name}'.", hint="Give a file with --weights.")
+    if not backbone.factory.startswith(TIMM_FACTORIES):
+        raise UsageError(
+            f"No pretrained weights are known for '{backbone.name}'.", hint="Give a file: --weights FILE.safetensors."
+        )
     model: nn.Module = load_factory(backbone.factory)(pretrained=True)
     return model.float().eval()
 
 
 def fit_resolution(model: nn.Module, resolution: tuple[int, int]) -> tuple[str, ...]:
-    """Give parameters that belong to one image size the values for another, in place; return what was changed.
+    """Resample, in place, the parameters that depend on the image size; return a note on each change.
 
-    A model takes part by having a method of this name; others take any size, or refuse it when they run.
+    A model supports this with a method of this name. Others take any size, or fail when they run.
     """
     method = getattr(model, "fit_resolution", None)
     return tuple(method(resolution)) if callable(method) else ()
 
 
 def fresh(backbone: Backbone, seed: int) -> nn.Module:
-    """Build a backbone with the weights that its factory draws from a seed, as a training begins.
+    """Build a backbone with the weights that its factory draws from a seed, for the start of a training.
 
     Raises:
         UsageError: The factory cannot be imported or called.
@@ -88,7 +90,7 @@ def fresh(backbone: Backbone, seed: int) -> nn.Module:
 
 
 def skeleton(import_string: str, resolution: tuple[int, int]) -> nn.Module:
-    """Build a factory's model as it is exported, with whatever weights the factory gives; a state is loaded next.
+    """Build a factory's model for export, into which the caller loads a state.
 
     Raises:
         UsageError: The factory cannot be imported or called.
@@ -99,28 +101,30 @@ def skeleton(import_string: str, resolution: tuple[int, int]) -> nn.Module:
 
 
 def load_factory(import_string: str) -> Callable[..., Any]:
-    """Return the callable that ``package.module:factory`` names; the current folder counts as a place of modules.
+    """Import the callable that ``package.module:factory`` names, also from the current folder.
 
     Raises:
-        UsageError: It is not of that form, its module cannot be imported, or it names nothing that can be called.
+        UsageError: It is not of that form, its module cannot be imported, or the object is not callable.
     """
     module_name, _, attribute = import_string.partition(":")
     if not module_name or not attribute:
         raise UsageError(f"'{import_string}' is not a factory.", hint="Write it like package.module:factory.")
     if str(Path.cwd()) not in sys.path:
-        # Behind everything installed, so that a file here cannot take the place of a library.
+        # At the end, so that a file in this folder cannot shadow an installed library.
         sys.path.append(str(Path.cwd()))
     try:
         module = import_module(module_name)
     except ImportError as error:
         raise UsageError(
             f"Cannot import '{module_name}' for the factory '{import_string}': {error}.",
-            hint="Is its package installed here, or are you in its folder?",
+            hint="Install its package, or run in the folder that holds it.",
         ) from error
     factory = getattr(module, attribute, None)
     if not callable(factory):
-        what = "has no" if factory is None else "holds no callable"
-        raise UsageError(f"Module '{module_name}' {what} '{attribute}'.", hint="A factory returns a torch.nn.Module.")
+        problem = "has no" if factory is None else "has no callable"
+        raise UsageError(
+            f"Module '{module_name}' {problem} '{attribute}'.", hint="A factory returns a torch.nn.Module."
+        )
     return factory  # type: ignore[no-any-return]
 
 
@@ -130,7 +134,7 @@ def _call(factory: Callable[..., Any], import_string: str) -> nn.Module:
     except TypeError as error:
         raise UsageError(
             f"Cannot call the factory '{import_string}' without arguments: {error}.",
-            hint="Wrap it in a function that takes none.",
+            hint="Wrap it in a function without parameters.",
         ) from error
     if not isinstance(model, nn.Module):
         raise UsageError(f"The factory '{import_string}' returned a {type(model).__name__}, not a torch.nn.Module.")
@@ -138,11 +142,11 @@ def _call(factory: Callable[..., Any], import_string: str) -> nn.Module:
 
 
 def load_state(model: nn.Module, path: Path) -> None:
-    """Load a safetensors file into a model; every tensor must be there, with its shape, and no other.
+    """Load a safetensors file into a model; the names and shapes of all tensors must match.
 
     Raises:
-        UsageError: The file is of a kind that can run code when it is read.
-        DataError: The file cannot be read, or its tensors are not the model's.
+        UsageError: The file is a pickle, which can run code when it is read.
+        DataError: The file cannot be read, or its tensors do not match the model.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -153,10 +157,10 @@ def load_state(model: nn.Module, path: Path) -> None:
     except (SafetensorError, OSError) as error:
         raise DataError(f"{path}: cannot be read as safetensors: {error}.") from error
     expected = model.state_dict()
-    # BatchNorm counts the batches it saw; inference does not need to know.
-    needed = {name for name in expected if not name.endswith("num_batches_tracked")}
+    # BatchNorm's counter of batches plays no role in inference.
+    required = {name for name in expected if not name.endswith("num_batches_tracked")}
     problems = [
-        *_listed("missing", needed - state.keys()),
+        *_listed("missing", required - state.keys()),
         *_listed("unexpected", state.keys() - expected.keys()),
         *_listed(
             "of another shape",
@@ -168,16 +172,16 @@ def load_state(model: nn.Module, path: Path) -> None:
         ),
     ]
     if problems:
-        raise DataError(f"{path}: the tensors are not this model's: {'; '.join(problems)}.")
+        raise DataError(f"{path}: the tensors do not match this model: {'; '.join(problems)}.")
     model.load_state_dict(state, strict=False)
 
 
-def _listed(what: str, names: set[str]) -> list[str]:
+def _listed(problem: str, names: set[str]) -> list[str]:
     if not names:
         return []
     shown = sorted(names)[:3]
     more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
-    return [f"{what}: {', '.join(shown)}{more}"]
+    return [f"{problem}: {', '.join(shown)}{more}"]
 
 
 def state_sha256(model: nn.Module) -> str:

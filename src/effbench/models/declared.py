@@ -1,4 +1,4 @@
-"""What a factory says of the model it makes: how images are prepared for it, and where its weights came from."""
+"""Metadata that a factory declares about its model: the preprocessing, and the source of its weights."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ ATTRIBUTE = "effbench"
 
 @dataclass(frozen=True)
 class Declaration:
-    """``weights`` names where trained weights came from (a package and version, a paper); None says untrained."""
+    """The metadata; ``weights`` is the source of trained weights (a package and version, a paper) or None."""
 
     preprocessing: Preprocessing | None = None
     weights: str | None = None
 
 
 def declare(*, preprocessing: Preprocessing | None = None, weights: str | None = None) -> Callable[[F], F]:
-    """Return a decorator that tells effbench about the model of a factory.
+    """Return a decorator that declares metadata of a factory's model.
 
     Args:
-        preprocessing: How an image becomes the input; without it ImageNet's mean and deviation are taken.
-        weights: Where the trained weights that the factory loads came from; without it they count as untrained.
+        preprocessing: How an image becomes the input; if None, with ImageNet's mean and standard deviation.
+        weights: The source of the trained weights that the factory loads; if None, they count as untrained.
     """
 
     def mark(factory: F) -> F:
@@ -37,10 +37,10 @@ def declare(*, preprocessing: Preprocessing | None = None, weights: str | None =
 
 
 def declaration(factory: Callable[..., Any], model: Any) -> Declaration:
-    """Return what a factory declares, else the preprocessing that a timm model carries in ``pretrained_cfg``.
+    """Return the declaration of a factory, else the preprocessing of a timm model's ``pretrained_cfg``.
 
     Raises:
-        UsageError: The attribute ``effbench`` of the factory is something else.
+        UsageError: The attribute ``effbench`` of the factory has another type.
     """
     declared = getattr(factory, ATTRIBUTE, None)
     if isinstance(declared, Declaration):
@@ -54,7 +54,7 @@ def declaration(factory: Callable[..., Any], model: Any) -> Declaration:
 
 
 def of_timm(config: Mapping[str, Any]) -> Preprocessing:
-    """Return the preprocessing of a timm ``pretrained_cfg``; what it leaves open has timm's own default."""
+    """Return the preprocessing of a timm ``pretrained_cfg``; keys that are missing have timm's defaults."""
     return Preprocessing(
         mean=tuple(float(value) for value in config["mean"]),
         std=tuple(float(value) for value in config.get("std", Preprocessing.std)),

@@ -1,7 +1,7 @@
-"""DeiT's column of equal blocks on a map: patches of 16 px, then mixer and feed-forward units with norms in front.
+"""DeiT's isotropic layout on a map: patches of 16 px, then pre-norm blocks of mixer and feed-forward layer.
 
-`deit_*` and `aft_*` share it, so that only the mixer differs. Against DeiT there is no class token: the map is
-averaged, as in AFT; attention, which knows no places, keeps DeiT's learned position embeddings.
+`deit_*` and `aft_*` share it, so that only the mixer differs. Unlike DeiT, there is no class token: the map is
+averaged, as in AFT. Attention, which is independent of positions, keeps DeiT's learned position embeddings.
 
 Source: Touvron et al., arXiv:2012.12877, Table 1; widths, depth and feed-forward of AFT's models are the same.
 """
@@ -21,7 +21,7 @@ from effbench.models.mixers.softmax import MultiHeadAttention
 from effbench.schema import Backbone
 
 PATCH, DEPTH, SIDE = 16, 12, 14
-"""Pixels of a patch, blocks of the column, and positions of the side of a map at 224 px."""
+"""Pixels of a patch, number of blocks, and height and width of the map at 224 px."""
 WIDTHS = {"t": 192, "s": 384}
 
 
@@ -42,14 +42,14 @@ class TransformerBlock(nn.Module):
         return x + self.contract(F.gelu(self.expand(self.norm2(x))))  # type: ignore[no-any-return]
 
     def fused(self) -> TransformerBlock:
-        """Fold gains and biases of the norms into the projections behind them."""
+        """Fold gains and biases of the norms into the projections that follow."""
         self.norm1.fold_into(*self.mixer.entrances())  # type: ignore[operator]
         self.norm2.fold_into(self.expand)
         return self
 
 
-class Places(nn.Module):
-    """Learned embeddings of the places of a map, added to it; on a map of another size they are resampled."""
+class PositionEmbedding(nn.Module):
+    """Learned position embeddings, added to a map; for a map of another size they are resampled."""
 
     def __init__(self, channels: int, resolution: tuple[int, int]) -> None:
         super().__init__()
@@ -65,24 +65,24 @@ class Places(nn.Module):
 
     @torch.no_grad()
     def fit(self, resolution: tuple[int, int]) -> None:
-        """Resample the embeddings for good to a map of this size."""
+        """Resample the embeddings permanently to a map of this size."""
         values = resampled(self.embedding, self.resolution, resolution).contiguous()
         self.embedding, self.resolution = nn.Parameter(values), resolution
 
     @torch.no_grad()
     def untrained(self) -> Watchers:
-        """Give places half the deviation of what the patches say."""
+        """Give the embeddings half the standard deviation of the patches."""
         self.embedding.mul_(0.5 * 3**0.5 / 0.02)
         return {}
 
 
-class Column(nn.Module):
+class IsotropicTransformer(nn.Module):
     """Patches, twelve blocks of one width, and a classifier on the averaged map.
 
     Args:
         inputs: Channels of the image.
         channels: Width.
-        mixer: Makes a mixer from the width.
+        mixer: Builds a mixer from the width.
         classes: Number of classes.
         places: Whether learned position embeddings are added to the patches.
     """
@@ -92,16 +92,16 @@ class Column(nn.Module):
     ) -> None:
         super().__init__()
         self.patches = nn.Conv2d(inputs, channels, PATCH, stride=PATCH)
-        self.places = Places(channels, (SIDE, SIDE)) if places else nn.Identity()
+        self.places = PositionEmbedding(channels, (SIDE, SIDE)) if places else nn.Identity()
         self.blocks = nn.ModuleList(TransformerBlock(mixer(channels), channels) for _ in range(DEPTH))
         self.norm = ChannelNorm(channels)
         self.linear = nn.Linear(channels, classes)
 
     def forward_features(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return the maps behind blocks 3, 6, 9 and 12; all have stride 16.
+        """Return the maps after blocks 3, 6, 9 and 12; all have stride 16.
 
         Raises:
-            UsageError: A side is not a positive multiple of 16 pixels.
+            UsageError: Height or width is not a positive multiple of 16 pixels.
         """
         check_sides(x.shape[-2], x.shape[-1], PATCH)
         x = self.places(self.patches(x))
@@ -117,13 +117,13 @@ class Column(nn.Module):
         pooled = F.adaptive_avg_pool2d(self.norm(self.forward_features(x)[-1]), 1).flatten(1)
         return self.linear(pooled)  # type: ignore[no-any-return]
 
-    def fused(self) -> Column:
-        """Fold gain and bias of the last norm into the classifier; an average passes them on."""
+    def fused(self) -> IsotropicTransformer:
+        """Fold gain and bias of the last norm into the classifier; they commute with the average between."""
         self.norm.fold_into(self.linear)
         return self
 
     def fit_resolution(self, resolution: tuple[int, int]) -> tuple[str, ...]:
-        """Resample what belongs to one map size to that of images of this size; return what was resampled."""
+        """Resample the parameters that depend on the map size; return a note if any were."""
         height, width = resolution[0] // PATCH, resolution[1] // PATCH
         bound = [m for m in self.modules() if hasattr(m, "fit") and m.resolution != (height, width)]
         for module in bound:
@@ -133,16 +133,16 @@ class Column(nn.Module):
         return (f"position factors resampled from {SIDE}x{SIDE} to {height}x{width} positions (bicubic)",)
 
 
-def _deit(size: str, in_channels: int, classes: int) -> Column:
-    return Column(in_channels, WIDTHS[size], MultiHeadAttention, classes, places=True)
+def _deit(size: str, in_channels: int, classes: int) -> IsotropicTransformer:
+    return IsotropicTransformer(in_channels, WIDTHS[size], MultiHeadAttention, classes, places=True)
 
 
-def deit_t(in_channels: int = 3, classes: int = 1000) -> Column:
+def deit_t(in_channels: int = 3, classes: int = 1000) -> IsotropicTransformer:
     """Build DeiT-tiny on a map (5.7 M parameters as published, with class token)."""
     return _deit("t", in_channels, classes)
 
 
-def deit_s(in_channels: int = 3, classes: int = 1000) -> Column:
+def deit_s(in_channels: int = 3, classes: int = 1000) -> IsotropicTransformer:
     """Build DeiT-small on a map (22.1 M parameters as published, with class token)."""
     return _deit("s", in_channels, classes)
 

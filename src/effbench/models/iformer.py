@@ -43,14 +43,14 @@ class SoftmaxAttention(nn.Module):
 class SHMA(nn.Module):
     """Single-head modulation attention: ``Wo(attention(q, k, sigmoid(v)) * sigmoid(g))``.
 
-    The paper's equation 3 takes the sigmoid after attention; the released code takes it before, and so does this. Value
-    and gate are two convolutions where the code has one that is split: the same sums, without the copies.
+    The paper's equation 3 applies the sigmoid after attention; the released code and this module apply it before. The
+    code splits one convolution into value and gate; here they are two, which gives the same sums without copies.
 
     Source: arXiv:2501.15369, equations 1 to 3; class ``SHMA`` of the released code.
 
     Args:
         channels: Channels in and out.
-        width: Of queries and keys.
+        width: Channels of queries and keys.
         sharpness: Gain of untrained queries and keys.
     """
 
@@ -65,7 +65,7 @@ class SHMA(nn.Module):
         self.project = ConvNorm(channels, channels)
 
     def untrained(self) -> Watchers:
-        """Sharpen attention and quieten the gate, so that where a position looks decides what it gets."""
+        """Sharpen attention and narrow the gate's range, so that attention has a large effect on the output."""
         for norm in (self.query.norm, self.key.norm):
             setattr(norm, SCENES_ALONE, True)
             nn.init.constant_(norm.weight, self.sharpness)
@@ -83,9 +83,9 @@ class SHMA(nn.Module):
 class Size:
     """One column of iFormer's Table 15.
 
-    ``depths`` are units of stages 1, 2, 3 before, 3 attention, 3 after, 4; expansions are those of the convolution
-    units and of the feed-forward behind attention. Queries and keys have half (stage 3) or a quarter (stage 4) of the
-    channels.
+    ``depths`` counts units of stage 1, stage 2, stage 3 before, in and after attention, and stage 4; expansions are
+    those of the convolution units and of the feed-forward layer after attention. Queries and keys have half (stage 3)
+    or a quarter (stage 4) of the channels.
     """
 
     widths: tuple[int, int, int, int]
@@ -103,7 +103,7 @@ SIZES = {
 }
 # The released graph of L2 for 512 px is narrower than L2 and one attention unit deeper.
 FASTER = {"m": (SIZES["m"], 4), "l": (SIZES["l"], 7), "l2": (Size((48, 128, 256, 448), (3, 3, 12, 12, 1, 3), 4, 3), 11)}
-"""Sizes of the ``*_faster`` networks, and how many attention units of stage 3 work in windows."""
+"""Sizes of the ``*_faster`` networks, and the number of windowed attention units of stage 3."""
 
 
 def hybrid(
@@ -119,12 +119,12 @@ def hybrid(
 
     Args:
         size: Widths and depths.
-        convolution: Makes the units of one convolution block from channels and hidden channels.
-        mixer: Makes a mixer from channels and the width of its queries and keys.
+        convolution: Builds the units of one convolution block from channels and hidden channels.
+        mixer: Builds a mixer from channels and the width of its queries and keys.
         in_channels: Channels of the image.
         classes: Number of classes.
-        windowed: How many attention units of stage 3, from the first, work in windows of 16 x 16 positions.
-        gain: Share of the stream that a mixer writes at most where no training set it.
+        windowed: Number of attention units of stage 3, from the first, in windows of 16 x 16 positions.
+        gain: Largest scale of a mixer's output relative to the residual stream, untrained.
     """
 
     def convs(channels: int, count: int) -> list[nn.Module]:
@@ -132,26 +132,30 @@ def hybrid(
 
     def attentions(channels: int, width: int, count: int) -> list[nn.Module]:
         units: list[nn.Module] = []
-        # Many mixers in a row would amplify rounding errors in a network that was never trained.
+        # Many consecutive mixers would amplify rounding errors in an untrained network.
         share = min(gain, 2 * count**-0.5)
         for _ in range(count):
             units += [position_encoding(channels), Residual(mixer(channels, width), share)]
             units.append(FeedForward(channels, size.attention_expansion * channels))
         return units
 
-    one, two, three, four = size.widths
-    first, second, before, middle, after, last = size.depths
-    blocks = [
-        convs(one, first),
-        convs(two, second),
-        [*convs(three, before), *in_windows(attentions(three, three // 2, middle), windowed), *convs(three, after)],
-        attentions(four, four // 4, last),
+    width1, width2, width3, width4 = size.widths
+    depth1, depth2, before, middle, after, depth4 = size.depths
+    blocks = [  # in this order, in which the factories draw weights
+        convs(width1, depth1),
+        convs(width2, depth2),
+        [
+            *convs(width3, before),
+            *in_windows(attentions(width3, width3 // 2, middle), windowed),
+            *convs(width3, after),
+        ],
+        attentions(width4, width4 // 4, depth4),
     ]
     return Network(in_channels, size.widths, blocks, classes)
 
 
 def in_windows(units: list[nn.Module], count: int) -> list[nn.Module]:
-    """Put attention units (encoding, mixer, feed-forward, ...) into windows, from the first mixer to the last one."""
+    """Wrap attention units (encoding, mixer, feed-forward, ...) in windows, from the first mixer to the last one."""
     if not count:
         return units
     last = 3 * count - 1
@@ -167,10 +171,10 @@ def _iformer(size: Size, in_channels: int, classes: int, windowed: int = 0) -> N
 
 
 def _untrained(mixers: int, windowed: bool) -> tuple[float, float]:
-    """Return how sharp untrained attention is and the share of the stream that it writes, for so many in a row.
+    """Return sharpness and gain of untrained attention for a number of consecutive mixers.
 
-    The outputs then depend on where mixers look, by a tenth and more, and rounding errors are amplified the least: to
-    1e-3 of the spread in single precision beyond eight in a row, in windows more than elsewhere.
+    With these values mixers change the outputs by a tenth and more, and rounding errors are amplified the least: to
+    1e-3 of the spread in single precision for more than eight mixers, and further in windows.
     """
     if mixers > 8:
         return (0.7, 1.0) if windowed else (0.9, 1.0)

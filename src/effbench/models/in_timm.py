@@ -1,6 +1,6 @@
 """Register effbench's backbones in timm: after ``in_timm.register()``, ``timm.create_model("regla_m")`` builds one.
 
-timm's own names stay as they are: a model that timm has already is left out.
+A model whose name timm has already is not registered.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from effbench.schema import Backbone
 
 
 def entry(backbone: Backbone) -> Callable[..., nn.Module]:
-    """Return a backbone as a function of the form that timm registers; weights are torch's random ones."""
+    """Return a function that builds a backbone, with the signature that timm registers; weights are random."""
 
-    def create(pretrained: bool = False, in_chans: int = 3, num_classes: int = 1000, **rest: Any) -> nn.Module:
+    def create(pretrained: bool = False, in_chans: int = 3, num_classes: int = 1000, **options: Any) -> nn.Module:
         if pretrained:
             raise UsageError(f"No pretrained weights are known for '{backbone.name}'.")
-        # timm hands these over to every model; None means that nothing was said.
-        unknown = sorted(key for key, value in rest.items() if value is not None)
+        # timm passes its options to every model, those that are not set as None.
+        unknown = sorted(key for key, value in options.items() if value is not None)
         if unknown:
             raise UsageError(f"'{backbone.name}' takes in_chans and num_classes, not {', '.join(unknown)}.")
         model: nn.Module = load_factory(backbone.factory)(in_channels=in_chans, classes=num_classes)
@@ -36,7 +36,7 @@ def entry(backbone: Backbone) -> Callable[..., nn.Module]:
 
 
 def register() -> tuple[str, ...]:
-    """Register every backbone of effbench that timm does not know by that name; return their names."""
+    """Register every backbone of effbench whose name timm does not have; return their names."""
     timm = import_timm()
     registry = import_timm("timm.models")
     new = [item for name, item in models.models().items() if not timm.is_model(name)]

@@ -19,10 +19,10 @@ from effbench.schema import Backbone
 
 
 def counts(backbone: Backbone) -> dict[str, int]:
-    """Count a backbone as it is deployed: folded, batch 1.
+    """Count parameters, MACs and the receptive field of a backbone as deployed: folded, batch 1.
 
     MACs are those of convolutions and matrix products. The receptive field is that of the convolutions alone, at the
-    last feature map; a global mixer sees the whole image besides.
+    last feature map; a global mixer sees the entire image.
     """
     with torch.device("meta"):
         model = fuse(load_factory(backbone.factory)())
@@ -39,17 +39,17 @@ def counts(backbone: Backbone) -> dict[str, int]:
 
 
 def stages(backbone: Backbone) -> tuple[tuple[int, int], ...]:
-    """Return channels and stride of each map that ``forward_features`` gives."""
+    """Return channels and stride of each map that ``forward_features`` returns."""
     side = 224
     with torch.device("meta"), torch.no_grad():
         model = load_factory(backbone.factory)()
         fit_resolution(model, (side, side))
         maps = model.forward_features(torch.empty(1, backbone.in_channels, side, side))
-    return tuple((one.shape[1], side // one.shape[2]) for one in maps)
+    return tuple((features.shape[1], side // features.shape[2]) for features in maps)
 
 
 def macs(model: nn.Module, side: int, channels: int = 3) -> int:
-    """Return the multiply-accumulates of one square image; a model on the meta device is enough."""
+    """Return the MACs of one square image; the model may be on the meta device."""
     device = next(model.parameters()).device
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.empty(1, channels, side, side, device=device))
@@ -57,9 +57,9 @@ def macs(model: nn.Module, side: int, channels: int = 3) -> int:
 
 
 def receptive_field(model: nn.Module) -> int:
-    """Return the side in pixels that one cell of the last map sees through convolutions and pools, in running order.
+    """Return the receptive field of the last map in pixels, through convolutions and pools in the order of execution.
 
-    What is named ``shortcut`` runs beside a longer path and is left out.
+    A module named ``shortcut`` is parallel to a longer path and is not counted.
     """
     field, jump = 1, 1
     for name, module in model.named_modules():
@@ -77,11 +77,11 @@ def _side(value: int | tuple[int, ...]) -> int:
 def entries() -> Iterator[Backbone]:
     """Yield every backbone of this package with its counts."""
     for family in constants_in("effbench.models", "BACKBONES"):
-        yield from (replace(one, counts=counts(one), stages=stages(one)) for one in family)
+        yield from (replace(item, counts=counts(item), stages=stages(item)) for item in family)
 
 
 def text() -> str:
-    """Return what the index file holds."""
+    """Return the content of the index file."""
     return json.dumps([to_json(backbone) for backbone in entries()], indent=1) + "\n"
 
 

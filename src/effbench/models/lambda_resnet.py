@@ -2,7 +2,7 @@
 
 Source: Bello, arXiv:2102.08602. The layout of the 50-layer network is verified by its 14.99 M parameters, which
 d-li14/lambda.pytorch lists as well; scope 23 x 23, k = 16, 4 queries per lambda, one lambda per head. Where a stage
-begins, a 2x2 average stands behind the lambda convolution (as in timm). Other depths are ResNet's with the same block.
+begins, a 2x2 average follows the lambda convolution (as in timm). Other depths are ResNet's with the same block.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ DEPTHS = {26: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36
 WIDTHS = (64, 128, 256, 512)
 EXPANSION = 4
 SHARE = 0.2
-"""What the units of a stage write to the stream together, untrained, as a share of it: with more, what lies outside the
-images that set the statistics (noise, say) grows from block to block, and rounding errors with it."""
+"""Scale of the summed outputs of a stage's units relative to the residual stream, untrained. With a larger one, inputs
+unlike the images that set the statistics (noise, for example) grow from block to block, and so do rounding errors."""
 
 
 class ScaleShift(nn.Module):
-    """A BatchNorm that no convolution stands in front of; `fused` is one depthwise 1x1 convolution."""
+    """A BatchNorm without a convolution before it; `fused` is one depthwise 1x1 convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class ScaleShift(nn.Module):
 
     @torch.no_grad()
     def fused(self) -> nn.Conv2d:
-        """Return the convolution that computes the same."""
+        """Return an equal convolution."""
         channels = self.norm.num_features
         identity = nn.Conv2d(channels, channels, 1, groups=channels, bias=False)
         nn.init.ones_(identity.weight)
@@ -47,13 +47,13 @@ class ScaleShift(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, lambda convolution, 1x1, around a shortcut.
+    """1x1, lambda convolution, 1x1, with a shortcut.
 
     Args:
         inputs: Channels in.
         width: Channels of the lambda convolution; four times as many come out.
         stride: 1 or 2.
-        gain: The share of the stream that the unit writes where no training set it.
+        gain: Scale of the unit's output relative to the residual stream, untrained.
     """
 
     def __init__(self, inputs: int, width: int, stride: int, gain: float) -> None:
@@ -73,13 +73,13 @@ class Bottleneck(nn.Module):
         return F.relu(self.expand(inner) + self.shortcut(x))
 
     def untrained(self) -> Watchers:
-        """Scale what the unit writes to its share."""
+        """Scale the output of the unit by its gain."""
         nn.init.constant_(self.expand.norm.weight, self.gain)
         return {}
 
 
 class LambdaResNet(nn.Module):
-    """ResNet's stem of a 7x7 convolution and a maximum, four stages of bottlenecks, and a linear classifier."""
+    """ResNet's stem of a 7x7 convolution and a max pool, four stages of bottlenecks, and a linear classifier."""
 
     def __init__(self, depths: tuple[int, ...], in_channels: int, classes: int) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class LambdaResNet(nn.Module):
         """Return the outputs of the four stages, at strides 4, 8, 16 and 32.
 
         Raises:
-            UsageError: A side is not a positive multiple of 32 pixels.
+            UsageError: Height or width is not a positive multiple of 32 pixels.
         """
         check_sides(x.shape[-2], x.shape[-1])
         features = []

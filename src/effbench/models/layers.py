@@ -1,6 +1,6 @@
-"""The parts that families share: convolution with normalisation, residual units, the four-stage network, and folding.
+"""Layers that families share: convolution with normalisation, residual units, the four-stage network, and folding.
 
-Everything is written for deployment: rank-4 tensors, 1x1 convolutions, BatchNorm that folds away. Shapes are NCHW.
+They are written for deployment: rank-4 tensors, 1x1 convolutions, BatchNorm that folds. Shapes are NCHW.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from effbench.errors import UsageError
 from effbench.models.initialise import Watchers
 
 STRIDE = 32
-"""Pixels that one cell of the last stage covers; every stride-2 step must halve its input exactly."""
+"""Total stride of the last stage; every stride-2 layer must halve its input exactly."""
 
 ConvOrLinear = TypeVar("ConvOrLinear", nn.Conv2d, nn.Linear)
 
@@ -28,7 +28,7 @@ class ConvNorm(nn.Module):
     Args:
         inputs: Channels in.
         outputs: Channels out.
-        kernel: Side of the kernel; odd, padded so that stride 1 keeps the size.
+        kernel: Height and width of the kernel; odd, padded so that stride 1 keeps the size.
         stride: 1 or 2.
         depthwise: One filter per channel.
     """
@@ -44,15 +44,15 @@ class ConvNorm(nn.Module):
         return self.norm(self.conv(x))  # type: ignore[no-any-return]
 
     def fused(self) -> nn.Conv2d:
-        """Return the one convolution that computes the same."""
+        """Return an equal convolution."""
         return fold_after(self.conv, self.norm)
 
 
 class Residual(nn.Module):
-    """``x + body(x)``; a body that fuses to one depthwise convolution takes the identity into its centre tap."""
+    """``x + body(x)``; a body that fuses to one depthwise convolution absorbs the identity in its centre tap."""
 
     def __init__(self, body: nn.Module, gain: float = 0.2) -> None:
-        """Take the body, and the share of the stream that it writes where no training set it."""
+        """Store the body, and the scale of its output relative to the residual stream, untrained."""
         super().__init__()
         self.body = body
         self.gain = gain
@@ -62,14 +62,14 @@ class Residual(nn.Module):
         return x + self.body(x)  # type: ignore[no-any-return]
 
     def untrained(self) -> Watchers:
-        """Scale the last normalisation of the body to the unit's share."""
+        """Set the weight of the last normalisation of the body to the gain."""
         norms = [module for module in self.body.modules() if isinstance(module, nn.BatchNorm2d)]
         if norms:
             nn.init.constant_(norms[-1].weight, self.gain)
         return {}
 
     def fused(self) -> nn.Module:
-        """Return a single depthwise convolution where that is exact, else this unit."""
+        """Return a single depthwise convolution if that is exact, else this unit."""
         conv = self.body
         if not isinstance(conv, nn.Conv2d) or conv.groups != conv.in_channels or conv.stride != (1, 1):
             return self
@@ -86,7 +86,7 @@ class ConvUnit(Residual):
     """
 
     def __init__(self, channels: int, spatial: int | nn.Module, hidden: int) -> None:
-        """Take the kernel of the depthwise convolution, or a module that stands for it."""
+        """Build the unit from the kernel size of the depthwise convolution, or from a module in its place."""
         if isinstance(spatial, int):
             spatial = ConvNorm(channels, channels, spatial, depthwise=True)
         super().__init__(nn.Sequential(spatial, *_feed_forward(channels, hidden)))
@@ -127,7 +127,7 @@ def stem(inputs: int, channels: int) -> nn.Sequential:
 
 
 class Classifier(nn.Module):
-    """Global average pool, BatchNorm (or none) and a linear layer; the BatchNorm folds into the layer behind it."""
+    """Global average pool, BatchNorm (or none) and a linear layer; the BatchNorm folds into the layer that follows."""
 
     def __init__(self, channels: int, classes: int, normalise: bool = True) -> None:
         super().__init__()
@@ -159,16 +159,16 @@ class Network(nn.Module):
 
     def __init__(self, inputs: int, widths: tuple[int, ...], blocks: Iterable[list[nn.Module]], classes: int) -> None:
         super().__init__()
-        heads = [stem(inputs, widths[0])]
-        heads += [nn.Sequential(ConvNorm(a, b, 3, stride=2)) for a, b in pairwise(widths)]
-        self.stages = nn.ModuleList(nn.Sequential(*head, *units) for head, units in zip(heads, blocks, strict=True))
+        entries = [stem(inputs, widths[0])]
+        entries += [nn.Sequential(ConvNorm(a, b, 3, stride=2)) for a, b in pairwise(widths)]
+        self.stages = nn.ModuleList(nn.Sequential(*entry, *units) for entry, units in zip(entries, blocks, strict=True))
         self.classifier = Classifier(widths[-1], classes)
 
     def forward_features(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return the outputs of the four stages, at strides 4, 8, 16 and 32.
 
         Raises:
-            UsageError: A side is not a positive multiple of 32 pixels.
+            UsageError: Height or width is not a positive multiple of 32 pixels.
         """
         check_sides(x.shape[-2], x.shape[-1])
         features = []
@@ -183,7 +183,7 @@ class Network(nn.Module):
 
 
 class ChannelNorm(nn.Module):
-    """LayerNorm over the channels of each position of a map, without turning the map around.
+    """LayerNorm over the channels of each position of a map, without a transpose.
 
     Args:
         channels: Channels of the map.
@@ -206,7 +206,7 @@ class ChannelNorm(nn.Module):
 
     @torch.no_grad()
     def fold_into(self, *layers: ConvOrLinear) -> None:
-        """Give gain and bias to the layers that read this norm: unpadded convolutions, or linear ones."""
+        """Fold gain and bias into the layers that read this norm: unpadded convolutions, or linear ones."""
         if self.weight is None or self.bias is None:
             return
         for layer in layers:
@@ -215,15 +215,15 @@ class ChannelNorm(nn.Module):
 
 
 def check_sides(height: int, width: int, stride: int = STRIDE) -> None:
-    """Refuse a resolution that a network cannot divide exactly.
+    """Check that a resolution is a multiple of a network's stride.
 
     Raises:
-        UsageError: A side is not a positive multiple of the stride, in pixels.
+        UsageError: Height or width is not a positive multiple of the stride, in pixels.
     """
     if min(height, width) < stride or height % stride or width % stride:
         raise UsageError(
             f"Resolution {height}x{width} does not fit this backbone.",
-            hint=f"Both sides must be multiples of {stride} pixels, from {stride} on.",
+            hint=f"Height and width must be multiples of {stride} pixels, from {stride} on.",
         )
 
 
@@ -275,7 +275,7 @@ def _with(layer: ConvOrLinear, weight: Tensor, bias: Tensor) -> ConvOrLinear:
 def fuse(model: nn.Module) -> nn.Module:
     """Fold every BatchNorm and branch that folds exactly, in place, innermost first; return the model in eval mode.
 
-    A module takes part by having a method ``fused`` that returns what takes its place.
+    A module supports this with a method ``fused`` that returns its replacement.
     """
     for name, child in model.named_children():
         setattr(model, name, fuse(child))

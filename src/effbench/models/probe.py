@@ -1,7 +1,7 @@
-"""A mixer or a block alone, as a model that is exported and measured like any other.
+"""Wrap a single mixer or block as a model that is exported and measured like any other.
 
 ``effbench.models.probe:NAME_at_SIDE`` is a factory for any name of `effbench.models.parts` (with ``_`` for ``-``), on
-maps of SIDE x SIDE positions. A 1x1 convolution in front gives an image of that size its channels.
+maps of SIDE x SIDE positions. A 1x1 convolution expands an image of that size to its channels.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from effbench.errors import unknown_name
 from effbench.models import mixers
 from effbench.models.layers import ConvUnit
 
-# All by name, so that an artifact's key knows the sources it is made from.
+# All explicitly, so that their sources become part of an artifact's key.
 from effbench.models.mixers import aft, hybrid, lambdas, local, relu_linear, softmax, windows  # noqa: F401
 from effbench.models.parts import parts
 from effbench.models.regla import elrf
@@ -26,13 +26,13 @@ UNITS: dict[str, Callable[[int, int], list[nn.Module]]] = {
     "conv7": lambda channels, hidden: [ConvUnit(channels, 7, hidden)],
     "elrf": elrf,
 }
-"""What the blocks of `effbench.models.parts` are made of."""
+"""The modules of each block of `effbench.models.parts`."""
 
 
 class Probe(nn.Module):
-    """An image's channels widened by a 1x1 convolution, the body, and the body's map cut to a few numbers.
+    """A 1x1 convolution that expands the channels, the body, and an average over each row of its output.
 
-    The body's output leaves as means over rows, so that copying a large map out of a runtime is not what is timed.
+    The average makes the output small, so that the latency does not include copying a large map to the host.
     """
 
     def __init__(self, channels: int, body: nn.Module, side: int) -> None:
@@ -48,16 +48,16 @@ class Probe(nn.Module):
 
 
 def __getattr__(name: str) -> Callable[[], nn.Module]:
-    what, at, side_text = name.rpartition("_at_")
+    part_name, at, side_text = name.rpartition("_at_")
     if not at or not side_text.isdecimal():
         raise AttributeError(name)
-    side, part = int(side_text), parts().get(what.replace("_", "-"))
+    side, part = int(side_text), parts().get(part_name.replace("_", "-"))
     if part is None:
-        raise unknown_name(what, parts(), "mixer or block")
-    # The statistics of weights need few positions; only what is bound to a map size needs its own.
+        raise unknown_name(part_name, parts(), "mixer or block")
+    # The statistics of weights need few positions, unless the mixer is bound to one map size.
     few = min(side, windows.SIDE)
-    if what in UNITS:
-        units = UNITS[what]
+    if part_name in UNITS:
+        units = UNITS[part_name]
         return lambda: Probe(part.channels, nn.Sequential(*units(part.channels, EXPANSION * part.channels)), few)
     few = side if mixers.get(part.name).bound else few
     return lambda: Probe(part.channels, mixers.build(part.name, part.channels, (side, side)), few)

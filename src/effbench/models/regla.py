@@ -1,8 +1,8 @@
 """ReGLA, reconstructed: efficient large-receptive-field units (ELRF) and ReLU gated modulated attention (RGMA).
 
-Only the abstract of ReGLA (arXiv:2602.05262) could be read: no table of sizes, no configuration, no code. What is here
-is a *reconstruction*: the stages of iFormer, with every 7x7 unit replaced by an ELRF pair and every SHMA by RGMA, the
-two built from secondary descriptions. Accuracies published for ReGLA belong to the authors' network, not to this one.
+Only the abstract of ReGLA (arXiv:2602.05262) was available: no table of sizes, no configuration, no code. This is a
+*reconstruction*: the stages of iFormer, with every 7x7 unit replaced by an ELRF pair and every SHMA by RGMA, both
+built from secondary descriptions. Accuracies published for ReGLA belong to the authors' network, not to this one.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda x: x,
 }
 EPSILON = 1e-3
-"""Guard of the normaliser per unit of sqrt(N). Under 1e-4 half precision flushes it, and an all-zero query is NaN."""
+"""Added to the normaliser, per sqrt(N). Below 1e-4 half precision flushes it, and an all-zero query gives NaN."""
 
-AT_WORK = 10
-"""Queries (and keys) that are above zero at a position of an untrained network, whatever their width."""
+ACTIVE = 10
+"""Channels of queries (and keys) that are above zero at a position of an untrained network, for any width."""
 
 
 @dataclass(frozen=True)
 class ReGLAOptions:
-    """What may be varied in the reconstruction.
+    """Variants of the reconstruction.
 
     ``order`` is ``cascade`` or ``parallel`` (3x3 and 5x5 summed in one unit); ``dw_in_ffn`` moves the 5x5 to the
-    expanded width; ``reparam`` trains the 5x5 with a 3x3, a 1x1 and an identity beside it, which fold away exactly;
+    expanded width; ``reparam`` trains the 5x5 with parallel 3x3, 1x1 and identity branches, which fold exactly;
     ``local_k`` is the depthwise kernel on the values, 0 for none.
     """
 
@@ -70,7 +70,7 @@ DEFAULT = ReGLAOptions()
 
 
 class BranchedDepthwise(nn.Module):
-    """Depthwise branches that are summed: kernels beside each other, and the identity; `fused` is one convolution."""
+    """Parallel depthwise branches and optionally the identity, summed; `fused` is one convolution."""
 
     def __init__(self, channels: int, kernels: tuple[int, ...], identity: bool) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class BranchedDepthwise(nn.Module):
 
     @torch.no_grad()
     def fused(self) -> nn.Conv2d:
-        """Return the one depthwise convolution that computes the same; the branches are folded already."""
+        """Return an equal depthwise convolution; the branches must be folded already."""
         convs = [branch for branch in self.branches if isinstance(branch, nn.Conv2d)]
         widest = max(convs, key=lambda conv: conv.kernel_size[0])
         side = widest.kernel_size[0]
@@ -101,7 +101,7 @@ class BranchedDepthwise(nn.Module):
 
 
 def elrf(channels: int, hidden: int, options: ReGLAOptions = DEFAULT) -> list[nn.Module]:
-    """Return the units that stand for one 7x7 unit: a 3x3 and a 5x5 depthwise convolution, each with half of its FFN.
+    """Return the units that replace one 7x7 unit: a 3x3 and a 5x5 depthwise convolution, each with half of its FFN.
 
     Receptive field 3 + 5 - 1 = 7. With r = hidden / channels, a pair costs 2rC^2 + 34C MACs per position, against
     2rC^2 + 49C for the 7x7 unit.
@@ -149,16 +149,16 @@ class LinearAttention(nn.Module):
         q, k, v = self._rows(query, key, value, positions)
         k = k.transpose(-1, -2)
         normaliser = k.sum(dim=-2, keepdim=True) @ q
-        # The sums grow with sqrt(N), and so does their guard: the same share at every resolution.
+        # The sums grow with sqrt(N), and so does epsilon: it has the same weight at every resolution.
         attended: Tensor = (v @ k) @ q / (normaliser + self.epsilon * positions**0.5)
         return attended.reshape(value.shape)
 
     def _rows(self, query: Tensor, key: Tensor, value: Tensor, positions: int) -> tuple[Tensor, ...]:
-        """Return the three as matrices of positions, shape (B, heads, channels per head, N)."""
+        """Reshape the three maps to matrices of positions, shape (B, heads, channels per head, N)."""
         maps = (query, key, value)
         if self.heads > 1:
             return tuple(x.reshape(-1, self.heads, x.shape[1] // self.heads, positions) for x in maps)
-        # One reshape instead of three: layout operators cost an NPU more than the copy (ARCHITECTURE.md).
+        # One reshape instead of three: layout operators cost an NPU more than the copy.
         widths = [x.shape[1] for x in maps]
         packed = torch.cat(maps, dim=1).reshape(-1, 1, sum(widths), positions)
         return torch.split(packed, widths, dim=2)
@@ -184,12 +184,12 @@ class RGMA(nn.Module):
         self.project = ConvNorm(channels, channels)
 
     def untrained(self) -> Watchers:
-        """Make queries and keys selective, and set the local path against the attention term."""
+        """Make queries and keys selective, and balance the local path with the attention term."""
         for norm in (self.query.norm, self.key.norm):
             setattr(norm, SCENES_ALONE, True)
         width = len(self.query.norm.bias)
-        threshold = NormalDist().inv_cdf(AT_WORK / width)
-        # Quiet queries meet the guard of the normaliser softly where hardly one of them is at work.
+        threshold = NormalDist().inv_cdf(ACTIVE / width)
+        # With small queries, epsilon dominates smoothly at positions where almost no channel is active.
         nn.init.constant_(self.query.norm.weight, 0.25)
         nn.init.constant_(self.query.norm.bias, round(threshold, 2) / 4)
         nn.init.constant_(self.key.norm.bias, round(threshold, 2))
@@ -198,7 +198,7 @@ class RGMA(nn.Module):
 
     @torch.no_grad()
     def _balance(self, attended: Tensor) -> None:
-        """Give the local path the attention term's deviation, and take the term's mean away from their sum."""
+        """Give the local path the attention term's standard deviation, and subtract the term's mean from their sum."""
         if self.local is not None:
             mean, _ = spread(attended)
             _, deviation = spread(attended - attended.mean(dim=(2, 3), keepdim=True))

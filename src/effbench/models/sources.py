@@ -1,4 +1,4 @@
-"""Which source files decide what a factory builds, found by reading and never by importing: no torch, a few ms."""
+"""Find the source files that a factory depends on by parsing, without importing them: no torch, a few ms."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pathlib import Path
 from effbench.errors import UsageError
 
 BUILDER = "effbench.models.build"
-"""Draws, loads and folds the weights of every factory, and so always counts."""
+"""Draws, loads and folds the weights of every factory, and is always included."""
 
 
 def source_files(import_string: str) -> tuple[Path, ...]:
-    """Return the files that decide what ``package.module:factory`` builds.
+    """Return the files that determine the result of ``package.module:factory``, sorted.
 
-    These are the factory's module, what it imports from its own top-level package or from effbench, the packages above
-    them, and this package's builder; sorted. Nothing is imported or executed.
+    These are the factory's module, the modules that it imports from its top-level package or from effbench, their
+    parent packages, and `BUILDER`. Nothing is imported or executed.
 
     Raises:
         UsageError: There is no such module.
@@ -29,31 +29,31 @@ def source_files(import_string: str) -> tuple[Path, ...]:
     if not module or _locate(module) is None:
         raise UsageError(
             f"Cannot find the module '{module}' of the factory '{import_string}'.",
-            hint="Is its package installed here, or are you in its folder?",
+            hint="Install its package, or run in the folder that holds it.",
         )
     followed = {module.partition(".")[0], "effbench"}
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     waiting = [module, BUILDER]
     while waiting:
         name = waiting.pop()
         path = _locate(name)
-        if name in found or path is None:
+        if name in files or path is None:
             continue
-        found[name] = path
-        # Importing a module runs the packages above it first.
+        files[name] = path
+        # Importing a module runs its parent packages first.
         waiting += [name.rpartition(".")[0]] if "." in name else []
         waiting += [item for item in _imports(name, path) if item.partition(".")[0] in followed]
-    return tuple(sorted(set(found.values())))
+    return tuple(sorted(set(files.values())))
 
 
 def imported_packages(import_string: str) -> tuple[str, ...]:
-    """Return the names, at the top level, of the other packages that a factory's own modules import; sorted.
+    """Return the top-level names of the other packages that a factory's modules import, sorted.
 
-    Weights may come from them, and so their versions are part of what a model is made from.
+    Weights may come from them, so that their versions are part of a model's key.
     """
     module = import_string.partition(":")[0]
     own = module.partition(".")[0]
-    found: set[str] = set()
+    packages: set[str] = set()
     waiting, seen = [module], set[str]()
     while waiting:
         name = waiting.pop()
@@ -64,12 +64,12 @@ def imported_packages(import_string: str) -> tuple[str, ...]:
         for item in _imports(name, path):
             top = item.partition(".")[0]
             waiting += [item] if top == own else []
-            found |= {top} if top != own and top not in sys.stdlib_module_names else set()
-    return tuple(sorted(found - {"effbench", ""}))
+            packages |= {top} if top != own and top not in sys.stdlib_module_names else set()
+    return tuple(sorted(packages - {"effbench", ""}))
 
 
 def _locate(name: str) -> Path | None:
-    """Return the source file of a module, a package's ``__init__``, or None where there is none."""
+    """Return the source file of a module, ``__init__`` for a package, or None if there is none."""
     spec = _spec(name)
     return Path(spec.origin) if spec is not None and spec.origin and spec.origin.endswith(".py") else None
 
@@ -78,10 +78,10 @@ def _spec(name: str) -> ModuleSpec | None:
     parent, _, _ = name.rpartition(".")
     if not parent:
         # For a name without a dot this imports nothing.
-        here = PathFinder.find_spec(name, [str(Path.cwd())])
-        return (_installed(name) or here) if name not in sys.builtin_module_names else None
-    above = _spec(parent)
-    locations = above.submodule_search_locations if above is not None else None
+        local = PathFinder.find_spec(name, [str(Path.cwd())])
+        return (_installed(name) or local) if name not in sys.builtin_module_names else None
+    package = _spec(parent)
+    locations = package.submodule_search_locations if package is not None else None
     return PathFinder.find_spec(name, list(locations)) if locations else None
 
 
@@ -108,12 +108,12 @@ def _read(name: str, path: Path, modified_ns: int, size: int) -> tuple[str, ...]
 
 
 def _executed(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield the nodes below one, without what stands under ``if TYPE_CHECKING``."""
+    """Yield the nodes below a node except those under ``if TYPE_CHECKING``."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
             continue
         yield child
-        # Only statements can hold imports, and an ``except`` or ``case`` with statements in it.
+        # Only statements can hold imports, also inside ``except`` and ``case``.
         if isinstance(child, (ast.stmt, ast.excepthandler, ast.match_case)):
             yield from _executed(child)
 
@@ -124,8 +124,8 @@ def _names(node: ast.AST, package: str) -> Iterator[str]:
     elif isinstance(node, ast.ImportFrom):
         base = node.module or ""
         if node.level:
-            above = package.split(".")[: len(package.split(".")) - node.level + 1]
-            base = ".".join([*above, base]) if base else ".".join(above)
-        # What is imported from a package may be a module of it; a name that is not is found nowhere, and left out.
+            parents = package.split(".")[: len(package.split(".")) - node.level + 1]
+            base = ".".join([*parents, base]) if base else ".".join(parents)
+        # A name that is imported from a package may be a module of it; for any other name there is no file.
         yield base
         yield from (f"{base}.{alias.name}" for alias in node.names)

@@ -1,6 +1,6 @@
 """Any timm model as a factory: ``effbench.models.timm_zoo:NAME`` builds ``timm.create_model(NAME)``.
 
-timm is imported when a model is built, never before. Preprocessing comes from the model's own ``pretrained_cfg``.
+timm is imported when a model is built, never before. Preprocessing comes from the model's ``pretrained_cfg``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from effbench.models.torchvision_operators import import_timm, make_importable
 
 
 def __getattr__(name: str) -> Callable[..., nn.Module]:
-    # Names of timm are in lower case; what else is asked for is no factory.
+    # Names of timm are in lower case; other attributes are no factories.
     if name.startswith("_") or not name.islower():
         raise AttributeError(name)
 
@@ -33,9 +33,9 @@ def create(name: str, pretrained: bool = False) -> nn.Module:
         UnavailableError: The weights could not be fetched.
     """
     timm: Any = import_timm()
-    known = timm.list_models()
-    if name.partition(".")[0] not in known:
-        raise _unknown(name, known)
+    names = timm.list_models()
+    if name.partition(".")[0] not in names:
+        raise _unknown(name, names)
     try:
         model: nn.Module = timm.create_model(name, pretrained=pretrained)
     except OSError as error:
@@ -45,16 +45,16 @@ def create(name: str, pretrained: bool = False) -> nn.Module:
     return deployable(model)
 
 
-def _unknown(name: str, known: list[str]) -> UsageError:
+def _unknown(name: str, names: list[str]) -> UsageError:
     import difflib
 
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"Did you mean {' or '.join(near)}?" if near else "timm.list_models() lists them."
-    return UsageError(f"timm has no model '{name}' among its {len(known)}.", hint=hint)
+    nearest = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f"Did you mean {' or '.join(nearest)}?" if nearest else "timm.list_models() lists them."
+    return UsageError(f"timm has no model '{name}' among its {len(names)}.", hint=hint)
 
 
 class _Deployable:
-    """What a timm model learns here: to be reparameterised, and to be set to another image size."""
+    """Methods that are added to a timm model: reparameterisation, and another image size."""
 
     def fused(self) -> nn.Module:
         """Fold the branches that timm folds for deployment."""
@@ -64,16 +64,19 @@ class _Deployable:
         return model
 
     def fit_resolution(self, resolution: tuple[int, int]) -> tuple[str, ...]:
-        """Set the image size where the model has one; return the notes for the artifact."""
-        notes = (TRAP,) if make_importable() else ()
-        own = tuple(self.pretrained_cfg["input_size"][1:])  # type: ignore[attr-defined]
-        if resolution == own or not hasattr(self, "set_input_size"):
+        """Set the image size of a model that has one; return the notes for the artifact."""
+        notes = (STUB_NOTE,) if make_importable() else ()
+        trained = tuple(self.pretrained_cfg["input_size"][1:])  # type: ignore[attr-defined]
+        if resolution == trained or not hasattr(self, "set_input_size"):
             return notes
         self.set_input_size(img_size=resolution)
-        return (*notes, f"timm resampled what belongs to {own[0]}x{own[1]} px to {resolution[0]}x{resolution[1]} px")
+        return (
+            *notes,
+            f"timm resampled parameters from {trained[0]}x{trained[1]} px to {resolution[0]}x{resolution[1]} px",
+        )
 
 
-TRAP = "torchvision's operators do not fit this torch; empty ones stand in, which classifiers never call"
+STUB_NOTE = "torchvision's operators do not match this torch; stubs replace them, which classifiers never call"
 
 
 def deployable(model: nn.Module) -> nn.Module:

@@ -1,7 +1,7 @@
-"""Import timm beside a CPU build of torch, where torchvision's own operators are missing and its import would fail.
+"""Import timm with a CPU build of torch, for which torchvision's operators are missing and its import fails.
 
-torchvision's wheel is built for CUDA. Beside another torch it cannot load its operators, and then fails on a decorator
-that names two of them. Defining those two, which no backbone calls, is all that it needs.
+torchvision's wheel is built for CUDA. With another torch it cannot load its operators, and its import fails at a
+decorator that names two of them. It succeeds if these two, which no backbone calls, are defined.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any
 from effbench.errors import MissingDependencyError
 
 SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-_kept: list[Any] = []
+_libraries: list[Any] = []
 
 
 @cache
 def make_importable() -> bool:
-    """Define torchvision's two missing operators where it does not bring them; tell whether that was needed."""
+    """Define two operators of torchvision if it cannot load them; return whether that was necessary."""
     import torch
 
     try:
@@ -27,16 +27,16 @@ def make_importable() -> bool:
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
             raise
-        # The definitions last as long as this object.
+        # The definitions exist as long as this object.
         library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
         for name in ("nms", "qnms"):
             library.define(f"{name}{SIGNATURE}")  # type: ignore[no-untyped-call]
-        _kept.append(library)
+        _libraries.append(library)
         return True
     return False
 
 
-def import_timm(name: str = "timm", what: str = "timm's models", extra: str = "timm") -> ModuleType:
+def import_timm(name: str = "timm", feature: str = "timm's models", extra: str = "timm") -> ModuleType:
     """Import timm or a module of it.
 
     Raises:
@@ -46,7 +46,7 @@ def import_timm(name: str = "timm", what: str = "timm's models", extra: str = "t
         make_importable()
         return import_module(name)
     except ModuleNotFoundError as error:
-        raise MissingDependencyError(what, str(error.name), extra) from error
+        raise MissingDependencyError(feature, str(error.name), extra) from error
 
 
 def import_timm_data() -> ModuleType:

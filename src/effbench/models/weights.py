@@ -1,4 +1,4 @@
-"""Weights given as a file, checked before anything heavy is imported."""
+"""Weights from a file, checked before anything heavy is imported."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def weights_of(path: Path) -> Weights:
 
 
 def check_weights_file(path: Path) -> None:
-    """Refuse what is not a safetensors file by name; a pickle is refused with the line that converts it.
+    """Raise an error unless a file is a safetensors file by name; for a pickle it has the command that converts it.
 
     Raises:
         UsageError: The name does not end in ``.safetensors``.
@@ -38,6 +38,6 @@ def check_weights_file(path: Path) -> None:
         )
         raise UsageError(f"{path} is a pickle, which can run code when it is read.", hint=f"Convert it once: {line}")
     if path.suffix != ".safetensors":
-        raise UsageError(f"{path} is not a safetensors file.", hint="Weights are given as FILE.safetensors.")
+        raise UsageError(f"{path} is not a safetensors file.", hint="Weights are read from FILE.safetensors.")
     if not path.is_file():
         raise DataError(f"{path}: no such file.")

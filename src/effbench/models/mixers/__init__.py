@@ -1,6 +1,6 @@
-"""Mixers by name: how positions of a map exchange what they know; listing them needs no torch.
+"""Token mixers by name; listing them needs no torch.
 
-Each is a module of its own on maps (B, C, H, W), in and out, so that it can be measured, broken and replaced alone.
+Each is a separate module on maps (B, C, H, W), in and out, so that it can be measured and replaced alone.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Mixer:
-    """A mixer: its import string, how its cost grows with the number of positions N, and where it comes from.
+    """A mixer: its import string, its cost in the number of positions N, and its source.
 
-    ``bound`` mixers hold parameters of one map size and are built for it; the others take any.
+    A ``bound`` mixer has parameters for one map size and is built for it; the others take any.
     """
 
     name: str
@@ -30,24 +30,24 @@ class Mixer:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-_HERE = "effbench.models.mixers"
+_PACKAGE = "effbench.models.mixers"
 _AFT = "arXiv:2105.14103"
 _LAMBDA = "arXiv:2102.08602"
 
 MIXERS = (
-    Mixer("rgma", f"{_HERE}.hybrid:rgma", "O(N)", "reconstructed from the abstract of arXiv:2602.05262"),
-    Mixer("shma", f"{_HERE}.hybrid:shma", "O(N^2)", "arXiv:2501.15369 and released code"),
-    Mixer("shma-window", f"{_HERE}.hybrid:windowed_shma", "O(N)", "released code of arXiv:2501.15369, *_faster"),
-    Mixer("softmax", f"{_HERE}.softmax:MultiHeadAttention", "O(N^2)", "arXiv:1706.03762"),
-    Mixer("relu-linear", f"{_HERE}.relu_linear:ReLULinearAttention", "O(N)", "arXiv:2205.14756 (EfficientViT)"),
-    Mixer("aft-full", f"{_HERE}.aft:AFTFull", "O(N^2)", _AFT, bound=True),
-    Mixer("aft-local", f"{_HERE}.aft:AFTLocal", "O(N^2)", _AFT, bound=True),
-    Mixer("aft-simple", f"{_HERE}.aft:AFTSimple", "O(N)", _AFT),
-    Mixer("aft-conv", f"{_HERE}.aft:AFTConv", "O(N)", _AFT),
-    Mixer("lambda", f"{_HERE}.lambdas:LambdaLayer", "O(N^2)", _LAMBDA, bound=True),
-    Mixer("lambda-conv", f"{_HERE}.lambdas:LambdaConv", "O(N)", _LAMBDA),
-    Mixer("lambda-conv-7", f"{_HERE}.lambdas:LambdaConv", "O(N)", _LAMBDA, options={"kernel": 7}),
-    Mixer("local", f"{_HERE}.local:LocalAttention", "O(N)", "arXiv:1906.05909"),
+    Mixer("rgma", f"{_PACKAGE}.hybrid:rgma", "O(N)", "reconstructed from the abstract of arXiv:2602.05262"),
+    Mixer("shma", f"{_PACKAGE}.hybrid:shma", "O(N^2)", "arXiv:2501.15369 and released code"),
+    Mixer("shma-window", f"{_PACKAGE}.hybrid:windowed_shma", "O(N)", "released code of arXiv:2501.15369, *_faster"),
+    Mixer("softmax", f"{_PACKAGE}.softmax:MultiHeadAttention", "O(N^2)", "arXiv:1706.03762"),
+    Mixer("relu-linear", f"{_PACKAGE}.relu_linear:ReLULinearAttention", "O(N)", "arXiv:2205.14756 (EfficientViT)"),
+    Mixer("aft-full", f"{_PACKAGE}.aft:AFTFull", "O(N^2)", _AFT, bound=True),
+    Mixer("aft-local", f"{_PACKAGE}.aft:AFTLocal", "O(N^2)", _AFT, bound=True),
+    Mixer("aft-simple", f"{_PACKAGE}.aft:AFTSimple", "O(N)", _AFT),
+    Mixer("aft-conv", f"{_PACKAGE}.aft:AFTConv", "O(N)", _AFT),
+    Mixer("lambda", f"{_PACKAGE}.lambdas:LambdaLayer", "O(N^2)", _LAMBDA, bound=True),
+    Mixer("lambda-conv", f"{_PACKAGE}.lambdas:LambdaConv", "O(N)", _LAMBDA),
+    Mixer("lambda-conv-7", f"{_PACKAGE}.lambdas:LambdaConv", "O(N)", _LAMBDA, options={"kernel": 7}),
+    Mixer("local", f"{_PACKAGE}.local:LocalAttention", "O(N)", "arXiv:1906.05909"),
 )
 
 
@@ -62,14 +62,14 @@ def get(name: str) -> Mixer:
     Raises:
         UsageError: The name is unknown; the message lists near misses.
     """
-    found = mixers()
-    if name not in found:
-        raise unknown_name(name, found, "mixer")
-    return found[name]
+    registered = mixers()
+    if name not in registered:
+        raise unknown_name(name, registered, "mixer")
+    return registered[name]
 
 
 def build(name: str, channels: int, resolution: tuple[int, int], **options: Any) -> nn.Module:
-    """Build a mixer for maps of some width and size.
+    """Build a mixer for maps of a width and a size.
 
     Args:
         name: See `mixers`.

@@ -1,7 +1,7 @@
 """Attention Free Transformer: ``sigmoid(Q) * sum_j exp(K_j + w_tj) V_j / sum_j exp(K_j + w_tj)``, all element-wise.
 
-Numerator and denominator may be multiplied by the same factor, so the maxima of K and of w are taken off before ``exp``
-and the sums are divided by sqrt(N): all stays within half precision.
+A common factor of numerator and denominator cancels. Therefore the maxima of K and of w are subtracted before ``exp``
+and the sums are divided by sqrt(N), so that all values stay in the range of half precision.
 
 Source: Zhai et al., "An Attention Free Transformer", arXiv:2105.14103.
 """
@@ -16,10 +16,10 @@ from effbench.errors import UsageError
 from effbench.models.initialise import Watchers
 
 SMALLEST = 2.0**-14
-"""Smallest normal number in half precision; a denominator under it is lifted to it."""
+"""Smallest normal number in half precision, to which smaller denominators are clamped."""
 
 SELECTIVE = 2.0
-"""Gain of untrained keys: a few positions weigh most, so that which ones they are shows."""
+"""Gain of untrained keys: a few positions have most of the weight, so that keys have an effect on the output."""
 
 
 def _pointwise(inputs: int, outputs: int, bias: bool = False) -> nn.Conv2d:
@@ -34,7 +34,7 @@ def key_weights(key: Tensor) -> Tensor:
 
 
 class _AFT(nn.Module):
-    """What the variants share: the projections and the gate."""
+    """The common part of all variants: the projections and the gate."""
 
     def __init__(self, channels: int, keys: int | None = None) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class _AFT(nn.Module):
         self.project = _pointwise(channels, channels, bias=True)
 
     def entrances(self) -> tuple[nn.Conv2d, ...]:
-        """Return the layers that read the input, for a norm in front to fold into."""
+        """Return the layers that read the input, into which a preceding norm is folded."""
         return self.query, self.key, self.value
 
     def attend(self, key: Tensor, value: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ class _AFT(nn.Module):
 
     @torch.no_grad()
     def untrained(self) -> Watchers:
-        """Make the keys selective, and give means, which vary little, the weight of what they are added to."""
+        """Make the keys selective, and scale the means, which vary little, to the residual stream."""
         self.key.weight.mul_(SELECTIVE)
         self.project.weight.mul_(3)
         return {}
@@ -69,7 +69,7 @@ class AFTSimple(_AFT):
 
     Args:
         channels: Channels in and out.
-        causal: A position sees itself and those before it, row by row.
+        causal: A position attends to itself and to earlier positions, row by row.
     """
 
     def __init__(self, channels: int, causal: bool = False) -> None:
@@ -87,8 +87,8 @@ class AFTSimple(_AFT):
 def prefix_means(key: Tensor, value: Tensor) -> Tensor:
     """Return, at each position, the mean of the values up to it, weighted by ``exp(K)``; shapes (B, C, N).
 
-    Sums of twice the length are made from two halves, each relative to its own maximum: O(N log N), and no key of the
-    future has any influence, not even on rounding.
+    A sum of twice the length is computed from two halves, each relative to its own maximum: O(N log N), and later keys
+    have no influence, not even on rounding.
     """
     top, numerator, denominator = key, value, torch.ones_like(key)
     length = 1
@@ -114,10 +114,10 @@ class AFTFull(_AFT):
 
     Args:
         channels: Channels in and out.
-        resolution: Height and width of the map that the factors are made for; on another they are resampled.
+        resolution: Height and width of the map of the factors; for another map they are resampled.
         factors: Rank of the bias; 128 in the paper's ImageNet models.
-        causal: A position sees itself and those before it, row by row.
-        window: Biases of pairs further apart than this, in rows or columns, are 0; None keeps all.
+        causal: A position attends to itself and to earlier positions, row by row.
+        window: Biases of pairs that are further apart, in rows or columns, are 0; None for no window.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class AFTFull(_AFT):
 
     @torch.no_grad()
     def fit(self, resolution: tuple[int, int]) -> None:
-        """Resample the factors for good to a map of this size."""
+        """Resample the factors permanently to a map of this size."""
         for name in ("rows", "columns"):
             values = resampled(getattr(self, name), self.resolution, resolution)
             setattr(self, name, nn.Parameter(values.contiguous(), requires_grad=getattr(self, name).requires_grad))
@@ -157,7 +157,7 @@ class AFTFull(_AFT):
             return causal_means(key.flatten(2), value.flatten(2), bias).reshape(value.shape)
         pairs = torch.exp(bias - bias.amax(dim=1, keepdim=True)).T
         weights = key_weights(key)
-        # One product for numerator and denominator: the map is read once.
+        # One product for numerator and denominator reads the biases once.
         rows = torch.cat([weights * value, weights], dim=1).flatten(2) @ pairs
         numerator, denominator = torch.split(rows, value.shape[1], dim=1)
         means: Tensor = numerator / denominator.clamp_min(SMALLEST)
@@ -165,10 +165,10 @@ class AFTFull(_AFT):
 
     @torch.no_grad()
     def untrained(self) -> Watchers:
-        """Give the biases a deviation of two, so that where a value lies matters as much as what its key says."""
-        wanted = 2.0**0.5 / self.rows.shape[1] ** 0.25
+        """Give the biases a deviation of two, so that positions matter as much as keys."""
+        deviation = 2.0**0.5 / self.rows.shape[1] ** 0.25
         for values in (self.rows, self.columns):
-            values.mul_(wanted / 0.05 * 3**0.5)
+            values.mul_(deviation / 0.05 * 3**0.5)
         return super().untrained()
 
 
@@ -195,7 +195,7 @@ def resampled(values: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Ten
 
 
 def within(resolution: tuple[int, int], window: int) -> Tensor:
-    """Return which pairs of positions are less than a window apart in rows and in columns, shape (N, N)."""
+    """Return a mask of the pairs less than a window apart in rows and in columns, shape (N, N)."""
     height, width = resolution
     rows = torch.arange(height).repeat_interleave(width)
     columns = torch.arange(width).repeat(height)
@@ -204,7 +204,7 @@ def within(resolution: tuple[int, int], window: int) -> Tensor:
 
 
 def causal_means(key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
-    """Return the means that see no future, row of the bias by row: O(N C) memory, exact maxima; shapes (B, C, N)."""
+    """Return causal means, one row of the bias at a time: O(N C) memory, exact maxima; shapes (B, C, N)."""
     means = [
         (torch.softmax(key[..., : t + 1] + bias[t, : t + 1], dim=-1) * value[..., : t + 1]).sum(dim=-1)
         for t in range(key.shape[-1])
@@ -217,8 +217,8 @@ class AFTConv(_AFT):
 
     Args:
         channels: Channels in and out.
-        heads: Channels of the key and filters, each shared by channels / heads channels; all channels where None.
-        kernel: Side of the filters; odd.
+        heads: Channels of the key and filters, each shared by channels / heads channels; None for all channels.
+        kernel: Height and width of the filters; odd.
 
     Source: arXiv:2105.14103, section 3.3; the filters are reparameterised as ``gain (w - mean) / std + bias`` with gain
     and bias 0 at the start, where AFT-conv is AFT-simple.
@@ -246,7 +246,7 @@ class AFTConv(_AFT):
 
     @torch.no_grad()
     def untrained(self) -> Watchers:
-        """Let a few places of each filter weigh most, and all of them more than what lies outside."""
+        """Give most weight to a few positions of each filter, and more to all of them than to positions outside."""
         self.gain.fill_(2.0)
         self.bias.fill_(1.0)
         return super().untrained()
@@ -262,7 +262,7 @@ def conv_means(key: Tensor, value: Tensor, filters: Tensor, scale: Tensor) -> Te
     weights = key_weights(key)
     denominator = _filtered(weights, filters, scale).clamp_min(SMALLEST)
     if shared > 1:
-        # A head's weights for each of its channels: a convolution with ones, where a repeat would be layout.
+        # Repeat a head's weights for its channels by a convolution with ones, which needs no layout operator.
         ones = torch.ones(value.shape[1], 1, 1, 1, dtype=key.dtype, device=key.device)
         weights, denominator = (F.conv2d(x, ones, groups=heads) for x in (weights, denominator))
         filters, scale = filters.repeat_interleave(shared, dim=0), scale.repeat_interleave(shared, dim=0)
@@ -270,12 +270,12 @@ def conv_means(key: Tensor, value: Tensor, filters: Tensor, scale: Tensor) -> Te
 
 
 def _filtered(x: Tensor, filters: Tensor, scale: Tensor) -> Tensor:
-    near = F.conv2d(x, filters, padding=filters.shape[-1] // 2, groups=x.shape[1])
-    return near + scale * x.sum(dim=(2, 3), keepdim=True)
+    local = F.conv2d(x, filters, padding=filters.shape[-1] // 2, groups=x.shape[1])
+    return local + scale * x.sum(dim=(2, 3), keepdim=True)
 
 
 class DeployedAFTConv(_AFT):
-    """`AFTConv` as it is exported: its filters are constants, kept by the convolution of the denominator."""
+    """`AFTConv` for export: its filters are constants of the convolution of the denominator."""
 
     scale: Tensor
 

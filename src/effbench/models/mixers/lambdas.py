@@ -13,22 +13,22 @@ from effbench.models.initialise import Watchers
 from effbench.models.layers import ConvNorm
 
 SELECTIVE = 2.0
-"""Gain of untrained keys: a few positions weigh most, so that which ones they are shows."""
+"""Gain of untrained keys: a few positions have most of the weight, so that keys have an effect on the output."""
 
 QUERY = 0.02
-"""Deviation of untrained queries around 1 or -1."""
+"""Standard deviation of untrained queries around 1 or -1."""
 
-REACH = 2.0
-"""Deviation in positions of what an untrained scope sees."""
+SCOPE_SIGMA = 2.0
+"""Standard deviation in positions of the Gaussian that weights an untrained scope."""
 
 
 class _Lambda(nn.Module):
-    """What both forms share: projections, content lambdas, and queries applied to lambdas.
+    """The common part of both forms: projections, content lambdas, and queries applied to lambdas.
 
     Args:
         channels: Channels in.
-        outputs: Channels out; as many as in where None.
-        heads: Queries per lambda; each gives outputs / heads channels.
+        outputs: Channels out; None for as many as in.
+        heads: Queries per lambda; each computes outputs / heads channels.
         depth: Width k of queries and keys.
         intra: Intra-depth u: lambdas that are summed.
     """
@@ -63,18 +63,18 @@ class _Lambda(nn.Module):
 
     @torch.no_grad()
     def untrained(self) -> Watchers:
-        """Make the keys selective, let queries vary around a constant, and scopes fade towards their ends.
+        """Make the keys selective, let queries vary around a constant, and weight scopes by a Gaussian.
 
-        Queries times values grow with the square of an image's contrast, and sums over a whole scope with the size of
-        the map; block after block, without training, that would leave the range of numbers.
+        Products of queries and values grow with the square of an image's contrast, and sums over a full scope with the
+        size of the map; over many untrained blocks the values would overflow.
         """
         self.key.weight.mul_(SELECTIVE)
         nn.init.constant_(self.query.norm.weight, QUERY)
         bias = self.query.norm.bias
         bias.copy_(1 - 2.0 * (torch.arange(len(bias)) % 2))
         rows, columns = (torch.arange(side) - side // 2 for side in self.position.kernel_size)
-        fading = torch.exp(-(rows[:, None] ** 2 + columns**2) / (2 * REACH**2))
-        self.position.weight.mul_(fading / fading.square().mean().sqrt())
+        gaussian = torch.exp(-(rows[:, None] ** 2 + columns**2) / (2 * SCOPE_SIGMA**2))
+        self.position.weight.mul_(gaussian / gaussian.square().mean().sqrt())
         return {}
 
 
@@ -85,22 +85,22 @@ def apply_lambdas(query: Tensor, lambdas: Tensor) -> Tensor:
         query: Shape (B, heads, k, N).
         lambdas: Shape (B, v, k, N).
     """
-    # Products and a sum: as matrix products, one per position, the lambdas would have to be transposed.
+    # Products and a sum: matrix products, one per position, would need transposed lambdas.
     return torch.cat([(lambdas * head).sum(dim=2) for head in torch.split(query, 1, dim=1)], dim=1)
 
 
 class LambdaConv(_Lambda):
     """The lambda convolution: position lambdas from a neighbourhood of r x r positions, for any map.
 
-    Position lambdas are one 2-D convolution over the value channels, folded into the batch: every runtime has it, where
-    the 3-D convolution of other implementations is slow or missing.
+    Position lambdas are one 2-D convolution over the value channels, folded into the batch, which every runtime has.
+    The 3-D convolution of other implementations is slow or missing in some.
 
     Args:
         channels: Channels in.
-        outputs: Channels out; as many as in where None.
+        outputs: Channels out; None for as many as in.
         heads: Queries per lambda.
         depth: Width k of queries and keys.
-        kernel: Side r of the scope; odd.
+        kernel: Height and width r of the scope; odd.
         intra: Intra-depth u.
     """
 
@@ -130,7 +130,7 @@ class LambdaLayer(_Lambda):
 
     Args:
         channels: Channels in.
-        outputs: Channels out; as many as in where None.
+        outputs: Channels out; None for as many as in.
         heads: Queries per lambda.
         depth: Width k of queries and keys.
         intra: Intra-depth u.
@@ -151,7 +151,7 @@ class LambdaLayer(_Lambda):
         super().__init__(channels, outputs, heads, depth, intra)
         self.resolution = resolution
         height, width = resolution
-        # A convolution whose scope covers the map from every position holds the relative embeddings.
+        # The weights of a convolution that covers the map from every position are the relative embeddings.
         self.position = nn.Conv2d(intra, depth, (2 * height - 1, 2 * width - 1), bias=False)
 
     def embeddings(self) -> Tensor:
@@ -160,9 +160,9 @@ class LambdaLayer(_Lambda):
         rows, columns = torch.arange(height), torch.arange(width)
         y = (rows[:, None] - rows + height - 1)[:, None, :, None].expand(-1, width, -1, width)
         x = (columns[:, None] - columns + width - 1)[None, :, None, :].expand(height, -1, height, -1)
-        every = self.position.weight[:, :, y, x]
-        # (k, u, M rows, M columns, N rows, N columns): what position N sees at M.
-        return every.flatten(4).flatten(2, 3).permute(1, 2, 0, 3).reshape(self.intra * height * width, -1)
+        pairs = self.position.weight[:, :, y, x]
+        # (k, u, M rows, M columns, N rows, N columns): the embedding of position M for position N.
+        return pairs.flatten(4).flatten(2, 3).permute(1, 2, 0, 3).reshape(self.intra * height * width, -1)
 
     def position_lambdas(self, value: Tensor) -> Tensor:
         """Return shape (B, v, k, N) for values of shape (B, v u, H, W).
@@ -171,9 +171,9 @@ class LambdaLayer(_Lambda):
             UsageError: The map has another size than the layer was built for.
         """
         if tuple(value.shape[2:]) != self.resolution:
-            found, own = ("x".join(map(str, size)) for size in (value.shape[2:], self.resolution))
+            actual, expected = ("x".join(map(str, size)) for size in (value.shape[2:], self.resolution))
             raise UsageError(
-                f"This lambda layer was built for maps of {own} positions, not {found}.",
+                f"This lambda layer was built for maps of {expected} positions, not {actual}.",
                 hint="The lambda convolution takes any size.",
             )
         positions = value.shape[2] * value.shape[3]

@@ -10,18 +10,18 @@ from effbench.errors import UsageError
 from effbench.models.initialise import Watchers
 
 FAR = -30.0
-"""Score of what lies beyond the border: exp(-30) is nothing beside the rest, and is a number in half precision."""
+"""Score of positions beyond the border: exp(-30) is negligible, and the score is finite in half precision."""
 
 
 class LocalAttention(nn.Module):
     """Softmax attention over a k x k neighbourhood, with a learned embedding per offset added to the keys.
 
-    One product per offset, on shifted maps: what a gather of all neighbourhoods would do, without holding k^2 maps.
+    One product per offset, on shifted maps, replaces a gather of all neighbourhoods.
 
     Args:
         channels: Channels in and out.
         heads: Number of heads.
-        kernel: Side of the neighbourhood; odd.
+        kernel: Height and width of the neighbourhood; odd.
 
     Source: Ramachandran et al., "Stand-Alone Self-Attention in Vision Models", arXiv:1906.05909, section 3.
     """
@@ -40,14 +40,14 @@ class LocalAttention(nn.Module):
         """Mix positions; shape (B, channels, H, W) in and out."""
         channels, height, width = x.shape[1:]
         query = self.query(x) * (channels // self.heads) ** -0.5
-        # Sums over the channels of a head, and a head's weight for each of its channels: convolutions with ones.
+        # Convolutions with ones sum over the channels of a head, and repeat a head's weight for its channels.
         total = torch.ones(self.heads, channels // self.heads, 1, 1, dtype=x.dtype, device=x.device)
         spread = torch.ones(channels, 1, 1, 1, dtype=x.dtype, device=x.device)
         keys, values = (self._shifted(y, height, width) for y in (self.key(x), self.value(x)))
         inside = self._shifted(torch.ones_like(x[:1, :1]), height, width)
         scores = [
-            F.conv2d(query * (key + offset), total, groups=self.heads) * here + (1 - here) * FAR
-            for key, offset, here in zip(keys, self.offsets, inside, strict=True)
+            F.conv2d(query * (key + offset), total, groups=self.heads) * mask + (1 - mask) * FAR
+            for key, offset, mask in zip(keys, self.offsets, inside, strict=True)
         ]
         top = scores[0]
         for score in scores[1:]:
@@ -60,14 +60,14 @@ class LocalAttention(nn.Module):
         return mixed / F.conv2d(sums, spread, groups=self.heads)
 
     def _shifted(self, x: Tensor, height: int, width: int) -> list[Tensor]:
-        """Return the map as seen from each offset of the neighbourhood, zeros beyond the border."""
+        """Return the map shifted by each offset of the neighbourhood, with zeros beyond the border."""
         side = self.kernel
         padded = F.pad(x, [side // 2] * 4)
         return [padded[..., i : i + height, j : j + width] for i in range(side) for j in range(side)]
 
     @torch.no_grad()
     def untrained(self) -> Watchers:
-        """Sharpen attention, so that where a position looks decides what it gets."""
+        """Sharpen attention, so that it has a large effect on the output."""
         for layer in (self.query, self.key):
             layer.weight.mul_(1.5)
         return {}

@@ -11,7 +11,7 @@ from effbench.models.initialise import Watchers
 from effbench.models.layers import ConvNorm
 
 EPSILON = 1e-3
-"""Guard of the normaliser per unit of sqrt(N), as in RGMA: smaller ones vanish in half precision."""
+"""Added to the normaliser, per unit of sqrt(N), as in RGMA; smaller values vanish in half precision."""
 
 
 class ReLULinearHeads(nn.Module):
@@ -29,7 +29,7 @@ class ReLULinearHeads(nn.Module):
             Shape (B, heads, d, N).
 
         Source: Cai et al., arXiv:2205.14756, equation 2. The keys are summed before the product and divided by sqrt(N),
-        so that the sums keep within half precision.
+        so that the sums stay in the range of half precision.
         """
         positions = query.shape[-1]
         q = F.relu(query)
@@ -40,12 +40,12 @@ class ReLULinearHeads(nn.Module):
 
 
 class ReLULinearAttention(nn.Module):
-    """EfficientViT's multi-scale linear attention: queries, keys and values, and their depthwise neighbourhoods.
+    """EfficientViT's multi-scale linear attention: queries, keys and values, also aggregated by depthwise convolutions.
 
     Args:
         channels: Channels in and out.
         head_width: Channels per head.
-        scales: Kernels of the depthwise convolutions; each adds as many heads again.
+        scales: Kernels of the depthwise convolutions; each adds the same number of heads.
 
     Source: arXiv:2205.14756, Figure 3, and class ``LiteMLA`` of the released code.
     """
@@ -69,13 +69,13 @@ class ReLULinearAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Mix positions; shape (B, channels, H, W) in and out."""
         qkv = self.qkv(x)
-        every = torch.cat([qkv, *(branch(qkv) for branch in self.aggregate)], dim=1)
-        heads, positions = every.shape[1] // (3 * self.width), x.shape[2] * x.shape[3]
-        packed = every.reshape(-1, heads, 3 * self.width, positions)
+        scales = torch.cat([qkv, *(branch(qkv) for branch in self.aggregate)], dim=1)
+        heads, positions = scales.shape[1] // (3 * self.width), x.shape[2] * x.shape[3]
+        packed = scales.reshape(-1, heads, 3 * self.width, positions)
         query, key, value = torch.split(packed, self.width, dim=2)
         attended = self.attention(query, key, value).reshape(-1, heads * self.width, x.shape[2], x.shape[3])
         return self.project(attended)  # type: ignore[no-any-return]
 
     def untrained(self) -> Watchers:
-        """Need no gains of its own: ReLU leaves half of the queries at work, and BatchNorm follows."""
+        """Change nothing: ReLU keeps half of the queries active, and BatchNorm follows."""
         return {}

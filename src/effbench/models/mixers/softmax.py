@@ -9,7 +9,7 @@ from effbench.errors import UsageError
 from effbench.models.initialise import Watchers
 
 HEAD_WIDTH = 64
-"""Channels per head where none is given, as in DeiT."""
+"""Channels per head by default, as in DeiT."""
 
 
 class SoftmaxHeads(nn.Module):
@@ -37,7 +37,7 @@ class MultiHeadAttention(nn.Module):
 
     Args:
         channels: Channels in and out.
-        heads: Number of heads; one per 64 channels where None.
+        heads: Number of heads; None for one per 64 channels.
     """
 
     def __init__(self, channels: int, heads: int | None = None) -> None:
@@ -50,19 +50,19 @@ class MultiHeadAttention(nn.Module):
         self.project = nn.Conv2d(channels, channels, 1)
 
     def entrances(self) -> tuple[nn.Conv2d, ...]:
-        """Return the layers that read the input, for a norm in front to fold into."""
+        """Return the layers that read the input, into which a preceding norm is folded."""
         return (self.qkv,)
 
     @torch.no_grad()
     def untrained(self) -> Watchers:
-        """Sharpen attention, so that where a position looks decides what it gets."""
+        """Sharpen attention, so that it has a large effect on the output."""
         queries_and_keys = self.qkv.weight[: 2 * self.project.in_channels]
         queries_and_keys.mul_(SHARPNESS)
         return {}
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix positions; shape (B, channels, H, W) in and out."""
-        # One reshape for the three; the heads of q come first, then those of k and of v.
+        # One reshape for all three; the heads of q come first, then those of k and of v.
         width, positions = x.shape[1] // self.heads, x.shape[2] * x.shape[3]
         heads = self.qkv(x).reshape(-1, 3 * self.heads, width, positions)
         query, key, value = torch.split(heads, self.heads, dim=1)
@@ -70,4 +70,4 @@ class MultiHeadAttention(nn.Module):
 
 
 SHARPNESS = 1.5
-"""Gain of untrained queries and of untrained keys: scores of a deviation of about two."""
+"""Gain of untrained queries and keys, which gives scores a standard deviation of about two."""

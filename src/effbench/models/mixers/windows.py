@@ -1,4 +1,4 @@
-"""Windows of a map as images of a batch, and back; tensors of rank 4 only."""
+"""Split a map into windows along the batch dimension, and join them; tensors of rank 4 only."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 SIDE = 16
-"""Side of a window in positions, as iFormer's ``*_faster`` networks have it."""
+"""Height and width of a window in positions, as in iFormer's ``*_faster`` networks."""
 
 
 class Partition(nn.Module):
-    """Cut maps into windows that stand beside each other in the batch."""
+    """Split maps into windows along the batch dimension."""
 
     def __init__(self, side: int = SIDE) -> None:
         super().__init__()
@@ -19,7 +19,7 @@ class Partition(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return shape (B n, C, side, side) for maps of shape (B, C, H, W), n windows each.
 
-        Where windows do not tile the map, it grows by rows and columns of zeros, which take part in what follows.
+        A map that windows do not tile is padded with rows and columns of zeros, which attention then includes.
 
         Source: the padding is that of iFormer's released code, class ``WindowPartion``.
         """
@@ -28,14 +28,14 @@ class Partition(nn.Module):
         if below or right:
             x = F.pad(x, (0, right, 0, below))
         rows, columns = (height + below) // side, (width + right) // side
-        # Two exchanges of neighbouring axes instead of one permutation of six axes, which many NPUs refuse.
+        # Two transposes of adjacent axes replace one permutation of six axes, which many NPUs reject.
         x = x.reshape(-1, side, columns, side).transpose(1, 2)
         x = x.reshape(-1, channels, rows * columns, side * side).transpose(1, 2)
         return x.reshape(-1, channels, side, side)
 
 
 class Join(nn.Module):
-    """Put the windows of maps of a known size together again: the inverse of `Partition`."""
+    """Join the windows of maps of a known size: the inverse of `Partition`."""
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
         """Return maps of shape (B, C, height, width)."""
@@ -47,7 +47,7 @@ class Join(nn.Module):
 
 
 class Windowed(nn.Module):
-    """Units that work in each window of the map alone."""
+    """Units that are applied to each window of the map separately."""
 
     def __init__(self, inside: nn.Module, side: int = SIDE) -> None:
         super().__init__()
