@@ -62,7 +62,7 @@ def test_an_open_model_is_fixed_to_a_size() -> None:
     assert onnx_file.specs(fixed.graph.output)[0].shape == (2, 5)
 
 
-def test_a_fixed_model_takes_its_own_size_only() -> None:
+def test_a_fixed_model_takes_only_its_size() -> None:
     assert onnx_file.fix_shape(conv_model(), (8, 8), 1, "m") is not None
     with pytest.raises(DataError, match="height is fixed to 8, not 16"):
         onnx_file.fix_shape(conv_model(), (16, 16), 1, "m")
@@ -70,7 +70,7 @@ def test_a_fixed_model_takes_its_own_size_only() -> None:
         onnx_file.fix_shape(conv_model(), (8, 8), 4, "m")
 
 
-def test_a_model_without_a_image_is_refused() -> None:
+def test_a_model_without_an_image_is_refused() -> None:
     x = helper.make_tensor_value_info("ids", TensorProto.INT64, [1, 128])
     y = helper.make_tensor_value_info("y", TensorProto.INT64, [1, 128])
     model = helper.make_model(helper.make_graph([helper.make_node("Identity", ["ids"], ["y"])], "g", [x], [y]))
@@ -86,7 +86,7 @@ def test_a_model_without_a_image_is_refused() -> None:
         (b"hello world, this is text", "not an ONNX file|holds no ONNX graph"),
     ],
 )
-def test_what_is_not_onnx_is_one_sentence(tmp_path: Path, content: bytes, message: str) -> None:
+def test_a_file_that_is_not_onnx_is_refused_in_one_sentence(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(content)
     with pytest.raises(DataError, match=message):
@@ -152,14 +152,14 @@ def test_missing_or_short_external_data_are_refused(tmp_path: Path) -> None:
         onnx_file.load(path)
 
 
-def test_tidying_removes_notes_and_leftovers() -> None:
+def test_tidying_removes_metadata_and_unused_initializers() -> None:
     model = conv_model()
     model.graph.initializer.append(numpy_helper.from_array(np.zeros(3, np.float32), "unused"))
     node = model.graph.node[0]
-    node.metadata_props.add(key="pkg.torch.onnx.stack_trace", value="/home/somebody/model.py")
+    node.metadata_props.add(key="pkg.torch.onnx.stack_trace", value="/home/user/model.py")
     node.metadata_props.add(key="pkg.torch.onnx.name_scopes", value="['', 'stages.0', 'conv2d']")
     onnx_file.tidy(model)
-    assert b"somebody" not in model.SerializeToString()
+    assert b"home/user" not in model.SerializeToString()
     assert [tensor.name for tensor in model.graph.initializer] == ["w", "h"]
     assert model.graph.node[0].name == "stages.0/Conv"
     names = [node.name for node in model.graph.node]

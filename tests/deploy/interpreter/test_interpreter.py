@@ -23,7 +23,7 @@ def run(graph: onnx.ModelProto, mode: str, **feeds: object) -> np.ndarray:
     return run_model(graph, {k: np.asarray(v, np.float32) for k, v in feeds.items()}, mode)["y"]
 
 
-def test_modes_round_as_they_say() -> None:
+def test_modes_round_to_their_precision() -> None:
     third = model("y = Div (x, c)", constants="<float c = {3.0}>")
     assert run(third, "float64", x=[1])[0] == 1 / 3
     assert run(third, "float32", x=[1])[0] == np.float32(1) / np.float32(3)
@@ -36,11 +36,11 @@ def test_subnormals_are_flushed_and_large_numbers_overflow() -> None:
     assert run(same, "half-acc32", x=values).tolist() == [-(2.0**-14), 0, 0, -65504, -np.inf, np.inf]
 
 
-def test_half_accumulation_loses_what_fp32_accumulation_keeps() -> None:
+def test_half_accumulation_loses_terms_that_fp32_accumulation_keeps() -> None:
     total = model("y = ReduceSum <keepdims = 1> (x)")
     ones = np.full(8192, 0.5)
     assert run(total, "half-acc32", x=ones).item() == 4096
-    # Beyond 2048 each partial sum of 32 terms is still a multiple of what half resolves; odd ones are not.
+    # Beyond 2048 each partial sum of 32 halves is still a multiple of the spacing of half precision; others are not.
     odd = np.full(8192, 0.51)
     exact = float(np.float16(0.51)) * 8192
     assert abs(run(total, "half-acc32", x=odd).item() - exact) <= 2
@@ -90,9 +90,9 @@ def test_islands_keep_float32_between_themselves() -> None:
 
 def test_an_fp16_graph_runs_in_the_types_it_declares() -> None:
     graph = model("h = Cast <to = 10> (x)  y = Add (h, h)", outputs="float16[M] y")
-    found = run(graph, "float32", x=[1 / 3])
-    assert found.dtype == np.float16
-    assert found.item() == 2 * float(np.float16(1 / 3))
+    output = run(graph, "float32", x=[1 / 3])
+    assert output.dtype == np.float16
+    assert output.item() == 2 * float(np.float16(1 / 3))
 
 
 def test_a_trace_yields_every_step_with_its_values() -> None:
@@ -137,9 +137,9 @@ def external(folder: Path, location: str) -> Path:
     weight = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[2], data_location=TensorProto.EXTERNAL)
     weight.external_data.add(key="location", value=location)
     x, y = (helper.make_tensor_value_info(name, 1, [2]) for name in "xy")
-    made = helper.make_graph([helper.make_node("Add", ["x", "w"], ["y"])], "g", [x], [y], [weight])
+    graph = helper.make_graph([helper.make_node("Add", ["x", "w"], ["y"])], "g", [x], [y], [weight])
     path = folder / "model.onnx"
-    path.write_bytes(helper.make_model(made, ir_version=10).SerializeToString())
+    path.write_bytes(helper.make_model(graph, ir_version=10).SerializeToString())
     return path
 
 

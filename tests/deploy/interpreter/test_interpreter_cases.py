@@ -16,7 +16,7 @@ from effbench.deploy.interpreter.types import TYPES
 
 LISTING = Path(__file__).with_name("interpreter_cases.txt")
 KINDS = ("node", "simple", "pytorch-operator", "pytorch-converted")
-# The onnx package overflows on purpose while it makes its cases.
+# The onnx package overflows on purpose when it generates its cases.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 Sets = list[tuple[list[Any], list[Any]]]
@@ -76,9 +76,9 @@ def assert_passes(model: ModelProto, case: Any) -> None:
     sets = read_sets(case.data_sets) if isinstance(case.data_sets, Path) else case.data_sets
     for inputs, outputs in sets:
         arrays = [numpy_helper.to_array(a) if isinstance(a, TensorProto) else np.asarray(a) for a in inputs]
-        found = interpreter.run(dict(zip([i.name for i in model.graph.input], arrays, strict=False)))
-        assert len(outputs) == len(found)
-        for want, have in zip(outputs, found.values(), strict=True):
+        results = interpreter.run(dict(zip([i.name for i in model.graph.input], arrays, strict=False)))
+        assert len(outputs) == len(results)
+        for want, have in zip(outputs, results.values(), strict=True):
             expected = numpy_helper.to_array(want) if isinstance(want, TensorProto) else np.asarray(want)
             assert expected.dtype == have.dtype
             assert expected.shape == have.shape

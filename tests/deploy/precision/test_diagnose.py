@@ -62,7 +62,7 @@ def test_a_mechanism_is_named_and_cured(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(CULPRITS))
-def test_no_island_can_be_spared(kind: str) -> None:
+def test_every_island_is_needed(kind: str) -> None:
     from effbench.deploy.precision.fp32_islands import HalfPrecisionJudge
 
     model, images = graph(kind), feeds()
@@ -114,12 +114,12 @@ def test_a_long_mean_is_examined_as_it_is_written() -> None:
     model = parser.parse_model("""<ir_version: 8, opset_import: ["" : 20]>
         g (float[1, 3, 112, 112] image) => (float[1, 3, 1, 1] output) { [pool] output = GlobalAveragePool (image) }""")
     image = np.random.default_rng(0).uniform(0, 12, (1, 3, 112, 112)).astype(np.float32)
-    found = examine(model, [{"image": image * share} for share in (1.0, 0.5, 0.2)])
-    assert (found.passed, found.islands, found.nodes) == (True, (), 2)
+    report = examine(model, [{"image": image * share} for share in (1.0, 0.5, 0.2)])
+    assert (report.passed, report.islands, report.nodes) == (True, (), 2)
 
 
-def test_an_overflow_goes_before_the_inexact_operators_in_front_of_it() -> None:
-    """Nine of those fill the search's share of a small graph, and what they do to the output is allowed."""
+def test_an_overflow_is_a_culprit_before_the_inexact_operators_in_front_of_it() -> None:
+    """Nine inexact operators fill the share that the search may take of a small graph; their error is within limits."""
     names = [f"v{i}" for i in range(9)]
     lost = " ".join(f"[lift{n}] u{n} = Add (h, mid) [drop{n}] {n} = Sub (u{n}, mid)" for n in names)
     body = f"""[before] h = Tanh (x) {lost} [all] s = Sum ({", ".join(names)}) [up] u = Mul (s, huge)
@@ -136,7 +136,7 @@ def test_scenes_are_judged_together_and_extremes_by_themselves(
     count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Any] = []
-    monkeypatch.setattr(diagnose, "examine", lambda *given: seen.extend(given) or examine(*given))
+    monkeypatch.setattr(diagnose, "examine", lambda *arguments: seen.extend(arguments) or examine(*arguments))
     job = {"graph": str(graph_artifact(tmp_path, attention()).folder), "images": "", "precision": "fp16"}
     worker_precision.numerics({**job, "count": count}, lambda event: None)
     feeds, natural = [next(iter(feed.values())) for feed in seen[1]], seen[3]
@@ -150,7 +150,7 @@ def test_a_long_softmax_is_examined_as_it_is_written() -> None:
         g (float[1, 4, 16384] x) => (float[1, 4, 1] output) <int64[1] last = {-1}> {
             [weigh] w = Softmax (x)  [weighted] m = Mul (w, x)  [sum] output = ReduceSum (m, last) }""")
     rng = np.random.default_rng(0)
-    given = [{"x": rng.normal(0, 1 + share, (1, 4, 16384)).astype(np.float32)} for share in (0, 0.5, 1)]
-    found = examine(onnx_file.infer_shapes(model, "softmax"), given)
-    assert (found.passed, found.islands) == (True, ())
-    assert "3 operators stay in fp32" in found.notes[0]
+    images = [{"x": rng.normal(0, 1 + share, (1, 4, 16384)).astype(np.float32)} for share in (0, 0.5, 1)]
+    report = examine(onnx_file.infer_shapes(model, "softmax"), images)
+    assert (report.passed, report.islands) == (True, ())
+    assert "3 operators stay in fp32" in report.notes[0]

@@ -1,4 +1,4 @@
-"""The operators that join the fp32 islands where rounding is spread: what they bring along, and when none does."""
+"""The noisiest operators that join the fp32 islands: with which readers, how many, and when none does."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ BESIDE = 8
 NONE: Islands = frozenset()
 
 
-def experiment(lifts: int) -> HalfPrecisionJudge:
-    """A network that lifts its values by 64 and lowers them again, so often: only storing them between does harm."""
+def judge_of(lifts: int) -> HalfPrecisionJudge:
+    """Judge a network that adds 64 and subtracts it again, so many times: only storing the sums in half does harm."""
     lines, last = [], "x"
     for index in range(lifts):
         lines += [f"up{index} = Add ({last}, lift)", f"down{index} = Sub (up{index}, lift)"]
@@ -31,24 +31,24 @@ def experiment(lifts: int) -> HalfPrecisionJudge:
     return HalfPrecisionJudge(onnx_file.infer_shapes(model, "lifts"), feeds)
 
 
-def test_the_reader_of_what_must_not_be_stored_joins():
-    found = experiment(1)
-    assert not found.holds(NONE)
-    assert not found.holds(frozenset({"up0"}))
-    assert add_noisiest(found, NONE) == {"up0", "down0"}
+def test_the_reader_of_a_result_that_must_not_be_stored_in_half_joins():
+    judge = judge_of(1)
+    assert not judge.holds(NONE)
+    assert not judge.holds(frozenset({"up0"}))
+    assert add_noisiest(judge, NONE) == {"up0", "down0"}
 
 
 def test_nothing_joins_where_the_limits_hold():
-    assert add_noisiest(experiment(0), NONE) == NONE
-    given = frozenset({"up0", "down0"})
-    assert add_noisiest(experiment(1), given) == given
+    assert add_noisiest(judge_of(0), NONE) == NONE
+    islands = frozenset({"up0", "down0"})
+    assert add_noisiest(judge_of(1), islands) == islands
 
 
-def test_what_the_largest_share_cannot_mend_stays_as_it_was():
-    assert add_noisiest(experiment(4), NONE) == NONE
+def test_islands_stay_if_the_largest_share_does_not_suffice():
+    assert add_noisiest(judge_of(4), NONE) == NONE
 
 
 @pytest.mark.parametrize("mode", ["half-acc32", "half-acc16"])
 def test_a_tensor_between_islands_is_not_rounded(mode: str):
-    found = experiment(1)
-    assert found.error(mode, frozenset({"up0", "down0"})) < 0.1 * found.error(mode, frozenset({"up0"}))
+    judge = judge_of(1)
+    assert judge.error(mode, frozenset({"up0", "down0"})) < 0.1 * judge.error(mode, frozenset({"up0"}))

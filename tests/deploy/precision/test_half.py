@@ -56,9 +56,9 @@ def types(model: onnx.ModelProto) -> dict[str, int]:
 
 def test_borders_stay_float32_and_the_inside_is_half() -> None:
     model = to_fp16(example())
-    found = types(model)
-    assert found["image"] == found["output"] == TensorProto.FLOAT
-    assert {found[n.output[0]] for n in model.graph.node if n.op_type != "Cast"} == {TensorProto.FLOAT16}
+    kinds = types(model)
+    assert kinds["image"] == kinds["output"] == TensorProto.FLOAT
+    assert {kinds[n.output[0]] for n in model.graph.node if n.op_type != "Cast"} == {TensorProto.FLOAT16}
     assert Counter(n.op_type for n in model.graph.node)["Cast"] == 2
 
 
@@ -70,12 +70,12 @@ def test_scales_of_a_resize_stay_float32() -> None:
 
 def test_islands_compute_in_float32_with_one_cast_per_border() -> None:
     model = to_fp16(example(), islands=["square", "total", "safe", "root"])
-    found = types(model)
-    assert {found[name] for name in ("square", "total", "safe", "root")} == {TensorProto.FLOAT}
+    kinds = types(model)
+    assert {kinds[name] for name in ("square", "total", "safe", "root")} == {TensorProto.FLOAT}
     casts = [n for n in model.graph.node if n.op_type == "Cast"]
     assert len(casts) == 4  # image in, mean into the island, root out of it, output out
-    made = {n.output[0] for n in casts}
-    assert not any(n.input[0] in made for n in casts)
+    cast_names = {n.output[0] for n in casts}
+    assert not any(n.input[0] in cast_names for n in casts)
 
 
 def test_an_island_saves_an_epsilon_that_half_precision_loses() -> None:
@@ -85,12 +85,12 @@ def test_an_island_saves_an_epsilon_that_half_precision_loses() -> None:
     assert np.isnan(interpreter.run(feeds, "half-acc32")["output"]).all()
     saved = interpreter.run(feeds, "half-acc32", islands={"square", "total", "safe", "root", "unit"})
     assert np.isfinite(saved["output"]).all()
-    # The rewritten graph, run as it declares itself, says the same.
+    # The rewritten graph, run in the types that it declares, is finite as well.
     declared = Interpreter(to_fp16(example(), ["safe", "root", "unit"])).run(feeds)["output"]
     assert np.isfinite(declared).all()
 
 
-def test_an_integer_that_was_cast_is_cast_anew() -> None:
+def test_an_integer_that_was_cast_is_cast_again_from_the_integer() -> None:
     model = parser.parse_model("""
         <ir_version: 10, opset_import: ["" : 20]>
         f (int32[4] x) => (float[4] y, float[4] z) <float c = {2.0}>
@@ -98,9 +98,9 @@ def test_an_integer_that_was_cast_is_cast_anew() -> None:
     result = to_fp16(model, islands=["wide"])
     casts = {n.output[0]: n.input[0] for n in result.graph.node if n.op_type == "Cast"}
     assert not any(source in casts for source in casts.values())
-    found = Interpreter(result).run({"x": np.array([1, 2, 3, 4], np.int32)})
-    assert found["z"].tolist() == [3.0, 4.0, 5.0, 6.0]
-    assert found["y"].tolist() == [2.0, 4.0, 6.0, 8.0]
+    outputs = Interpreter(result).run({"x": np.array([1, 2, 3, 4], np.int32)})
+    assert outputs["z"].tolist() == [3.0, 4.0, 5.0, 6.0]
+    assert outputs["y"].tolist() == [2.0, 4.0, 6.0, 8.0]
 
 
 def test_constants_beyond_half_are_saturated() -> None:
@@ -115,9 +115,9 @@ def test_an_input_that_is_an_output_and_an_output_that_is_read() -> None:
     model = parser.parse_model("""
         <ir_version: 10, opset_import: ["" : 20]>
         f (float[2] x) => (float[2] y, float[2] z) { y = Relu (x)   z = Neg (y) }""")
-    found = Interpreter(to_fp16(model)).run({"x": np.array([-1, 2], np.float32)})
-    assert [v.tolist() for v in found.values()] == [[0, 2], [0, -2]]
-    assert {v.dtype for v in found.values()} == {np.dtype("float32")}
+    outputs = Interpreter(to_fp16(model)).run({"x": np.array([-1, 2], np.float32)})
+    assert [v.tolist() for v in outputs.values()] == [[0, 2], [0, -2]]
+    assert {v.dtype for v in outputs.values()} == {np.dtype("float32")}
 
 
 def test_unknown_islands_and_control_flow_are_refused() -> None:
@@ -125,8 +125,8 @@ def test_unknown_islands_and_control_flow_are_refused() -> None:
         to_fp16(example(), islands=["skware"])
     branch = parser.parse_graph("g () => (float[2] y) { y = Identity (x) }")
     node = onnx.helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)
-    made = [onnx.helper.make_tensor_value_info(n, t, s) for n, t, s in (("x", 1, [2]), ("c", 9, []), ("y", 1, [2]))]
-    model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", made[:2], made[2:]), ir_version=10)
+    values = [onnx.helper.make_tensor_value_info(n, t, s) for n, t, s in (("x", 1, [2]), ("c", 9, []), ("y", 1, [2]))]
+    model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", values[:2], values[2:]), ir_version=10)
     with pytest.raises(ConversionError, match="control flow"):
         to_fp16(model)
 
@@ -137,11 +137,11 @@ def test_regla_in_fp16_is_still_regla_on_onnx_runtime(regla: onnx.ModelProto, im
     model = to_fp16(regla)
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     expected = fidelity.run_all(lambda x: Interpreter(regla).run(x, "float64"), images)
-    found = fidelity.run_all(lambda x: {"output": session.run(None, dict(x))[0]}, images)
+    outputs = fidelity.run_all(lambda x: {"output": session.run(None, dict(x))[0]}, images)
     simulated = fidelity.run_all(lambda x: Interpreter(regla).run(x, "half-acc32"), images)
-    figures = fidelity.compare(expected, found)
+    figures = fidelity.compare(expected, outputs)
     assert figures["cosine"] >= fidelity.LIMITS["fp16"]["cosine"]
-    # In power: a percentile of the worst of six small images is chance, and doubles from one processor to another.
+    # The power of the noise is compared: a percentile of six small images doubles from one processor to another.
     assert figures["snr_db"] >= fidelity.compare(expected, simulated)["snr_db"] - 3
     assert figures["max_error"] > 1e-5  # it really was rounded
 
@@ -154,10 +154,10 @@ def test_regla_in_fp16_is_still_regla_on_openvino(regla: onnx.ModelProto, images
     core = ov.Core()
     compiled = core.compile_model(str(tmp_path / "model.onnx"), "CPU", {"INFERENCE_PRECISION_HINT": hint})
     expected = fidelity.run_all(lambda x: Interpreter(regla).run(x, "float64"), images)
-    found = fidelity.run_all(lambda x: {"output": compiled(dict(x))[0]}, images)
+    outputs = fidelity.run_all(lambda x: {"output": compiled(dict(x))[0]}, images)
     # On a CPU without half arithmetic the hint f16 becomes bf16, which has three bits fewer.
     limit = 0.999 if hint == "f32" else 0.9
-    assert fidelity.compare(expected, found)["cosine"] >= limit
+    assert fidelity.compare(expected, outputs)["cosine"] >= limit
 
 
 @pytest.mark.target("trt-rtx")
@@ -185,22 +185,22 @@ def squeeze(opset: int, rows: int, kind: str) -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize(("opset", "kind"), [(13, "attribute"), (18, "input"), (20, "input"), (20, "pool")])
-def test_a_long_mean_is_taken_over_columns_and_then_rows(opset: int, kind: str) -> None:
+def test_a_long_mean_is_computed_over_columns_and_then_rows(opset: int, kind: str) -> None:
     image = np.random.default_rng(0).uniform(0, 12, (1, 3, 112, 112)).astype(np.float32)
     want = image.astype(np.float64).mean(axis=(2, 3))
     model = to_fp16(squeeze(opset, 112, kind))
     means = [node.op_type for node in model.graph.node if node.op_type != "Cast"]
     assert means == ["ReduceMean", "GlobalAveragePool" if kind == "pool" else "ReduceMean"]
-    (found,) = Interpreter(model).run({"image": image}, "half-acc16").values()
-    assert np.abs(found.reshape(1, 3) - want).max() < 0.02
-    # In one sum it would overflow: 12,544 values of 6 on average.
-    whole = to_fp16(squeeze(opset, 112, kind), ["pool"])
-    assert [node.op_type for node in whole.graph.node if node.op_type != "Cast"] == means[1:]
+    (output,) = Interpreter(model).run({"image": image}, "half-acc16").values()
+    assert np.abs(output.reshape(1, 3) - want).max() < 0.02
+    # One sum would overflow: 12,544 values with a mean of 6. An island stays one sum.
+    as_island = to_fp16(squeeze(opset, 112, kind), ["pool"])
+    assert [node.op_type for node in as_island.graph.node if node.op_type != "Cast"] == means[1:]
     assert len([n for n in to_fp16(squeeze(opset, 16, kind)).graph.node if n.op_type != "Cast"]) == 1
 
 
 def attention_over(positions: int, axis: int = -1, opset: int = 20) -> onnx.ModelProto:
-    """Keys under a softmax over positions, turned, times values: a lambda layer's content."""
+    """Keys under a softmax over positions, transposed, times values: the content part of a lambda layer."""
     shape = f"1, 4, {positions}" if axis == -1 else f"1, {positions}, 4"
     turn = "[0, 2, 1]" if axis == -1 else "[0, 1, 2]"
     return onnx_file.infer_shapes(
@@ -226,9 +226,9 @@ def attention_over(positions: int, axis: int = -1, opset: int = 20) -> onnx.Mode
 )
 def test_a_long_softmax_and_its_sum_stay_in_fp32(model: onnx.ModelProto, islands: set[str]) -> None:
     assert long_softmaxes(model) == islands
-    made = to_fp16(model)
-    types = {value.name: value.type.tensor_type.elem_type for value in made.graph.value_info}
-    single = {node.name for node in made.graph.node if types.get(node.output[0]) == onnx.TensorProto.FLOAT}
+    half = to_fp16(model)
+    types = {value.name: value.type.tensor_type.elem_type for value in half.graph.value_info}
+    single = {node.name for node in half.graph.node if types.get(node.output[0]) == onnx.TensorProto.FLOAT}
     assert single >= {"weigh", "turn", "sum"} if islands else single.isdisjoint({"weigh", "turn", "sum"})
 
 

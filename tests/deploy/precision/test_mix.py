@@ -11,7 +11,7 @@ from mixed_graphs import network, network_in_int8
 
 from effbench.deploy.artifact import fidelity
 from effbench.deploy.graph import onnx_file
-from effbench.deploy.graph.run_ort import left_unfused
+from effbench.deploy.graph.run_ort import count_unfused
 from effbench.deploy.interpreter import Interpreter
 from effbench.deploy.precision.int8_noise import signal_to_noise_db
 from effbench.deploy.precision.mix import blocks, in_half, mixed, quantized
@@ -89,5 +89,5 @@ def test_the_float_part_in_half_keeps_the_pattern_of_int8(model: onnx.ModelProto
 def test_what_onnx_runtime_does_not_fuse_is_counted(int8: onnx.ModelProto, model: onnx.ModelProto, tmp_path: Path):
     onnx.save(int8, tmp_path / "int8.onnx")
     onnx.save(model, tmp_path / "fp32.onnx")
-    assert {"int8": 0, "pairs": 0} == left_unfused(tmp_path / "fp32.onnx")
-    assert left_unfused(tmp_path / "int8.onnx")["pairs"] > 0
+    assert {"int8": 0, "qdq": 0} == count_unfused(tmp_path / "fp32.onnx")
+    assert count_unfused(tmp_path / "int8.onnx")["qdq"] > 0

@@ -1,4 +1,4 @@
-"""int8 and a16w8 in the graph: one form for every target, little noise, refused without images."""
+"""int8 and a16w8 in the graph: the form that every target takes, little noise, an error without images."""
 
 from collections import Counter
 from pathlib import Path
@@ -19,7 +19,7 @@ from effbench.deploy.precision.quantize import check_form, to_int8
 from effbench.errors import ConversionError, DataError, UsageError
 from effbench.schema import Preprocessing
 
-# A convolution, one behind a ReLU (unsigned by habit), an attention product without constants, a Gemm.
+# A convolution, another one behind a ReLU (usually unsigned), an attention product without constants, a Gemm.
 BODY = """
 <ir_version: 10, opset_import: ["" : 20]>
 g (float[1, 3, 32, 32] image) => (float[1, 10] output) <int64[3] flat = {1, 16, -1}, int64[2] axes = {2, 3}>
@@ -46,11 +46,11 @@ SHAPES = {"w1": (16, 3, 3, 3), "b1": (16,), "w2": (16, 4, 3, 3), "b2": (16,), "w
 @pytest.fixture(scope="module")
 def model() -> onnx.ModelProto:
     rng = np.random.default_rng(0)
-    made = parser.parse_model(BODY.replace("{2, 3}>", "{2, 3}, int64[1] last = {2}>"))
+    graph = parser.parse_model(BODY.replace("{2, 3}>", "{2, 3}, int64[1] last = {2}>"))
     for name, shape in SHAPES.items():
         values = rng.normal(size=shape) / np.sqrt(max(1, np.prod(shape[1:])))
-        made.graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), name))
-    return onnx_file.infer_shapes(made, "the example")
+        graph.graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), name))
+    return onnx_file.infer_shapes(graph, "the example")
 
 
 @pytest.fixture(scope="module")
@@ -77,28 +77,28 @@ def photographs(folder: Path, count: int, seed: int = 0) -> Path:
     return folder
 
 
-def test_the_one_form(quantized: onnx.ModelProto) -> None:
+def test_every_quantized_operator_has_the_form_that_all_targets_take(quantized: onnx.ModelProto) -> None:
     constants = {t.name: numpy_helper.to_array(t) for t in quantized.graph.initializer}
-    made = {n.output[0]: n for n in quantized.graph.node}
+    producers = {n.output[0]: n for n in quantized.graph.node}
     for node in quantized.graph.node:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             assert constants[node.input[2]].dtype == np.int8
             assert not constants[node.input[2]].any()
     for name in ("stem", "deep", "head"):
         node = next(n for n in quantized.graph.node if n.name == name)
-        weight = made[node.input[1]]
+        weight = producers[node.input[1]]
         assert weight.op_type == "DequantizeLinear"
         assert constants[weight.input[0]].dtype == np.int8
         assert constants[weight.input[1]].size == constants[weight.input[0]].shape[0]  # per channel
         assert constants[node.input[2]].dtype == np.float32  # the bias
     others = [n for n in quantized.graph.node if n.op_type in ("MatMul", "Softmax", "Add")]
-    kinds = Counter(made[n.input[0]].op_type for n in others)
+    kinds = Counter(producers[n.input[0]].op_type for n in others)
     assert "DequantizeLinear" not in kinds
 
 
-def test_levels_stand_in_front_of_what_computes_in_them_and_nowhere_else(synthetic: Calibration) -> None:
+def test_qdq_is_directly_in_front_of_quantized_operators_and_nowhere_else(synthetic: Calibration) -> None:
     pytest.importorskip("nncf")
-    # What reads the tokens: two products with constants, one behind moves of values, and one with an activation.
+    # The tokens are read by two products with constants, one of them behind a Reshape, and by one with an activation.
     moved = parser.parse_model("""
         <ir_version: 10, opset_import: ["" : 20]>
         g (float[1, 3, 32, 32] image) => (float[1, 8, 64] output)
@@ -125,29 +125,27 @@ def test_levels_stand_in_front_of_what_computes_in_them_and_nowhere_else(synthet
         moved.graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), name))
     moved = onnx_file.infer_shapes(moved, "the example")
     feeds = batches(moved, synthetic)
-    made = to_int8(moved, feeds)
-    onnx.checker.check_model(made, full_check=True)
-    makers = {name: node.op_type for node in made.graph.node for name in node.output}
-    inputs = {node.output[0]: [makers.get(name) for name in node.input] for node in made.graph.node}
+    quantized = to_int8(moved, feeds)
+    onnx.checker.check_model(quantized, full_check=True)
+    producers = {name: node.op_type for node in quantized.graph.node for name in node.output}
+    inputs = {node.output[0]: [producers.get(name) for name in node.input] for node in quantized.graph.node}
     levels = "DequantizeLinear"
     assert all([levels, levels] == inputs[name][:2] for name in ("a", "m", "n", "output")), inputs
     others = [node for node in moved.graph.node if node.output[0] not in ("a", "m", "n", "output")]
     assert all(levels not in inputs[node.output[0]] for node in others)
     expected = fidelity.run_all(lambda x: Interpreter(moved).run(x), feeds[:6])
-    found = fidelity.run_all(lambda x: Interpreter(made).run(x), feeds[:6])
-    assert signal_to_noise_db(expected, found) > 20
+    outputs = fidelity.run_all(lambda x: Interpreter(quantized).run(x), feeds[:6])
+    assert signal_to_noise_db(expected, outputs) > 20
 
 
-def test_noise_is_low_on_images_that_were_not_calibrated_with(
-    model: onnx.ModelProto, quantized: onnx.ModelProto
-) -> None:
+def test_noise_is_low_on_images_outside_the_calibration(model: onnx.ModelProto, quantized: onnx.ModelProto) -> None:
     ort = pytest.importorskip("onnxruntime")
     feeds = fidelity.feeds(fidelity.reference_images(6, 3, (32, 32)), 1, onnx_file.inputs(model)[0], Preprocessing())
     expected = fidelity.run_all(lambda x: Interpreter(model).run(x), feeds)
     session = ort.InferenceSession(quantized.SerializeToString(), providers=["CPUExecutionProvider"])
     on_ort = fidelity.run_all(lambda x: {"output": session.run(None, dict(x))[0]}, feeds)
     simulated = fidelity.run_all(lambda x: Interpreter(quantized).run(x), feeds)
-    # Sixteen channels of random weights: what images differ by is small beside what they share.
+    # With sixteen channels of random weights, outputs differ little between images.
     assert 18 < signal_to_noise_db(expected, on_ort) < 60
     assert signal_to_noise_db(on_ort, simulated) > 30
 
@@ -159,15 +157,15 @@ def test_ranges_from_the_extremes_clip_nothing_of_the_calibration(
     wide = to_int8(model, feeds, extremes=True)
     check_form(wide)
     largest = max(float(np.abs(feed["image"]).max()) for feed in feeds)
-    reach = []
+    limits = []
     for graph in (quantized, wide):
         constants = {t.name: numpy_helper.to_array(t) for t in graph.graph.initializer}
         (scale,) = (
             constants[n.input[1]] for n in graph.graph.node if n.op_type == "QuantizeLinear" and n.input[0] == "image"
         )
-        reach.append(127.5 * float(scale.max()))
-    assert reach[0] <= reach[1]
-    assert reach[1] >= largest
+        limits.append(127.5 * float(scale.max()))
+    assert limits[0] <= limits[1]
+    assert limits[1] >= largest
 
 
 @pytest.mark.target("trt-rtx")
@@ -180,7 +178,7 @@ def test_tensorrt_rtx_takes_the_form(quantized: onnx.ModelProto) -> None:
     assert parsed, [str(onnx_parser.get_error(i)) for i in range(onnx_parser.num_errors)]
 
 
-def test_weights_that_are_summed_keep_to_half_the_range(quantized: onnx.ModelProto) -> None:
+def test_weights_summed_over_channels_use_half_the_range(quantized: onnx.ModelProto) -> None:
     constants = {t.name: numpy_helper.to_array(t) for t in quantized.graph.initializer}
     weights = [constants[n.input[0]] for n in quantized.graph.node if n.input[0] in constants and "Linear" in n.op_type]
     assert len(weights) == 3
@@ -195,8 +193,8 @@ def test_openvino_takes_the_form(model: onnx.ModelProto, quantized: onnx.ModelPr
     compiled = ov.Core().compile_model(str(tmp_path / "model.onnx"), "CPU", hint)
     feeds = fidelity.feeds(fidelity.reference_images(6, 3, (32, 32)), 1, onnx_file.inputs(model)[0], Preprocessing())
     expected = fidelity.run_all(lambda x: Interpreter(model).run(x), feeds)
-    found = fidelity.run_all(lambda x: {"output": compiled(dict(x))[0]}, feeds)
-    assert signal_to_noise_db(expected, found) > 18
+    outputs = fidelity.run_all(lambda x: {"output": compiled(dict(x))[0]}, feeds)
+    assert signal_to_noise_db(expected, outputs) > 18
 
 
 def test_another_form_is_refused() -> None:
@@ -212,7 +210,7 @@ def test_another_form_is_refused() -> None:
         check_form(constant)
 
 
-def test_noise_is_counted_against_what_differs_between_images() -> None:
+def test_noise_is_relative_to_the_differences_between_images() -> None:
     rng = np.random.default_rng(0)
     expected = rng.normal(size=(50, 100))
     noise = rng.normal(size=(50, 100)) / 10
@@ -223,23 +221,23 @@ def test_noise_is_counted_against_what_differs_between_images() -> None:
 @pytest.mark.slow
 def test_a16w8_has_sixteen_bit_activations(model: onnx.ModelProto, synthetic: Calibration) -> None:
     feeds = batches(model, synthetic)
-    made = to_a16w8(model, feeds)
-    kinds = {n.name: (n.data_type, len(n.dims)) for n in made.graph.initializer}
-    zeros = {kinds[n.input[2]][0] for n in made.graph.node if n.op_type == "QuantizeLinear"}
+    a16w8 = to_a16w8(model, feeds)
+    kinds = {n.name: (n.data_type, len(n.dims)) for n in a16w8.graph.initializer}
+    zeros = {kinds[n.input[2]][0] for n in a16w8.graph.node if n.op_type == "QuantizeLinear"}
     assert zeros == {onnx.TensorProto.UINT16}
-    makers = {n.output[0]: n for n in made.graph.node}
-    weights = [makers[n.input[1]] for n in made.graph.node if n.op_type == "Conv"]
+    producers = {n.output[0]: n for n in a16w8.graph.node}
+    weights = [producers[n.input[1]] for n in a16w8.graph.node if n.op_type == "Conv"]
     assert {kinds[n.input[0]][0] for n in weights} == {onnx.TensorProto.INT8}
     assert {kinds[n.input[1]][1] for n in weights} == {1}  # a scale per channel
     with mock.patch("effbench.deploy.precision.rounding.round_weights"):
         nearest = to_a16w8(model, feeds)
     expected, rounded, plain = (
-        fidelity.run_all(lambda x, m=m: Interpreter(m).run(x), feeds[:6]) for m in (model, made, nearest)
+        fidelity.run_all(lambda x, m=m: Interpreter(m).run(x), feeds[:6]) for m in (model, a16w8, nearest)
     )
     assert signal_to_noise_db(expected, rounded) > max(30, signal_to_noise_db(expected, plain) + 3)
 
 
-def test_a16w8_keeps_biases_biases_and_scales_unsigned() -> None:
+def test_a16w8_keeps_biases_in_int32_and_scales_of_norms_unsigned() -> None:
     """A vector that is the bias of two convolutions and the scale of a norm, as equal constants are stored once."""
     model = parser.parse_model("""
         <ir_version: 10, opset_import: ["" : 20]> g (float[1, 8, 4, 8] x) => (float[1, 8, 4, 8] y)
@@ -248,15 +246,15 @@ def test_a16w8_keeps_biases_biases_and_scales_unsigned() -> None:
     for name, shape in {"w": (8, 8, 1, 1), "u": (8, 8, 1, 1), "v": (8,), "o": (8,)}.items():
         model.graph.initializer.append(numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), name))
     feeds = [{"x": rng.normal(size=(1, 8, 4, 8)).astype(np.float32)} for _ in range(24)]
-    made = to_a16w8(onnx_file.infer_shapes(model, "the example"), feeds)
-    kinds = {tensor.name: tensor.data_type for tensor in made.graph.initializer}
-    makers = {node.output[0]: node for node in made.graph.node}
-    readers = [node for node in made.graph.node if node.op_type in ("Conv", "LayerNormalization")]
-    read = {(node.op_type, i): kinds[makers[node.input[i]].input[0]] for node in readers for i in (1, 2)}
+    a16w8 = to_a16w8(onnx_file.infer_shapes(model, "the example"), feeds)
+    kinds = {tensor.name: tensor.data_type for tensor in a16w8.graph.initializer}
+    producers = {node.output[0]: node for node in a16w8.graph.node}
+    readers = [node for node in a16w8.graph.node if node.op_type in ("Conv", "LayerNormalization")]
+    read = {(node.op_type, i): kinds[producers[node.input[i]].input[0]] for node in readers for i in (1, 2)}
     assert [read["Conv", 1], read["Conv", 2]] == [onnx.TensorProto.INT8, onnx.TensorProto.INT32]
     assert read["LayerNormalization", 1] == onnx.TensorProto.UINT8
-    expected, found = (fidelity.run_all(lambda x, m=m: Interpreter(m).run(x), feeds[:6]) for m in (model, made))
-    assert signal_to_noise_db(expected, found) > 35
+    expected, outputs = (fidelity.run_all(lambda x, m=m: Interpreter(m).run(x), feeds[:6]) for m in (model, a16w8))
+    assert signal_to_noise_db(expected, outputs) > 35
 
 
 def test_without_images_int8_is_refused(model: onnx.ModelProto) -> None:
@@ -268,14 +266,14 @@ def test_without_images_int8_is_refused(model: onnx.ModelProto) -> None:
 
 
 def test_a_folder_is_read_and_hashed(tmp_path: Path, synthetic: Calibration) -> None:
-    found = load_calibration(photographs(tmp_path / "a", 7), (32, 48), Preprocessing())
-    assert found.images.shape == (7, 3, 32, 48)
-    assert not found.latency_only
+    calibration = load_calibration(photographs(tmp_path / "a", 7), (32, 48), Preprocessing())
+    assert calibration.images.shape == (7, 3, 32, 48)
+    assert not calibration.latency_only
     assert synthetic.latency_only
     again = load_calibration(photographs(tmp_path / "b", 7), (32, 48), Preprocessing())
     other = load_calibration(photographs(tmp_path / "c", 7, seed=1), (32, 48), Preprocessing())
-    assert found.sha256 == again.sha256
-    assert len({found.sha256, other.sha256, synthetic.sha256}) == 3
+    assert calibration.sha256 == again.sha256
+    assert len({calibration.sha256, other.sha256, synthetic.sha256}) == 3
 
 
 def test_preprocessing_decides_crop_and_channel_order(tmp_path: Path) -> None:
@@ -284,10 +282,10 @@ def test_preprocessing_decides_crop_and_channel_order(tmp_path: Path) -> None:
     board = np.zeros((64, 64, 3), np.uint8)
     board[8:56, 8:56] = (200, 100, 50)
     Image.fromarray(board).save(tmp_path / "board.png")
-    whole = load_calibration(tmp_path, (64, 64), Preprocessing(crop_pct=1.0)).images[0]
+    uncropped = load_calibration(tmp_path, (64, 64), Preprocessing(crop_pct=1.0)).images[0]
     center = load_calibration(tmp_path, (64, 64), Preprocessing(crop_pct=0.7)).images[0]
     swapped = load_calibration(tmp_path, (64, 64), Preprocessing(crop_pct=1.0, channel_order="BGR")).images[0]
-    assert whole[:, 0, 0].tolist() == [0, 0, 0]
+    assert uncropped[:, 0, 0].tolist() == [0, 0, 0]
     assert center[:, 0, 0].tolist() == [200, 100, 50]
     assert swapped[:, 32, 32].tolist() == [50, 100, 200]
 

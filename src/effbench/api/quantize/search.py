@@ -291,11 +291,11 @@ def _latency(maker: Maker, mix: Mix, float_type: str, notify: Notify) -> list[st
 
 def _why_slower(artifact: Artifact) -> str:
     if artifact.subject.target == "ort":
-        from effbench.deploy.graph.run_ort import left_unfused
+        from effbench.deploy.graph.run_ort import count_unfused
 
-        left = left_unfused(artifact.path)
+        left = count_unfused(artifact.path)
         return (
-            f"ONNX Runtime runs {left['int8']} operators in int8 and leaves {left['pairs']} Q/DQ nodes between them "
+            f"ONNX Runtime runs {left['int8']} operators in int8 and leaves {left['qdq']} Q/DQ nodes between them "
             f"that did not fuse"
         )
     return "see `effbench verify` for the precision of each layer"

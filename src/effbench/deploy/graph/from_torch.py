@@ -1,4 +1,4 @@
-"""torch -> ONNX, once per resolution and batch; every target translates the graph made here."""
+"""Export torch modules to ONNX, once per resolution and batch; every target translates that graph."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def from_module(
     """Export an eval-mode module that takes one image tensor (B, C, H, W).
 
     Args:
-        module: The model, in eval mode; BatchNorm behind a convolution is folded by the exporter where it still stands.
+        module: The model, in eval mode; the exporter folds a BatchNorm behind a convolution.
         channels: Input channels.
         resolution: Height and width in pixels.
         batch: The fixed batch size, or None for a dynamic one.
@@ -45,7 +45,7 @@ def from_module(
         import torch
     except ImportError as error:
         raise MissingDependencyError("Exporting a torch model", error.name or "torch", "torch") from error
-    # A batch of 1 as the example of a dynamic one is silently exported as a static 1.
+    # With an example batch of 1, a dynamic batch is silently exported as a static 1.
     example = torch.zeros(2 if batch is None else batch, channels, *resolution)
     dynamic = None if batch is not None else ({0: torch.export.Dim("batch")},)
     names = [OUTPUT] if outputs == 1 else [f"{OUTPUT}_{index}" for index in range(outputs)]
@@ -74,7 +74,7 @@ def from_module(
 
 
 def _root_cause(error: BaseException) -> str:
-    """Return what the exporter met first: its own message tells how to file a bug, not what is wrong."""
+    """Return the first cause: the exporter's own message explains how to file a bug, not what is wrong."""
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), 'no message')}"
@@ -83,6 +83,6 @@ def _root_cause(error: BaseException) -> str:
 def _check_batch(model: onnx.ModelProto, batch: int | None) -> None:
     for spec in (*onnx_file.inputs(model), *onnx_file.specs(model.graph.output)):
         if not spec.shape or spec.shape[0] != batch:
-            found = spec.shape[0] if spec.shape else "no dimension"
-            wanted = "a dynamic one" if batch is None else batch
-            raise ConversionError("torch.onnx.export", f"'{spec.name}' has batch {found}, {wanted} was asked for.")
+            actual = spec.shape[0] if spec.shape else "no dimension"
+            expected = "a dynamic one" if batch is None else batch
+            raise ConversionError("torch.onnx.export", f"'{spec.name}' has batch {actual} instead of {expected}.")

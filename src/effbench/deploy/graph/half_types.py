@@ -1,4 +1,4 @@
-"""What half precision can hold, and where the ONNX standard allows it."""
+"""The range of half precision, and where the ONNX standard allows it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ HALF_MAX = 65504.0
 
 
 def half_slots(node: NodeProto, opset: int) -> tuple[tuple[bool, ...], tuple[bool, ...]]:
-    """Say for each input and output of a node whether the ONNX standard allows float16 there.
+    """Return for each input and output of a node whether the ONNX standard allows float16 there.
 
-    The scales of a Resize, for one, are always float32; of operators outside the standard nothing is known.
+    The scales of a Resize, for example, are always float32. Operators outside the standard count as float32 only.
     """
     from onnx import defs
 

@@ -1,4 +1,4 @@
-"""ONNX files as they come from anywhere: loaded safely, checked, cleaned of what does not compute, and counted."""
+"""ONNX files from any source: loaded safely, checked, stripped of metadata, and counted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def load(path: Path) -> onnx.ModelProto:
     """Read an ``.onnx`` file and check it.
 
     Raises:
-        DataError: The file is missing, truncated, not ONNX, invalid, or its external data lie outside its folder.
+        DataError: The file is missing, truncated, not ONNX, invalid, or its external data are outside its folder.
         MissingDependencyError: The package onnx is not installed.
     """
     try:
@@ -54,7 +54,7 @@ def _load_external(model: onnx.ModelProto, path: Path) -> None:
             continue
         location = next((item.value for item in tensor.external_data if item.key == "location"), "")
         data = (root / location).resolve()
-        # A hostile file must not make us read, and later ship, somebody's other files.
+        # A hostile file must not make effbench read other files of the user, and later copy them to a device.
         if not location or not data.is_relative_to(root):
             raise DataError(f"{path}: tensor '{tensor.name}' points to '{location}', outside the model's folder.")
         if not data.is_file():
@@ -71,40 +71,41 @@ def specs(values: object) -> tuple[TensorSpec, ...]:
     """Return name, dtype and shape of graph inputs or outputs; an open dimension is None."""
     import onnx
 
-    found = []
+    result = []
     for value in values:  # type: ignore[attr-defined]
         tensor = value.type.tensor_type
         dtype = str(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
         shape = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
-        found.append(TensorSpec(value.name, dtype, shape))
-    return tuple(found)
+        result.append(TensorSpec(value.name, dtype, shape))
+    return tuple(result)
 
 
 def inputs(model: onnx.ModelProto) -> tuple[TensorSpec, ...]:
-    """Return the inputs a caller has to feed (initializers listed as inputs are not among them)."""
+    """Return the inputs that a caller has to feed, without the initializers that some files list as inputs."""
     constants = {tensor.name for tensor in model.graph.initializer}
     return specs([value for value in model.graph.input if value.name not in constants])
 
 
-def image_input(model: onnx.ModelProto, where: str) -> TensorSpec:
-    """Return the one image input, shape (B, C, H, W).
+def image_input(model: onnx.ModelProto, label: str) -> TensorSpec:
+    """Return the image input, shape (B, C, H, W), of a model with no other input; ``label`` names it in errors.
 
     Raises:
-        DataError: There is not exactly one input, or it is not a floating rank-4 tensor with 1 to 4 channels.
+        DataError: The model has no or several inputs, or the input is not a floating-point tensor of rank 4 with 1 to 4
+            channels.
     """
-    found = inputs(model)
-    if len(found) == 1:
-        spec = found[0]
+    graph_inputs = inputs(model)
+    if len(graph_inputs) == 1:
+        spec = graph_inputs[0]
         if len(spec.shape) == 4 and spec.dtype in ("float32", "float16") and (spec.shape[1] or 0) in (1, 2, 3, 4):
             return spec
-    text = "; ".join(f"{spec.name}: {spec.dtype} {list(spec.shape)}" for spec in found) or "none"
+    text = "; ".join(f"{spec.name}: {spec.dtype} {list(spec.shape)}" for spec in graph_inputs) or "none"
     raise DataError(
-        f"{where}: effbench takes models with one image input (B, C, H, W), C from 1 to 4; this one has {text}.",
+        f"{label}: effbench takes models with one image input (B, C, H, W), C from 1 to 4; this one has {text}.",
         hint="A channels-last or multi-input model needs a small wrapper that takes one NCHW image.",
     )
 
 
-def fix_shape(model: onnx.ModelProto, resolution: tuple[int, int], batch: int, where: str) -> onnx.ModelProto:
+def fix_shape(model: onnx.ModelProto, resolution: tuple[int, int], batch: int, label: str) -> onnx.ModelProto:
     """Return the model with batch and image size set, shapes inferred through the graph.
 
     Raises:
@@ -112,27 +113,27 @@ def fix_shape(model: onnx.ModelProto, resolution: tuple[int, int], batch: int, w
     """
     import onnx
 
-    spec = image_input(model, where)
+    spec = image_input(model, label)
     fixed = onnx.ModelProto()
     fixed.CopyFrom(model)
     value = next(item for item in fixed.graph.input if item.name == spec.name)
-    wanted = (batch, spec.shape[1], *resolution)
-    for label, dim, have, want in zip(
-        ("batch", "channels", "height", "width"), value.type.tensor_type.shape.dim, spec.shape, wanted, strict=True
+    shape = (batch, spec.shape[1], *resolution)
+    for dimension, dim, actual, expected in zip(
+        ("batch", "channels", "height", "width"), value.type.tensor_type.shape.dim, spec.shape, shape, strict=True
     ):
-        if have is not None and have != want:
-            raise DataError(f"{where}: its {label} is fixed to {have}, not {want}.", hint=f"Ask for {have}.")
-        dim.dim_value = want or 0
+        if actual is not None and actual != expected:
+            raise DataError(f"{label}: its {dimension} is fixed to {actual}, not {expected}.", hint=f"Use {actual}.")
+        dim.dim_value = expected or 0
     if fixed != model:
-        # Stale shapes of the open graph would contradict the ones inferred now.
+        # Shapes of the graph with open dimensions would contradict the new ones.
         del fixed.graph.value_info[:]
         for output in fixed.graph.output:
             output.type.tensor_type.ClearField("shape")
-    return infer_shapes(fixed, where)
+    return infer_shapes(fixed, label)
 
 
-def infer_shapes(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
-    """Return the model with the shape of every tensor worked out.
+def infer_shapes(model: onnx.ModelProto, label: str) -> onnx.ModelProto:
+    """Return the model with the shape of every tensor inferred.
 
     Raises:
         DataError: The shapes contradict each other.
@@ -142,13 +143,13 @@ def infer_shapes(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
     try:
         return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     except onnx.shape_inference.InferenceError as error:
-        raise DataError(f"{where}: its shapes do not fit together: {str(error).splitlines()[0]}") from error
+        raise DataError(f"{label}: its shapes do not fit together: {str(error).splitlines()[0]}") from error
 
 
 def tidy(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Remove, in place, what does not compute: exporter notes (they hold local paths) and unused initializers."""
-    used = {name for node in model.graph.node for name in node.input} | {out.name for out in model.graph.output}
-    for tensor in [item for item in model.graph.initializer if item.name not in used]:
+    """Remove exporter metadata, which holds local paths, and unused initializers, in place."""
+    read = {name for node in model.graph.node for name in node.input} | {out.name for out in model.graph.output}
+    for tensor in [item for item in model.graph.initializer if item.name not in read]:
         model.graph.initializer.remove(tensor)
     scopes: Counter[str] = Counter()
     for node in model.graph.node:
@@ -169,7 +170,7 @@ def tidy(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _scoped_name(node: onnx.NodeProto, seen: Counter[str]) -> str:
-    """Name a node after the module it came from, so that a layer in a profile can be found in the source."""
+    """Name a node after its torch module, so that a layer in a profile can be found in the source."""
     scopes = next((item.value for item in node.metadata_props if item.key == "pkg.torch.onnx.name_scopes"), "[]")
     parts = [part.strip(" '\"") for part in scopes.strip("[]").split(",")]
     module = parts[-2] if len(parts) > 1 and parts[-2] else ""
@@ -179,7 +180,7 @@ def _scoped_name(node: onnx.NodeProto, seen: Counter[str]) -> str:
 
 
 def operators(model: onnx.ModelProto) -> dict[str, int]:
-    """Return how many nodes of each type a graph has, by name."""
+    """Return the number of nodes of each type, by name."""
     return dict(sorted(Counter(node.op_type for node in model.graph.node).items()))
 
 
@@ -191,7 +192,7 @@ def shapes(model: onnx.ModelProto) -> dict[str, tuple[int | None, ...]]:
 
 
 def count_params(model: onnx.ModelProto) -> int:
-    """Return how many floating-point numbers the graph's initializers hold, scalars left out."""
+    """Return the number of floating-point values in the graph's initializers, without scalars."""
     import onnx
 
     floating = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
@@ -203,37 +204,37 @@ HEAVY = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 def count_macs(model: onnx.ModelProto) -> int | None:
-    """Return the multiply-accumulates of one inference: convolutions and matrix products only, as papers count.
+    """Return the multiply-accumulates of one inference, only of convolutions and matrix products as usual in papers.
 
-    None where a shape that decides the count is not known.
+    None if a shape that decides the count is unknown.
     """
-    found = macs_by_node(model)
+    macs = macs_by_node(model)
     heavy = sum(node.op_type in HEAVY for node in model.graph.node)
-    return sum(found.values()) if len(found) == heavy else None
+    return sum(macs.values()) if len(macs) == heavy else None
 
 
 def macs_by_node(model: onnx.ModelProto) -> dict[str, int]:
     """Return the multiply-accumulates of each convolution and matrix product, by the node's first output.
 
-    A node is left out where a shape that decides the count is not known.
+    A node is left out if a shape that decides the count is unknown.
     """
     known = shapes(model)
-    found = {}
+    macs = {}
     for node in model.graph.node:
         if node.op_type not in HEAVY:
             continue
         left, right, out = (known.get(name) for name in (node.input[0], node.input[1], node.output[0]))
         if left is None or right is None or out is None or None in (*left, *right, *out):
             continue
-        side = left if node.op_type == "ConvTranspose" else out
-        found[node.output[0]] = math.prod(one for one in side if one) * _depth(node, left, right)
-    return found
+        elements = math.prod(size for size in (left if node.op_type == "ConvTranspose" else out) if size)
+        macs[node.output[0]] = elements * _products_per_element(node, left, right)
+    return macs
 
 
-def _depth(node: onnx.NodeProto, left: tuple[int | None, ...], right: tuple[int | None, ...]) -> int:
-    """Return the products summed into one output element (or, transposed, spread from one input element)."""
+def _products_per_element(node: onnx.NodeProto, left: tuple[int | None, ...], right: tuple[int | None, ...]) -> int:
+    """Return the number of products for each output element, or for each input element of a ConvTranspose."""
     if node.op_type in ("Conv", "ConvTranspose"):
-        return math.prod(side or 1 for side in right[1:])
+        return math.prod(size or 1 for size in right[1:])
     if node.op_type == "Gemm":
         transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
         return (left[0] if transposed else left[1]) or 1

@@ -1,4 +1,4 @@
-"""A graph run by ONNX Runtime from memory, and what that really computes: the graph after its own optimization."""
+"""Run a graph in memory with ONNX Runtime, and inspect the graph that remains after its optimization."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _PRECISIONS = {1: "fp32", 10: "fp16", 11: "fp64"}
 """ONNX's numbers of tensor types."""
 
 
-def runner(model: ModelProto, also: Sequence[str] = ()) -> fidelity.Run:
-    """Return a run of a graph in memory, on one thread of the CPU, for its outputs by name.
+def runner(model: ModelProto, tensors: Sequence[str] = ()) -> fidelity.Run:
+    """Return a function that runs a graph on one thread of the CPU and returns its outputs by name.
 
     Args:
         model: The graph.
-        also: Tensors inside it that are returned too.
+        tensors: Intermediate tensors that are returned too.
 
     Raises:
         MissingDependencyError: onnxruntime is not installed.
@@ -37,7 +37,7 @@ def runner(model: ModelProto, also: Sequence[str] = ()) -> fidelity.Run:
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    session = ort.InferenceSession(_with_outputs(model, also), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(_with_outputs(model, tensors), options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return lambda feeds: dict(zip(names, session.run(names, dict(feeds)), strict=True))
 
@@ -45,32 +45,32 @@ def runner(model: ModelProto, also: Sequence[str] = ()) -> fidelity.Run:
 def _with_outputs(model: ModelProto, names: Sequence[str]) -> bytes:
     import onnx
 
-    inner = {name for node in model.graph.node for name in node.output} - {one.name for one in model.graph.output}
+    inner = {name for node in model.graph.node for name in node.output} - {output.name for output in model.graph.output}
     wider = onnx.ModelProto()
     wider.CopyFrom(model)
     wider.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(names) if name in inner)
     return bytes(wider.SerializeToString())
 
 
-def left_unfused(path: Path) -> dict[str, int]:
-    """Count, in the graph that the CPU provider runs, operators in int8 and Q/DQ nodes that stand alone.
+def count_unfused(path: Path) -> dict[str, int]:
+    """Count operators in int8 and Q/DQ nodes that did not fuse, in the graph that the CPU provider runs.
 
-    One that stands alone costs a pass over its tensor and saves nothing.
+    A Q/DQ node that did not fuse costs a pass over its tensor and saves nothing.
     """
     kinds = Counter(node.op_type for node in optimized(path, "CPUExecutionProvider").graph.node)
-    borders = kinds["QuantizeLinear"] + kinds["DequantizeLinear"]
-    return {"int8": sum(kinds[name] for name in QUANTIZED), "pairs": borders}
+    unfused = kinds["QuantizeLinear"] + kinds["DequantizeLinear"]
+    return {"int8": sum(kinds[name] for name in QUANTIZED), "qdq": unfused}
 
 
 def optimized(path: Path, provider: str) -> Any:
-    """Return the graph as ONNX Runtime rewrites it, before the layouts of one processor."""
+    """Return the graph after ONNX Runtime's optimization, but before it depends on the processor."""
     import onnx
     import onnxruntime as ort
 
     with tempfile.TemporaryDirectory() as folder:
         options = ort.SessionOptions()
         options.optimized_model_filepath = f"{folder}/optimized.onnx"
-        # Above this level the file would hold layouts of this processor alone.
+        # A higher level writes memory layouts of this processor into the file.
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.log_severity_level = 3
         ort.InferenceSession(str(path), options, providers=[provider])
@@ -80,7 +80,7 @@ def optimized(path: Path, provider: str) -> Any:
 def heavy_by_precision(path: Path, provider: str) -> dict[str, int]:
     """Count convolutions and matrix products by the type they compute in.
 
-    The CPU provider computes most of an fp16 graph in fp32: it casts around each operator. The count shows it.
+    The CPU provider computes most of an fp16 graph in fp32, with casts around each operator, which this count shows.
     """
     model = optimized(path, provider)
     types = {value.name: value.type.tensor_type.elem_type for value in (*model.graph.value_info, *model.graph.input)}

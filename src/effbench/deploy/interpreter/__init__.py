@@ -1,4 +1,4 @@
-"""A small interpreter of ONNX graphs in torch: the second engine beside the runtimes, and the measure of precision.
+"""A small interpreter of ONNX graphs in torch: the second engine beside the runtimes, and a simulation of precisions.
 
 It runs a graph with the types it declares, in float64, or in simulated half precision with half or fp32 accumulation
 and subnormals flushed to zero; chosen nodes (islands) stay in float32. See docs/explanation/numerics.md.

@@ -117,7 +117,7 @@ def shrink(call: Call, x: Tensor, *, bias: float = 0.0, lambd: float = 0.5) -> T
 
 
 def stable_softmax(call: Call, x: Tensor, dim: int) -> Tensor:
-    """Return the softmax with the maximum taken off first, as every runtime does."""
+    """Return the softmax; the maximum is subtracted first, as in every runtime."""
     powers = call.math.round(torch.exp(call.math.round(x - x.amax(dim, keepdim=True))))
     return powers / call.math.sum(powers, [dim], keepdim=True)
 

@@ -1,6 +1,6 @@
-"""How numbers behave in one run: exact, as the graph declares, or in half precision as small accelerators have it.
+"""The number system of one run: exact, as the graph declares, or in half precision as on small accelerators.
 
-Half precision is simulated on float32 carriers. What a device does inside one operator is rarely documented, so two
+Half precision is simulated on float32 carriers. A device's arithmetic inside one operator is rarely documented, so two
 bounds are computed. *fp32 accumulation*: an operator works in float32 and only its result is rounded. *Half
 accumulation*: sums are formed from exact partial sums of `chunk` terms, each rounded to half and added to a running
 sum that is rounded again, and the steps inside a normalization or softmax are rounded too. A kernel window of a
@@ -24,7 +24,7 @@ _FLUSH_BELOW = 6.1035e-05  # just under 2**-14, because hardshrink also clears i
 
 
 def to_half(x: Tensor, flush: bool) -> Tensor:
-    """Round a floating tensor to float16, subnormals to zero where ``flush`` is set."""
+    """Round a floating-point tensor to float16, and subnormals to zero if ``flush`` is set."""
     if x.dtype == torch.float64:
         x = x.float()
     half = x.half()
@@ -33,7 +33,7 @@ def to_half(x: Tensor, flush: bool) -> Tensor:
 
 @dataclass(frozen=True)
 class Mode:
-    """A number system for a whole run; ``floats`` None keeps the types that the graph declares."""
+    """A number system for one run; if ``floats`` is None, the types that the graph declares are kept."""
 
     name: str
     floats: torch.dtype | None = None
@@ -56,14 +56,14 @@ MODES: dict[str, Mode] = {
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """What one operator's inside computes with: plain float, or rounding to half at each step."""
+    """The arithmetic inside one operator: plain float, or rounding to half at each step."""
 
     rounds: bool = False
     flush: bool = False
     chunk: int = CHUNK
 
     def round(self, x: Tensor) -> Tensor:
-        """Round an intermediate value where this arithmetic rounds, else return it as it is."""
+        """Return an intermediate value, rounded to half precision if this arithmetic rounds."""
         return to_half(x, self.flush).to(x.dtype) if self.rounds and x.is_floating_point() else x
 
     def sum(self, x: Tensor, dims: Sequence[int], keepdim: bool = False) -> Tensor:
@@ -84,7 +84,7 @@ class Arithmetic:
         return total
 
     def mean(self, x: Tensor, dims: Sequence[int], keepdim: bool = False) -> Tensor:
-        """Average over dimensions: the sum is formed first, so that its overflow shows."""
+        """Average over dimensions; the sum is computed first, so its overflow is simulated."""
         count = 1
         for d in dims:
             count *= x.shape[d]

@@ -16,7 +16,7 @@ def _heads(x: Tensor, count: int) -> Tensor:
 
 
 def _allowed(scores: Tensor, offset: Tensor, lengths: Tensor | None, causal: int, left: int, right: int) -> Tensor:
-    """Say which key each query may see; ``offset`` is the first query's place among the keys, per image."""
+    """Return which keys each query may attend to; ``offset`` is the first query's index among the keys, per image."""
     columns = torch.arange(scores.shape[-1])
     ahead = columns - (torch.arange(scores.shape[-2]).unsqueeze(1) + offset)
     allowed = torch.ones_like(ahead, dtype=torch.bool)
@@ -72,16 +72,16 @@ def attention(
     if lengths is not None:
         offset = lengths.reshape(-1, 1, 1, 1) - query.shape[2]
     repeat = query.shape[1] // key.shape[1]
-    # Half of the scale on each side keeps the product in range; the standard asks for it.
+    # Half of the scale on each side keeps the product in range; the standard prescribes it.
     root = math.sqrt(scale if scale is not None else 1 / math.sqrt(query.shape[-1]))
     keys = call.math.round(key * root).repeat_interleave(repeat, 1)
     raw = call.math.matmul(call.math.round(query * root), keys.transpose(-1, -2))
     capped = softcap * torch.tanh(raw / softcap) if softcap else raw
     allowed = _allowed(raw, offset, lengths, is_causal, left_window_size, right_window_size)
     biased = call.math.round(capped + _bias(raw, mask, allowed))
-    # A query that sees no key has no weights; its result is zero.
-    blind = torch.isneginf(biased).all(-1, keepdim=True)
-    weights = call.math.round(stable_softmax(call, biased, -1)).masked_fill(blind, 0.0)
+    # A query without any allowed key has no weights; its result is zero.
+    masked = torch.isneginf(biased).all(-1, keepdim=True)
+    weights = call.math.round(stable_softmax(call, biased, -1)).masked_fill(masked, 0.0)
     y = call.math.matmul(weights, value.repeat_interleave(repeat, 1))
     y = y.transpose(1, 2).flatten(2) if flat else y
     return y, key, value, (raw, capped, biased, weights)[qk_matmul_output_mode]

@@ -1,4 +1,4 @@
-"""Operators that treat each element alone."""
+"""Elementwise operators."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def average(call: Call, *tensors: Tensor) -> Tensor:
 
 @operator("Where", moves=True)
 def where(call: Call, condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Take from one tensor where a condition holds, else from the other."""
+    """Select elements of a where a condition holds, otherwise of b."""
     return torch.where(condition, a, b)
 
 
@@ -141,7 +141,7 @@ def clip(
     min: float | None = None,
     max: float | None = None,
 ) -> Tensor:
-    """Limit values; a lower bound above the upper one loses to it."""
+    """Limit values; if the lower bound exceeds the upper one, the upper one holds."""
     low = low if low is not None or min is None else torch.tensor(min, dtype=x.dtype)
     high = high if high is not None or max is None else torch.tensor(max, dtype=x.dtype)
     x = x if low is None else torch.maximum(x, low)
@@ -150,7 +150,7 @@ def clip(
 
 @operator("IsInf")
 def is_inf(call: Call, x: Tensor, *, detect_negative: int = 1, detect_positive: int = 1) -> Tensor:
-    """Say where values are infinite."""
+    """Return a mask of the infinite values."""
     infinite = torch.isinf(x)
     return infinite & (((x > 0) & bool(detect_positive)) | ((x < 0) & bool(detect_negative)))
 
@@ -174,5 +174,5 @@ def dropout(
 ) -> tuple[Tensor, Tensor]:
     """Return the input and a mask of ones: inference drops nothing."""
     if training is not None and bool(training) and (ratio_input is None or float(ratio_input) > 0):
-        raise ValueError("a Dropout that trains is random and has no one result")
+        raise ValueError("a Dropout in training mode is random")
     return x, torch.ones(x.shape, dtype=torch.bool)

@@ -30,10 +30,10 @@ _NARROW = (torch.float16, torch.bfloat16)
 
 @dataclass(frozen=True)
 class Step:
-    """A node made ready to run.
+    """A node prepared to run.
 
-    ``half_inputs`` and ``half_outputs`` say which of them the standard allows in half precision (the scales of a
-    Resize, for one, are always float32).
+    ``half_inputs`` and ``half_outputs`` tell which of them the standard allows in half precision (the scales of a
+    Resize, for example, are always float32).
     """
 
     name: str
@@ -48,7 +48,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Executed:
-    """A step, its inputs as they were used (cast to the node's own precision), and its outputs."""
+    """A step, its inputs after the cast to the node's precision, and its outputs."""
 
     step: Step
     inputs: list[Tensor | None]
@@ -56,7 +56,7 @@ class Executed:
 
 
 class Interpreter:
-    """An ONNX model ready to run; islands are named by a node's first output, which is unique where a name is not."""
+    """An ONNX model ready to run; islands are named by a node's first output, which is unique, unlike its name."""
 
     def __init__(self, model: ModelProto) -> None:
         if model.functions:
@@ -89,10 +89,10 @@ class Interpreter:
 
         Args:
             feeds: An array for each input.
-            mode: A name of `MODES`, or a mode of one's own.
-            islands: First outputs of the nodes that compute in float32 where the mode says half.
-            replaced: What later nodes are given in the place of tensors, by name.
-            grad: Whether the steps' outputs can be differentiated by torch.
+            mode: A name of `MODES`, or another mode.
+            islands: First outputs of the nodes that compute in float32 in a half mode.
+            replaced: Tensors that later nodes read instead of the computed ones, by name.
+            grad: Whether torch can differentiate the steps' outputs.
 
         Raises:
             UsageError: An input is missing, or the mode is unknown.
@@ -110,8 +110,8 @@ class Interpreter:
             with torch.set_grad_enabled(grad):
                 inputs, outputs = _execute(step, values, mode, step.outputs[0] in islands, self)
             yield Executed(step, inputs, outputs)
-            made = zip(step.outputs, outputs, strict=False)
-            values.update((name, (replaced or {}).get(name, y)) for name, y in made if name)
+            named = zip(step.outputs, outputs, strict=False)
+            values.update((name, (replaced or {}).get(name, y)) for name, y in named if name)
             for name in frees:
                 values.pop(name, None)
 
@@ -120,13 +120,13 @@ class Interpreter:
     ) -> dict[str, Array]:
         """Run once and return the outputs by name; arguments and errors as in `trace`.
 
-        Floating outputs are float64, or float32 carriers of half values, where the mode is not the graph's own types.
+        Floating-point outputs are float64, or float32 carriers of half values, unless the mode keeps the graph's types.
         """
         mode = _mode(mode)
         values = {name: from_numpy(feeds[name]) for name in self.inputs if name in feeds} | self.constants
-        for done in self.trace(feeds, mode, islands):
-            found = zip(done.step.outputs, done.outputs, strict=False)
-            values.update((name, y) for name, y in found if name in self.outputs)
+        for executed in self.trace(feeds, mode, islands):
+            named = zip(executed.step.outputs, executed.outputs, strict=False)
+            values.update((name, y) for name, y in named if name in self.outputs)
         return {name: _export(values[name], mode) for name in self.outputs}
 
 
@@ -151,25 +151,25 @@ def _mode(mode: str | Mode) -> Mode:
 
 
 def _step(node: NodeProto, opset: int) -> Step:
-    where = node.name or (node.output[0] if node.output else "")
-    # onnxruntime's quantizer writes 16-bit Q/DQ of older opsets in its own domain; they mean the same.
+    label = node.name or (node.output[0] if node.output else "")
+    # onnxruntime's quantizer writes 16-bit Q/DQ of older opsets in another domain; they are the same operators.
     known = node.domain in ("", "ai.onnx") or node.op_type in ("QuantizeLinear", "DequantizeLinear")
-    found = registry.find(node.op_type, opset) if known else None
-    if found is None:
+    operator = registry.find(node.op_type, opset) if known else None
+    if operator is None:
         name = f"{node.domain}::{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type
         raise ConversionError(
             "interpret",
             "the interpreter has no such operator",
-            node=where,
+            node=label,
             op=name,
             hint=f"Supported: {', '.join(registry.operators())}.",
         )
     attributes = {a.name: _attribute(a) for a in node.attribute if not registry.ignored(a.name)}
-    unknown = sorted(set(attributes) - found.attributes)
-    if unknown and "attributes" not in found.function.__code__.co_varnames:
-        raise ConversionError("interpret", f"attribute '{unknown[0]}' is unknown", node=where, op=node.op_type)
+    unknown = sorted(set(attributes) - operator.attributes)
+    if unknown and "attributes" not in operator.function.__code__.co_varnames:
+        raise ConversionError("interpret", f"attribute '{unknown[0]}' is unknown", node=label, op=node.op_type)
     halves = half_slots(node, opset)
-    return Step(where, node.op_type, found, tuple(node.input), tuple(node.output), attributes, *halves)
+    return Step(label, node.op_type, operator, tuple(node.input), tuple(node.output), attributes, *halves)
 
 
 def _attribute(attribute: onnx.AttributeProto) -> Any:
@@ -187,21 +187,21 @@ def _execute(
     for name, half in zip(step.inputs, step.half_inputs, strict=True):
         kind = torch.float32 if floats is torch.float16 and not half else floats
         inputs.append(_convert(values[name], kind, mode, name in model.constants) if name else None)
-    given = next((x.dtype for x in inputs if x is not None and x.is_floating_point()), None)
-    result = floats or given
+    input_type = next((x.dtype for x in inputs if x is not None and x.is_floating_point()), None)
+    result_type = floats or input_type
     rounds = mode.half_accumulation and floats is torch.float16
     narrow = any(half for half in step.half_outputs)
     math = Arithmetic(rounds and narrow, mode.flush, mode.chunk)
     call = registry.Call(math, model.opset, len(step.outputs), floats)
-    used = inputs if step.operator.moves else [_widen(x) for x in inputs]
+    arguments = inputs if step.operator.moves else [_widen(x) for x in inputs]
     try:
-        made = step.operator.function(call, *used, **step.attributes)
+        results = step.operator.function(call, *arguments, **step.attributes)
     except (RuntimeError, ValueError, IndexError, TypeError, KeyError, NotImplementedError) as error:
         raise ConversionError("interpret", str(error).split("\n")[0], node=step.name, op=step.op) from error
-    outputs = list(made) if isinstance(made, tuple | list) else [made]
+    outputs = list(results) if isinstance(results, tuple | list) else [results]
     if floats is None and step.operator.moves:
         return inputs, outputs
-    kinds = [torch.float32 if floats is torch.float16 and not half else result for half in step.half_outputs]
+    kinds = [torch.float32 if floats is torch.float16 and not half else result_type for half in step.half_outputs]
     return inputs, [_convert(y, kind, mode, False) for y, kind in zip(outputs, kinds, strict=False)]
 
 

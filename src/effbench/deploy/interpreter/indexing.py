@@ -19,7 +19,7 @@ def _positive(indices: Tensor, length: int) -> Tensor:
 
 @operator("Gather", moves=True)
 def gather(call: Call, x: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
-    """Pick whole slices along an axis."""
+    """Pick slices along an axis."""
     axis %= x.dim()
     picked = x.index_select(axis, _positive(indices, x.shape[axis]).reshape(-1))
     return picked.reshape((*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))
@@ -74,7 +74,7 @@ def scatter_nd(call: Call, x: Tensor, indices: Tensor, updates: Tensor, *, reduc
 
 @operator("OneHot", moves=True)
 def one_hot(call: Call, indices: Tensor, depth: Tensor, values: Tensor, *, axis: int = -1) -> Tensor:
-    """Return vectors with one value on and the others off; an index out of range turns none on."""
+    """Return one-hot vectors of two values; an index out of range gives a vector of the off value."""
     count = int(depth.reshape(()))
     places = _positive(indices, count).unsqueeze(axis)
     shape = [1] * places.dim()
@@ -98,7 +98,7 @@ def eye_like(call: Call, x: Tensor, *, dtype: int | None = None, k: int = 0) -> 
 
 @operator("NonZero", moves=True)
 def non_zero(call: Call, x: Tensor) -> Tensor:
-    """Return the places that are not zero, shape (rank, count)."""
+    """Return the indices of the nonzero elements, shape (rank, count)."""
     return torch.nonzero(x).T
 
 
@@ -122,15 +122,15 @@ def reverse_sequence(call: Call, x: Tensor, lengths: Tensor, *, batch_axis: int 
 
 @operator("CenterCropPad", moves=True)
 def center_crop_pad(call: Call, x: Tensor, shape: Tensor, *, axes: Sequence[int] | None = None) -> Tensor:
-    """Cut or zero-pad around the center to a given size."""
+    """Crop or zero-pad around the center to a size."""
     chosen = list(axes) if axes is not None else list(range(x.dim()))
-    for axis, wanted in zip(chosen, ints(shape), strict=True):
+    for axis, size in zip(chosen, ints(shape), strict=True):
         axis %= x.dim()
-        have = x.shape[axis]
-        if wanted < have:
-            x = x.narrow(axis, (have - wanted) // 2, wanted)
-        elif wanted > have:
-            before = (wanted - have) // 2
-            pads = [0, 0] * (x.dim() - 1 - axis) + [before, wanted - have - before]
+        excess = x.shape[axis] - size
+        if excess > 0:
+            x = x.narrow(axis, excess // 2, size)
+        elif excess < 0:
+            before = -excess // 2
+            pads = [0, 0] * (x.dim() - 1 - axis) + [before, -excess - before]
             x = torch.nn.functional.pad(x, pads)
     return x

@@ -88,9 +88,9 @@ def _transposed_pads(
 ) -> list[tuple[int, int]]:
     if output_shape is None and auto_pad not in ("SAME_UPPER", "SAME_LOWER"):
         return spatial_pads(sizes, full, strides, pads, auto_pad)
-    wanted = output_shape[-len(sizes) :] if output_shape else [n * s for n, s in zip(sizes, strides, strict=True)]
-    totals = [f + e - w for f, e, w in zip(full, extra, wanted, strict=True)]
-    # A result longer than the full one is filled up at its end.
+    lengths = output_shape[-len(sizes) :] if output_shape else [n * s for n, s in zip(sizes, strides, strict=True)]
+    totals = [f + e - n for f, e, n in zip(full, extra, lengths, strict=True)]
+    # A result longer than the full one is padded at its end.
     halves = [(t // 2, t - t // 2) if t > 0 else (0, t) for t in totals]
     return halves if auto_pad == "SAME_UPPER" else [(b, a) if b > 0 else (a, b) for a, b in halves]
 
@@ -127,7 +127,7 @@ def conv_transpose(
         rows = weights[:, start : start + step].flatten(0, 1)
         products = _TRANSPOSED[rank](part, rows, None, strides, 0, 0, group, dilations)
         y = call.math.round(y + call.math.round(products))
-    # The full result is cut (or, for output padding, extended by zeros) to what the attributes ask for.
+    # The full result is cropped, or padded with zeros for output padding, to the size that the attributes give.
     full = list(y.shape[2:])
     cuts = _transposed_pads(x.shape[2:], full, strides, extra, pads, output_shape, auto_pad)
     y = pad_spatial(y, [(-before, e - after) for (before, after), e in zip(cuts, extra, strict=True)])

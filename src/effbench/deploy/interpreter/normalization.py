@@ -1,4 +1,4 @@
-"""Normalizations. Their inner steps go through the run's arithmetic, so that a dying epsilon or a square shows."""
+"""Normalizations. Their inner steps use the run's arithmetic: a lost epsilon or an overflowing square is simulated."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def batch_normalization(
     spatial: int = 1,
     is_test: int = 1,
 ) -> Tensor:
-    """Scale and shift each channel; the two numbers are folded in float, as every converter does."""
+    """Scale and shift each channel; both numbers are folded in float, as in every converter."""
     if training_mode:
         raise ValueError("training_mode is not for inference")
     wide = [t.to(x.dtype) for t in (scale, bias, mean, variance)]
@@ -101,7 +101,7 @@ def lp_normalization(call: Call, x: Tensor, *, axis: int = -1, p: int = 2) -> Te
 
 @operator("MeanVarianceNormalization")
 def mean_variance_normalization(call: Call, x: Tensor, *, axes: Sequence[int] = (0, 2, 3)) -> Tensor:
-    """Standardize over the given axes; the standard's epsilon of 1e-9 is added to the deviation."""
+    """Standardize over some axes; the standard's epsilon of 1e-9 is added to the deviation."""
     mean = call.math.mean(x, axes, keepdim=True)
     centered = call.math.round(x - mean)
     variance = call.math.mean(call.math.round(centered * centered), axes, keepdim=True)

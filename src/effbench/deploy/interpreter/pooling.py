@@ -1,4 +1,4 @@
-"""Pooling, all of it as a reduction over windows."""
+"""Pooling as a reduction over windows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from effbench.deploy.interpreter.registry import Call, operator
 
 
 class Windows:
-    """The geometry of one pooling: pads that make every window whole, and the view that lists the windows."""
+    """The geometry of one pooling: the padding that completes every window, and a view of the windows."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class Windows:
                 self.tails[i] = self.strides[i] - rest
 
     def view(self, x: Tensor, value: float, tail: float | None = None) -> Tensor:
-        """Return shape (N, C, *outputs, window): padding holds ``value``, what ceil mode adds holds ``tail``."""
+        """Return shape (N, C, *outputs, window): padding is filled with ``value``, that of ceil mode with ``tail``."""
         x = pad_spatial(x, self.pads, value)
         x = pad_spatial(x, [(0, tail_size) for tail_size in self.tails], value if tail is None else tail)
         rank = len(self.kernel)
@@ -61,17 +61,17 @@ def max_pool(
     storage_order: int = 0,
     strides: Sequence[int] | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Return the largest value of each window, and where it lies."""
+    """Return the largest value of each window, and its index."""
     geometry = Windows(x.shape[2:], kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
     lowest = -math.inf if x.is_floating_point() else torch.iinfo(x.dtype).min
-    values, where = geometry.view(x, lowest).max(-1)
+    values, offsets = geometry.view(x, lowest).max(-1)
     if call.outputs == 1:
         return values
     places = torch.arange(x.numel()).reshape(x.shape)
     if storage_order:  # column major over the last two dimensions
         plane = x.shape[-1] * x.shape[-2]
         places = places // plane * plane + (places % x.shape[-1]) * x.shape[-2] + (places % plane) // x.shape[-1]
-    return values, geometry.view(places, -1).gather(-1, where.unsqueeze(-1)).squeeze(-1)
+    return values, geometry.view(places, -1).gather(-1, offsets.unsqueeze(-1)).squeeze(-1)
 
 
 @operator("AveragePool")

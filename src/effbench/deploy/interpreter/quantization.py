@@ -10,7 +10,7 @@ from effbench.deploy.interpreter.types import torch_type
 
 
 def _spread(values: Tensor, x: Tensor, axis: int, block_size: int) -> Tensor:
-    """Give scales or zero points (one, one per channel, one per block) a shape that fits x."""
+    """Return scales or zero points (per tensor, per channel or per block) in a shape that broadcasts to x."""
     if block_size:
         return values.repeat_interleave(block_size, axis).narrow(axis, 0, x.shape[axis])
     if values.numel() == 1:
@@ -54,7 +54,7 @@ def dequantize_linear(
     block_size: int = 0,
     output_dtype: int = 0,
 ) -> Tensor:
-    """Take off the zero point and multiply by the scale; the result has the scale's type."""
+    """Subtract the zero point and multiply by the scale; the result has the scale's type."""
     values = x.to(torch.int32)
     if zero is not None:
         values = values - _spread(zero.to(torch.int32), x, axis, block_size)
@@ -65,7 +65,7 @@ def dequantize_linear(
 
 @operator("DynamicQuantizeLinear")
 def dynamic_quantize_linear(call: Call, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Quantize to uint8 over the tensor's own range, zero included."""
+    """Quantize to uint8 over the tensor's range, extended to zero."""
     low, high = x.min().clamp(max=0), x.max().clamp(min=0)
     scale = (high - low) / 255
     zero = torch.round((-low / scale).clamp(0, 255))

@@ -20,7 +20,7 @@ def _bound(kind: torch.dtype, upper: bool) -> float:
 
 
 def _extreme(x: Tensor, dims: list[int], keepdim: bool, largest: bool) -> Tensor:
-    if 0 in [x.shape[d] for d in dims]:  # the neutral element: what any first value would replace
+    if 0 in [x.shape[d] for d in dims]:  # the neutral element
         shape = [1 if d in dims else n for d, n in enumerate(x.shape)]
         full = x.new_full(shape, _bound(x.dtype, not largest))
         return full if keepdim else full.reshape([n for d, n in enumerate(x.shape) if d not in dims])
@@ -92,13 +92,13 @@ def _arg(x: Tensor, axis: int, keepdims: int, last: int, largest: bool) -> Tenso
 
 @operator("ArgMax")
 def arg_max(call: Call, x: Tensor, *, axis: int = 0, keepdims: int = 1, select_last_index: int = 0) -> Tensor:
-    """Return where the largest value along an axis lies."""
+    """Return the index of the largest value along an axis."""
     return _arg(x, axis, keepdims, select_last_index, True)
 
 
 @operator("ArgMin")
 def arg_min(call: Call, x: Tensor, *, axis: int = 0, keepdims: int = 1, select_last_index: int = 0) -> Tensor:
-    """Return where the smallest value along an axis lies."""
+    """Return the index of the smallest value along an axis."""
     return _arg(x, axis, keepdims, select_last_index, False)
 
 
@@ -113,7 +113,7 @@ def _cumulate(x: Tensor, axis: int, exclusive: int, reverse: int, neutral: int) 
 
 @operator("CumSum")
 def cum_sum(call: Call, x: Tensor, axis: Tensor, *, exclusive: int = 0, reverse: int = 0) -> Tensor:
-    """Return running sums; the half modes round only what is returned."""
+    """Return running sums; the half modes round only the results."""
     return _cumulate(x, int(axis), exclusive, reverse, 0)
 
 
@@ -134,7 +134,7 @@ def top_k(
     largest: int = 1,
     sorted: int = 1,
 ) -> tuple[Tensor, Tensor]:
-    """Return the k largest or smallest values and their places; of equals the first comes first."""
+    """Return the k largest or smallest values and their indices; equal values keep their order."""
     k = k if count is None else int(count)
     values, places = torch.sort(x, dim=axis, descending=bool(largest), stable=True)
     return values.narrow(axis, 0, k), places.narrow(axis, 0, k)

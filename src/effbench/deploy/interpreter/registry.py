@@ -14,9 +14,9 @@ from effbench.deploy.interpreter.arithmetic import Arithmetic
 
 @dataclass(frozen=True)
 class Call:
-    """What an operator may know of the node it runs for.
+    """The context of one node for its operator.
 
-    ``floats`` is the type that the run's mode gives to floating results, or None where the graph's own types hold.
+    ``floats`` is the type of floating-point results in the run's mode, or None for the graph's own types.
     """
 
     math: Arithmetic
@@ -25,7 +25,7 @@ class Call:
     floats: torch.dtype | None = None
 
     def float_type(self, declared: torch.dtype) -> torch.dtype:
-        """Return the type to make where the graph asks for ``declared``."""
+        """Return the type of a result that the graph declares as ``declared``."""
         return self.floats if self.floats is not None and declared.is_floating_point else declared
 
 
@@ -34,7 +34,7 @@ Function = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Operator:
-    """An operator of ONNX from opset ``since`` on; ``moves`` says that it moves or converts values, never computes."""
+    """An operator of ONNX from opset ``since`` on; ``moves`` means that it only moves or converts values."""
 
     name: str
     function: Function
@@ -45,7 +45,7 @@ class Operator:
 
 _OPERATORS: dict[str, list[Operator]] = {}
 
-# The standard gives these no meaning for the result.
+# By the standard, these do not influence the result.
 _IGNORED = frozenset({"consumed_inputs", "stash_type"})
 
 
@@ -74,5 +74,5 @@ def operators() -> tuple[str, ...]:
 
 
 def ignored(attribute: str) -> bool:
-    """Say whether an attribute has no influence on the result."""
+    """Tell whether an attribute has no influence on the result."""
     return attribute in _IGNORED

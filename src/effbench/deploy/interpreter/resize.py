@@ -1,4 +1,4 @@
-"""Resampling of images. Every mode of Resize is separable, so one axis is treated at a time."""
+"""Resampling of images. Every mode of Resize is separable, so the axes are resampled one by one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from effbench.deploy.interpreter.shape import ints
 
 @dataclass(frozen=True)
 class Sampling:
-    """The attributes of Resize that say where to sample and with which weights."""
+    """The attributes of Resize that define the coordinates and the weights of samples."""
 
     mode: str
     coordinates: str
@@ -27,37 +27,37 @@ class Sampling:
     extrapolation: float
 
 
-def positions(how: str, out: int, size: int, scale: float, region: tuple[float, float]) -> Tensor:
+def positions(mode: str, out: int, size: int, scale: float, region: tuple[float, float]) -> Tensor:
     """Return the input coordinate, in pixels, of each output pixel along one axis (float64)."""
     x = torch.arange(out, dtype=torch.float64)
-    if how == "align_corners":
+    if mode == "align_corners":
         return x * ((size - 1) / (scale * size - 1)) if out > 1 else torch.zeros(1, dtype=torch.float64)
-    if how == "asymmetric":
+    if mode == "asymmetric":
         return x / scale
-    if how == "tf_crop_and_resize":
+    if mode == "tf_crop_and_resize":
         start, end = region
         if out == 1:
             return torch.full((1,), 0.5 * (start + end) * (size - 1), dtype=torch.float64)
         return start * (size - 1) + x * (end - start) * (size - 1) / (out - 1)
-    if how == "pytorch_half_pixel" and out == 1:
+    if mode == "pytorch_half_pixel" and out == 1:
         return torch.full((1,), -0.5, dtype=torch.float64)
-    if how == "tf_half_pixel_for_nn":
+    if mode == "tf_half_pixel_for_nn":
         return (x + 0.5) / scale
     center = 0.0
-    if how == "half_pixel_symmetric":
+    if mode == "half_pixel_symmetric":
         center = size / 2 * (1 - out / (scale * size))
     return center + (x + 0.5) / scale - 0.5
 
 
-def nearest_index(where: Tensor, rounding: str) -> Tensor:
+def nearest_index(coordinates: Tensor, rounding: str) -> Tensor:
     """Round coordinates to pixels."""
     if rounding == "floor":
-        return where.floor().long()
+        return coordinates.floor().long()
     if rounding == "ceil":
-        return where.ceil().long()
-    half = where - where.floor() == 0.5
-    up = (where + 0.5).floor()
-    return torch.where(half & (rounding == "round_prefer_floor"), where.floor(), up).long()
+        return coordinates.ceil().long()
+    half = coordinates - coordinates.floor() == 0.5
+    up = (coordinates + 0.5).floor()
+    return torch.where(half & (rounding == "round_prefer_floor"), coordinates.floor(), up).long()
 
 
 def _kernel(distance: Tensor, sampling: Sampling) -> Tensor:
@@ -70,44 +70,46 @@ def _kernel(distance: Tensor, sampling: Sampling) -> Tensor:
     return torch.where(d <= 1, near, torch.where(d < 2, far, torch.zeros_like(d)))
 
 
-def axis_weights(where: Tensor, size: int, scale: float, sampling: Sampling) -> Tensor:
+def axis_weights(coordinates: Tensor, size: int, scale: float, sampling: Sampling) -> Tensor:
     """Return the weight of each input pixel for each output pixel, shape (out, size), float64."""
     shrink = min(scale, 1.0) if sampling.antialias else 1.0
     reach = math.ceil((1 if sampling.mode == "linear" else 2) / shrink)
-    taps = where.floor().unsqueeze(1) + torch.arange(1 - reach, reach + 1, dtype=torch.float64)
-    weights = _kernel((taps - where.unsqueeze(1)) * shrink, sampling)
+    taps = coordinates.floor().unsqueeze(1) + torch.arange(1 - reach, reach + 1, dtype=torch.float64)
+    weights = _kernel((taps - coordinates.unsqueeze(1)) * shrink, sampling)
     if sampling.exclude_outside:
         weights = weights * ((taps >= 0) & (taps < size))
     if sampling.antialias or sampling.exclude_outside:
         weights = weights / weights.sum(1, keepdim=True)
-    matrix = torch.zeros(len(where), size, dtype=torch.float64)
+    matrix = torch.zeros(len(coordinates), size, dtype=torch.float64)
     return matrix.scatter_add_(1, taps.long().clamp(0, size - 1), weights)
 
 
-def resize_axis(x: Tensor, axis: int, out: int, scale: float, region: tuple[float, float], how: Sampling) -> Tensor:
+def resize_axis(
+    x: Tensor, axis: int, out: int, scale: float, region: tuple[float, float], sampling: Sampling
+) -> Tensor:
     """Resample one axis."""
     size = x.shape[axis]
-    where = positions(how.coordinates, out, size, scale, region)
-    if how.mode == "nearest":
-        y = x.index_select(axis, nearest_index(where, how.nearest).clamp(0, size - 1))
+    coordinates = positions(sampling.coordinates, out, size, scale, region)
+    if sampling.mode == "nearest":
+        y = x.index_select(axis, nearest_index(coordinates, sampling.nearest).clamp(0, size - 1))
     else:
         work = x if x.is_floating_point() else x.double()
-        matrix = axis_weights(where, size, scale, how).to(work.dtype)
+        matrix = axis_weights(coordinates, size, scale, sampling).to(work.dtype)
         y = torch.matmul(work.movedim(axis, -1), matrix.T).movedim(-1, axis)
-    if how.coordinates == "tf_crop_and_resize":
+    if sampling.coordinates == "tf_crop_and_resize":
         shape = [1] * x.dim()
         shape[axis] = out
-        outside = ((where < 0) | (where > size - 1)).reshape(shape)
-        y = torch.where(outside, torch.tensor(how.extrapolation, dtype=y.dtype), y)
+        outside = ((coordinates < 0) | (coordinates > size - 1)).reshape(shape)
+        y = torch.where(outside, torch.tensor(sampling.extrapolation, dtype=y.dtype), y)
     return y if x.is_floating_point() else y.round().to(x.dtype)
 
 
-def _scales(sizes: Sequence[int], wanted: Sequence[int], policy: str) -> tuple[list[float], list[int]]:
-    scales = [w / n for w, n in zip(wanted, sizes, strict=True)]
+def _scales(sizes: Sequence[int], new_sizes: Sequence[int], policy: str) -> tuple[list[float], list[int]]:
+    scales = [new / old for new, old in zip(new_sizes, sizes, strict=True)]
     if policy == "stretch":
-        return scales, list(wanted)
-    one = min(scales) if policy == "not_larger" else max(scales)
-    return [one] * len(sizes), [math.floor(one * n + 0.5) for n in sizes]
+        return scales, list(new_sizes)
+    scale = min(scales) if policy == "not_larger" else max(scales)
+    return [scale] * len(sizes), [math.floor(scale * n + 0.5) for n in sizes]
 
 
 @operator("Resize", since=11)
@@ -128,18 +130,18 @@ def resize(
     mode: str = "nearest",
     nearest_mode: str = "round_prefer_floor",
 ) -> Tensor:
-    """Resample to given sizes or by given factors."""
+    """Resample to sizes, or by factors."""
     chosen = [a % x.dim() for a in axes] if axes is not None else list(range(x.dim()))
     lengths = [x.shape[a] for a in chosen]
     if sizes is not None and sizes.numel():
         factors, out = _scales(lengths, ints(sizes), keep_aspect_ratio_policy)
     else:
-        assert scales is not None  # the standard asks for one of the two
+        assert scales is not None  # the standard requires one of the two
         factors = [float(s) for s in scales]
         out = [math.floor(n * s) for n, s in zip(lengths, factors, strict=True)]
     crop = coordinate_transformation_mode == "tf_crop_and_resize" and roi is not None
     regions = [float(r) for r in roi] if crop and roi is not None else [0.0] * len(chosen) + [1.0] * len(chosen)
-    how = Sampling(
+    sampling = Sampling(
         mode,
         coordinate_transformation_mode,
         nearest_mode,
@@ -150,7 +152,7 @@ def resize(
     )
     for i, axis in enumerate(chosen):
         if factors[i] != 1 or crop:
-            x = resize_axis(x, axis, out[i], factors[i], (regions[i], regions[i + len(chosen)]), how)
+            x = resize_axis(x, axis, out[i], factors[i], (regions[i], regions[i + len(chosen)]), sampling)
     return x
 
 
@@ -159,9 +161,9 @@ def upsample(
     call: Call, x: Tensor, factors: Tensor | None = None, *, mode: str = "nearest", scales: Sequence[float] = ()
 ) -> Tensor:
     """Resample by factors, from the top left corner (Upsample, and Resize before opset 11)."""
-    given = factors if factors is not None else torch.tensor(scales)
+    factors = factors if factors is not None else torch.tensor(scales)
     result: Tensor = resize(
-        call, x, None, given, coordinate_transformation_mode="asymmetric", mode=mode, nearest_mode="floor"
+        call, x, None, factors, coordinate_transformation_mode="asymmetric", mode=mode, nearest_mode="floor"
     )
     return result
 
@@ -176,7 +178,7 @@ def grid_sample(
     mode: str = "linear",
     padding_mode: str = "zeros",
 ) -> Tensor:
-    """Sample at the places that a grid names."""
+    """Sample at the coordinates of a grid."""
     kind = {"linear": "bilinear", "cubic": "bicubic"}.get(mode, mode)
     return F.grid_sample(x, grid.to(x.dtype), kind, padding_mode, bool(align_corners))
 

@@ -1,4 +1,4 @@
-"""A graph run by the interpreter behind a session's promise: the reference of models that came as .onnx files."""
+"""A session of the interpreter: the reference of models that are .onnx files."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def constant(
 
 @operator("ConstantOfShape", moves=True)
 def constant_of_shape(call: Call, shape: Tensor, *, value: Tensor | None = None) -> Tensor:
-    """Return a tensor filled with one value, zero unless given."""
+    """Return a tensor filled with one value, by default zero."""
     value = torch.zeros(1) if value is None else value
     return torch.full(ints(shape), value.reshape(()).item(), dtype=call.float_type(value.dtype))
 
@@ -77,9 +77,9 @@ def cast_like(call: Call, x: Tensor, like: Tensor, *, saturate: int = 1, round_m
 def reshape(
     call: Call, x: Tensor, sizes: Tensor | None = None, *, shape: Sequence[int] = (), allowzero: int = 0
 ) -> Tensor:
-    """Give a new shape; 0 keeps a dimension unless ``allowzero``, -1 takes what is left."""
-    wanted = ints(sizes if sizes is not None else shape)
-    return x.reshape([x.shape[i] if n == 0 and not allowzero else n for i, n in enumerate(wanted)])
+    """Return a tensor of another shape; 0 keeps a dimension unless ``allowzero``, -1 is inferred."""
+    lengths = ints(sizes if sizes is not None else shape)
+    return x.reshape([x.shape[i] if n == 0 and not allowzero else n for i, n in enumerate(lengths)])
 
 
 @operator("Flatten", moves=True)
@@ -110,7 +110,7 @@ def unsqueeze(call: Call, x: Tensor, dims: Tensor | None = None, *, axes: Sequen
 
 @operator("Transpose", moves=True)
 def transpose(call: Call, x: Tensor, *, perm: Sequence[int] | None = None) -> Tensor:
-    """Permute the dimensions; reverse them unless told."""
+    """Permute the dimensions; by default reverse them."""
     return x.permute(tuple(perm) if perm is not None else tuple(reversed(range(x.dim()))))
 
 
@@ -130,7 +130,7 @@ def split(
     num_outputs: int | None = None,
     split: Sequence[int] | None = None,
 ) -> tuple[Tensor, ...]:
-    """Cut a tensor into parts of given or equal length; the last one may be shorter."""
+    """Split a tensor into parts of some lengths, or of equal length but for a shorter last one."""
     lengths = ints(sizes if sizes is not None else split)
     if not lengths:
         count, total = num_outputs or call.outputs, x.shape[axis]
