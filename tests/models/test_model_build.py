@@ -62,7 +62,7 @@ def test_a_users_factory_keeps_its_own_initialisation(own: str) -> None:
         ("no.such.package:f", "Cannot import 'no.such.package'"),
         ("justaname", "not a factory"),
         ("{own}:missing", "has no 'missing'"),
-        ("{own}:constant", "holds no callable 'constant'"),
+        ("{own}:constant", "has no callable 'constant'"),
         ("{own}:wants", "without arguments"),
         ("{own}:number", "returned a int"),
     ],
