@@ -45,7 +45,7 @@ def test_equal_models_raise_no_alarm(bench: Any, held: list[Any], load: int, lea
 
 @pytest.mark.parametrize(
     ("load", "scenario"),
-    # A stall is seen in half of the runs beside two busy cores (docs/tutorial/gate.md).
+    # A stall is seen in half of the runs beside two busy cores (docs/explanation/gate-statistics.md).
     [(load, name) for load in (0, 1, 2) for name in SCENARIOS if (load, name) != (2, "stall_10")],
 )
 def test_slower_models_are_seen(bench: Any, held: list[Any], load: int, scenario: str) -> None:

@@ -77,7 +77,7 @@ def log_ratios(item: PairedRound, quantile: float = 0.5) -> LogRatios:
     """Reduce a round to its two log ratios.
 
     Time that a runnable thread spent waiting for a core is subtracted first: the load of other processes is not a
-    property of a model. Without this, no verdict is possible on a busy machine (figures: docs/tutorial/gate.md).
+    property of a model. Without this, no verdict is possible on a busy machine (docs/explanation/gate-statistics.md).
 
     Args:
         item: The round.

@@ -2,8 +2,8 @@
 
 On the simulator of QNN 2.51, the errors of Gelu, Sigmoid, HardSwish and Softmax are 2 to 6 times those of correct
 rounding. If a Tanh, Sigmoid or Gelu is the only reader of a Conv, the HTP fuses it, and its error is 10 to 30 times
-that; so none of them reads its input directly here (docs/how-to/qnn.md). Over a network these errors add up. Of a
-product of two 16-bit activations, ONNX Runtime's provider passes the second one to the HTP in 8 bits.
+that; so none of them reads its input directly here (docs/explanation/snapdragon.md). Over a network these errors add
+up. Of a product of two 16-bit activations, ONNX Runtime's provider passes the second one to the HTP in 8 bits.
 """
 
 from __future__ import annotations
