@@ -350,7 +350,9 @@ def test_the_table_of_fidelity_is_that_of_the_code():
 
 def test_the_tables_of_the_project_file_are_those_of_the_code():
     def keys(heading: str) -> set[str]:
-        return {key for names in rows("docs/reference/project-file.md", heading) for key in re.findall(r"`(\w+)`", names)}
+        return {
+            key for names in rows("docs/reference/project-file.md", heading) for key in re.findall(r"`(\w+)`", names)
+        }
 
     assert set(budgets.SUITE_KEYS) == keys("suite key")
     assert set(budgets.GATE_KEYS) == keys("gate key")
