@@ -93,14 +93,14 @@ def in_int8(model: onnx.ModelProto, batches: list[dict[str, Array]]) -> tuple[di
     graphs = {
         "onnxruntime": by_onnxruntime(model, batches),
         "NNCF": by_nncf(model, batches),
-        "rounded by results": to_int8(model, batches),
-        "the same, extremes": to_int8(model, batches, extremes=True),
+        "GPTQ rounding": to_int8(model, batches),
+        "GPTQ rounding, extremes": to_int8(model, batches, extremes=True),
         "noisiest in float": mixed.model,
     }
     return graphs, {
         "in float": f"{len(mixed.float_nodes)} of {mixed.quantizable}",
         "work in float": f"{mixed.share_pct:.0f} %",
-        "its ranges": "least error" if mixed.clipping is None else "extremes",
+        "ranges": "least error" if mixed.clipping is None else "extremes",
     }
 
 
@@ -108,7 +108,7 @@ def in_a16w8(model: onnx.ModelProto, batches: list[dict[str, Array]]) -> tuple[d
     """Return the graph with weights rounded to the nearest level, and with weights rounded for the output error."""
     with mock.patch("effbench.deploy.precision.rounding.round_weights"):
         nearest = to_a16w8(model, batches)
-    return {"nearest level": nearest, "rounded by results": to_a16w8(model, batches)}, {}
+    return {"nearest level": nearest, "GPTQ rounding": to_a16w8(model, batches)}, {}
 
 
 def run() -> int:
