@@ -65,6 +65,18 @@ def test_an_interpreter_that_cannot_convert_is_named(tmp_path, python, error, te
     assert [] == list(out.iterdir())
 
 
+def test_the_path_of_an_interpreter_may_be_relative_to_the_users_folder(tmp_path, monkeypatch):
+    bare = tmp_path / "environment" / "python"
+    bare.parent.mkdir()
+    bare.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S "$@"\n')
+    bare.chmod(0o755)
+    graph = graph_artifact(tmp_path, attention())
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UnavailableError, match="has no onnx2tf"):
+        litert.TARGET.convert(graph, tmp_path / "out", {"python": "environment/python"})
+
+
 def test_half_precision_is_refused(tmp_path):
     graph = graph_artifact(tmp_path, attention(), "fp16")
     with pytest.raises(UnavailableError, match="takes fp32 graphs so far, not fp16"):

@@ -209,7 +209,8 @@ def _run(python: str, graph: Artifact, folder: Path) -> dict[str, str]:
     """Run the converter; returns its version and its Python's."""
     source = folder / graph.path.name
     shutil.copyfile(graph.path, source)  # onnx2tf writes into the file that it reads
-    command = [python, "-c", SCRIPT, str(source), str(folder), *(spec.name for spec in graph.inputs)]
+    program = str(Path(python).absolute()) if os.sep in python else python  # it runs in another folder than the user's
+    command = [program, "-c", SCRIPT, str(source), str(folder), *(spec.name for spec in graph.inputs)]
     # The converter must not import the packages of this environment.
     env = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
     try:
