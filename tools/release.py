@@ -189,7 +189,7 @@ def release(root: Path, version: Version, day: date, dry_run: bool) -> str:
         documented = build_docs(root, version)
         if dry_run:
             notes = section(changelog, str(version))
-            return f"{notes}\n\nDry run: {version} can be released ({', '.join(names)}). Nothing was changed."
+            return f"{notes}\n\nDry run: {version} can be released ({', '.join(names)}). Nothing was committed."
         (root / "dist").mkdir(exist_ok=True)
         for path in files:
             shutil.copy(path, root / "dist")
@@ -216,7 +216,7 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     """Run the command; return 0, or 2 with a sentence where there is no release."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("version", help="the new version, such as 0.2.0 or 0.2.0rc1")
-    parser.add_argument("--dry-run", action="store_true", help="check and build everything, change nothing")
+    parser.add_argument("--dry-run", action="store_true", help="check and build everything, commit nothing")
     options = parser.parse_args(arguments)
     try:
         print(release(root, parse_version(options.version), date.today(), options.dry_run))
