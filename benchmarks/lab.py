@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from effbench.lab.cluster import Cluster
-from effbench.lab.engine import Engine, Outcome
+from effbench.lab.engine import JobEngine, JobOutcome
 from effbench.lab.job import LabJob
 from effbench.lab.results import Results
 
@@ -115,8 +115,8 @@ def main() -> None:
                 time.sleep(0.5)
             messages: list[str] = []
             begin = time.monotonic()
-            engine = Engine(pool, str(folder / "store"), messages.append)
-            outcomes: list[Outcome] = list(engine.run(jobs))
+            engine = JobEngine(pool, str(folder / "store"), messages.append)
+            outcomes: list[JobOutcome] = list(engine.run(jobs))
             wall = time.monotonic() - begin
             pool.close()
         finally:
@@ -138,7 +138,7 @@ def main() -> None:
         report(jobs, outcomes, Results(folder / "store").keys(), messages)
 
 
-def report(jobs: list[LabJob], outcomes: list[Outcome], stored: Collection[str], messages: list[str]) -> None:
+def report(jobs: list[LabJob], outcomes: list[JobOutcome], stored: Collection[str], messages: list[str]) -> None:
     """Print the outcomes, and how many jobs and workers were lost or repeated."""
     lost, set_aside = (sum(words in text for text in messages) for words in ("is lost", "set aside"))
     outcomes_by_job = Counter(outcome.job.key for outcome in outcomes)

@@ -477,6 +477,16 @@ def test_reports_never_need_torch():
     assert {"errors", "schema", "reports.rows"} <= reached
 
 
+def test_a_class_name_means_one_thing():
+    classes = [
+        node.name
+        for path in MODULES.values()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    ]
+    assert [] == sorted(name for name, count in Counter(classes).items() if count > 1)
+
+
 def test_every_module_says_what_it_is():
     assert [] == [module for module, path in MODULES.items() if not ast.get_docstring(ast.parse(path.read_text()))]
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from effbench.errors import DeviceError, UnavailableError, UsageError
-from effbench.lab.engine import Engine
+from effbench.lab.engine import JobEngine
 from effbench.lab.job import OK, LabJob
 from effbench.lab.results import Results
 
@@ -40,7 +40,7 @@ def job(name, folder, device="orin", **more):
 def sweep(lab, jobs, store, devices=("orin",), messages=None):
     pool = Cluster(lab.address, devices)
     try:
-        yield from Engine(pool, str(store), (messages if messages is not None else []).append).run(jobs)
+        yield from JobEngine(pool, str(store), (messages if messages is not None else []).append).run(jobs)
     finally:
         pool.close()
 
@@ -106,11 +106,11 @@ def test_a_killed_sweep_loses_what_was_in_flight_and_stores_nothing_twice(lab, t
     lab.worker("b", "orin")
     script = f"""
 from effbench.lab.cluster import Cluster
-from effbench.lab.engine import Engine
+from effbench.lab.engine import JobEngine
 from effbench.lab.job import LabJob
 arguments = [{{"name": str(i), "folder": {str(tmp_path)!r}, "seconds": 0.3}} for i in range(12)]
 jobs = [LabJob("orin", "simulated:work", one, limit_s=60) for one in arguments]
-for one in Engine(Cluster({lab.address!r}, ("orin",)), {str(tmp_path / "lab")!r}, print).run(jobs):
+for one in JobEngine(Cluster({lab.address!r}, ("orin",)), {str(tmp_path / "lab")!r}, print).run(jobs):
     print(one.status, flush=True)
 """
     first = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from effbench.errors import UsageError
 from effbench.lab import engine as engines
 from effbench.lab.cluster import check_address
-from effbench.lab.engine import Engine
+from effbench.lab.engine import JobEngine
 from effbench.lab.job import FAILED, FAULT, OK, LabJob, run, unexpected
 from effbench.lab.results import Results
 from effbench.lab.threads import Threads
@@ -65,7 +65,7 @@ class Scripted:
 
 def sweep(pool, jobs, store=None):
     messages = []
-    engine = Engine(pool, store, messages.append, pool.clock)
+    engine = JobEngine(pool, store, messages.append, pool.clock)
     return list(engine.run(jobs)), engine, messages
 
 
@@ -181,9 +181,9 @@ def test_every_job_ends_exactly_once_under_random_faults(units, jobs, fault, los
 def test_a_second_sweep_runs_only_missing_jobs(tmp_path):
     store = str(tmp_path / "lab")
     jobs = [job(str(i), folder=tmp_path) for i in range(6)]
-    first = list(Engine(Threads(["d"]), store, print).run(jobs[:4]))
+    first = list(JobEngine(Threads(["d"]), store, print).run(jobs[:4]))
     assert [False] * 4 == [item.cached for item in first]
-    second = list(Engine(Threads(["d"]), store, print).run(jobs))
+    second = list(JobEngine(Threads(["d"]), store, print).run(jobs))
     assert [True] * 4 + [False] * 2 == [item.cached for item in second]
     assert [1] * 6 == [len((tmp_path / f"{i}.runs").read_text().splitlines()) for i in range(6)]
     assert {item.key for item in jobs} == Results(store).keys()
@@ -191,14 +191,14 @@ def test_a_second_sweep_runs_only_missing_jobs(tmp_path):
 
 def test_threads_drive_many_devices_at_once(tmp_path):
     jobs = [job(str(i), f"d{i % 4}", tmp_path, seconds=0.2) for i in range(8)]
-    outcomes = list(Engine(Threads([f"d{i}" for i in range(4)]), None, print).run(jobs))
+    outcomes = list(JobEngine(Threads([f"d{i}" for i in range(4)]), None, print).run(jobs))
     assert [OK] * 8 == [outcome.status for outcome in outcomes]
     begins = sorted(float((tmp_path / f"{i}.runs").read_text().split()[0]) for i in range(8))
     assert begins[3] - begins[0] < 0.2 <= begins[4] - begins[0]
 
 
 def test_an_unexpected_exception_becomes_an_answer():
-    (outcome,) = Engine(Threads(["d"]), None, print).run([LabJob("d", f"{HERE}:bug", {"name": "x"})])
+    (outcome,) = JobEngine(Threads(["d"]), None, print).run([LabJob("d", f"{HERE}:bug", {"name": "x"})])
     assert FAILED == outcome.status
     assert re.fullmatch(r"ZeroDivisionError: x \(simulated\.py, line \d+\)", outcome.reason)
 

@@ -22,7 +22,7 @@ else:  # before click 8.4 the class takes no type
 Names = Callable[[click.Context], Iterable[str]]
 
 
-class Size(SizeType):
+class SizeParam(SizeType):
     """The height and width of an image in pixels: ``512``, or ``384x640``."""
 
     name = "size"
@@ -34,7 +34,7 @@ class Size(SizeType):
         return InputShapes.parse(value)
 
 
-class Name(TextType):
+class NameParam(TextType):
     """A name that the shell completes; the command itself refuses an unknown one, and suggests near ones.
 
     Args:
@@ -96,19 +96,19 @@ def _precisions(_: click.Context) -> Iterable[str]:
     return PRECISIONS
 
 
-SIZE = Size()
-MODEL = Name("model", _models, path="file")
-REGISTERED_MODEL = Name("model", _models)
-FAMILY = Name("family", _families)
-TARGET = Name("target", _targets)
-DEVICE = Name("device", _devices, path="file")
-ARTIFACT = Name("artifact", _artifacts, path="dir")
-MODEL_OR_ARTIFACT = Name("model or artifact", _models, _artifacts, path="file")
-PRECISION = Name("precision", _precisions)
-FILE = Name("file", path="file")
-FOLDER = Name("folder", path="dir")
+SIZE = SizeParam()
+MODEL = NameParam("model", _models, path="file")
+REGISTERED_MODEL = NameParam("model", _models)
+FAMILY = NameParam("family", _families)
+TARGET = NameParam("target", _targets)
+DEVICE = NameParam("device", _devices, path="file")
+ARTIFACT = NameParam("artifact", _artifacts, path="dir")
+MODEL_OR_ARTIFACT = NameParam("model or artifact", _models, _artifacts, path="file")
+PRECISION = NameParam("precision", _precisions)
+FILE = NameParam("file", path="file")
+FOLDER = NameParam("folder", path="dir")
 
 
-def one_of(*names: str) -> Name:
+def one_of(*names: str) -> NameParam:
     """Return the type of an option with a few fixed names."""
-    return Name("name", lambda _: names)
+    return NameParam("name", lambda _: names)

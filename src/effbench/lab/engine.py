@@ -27,7 +27,7 @@ LOST = "lost"
 
 
 @dataclass(frozen=True)
-class Outcome:
+class JobOutcome:
     """The outcome of a job: ok, failed, unsupported or unavailable; ``cached`` if it was in the store."""
 
     job: LabJob
@@ -60,7 +60,7 @@ class Pool(Protocol):
         """Release all resources; remote jobs end on their own."""
 
 
-class Engine:
+class JobEngine:
     """One sweep over the devices of a pool."""
 
     def __init__(self, pool: Pool, store: str | None, notify: Notify, clock: Callable[[], float] = time.monotonic):
@@ -74,7 +74,7 @@ class Engine:
         self.set_aside: dict[str, str] = {}
         """Unit -> why it gets no more jobs."""
 
-    def run(self, jobs: Iterable[LabJob]) -> Iterator[Outcome]:
+    def run(self, jobs: Iterable[LabJob]) -> Iterator[JobOutcome]:
         """Yield the outcome of every job as it ends; stored outcomes come first."""
         recorded = Results(self._store).keys() if self._store is not None else set()
         keys: set[str] = set()
@@ -83,7 +83,7 @@ class Engine:
                 continue
             keys.add(job.key)
             if self._store is not None and job.key in recorded:
-                yield Outcome(job, OK, Results(self._store).get(job.key), cached=True)
+                yield JobOutcome(job, OK, Results(self._store).get(job.key), cached=True)
             else:
                 self._waiting.setdefault(job.device, deque()).append(job)
         begin = self._clock()
@@ -118,7 +118,7 @@ class Engine:
                 return job
         return None
 
-    def _ended(self, unit: str, answer: Mapping[str, Any]) -> Iterator[Outcome]:
+    def _ended(self, unit: str, answer: Mapping[str, Any]) -> Iterator[JobOutcome]:
         if unit not in self._running:
             return
         job, begin = self._running.pop(unit)
@@ -126,7 +126,7 @@ class Engine:
             yield from self._fault(job, unit, str(answer["reason"]), str(answer.get("next_step", "")))
             return
         self._faults[unit] = 0
-        yield Outcome(
+        yield JobOutcome(
             job,
             answer["status"],
             answer.get("result"),
@@ -138,7 +138,7 @@ class Engine:
             answer.get("new") is False,
         )
 
-    def _fault(self, job: LabJob, unit: str, reason: str, next_step: str = "") -> Iterator[Outcome]:
+    def _fault(self, job: LabJob, unit: str, reason: str, next_step: str = "") -> Iterator[JobOutcome]:
         self._faults[unit] += 1
         self._tried.setdefault(job.key, set()).add(unit)
         if self._faults[unit] >= FAULTS and unit not in self.set_aside:
@@ -149,14 +149,14 @@ class Engine:
             return
         yield self._unavailable(job, f"{reason} (after {ATTEMPTS} attempts)", next_step)
 
-    def _lose(self, units: Mapping[str, str]) -> Iterator[Outcome]:
+    def _lose(self, units: Mapping[str, str]) -> Iterator[JobOutcome]:
         for unit in [unit for unit in self._running if unit not in units]:
             job, _ = self._running.pop(unit)
             self._pool.abandon(unit)
             self._notify(f"{_named(unit, job.device)} is lost; its job is tried elsewhere")
             yield from self._fault(job, unit, f"the worker {unit} was lost")
 
-    def _overdue(self) -> Iterator[Outcome]:
+    def _overdue(self) -> Iterator[JobOutcome]:
         now = self._clock()
         for unit, (job, begin) in list(self._running.items()):
             if now - begin > job.limit_s:
@@ -167,7 +167,7 @@ class Engine:
                 self._notify(f"{_named(unit, job.device)} is set aside: {self.set_aside[unit]}")
                 yield from self._fault(job, unit, self.set_aside[unit])
 
-    def _give_up(self, units: Mapping[str, str]) -> Iterator[Outcome]:
+    def _give_up(self, units: Mapping[str, str]) -> Iterator[JobOutcome]:
         """End jobs without a unit: all units of their device are set aside, or none has appeared for a while."""
         now = self._clock()
         for device, queue in self._waiting.items():
@@ -182,8 +182,8 @@ class Engine:
             while queue:
                 yield self._unavailable(queue.popleft(), reason, "Reconnect the device, then run the sweep again.")
 
-    def _unavailable(self, job: LabJob, reason: str, next_step: str) -> Outcome:
-        return Outcome(job, "unavailable", None, reason, next_step, attempts=self._attempts[job.key])
+    def _unavailable(self, job: LabJob, reason: str, next_step: str) -> JobOutcome:
+        return JobOutcome(job, "unavailable", None, reason, next_step, attempts=self._attempts[job.key])
 
 
 def _named(unit: str, device: str) -> str:

@@ -20,7 +20,7 @@ from effbench.codec import fingerprint, from_json, plain, to_json
 from effbench.errors import DataError, EffbenchError, UsageError
 from effbench.lab import job as answers
 from effbench.lab.cluster import Cluster, is_local
-from effbench.lab.engine import Engine, Outcome, Pool
+from effbench.lab.engine import JobEngine, JobOutcome, Pool
 from effbench.lab.job import OK, UNSUPPORTED, LabJob
 from effbench.lab.measure import FUNCTION, export_for, rounds_of
 from effbench.lab.results import Results
@@ -37,7 +37,7 @@ JOB_LIMIT_S = 600.0
 class LabSweep:
     """The result of a sweep over devices: outcomes of all jobs, measurements, and the devices that were set aside."""
 
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[JobOutcome, ...]
     measurements: Mapping[str, Measurement] = field(default_factory=dict)
     """Measurements by the ``run`` of an outcome."""
     set_aside: Mapping[str, str] = field(default_factory=dict)
@@ -148,7 +148,7 @@ class _Plan:
         names = ("rounds", "budget_s", "threads", "rate_hz")
         self._protocol: dict[str, Any] = {name: getattr(request, name) for name in names}
         self.jobs: dict[str, LabJob] = {}
-        self.refused: list[Outcome] = []
+        self.refused: list[JobOutcome] = []
         self.devices: dict[str, Device] = {}
 
     def add(self, device: Device) -> None:
@@ -176,7 +176,7 @@ class _Plan:
                     self.jobs.setdefault(job.key, job)
                 else:
                     reason = f"'{device.name}' runs {', '.join(device.targets)}, not {target}"
-                    self.refused.append(Outcome(job, UNSUPPORTED, None, reason))
+                    self.refused.append(JobOutcome(job, UNSUPPORTED, None, reason))
 
     def _job(self, device: Device, cell: cells.CellJob) -> LabJob:
         declared = {key: value for key, value in plain(device).items() if key in ("precisions", "options", "settings")}
@@ -193,8 +193,8 @@ class _Run:
 
     def __init__(self, plan: _Plan, pool: Pool, address: str, home: Path, notify: Notify) -> None:
         self._plan, self._address, self._home, self._notify = plan, address, home, notify
-        self._engine = Engine(pool, f"{address}/jobs", notify)
-        self._ended: dict[str, Outcome] = {}
+        self._engine = JobEngine(pool, f"{address}/jobs", notify)
+        self._ended: dict[str, JobOutcome] = {}
         self._total = len(plan.jobs)
 
     def go(self, recorded: set[str], workers: int) -> LabSweep:
@@ -218,7 +218,7 @@ class _Run:
         outcomes = (*self._ended.values(), *self._plan.refused)
         return LabSweep(outcomes, measured, dict(self._engine.set_aside), not_run, interrupted)
 
-    def _export(self, recorded: set[str], workers: int) -> Iterator[Outcome]:
+    def _export(self, recorded: set[str], workers: int) -> Iterator[JobOutcome]:
         """Yield the outcome of each job whose export fails; one cell of each graph is exported before the others."""
         missing = [job for job in self._plan.jobs.values() if job.key not in recorded]
         first = {_cell(job).graph: job for job in reversed(missing)}
@@ -233,15 +233,15 @@ class _Run:
                     process.kill_all()
                     raise
 
-    def _export_one(self, job: LabJob) -> Outcome | None:
+    def _export_one(self, job: LabJob) -> JobOutcome | None:
         try:
             export_for(_cell(job), self._plan.devices[job.device], str(self._home))
         except EffbenchError as error:
-            return Outcome(job, answers.status(error), None, error.message, error.hint or "")
+            return JobOutcome(job, answers.status(error), None, error.message, error.hint or "")
         self._notify(f"exported {title(job)}")
         return None
 
-    def _end(self, outcome: Outcome) -> None:
+    def _end(self, outcome: JobOutcome) -> None:
         self._ended[outcome.job.key] = outcome
         text = "done already" if outcome.cached else outcome.status
         reason = f": {outcome.reason}" if outcome.reason else ""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from effbench.lab.engine import Outcome
+from effbench.lab.engine import JobOutcome
 from effbench.lab.job import OK, LabJob
 from effbench.lab.sweep import LabSweep
 from effbench.profiles.trust import grade
@@ -26,7 +26,7 @@ def records(sweep: LabSweep) -> list[dict[str, Any]]:
     )
 
 
-def _record(outcome: Outcome, sweep: LabSweep) -> dict[str, Any]:
+def _record(outcome: JobOutcome, sweep: LabSweep) -> dict[str, Any]:
     record = {**_named(outcome.job), "status": outcome.status, "cached": outcome.cached}
     record |= {"reason": outcome.reason, "next_step": outcome.next_step, "attempts": outcome.attempts}
     if outcome.status != OK:

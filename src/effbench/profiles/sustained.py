@@ -38,7 +38,7 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Step:
+class Level:
     """From ``at_s`` on, latency stays above its level at the start."""
 
     at_s: float
@@ -85,7 +85,7 @@ def _end_times_s(round_: Round) -> Floats:
     return np.asarray(np.interp(np.arange(1, len(lengths) + 1), marks, times), dtype=np.float64)
 
 
-def throttling(series: Curve) -> Step | None:
+def throttling(series: Curve) -> Level | None:
     """Return the step from which latency stays at least `RISE` above its start, or None.
 
     The levels are those of an optimal partition of the log medians (PELT); a slow segment that recovers is not
@@ -115,4 +115,4 @@ def throttling(series: Curve) -> Step | None:
         return None
     start = starts[first]
     at_s = (series.time_s[start - 1] + series.time_s[start]) / 2
-    return Step(at_s, float(np.exp(levels[0])), float(np.exp(np.median(logs[start:]))))
+    return Level(at_s, float(np.exp(levels[0])), float(np.exp(np.median(logs[start:]))))

@@ -44,7 +44,7 @@ _DOWNSTREAM = {"coco_ap_box": "coco_ap", "coco_ap_mask": "coco_ap_mask", "ade20k
 
 
 @dataclass(frozen=True)
-class Fact:
+class PublishedFact:
     """One published figure.
 
     ``quantity`` is top1 (percent), coco_ap (box, points), coco_ap_mask (points), ade_miou (percent), params_M (1e6),
@@ -68,7 +68,7 @@ class Fact:
 
 
 @functools.cache
-def facts() -> tuple[Fact, ...]:
+def facts() -> tuple[PublishedFact, ...]:
     """Return every shipped fact, in the order of the files.
 
     Raises:
@@ -85,7 +85,7 @@ def bibliography() -> dict[str, str]:
     return {re.split(r"[{,]", entry, maxsplit=2)[1]: entry.strip() for entry in entries}
 
 
-def lookup(name: str, quantity: str) -> tuple[Fact, ...]:
+def lookup(name: str, quantity: str) -> tuple[PublishedFact, ...]:
     """Return the facts of one quantity for a published model name or a timm name; empty if there is none.
 
     A recipe in parentheses belongs to the name: ``iFormer-M`` does not match ``iFormer-M (distilled)``. Downstream
@@ -98,7 +98,7 @@ def lookup(name: str, quantity: str) -> tuple[Fact, ...]:
     return exact or tuple(fact for fact in candidates if fact.timm_name and fact.timm_name == name)
 
 
-def accuracy(name: str, metric: str = "top1", timm_name: str = "") -> Fact | None:
+def accuracy(name: str, metric: str = "top1", timm_name: str = "") -> PublishedFact | None:
     """Return the accuracy that was published for a model under a metric, or None.
 
     Args:
@@ -110,16 +110,16 @@ def accuracy(name: str, metric: str = "top1", timm_name: str = "") -> Fact | Non
     return matches[0] if matches else None
 
 
-def latencies(resolution_px: int | None = None) -> tuple[Fact, ...]:
+def latencies(resolution_px: int | None = None) -> tuple[PublishedFact, ...]:
     """Return published latencies at one image size, or at all sizes; a figure in two tables is returned once."""
-    chosen: dict[tuple[str, str, int], Fact] = {}
+    chosen: dict[tuple[str, str, int], PublishedFact] = {}
     for fact in facts():
         if fact.quantity == "latency_ms" and resolution_px in (None, fact.image_px):
             chosen.setdefault((_key(fact.model), fact.device, fact.image_px), fact)
     return tuple(chosen.values())
 
 
-def display_name(fact: Fact) -> str:
+def display_name(fact: PublishedFact) -> str:
     """Return a fact's model name without the image size, which a table states separately."""
     return re.sub(r" @\d+.*$", "", fact.model)
 
@@ -141,13 +141,13 @@ def _read(name: str) -> str:
     return (files("effbench.reports") / "published" / name).read_text(encoding="utf-8")
 
 
-def _classification() -> Iterator[Fact]:
+def _classification() -> Iterator[PublishedFact]:
     for number, row in enumerate(csv.DictReader(_read("published.csv").splitlines()), start=2):
         for column, source in _SOURCES.items():
             if not row[column]:
                 continue
             is_latency = column == "latency_ms"
-            yield Fact(
+            yield PublishedFact(
                 model=row["model"],
                 timm_name=row["timm_name"],
                 quantity=column,
@@ -158,17 +158,19 @@ def _classification() -> Iterator[Fact]:
             )
 
 
-def _downstream() -> Iterator[Fact]:
+def _downstream() -> Iterator[PublishedFact]:
     for number, row in enumerate(csv.DictReader(_read("downstream.csv").splitlines()), start=2):
         line = f"downstream.csv:{number}"
         common = {"model": row["backbone"], "timm_name": "", "source": row["source"], "status": row["status"]}
         for column, quantity in _DOWNSTREAM.items():
             if row[column]:
                 value = _number(row[column], f"{line}: {column}")
-                yield Fact(quantity=quantity, value=value, image_px=512, device="", **common)
+                yield PublishedFact(quantity=quantity, value=value, image_px=512, device="", **common)
         if row["latency_ms_512"]:
             value = _number(row["latency_ms_512"], f"{line}: latency_ms_512")
-            yield Fact(quantity="latency_ms", value=value, image_px=512, device=row["latency_device"], **common)
+            yield PublishedFact(
+                quantity="latency_ms", value=value, image_px=512, device=row["latency_device"], **common
+            )
 
 
 def _number(text: str, location: str) -> float:

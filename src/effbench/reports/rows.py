@@ -183,7 +183,7 @@ def accuracy_of(subject: Subject, metric: str) -> Accuracy | None:
     )
 
 
-def _as_published(subject: Subject, fact: published.Fact) -> bool:
+def _as_published(subject: Subject, fact: published.PublishedFact) -> bool:
     # int8 changes the weights and another size changes the accuracy, so the published figure is not this artifact's.
     return (
         subject.reconstruction is None
@@ -280,7 +280,7 @@ def _published_rows(metric: str, names: Collection[str], sizes: Collection[int],
     return [published_row(fact, metric) for fact in facts]
 
 
-def published_row(fact: published.Fact, metric: str) -> Row:
+def published_row(fact: published.PublishedFact, metric: str) -> Row:
     """Build the row of a published latency on the device it was published for; ``p50_ms`` holds that figure."""
     name = published.display_name(fact)
     row = Row(
@@ -313,7 +313,7 @@ def published_row(fact: published.Fact, metric: str) -> Row:
     )
 
 
-def _count(latency: published.Fact, quantity: str, unit: float) -> int | None:
+def _count(latency: published.PublishedFact, quantity: str, unit: float) -> int | None:
     facts = published.lookup(published.display_name(latency), quantity) or published.lookup(latency.timm_name, quantity)
     # Parameters do not depend on the image size; MACs do.
     fitting = [fact for fact in facts if quantity == "params_M" or fact.image_px == latency.image_px]

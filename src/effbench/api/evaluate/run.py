@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from effbench.api.evaluate.accuracy import Suspicion
 from effbench.api.evaluate.request import EvaluateRequest
-from effbench.api.evaluate.session import Call, Result
+from effbench.api.evaluate.session import EvaluationRun, Result
 from effbench.api.export.artifacts import find_or_export
 from effbench.api.export.request import ExportRequest
 from effbench.api.keywords import from_fields
@@ -53,13 +53,13 @@ def run_evaluation(request: EvaluateRequest) -> Evaluated:
         dataset.check_head(int(score_output(artifact.outputs, artifact.name).shape[1] or 0), artifact.name)
     request.notify(f"hash {len(dataset.items)} images")
     with Remote(device_of(request.device)) as remote:
-        call = Call(request, dataset, remote)
+        call = EvaluationRun(request, dataset, remote)
         results, suspicions = _evaluated(call, artifacts, cells, request)
     return Evaluated(call.info, dataset.classes, tuple(results), tuple(cells), tuple(suspicions))
 
 
 def _evaluated(
-    call: Call, artifacts: Sequence[Artifact], cells: list[Cell], request: EvaluateRequest
+    call: EvaluationRun, artifacts: Sequence[Artifact], cells: list[Cell], request: EvaluateRequest
 ) -> tuple[list[Result], list[tuple[str, Suspicion]]]:
     results: list[Result] = []
     suspicions: list[tuple[str, Suspicion]] = []
@@ -83,7 +83,7 @@ def _evaluated(
     return results, suspicions
 
 
-def _check_device(call: Call, artifact: Artifact) -> None:
+def _check_device(call: EvaluationRun, artifact: Artifact) -> None:
     if call.remote is None:
         return
     device, target = call.remote.device, artifact.subject.target

@@ -53,7 +53,7 @@ class Result:
     images_per_s: float | None = None
 
 
-class Call:
+class EvaluationRun:
     """One call of `evaluate`: the images, their order, and the store."""
 
     def __init__(self, request: EvaluateRequest, data: Dataset, remote: Remote | None = None) -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from effbench import deploy
 from effbench.api.evaluate.request import EvaluateRequest
-from effbench.api.evaluate.session import Call
+from effbench.api.evaluate.session import EvaluationRun
 from effbench.api.export.exporter import Exporter
 from effbench.api.export.request import ExportRequest
 from effbench.api.export.run import Plan, prepared
 from effbench.api.keywords import from_fields
-from effbench.api.quantize.search import Outcome, check, search
+from effbench.api.quantize.search import SearchOutcome, check, search
 from effbench.data import Dataset, open_dataset
 from effbench.deploy.artifact import bundle
 from effbench.deploy.precision.mix import Mix
@@ -141,11 +141,11 @@ def cells(exporter: Exporter, plan: Plan, request: QuantizeRequest) -> list[Cell
 
 def _search_one(
     exporter: Exporter, shapes: InputShapes, target: str, data: Dataset, request: QuantizeRequest
-) -> Outcome:
+) -> SearchOutcome:
     maker = ExportMaker(exporter, shapes, target)
     graph = exporter.in_precision(shapes, "fp32")
     data.check_head(int(score_output(graph.outputs, graph.name).shape[1] or 0), graph.name)
     evaluation = EvaluateRequest((), request.data, classes=request.classes, out=exporter.home, notify=exporter.notify)
-    outcome = search(maker, Call(evaluation, data), request.max_drop)
+    outcome = search(maker, EvaluationRun(evaluation, data), request.max_drop)
     maker.clear(outcome.mix)
     return outcome

@@ -15,7 +15,7 @@ import numpy as np
 
 from effbench import deploy, process
 from effbench.api.compare.rounds import RoundSettings, run_round
-from effbench.api.evaluate.session import Call
+from effbench.api.evaluate.session import EvaluationRun
 from effbench.api.export.stage import STAGE_LIMIT_S, Notify
 from effbench.codec import fingerprint
 from effbench.data import Dataset
@@ -73,7 +73,7 @@ class Sensitivity:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SearchOutcome:
     """How a search ended; ``mix`` is None if the bound was missed."""
 
     mix: Mix | None
@@ -115,7 +115,7 @@ def check(data: Dataset, max_drop_pct: float) -> tuple[list[int], list[int]]:
     return order[:count], order[count:]
 
 
-def search(maker: Maker, call: Call, max_drop_pct: float) -> Outcome:
+def search(maker: Maker, call: EvaluationRun, max_drop_pct: float) -> SearchOutcome:
     """Find the mix with the most int8 that keeps the bound.
 
     Args:
@@ -135,14 +135,14 @@ def search(maker: Maker, call: Call, max_drop_pct: float) -> Outcome:
     length = shortest_prefix(range(len(order)), lambda length: judge.holds(length, search_images), first=0)
     if length is None:
         notes.append("even one block in int8 breaks the bound: use the float artifact")
-        return Outcome(None, tuple(judge.trials), tuple(notes))
+        return SearchOutcome(None, tuple(judge.trials), tuple(notes))
     confirmed = judge.confirmed(length, held_out)
     if confirmed is None:
         notes.append(_missed(judge.trials[-1], max_drop_pct))
-        return Outcome(None, tuple(judge.trials), tuple(notes))
+        return SearchOutcome(None, tuple(judge.trials), tuple(notes))
     mix = judge.mix(confirmed)
     notes += _latency(maker, mix, float_type, call.notify)
-    return Outcome(mix, tuple(judge.trials), tuple(notes))
+    return SearchOutcome(mix, tuple(judge.trials), tuple(notes))
 
 
 class _AccuracyJudge:
@@ -154,7 +154,7 @@ class _AccuracyJudge:
     def __init__(
         self,
         maker: Maker,
-        call: Call,
+        call: EvaluationRun,
         order: Sequence[Sensitivity],
         float_type: str,
         max_drop_pct: float,
@@ -222,7 +222,7 @@ def paired(reference: Predictions, predictions: Predictions) -> tuple[int, int]:
     return lost, won
 
 
-def _sensitivities(graph: Artifact, int8: Artifact, images: Sequence[int], call: Call) -> list[Sensitivity]:
+def _sensitivities(graph: Artifact, int8: Artifact, images: Sequence[int], call: EvaluationRun) -> list[Sensitivity]:
     key = fingerprint({"graph": graph.digest, "int8": int8.digest, "data": call.info.sha256, "images": list(images)})
     file = call.home / "searches" / f"{key[:16]}.json"
     if file.exists():

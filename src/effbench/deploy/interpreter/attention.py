@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from effbench.deploy.interpreter.activation import stable_softmax
-from effbench.deploy.interpreter.registry import Call, operator
+from effbench.deploy.interpreter.registry import OpCall, operator
 
 
 def _heads(x: Tensor, count: int) -> Tensor:
@@ -44,7 +44,7 @@ def _bias(scores: Tensor, mask: Tensor | None, allowed: Tensor) -> Tensor:
 
 @operator("Attention")
 def attention(
-    call: Call,
+    call: OpCall,
     query: Tensor,
     key: Tensor,
     value: Tensor,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from effbench.deploy.interpreter.registry import Call, Function, operator
+from effbench.deploy.interpreter.registry import Function, OpCall, operator
 
 
 def _unary(name: str, function: Function) -> None:
@@ -18,7 +18,7 @@ def _unary(name: str, function: Function) -> None:
 
 def _binary(name: str, function: Function) -> None:
     @operator(name)
-    def compute(call: Call, a: Tensor, b: Tensor, *, axis: int | None = None, broadcast: int = 0) -> Any:
+    def compute(call: OpCall, a: Tensor, b: Tensor, *, axis: int | None = None, broadcast: int = 0) -> Any:
         # Before opset 7 the second operand could be laid along an axis of the first.
         if axis is not None and broadcast:
             b = b.reshape((*b.shape, *[1] * (a.dim() - axis % a.dim() - b.dim())))
@@ -82,7 +82,7 @@ for _name in _BINARY:
 
 
 @operator("Pow")
-def power(call: Call, base: Tensor, exponent: Tensor) -> Tensor:
+def power(call: OpCall, base: Tensor, exponent: Tensor) -> Tensor:
     """Raise to a power; the result has the type of the base."""
     if not base.is_floating_point() and exponent.is_floating_point():
         return torch.pow(base.double(), exponent).to(base.dtype)
@@ -90,50 +90,50 @@ def power(call: Call, base: Tensor, exponent: Tensor) -> Tensor:
 
 
 @operator("Mod")
-def mod(call: Call, a: Tensor, b: Tensor, *, fmod: int = 0) -> Tensor:
+def mod(call: OpCall, a: Tensor, b: Tensor, *, fmod: int = 0) -> Tensor:
     """Return the remainder: the divisor's sign, or the dividend's with ``fmod``."""
     return torch.fmod(a, b) if fmod else torch.remainder(a, b)
 
 
 @operator("BitShift")
-def bit_shift(call: Call, a: Tensor, b: Tensor, *, direction: str) -> Tensor:
+def bit_shift(call: OpCall, a: Tensor, b: Tensor, *, direction: str) -> Tensor:
     """Shift bits left or right."""
     return torch.bitwise_left_shift(a, b) if direction == "LEFT" else torch.bitwise_right_shift(a, b)
 
 
 @operator("Max")
-def maximum(call: Call, *tensors: Tensor) -> Tensor:
+def maximum(call: OpCall, *tensors: Tensor) -> Tensor:
     """Return the largest of several tensors, element by element."""
     return reduce(torch.maximum, tensors)
 
 
 @operator("Min")
-def minimum(call: Call, *tensors: Tensor) -> Tensor:
+def minimum(call: OpCall, *tensors: Tensor) -> Tensor:
     """Return the smallest of several tensors, element by element."""
     return reduce(torch.minimum, tensors)
 
 
 @operator("Sum")
-def add_all(call: Call, *tensors: Tensor) -> Tensor:
+def add_all(call: OpCall, *tensors: Tensor) -> Tensor:
     """Add several tensors."""
     return reduce(python.add, tensors)
 
 
 @operator("Mean")
-def average(call: Call, *tensors: Tensor) -> Tensor:
+def average(call: OpCall, *tensors: Tensor) -> Tensor:
     """Average several tensors."""
     return call.math.round(reduce(python.add, tensors)) / len(tensors)
 
 
 @operator("Where", moves=True)
-def where(call: Call, condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
+def where(call: OpCall, condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Select elements of a where a condition holds, otherwise of b."""
     return torch.where(condition, a, b)
 
 
 @operator("Clip")
 def clip(
-    call: Call,
+    call: OpCall,
     x: Tensor,
     low: Tensor | None = None,
     high: Tensor | None = None,
@@ -149,21 +149,21 @@ def clip(
 
 
 @operator("IsInf")
-def is_inf(call: Call, x: Tensor, *, detect_negative: int = 1, detect_positive: int = 1) -> Tensor:
+def is_inf(call: OpCall, x: Tensor, *, detect_negative: int = 1, detect_positive: int = 1) -> Tensor:
     """Return a mask of the infinite values."""
     infinite = torch.isinf(x)
     return infinite & (((x > 0) & bool(detect_positive)) | ((x < 0) & bool(detect_negative)))
 
 
 @operator("Identity", moves=True)
-def identity(call: Call, x: Tensor) -> Tensor:
+def identity(call: OpCall, x: Tensor) -> Tensor:
     """Return the input."""
     return x
 
 
 @operator("Dropout", moves=True)
 def dropout(
-    call: Call,
+    call: OpCall,
     x: Tensor,
     ratio_input: Tensor | None = None,
     training: Tensor | None = None,

@@ -192,7 +192,7 @@ def _execute(
     rounds = mode.half_accumulation and floats is torch.float16
     narrow = any(half for half in step.half_outputs)
     math = Arithmetic(rounds and narrow, mode.flush, mode.chunk)
-    call = registry.Call(math, model.opset, len(step.outputs), floats)
+    call = registry.OpCall(math, model.opset, len(step.outputs), floats)
     arguments = inputs if step.operator.moves else [_widen(x) for x in inputs]
     try:
         results = step.operator.function(call, *arguments, **step.attributes)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from effbench.deploy.interpreter.registry import Call, operator
+from effbench.deploy.interpreter.registry import OpCall, operator
 from effbench.deploy.interpreter.shape import ints
 from effbench.deploy.interpreter.types import torch_type
 
@@ -18,7 +18,7 @@ def _positive(indices: Tensor, length: int) -> Tensor:
 
 
 @operator("Gather", moves=True)
-def gather(call: Call, x: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
+def gather(call: OpCall, x: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
     """Pick slices along an axis."""
     axis %= x.dim()
     picked = x.index_select(axis, _positive(indices, x.shape[axis]).reshape(-1))
@@ -26,13 +26,13 @@ def gather(call: Call, x: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
 
 
 @operator("GatherElements", moves=True)
-def gather_elements(call: Call, x: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
+def gather_elements(call: OpCall, x: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
     """Pick single elements along an axis."""
     return torch.gather(x, axis, _positive(indices, x.shape[axis]))
 
 
 @operator("GatherND", moves=True)
-def gather_nd(call: Call, x: Tensor, indices: Tensor, *, batch_dims: int = 0) -> Tensor:
+def gather_nd(call: OpCall, x: Tensor, indices: Tensor, *, batch_dims: int = 0) -> Tensor:
     """Pick slices by tuples of indices."""
     batch = x.shape[:batch_dims]
     flat = x.reshape(-1, *x.shape[batch_dims:])
@@ -46,7 +46,7 @@ _REDUCE = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
 
 @operator("ScatterElements", "Scatter")
 def scatter_elements(
-    call: Call, x: Tensor, indices: Tensor, updates: Tensor, *, axis: int = 0, reduction: str = "none"
+    call: OpCall, x: Tensor, indices: Tensor, updates: Tensor, *, axis: int = 0, reduction: str = "none"
 ) -> Tensor:
     """Place single elements along an axis."""
     places = _positive(indices, x.shape[axis])
@@ -56,7 +56,7 @@ def scatter_elements(
 
 
 @operator("ScatterND")
-def scatter_nd(call: Call, x: Tensor, indices: Tensor, updates: Tensor, *, reduction: str = "none") -> Tensor:
+def scatter_nd(call: OpCall, x: Tensor, indices: Tensor, updates: Tensor, *, reduction: str = "none") -> Tensor:
     """Place slices by tuples of indices."""
     depth = indices.shape[-1]
     strides = [1] * depth
@@ -73,7 +73,7 @@ def scatter_nd(call: Call, x: Tensor, indices: Tensor, updates: Tensor, *, reduc
 
 
 @operator("OneHot", moves=True)
-def one_hot(call: Call, indices: Tensor, depth: Tensor, values: Tensor, *, axis: int = -1) -> Tensor:
+def one_hot(call: OpCall, indices: Tensor, depth: Tensor, values: Tensor, *, axis: int = -1) -> Tensor:
     """Return one-hot vectors of two values; an index out of range gives a vector of the off value."""
     count = int(depth.reshape(()))
     places = _positive(indices, count).unsqueeze(axis)
@@ -83,34 +83,34 @@ def one_hot(call: Call, indices: Tensor, depth: Tensor, values: Tensor, *, axis:
 
 
 @operator("Trilu", moves=True)
-def trilu(call: Call, x: Tensor, k: Tensor | None = None, *, upper: int = 1) -> Tensor:
+def trilu(call: OpCall, x: Tensor, k: Tensor | None = None, *, upper: int = 1) -> Tensor:
     """Keep the upper or lower triangle."""
     shift = 0 if k is None else int(k)
     return torch.triu(x, shift) if upper else torch.tril(x, shift)
 
 
 @operator("EyeLike", moves=True)
-def eye_like(call: Call, x: Tensor, *, dtype: int | None = None, k: int = 0) -> Tensor:
+def eye_like(call: OpCall, x: Tensor, *, dtype: int | None = None, k: int = 0) -> Tensor:
     """Return ones on a diagonal."""
     kind = x.dtype if dtype is None else call.float_type(torch_type(dtype))
     return torch.diagonal_scatter(torch.zeros(x.shape, dtype=kind), torch.ones(x.diagonal(k).shape, dtype=kind), k)
 
 
 @operator("NonZero", moves=True)
-def non_zero(call: Call, x: Tensor) -> Tensor:
+def non_zero(call: OpCall, x: Tensor) -> Tensor:
     """Return the indices of the nonzero elements, shape (rank, count)."""
     return torch.nonzero(x).T
 
 
 @operator("Compress", moves=True)
-def compress(call: Call, x: Tensor, condition: Tensor, *, axis: int | None = None) -> Tensor:
+def compress(call: OpCall, x: Tensor, condition: Tensor, *, axis: int | None = None) -> Tensor:
     """Keep the slices whose condition holds."""
     x, axis = (x.reshape(-1), 0) if axis is None else (x, axis)
     return x.index_select(axis, torch.nonzero(condition)[:, 0])
 
 
 @operator("ReverseSequence", moves=True)
-def reverse_sequence(call: Call, x: Tensor, lengths: Tensor, *, batch_axis: int = 1, time_axis: int = 0) -> Tensor:
+def reverse_sequence(call: OpCall, x: Tensor, lengths: Tensor, *, batch_axis: int = 1, time_axis: int = 0) -> Tensor:
     """Reverse the first entries of each sequence."""
     rows = []
     for row, length in zip(x.unbind(batch_axis), ints(lengths), strict=True):
@@ -121,7 +121,7 @@ def reverse_sequence(call: Call, x: Tensor, lengths: Tensor, *, batch_axis: int 
 
 
 @operator("CenterCropPad", moves=True)
-def center_crop_pad(call: Call, x: Tensor, shape: Tensor, *, axes: Sequence[int] | None = None) -> Tensor:
+def center_crop_pad(call: OpCall, x: Tensor, shape: Tensor, *, axes: Sequence[int] | None = None) -> Tensor:
     """Crop or zero-pad around the center to a size."""
     chosen = list(axes) if axes is not None else list(range(x.dim()))
     for axis, size in zip(chosen, ints(shape), strict=True):

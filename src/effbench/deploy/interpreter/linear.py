@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from effbench.deploy.interpreter.registry import Call, operator
+from effbench.deploy.interpreter.registry import OpCall, operator
 
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
@@ -46,7 +46,7 @@ def pad_spatial(x: Tensor, pads: Sequence[tuple[int, int]], value: float = 0.0) 
 
 @operator("Conv")
 def conv(
-    call: Call,
+    call: OpCall,
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
@@ -97,7 +97,7 @@ def _transposed_pads(
 
 @operator("ConvTranspose")
 def conv_transpose(
-    call: Call,
+    call: OpCall,
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
@@ -135,14 +135,14 @@ def conv_transpose(
 
 
 @operator("MatMul")
-def matmul(call: Call, a: Tensor, b: Tensor) -> Tensor:
+def matmul(call: OpCall, a: Tensor, b: Tensor) -> Tensor:
     """Multiply matrices."""
     return call.math.matmul(a, b)
 
 
 @operator("Gemm")
 def gemm(
-    call: Call,
+    call: OpCall,
     a: Tensor,
     b: Tensor,
     c: Tensor | None = None,
@@ -160,7 +160,7 @@ def gemm(
 
 
 @operator("Einsum")
-def einsum(call: Call, *tensors: Tensor, equation: str) -> Tensor:
+def einsum(call: OpCall, *tensors: Tensor, equation: str) -> Tensor:
     """Sum products over named indices."""
     equation = equation.replace(" ", "")
     if not call.math.rounds or len(tensors) > 2 or "." in equation:
@@ -174,7 +174,7 @@ def einsum(call: Call, *tensors: Tensor, equation: str) -> Tensor:
     return _chunked_einsum(call, terms, output, summed, tensors)
 
 
-def _chunked_einsum(call: Call, terms: list[str], output: str, summed: str, tensors: Sequence[Tensor]) -> Tensor:
+def _chunked_einsum(call: OpCall, terms: list[str], output: str, summed: str, tensors: Sequence[Tensor]) -> Tensor:
     sizes = {i: n for term, t in zip(terms, tensors, strict=True) for i, n in zip(term, t.shape, strict=True)}
     if not summed:
         return torch.einsum(f"{','.join(terms)}->{output}", *tensors)
@@ -192,7 +192,7 @@ def _chunked_einsum(call: Call, terms: list[str], output: str, summed: str, tens
 
 @operator("MatMulInteger")
 def matmul_integer(
-    call: Call, a: Tensor, b: Tensor, a_zero: Tensor | None = None, b_zero: Tensor | None = None
+    call: OpCall, a: Tensor, b: Tensor, a_zero: Tensor | None = None, b_zero: Tensor | None = None
 ) -> Tensor:
     """Multiply matrices of small integers into int32."""
     left, right = a.to(torch.int32), b.to(torch.int32)
@@ -206,7 +206,7 @@ def matmul_integer(
 
 @operator("ConvInteger")
 def conv_integer(
-    call: Call,
+    call: OpCall,
     x: Tensor,
     weight: Tensor,
     x_zero: Tensor | None = None,

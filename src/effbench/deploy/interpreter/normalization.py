@@ -8,15 +8,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from effbench.deploy.interpreter.registry import Call, operator
+from effbench.deploy.interpreter.registry import OpCall, operator
 
 
-def _inverse_deviation(call: Call, mean_square: Tensor, epsilon: float) -> Tensor:
+def _inverse_deviation(call: OpCall, mean_square: Tensor, epsilon: float) -> Tensor:
     eps = call.math.round(torch.tensor(epsilon, dtype=mean_square.dtype))
     return call.math.round(torch.rsqrt(call.math.round(mean_square + eps)))
 
 
-def _standardize(call: Call, x: Tensor, dims: Sequence[int], epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
+def _standardize(call: OpCall, x: Tensor, dims: Sequence[int], epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
     mean = call.math.mean(x, dims, keepdim=True)
     centered = call.math.round(x - call.math.round(mean))
     variance = call.math.mean(call.math.round(centered * centered), dims, keepdim=True)
@@ -30,7 +30,7 @@ def _per_channel(values: Tensor, rank: int) -> Tensor:
 
 @operator("BatchNormalization")
 def batch_normalization(
-    call: Call,
+    call: OpCall,
     x: Tensor,
     scale: Tensor,
     bias: Tensor,
@@ -55,7 +55,7 @@ def batch_normalization(
 
 
 @operator("InstanceNormalization")
-def instance_normalization(call: Call, x: Tensor, scale: Tensor, bias: Tensor, *, epsilon: float = 1e-5) -> Tensor:
+def instance_normalization(call: OpCall, x: Tensor, scale: Tensor, bias: Tensor, *, epsilon: float = 1e-5) -> Tensor:
     """Standardize each channel of each image, then scale and shift it."""
     normal, _, _ = _standardize(call, x, range(2, x.dim()), epsilon)
     return call.math.round(normal * _per_channel(scale, x.dim())) + _per_channel(bias, x.dim())
@@ -63,7 +63,7 @@ def instance_normalization(call: Call, x: Tensor, scale: Tensor, bias: Tensor, *
 
 @operator("LayerNormalization")
 def layer_normalization(
-    call: Call, x: Tensor, scale: Tensor, bias: Tensor | None = None, *, axis: int = -1, epsilon: float = 1e-5
+    call: OpCall, x: Tensor, scale: Tensor, bias: Tensor | None = None, *, axis: int = -1, epsilon: float = 1e-5
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Standardize over the dimensions from an axis on; also return the mean and the inverse deviation."""
     normal, mean, inverse = _standardize(call, x, range(axis % x.dim(), x.dim()), epsilon)
@@ -72,7 +72,7 @@ def layer_normalization(
 
 
 @operator("RMSNormalization")
-def rms_normalization(call: Call, x: Tensor, scale: Tensor, *, axis: int = -1, epsilon: float = 1e-5) -> Tensor:
+def rms_normalization(call: OpCall, x: Tensor, scale: Tensor, *, axis: int = -1, epsilon: float = 1e-5) -> Tensor:
     """Divide by the root of the mean square over the dimensions from an axis on."""
     square = call.math.mean(call.math.round(x * x), range(axis % x.dim(), x.dim()), keepdim=True)
     return call.math.round(x * _inverse_deviation(call, square, epsilon)) * scale
@@ -80,7 +80,7 @@ def rms_normalization(call: Call, x: Tensor, scale: Tensor, *, axis: int = -1, e
 
 @operator("GroupNormalization")
 def group_normalization(
-    call: Call, x: Tensor, scale: Tensor, bias: Tensor, *, num_groups: int, epsilon: float = 1e-5
+    call: OpCall, x: Tensor, scale: Tensor, bias: Tensor, *, num_groups: int, epsilon: float = 1e-5
 ) -> Tensor:
     """Standardize groups of channels; scale and shift belong to groups before opset 21, to channels since."""
     grouped = x.reshape(x.shape[0], num_groups, -1)
@@ -92,7 +92,7 @@ def group_normalization(
 
 
 @operator("LpNormalization")
-def lp_normalization(call: Call, x: Tensor, *, axis: int = -1, p: int = 2) -> Tensor:
+def lp_normalization(call: OpCall, x: Tensor, *, axis: int = -1, p: int = 2) -> Tensor:
     """Divide by the p-norm along an axis; a zero norm gives zeros."""
     powers = call.math.round(x.abs() ** p)
     norm = call.math.round(call.math.sum(powers, [axis], keepdim=True) ** (1 / p))
@@ -100,7 +100,7 @@ def lp_normalization(call: Call, x: Tensor, *, axis: int = -1, p: int = 2) -> Te
 
 
 @operator("MeanVarianceNormalization")
-def mean_variance_normalization(call: Call, x: Tensor, *, axes: Sequence[int] = (0, 2, 3)) -> Tensor:
+def mean_variance_normalization(call: OpCall, x: Tensor, *, axes: Sequence[int] = (0, 2, 3)) -> Tensor:
     """Standardize over some axes; the standard's epsilon of 1e-9 is added to the deviation."""
     mean = call.math.mean(x, axes, keepdim=True)
     centered = call.math.round(x - mean)
@@ -109,7 +109,7 @@ def mean_variance_normalization(call: Call, x: Tensor, *, axes: Sequence[int] = 
 
 
 @operator("LRN")
-def lrn(call: Call, x: Tensor, *, size: int, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0) -> Tensor:
+def lrn(call: OpCall, x: Tensor, *, size: int, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0) -> Tensor:
     """Divide by a power of the sum of squares over neighboring channels."""
     squares = call.math.round(x * x)
     before = (size - 1) // 2

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from effbench.deploy.interpreter.linear import pad_spatial, spatial_pads
-from effbench.deploy.interpreter.registry import Call, operator
+from effbench.deploy.interpreter.registry import OpCall, operator
 
 
 class Windows:
@@ -50,7 +50,7 @@ class Windows:
 
 @operator("MaxPool")
 def max_pool(
-    call: Call,
+    call: OpCall,
     x: Tensor,
     *,
     kernel_shape: Sequence[int],
@@ -76,7 +76,7 @@ def max_pool(
 
 @operator("AveragePool")
 def average_pool(
-    call: Call,
+    call: OpCall,
     x: Tensor,
     *,
     kernel_shape: Sequence[int],
@@ -96,7 +96,7 @@ def average_pool(
 
 @operator("LpPool")
 def lp_pool(
-    call: Call,
+    call: OpCall,
     x: Tensor,
     *,
     kernel_shape: Sequence[int],
@@ -114,19 +114,19 @@ def lp_pool(
 
 
 @operator("GlobalAveragePool")
-def global_average_pool(call: Call, x: Tensor) -> Tensor:
+def global_average_pool(call: OpCall, x: Tensor) -> Tensor:
     """Return the mean of each channel, shape (N, C, 1, ...)."""
     return call.math.mean(x, list(range(2, x.dim())), keepdim=True)
 
 
 @operator("GlobalMaxPool")
-def global_max_pool(call: Call, x: Tensor) -> Tensor:
+def global_max_pool(call: OpCall, x: Tensor) -> Tensor:
     """Return the largest value of each channel, shape (N, C, 1, ...)."""
     return x.amax(tuple(range(2, x.dim())), keepdim=True)
 
 
 @operator("GlobalLpPool")
-def global_lp_pool(call: Call, x: Tensor, *, p: int = 2) -> Tensor:
+def global_lp_pool(call: OpCall, x: Tensor, *, p: int = 2) -> Tensor:
     """Return the p-norm of each channel, shape (N, C, 1, ...)."""
     powers = call.math.round(x.abs() ** p)
     return call.math.sum(powers, list(range(2, x.dim())), keepdim=True) ** (1 / p)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from effbench.deploy.interpreter.registry import Call, operator
+from effbench.deploy.interpreter.registry import OpCall, operator
 from effbench.deploy.interpreter.types import torch_type
 
 
@@ -22,7 +22,7 @@ def _spread(values: Tensor, x: Tensor, axis: int, block_size: int) -> Tensor:
 
 @operator("QuantizeLinear", moves=True)
 def quantize_linear(
-    call: Call,
+    call: OpCall,
     x: Tensor,
     scale: Tensor,
     zero: Tensor | None = None,
@@ -45,7 +45,7 @@ def quantize_linear(
 
 @operator("DequantizeLinear", moves=True)
 def dequantize_linear(
-    call: Call,
+    call: OpCall,
     x: Tensor,
     scale: Tensor,
     zero: Tensor | None = None,
@@ -64,7 +64,7 @@ def dequantize_linear(
 
 
 @operator("DynamicQuantizeLinear")
-def dynamic_quantize_linear(call: Call, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def dynamic_quantize_linear(call: OpCall, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Quantize to uint8 over the tensor's range, extended to zero."""
     low, high = x.min().clamp(max=0), x.max().clamp(min=0)
     scale = (high - low) / 255

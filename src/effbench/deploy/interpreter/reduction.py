@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from effbench.deploy.interpreter.registry import Call, operator
+from effbench.deploy.interpreter.registry import OpCall, operator
 
-Reducer = Callable[[Call, Tensor, list[int], bool], Tensor]
+Reducer = Callable[[OpCall, Tensor, list[int], bool], Tensor]
 
 
 def _bound(kind: torch.dtype, upper: bool) -> float:
@@ -27,13 +27,13 @@ def _extreme(x: Tensor, dims: list[int], keepdim: bool, largest: bool) -> Tensor
     return x.amax(dims, keepdim=keepdim) if largest else x.amin(dims, keepdim=keepdim)
 
 
-def _product(call: Call, x: Tensor, dims: list[int], keepdim: bool) -> Tensor:
+def _product(call: OpCall, x: Tensor, dims: list[int], keepdim: bool) -> Tensor:
     for d in sorted(dims, reverse=True):
         x = x.prod(d, keepdim=keepdim)
     return x
 
 
-def _log_sum_exp(call: Call, x: Tensor, dims: list[int], keepdim: bool) -> Tensor:
+def _log_sum_exp(call: OpCall, x: Tensor, dims: list[int], keepdim: bool) -> Tensor:
     if 0 in [x.shape[d] for d in dims]:
         return torch.log(call.math.sum(torch.exp(x), dims, keepdim))
     top = x.amax(dims, keepdim=True)
@@ -59,7 +59,7 @@ _REDUCERS: dict[str, Reducer] = {
 def _register(name: str, reducer: Reducer) -> None:
     @operator(name)
     def reduce(
-        call: Call,
+        call: OpCall,
         x: Tensor,
         axes_input: Tensor | None = None,
         *,
@@ -91,13 +91,13 @@ def _arg(x: Tensor, axis: int, keepdims: int, last: int, largest: bool) -> Tenso
 
 
 @operator("ArgMax")
-def arg_max(call: Call, x: Tensor, *, axis: int = 0, keepdims: int = 1, select_last_index: int = 0) -> Tensor:
+def arg_max(call: OpCall, x: Tensor, *, axis: int = 0, keepdims: int = 1, select_last_index: int = 0) -> Tensor:
     """Return the index of the largest value along an axis."""
     return _arg(x, axis, keepdims, select_last_index, True)
 
 
 @operator("ArgMin")
-def arg_min(call: Call, x: Tensor, *, axis: int = 0, keepdims: int = 1, select_last_index: int = 0) -> Tensor:
+def arg_min(call: OpCall, x: Tensor, *, axis: int = 0, keepdims: int = 1, select_last_index: int = 0) -> Tensor:
     """Return the index of the smallest value along an axis."""
     return _arg(x, axis, keepdims, select_last_index, False)
 
@@ -112,20 +112,20 @@ def _cumulate(x: Tensor, axis: int, exclusive: int, reverse: int, neutral: int) 
 
 
 @operator("CumSum")
-def cum_sum(call: Call, x: Tensor, axis: Tensor, *, exclusive: int = 0, reverse: int = 0) -> Tensor:
+def cum_sum(call: OpCall, x: Tensor, axis: Tensor, *, exclusive: int = 0, reverse: int = 0) -> Tensor:
     """Return running sums; the half modes round only the results."""
     return _cumulate(x, int(axis), exclusive, reverse, 0)
 
 
 @operator("CumProd")
-def cum_prod(call: Call, x: Tensor, axis: Tensor, *, exclusive: int = 0, reverse: int = 0) -> Tensor:
+def cum_prod(call: OpCall, x: Tensor, axis: Tensor, *, exclusive: int = 0, reverse: int = 0) -> Tensor:
     """Return running products."""
     return _cumulate(x, int(axis), exclusive, reverse, 1)
 
 
 @operator("TopK", moves=True)
 def top_k(
-    call: Call,
+    call: OpCall,
     x: Tensor,
     count: Tensor | None = None,
     *,

@@ -13,7 +13,7 @@ from effbench.deploy.interpreter.arithmetic import Arithmetic
 
 
 @dataclass(frozen=True)
-class Call:
+class OpCall:
     """The context of one node for its operator.
 
     ``floats`` is the type of floating-point results in the run's mode, or None for the graph's own types.

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from effbench.deploy.interpreter.registry import Call, operator
+from effbench.deploy.interpreter.registry import OpCall, operator
 from effbench.deploy.interpreter.shape import ints
 
 
@@ -114,7 +114,7 @@ def _scales(sizes: Sequence[int], new_sizes: Sequence[int], policy: str) -> tupl
 
 @operator("Resize", since=11)
 def resize(
-    call: Call,
+    call: OpCall,
     x: Tensor,
     roi: Tensor | None = None,
     scales: Tensor | None = None,
@@ -158,7 +158,7 @@ def resize(
 
 @operator("Upsample", "Resize")
 def upsample(
-    call: Call, x: Tensor, factors: Tensor | None = None, *, mode: str = "nearest", scales: Sequence[float] = ()
+    call: OpCall, x: Tensor, factors: Tensor | None = None, *, mode: str = "nearest", scales: Sequence[float] = ()
 ) -> Tensor:
     """Resample by factors, from the top left corner (Upsample, and Resize before opset 11)."""
     factors = factors if factors is not None else torch.tensor(scales)
@@ -170,7 +170,7 @@ def upsample(
 
 @operator("GridSample")
 def grid_sample(
-    call: Call,
+    call: OpCall,
     x: Tensor,
     grid: Tensor,
     *,
@@ -184,6 +184,6 @@ def grid_sample(
 
 
 @operator("AffineGrid")
-def affine_grid(call: Call, theta: Tensor, size: Tensor, *, align_corners: int = 0) -> Tensor:
+def affine_grid(call: OpCall, theta: Tensor, size: Tensor, *, align_corners: int = 0) -> Tensor:
     """Return the sampling grid of affine maps."""
     return F.affine_grid(theta, ints(size), bool(align_corners))

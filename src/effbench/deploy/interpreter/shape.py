@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from effbench.deploy.interpreter.registry import Call, operator
+from effbench.deploy.interpreter.registry import OpCall, operator
 from effbench.deploy.interpreter.types import torch_type
 
 
@@ -19,7 +19,7 @@ def ints(values: Tensor | Sequence[int] | None) -> list[int]:
 
 @operator("Constant", moves=True)
 def constant(
-    call: Call,
+    call: OpCall,
     *,
     value: Tensor | None = None,
     value_float: float | None = None,
@@ -37,45 +37,45 @@ def constant(
 
 
 @operator("ConstantOfShape", moves=True)
-def constant_of_shape(call: Call, shape: Tensor, *, value: Tensor | None = None) -> Tensor:
+def constant_of_shape(call: OpCall, shape: Tensor, *, value: Tensor | None = None) -> Tensor:
     """Return a tensor filled with one value, by default zero."""
     value = torch.zeros(1) if value is None else value
     return torch.full(ints(shape), value.reshape(()).item(), dtype=call.float_type(value.dtype))
 
 
 @operator("Shape", moves=True)
-def shape(call: Call, x: Tensor, *, start: int = 0, end: int | None = None) -> Tensor:
+def shape(call: OpCall, x: Tensor, *, start: int = 0, end: int | None = None) -> Tensor:
     """Return the lengths of the dimensions."""
     return torch.tensor(list(x.shape)[start:end], dtype=torch.int64)
 
 
 @operator("Size", moves=True)
-def size(call: Call, x: Tensor) -> Tensor:
+def size(call: OpCall, x: Tensor) -> Tensor:
     """Return the number of elements."""
     return torch.tensor(x.numel(), dtype=torch.int64)
 
 
 @operator("Range")
-def arange(call: Call, start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
+def arange(call: OpCall, start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
     """Return evenly spaced numbers."""
     return torch.arange(start.item(), limit.item(), delta.item(), dtype=start.dtype)
 
 
 @operator("Cast", moves=True)
-def cast(call: Call, x: Tensor, *, to: int, saturate: int = 1, round_mode: str = "up") -> Tensor:
+def cast(call: OpCall, x: Tensor, *, to: int, saturate: int = 1, round_mode: str = "up") -> Tensor:
     """Convert to another type."""
     return x.to(call.float_type(torch_type(to)))
 
 
 @operator("CastLike", moves=True)
-def cast_like(call: Call, x: Tensor, like: Tensor, *, saturate: int = 1, round_mode: str = "up") -> Tensor:
+def cast_like(call: OpCall, x: Tensor, like: Tensor, *, saturate: int = 1, round_mode: str = "up") -> Tensor:
     """Convert to the type of another tensor."""
     return x.to(like.dtype)
 
 
 @operator("Reshape", moves=True)
 def reshape(
-    call: Call, x: Tensor, sizes: Tensor | None = None, *, shape: Sequence[int] = (), allowzero: int = 0
+    call: OpCall, x: Tensor, sizes: Tensor | None = None, *, shape: Sequence[int] = (), allowzero: int = 0
 ) -> Tensor:
     """Return a tensor of another shape; 0 keeps a dimension unless ``allowzero``, -1 is inferred."""
     lengths = ints(sizes if sizes is not None else shape)
@@ -83,7 +83,7 @@ def reshape(
 
 
 @operator("Flatten", moves=True)
-def flatten(call: Call, x: Tensor, *, axis: int = 1) -> Tensor:
+def flatten(call: OpCall, x: Tensor, *, axis: int = 1) -> Tensor:
     """Return a matrix: dimensions before the axis, dimensions from it on."""
     axis = axis + x.dim() if axis < 0 else axis
     rows = 1
@@ -93,14 +93,14 @@ def flatten(call: Call, x: Tensor, *, axis: int = 1) -> Tensor:
 
 
 @operator("Squeeze", moves=True)
-def squeeze(call: Call, x: Tensor, dims: Tensor | None = None, *, axes: Sequence[int] | None = None) -> Tensor:
+def squeeze(call: OpCall, x: Tensor, dims: Tensor | None = None, *, axes: Sequence[int] | None = None) -> Tensor:
     """Remove dimensions of length one."""
     chosen = ints(dims if dims is not None else axes)
     return x.squeeze(tuple(chosen)) if chosen else x.squeeze()
 
 
 @operator("Unsqueeze", moves=True)
-def unsqueeze(call: Call, x: Tensor, dims: Tensor | None = None, *, axes: Sequence[int] | None = None) -> Tensor:
+def unsqueeze(call: OpCall, x: Tensor, dims: Tensor | None = None, *, axes: Sequence[int] | None = None) -> Tensor:
     """Insert dimensions of length one."""
     chosen = ints(dims if dims is not None else axes)
     for axis in sorted(a % (x.dim() + len(chosen)) for a in chosen):
@@ -109,20 +109,20 @@ def unsqueeze(call: Call, x: Tensor, dims: Tensor | None = None, *, axes: Sequen
 
 
 @operator("Transpose", moves=True)
-def transpose(call: Call, x: Tensor, *, perm: Sequence[int] | None = None) -> Tensor:
+def transpose(call: OpCall, x: Tensor, *, perm: Sequence[int] | None = None) -> Tensor:
     """Permute the dimensions; by default reverse them."""
     return x.permute(tuple(perm) if perm is not None else tuple(reversed(range(x.dim()))))
 
 
 @operator("Concat", moves=True)
-def concat(call: Call, *tensors: Tensor, axis: int = 1) -> Tensor:
+def concat(call: OpCall, *tensors: Tensor, axis: int = 1) -> Tensor:
     """Join tensors along an axis."""
     return torch.cat(tensors, axis)
 
 
 @operator("Split", moves=True)
 def split(
-    call: Call,
+    call: OpCall,
     x: Tensor,
     sizes: Tensor | None = None,
     *,
@@ -141,7 +141,7 @@ def split(
 
 @operator("Slice", moves=True)
 def slice_(
-    call: Call,
+    call: OpCall,
     x: Tensor,
     begins: Tensor | None = None,
     stops: Tensor | None = None,
@@ -166,20 +166,20 @@ def slice_(
 
 
 @operator("Expand", moves=True)
-def expand(call: Call, x: Tensor, sizes: Tensor) -> Tensor:
+def expand(call: OpCall, x: Tensor, sizes: Tensor) -> Tensor:
     """Repeat dimensions of length one, by numpy's rules in both directions."""
     return x.expand(torch.broadcast_shapes(x.shape, tuple(ints(sizes))))  # type: ignore[no-untyped-call]
 
 
 @operator("Tile", moves=True)
-def tile(call: Call, x: Tensor, repeats: Tensor) -> Tensor:
+def tile(call: OpCall, x: Tensor, repeats: Tensor) -> Tensor:
     """Repeat a tensor along each dimension."""
     return x.repeat(ints(repeats))
 
 
 @operator("Pad", moves=True)
 def pad(
-    call: Call,
+    call: OpCall,
     x: Tensor,
     amounts: Tensor | None = None,
     fill: Tensor | None = None,
@@ -216,7 +216,7 @@ def _border(length: int, before: int, after: int, mode: str) -> Tensor:
 
 
 @operator("DepthToSpace", moves=True)
-def depth_to_space(call: Call, x: Tensor, *, blocksize: int, mode: str = "DCR") -> Tensor:
+def depth_to_space(call: OpCall, x: Tensor, *, blocksize: int, mode: str = "DCR") -> Tensor:
     """Move blocks of channels to pixels."""
     n, c, h, w = x.shape
     rest = c // blocksize**2
@@ -228,7 +228,7 @@ def depth_to_space(call: Call, x: Tensor, *, blocksize: int, mode: str = "DCR") 
 
 
 @operator("SpaceToDepth", moves=True)
-def space_to_depth(call: Call, x: Tensor, *, blocksize: int, mode: str = "DCR") -> Tensor:
+def space_to_depth(call: OpCall, x: Tensor, *, blocksize: int, mode: str = "DCR") -> Tensor:
     """Move blocks of pixels to channels."""
     n, c, h, w = x.shape
     parts = x.reshape(n, c, h // blocksize, blocksize, w // blocksize, blocksize)

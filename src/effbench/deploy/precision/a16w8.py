@@ -37,7 +37,7 @@ def to_a16w8(model: ModelProto, batches: Sequence[Mapping[str, Array]]) -> Model
     except ImportError as error:
         raise MissingDependencyError("a16w8", "onnxruntime", "ort") from error
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
+    class CalibrationReader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
             self._remaining = iter(batches)
 
@@ -54,7 +54,7 @@ def to_a16w8(model: ModelProto, batches: Sequence[Mapping[str, Array]]) -> Model
         onnx.save(exact, prepared)
         config = get_qnn_qdq_config(
             prepared,
-            Reader(),
+            CalibrationReader(),
             activation_type=QuantType.QUInt16,
             weight_type=QuantType.QInt8,
             weight_symmetric=True,

@@ -14,7 +14,7 @@ from effbench.deploy import Array
 from effbench.deploy.artifact import fidelity
 from effbench.deploy.graph.half_types import HALF_MAX
 from effbench.deploy.precision.half import COLUMNS, long_softmaxes, shorten_means
-from effbench.deploy.precision.mechanisms import Finding, TensorRange, dying_constants, findings, measure_ranges
+from effbench.deploy.precision.mechanisms import NumericsFinding, TensorRange, dying_constants, findings, measure_ranges
 from effbench.errors import UsageError
 from effbench.schema import finite
 
@@ -41,7 +41,7 @@ class NumericsReport:
     nodes: int
     images: int
     passed: bool
-    findings: tuple[Finding, ...]
+    findings: tuple[NumericsFinding, ...]
     islands: tuple[str, ...]
     errors: tuple[ModeErrors, ...]
     ranges: tuple[TensorRange, ...]

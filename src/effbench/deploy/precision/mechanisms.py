@@ -42,7 +42,7 @@ class TensorRange:
 
 
 @dataclass(frozen=True)
-class Finding:
+class NumericsFinding:
     """One place where half precision breaks the model: neighboring nodes, the mechanism, and the evidence."""
 
     mechanism: str
@@ -79,7 +79,7 @@ def _join(a: TensorRange, b: TensorRange) -> TensorRange:
     return TensorRange(a.tensor, a.node, a.op, smallest, max(a.largest, b.largest), max(a.rms, b.rms), lost)
 
 
-def findings(judge: HalfPrecisionJudge, islands: Islands, ranges: Mapping[str, TensorRange]) -> list[Finding]:
+def findings(judge: HalfPrecisionJudge, islands: Islands, ranges: Mapping[str, TensorRange]) -> list[NumericsFinding]:
     """Return the mechanism of each group of neighboring islands."""
     if not islands:
         return []
@@ -113,21 +113,21 @@ def _finding(
     ranges: Mapping[str, TensorRange],
     wide: list[LocalErrors],
     narrow: list[LocalErrors],
-) -> Finding:
+) -> NumericsFinding:
     steps = [judge.steps[i] for i in group]
     names = tuple(step.name for step in steps)
     for explain in (_overflow, _underflow, _cancellation):
         for step in steps:
             evidence = explain(judge, step, ranges)
             if evidence:
-                return Finding(explain.__name__[1:], names, step.op, f"{step.name}: {evidence}")
+                return NumericsFinding(explain.__name__[1:], names, step.op, f"{step.name}: {evidence}")
     worst = max(group, key=lambda i: narrow[i].factor)
     step = judge.steps[worst]
     if math.isinf(narrow[worst].error) and math.isfinite(wide[worst].error):
-        return Finding(OVERFLOW, names, step.op, f"{step.name}: a sum inside it exceeds {HALF_MAX:g}")
+        return NumericsFinding(OVERFLOW, names, step.op, f"{step.name}: a sum inside it exceeds {HALF_MAX:g}")
     mechanism = ACCUMULATION if narrow[worst].error > 4 * wide[worst].error else ROUNDING
     text = f"relative error {narrow[worst].error:.2g} from inputs with {narrow[worst].input_error:.2g}"
-    return Finding(mechanism, names, step.op, f"{step.name}: {text}")
+    return NumericsFinding(mechanism, names, step.op, f"{step.name}: {text}")
 
 
 def _overflow(judge: HalfPrecisionJudge, step: Step, ranges: Mapping[str, TensorRange]) -> str | None:

@@ -29,7 +29,7 @@ class Total(NamedTuple):
     wraps_j: float | None = None
 
 
-class Source(Protocol):
+class StateSource(Protocol):
     """One kind of device, sensor or tool."""
 
     name: str
@@ -61,7 +61,7 @@ class Silent:
 
 
 @cache
-def sources() -> tuple[Source, ...]:
+def sources() -> tuple[StateSource, ...]:
     """Return the sources of this package."""
     return tuple(constants_in(__name__, "SOURCE"))
 

@@ -3,7 +3,7 @@
 This is not a source: no Python runs on the phone, so its host calls ``adb shell`` and passes the text.
 Written from Android's documentation and from published outputs; not run on a phone so far.
 
-Source: Android documentation of PowerManager (thermal status) and of the thermal HAL (temperature types).
+StateSource: Android documentation of PowerManager (thermal status) and of the thermal HAL (temperature types).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Written from NVIDIA's documentation and from recorded files; not run on a Jetson so far.
 
-Source: Jetson Linux Developer Guide, *Platform Power and Performance* (nvpmodel, tegrastats).
+StateSource: Jetson Linux Developer Guide, *Platform Power and Performance* (nvpmodel, tegrastats).
 """
 
 from __future__ import annotations

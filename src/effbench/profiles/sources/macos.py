@@ -2,7 +2,7 @@
 
 Written from Apple's manual pages and from recorded outputs; not run on a Mac so far.
 
-Source: manual pages pmset(1) and notifyutil(1); thermal pressure levels from OSThermalNotification.h.
+StateSource: manual pages pmset(1) and notifyutil(1); thermal pressure levels from OSThermalNotification.h.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Written from NVIDIA's documentation; NVML loads on machines with the driver alone (package ``nvidia-ml-py``).
 
-Source: NVML API reference (device queries, clocks event reasons).
+StateSource: NVML API reference (device queries, clocks event reasons).
 """
 
 from __future__ import annotations

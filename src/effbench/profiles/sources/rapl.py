@@ -1,6 +1,6 @@
 """Running totals of energy of Intel and AMD processors (RAPL), if the user may read them.
 
-Source: the kernel's documentation of the power capping framework (Documentation/power/powercap/powercap.rst).
+StateSource: the kernel's documentation of the power capping framework (Documentation/power/powercap/powercap.rst).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Written from Raspberry Pi's documentation and from recorded files; not run on a Raspberry Pi so far.
 
-Source: Raspberry Pi documentation, ``vcgencmd get_throttled``.
+StateSource: Raspberry Pi documentation, ``vcgencmd get_throttled``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Power sensors of boards (INA and others, by hwmon) and batteries (by power_supply).
 
-Source: the kernel's documentation of hwmon (sysfs-interface.rst, ina3221.rst) and of the power supply class.
+StateSource: the kernel's documentation of hwmon (sysfs-interface.rst, ina3221.rst) and of the power supply class.
 """
 
 from __future__ import annotations

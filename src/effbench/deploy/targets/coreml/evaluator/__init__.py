@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from effbench.deploy import abbreviate
-from effbench.deploy.targets.coreml.evaluator.registry import RULES, Call
+from effbench.deploy.targets.coreml.evaluator.registry import RULES, OperationCall
 from effbench.deploy.targets.coreml.lazy import torch
 from effbench.deploy.targets.coreml.package import Name, Operation, Package, Variable
 from effbench.errors import ConversionError, UsageError
@@ -71,7 +71,7 @@ class Evaluator:
     def _run(self, op: Operation, values: Mapping[str, Any]) -> Any:
         arguments = {key: tuple(self._resolve(item, values) for item in items) for key, items in op.inputs.items()}
         half = self.half and bool(op.outputs) and op.outputs[0].dtype == "float16"
-        return RULES[op.kind](Call(op.kind, op.name, arguments, op.outputs, half))
+        return RULES[op.kind](OperationCall(op.kind, op.name, arguments, op.outputs, half))
 
     def _resolve(self, item: Any, values: Mapping[str, Any]) -> Any:
         if isinstance(item, Name):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from effbench.deploy.targets.coreml.evaluator.registry import Call, operation
+from effbench.deploy.targets.coreml.evaluator.registry import OperationCall, operation
 from effbench.deploy.targets.coreml.lazy import torch
 
 if TYPE_CHECKING:
@@ -20,14 +20,14 @@ def _along(value: Tensor, rank: int, axis: int) -> Tensor:
     return value if value.ndim == 0 else value.reshape([-1 if i == axis % rank else 1 for i in range(rank)])
 
 
-def _affine(call: Call, key: str, rank: int) -> Tensor | float:
+def _affine(call: OperationCall, key: str, rank: int) -> Tensor | float:
     if key not in call:
         return 0.0
     return _along(call.tensor(key).float(), rank, call.integer("axis"))
 
 
 @operation("quantize")
-def quantize(call: Call) -> Tensor:
+def quantize(call: OperationCall) -> Tensor:
     """Return clip(round(x / scale) + zero point), halves rounded to even."""
     x = call.tensor("input")
     scaled = torch.round(x / _affine(call, "scale", x.ndim)) + _affine(call, "zero_point", x.ndim)
@@ -35,21 +35,21 @@ def quantize(call: Call) -> Tensor:
 
 
 @operation("dequantize")
-def dequantize(call: Call) -> Tensor:
+def dequantize(call: OperationCall) -> Tensor:
     """Return (x - zero point) * scale."""
     x = call.tensor("input").float()
     return (x - _affine(call, "zero_point", x.ndim)) * _affine(call, "scale", x.ndim)
 
 
 @operation("constexpr_affine_dequantize")
-def affine_dequantize(call: Call) -> Tensor:
+def affine_dequantize(call: OperationCall) -> Tensor:
     """Return the constant (q - zero point) * scale."""
     data = call.tensor("quantized_data").float()
     return (data - _affine(call, "zero_point", data.ndim)) * _affine(call, "scale", data.ndim)
 
 
 @operation("constexpr_cast")
-def constant_cast(call: Call) -> Tensor:
+def constant_cast(call: OperationCall) -> Tensor:
     """Return a half-precision constant as float32."""
     return call.tensor("source_val")
 
@@ -61,7 +61,7 @@ def _blocks(value: Tensor, shape: torch.Size) -> Tensor:
 
 
 @operation("constexpr_blockwise_shift_scale")
-def blockwise_shift_scale(call: Call) -> Tensor:
+def blockwise_shift_scale(call: OperationCall) -> Tensor:
     """Return the constant (data - offset) * scale, each per block."""
     data = call.tensor("data").float()
     shifted = data - _blocks(call.tensor("offset").float(), data.shape) if "offset" in call else data
@@ -74,7 +74,7 @@ def _bits(packed: Tensor, bits: int, count: int) -> Tensor:
 
 
 @operation("constexpr_lut_to_dense")
-def lut_to_dense(call: Call) -> Tensor:
+def lut_to_dense(call: OperationCall) -> Tensor:
     """Return a palettized constant, from packed indices (iOS 16) or from a table per block (iOS 18)."""
     table, indices = call.tensor("lut"), call.raw("indices")
     if "shape" in call:
@@ -94,7 +94,7 @@ def lut_to_dense(call: Call) -> Tensor:
 
 
 @operation("constexpr_sparse_to_dense")
-def sparse_to_dense(call: Call) -> Tensor:
+def sparse_to_dense(call: OperationCall) -> Tensor:
     """Return a constant with zeros where the bit mask is not set."""
     values, mask = call.tensor("nonzero_data"), call.raw("mask")
     if "shape" in call:
@@ -106,7 +106,7 @@ def sparse_to_dense(call: Call) -> Tensor:
 
 
 @operation("classify")
-def classify(call: Call) -> list[object]:
+def classify(call: OperationCall) -> list[object]:
     """Return the label of the largest score, and the scores in the order of the labels."""
     scores = call.tensor("probabilities").reshape(-1)
     labels = call.arguments["classes"][0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from effbench.deploy.targets.coreml.evaluator.registry import Call, operation
+from effbench.deploy.targets.coreml.evaluator.registry import OperationCall, operation
 from effbench.deploy.targets.coreml.lazy import torch
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def _nonnegative(indices: Tensor, size: int) -> Tensor:
 
 
 @operation("gather")
-def gather(call: Call) -> Tensor:
+def gather(call: OperationCall) -> Tensor:
     """Take slices of an axis; the indices' shape replaces the axis after the batch dimensions."""
     x, batch = call.raw("x"), call.integer("batch_dims")
     axis = call.integer("axis") % x.ndim
@@ -36,7 +36,7 @@ def gather(call: Call) -> Tensor:
 
 
 @operation("gather_along_axis")
-def gather_along_axis(call: Call) -> Tensor:
+def gather_along_axis(call: OperationCall) -> Tensor:
     """Take one element per index; the other coordinates are those of the index."""
     x = call.raw("x")
     axis = call.integer("axis") % x.ndim
@@ -44,7 +44,7 @@ def gather_along_axis(call: Call) -> Tensor:
 
 
 @operation("gather_nd")
-def gather_nd(call: Call) -> Tensor:
+def gather_nd(call: OperationCall) -> Tensor:
     """Take elements or slices by coordinate tuples, after shared batch dimensions."""
     x, indices, batch = call.raw("x"), call.raw("indices").long(), call.integer("batch_dims")
     rows = x.reshape(-1, *x.shape[batch:])
@@ -54,7 +54,7 @@ def gather_nd(call: Call) -> Tensor:
 
 
 @operation("scatter")
-def scatter(call: Call) -> Tensor:
+def scatter(call: OperationCall) -> Tensor:
     """Write slices of an axis at a vector of indices."""
     data, updates = call.tensor("data"), call.tensor("updates")
     axis = call.integer("axis") % data.ndim
@@ -76,12 +76,12 @@ COMBINE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def _combine(call: Call, old: Tensor, new: Tensor) -> Tensor:
+def _combine(call: OperationCall, old: Tensor, new: Tensor) -> Tensor:
     return COMBINE[call.text("mode", "add")](old, new)
 
 
 @operation("scatter_along_axis")
-def scatter_along_axis(call: Call) -> Tensor:
+def scatter_along_axis(call: OperationCall) -> Tensor:
     """Write one element per index; the other coordinates are those of the index."""
     data, updates = call.tensor("data"), call.tensor("updates")
     axis = call.integer("axis") % data.ndim
@@ -94,7 +94,7 @@ def scatter_along_axis(call: Call) -> Tensor:
 
 
 @operation("scatter_nd")
-def scatter_nd(call: Call) -> Tensor:
+def scatter_nd(call: OperationCall) -> Tensor:
     """Write elements or slices at coordinate tuples."""
     data, indices, updates = call.tensor("data").clone(), call.raw("indices").long(), call.tensor("updates")
     keys = indices.reshape(-1, indices.shape[-1])
@@ -105,7 +105,7 @@ def scatter_nd(call: Call) -> Tensor:
 
 
 @operation("one_hot")
-def one_hot(call: Call) -> Tensor:
+def one_hot(call: OperationCall) -> Tensor:
     """Write the on value at the index, the off value elsewhere."""
     indices, size = call.raw("indices").long(), call.integer("one_hot_vector_size")
     axis = call.integer("axis", -1) % (indices.ndim + 1)
@@ -116,13 +116,13 @@ def one_hot(call: Call) -> Tensor:
 
 
 @operation("non_zero")
-def non_zero(call: Call) -> Tensor:
+def non_zero(call: OperationCall) -> Tensor:
     """Return the coordinates of elements that are not zero."""
     return call.raw("x").nonzero()
 
 
 @operation("reverse_sequence")
-def reverse_sequence(call: Call) -> Tensor:
+def reverse_sequence(call: OperationCall) -> Tensor:
     """Reverse the first ``lengths[b]`` elements of each batch entry."""
     x, lengths = call.raw("x").clone(), call.numbers("lengths")
     sequence, batch = call.integer("seq_axis"), call.integer("batch_axis")
@@ -133,7 +133,7 @@ def reverse_sequence(call: Call) -> Tensor:
 
 
 @operation("topk")
-def topk(call: Call) -> list[Tensor]:
+def topk(call: OperationCall) -> list[Tensor]:
     """Return the k largest (or smallest) elements in order, and their indices."""
     values, order = _sorted(call, call.integer("axis", -1), call.flag("ascending"))
     count, axis = call.integer("k", 1), call.integer("axis", -1)
@@ -141,12 +141,12 @@ def topk(call: Call) -> list[Tensor]:
 
 
 @operation("argsort")
-def argsort(call: Call) -> Tensor:
+def argsort(call: OperationCall) -> Tensor:
     """Return the indices that sort an axis."""
     return _sorted(call, call.integer("axis", -1), call.flag("ascending"))[1]
 
 
-def _sorted(call: Call, axis: int, ascending: bool) -> tuple[Tensor, Tensor]:
+def _sorted(call: OperationCall, axis: int, ascending: bool) -> tuple[Tensor, Tensor]:
     # Among equal elements a stable sort puts the lower index first, in both directions.
     values, order = torch.sort(call.tensor("x"), dim=axis, descending=not ascending, stable=True)
     return values, order

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from effbench.deploy.targets.coreml.evaluator.reduce import exponentials
-from effbench.deploy.targets.coreml.evaluator.registry import Call, narrow, operation
+from effbench.deploy.targets.coreml.evaluator.registry import OperationCall, narrow, operation
 from effbench.deploy.targets.coreml.evaluator.sums import convolve, product, total
 from effbench.deploy.targets.coreml.lazy import torch
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @operation("matmul")
-def matmul(call: Call) -> Tensor:
+def matmul(call: OperationCall) -> Tensor:
     """Multiply matrices, each transposed if its flag is set."""
     x, y = call.tensor("x"), call.tensor("y")
     x = x.transpose(-1, -2) if call.flag("transpose_x") else x
@@ -25,13 +25,13 @@ def matmul(call: Call) -> Tensor:
 
 
 @operation("linear")
-def linear(call: Call) -> Tensor:
+def linear(call: OperationCall) -> Tensor:
     """Multiply by a weight of shape (out, in) and add a bias."""
     result = product(call.tensor("x"), call.tensor("weight").T, call.half)
     return _with_bias(call, result, axis=-1)
 
 
-def _with_bias(call: Call, result: Tensor, axis: int) -> Tensor:
+def _with_bias(call: OperationCall, result: Tensor, axis: int) -> Tensor:
     if "bias" not in call:
         return result
     # A half-precision accumulator is rounded before the bias is added.
@@ -40,7 +40,7 @@ def _with_bias(call: Call, result: Tensor, axis: int) -> Tensor:
 
 
 @operation("einsum")
-def einsum(call: Call) -> Tensor:
+def einsum(call: OperationCall) -> Tensor:
     """Contract two tensors; the labels become one batched matrix product."""
     a, b = call.tensors("values")
     left, right, out = call.text("equation").replace("->", ",").replace(" ", "").split(",")
@@ -64,7 +64,7 @@ def einsum(call: Call) -> Tensor:
 
 
 @operation("scaled_dot_product_attention")
-def scaled_dot_product_attention(call: Call) -> Tensor:
+def scaled_dot_product_attention(call: OperationCall) -> Tensor:
     """Return softmax(Q K^T / sqrt(E) + mask) V; a Boolean mask excludes the positions where it is false."""
     query, key, value = call.tensor("query"), call.tensor("key"), call.tensor("value")
     scores = product(query, key.transpose(-1, -2), call.half) / math.sqrt(query.shape[-1])
@@ -77,7 +77,7 @@ def scaled_dot_product_attention(call: Call) -> Tensor:
     return product(narrow(weights / total(weights, [-1], half=True)), value, half=True)
 
 
-def padding(call: Call, sizes: Sequence[int], kernel: Sequence[int]) -> list[tuple[int, int]]:
+def padding(call: OperationCall, sizes: Sequence[int], kernel: Sequence[int]) -> list[tuple[int, int]]:
     """Return (before, after) per spatial dimension, from the kind of padding or the stated amounts.
 
     Args:
@@ -109,7 +109,7 @@ def pad(x: Tensor, amounts: Sequence[tuple[int, int]], value: float = 0.0) -> Te
 
 
 @operation("conv")
-def conv(call: Call) -> Tensor:
+def conv(call: OperationCall) -> Tensor:
     """Convolve over 1, 2 or 3 spatial dimensions."""
     x, weight = call.tensor("x"), call.tensor("weight")
     rank = x.ndim - 2
@@ -120,7 +120,7 @@ def conv(call: Call) -> Tensor:
 
 
 @operation("conv_transpose")
-def conv_transpose(call: Call) -> Tensor:
+def conv_transpose(call: OperationCall) -> Tensor:
     """Convolve transposed: insert zeros by the strides, then convolve with the flipped kernel."""
     x, weight = call.tensor("x"), call.tensor("weight")
     rank, groups = x.ndim - 2, call.integer("groups", 1)
@@ -140,7 +140,7 @@ def conv_transpose(call: Call) -> Tensor:
     return _with_bias(call, result, axis=1)
 
 
-def _crops(call: Call, full: Sequence[int]) -> list[tuple[int, int]]:
+def _crops(call: OperationCall, full: Sequence[int]) -> list[tuple[int, int]]:
     """Return the start of the output in the full transposed convolution, and its size, per dimension."""
     sizes = list(call.outputs[0].shape[2:])
     if call.text("pad_type", "valid") == "custom":

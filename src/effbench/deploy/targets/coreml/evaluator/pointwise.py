@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from effbench.deploy.targets.coreml.evaluator.registry import RULES, Call, operation
+from effbench.deploy.targets.coreml.evaluator.registry import RULES, OperationCall, operation
 from effbench.deploy.targets.coreml.lazy import torch
 
 if TYPE_CHECKING:
@@ -49,24 +49,24 @@ PARAMETRIC: dict[str, Callable[[Tensor, float, float], Tensor]] = {
 """Operations with constants alpha and beta."""
 
 
-def _unary(kind: str) -> Callable[[Call], Tensor]:
-    def rule(call: Call) -> Tensor:
+def _unary(kind: str) -> Callable[[OperationCall], Tensor]:
+    def rule(call: OperationCall) -> Tensor:
         result: Tensor = getattr(torch, UNARY[kind])(call.tensor("x"))
         return result
 
     return rule
 
 
-def _binary(kind: str) -> Callable[[Call], Tensor]:
-    def rule(call: Call) -> Tensor:
+def _binary(kind: str) -> Callable[[OperationCall], Tensor]:
+    def rule(call: OperationCall) -> Tensor:
         result: Tensor = getattr(torch, BINARY[kind])(call.tensor("x"), call.tensor("y"))
         return result
 
     return rule
 
 
-def _parametric(kind: str) -> Callable[[Call], Tensor]:
-    def rule(call: Call) -> Tensor:
+def _parametric(kind: str) -> Callable[[OperationCall], Tensor]:
+    def rule(call: OperationCall) -> Tensor:
         return PARAMETRIC[kind](call.tensor("x"), call.number("alpha", 1.0), call.number("beta"))
 
     return rule
@@ -78,7 +78,7 @@ RULES.update({kind: _parametric(kind) for kind in PARAMETRIC})
 
 
 @operation("real_div")
-def real_div(call: Call) -> Tensor:
+def real_div(call: OperationCall) -> Tensor:
     """Divide; integers are rounded toward zero, because the package declares an integer output."""
     x, y = call.tensor("x"), call.tensor("y")
     if x.is_floating_point():
@@ -87,56 +87,56 @@ def real_div(call: Call) -> Tensor:
 
 
 @operation("floor_div")
-def floor_div(call: Call) -> Tensor:
+def floor_div(call: OperationCall) -> Tensor:
     """Divide and round toward minus infinity."""
     return torch.div(call.tensor("x"), call.tensor("y"), rounding_mode="floor")
 
 
 @operation("inverse")
-def inverse(call: Call) -> Tensor:
+def inverse(call: OperationCall) -> Tensor:
     """Return 1 / (x + epsilon)."""
     return 1 / (call.tensor("x") + call.number("epsilon", 1e-4))
 
 
 @operation("rsqrt")
-def rsqrt(call: Call) -> Tensor:
+def rsqrt(call: OperationCall) -> Tensor:
     """Return 1 / sqrt(x + epsilon)."""
     return torch.rsqrt(call.tensor("x") + call.number("epsilon", 1e-12))
 
 
 @operation("log")
-def log(call: Call) -> Tensor:
+def log(call: OperationCall) -> Tensor:
     """Take the logarithm of x + epsilon."""
     return torch.log(call.tensor("x") + call.number("epsilon", 1e-45))
 
 
 @operation("relu6")
-def relu6(call: Call) -> Tensor:
+def relu6(call: OperationCall) -> Tensor:
     """Clip to 0 ... 6."""
     return call.tensor("x").clamp(0, 6)
 
 
 @operation("silu")
-def silu(call: Call) -> Tensor:
+def silu(call: OperationCall) -> Tensor:
     """Return x * sigmoid(x)."""
     return torch.nn.functional.silu(call.tensor("x"))
 
 
 @operation("softplus")
-def softplus(call: Call) -> Tensor:
+def softplus(call: OperationCall) -> Tensor:
     """Return log(1 + exp(x)), without torch's linear branch above 20."""
     x = call.tensor("x")
     return torch.logaddexp(x, torch.zeros_like(x))
 
 
 @operation("softsign")
-def softsign(call: Call) -> Tensor:
+def softsign(call: OperationCall) -> Tensor:
     """Return x / (1 + |x|)."""
     return torch.nn.functional.softsign(call.tensor("x"))
 
 
 @operation("softplus_parametric")
-def softplus_parametric(call: Call) -> Tensor:
+def softplus_parametric(call: OperationCall) -> Tensor:
     """Return alpha * log(1 + exp(beta * x)) with constants per channel."""
     x, shape = call.tensor("x"), (-1, *(1 for _ in range(call.raw("x").ndim - 2)))
     inner = call.tensor("beta").reshape(shape) * x
@@ -144,7 +144,7 @@ def softplus_parametric(call: Call) -> Tensor:
 
 
 @operation("prelu")
-def prelu(call: Call) -> Tensor:
+def prelu(call: OperationCall) -> Tensor:
     """Scale negative values by a constant per channel (axis 1)."""
     x = call.tensor("x")
     alpha = call.tensor("alpha").reshape(-1, *(1 for _ in range(x.ndim - 2)))
@@ -152,7 +152,7 @@ def prelu(call: Call) -> Tensor:
 
 
 @operation("gelu")
-def gelu(call: Call) -> Tensor:
+def gelu(call: OperationCall) -> Tensor:
     """Compute GELU exactly, by tanh or by the sigmoid approximation."""
     x, mode = call.tensor("x"), call.text("mode", "EXACT")
     if mode == "EXACT":
@@ -165,25 +165,25 @@ def gelu(call: Call) -> Tensor:
 
 
 @operation("clip")
-def clip(call: Call) -> Tensor:
+def clip(call: OperationCall) -> Tensor:
     """Limit to alpha ... beta."""
     return call.tensor("x").clamp(call.number("alpha"), call.number("beta"))
 
 
 @operation("select")
-def select(call: Call) -> Tensor:
+def select(call: OperationCall) -> Tensor:
     """Select from a where the condition is true, else from b."""
     return torch.where(call.raw("cond").bool(), call.tensor("a"), call.tensor("b"))
 
 
 @operation("identity")
-def identity(call: Call) -> Tensor:
+def identity(call: OperationCall) -> Tensor:
     """Return the input."""
     return call.raw("x")
 
 
 @operation("cast")
-def cast(call: Call) -> Tensor:
+def cast(call: OperationCall) -> Tensor:
     """Change the element type; numbers become integers by truncation."""
     target = {"fp16": "float16", "fp32": "float32"}.get(call.text("dtype"), call.text("dtype"))
     dtype: torch.dtype = getattr(torch, target)

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from effbench.deploy.targets.coreml.evaluator.matrix import pad, padding
-from effbench.deploy.targets.coreml.evaluator.registry import Call, operation
+from effbench.deploy.targets.coreml.evaluator.registry import OperationCall, operation
 from effbench.deploy.targets.coreml.lazy import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def _windows(call: Call, x: Tensor, fill: float) -> Iterator[Tensor]:
+def _windows(call: OperationCall, x: Tensor, fill: float) -> Iterator[Tensor]:
     """Yield, for each position in the window, the input values at that position for all outputs."""
     kernel, sizes = call.numbers("kernel_sizes"), call.outputs[0].shape[2:]
     strides = call.numbers("strides", [1] * len(kernel))
@@ -31,7 +31,7 @@ def _windows(call: Call, x: Tensor, fill: float) -> Iterator[Tensor]:
 
 
 @operation("max_pool")
-def max_pool(call: Call) -> Tensor:
+def max_pool(call: OperationCall) -> Tensor:
     """Return the largest value of each window; padding is never the maximum."""
     taps = _windows(call, call.tensor("x"), -torch.inf)
     result = next(taps)
@@ -41,7 +41,7 @@ def max_pool(call: Call) -> Tensor:
 
 
 @operation("avg_pool")
-def avg_pool(call: Call) -> Tensor:
+def avg_pool(call: OperationCall) -> Tensor:
     """Return the mean of each window, with or without the padding in the count."""
     x = call.tensor("x")
     sums = _sum(call, x)
@@ -51,11 +51,11 @@ def avg_pool(call: Call) -> Tensor:
     # Elements beyond the declared padding, in windows that ceil_mode adds, are never counted.
     declared = pad(torch.ones_like(x[:1, :1]), padding(call, x.shape[2:], kernel), 1.0)
     shape = [size + sum(pair) for size, pair in zip(x.shape[2:], padding(call, x.shape[2:], kernel), strict=True)]
-    inner = Call(call.kind, call.name, {**call.arguments, "pad_type": ("valid",)}, call.outputs, half=False)
+    inner = OperationCall(call.kind, call.name, {**call.arguments, "pad_type": ("valid",)}, call.outputs, half=False)
     return sums / _sum(inner, declared.reshape(1, 1, *shape))
 
 
-def _sum(call: Call, x: Tensor) -> Tensor:
+def _sum(call: OperationCall, x: Tensor) -> Tensor:
     taps = _windows(call, x, 0.0)
     result = next(taps).clone()
     result = result.half() if call.half else result
@@ -65,7 +65,7 @@ def _sum(call: Call, x: Tensor) -> Tensor:
 
 
 @operation("l2_pool")
-def l2_pool(call: Call) -> Tensor:
+def l2_pool(call: OperationCall) -> Tensor:
     """Return the root of the sum of squares of each window."""
     x = call.tensor("x")
     return _sum(call, x * x).sqrt()

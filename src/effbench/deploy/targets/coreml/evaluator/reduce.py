@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from effbench.deploy.targets.coreml.evaluator.registry import RULES, Call, narrow, operation
+from effbench.deploy.targets.coreml.evaluator.registry import RULES, OperationCall, narrow, operation
 from effbench.deploy.targets.coreml.evaluator.sums import total
 from effbench.deploy.targets.coreml.lazy import torch
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def _axes(call: Call) -> list[int]:
+def _axes(call: OperationCall) -> list[int]:
     rank = call.raw("x").ndim
     return [axis % rank for axis in call.numbers("axes", list(range(rank)))]
 
@@ -52,8 +52,8 @@ REDUCTIONS: dict[str, Callable[[Tensor, list[int], bool], Tensor]] = {
 }
 
 
-def _reduction(kind: str) -> Callable[[Call], Tensor]:
-    def rule(call: Call) -> Tensor:
+def _reduction(kind: str) -> Callable[[OperationCall], Tensor]:
+    def rule(call: OperationCall) -> Tensor:
         axes = _axes(call)
         result = REDUCTIONS[kind](call.tensor("x"), axes, call.half)
         return result if call.flag("keep_dims") else result.squeeze(tuple(axes))
@@ -65,7 +65,7 @@ RULES.update({kind: _reduction(kind) for kind in REDUCTIONS})
 
 
 @operation("reduce_argmax", "reduce_argmin")
-def argument(call: Call) -> Tensor:
+def argument(call: OperationCall) -> Tensor:
     """Return the index of the extreme, the first of equal elements."""
     x, axis, keep = call.tensor("x"), call.integer("axis", -1), call.flag("keep_dims")
     # Which of equal elements torch.argmax returns is unspecified; a stable sort returns the first.
@@ -74,7 +74,7 @@ def argument(call: Call) -> Tensor:
 
 
 @operation("cumsum")
-def cumsum(call: Call) -> Tensor:
+def cumsum(call: OperationCall) -> Tensor:
     """Accumulate along an axis, optionally without the element itself, or from the end."""
     x, axis = call.tensor("x"), call.integer("axis")
     x = x.flip(axis) if call.flag("reverse") else x
@@ -90,7 +90,7 @@ def exponentials(x: Tensor, axis: int, half: bool) -> Tensor:
 
 
 @operation("softmax")
-def softmax(call: Call) -> Tensor:
+def softmax(call: OperationCall) -> Tensor:
     """Normalize exponentials along an axis."""
     x, axis = call.tensor("x"), call.integer("axis", -1)
     weights = exponentials(x, axis, call.half)
@@ -105,7 +105,7 @@ def _normalize(x: Tensor, axes: list[int], epsilon: float, half: bool) -> Tensor
 
 
 @operation("layer_norm")
-def layer_norm(call: Call) -> Tensor:
+def layer_norm(call: OperationCall) -> Tensor:
     """Normalize over axes, then scale and shift along them."""
     x, axes = call.tensor("x"), sorted(_axes(call))
     result = _normalize(x, axes, call.number("epsilon", 1e-5), call.half)
@@ -114,12 +114,12 @@ def layer_norm(call: Call) -> Tensor:
     return result + call.tensor("beta").reshape(shape) if "beta" in call else result
 
 
-def _per_channel(call: Call, key: str) -> Tensor:
+def _per_channel(call: OperationCall, key: str) -> Tensor:
     return call.tensor(key).reshape(-1, *(1 for _ in range(call.raw("x").ndim - 2)))
 
 
 @operation("instance_norm")
-def instance_norm(call: Call) -> Tensor:
+def instance_norm(call: OperationCall) -> Tensor:
     """Normalize each channel of each image over space."""
     x = call.tensor("x")
     result = _normalize(x, list(range(2, x.ndim)), call.number("epsilon", 1e-5), call.half)
@@ -128,7 +128,7 @@ def instance_norm(call: Call) -> Tensor:
 
 
 @operation("batch_norm")
-def batch_norm(call: Call) -> Tensor:
+def batch_norm(call: OperationCall) -> Tensor:
     """Normalize each channel by constant statistics."""
     scale = torch.rsqrt(_per_channel(call, "variance") + call.number("epsilon", 1e-5))
     scale = scale * _per_channel(call, "gamma") if "gamma" in call else scale
@@ -137,14 +137,14 @@ def batch_norm(call: Call) -> Tensor:
 
 
 @operation("l2_norm")
-def l2_norm(call: Call) -> Tensor:
+def l2_norm(call: OperationCall) -> Tensor:
     """Divide by the root of the sum of squares over the last three dimensions."""
     x = call.tensor("x")
     return x / torch.sqrt(total(x * x, [-3, -2, -1], call.half) + call.number("epsilon", 1e-6))
 
 
 @operation("local_response_norm")
-def local_response_norm(call: Call) -> Tensor:
+def local_response_norm(call: OperationCall) -> Tensor:
     """Divide by a power of the mean square of neighboring channels."""
     x, size = call.tensor("x"), call.integer("size")
     squares = torch.nn.functional.pad((x * x).movedim(1, -1), ((size - 1) // 2, size // 2)).unfold(-1, size, 1)

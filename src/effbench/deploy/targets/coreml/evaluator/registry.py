@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Call:
+class OperationCall:
     """One operation with its arguments resolved.
 
     ``half`` selects sums in half precision; it is set only if the declared output is float16.
@@ -70,7 +70,7 @@ class Call:
         return ConversionError("evaluate", message, node=self.name, op=self.kind)
 
 
-Rule = Callable[[Call], Any]
+Rule = Callable[[OperationCall], Any]
 R = TypeVar("R", bound=Rule)
 RULES: dict[str, Rule] = {}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from effbench.deploy.targets.coreml.evaluator.registry import Call, operation
+from effbench.deploy.targets.coreml.evaluator.registry import OperationCall, operation
 from effbench.deploy.targets.coreml.lazy import torch
 
 if TYPE_CHECKING:
@@ -46,14 +46,14 @@ def _bilinear(x: Tensor, mode: str, height: int, width: int) -> Tensor:
 
 
 @operation("resize_bilinear")
-def resize_bilinear(call: Call) -> Tensor:
+def resize_bilinear(call: OperationCall) -> Tensor:
     """Resize to a size, with one of MIL's five sampling modes."""
     height, width = call.integer("target_size_height", 1), call.integer("target_size_width", 1)
     return _bilinear(call.tensor("x"), call.text("sampling_mode", "DEFAULT"), height, width)
 
 
 @operation("upsample_bilinear")
-def upsample_bilinear(call: Call) -> Tensor:
+def upsample_bilinear(call: OperationCall) -> Tensor:
     """Resize by factors, with aligned corners or half-pixel centers."""
     x, aligned = call.tensor("x"), call.flag("align_corners", True)
     height, width = call.outputs[0].shape[-2:]
@@ -64,7 +64,7 @@ def upsample_bilinear(call: Call) -> Tensor:
 
 
 @operation("upsample_nearest_neighbor", "resize_nearest_neighbor")
-def nearest(call: Call) -> Tensor:
+def nearest(call: OperationCall) -> Tensor:
     """Resize by taking the pixel at floor(i * in / out)."""
     x = call.raw("x")
     for axis in (-2, -1):
@@ -75,7 +75,7 @@ def nearest(call: Call) -> Tensor:
 
 
 @operation("resize")
-def resize(call: Call) -> Tensor:
+def resize(call: OperationCall) -> Tensor:
     """Resize the last two dimensions (the form of iOS 17)."""
     if call.text("interpolation_mode", "LINEAR") != "LINEAR":
         return nearest(call)
@@ -84,7 +84,7 @@ def resize(call: Call) -> Tensor:
 
 
 @operation("crop")
-def crop(call: Call) -> Tensor:
+def crop(call: OperationCall) -> Tensor:
     """Crop the last two dimensions."""
     x = call.raw("x")
     for axis, key in ((-2, "crop_height"), (-1, "crop_width")):
@@ -94,7 +94,7 @@ def crop(call: Call) -> Tensor:
 
 
 @operation("resample")
-def resample(call: Call) -> Tensor:
+def resample(call: OperationCall) -> Tensor:
     """Sample images at coordinates (x, y)."""
     x, points = call.tensor("x"), call.tensor("coordinates").float()
     aligned, mode = call.flag("align_corners"), call.text("coordinates_mode")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from effbench.deploy.targets.coreml.evaluator.registry import Call, operation
+from effbench.deploy.targets.coreml.evaluator.registry import OperationCall, operation
 from effbench.deploy.targets.coreml.lazy import torch
 
 if TYPE_CHECKING:
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 
 @operation("reshape")
-def reshape(call: Call) -> Tensor:
+def reshape(call: OperationCall) -> Tensor:
     """Change the shape; 0 keeps a dimension, -1 is inferred."""
     x, sizes = call.raw("x"), call.numbers("shape")
     return x.reshape([x.shape[i] if size == 0 else size for i, size in enumerate(sizes)])
 
 
 @operation("flatten2d")
-def flatten2d(call: Call) -> Tensor:
+def flatten2d(call: OperationCall) -> Tensor:
     """Merge the dimensions before an axis, and those from it on."""
     x = call.raw("x")
     axis = call.integer("axis", 1) % x.ndim
@@ -27,7 +27,7 @@ def flatten2d(call: Call) -> Tensor:
 
 
 @operation("expand_dims")
-def expand_dims(call: Call) -> Tensor:
+def expand_dims(call: OperationCall) -> Tensor:
     """Insert dimensions of size 1 at positions of the result."""
     x, axes = call.raw("x"), call.numbers("axes")
     for axis in sorted(axis % (x.ndim + len(axes)) for axis in axes):
@@ -36,20 +36,20 @@ def expand_dims(call: Call) -> Tensor:
 
 
 @operation("squeeze")
-def squeeze(call: Call) -> Tensor:
+def squeeze(call: OperationCall) -> Tensor:
     """Remove dimensions of size 1."""
     x = call.raw("x")
     return x.squeeze(tuple(call.numbers("axes"))) if "axes" in call else x.squeeze()
 
 
 @operation("transpose")
-def transpose(call: Call) -> Tensor:
+def transpose(call: OperationCall) -> Tensor:
     """Reorder the dimensions."""
     return call.raw("x").permute(call.numbers("perm"))
 
 
 @operation("concat")
-def concat(call: Call) -> Tensor:
+def concat(call: OperationCall) -> Tensor:
     """Concatenate along an axis, interleaved if the flag is set."""
     values, axis = list(call.arguments["values"]), call.integer("axis")
     if not call.flag("interleave"):
@@ -59,13 +59,13 @@ def concat(call: Call) -> Tensor:
 
 
 @operation("stack")
-def stack(call: Call) -> Tensor:
+def stack(call: OperationCall) -> Tensor:
     """Stack along a new axis."""
     return torch.stack(list(call.arguments["values"]), call.integer("axis"))
 
 
 @operation("split")
-def split(call: Call) -> list[Tensor]:
+def split(call: OperationCall) -> list[Tensor]:
     """Split along an axis into stated or equal sizes."""
     x, axis = call.raw("x"), call.integer("axis")
     count = call.integer("num_splits", 1)
@@ -74,42 +74,42 @@ def split(call: Call) -> list[Tensor]:
 
 
 @operation("tile")
-def tile(call: Call) -> Tensor:
+def tile(call: OperationCall) -> Tensor:
     """Repeat along each axis."""
     return call.raw("x").repeat(call.numbers("reps"))
 
 
 @operation("shape")
-def shape(call: Call) -> Tensor:
+def shape(call: OperationCall) -> Tensor:
     """Return the shape as integers."""
     return torch.tensor(call.raw("x").shape, dtype=torch.int32)
 
 
 @operation("reverse")
-def reverse(call: Call) -> Tensor:
+def reverse(call: OperationCall) -> Tensor:
     """Reverse along axes, by default all of them."""
     x = call.raw("x")
     return x.flip(call.numbers("axes", list(range(x.ndim))))
 
 
 @operation("fill")
-def fill(call: Call) -> Tensor:
+def fill(call: OperationCall) -> Tensor:
     """Return a tensor of one value."""
     return call.raw("value").expand(call.numbers("shape")).clone()
 
 
 @operation("range_1d")
-def range_1d(call: Call) -> Tensor:
+def range_1d(call: OperationCall) -> Tensor:
     """Count from start below end."""
     return torch.arange(call.number("start"), call.number("end"), call.number("step"))
 
 
-def _flag_list(call: Call, key: str, rank: int) -> list[bool]:
+def _flag_list(call: OperationCall, key: str, rank: int) -> list[bool]:
     return [bool(value) for value in call.numbers(key, [0] * rank)]
 
 
 @operation("slice_by_index")
-def slice_by_index(call: Call) -> Tensor:
+def slice_by_index(call: OperationCall) -> Tensor:
     """Slice with begin, end and stride; a begin or end mask selects the edge, a squeeze mask drops the dimension."""
     x = call.raw("x")
     begin, end = call.numbers("begin"), call.numbers("end")
@@ -128,7 +128,7 @@ def slice_by_index(call: Call) -> Tensor:
 
 
 @operation("slice_by_size")
-def slice_by_size(call: Call) -> Tensor:
+def slice_by_size(call: OperationCall) -> Tensor:
     """Slice by sizes; a size of -1 extends to the end."""
     x = call.raw("x")
     for axis, (begin, size) in enumerate(zip(call.numbers("begin"), call.numbers("size"), strict=True)):
@@ -137,7 +137,7 @@ def slice_by_size(call: Call) -> Tensor:
 
 
 @operation("pad")
-def pad(call: Call) -> Tensor:
+def pad(call: OperationCall) -> Tensor:
     """Pad the last dimensions by a constant, by reflection or by replication."""
     x, amounts = call.raw("x"), call.numbers("pad")
     mode = call.text("mode", "constant")
@@ -160,7 +160,7 @@ def pad(call: Call) -> Tensor:
 
 
 @operation("sliding_windows")
-def sliding_windows(call: Call) -> Tensor:
+def sliding_windows(call: OperationCall) -> Tensor:
     """Return windows along an axis as a new axis after it."""
     x = call.raw("x")
     axis = call.integer("axis") % x.ndim
@@ -168,19 +168,19 @@ def sliding_windows(call: Call) -> Tensor:
 
 
 @operation("pixel_shuffle")
-def pixel_shuffle(call: Call) -> Tensor:
+def pixel_shuffle(call: OperationCall) -> Tensor:
     """Move channels to space, channels first."""
     return torch.nn.functional.pixel_shuffle(call.raw("x"), call.integer("upscale_factor"))
 
 
 @operation("pixel_unshuffle")
-def pixel_unshuffle(call: Call) -> Tensor:
+def pixel_unshuffle(call: OperationCall) -> Tensor:
     """Move space to channels, channels first."""
     return torch.nn.functional.pixel_unshuffle(call.raw("x"), call.integer("downscale_factor"))
 
 
 @operation("depth_to_space")
-def depth_to_space(call: Call) -> Tensor:
+def depth_to_space(call: OperationCall) -> Tensor:
     """Move channels to space with the block first, as TensorFlow does."""
     x, size = call.raw("x"), call.integer("block_size")
     b, c, h, w = x.shape
@@ -189,7 +189,7 @@ def depth_to_space(call: Call) -> Tensor:
 
 
 @operation("space_to_depth")
-def space_to_depth(call: Call) -> Tensor:
+def space_to_depth(call: OperationCall) -> Tensor:
     """Move space to channels with the block first, as TensorFlow does."""
     x, size = call.raw("x"), call.integer("block_size")
     b, c, h, w = x.shape
@@ -198,7 +198,7 @@ def space_to_depth(call: Call) -> Tensor:
 
 
 @operation("band_part")
-def band_part(call: Call) -> Tensor:
+def band_part(call: OperationCall) -> Tensor:
     """Keep the diagonals from ``lower`` below to ``upper`` above; -1 keeps all."""
     x, lower, upper = call.raw("x"), call.integer("lower", -1), call.integer("upper", -1)
     offset = torch.arange(x.shape[-1]) - torch.arange(x.shape[-2]).unsqueeze(1)
