@@ -76,12 +76,14 @@ def round_settings(
     """Return how rounds are run: the arguments, else the mode that the measured noise favours, else the defaults.
 
     Raises:
-        UsageError: The interpreter does not exist.
+        UsageError: The interpreter does not exist, or there are more than two workers.
     """
     settings = RoundSettings(threads=threads, batch=batch, budget_s=budget_s)
     if machine_noise is not None:
         settings = replace(settings, workers=machine_noise.workers, quantile=machine_noise.quantile)
     if workers is not None:
+        if workers not in (1, 2):
+            raise UsageError(f"--workers {workers}: a round runs in 1 process or 2.")
         settings = replace(settings, workers=workers)
     if base_python is not None:
         if not Path(base_python).exists():
