@@ -11,8 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from inline import run_inline
 from places import SUPPORT
 
+from effbench import process
 from effbench.deploy import installed
 
 MODULES = {
@@ -101,3 +103,9 @@ def own(exported: Path, tmp_path: Path) -> Run:
     folder = tmp_path / "own"
     shutil.copytree(exported, folder)
     return Run(folder)
+
+
+@pytest.fixture
+def inline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run every child process of this test in this one: the real handlers, without an interpreter's start."""
+    monkeypatch.setattr(process, "run", run_inline)

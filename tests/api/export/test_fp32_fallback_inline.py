@@ -1,0 +1,68 @@
+"""The fp32 fallback of an fp16 export, whole, on a tiny network: one operator overflows, and islands repair it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from effbench.api.export import fp32_fallback
+from effbench.api.export.run import export
+from effbench.deploy.artifact import bundle
+from effbench.schema import Cell, Status
+
+pytestmark = [pytest.mark.target("torch"), pytest.mark.target("coreml"), pytest.mark.usefixtures("inline")]
+
+MODEL = '''
+import torch
+from torch import nn
+
+
+class Loud(nn.Module):
+    """A stem whose output is divided by its own root mean square; the squares leave the range of half precision."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, stride=2)
+        self.middle = nn.ModuleList(nn.Conv2d(8, 8, 3, padding=1) for _ in range(12))
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, x):
+        x = self.stem(x)
+        loud = x * 800
+        x = 100 * x / ((loud * loud).mean((1, 2, 3), keepdim=True).sqrt() / 800) / 100
+        for layer in self.middle:
+            x = x + 0.3 * torch.relu(layer(x))
+        return self.head(x.mean((2, 3)))
+'''
+
+
+def export_loud(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Cell:
+    (folder / "inline_loud.py").write_text(MODEL)
+    monkeypatch.syspath_prepend(folder)
+    (cell,) = export("inline_loud:Loud", ["coreml"], [16], precision="fp16", out=folder / "runs", reduce_s=0)
+    return cell
+
+
+def test_islands_repair_what_one_operator_breaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = export_loud(tmp_path, monkeypatch)
+    assert cell.status is Status.OK, cell
+    artifact = bundle.load(Path(cell.artifact))
+    islands = artifact.placement["fp32_islands"]
+    graphs = {item.digest: item for item in bundle.artifacts(tmp_path / "runs")}
+    graph = graphs[artifact.graph_digest or ""]
+    assert islands == graph.placement["fp32_islands"]
+    operators = sum(graphs[graph.graph_digest or ""].placement["operators"].values())
+    assert 1 <= len(islands) <= 0.2 * operators
+    assert f"{len(islands)} of {operators} operators stay in fp32 (islands)" in cell.notes
+
+
+def test_without_the_right_islands_the_export_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_islands(*_: object) -> tuple[str, ...]:
+        return ()
+
+    monkeypatch.setattr(fp32_fallback, "islands", no_islands)
+    cell = export_loud(tmp_path, monkeypatch)
+    assert (Status.FAILED, 1) == (cell.status, cell.exit_code), cell
+    assert "is not the same model" in cell.reason
+    assert "no fp32 islands were found that would hold the limits" in cell.notes
