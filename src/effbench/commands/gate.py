@@ -233,7 +233,11 @@ def _measure_noise(
     from effbench.api.compare.request import NoiseRequest
     from effbench.api.compare.run_noise import measure_machine_noise
     from effbench.commands.text.noise import text
+    from effbench.errors import UsageError
 
+    for name, values in (("model", models), ("resolution", resolutions), ("target", targets)):
+        if len(values) > 1:
+            raise UsageError(f"--measure-noise runs one {name}, not {', '.join(map(str, values))}.")
     with shared.Progress() as notify:
         noise = measure_machine_noise(
             model=models[0] if models else NoiseRequest.model,
