@@ -21,7 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURE = ROOT / "docs" / "img" / "terminal.svg"
-COLUMNS = 112
+COLUMNS = 126
 COMMANDS = (
     "effbench export yours.onnx --target ort --target ov",
     "effbench profile --budget 10",
@@ -104,7 +104,7 @@ def style(line: str) -> str:
     """Return the style of a line: headings bold, a regression red."""
     if line.startswith(("model ", "comparison ")):
         return "bold"
-    return "bold red" if " slower " in line else ""
+    return "bold red" if "  slower  " in line else ""
 
 
 def main() -> None:
