@@ -18,7 +18,7 @@ SWAPPED = np.array([1, 0, 2, 3])
 
 @pytest.fixture(scope="module")
 def bench() -> Any:
-    """The benchmark, a script beside its helpers."""
+    """The benchmark script, imported from its folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(BENCHMARKS))
         import gate
@@ -28,7 +28,7 @@ def bench() -> Any:
 
 @pytest.fixture(scope="module")
 def held(bench: Any) -> list[Any]:
-    """The half of the recorded rounds that nothing was tuned on."""
+    """The held-out half of the recorded rounds, on which no constant was tuned."""
     return bench.gate_traces.halves(bench.gate_traces.read()[1])[1]  # type: ignore[no-any-return]
 
 
@@ -36,31 +36,27 @@ def pool(held: list[Any], load: int, scenario: str) -> list[Any]:
     return [trace for trace in held if (trace.load, trace.scenario) == (load, scenario)]
 
 
-@pytest.mark.parametrize(("load", "least"), [(0, 0.8), (1, 0.8), (2, 0.3)])
+# Replays are seeded, so that these shares are exact; the bounds are a little below the shares of this code.
+@pytest.mark.parametrize(("load", "least"), [(0, 0.91), (1, 0.88), (2, 0.38)])
 def test_equal_models_raise_no_alarm(bench: Any, held: list[Any], load: int, least: float) -> None:
-    found = bench.replayed(pool(held, load, "same"), replays=REPLAYS).final
-    assert np.isin(found, (SLOWER, FASTER)).mean() <= 0.005
-    assert (found == UNCHANGED).mean() >= least
+    codes = bench.replayed(pool(held, load, "same"), replays=REPLAYS).final
+    assert np.isin(codes, (SLOWER, FASTER)).mean() <= 0.005
+    assert (codes == UNCHANGED).mean() >= least
 
 
-@pytest.mark.parametrize(
-    ("load", "scenario"),
-    # A stall is seen in half of the runs beside two busy cores (docs/explanation/gate-statistics.md).
-    [(load, name) for load in (0, 1, 2) for name in SCENARIOS if (load, name) != (2, "stall_10")],
-)
-def test_slower_models_are_seen(bench: Any, held: list[Any], load: int, scenario: str) -> None:
-    found = bench.replayed(pool(held, load, scenario), replays=REPLAYS).final
-    assert (found == SLOWER).mean() >= 0.9
-    assert not (found == FASTER).any()
-    if scenario in ("kernel_10", "layer_20"):
-        assert (found == UNCHANGED).mean() <= 0.005
+@pytest.mark.parametrize(("load", "scenario"), [(load, name) for load in (0, 1, 2) for name in SCENARIOS])
+def test_slower_models_are_detected(bench: Any, held: list[Any], load: int, scenario: str) -> None:
+    codes = bench.replayed(pool(held, load, scenario), replays=REPLAYS).final
+    # With two busy cores a stall is detected in half of the runs (docs/explanation/gate-statistics.md).
+    assert (codes == SLOWER).mean() >= (0.47 if (load, scenario) == (2, "stall_10") else 0.995)
+    assert not np.isin(codes, (FASTER, UNCHANGED)).any()
 
 
-@pytest.mark.parametrize(("load", "least"), [(0, 0.99), (1, 0.99), (2, 0.95)])
-def test_five_percent_on_recorded_noise_are_seen(bench: Any, held: list[Any], load: int, least: float) -> None:
-    found = bench.replayed(pool(held, load, "same"), replays=REPLAYS, slower=0.05).final
-    assert (found == SLOWER).mean() >= least
-    assert not np.isin(found, (FASTER, UNCHANGED)).any()
+@pytest.mark.parametrize("load", [0, 1, 2])
+def test_five_percent_on_recorded_noise_are_detected(bench: Any, held: list[Any], load: int) -> None:
+    codes = bench.replayed(pool(held, load, "same"), replays=REPLAYS, slower=0.05).final
+    assert (codes == SLOWER).mean() >= 0.995
+    assert not np.isin(codes, (FASTER, UNCHANGED)).any()
 
 
 def test_a_replay_repeats_itself_and_mirrored_rounds_give_mirrored_verdicts(bench: Any, held: list[Any]) -> None:

@@ -1,4 +1,4 @@
-"""The sequential test: mirrored verdicts, few false alarms whatever the noise, power, and no verdict from nothing."""
+"""The sequential test: swapped verdicts for swapped inputs, few false alarms under any noise, power, early stopping."""
 
 from __future__ import annotations
 
@@ -29,129 +29,169 @@ MIRRORED = np.array([FASTER, SLOWER, UNCHANGED, INCONCLUSIVE])
 ratios = st.lists(st.floats(-1, 1, allow_nan=False), min_size=1, max_size=25)
 
 
-def ends(typical: np.ndarray, tail: np.ndarray, rules: Rules | None = None) -> np.ndarray:
-    """Return the outcome of each replay where it stops."""
+def final_outcomes(typical: np.ndarray, tail: np.ndarray, rules: Rules | None = None) -> np.ndarray:
+    """Return the outcome of each replay at the round where it stops."""
     codes, settled = outcomes(typical, tail, rules or Rules())
     last = np.where(settled.any(axis=1), settled.argmax(axis=1), codes.shape[1] - 1)
     return codes[np.arange(len(codes)), last]
 
 
-def share(found: np.ndarray, code: int) -> float:
-    return float((found == code).mean())
+def share(codes: np.ndarray, code: int) -> float:
+    return float((codes == code).mean())
 
 
 @settings(derandomize=True, deadline=None)
-@given(ratios, st.integers(0, 2**31))
-def test_mirrored_inputs_give_mirrored_verdicts(values: list[float], seed: int):
-    typical = np.array([values])
+@given(ratios, st.sampled_from([0.0, 0.04, -0.04]), st.integers(0, 2**31))
+def test_mirrored_inputs_give_mirrored_verdicts(values: list[float], change: float, seed: int):
+    typical = change + 0.01 * np.array([values]) if change else np.array([values])
     tail = np.random.default_rng(seed).permutation(typical, axis=1)
     codes, settled = outcomes(typical, tail, Rules())
-    mirrored, also = outcomes(-typical, -tail, Rules())
+    mirrored, mirrored_settled = outcomes(-typical, -tail, Rules())
     assert (MIRRORED[codes] == mirrored).all()
-    assert (settled == also).all()
+    assert (settled == mirrored_settled).all()
+
+
+def test_a_speed_up_is_faster():
+    rounds = -0.05 + 0.006 * np.random.default_rng(6).standard_normal((500, 12))
+    assert share(final_outcomes(rounds, rounds), FASTER) == 1
 
 
 @settings(derandomize=True, deadline=None, max_examples=40)
 @given(ratios)
-def test_the_interval_is_mirrored_and_holds_what_it_must(values: list[float]):
+def test_the_interval_is_mirrored_and_ordered(values: list[float]):
     rounds = np.array(values)
-    one, other = interval(rounds, 0.01), interval(-rounds, 0.01)
-    assert (-one.high, -one.low) == pytest.approx((other.low, other.high), abs=1e-9)
-    assert one.low <= one.high
+    item, mirrored = interval(rounds, 0.01), interval(-rounds, 0.01)
+    assert (-item.high, -item.low) == pytest.approx((mirrored.low, mirrored.high), abs=1e-9)
+    assert item.low <= item.high
 
 
-@pytest.mark.parametrize("noise", ["normal", "cauchy", "two values", "growing"])
-@pytest.mark.parametrize("size", [0.003, 0.03, 0.3])
-def test_equal_sides_are_seldom_called_otherwise(noise: str, size: float):
+def equal_models(noise: str, size: float) -> np.ndarray:
+    """Return the outcomes of 4000 comparisons of equal models under a kind of noise."""
     rng = np.random.default_rng(7)
     shape = (4000, 40)
-    made = {
+    draw = {
         "normal": lambda: rng.standard_normal(shape),
         "cauchy": lambda: rng.standard_cauchy(shape),
         "two values": lambda: rng.choice([-1.0, 1.0], shape),
         "growing": lambda: rng.standard_normal(shape) * np.linspace(0.1, 3, 40),
-    }
-    typical = size * made[noise]()
-    found = ends(typical, size * made[noise]())
-    # 0.5 % is the promise; 4000 replays leave room for 2.6 standard errors of it.
-    assert share(found, SLOWER) + share(found, FASTER) <= 0.008
+    }[noise]
+    typical = size * draw()
+    return final_outcomes(typical, size * draw())
 
 
-def test_the_promise_holds_at_the_edge_of_the_floor_too():
+# With noise of 30 % and more the floor gives no protection: the error probability alone bounds false alarms.
+@pytest.mark.parametrize("noise", ["normal", "cauchy", "two values", "growing"])
+@pytest.mark.parametrize("size", [0.3, 3.0])
+def test_equal_models_are_rarely_called_different(noise: str, size: float):
+    codes = equal_models(noise, size)
+    # The error probability is 0.5 %; the bound adds 2.6 standard errors of 4000 replays.
+    assert share(codes, SLOWER) + share(codes, FASTER) <= 0.008
+
+
+@pytest.mark.parametrize("noise", ["normal", "two values", "growing"])
+def test_noise_below_the_floor_never_raises_an_alarm(noise: str):
+    codes = equal_models(noise, 0.003)
+    assert (0, 0) == (share(codes, SLOWER), share(codes, FASTER))
+
+
+def test_a_slowdown_at_the_floor_is_rarely_called_slower():
     rng = np.random.default_rng(8)
     rules = Rules()
     at_floor = rules.floor + 0.05 * rng.standard_normal((4000, 40))
-    assert share(ends(at_floor, at_floor), SLOWER) <= 0.008
+    # Both questions see the same rounds, so that the larger of the two probabilities holds; 2.6 standard errors of it.
+    alpha = max(rules.alphas())
+    assert share(final_outcomes(at_floor, at_floor), SLOWER) <= alpha + 2.6 * math.sqrt(alpha / 4000)
 
 
-def test_a_suite_shares_one_budget():
-    one, many = Rules().alphas(1), Rules().alphas(10)
-    assert (one[0] / 10, one[1] / 10) == pytest.approx(many)
-    assert 0.005 == pytest.approx(2 * (one[0] + one[1]))
+def test_the_comparisons_of_a_suite_share_the_error_probability():
+    single, suite = Rules().alphas(1), Rules().alphas(10)
+    assert (single[0] / 10, single[1] / 10) == pytest.approx(suite)
+    assert 0.005 == pytest.approx(2 * (single[0] + single[1]))
 
 
-@pytest.mark.parametrize(("slowdown", "least"), [(0.03, 0.97), (0.05, 0.99), (0.2, 0.99)])
-def test_a_slowdown_is_seen_within_twenty_rounds(slowdown: float, least: float):
+def slower_models(slowdown: float, rounds: int) -> np.ndarray:
     rng = np.random.default_rng(9)
-    typical = math.log1p(slowdown) + 0.006 * rng.standard_normal((2000, 20))
-    found = ends(typical, typical + 0.02 * rng.standard_normal((2000, 20)))
-    assert share(found, SLOWER) >= least
-    assert share(found, FASTER) == 0
+    typical = math.log1p(slowdown) + 0.006 * rng.standard_normal((2000, rounds))
+    return final_outcomes(typical, typical + 0.02 * rng.standard_normal((2000, rounds)))
 
 
-def test_wild_rounds_do_not_decide():
+@pytest.mark.parametrize(("slowdown", "rounds"), [(0.03, 11), (0.05, 10), (0.2, 10)])
+def test_a_slowdown_is_detected_after_the_fewest_possible_rounds(slowdown: float, rounds: int):
+    codes = slower_models(slowdown, rounds)
+    assert share(codes, SLOWER) >= 0.99
+    assert share(codes, FASTER) == 0
+    assert share(slower_models(slowdown, 9), INCONCLUSIVE) == 1
+
+
+def test_outlier_rounds_do_not_decide():
     rng = np.random.default_rng(10)
     typical = math.log1p(0.05) + 0.006 * rng.standard_normal((2000, 25))
-    wild = rng.random(typical.shape) < 0.05
-    typical = np.where(wild, rng.standard_cauchy(typical.shape), typical)
-    assert share(ends(typical, typical), SLOWER) >= 0.97
+    outliers = rng.random(typical.shape) < 0.05
+    typical = np.where(outliers, rng.standard_cauchy(typical.shape), typical)
+    assert share(final_outcomes(typical, typical), SLOWER) >= 0.99
 
 
-def test_a_tail_alone_is_enough():
+def test_a_slower_tail_alone_is_slower():
     rng = np.random.default_rng(11)
     typical = 0.005 * rng.standard_normal((500, 25))
-    found = ends(typical, math.log1p(0.1) + 0.01 * rng.standard_normal((500, 25)))
-    assert share(found, SLOWER) == 1
+    codes = final_outcomes(typical, math.log1p(0.1) + 0.01 * rng.standard_normal((500, 25)))
+    assert share(codes, SLOWER) == 1
 
 
-def test_a_large_slowdown_is_never_unchanged():
+@pytest.mark.parametrize("noise", [0.01, 0.05])
+def test_a_slowdown_at_the_margin_is_never_unchanged(noise: float):
     rng = np.random.default_rng(12)
-    typical = math.log1p(0.1) + 0.1 * rng.standard_normal((4000, 40))
-    assert share(ends(typical, typical), UNCHANGED) <= 0.005
+    rules = Rules(floor_pct=4.9)  # just below the margin, so that "slower" does not come first
+    typical = rules.margin + noise * rng.standard_normal((4000, 40))
+    assert share(final_outcomes(typical, typical, rules), UNCHANGED) <= 0.002
 
 
-def test_one_round_says_nothing():
-    answer = judge(np.array([0.5]), np.array([0.5]), Rules())
-    assert ("inconclusive", False) == (answer.outcome, answer.settled)
-    assert "1 round(s) are too few" in answer.reason
+def test_a_slowdown_between_floor_and_margin_is_measured_until_it_is_slower():
+    typical = math.log1p(0.02) + 0.006 * np.random.default_rng(16).standard_normal((1000, 40))
+    codes = final_outcomes(typical, typical)
+    assert share(codes, SLOWER) >= 0.97
+    assert share(codes, UNCHANGED) <= 0.005
+
+
+def test_one_round_is_inconclusive():
+    decision = judge(np.array([0.5]), np.array([0.5]), Rules())
+    assert ("inconclusive", False) == (decision.outcome, decision.settled)
+    assert "1 round(s) are too few" in decision.reason
 
 
 def test_questions_that_disagree_are_not_averaged():
     rounds = np.full(30, 0.05)
-    answer = judge(rounds, -rounds, Rules())
-    assert "inconclusive" == answer.outcome
-    assert "typical latency is slower, tail latency faster" == answer.reason
+    decision = judge(rounds, -rounds, Rules())
+    assert "inconclusive" == decision.outcome
+    assert "typical latency is slower, tail latency faster" == decision.reason
 
 
-def test_a_verdict_names_what_decided_it_and_what_it_could_have_seen():
+def test_a_decision_names_its_question_and_its_interval_is_tight():
     rng = np.random.default_rng(13)
     typical = 0.05 + 0.002 * rng.standard_normal(14)
-    answer = judge(typical, 0.03 * rng.standard_normal(14), Rules())
-    assert ("slower", ("typical",)) == (answer.outcome, answer.by)
-    assert 0.04 < answer.typical.low < 0.05 < answer.typical.high < 0.06
-    assert Rules().floor < smallest_detectable(answer.typical, Rules()) < 0.02
+    decision = judge(typical, 0.03 * rng.standard_normal(14), Rules())
+    assert ("slower", ("typical",)) == (decision.outcome, decision.by)
+    assert 0.047 < decision.typical.low < 0.05 < decision.typical.high < 0.054
 
 
-def test_fail_above_goes_on_until_the_whole_interval_is_there():
+def test_the_smallest_detectable_slowdown_is_the_one_whose_interval_begins_at_the_floor():
+    rules, alpha = Rules(), 0.002
+    rounds = 0.05 + 0.002 * np.random.default_rng(13).standard_normal(14)
+    item = interval(rounds, alpha)
+    shifted = interval(rounds - item.estimate + smallest_detectable(item, rules), alpha)
+    assert rules.floor == pytest.approx(shifted.low, abs=1e-6)
+
+
+def test_fail_above_needs_the_entire_interval_above_it():
     rules = Rules(fail_above_pct=5)
     rng = np.random.default_rng(14)
     rounds = math.log1p(0.055) + 0.01 * rng.standard_normal((200, 60))
-    _, plain = outcomes(rounds, rounds, Rules())
-    _, asked = outcomes(rounds, rounds, rules)
-    assert np.median(plain.argmax(axis=1)) < np.median(np.where(asked.any(axis=1), asked.argmax(axis=1), 60))
+    _, default = outcomes(rounds, rounds, Rules())
+    _, strict = outcomes(rounds, rounds, rules)
+    assert np.median(default.argmax(axis=1)) < np.median(np.where(strict.any(axis=1), strict.argmax(axis=1), 60))
 
 
-def test_the_scale_of_a_round_is_known_before_it():
+def test_the_scale_of_a_round_depends_on_earlier_rounds_only():
     rounds = 0.01 * np.random.default_rng(15).standard_normal((3, 12))
     changed = rounds.copy()
     changed[:, -1] = 9
@@ -160,11 +200,18 @@ def test_the_scale_of_a_round_is_known_before_it():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"floor_pct": 5}, {"floor_pct": -1}, {"false_alarms": 0}, {"tail_share": 1}, {"fail_above_pct": 0.5}]
+    ("options", "message"),
+    [
+        ({"floor_pct": 5}, "floor of 5 % must be below the margin of 5 %"),
+        ({"floor_pct": -1}, "floor of -1 %"),
+        ({"false_alarms": 0}, "probability of a false alarm"),
+        ({"tail_share": 1}, "the tail's share"),
+        ({"fail_above_pct": 0.5}, "--fail-above 0.5 is below the noise floor of 1 %"),
+    ],
 )
-def test_rules_that_mean_nothing_are_refused(wrong: dict[str, float]):
-    with pytest.raises(UsageError):
-        Rules(**wrong)
+def test_invalid_rules_are_errors(options: dict[str, float], message: str):
+    with pytest.raises(UsageError, match=message):
+        Rules(**options)
 
 
 @pytest.mark.parametrize("values", [[], [math.nan], [math.inf, 0.0]])

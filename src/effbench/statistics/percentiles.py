@@ -2,7 +2,7 @@
 
 A measurement is R rounds (fresh processes), round i with its own distribution F_i. A reported percentile is one of the
 *mixture* F(q) = mean of F_i(q), in which each round has equal weight however many samples it holds. Samples of a round
-depend on each other; rounds are independent, so that only their number enters the intervals.
+depend on each other; rounds are independent, and the intervals are based on the differences between rounds only.
 
 Numpy and the standard library only.
 """
