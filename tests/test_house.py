@@ -93,7 +93,6 @@ TORCH_INSIDE = (
     "deploy.graph.from_torch",
     "deploy.targets.torch",
     "deploy.targets.coreml",
-    "deploy.precision.diagnose",
     "api.distill",
     "api.export.worker_graph",
     "api.export.worker_precision",

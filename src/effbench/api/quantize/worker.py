@@ -36,8 +36,8 @@ def sensitivity(job: dict[str, Any], emit: Any) -> None:
     for block in blocks(model, names):
         emit({"event": "stage", "stage": f"sensitivity of block {block.name}"})
         alone = mixed(model, int8, set(names) - set(block.nodes))
-        found = _log_probabilities(alone, spec.name, output, feeds)
-        divergence = float((np.exp(expected) * (expected - found)).sum(axis=1).mean())
+        actual = _log_probabilities(alone, spec.name, output, feeds)
+        divergence = float((np.exp(expected) * (expected - actual)).sum(axis=1).mean())
         emit(
             {
                 "event": "block",
