@@ -1,6 +1,6 @@
 """Does the search for float nodes still choose the same ones? Print the digests of 12 graphs, four for each judge.
 
-    python benchmarks/float_nodes.py [--out DIR] [--judge fp16 ...]       (about 15 minutes on 2 cores)
+    python benchmarks/float_nodes.py [--out DIR] [--judge fp16 ...]       (about 6 minutes on 2 idle cores)
 
 The three judges share one search (`effbench.deploy.precision.float_nodes`). For fp16 it is rounding over four images,
 with the limits divided by a factor, so that an untrained network needs islands. For int8 it is quantization noise over
