@@ -82,6 +82,8 @@ STAND_INS = (
     (r"(?<!models )\bregla_m\b", "toy:net"),
     (r"--res (224|512)\b", "--res 64"),
     (r"\[224\]", "[64]"),
+    (r"(?m)^((?:\$ )?effbench profile.*?) --(?:budget|rounds) \d+", r"\1"),
+    (r"(?m)^((?:\$ )?effbench profile.*?) --(?:budget|rounds) \d+", r"\1"),
     (r"(?m)^(?:\$ )?effbench profile.*$", r"\g<0> --budget 1 --rounds 1"),
     (r"budget_s=\d+, rounds=\d+", "budget_s=1, rounds=1"),
 )

@@ -1,4 +1,4 @@
-"""Report: what the store holds, as accuracy against latency."""
+"""Report: the stored measurements, as accuracy against latency."""
 
 from __future__ import annotations
 
@@ -45,46 +45,47 @@ def rows(metric: str = "top1", *, published: str = "same", out: str | Path | Non
     if not measurements:
         raise DataError(f"{store.path} holds no measurement yet.", hint="Measure something: effbench profile")
 
-    def judge(one: Measurement) -> tuple[str, tuple[str, ...]]:
-        return grade(one.samples, one.before, one.after)
+    def trust(measurement: Measurement) -> tuple[str, tuple[str, ...]]:
+        return grade(measurement.samples, measurement.before, measurement.after)
 
-    found = measured(store.evaluations(), {one.digest for one in measurements}) if metric == "top1" else {}
-    return list(build_rows(measurements, grade=judge, metric=metric, accuracies=found, published_rows=published))
+    digests = {measurement.digest for measurement in measurements}
+    accuracies = measured_accuracies(store.evaluations(), digests) if metric == "top1" else {}
+    return list(build_rows(measurements, grade=trust, metric=metric, accuracies=accuracies, published_rows=published))
 
 
-def measured(evaluations: Sequence[Evaluation], digests: Collection[str]) -> dict[str, Accuracy]:
-    """Return the top-1 accuracy measured of each digest, all on one data set: that of most of them, then
-    the latest.
+def measured_accuracies(evaluations: Sequence[Evaluation], digests: Collection[str]) -> dict[str, Accuracy]:
+    """Return the measured top-1 accuracy of each digest, all on one data set.
 
-    Of several engines the hardware comes before a simulator, then the one that saw more images.
+    That data set was used for most of the digests or, among equals, last. Hardware takes precedence over a simulator,
+    and then more images over fewer.
     """
     from effbench.api.evaluate.accuracy import within
     from effbench.reports.rows import Accuracy
 
-    fitting = [one for one in evaluations if one.as_declared and one.digest in digests]
-    reach: dict[str, set[str]] = {}
-    last: dict[str, str] = {}
-    for one in fitting:
-        reach.setdefault(one.data.sha256, set()).add(one.digest)
-        last[one.data.sha256] = max(one.time, last.get(one.data.sha256, ""))
-    chosen = max(reach, key=lambda data: (len(reach[data]), last[data]), default=None)
-    found = {}
-    for one in sorted(fitting, key=lambda one: (not one.simulated, len(one.predictions))):
-        top1 = within(one.predictions, 1)
-        if one.data.sha256 != chosen or top1 is None:
+    candidates = [item for item in evaluations if item.as_declared and item.digest in digests]
+    evaluated: dict[str, set[str]] = {}
+    latest: dict[str, str] = {}
+    for item in candidates:
+        evaluated.setdefault(item.data.sha256, set()).add(item.digest)
+        latest[item.data.sha256] = max(item.time, latest.get(item.data.sha256, ""))
+    chosen = max(evaluated, key=lambda data: (len(evaluated[data]), latest[data]), default=None)
+    accuracies = {}
+    for item in sorted(candidates, key=lambda item: (not item.simulated, len(item.predictions))):
+        top1 = within(item.predictions, 1)
+        if item.data.sha256 != chosen or top1 is None:
             continue
-        part = "" if top1.of == one.data.images else f" of {one.data.images}"
-        found[one.digest] = Accuracy(
+        part = "" if top1.of == item.data.images else f" of {item.data.images}"
+        accuracies[item.digest] = Accuracy(
             value=top1.pct,
             status="measured",
-            source=f"here: {top1.hits} of {top1.of} right on {one.data.name} ({top1.of}{part} images, "
-            f"{one.data.sha256[:12]}), {one.engine}",
+            source=f"here: {top1.hits} of {top1.of} right on {item.data.name} ({top1.of}{part} images, "
+            f"{item.data.sha256[:12]}), {item.engine}",
             borrowed=False,
             interval=top1.interval_pct,
-            digest=one.digest,
-            data=one.data.sha256,
+            digest=item.digest,
+            data=item.data.sha256,
         )
-    return found
+    return accuracies
 
 
 def report(metric: str = "top1", *, published: str = "same", out: str | Path | None = None) -> pandas.DataFrame:
@@ -92,7 +93,7 @@ def report(metric: str = "top1", *, published: str = "same", out: str | Path | N
 
     Args:
         metric: top1, coco_ap or ade_miou.
-        published: Which published latencies stand beside the measured ones: none, same (models and sizes) or all.
+        published: Which published latencies are listed: none, same (models and sizes) or all.
         out: The folder to read from.
     """
     return frame(rows(metric, published=published, out=out))
@@ -107,15 +108,16 @@ def write(
     published: str = "same",
     out: str | Path | None = None,
 ) -> Report:
-    """Render the report and write the asked-for formats and plots to ``report-METRIC`` below the output folder.
+    """Render the report and write the requested formats and plots to ``report-METRIC`` below the output folder.
 
     Raises:
         UsageError: A metric or format is unknown.
         DataError: Nothing has been measured yet, or the folder cannot be written.
     """
-    found = rows(metric, published=published, out=out)
+    report_rows = rows(metric, published=published, out=out)
     files: tuple[Path, ...] = ()
     if formats or plot or paper:
         folder = home_of(out) / f"report-{metric}"
-        files = write_report(found, folder, formats, metric=metric, plots=plot, paper=paper)
-    return Report(tuple(found), render(found, "terminal", metric), render(found, "json", metric), files)
+        files = write_report(report_rows, folder, formats, metric=metric, plots=plot, paper=paper)
+    text, document = (render(report_rows, form, metric) for form in ("terminal", "json"))
+    return Report(tuple(report_rows), text, document, files)

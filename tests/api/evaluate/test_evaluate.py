@@ -23,7 +23,7 @@ from places import ROOT
 
 from conftest import Run
 from effbench.api.evaluate import accuracy
-from effbench.api.report import measured
+from effbench.api.report import measured_accuracies
 from effbench.errors import DataError
 from effbench.schema import DataInfo, Evaluation, InputShapes, Predictions, Preprocessing, Row, Subject, Weights
 from effbench.store import Store, TornLineWarning
@@ -199,19 +199,19 @@ def test_reports_take_the_accuracy_of_that_very_digest():
     tried = replace(Preprocessing(), mean=(0.0, 0.0, 0.0))
     simulated = evaluation(engine="e, simulated", simulated=True)
     stored = [evaluation(), simulated, evaluation(preprocessing=tried, as_declared=False), evaluation(digest="f" * 64)]
-    found = measured(stored, {"d" * 64})
+    found = measured_accuracies(stored, {"d" * 64})
     assert ["d" * 64] == list(found)
     one = found["d" * 64]
     assert (50.0, False, "measured", "d" * 64) == (one.value, one.borrowed, one.status, one.digest)
     assert "1 of 2 right on set (2 images, ssssssssssss), e" in one.source
-    assert {} == measured([evaluation(data=DataInfo("x", "y", 2), as_declared=False)], {"d" * 64})
+    assert {} == measured_accuracies([evaluation(data=DataInfo("x", "y", 2), as_declared=False)], {"d" * 64})
 
 
 def test_one_data_set_a_report():
     few = [evaluation(digest=name * 64) for name in "ab"]
     other = [evaluation(digest="a" * 64, data=DataInfo("other", "o" * 64, 2), time="u")]
-    assert {"a" * 64, "b" * 64} == set(measured([*few, *other], {"a" * 64, "b" * 64}))
-    assert {"o" * 64} == {one.data for one in measured([*few, *other], {"a" * 64}).values()}
+    assert {"a" * 64, "b" * 64} == set(measured_accuracies([*few, *other], {"a" * 64, "b" * 64}))
+    assert {"o" * 64} == {one.data for one in measured_accuracies([*few, *other], {"a" * 64}).values()}
 
 
 def test_a_row_that_mixes_digests_is_refused():

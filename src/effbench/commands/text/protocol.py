@@ -1,4 +1,4 @@
-"""Plain text of what a paced or a sustained measurement shows beyond its percentiles."""
+"""Plain text of a measurement beyond its percentiles: energy, missed frames, and the course of sustained rounds."""
 
 from __future__ import annotations
 
@@ -13,51 +13,52 @@ BAR_COUNT = 60
 
 
 def lines(item: Measurement) -> Iterator[str]:
-    """Yield a line on energy where it is known, on frames where they were paced, on the curve of sustained rounds."""
+    """Yield the energy if it was measured, the missed frames of a paced and the course of a sustained measurement."""
     from effbench.profiles import sustained
 
     rounds = item.samples.rounds
     energy = energy_mj(rounds)
     if energy:
-        told = ", ".join(f"{value:.3g} mJ ({name})" for name, value in energy.items())
-        yield f"energy per inference, idle power included: {told}"
-    missed = [one.observed["missed_frames_pct"] for one in rounds if "missed_frames_pct" in one.observed]
+        amounts = ", ".join(f"{value:.3g} mJ ({name})" for name, value in energy.items())
+        yield f"energy per inference, idle power included: {amounts}"
+    missed = [round_.observed["missed_frames_pct"] for round_ in rounds if "missed_frames_pct" in round_.observed]
     if missed:
         worst = max(missed)
-        yield "no frame was missed" if worst == 0 else f"frames missed while one was under way: {worst:.1f} %"
+        yield "no frame was missed" if worst == 0 else f"frames missed during an inference: {worst:.1f} %"
     if sustained.is_sustained(item.samples):
-        for number, one in enumerate(rounds, 1):
-            yield from _sustained(one, f"round {number}: " if len(rounds) > 1 else "")
+        for number, round_ in enumerate(rounds, 1):
+            yield from _sustained(round_, f"round {number}: " if len(rounds) > 1 else "")
 
 
 def energy_mj(rounds: Sequence[Round]) -> dict[str, float]:
-    """Return millijoules an inference by what was measured, such as ``package-0`` or ``VDD_IN``; none where unknown.
+    """Return millijoules per inference of each measured power rail, such as ``package-0`` or ``VDD_IN``.
 
-    All that the rail took while inferences were timed is divided by their number: what the machine draws when idle is
-    in it, and so are the waits of a paced round.
+    The energy of a rail during the timed inferences is divided by their number, so it includes the idle power of the
+    machine and the waits of a paced round.
     """
-    names = sorted({key for one in rounds for key in one.observed if key.startswith("energy_")})
-    found = {}
+    names = sorted({key for item in rounds for key in item.observed if key.startswith("energy_")})
+    energies = {}
     for name in names:
-        known = [one for one in rounds if name in one.observed]
-        joules = sum(one.observed[name] for one in known)
-        found[name.removeprefix("energy_").removesuffix("_j")] = 1e3 * joules / sum(len(r.samples_ns) for r in known)
-    return found
+        observed = [item for item in rounds if name in item.observed]
+        inferences = sum(len(item.samples_ns) for item in observed)
+        millijoules = 1e3 * sum(item.observed[name] for item in observed)
+        energies[name.removeprefix("energy_").removesuffix("_j")] = millijoules / inferences
+    return energies
 
 
-def _sustained(one: Round, prefix: str) -> Iterator[str]:
+def _sustained(item: Round, prefix: str) -> Iterator[str]:
     from effbench.errors import MissingDependencyError
     from effbench.profiles import sustained
 
-    found = sustained.curve(one, BAR_COUNT)
-    low, high = min(found.median_ms), max(found.median_ms)
-    yield f"{prefix}{bars(found.median_ms)} {low:.3f} to {high:.3f} ms over {found.time_s[-1] / 60:.1f} min"
-    for key, what, unit in (("cpu_mhz", "clock", "MHz"), ("temperature_c", "temperature", "°C")):
-        if key in one.trace:
-            series = one.trace[key]
-            yield f"{prefix}{what}: {series[0]:.0f} {unit} at the start, {series[-1]:.0f} {unit} at the end"
+    curve = sustained.curve(item, BAR_COUNT)
+    low, high = min(curve.median_ms), max(curve.median_ms)
+    yield f"{prefix}{bars(curve.median_ms)} {low:.3f} to {high:.3f} ms over {curve.time_s[-1] / 60:.1f} min"
+    for key, quantity, unit in (("cpu_mhz", "clock", "MHz"), ("temperature_c", "temperature", "°C")):
+        if key in item.trace:
+            series = item.trace[key]
+            yield f"{prefix}{quantity}: {series[0]:.0f} {unit} at the start, {series[-1]:.0f} {unit} at the end"
     try:
-        step = sustained.throttling(sustained.curve(one))
+        step = sustained.throttling(sustained.curve(item))
     except MissingDependencyError as error:
         yield f"{prefix}{error.message} {error.hint}"
         return
@@ -70,8 +71,8 @@ def _sustained(one: Round, prefix: str) -> Iterator[str]:
         )
 
 
-def plot(found: Sequence[Measurement], folder: Path) -> list[Path]:
-    """Draw the curves of sustained measurements, one file for each model and resolution; returns the files.
+def plot(measurements: Sequence[Measurement], folder: Path) -> list[Path]:
+    """Draw the curves of sustained measurements, one file for each model and resolution; return the files.
 
     Raises:
         MissingDependencyError: matplotlib or ruptures is not installed.
@@ -80,22 +81,22 @@ def plot(found: Sequence[Measurement], folder: Path) -> list[Path]:
     from effbench.reports import curve
     from effbench.schema import InputShapes
 
-    long = [item for item in found if sustained.is_sustained(item.samples)]
+    long = [item for item in measurements if sustained.is_sustained(item.samples)]
     files = []
     for (model, resolution), items in groupby(
         sorted(long, key=lambda item: (item.subject.model, item.subject.resolution)),
         key=lambda item: (item.subject.model, item.subject.resolution),
     ):
-        drawn = []
+        curves = []
         for item in items:
-            for one in item.samples.rounds:
-                series = sustained.curve(one)
+            for round_ in item.samples.rounds:
+                series = sustained.curve(round_)
                 step = sustained.throttling(series)
                 label = f"{item.subject.target} {item.subject.storage_precision}"
                 at_s = None if step is None else step.at_s
-                drawn.append(curve.Line(label, series.time_s, series.median_ms, at_s))
+                curves.append(curve.Line(label, series.time_s, series.median_ms, at_s))
         title = f"{model} at {InputShapes(resolution)} px"
-        files += curve.draw(drawn, title, folder / f"sustained-{model}-{InputShapes(resolution)}")
+        files += curve.draw(curves, title, folder / f"sustained-{model}-{InputShapes(resolution)}")
     return files
 
 

@@ -7,22 +7,24 @@ from itertools import groupby
 from pathlib import Path
 
 from effbench.api.profile.roofline import LayerTiming, Peak, Peaks, Roof, Roofline
+from effbench.commands.text.layout import table
+from effbench.reports.grouping import grouped
 
 WORST = 8
-"""Layers shown by operator, those first that lose the most time against their roof."""
+"""How many operators are listed, those that lose the most time against their roof first."""
+
+HEADER = ("artifact", "p50 ms", "MACs", "MB moved", "FLOP/byte", "GFLOP/s", "roof ms", "of the roof")
+OPERATORS = ("operator", "layers", "ms", "of the time", "of the roof", "bound by")
 
 
-def text(found: Roofline) -> str:
+def text(roofline: Roofline) -> str:
     """Return the peaks, a line per measurement, and per model the operators that lose the most time."""
-    from tabulate import tabulate
-
-    lines = [_peaks(one) for one in found.peaks]
-    for peaks in {roof.peaks for roof in found.roofs if _declared(roof.peaks)}:
-        lines.append(_peaks(peaks))
-    head = ("artifact", "p50 ms", "MACs", "MB moved", "FLOP/byte", "GFLOP/s", "roof ms", "of the roof")
-    table = tabulate([_line(roof) for roof in found.roofs], head, tablefmt="simple", disable_numparse=True)
-    notes = [f"{roof.name}: {roof.note}" for roof in found.roofs if roof.note]
-    return "\n".join([*lines, "", table, *notes, *(line for roof in found.roofs for line in _operators(roof))])
+    roofs = roofline.roofs
+    declared = {roof.peaks: None for roof in roofs if _declared(roof.peaks)}
+    lines = [_peaks(peaks) for peaks in (*roofline.peaks, *declared)]
+    notes = grouped([(roof.name, roof.note) for roof in roofs if roof.note], len(roofs))
+    operators = [line for roof in roofs for line in _operators(roof)]
+    return "\n".join([*lines, "", table(HEADER, map(_line, roofs)), *notes, *operators])
 
 
 def _peaks(peaks: Peaks) -> str:
@@ -33,8 +35,8 @@ def _peaks(peaks: Peaks) -> str:
 
 
 def _peak(peak: Peak, unit: str) -> str:
-    how = f"[{peak.source}]" if peak.declared else f"(measured, {peak.low:.4g} to {peak.high:.4g})"
-    return f"{peak.value:.4g} {unit} {how}"
+    source = f"[{peak.source}]" if peak.declared else f"(measured, {peak.low:.4g} to {peak.high:.4g})"
+    return f"{peak.value:.4g} {unit} {source}"
 
 
 def _declared(peaks: Peaks) -> bool:
@@ -57,60 +59,59 @@ def _line(roof: Roof) -> list[str]:
 
 
 def _operators(roof: Roof) -> list[str]:
-    from tabulate import tabulate
-
     if not roof.layers:
         return []
-    total = sum(layer.us for layer in roof.layers)
+    total_us = sum(layer.us for layer in roof.layers)
     rows = []
-    for operator, group in groupby(sorted(roof.layers, key=lambda one: one.operator), key=lambda one: one.operator):
+    for operator, group in groupby(sorted(roof.layers, key=lambda item: item.operator), key=lambda item: item.operator):
         layers = list(group)
         us = sum(layer.us for layer in layers)
-        least = sum(layer.roof_us(roof.peaks) or 0.0 for layer in layers)
-        bound = sum(layer.us for layer in layers if by_arithmetic(layer, roof.peaks)) / us if us else 0.0
+        roof_us = sum(layer.roof_us(roof.peaks) or 0.0 for layer in layers)
+        bound = sum(layer.us for layer in layers if bound_by_arithmetic(layer, roof.peaks)) / us if us else 0.0
         known = all(layer.macs is not None for layer in layers)
-        share = f"{100 * least / us:.0f} %" if us and known else ""
-        word = "arithmetic" if bound > 0.5 else "bandwidth"
-        rows.append(
-            (us - least, [operator, str(len(layers)), f"{us / 1e3:.3f}", f"{100 * us / total:.0f} %", share, word])
-        )
+        share = f"{100 * roof_us / us:.0f} %" if us and known else ""
+        limit = "arithmetic" if bound > 0.5 else "bandwidth"
+        line = (operator, str(len(layers)), f"{us / 1e3:.3f}", f"{100 * us / total_us:.0f} %", share, limit)
+        rows.append((us - roof_us, line))
     rows.sort(key=lambda row: -row[0])
-    head = ("operator", "layers", "ms", "of the time", "of the roof", "bound by")
-    drawn = tabulate([line for _, line in rows[:WORST]], head, tablefmt="simple", disable_numparse=True)
-    named = f"{roof.model} at {roof.shapes} px, {roof.target}: {total / 1e3:.3f} ms in the profiler"
-    return ["", f"{named}; the operators that lose the most first", drawn]
+    title = f"{roof.model} at {roof.shapes} px, {roof.target}: {total_us / 1e3:.3f} ms in the profiler"
+    return [
+        "",
+        f"{title}; the operators that lose the most first",
+        table(OPERATORS, [line for _, line in rows[:WORST]]),
+    ]
 
 
-def by_arithmetic(layer: LayerTiming, peaks: Peaks) -> bool:
-    """Tell whether arithmetic, rather than bandwidth, holds a layer."""
+def bound_by_arithmetic(layer: LayerTiming, peaks: Peaks) -> bool:
+    """Return whether the arithmetic peak, rather than the bandwidth, bounds a layer."""
     if peaks.arithmetic is None or peaks.bandwidth is None:
         return True
     return 2 * (layer.macs or 0) / peaks.arithmetic.value > layer.bytes / peaks.bandwidth.value
 
 
-def plot(found: Roofline, folder: Path) -> list[Path]:
+def plot(roofline: Roofline, folder: Path) -> list[Path]:
     """Draw every measurement whose layers are known, one file per model, resolution and target.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
-    from effbench.reports import roofline
+    from effbench.reports import roofline as drawing
 
     files: list[Path] = []
-    for roof in found.roofs:
+    for roof in roofline.roofs:
         peaks, moved = roof.peaks, roof.bytes
         if peaks.arithmetic is None or peaks.bandwidth is None or moved is None or roof.macs is None:
             continue
         dots = [
-            roofline.Dot(layer.operator, 2 * layer.macs / layer.bytes, 2 * layer.macs / layer.us / 1e3, layer.us)
+            drawing.Dot(layer.operator, 2 * layer.macs / layer.bytes, 2 * layer.macs / layer.us / 1e3, layer.us)
             for layer in roof.layers
             if layer.macs and layer.us
         ]
-        whole = roofline.Dot("whole model", 2 * roof.macs / moved, 2 * roof.macs / roof.p50_ms / 1e6, 0.0)
+        whole = drawing.Dot("whole model", 2 * roof.macs / moved, 2 * roof.macs / roof.p50_ms / 1e6, 0.0)
         roofs = (_triple(peaks.arithmetic), _triple(peaks.bandwidth))
-        title = f"{roof.model} at {roof.shapes} px, {roof.target} on {found.device}, "
+        title = f"{roof.model} at {roof.shapes} px, {roof.target} on {roofline.device}, "
         title += f"{peaks.threads} thread{'s' * (peaks.threads > 1)}"
-        files += roofline.draw(dots, whole, roofs, title, folder / f"roofline-{roof.name}")
+        files += drawing.draw(dots, whole, roofs, title, folder / f"roofline-{roof.name}")
     return files
 
 
