@@ -7,7 +7,8 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import click
 import pytest
@@ -102,10 +103,31 @@ def test_a_beginning_of_two_names_is_not_proposed(own: Any, monkeypatch: pytest.
 
 def test_many_artifacts_are_not_all_named(own: Any, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(own.folder)
-    line = next_command.after_export([cell(own, "ort")] * 1, None, None)
-    assert line is not None
-    many = [Cell.of("toy.net", InputShapes((64, 64)), "fp32", "ort", artifact(own, name)) for name in ("ort", "ov")]
-    assert "next: effbench profile" == next_command.after_export(many * 3, None, None) or len(many) < 5
+    monkeypatch.setattr(next_command, "MOST_NAMES", 1)
+    cells = [cell(own, "ort"), cell(own, "ov")]
+    assert "next: effbench profile" == next_command.after_export(cells, None, None)
+    assert "next: effbench profile toy.net-64-b1-fp32-ov" == next_command.after_export(cells[1:], None, None)
+
+
+@pytest.mark.xdist_group("export")
+def test_an_evaluation_is_measured_before_it_is_reported(own: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(own.folder)
+    evaluation = SimpleNamespace(evaluation=SimpleNamespace(digest=artifact(own, "ort").digest))
+    result: Any = SimpleNamespace(results=[evaluation])
+    assert "next: effbench profile toy.net-64-b1-fp32-ort" == next_command.after_evaluate(result, "local", None)
+    assert 0 == own("profile", "-t", "ort", "--rounds", "1", "--budget", "2").returncode
+    assert "next: effbench report" == next_command.after_evaluate(result, "local", None)
+    assert next_command.after_evaluate(cast(Any, SimpleNamespace(results=[])), "local", None) is None
+
+
+@pytest.mark.xdist_group("export")
+def test_a_model_that_only_its_user_can_name_is_not_named(own: Any):
+    """The artifact is called toy.net, which no command takes; the user exported toy:net."""
+    result = own("profile", "--res", "96", "-t", "ort")
+    assert 4 == result.returncode, result.stdout + result.stderr
+    (line,) = [line.strip() for line in result.stdout.splitlines() if line.strip().startswith("effbench export")]
+    assert "effbench export MODEL --res 96 --target ort --precision fp32" == line
+    parsed(line)
 
 
 def test_nothing_follows_where_nothing_was_exported():

@@ -165,9 +165,7 @@ def device_of(name: str) -> Device:
     """
     device = devices.get(name)
     if device.transport == transports.NONE:
-        hint = (
-            f"`effbench kit MODEL --device {name}` writes a folder for its owner; `effbench import` reads the result"
-        )
+        hint = f"`effbench kit MODEL --device {name}` writes a folder for its owner; `effbench import` reads the result"
         raise UnavailableError(f"effbench cannot drive '{name}' ({device.description}) itself.", hint=hint)
     transports.check_connection(device)
     return device

@@ -11,6 +11,7 @@ from effbench import deploy
 from effbench.api.export.artifacts import Found, export_artifacts, find_or_export
 from effbench.api.export.request import ExportRequest
 from effbench.api.export.run import at_hand
+from effbench.api.export.source import TIMM
 from effbench.api.export.stage import Notify
 from effbench.api.profile.request import ProfileRequest
 from effbench.deploy.artifact import bundle
@@ -88,9 +89,8 @@ class Selection:
         images = SYNTHETIC if subject.latency_only and images is None else images
         reason = _why_not_again(artifact, images)
         if reason:
-            command = f"effbench export {subject.model} --res {shapes} --target {subject.target}"
             key = (subject.model, shapes, subject.storage_precision, subject.target)
-            return [], [Cell.of(*key, UnavailableError(reason, hint=command))]
+            return [], [Cell.of(*key, UnavailableError(reason, hint=_export_command(artifact, shapes)))]
         request = replace(
             self._export_request(subject.model, [shapes], [subject.target]),
             precision=subject.storage_precision,
@@ -148,6 +148,21 @@ def _why_not_again(artifact: Artifact, images: str | Path | None) -> str | None:
     if subject.storage_precision in CALIBRATED and images is None:
         return "calibrated with images; give their folder again with --images FOLDER"
     return None
+
+
+def _export_command(artifact: Artifact, shapes: InputShapes) -> str:
+    """Return the command that exports an artifact at another size; words in capitals are for the user to replace."""
+    subject = artifact.subject
+    named = subject.family != "user" or subject.model.startswith(TIMM)
+    words = ["effbench", "export", subject.model if named else "MODEL", "--res", str(shapes)]
+    words += ["--target", subject.target, "--precision", subject.storage_precision]
+    if subject.storage_precision in CALIBRATED:
+        words += ["--images", SYNTHETIC if subject.latency_only else "FOLDER"]
+    if named and subject.weights.kind == "file":
+        words += ["--weights", "FILE"]
+    if subject.weights.kind == "pretrained":
+        words.append("--pretrained")
+    return " ".join(words)
 
 
 def _peers_key(artifact: Artifact) -> tuple[Any, ...]:

@@ -76,7 +76,8 @@ def connect(device: Device, record: Path | None = None) -> Link:
     """
     check(device)
     if device.transport == NONE:
-        raise UnavailableError(f"effbench cannot drive '{device.name}'.", hint="effbench kit MODEL --device NAME")
+        hint = f"effbench kit MODEL --device {device.name}"
+        raise UnavailableError(f"effbench cannot drive '{device.name}'.", hint=hint)
     link: Link = transports()[device.transport].TRANSPORT(device)
     if record is None:
         return link

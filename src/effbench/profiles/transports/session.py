@@ -190,7 +190,8 @@ class Supervised:
     def _fill(self, deadline: float, limit_s: float) -> None:
         data = self._channel.receive(deadline - time.monotonic())
         if data is None:
-            raise LostError(f"'{self.name}' did not answer within {limit_s:g} s.", hint="effbench doctor --device NAME")
+            hint = f"effbench doctor --device {self.name}"
+            raise LostError(f"'{self.name}' did not answer within {limit_s:g} s.", hint=hint)
         if not data:
             log = self._channel.log()
             raise LostError(
