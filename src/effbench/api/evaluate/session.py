@@ -190,16 +190,16 @@ class EvaluationRun:
         if not missing:
             return 0, 0.0
         total = sum(len(places_left) for _, places_left in missing.values())
-        done, seconds = 0, 0.0
+        count, seconds = 0, 0.0
         for event in self._events(artifact, missing):
             if event["event"] != "predictions":
                 continue
             portion = from_json(Predictions, {"format": FORMAT_VERSION, **event["predictions"]}, "the child's answer")
             self._keep(artifact, missing[event["task"]][0], portion, event["seconds"])
-            done, seconds = done + len(portion), seconds + event["seconds"]
+            count, seconds = count + len(portion), seconds + event["seconds"]
             task = "" if event["task"] == DECLARED else f" ({event['task']})"
-            self.notify(f"{artifact.name}: {done} of {total} images{task}, {done / max(seconds, 1e-9):.0f} a second")
-        return done, seconds
+            self.notify(f"{artifact.name}: {count} of {total} images{task}, {count / max(seconds, 1e-9):.0f} a second")
+        return count, seconds
 
     def _events(
         self, artifact: Artifact, missing: Mapping[str, tuple[Preprocessing, Sequence[int]]]

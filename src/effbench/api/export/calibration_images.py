@@ -23,25 +23,31 @@ class CalibrationImages:
 def calibration_images(
     folder: str | Path | None, backbone: Backbone, sizes: Sequence[InputShapes], precisions: Iterable[str]
 ) -> CalibrationImages:
-    """Read the images where a precision needs them.
+    """Read the calibration images if a precision needs them.
 
     Raises:
-        UsageError: They are needed and not given, or given and not needed.
+        UsageError: They are missing, or no precision needs them.
         DataError: The folder is missing, holds no images, or one cannot be read.
     """
     if not set(precisions) & set(CALIBRATED):
         if folder is not None:
             raise UsageError("--images belongs to int8 and a16w8.", hint="Add --precision int8.")
         return CalibrationImages()
-    given = None if folder is None else SYNTHETIC if str(folder) == SYNTHETIC else str(Path(folder).resolve())
-    stamp = stamps(given) if given not in (None, SYNTHETIC) else ()
-    how, channels = backbone.preprocessing, backbone.in_channels
-    return CalibrationImages(given or "", {shapes: _sha256(given, shapes, how, channels, stamp) for shapes in sizes})
+    place = None if folder is None else SYNTHETIC if str(folder) == SYNTHETIC else str(Path(folder).resolve())
+    stamp = stamps(place) if place not in (None, SYNTHETIC) else ()
+    preprocessing, channels = backbone.preprocessing, backbone.in_channels
+    return CalibrationImages(
+        place or "", {shapes: _sha256(place, shapes, preprocessing, channels, stamp) for shapes in sizes}
+    )
 
 
 @lru_cache(256)
 def _sha256(
-    place: str | None, shapes: InputShapes, how: Preprocessing, channels: int, stamp: tuple[tuple[str, int, int], ...]
+    place: str | None,
+    shapes: InputShapes,
+    preprocessing: Preprocessing,
+    channels: int,
+    stamp: tuple[tuple[str, int, int], ...],
 ) -> str:
-    """Return the hash of the images of a place; the cells of a sweep ask for the same ones hundreds of times."""
-    return load_calibration(place, shapes.image, how, channels).sha256
+    """Return the hash of the images of a folder; a sweep needs the same hash for hundreds of cells."""
+    return load_calibration(place, shapes.image, preprocessing, channels).sha256

@@ -84,8 +84,8 @@ class Exporter:
     def cell(self, shapes: InputShapes, target: str, precision: str | None, verify: bool) -> Cell:
         """Export and verify one cell; an error becomes its status."""
         start = time.perf_counter()
-        known = deploy.registered().get(target)
-        name = (self.source.name, shapes, precision or (known.precision if known else "default"), target)
+        registered = deploy.registered().get(target)
+        name = (self.source.name, shapes, precision or (registered.precision if registered else "default"), target)
         try:
             artifact, cached = self.artifact(shapes, target, precision)
             cell = Cell.of(*name, artifact, cached=cached, notes=artifact.subject.remarks)

@@ -107,7 +107,7 @@ def prepared(request: ExportRequest, whole_int8: bool = False) -> tuple[Exporter
 
 
 def fp32_graph(source: Source, shapes: InputShapes, home: Path, limits: Limits, notify: Notify = silent) -> Artifact:
-    """Return the fp32 graph of a model at one size and batch 1; made where it is not there."""
+    """Return the fp32 graph of a model at one size and batch 1, exported if it is not cached."""
     check_shapes(source, shapes)
     exporter = Exporter(ExportRequest(source.name, out=home, notify=notify), source, None)
     exporter.limits = limits
@@ -115,32 +115,33 @@ def fp32_graph(source: Source, shapes: InputShapes, home: Path, limits: Limits, 
 
 
 def at_hand() -> list[str]:
-    """Return the targets that can run here, the reference (torch) left out.
+    """Return the targets that can run here, without the reference (torch).
 
     Raises:
         UnavailableError: There is none.
     """
-    found = [
+    runnable = [
         name
         for name, target in deploy.registered().items()
         if name != "torch" and target.available() is None and target.measurable() is None
         if not target.on_request
     ]
-    if not found:
+    if not runnable:
         raise UnavailableError(
             "No runtime is installed here.", hint="Install one, for example: pip install 'effbench[ort]'"
         )
-    return found
+    return runnable
 
 
 def targets_of(device: Device) -> list[str]:
-    """Return the targets of a device that artifacts can be made for here; where there is none, those that were missed.
+    """Return the target to export for a device: its first one that artifacts can be made for here, else its first one.
 
-    A device's first target is the one it is for: where it can be made here, it is the only one.
+    Returns:
+        A list of one target, or none if the device has none.
     """
-    known = [name for name in device.targets if name in deploy.registered()]
-    made = [name for name in known if deploy.get(name).available() is None]
-    return (made or known or list(device.targets))[:1]
+    registered = [name for name in device.targets if name in deploy.registered()]
+    available = [name for name in registered if deploy.get(name).available() is None]
+    return (available or registered or list(device.targets))[:1]
 
 
 def check_target(name: str, options: Mapping[str, str]) -> None:
@@ -149,14 +150,14 @@ def check_target(name: str, options: Mapping[str, str]) -> None:
     Raises:
         UsageError: With the valid names.
     """
-    known = deploy.get(name).options
+    valid = deploy.get(name).options
     for key in options:
-        if key not in known:
-            raise unknown_name(key, known, f"option of target '{name}':")
+        if key not in valid:
+            raise unknown_name(key, valid, f"option of target '{name}':")
 
 
 def check_shapes(source: Source, shapes: InputShapes) -> None:
-    """Refuse a size that the model is known not to take, before any work.
+    """Refuse a size that the model does not take, before any work.
 
     Raises:
         UsageError: Below the model's smallest size, or not a multiple of its strides.
@@ -171,18 +172,18 @@ def check_shapes(source: Source, shapes: InputShapes) -> None:
 
 
 def reduced(cells: Sequence[Cell], limit_s: float, notify: Notify = silent) -> list[Cell]:
-    """Reduce the graph of each kind of failure once, and tell in the cell how that ended."""
-    found, seen = [], set()
+    """Reduce the graph of each kind of failure once, and note the outcome in the cell."""
+    results, kinds = [], set()
     for cell in cells:
         if cell.record and limit_s > 0:
             record = failures.read(Path(cell.record))
             kind = (cell.target, record["signature"])
-            if record["job"]["op"] == "convert" and kind not in seen:
-                seen.add(kind)
-                notify(f"look for a smaller graph that fails like {Path(cell.record).name}")
+            if record["job"]["op"] == "convert" and kind not in kinds:
+                kinds.add(kind)
+                notify(f"search for a smaller graph that fails like {Path(cell.record).name}")
                 cell = replace(cell, notes=(*cell.notes, failures.reduce(Path(cell.record), limit_s)))
-        found.append(cell)
-    return found
+        results.append(cell)
+    return results
 
 
 @from_fields(ExportRequest)

@@ -135,8 +135,8 @@ def code_hashes(*import_strings: str) -> list[str]:
     """
     files = {path for text in import_strings for path in source_files(text)}
     # Where operators register themselves, nothing imports their modules by name: such a package counts whole.
-    whole = {path.parent for path in files if path.name == "registry.py" and "deploy" in path.parts}
-    files |= {path for folder in whole for path in folder.rglob("*.py")}
+    packages = {path.parent for path in files if path.name == "registry.py" and "deploy" in path.parts}
+    files |= {path for folder in packages for path in folder.rglob("*.py")}
     return sorted(file_sha256(path) for path in files)
 
 

@@ -24,10 +24,10 @@ def verify_artifact(
 ) -> Artifact:
     """Run an artifact over the reference images in a fresh process and record the result in its manifest.
 
-    With a device that process runs there; what the device made of a bundle has no manifest here to record it in.
+    With a device the process runs there; an artifact that the device built from a bundle has no manifest here.
 
     Raises:
-        DataError: The graph with the expected outputs is not in the cache any more.
+        DataError: The graph with the expected outputs is not in the cache.
     """
     reference = reference_of(artifact, home)
     remote = remote or Remote(devices.get("local"))
@@ -41,12 +41,12 @@ def verify_artifact(
         (answer,) = run(AGENT, job, limits, home, artifact.name)
     else:
         (answer,) = remote.run(AGENT, job, time_limit_s=limits.seconds())
-    found = from_json(Fidelity, answer["fidelity"], "the child's answer")
+    fidelity = from_json(Fidelity, answer["fidelity"], "the child's answer")
     subject = replace(artifact.subject, compute_precision=answer["compute_precision"])
     placement = {**artifact.placement, **answer["placement"]}
     if remote.finished(artifact) is not artifact:
-        return replace(artifact, subject=subject, fidelity=found, placement=placement)
-    return bundle.annotate(replace(artifact, subject=subject), fidelity=found, placement=placement)
+        return replace(artifact, subject=subject, fidelity=fidelity, placement=placement)
+    return bundle.annotate(replace(artifact, subject=subject), fidelity=fidelity, placement=placement)
 
 
 def reference_of(artifact: Artifact, home: Path) -> Path:
@@ -59,12 +59,12 @@ def source_graph(artifact: Artifact) -> Artifact:
     """Return the graph that an artifact was made from.
 
     Raises:
-        DataError: It is not in the cache any more.
+        DataError: It is not in the cache.
     """
-    for found in bundle.artifacts(artifact.folder.parent.parent):
-        if found.digest == artifact.graph_digest:
-            return found
-    raise DataError(f"The graph that {artifact.name} was made from is gone.", hint="Export it again.")
+    for graph in bundle.artifacts(artifact.folder.parent.parent):
+        if graph.digest == artifact.graph_digest:
+            return graph
+    raise DataError(f"The graph of {artifact.name} is missing.", hint="Export it again.")
 
 
 def verify(
@@ -104,18 +104,18 @@ def _verified(artifact: Artifact, home: Path, remote: Remote, time_limit_s: floa
 def finish(
     folder: str | Path, *, options: Mapping[str, str] | None = None, out: str | Path | None = None
 ) -> list[Cell]:
-    """Build, on the device that will run it, what an export elsewhere left as a bundle.
+    """Build an artifact from a bundle, on the device that will run it.
 
     Raises:
         UsageError: The artifact is no bundle of a target that is finished on its device.
         UnavailableError: The toolkit or the device is missing here.
     """
     start = time.perf_counter()
-    left = bundle.load(Path(folder))
-    made = deploy.get(left.subject.target).finish(left.folder, home_of(out), dict(options or {}))
-    subject = made.subject
+    unfinished = bundle.load(Path(folder))
+    artifact = deploy.get(unfinished.subject.target).finish(unfinished.folder, home_of(out), dict(options or {}))
+    subject = artifact.subject
     key = (subject.model, subject.shapes, subject.storage_precision, subject.target)
-    return [Cell.of(*key, made, seconds=round(time.perf_counter() - start, 3))]
+    return [Cell.of(*key, artifact, seconds=round(time.perf_counter() - start, 3))]
 
 
 def find_exported(argument: str, home: Path) -> Artifact | None:
@@ -129,7 +129,7 @@ def find_exported(argument: str, home: Path) -> Artifact | None:
 
 
 def find_artifact(name: str, home: Path) -> Artifact:
-    """Return the artifact that a user means: a folder, or the beginning of a name below the home.
+    """Return the artifact that a user names: a folder, or the beginning of a name below the home.
 
     Raises:
         UsageError: No artifact has that name; near misses are listed.
@@ -138,12 +138,14 @@ def find_artifact(name: str, home: Path) -> Artifact:
     folder = Path(name)
     if (folder / bundle.MANIFEST).exists() or folder.is_dir():
         return bundle.load(folder)
-    known = {item.name: item for item in bundle.artifacts(home)}
-    matches = [item for key, item in known.items() if key == name] or [
-        v for k, v in known.items() if k.startswith(name)
+    artifacts = {item.name: item for item in bundle.artifacts(home)}
+    matches = [item for key, item in artifacts.items() if key == name] or [
+        v for k, v in artifacts.items() if k.startswith(name)
     ]
     if len(matches) == 1:
         return bundle.load(matches[0].folder)
     if matches:
-        raise UsageError(f"'{name}' means {len(matches)} artifacts.", hint=", ".join(item.name for item in matches))
-    raise unknown_name(name, known, "artifact")
+        raise UsageError(
+            f"'{name}' is the beginning of {len(matches)} names.", hint=", ".join(item.name for item in matches)
+        )
+    raise unknown_name(name, artifacts, "artifact")

@@ -193,8 +193,8 @@ def _description(artifact: Artifact) -> dict[str, Any]:
     """Return what a runner that is no agent has to know of an artifact: it cannot read a manifest."""
     shape = [side or 1 for side in artifact.inputs[0].shape]
     files = sorted(name for name in artifact.files if name != bundle.REFERENCE)
-    known = {"target": artifact.subject.target, "entry": artifact.entry, "files": files}
-    return {**known, "input_elements": math.prod(shape)}
+    description = {"target": artifact.subject.target, "entry": artifact.entry, "files": files}
+    return {**description, "input_elements": math.prod(shape)}
 
 
 def _measurement(artifact: Artifact, answer: dict[str, Any], conditions: _Conditions, remote: Remote) -> Measurement:
@@ -233,12 +233,12 @@ def _lost(lane: _Lane) -> tuple[str, ...]:
     return tuple(f"{count} round(s) lost: {reason}" for reason, count in reasons.items())
 
 
-def _progress(lane: _Lane, done: int, rounds: int) -> str:
+def _progress(lane: _Lane, index: int, rounds: int) -> str:
     if lane.lost_in_a_row:
         return f"{lane.artifact.name}: {lane.lost[-1].message}"
     samples = sorted(lane.rounds[-1].samples.rounds[0].samples_ns)
     median = samples[len(samples) // 2] / 1e6
-    return f"round {done}/{rounds}  {lane.artifact.name}  {median:.3f} ms (median of {len(samples)})"
+    return f"round {index}/{rounds}  {lane.artifact.name}  {median:.3f} ms (median of {len(samples)})"
 
 
 def _cell_of_failure(lane: _Lane) -> Cell:
