@@ -19,19 +19,19 @@ pytestmark = pytest.mark.xdist_group("export")
 
 
 def test_help_lists_every_command(run: Run) -> None:
-    done = run("--help")
-    assert done.returncode == 0
+    result = run("--help")
+    assert result.returncode == 0
     for name in ("models", "targets", "devices", "doctor", "export", "verify", "profile", "report"):
-        assert name in done.stdout
+        assert name in result.stdout
         assert run(name, "--help").returncode == 0
 
 
 @pytest.mark.parametrize("command", ["models", "targets", "devices", "doctor"])
 def test_json_is_one_document_and_nothing_else(run: Run, command: str) -> None:
-    done = run(command, "--json")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["format"] == FORMAT_VERSION
-    assert done.stderr == ""
+    result = run(command, "--json")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["format"] == FORMAT_VERSION
+    assert result.stderr == ""
 
 
 @pytest.mark.parametrize(
@@ -64,38 +64,38 @@ def test_json_is_one_document_and_nothing_else(run: Run, command: str) -> None:
 def test_bad_input_is_one_sentence_and_the_right_code(
     run: Run, arguments: tuple[str, ...], code: int, message: str
 ) -> None:
-    done = run(*arguments)
-    assert done.returncode == code, done.stdout + done.stderr
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+    result = run(*arguments)
+    assert result.returncode == code, result.stdout + result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
     assert not (run.folder / "runs" / "artifacts").exists() or list((run.folder / "runs" / "artifacts").iterdir()) == []
 
 
 def test_a_truncated_onnx_file_is_one_sentence(own: Run) -> None:
     graph = next(item for item in bundle.artifacts(own.folder / "runs") if item.subject.target == "onnx")
     (own.folder / "cut.onnx").write_bytes(graph.path.read_bytes()[:2000])
-    done = own("export", "cut.onnx", "--res", "64", "-t", "ort")
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
+    result = own("export", "cut.onnx", "--res", "64", "-t", "ort")
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
     assert len(list(bundle.artifacts(own.folder / "runs"))) == 4  # what was there stays
 
 
 def test_a_tampered_manifest_is_refused_by_every_command(own: Run) -> None:
-    made = next(item for item in bundle.artifacts(own.folder / "runs") if item.subject.target == "ort")
-    path = made.folder / bundle.MANIFEST
+    artifact = next(item for item in bundle.artifacts(own.folder / "runs") if item.subject.target == "ort")
+    path = artifact.folder / bundle.MANIFEST
     path.write_text(path.read_text().replace('"fp32"', '"fp16"'))
-    for command in (("verify", str(made.folder)), ("profile", str(made.folder))):
-        done = own(*command)
-        assert done.returncode == 2, done.stdout + done.stderr
-        assert "changed since it was written" in done.stderr
+    for command in (("verify", str(artifact.folder)), ("profile", str(artifact.folder))):
+        result = own(*command)
+        assert result.returncode == 2, result.stdout + result.stderr
+        assert "changed since it was written" in result.stderr
 
 
 def test_a_file_in_place_of_the_folder_is_one_sentence(run: Run) -> None:
     (run.folder / "occupied").write_text("x")
-    done = run("export", "toy:net", "--res", "64", "-t", "ort", "--out", "occupied")
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert "Cannot write" in done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
+    result = run("export", "toy:net", "--res", "64", "-t", "ort", "--out", "occupied")
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert "Cannot write" in result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system")
@@ -106,23 +106,23 @@ def test_a_full_disk_is_one_sentence(own: Run) -> None:
     if mounted.returncode != 0:
         pytest.skip("this machine does not allow mounting a file system")
     try:
-        done = own("export", "toy:net", "--res", "64", "-t", "ort", "--out", "small")
-        assert done.returncode == 2, done.stdout + done.stderr
-        assert "No space left" in done.stdout + done.stderr
-        assert "Traceback" not in done.stdout + done.stderr
+        result = own("export", "toy:net", "--res", "64", "-t", "ort", "--out", "small")
+        assert result.returncode == 2, result.stdout + result.stderr
+        assert "No space left" in result.stdout + result.stderr
+        assert "Traceback" not in result.stdout + result.stderr
     finally:
         subprocess.run(["umount", str(small)], check=True)
 
 
 def test_a_completed_profile_and_report(own: Run) -> None:
-    done = own("profile", "--rounds", "6", "--budget", "8", "-t", "ort", "--json")
-    assert done.returncode == 0, done.stdout + done.stderr
-    data = json.loads(done.stdout)["data"]
+    result = own("profile", "--rounds", "6", "--budget", "8", "-t", "ort", "--json")
+    assert result.returncode == 0, result.stdout + result.stderr
+    data = json.loads(result.stdout)["data"]
     (measured,) = data["measurements"]
     assert len(measured["samples"]["rounds"]) == 6
     assert measured["subject"]["target"] == "ort"
-    (stored,) = list(Store(own.folder / "runs"))
-    assert stored.run == measured["run"]
+    (measurement,) = list(Store(own.folder / "runs"))
+    assert measurement.run == measured["run"]
     shown = own("report", "--format", "markdown", "--format", "csv")
     assert shown.returncode == 0, shown.stderr
     assert "toy.net" in shown.stdout
@@ -131,11 +131,11 @@ def test_a_completed_profile_and_report(own: Run) -> None:
     assert (own.folder / "runs" / "report-top1" / "report.md").read_bytes() == first
 
 
-def test_a_size_that_was_not_exported_is_exported_and_said(own: Run) -> None:
-    done = own("profile", "toy:net", "--res", "96", "-t", "ort", "--rounds", "1", "--budget", "2")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "96" in done.stdout
-    assert done.stdout.rstrip().splitlines()[-1].startswith("next: effbench report")
+def test_a_size_that_was_not_exported_is_exported_and_reported(own: Run) -> None:
+    result = own("profile", "toy:net", "--res", "96", "-t", "ort", "--rounds", "1", "--budget", "2")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "96" in result.stdout
+    assert result.stdout.rstrip().splitlines()[-1].startswith("next: effbench report")
 
 
 def test_an_interrupt_keeps_what_was_measured(own: Run) -> None:
@@ -209,11 +209,11 @@ def test_no_command_opens_a_connection_or_a_pickle(own: Run, arguments: tuple[st
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(NO_NETWORK)
     if arguments[0] == "verify":
-        made = next(item for item in bundle.artifacts(own.folder / "runs") if item.subject.target == "ov")
-        arguments = ("verify", made.name)
-    done = own(*arguments, PYTHONPATH=str(folder))
-    assert "FORBIDDEN" not in done.stderr
-    assert done.returncode == 0, done.stdout + done.stderr
+        artifact = next(item for item in bundle.artifacts(own.folder / "runs") if item.subject.target == "ov")
+        arguments = ("verify", artifact.name)
+    result = own(*arguments, PYTHONPATH=str(folder))
+    assert "FORBIDDEN" not in result.stderr
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 def test_the_guard_itself_works(own: Run) -> None:
@@ -225,18 +225,18 @@ def test_the_guard_itself_works(own: Run) -> None:
         "import pickle; pickle.loads(b'N.')",
         "import io, pickle; pickle.Unpickler(io.BytesIO(b'N.')).load()",
     ):
-        done = subprocess.run(
+        result = subprocess.run(
             [sys.executable, "-c", code],
             env={**os.environ, "PYTHONPATH": str(folder)},
             capture_output=True,
             check=False,
         )
-        assert done.returncode == 99
+        assert result.returncode == 99
 
 
 def test_completion_is_offered(run: Run) -> None:
-    done = run("", _EFFBENCH_COMPLETE="bash_source")
-    assert "_EFFBENCH_COMPLETE=bash_complete" in done.stdout
+    result = run("", _EFFBENCH_COMPLETE="bash_source")
+    assert "_EFFBENCH_COMPLETE=bash_complete" in result.stdout
 
 
 def test_the_public_names_exist() -> None:
@@ -248,6 +248,6 @@ def test_the_public_names_exist() -> None:
 
 
 def test_models_are_filtered_by_mixer_and_size(run: Run):
-    found = json.loads(run("models", "--mixer", "LAMBDA", "--max-params", "12", "--max-macs", "5", "--json").stdout)
-    assert ["lambda_resnet26"] == [item["name"] for item in found["data"]]
+    models = json.loads(run("models", "--mixer", "LAMBDA", "--max-params", "12", "--max-macs", "5", "--json").stdout)
+    assert ["lambda_resnet26"] == [item["name"] for item in models["data"]]
     assert "192 x 14 x 14" in run("models", "regla_m").stdout

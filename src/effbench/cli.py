@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from effbench.errors import EffbenchError
 
 EXIT_CODES = """\b
-Exit codes: 0 fine, 1 fidelity failed or slower, 2 usage or data, 3 inconclusive,
-4 target or device unavailable, 5 failed, 130 interrupted."""
+Exit codes: 0 fine, 1 fidelity failed or slower, 2 usage or data, 3 inconclusive or
+unverifiable, 4 target or device unavailable, 5 failed, 130 interrupted."""
 
 
 class _Commands(click.Group):
@@ -36,7 +36,9 @@ class _Commands(click.Group):
             raise unknown_name(args[0], self.list_commands(ctx), "command") from error
 
 
-@click.group(cls=_Commands, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_Commands, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(__version__, prog_name="effbench")
 def cli() -> None:
     """Export vision backbones to edge runtimes from one ONNX graph, prove that they are still the same model, and

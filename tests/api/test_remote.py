@@ -29,8 +29,8 @@ def bench(own: Any, pipe: Any) -> Any:
 
 
 def test_a_profile_is_recorded_and_replayed(bench: Any):
-    done = bench(*f"profile {ARTIFACT} --device bench --rounds 2 --budget 2 --record exchange.jsonl".split())
-    assert 0 == done.returncode, done.stderr
+    result = bench(*f"profile {ARTIFACT} --device bench --rounds 2 --budget 2 --record exchange.jsonl".split())
+    assert 0 == result.returncode, result.stderr
     again = bench(*f"profile {ARTIFACT} --device tape --rounds 2 --budget 2".split())
     assert 0 == again.returncode, again.stderr
     first, second = Store(bench.folder / "runs")
@@ -41,9 +41,9 @@ def test_a_profile_is_recorded_and_replayed(bench: Any):
 
 
 def test_fidelity_is_checked_on_the_device(bench: Any):
-    done = bench("verify", ARTIFACT, "--device", "bench")
-    assert 0 == done.returncode, done.stderr
-    assert " ok " in done.stdout
+    result = bench("verify", ARTIFACT, "--device", "bench")
+    assert 0 == result.returncode, result.stderr
+    assert " ok " in result.stdout
 
 
 def test_accuracy_is_that_of_the_files_on_the_device(bench: Any, monkeypatch: pytest.MonkeyPatch):
@@ -66,36 +66,36 @@ def test_accuracy_is_that_of_the_files_on_the_device(bench: Any, monkeypatch: py
 
 def test_pairs_run_inside_one_agent(bench: Any):
     line = f"compare {ARTIFACT} toy.net-64-b1-fp32-ov --device bench --budget 3 --inconclusive pass --json"
-    done = bench(*line.split())
-    assert done.returncode in (0, 1), done.stderr
-    (verdict,) = json.loads(done.stdout)["data"]["verdicts"]
+    result = bench(*line.split())
+    assert result.returncode in (0, 1), result.stderr
+    (verdict,) = json.loads(result.stdout)["data"]["verdicts"]
     assert verdict["rounds"] >= 1
     assert 0 == verdict["lost_rounds"]
 
 
 def test_two_workers_are_not_for_a_device(bench: Any):
-    done = bench(*f"compare {ARTIFACT} toy.net-64-b1-fp32-ov --device bench --budget 3 --workers 2".split())
-    assert "both sides run in one process" in done.stdout + done.stderr
+    result = bench(*f"compare {ARTIFACT} toy.net-64-b1-fp32-ov --device bench --budget 3 --workers 2".split())
+    assert "both sides run in one process" in result.stdout + result.stderr
 
 
 def test_what_a_device_does_not_run_is_unavailable(bench: Any):
-    done = bench(*["profile", "toy.net-64-b1-fp32-ov", "--device", "bench"])
-    assert 4 == done.returncode
-    assert "'bench' runs ort, not ov" in done.stdout
+    result = bench(*["profile", "toy.net-64-b1-fp32-ov", "--device", "bench"])
+    assert 4 == result.returncode
+    assert "'bench' runs ort, not ov" in result.stdout
 
 
 def test_doctor_and_check_of_a_device(bench: Any):
-    done = bench("doctor", "--device", "bench")
-    assert 0 == done.returncode, done.stderr
-    for what in ("connection", "space below", "Python", "target ort", "processor"):
-        assert what in done.stdout
+    result = bench("doctor", "--device", "bench")
+    assert 0 == result.returncode, result.stderr
+    for check in ("connection", "space below", "Python", "target ort", "processor"):
+        assert check in result.stdout
     checked = bench("devices", "bench", "--check")
     assert 0 == checked.returncode
     assert re.search(r"bench .* connected +Linux", checked.stdout)
 
 
 @pytest.mark.parametrize(
-    ("line", "code", "said"),
+    ("line", "code", "text"),
     [
         ("doctor --device jetson-thor", 4, 'devices.jetson-thor.connection.host = "'),
         ("profile --device jetson-thor", 2, "The host of 'jetson-thor' is not declared"),
@@ -106,15 +106,15 @@ def test_doctor_and_check_of_a_device(bench: Any):
         ("devices nothing.toml", 2, "No such file"),
     ],
 )
-def test_a_device_that_cannot_be_used_says_what_to_do(run: Any, line: str, code: int, said: str):
-    done = run(*line.split(), "--out", "runs") if line.startswith("profile") else run(*line.split())
-    assert (code, True) == (done.returncode, said in done.stdout + done.stderr), done.stdout + done.stderr
+def test_a_device_that_cannot_be_used_says_what_to_do(run: Any, line: str, code: int, text: str):
+    result = run(*line.split(), "--out", "runs") if line.startswith("profile") else run(*line.split())
+    assert (code, True) == (result.returncode, text in result.stdout + result.stderr), result.stdout + result.stderr
 
 
 def test_export_takes_target_precision_and_options_from_the_device(own: Any):
-    done = own(*["export", "toy:net", "--res", "64", "--device", "core-ultra-npu", "--no-verify", "--json"])
-    assert 0 == done.returncode, done.stderr
-    (cell,) = json.loads(done.stdout)["data"]
+    result = own(*["export", "toy:net", "--res", "64", "--device", "core-ultra-npu", "--no-verify", "--json"])
+    assert 0 == result.returncode, result.stderr
+    (cell,) = json.loads(result.stdout)["data"]
     assert ("ov", "fp16") == (cell["target"], cell["precision"])
     manifest = json.loads((own.folder / cell["artifact"] / "manifest.json").read_text())
     assert "NPU" == manifest["options"]["device"]

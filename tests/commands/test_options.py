@@ -53,6 +53,11 @@ def test_a_command_takes_the_options_that_it_declares(command: click.Command):
     assert {parameter.name for parameter in command.params} == taken
 
 
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: str(command.name))
+def test_the_list_of_commands_shows_a_whole_sentence(command: click.Command):
+    assert not command.get_short_help_str(limit=64).endswith("...")
+
+
 def test_only_the_recipe_of_a_training_is_passed_by_name():
     signatures = {command.name: inspect.signature(command.callback or print) for command in COMMANDS}
     anything = [name for name, signature in signatures.items() if "**" in str(signature)]

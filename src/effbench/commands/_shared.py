@@ -46,10 +46,10 @@ def default_threads() -> int:
 
 
 RESOLUTION_HELP = "Image size in pixels: 512, or 384x640 (height x width)."
-TARGETS_HELP = "Runtime to export for (see `effbench targets`). Repeatable."
+TARGETS_HELP = "Runtime (see `effbench targets`). Repeatable."
 DEVICE_HELP = "Where to run (see `effbench devices`)."
-THREADS_HELP = "Threads of the runtime."
-BATCH_HELP = "Images per inference."
+THREADS_HELP = "Threads of the runtime"
+BATCH_HELP = "Images per inference"
 PRECISION_HELP = "fp32, fp16, int8 or a16w8 (default: the target's)."
 IMAGES_HELP = (
     "Folder of images that int8 and a16w8 are calibrated and verified with; 'synthetic' if only latency matters."
@@ -71,12 +71,18 @@ images = click.option("--images", type=FOLDER, metavar="FOLDER", help=IMAGES_HEL
 weights = click.option(
     "--weights", type=FILE, metavar="FILE", help="A .safetensors file (default: untrained weights from --seed)."
 )
-seed = click.option("--seed", type=int, default=0, show_default=True, help="Seed of untrained weights.")
+seed = click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Seed of untrained weights.")
 batch = click.option(
-    "--batch", cls=LazyDefault, type=int, default=default_batch, show_default=True, metavar="N", help=BATCH_HELP
+    "--batch", cls=LazyDefault, type=int, default=default_batch, show_default=True, metavar="N", help=f"{BATCH_HELP}."
 )
 threads = click.option(
-    "--threads", cls=LazyDefault, type=int, default=default_threads, show_default=True, metavar="N", help=THREADS_HELP
+    "--threads",
+    cls=LazyDefault,
+    type=int,
+    default=default_threads,
+    show_default=True,
+    metavar="N",
+    help=f"{THREADS_HELP}.",
 )
 device = click.option("--device", type=DEVICE, default="local", show_default=True, metavar="NAME", help=DEVICE_HELP)
 

@@ -29,7 +29,10 @@ def models(
     max_macs: float | None,
     as_json: bool,
 ) -> None:
-    """List the models: parameters, MACs, published accuracy with its source. With NAME: all about one model."""
+    """List the models, or describe one.
+
+    The list has parameters, MACs, and published accuracy with its source.
+    """
     from effbench import models as registered
     from effbench.commands.text import catalogue as tables
 
@@ -51,7 +54,7 @@ def _within(backbone: Backbone, mixer: str | None, max_params: float | None, max
 @shared.command()
 @shared.json
 def targets(as_json: bool) -> None:
-    """List the targets (runtimes) and what is missing here to export for each."""
+    """List the targets (runtimes) and what is missing here."""
     from effbench.api.devices import catalogue
     from effbench.commands.text import catalogue as tables
 
@@ -64,7 +67,7 @@ def targets(as_json: bool) -> None:
 @click.option("--check", "checks", is_flag=True, help="Connect to each device, or to the named one.")
 @shared.json
 def devices(name: str | None, checks: bool, as_json: bool) -> None:
-    """List the known devices. With NAME: everything that is declared about one device.
+    """List the devices, or describe one.
 
     With --check, the command ends with 4 if the named device could not be connected; without NAME, if a device whose
     connection is declared could not, or none could.
@@ -91,7 +94,10 @@ def devices(name: str | None, checks: bool, as_json: bool) -> None:
 @shared.out
 @shared.json
 def doctor(name: str | None, out: str | None, as_json: bool) -> None:
-    """Check what can run on this machine or a device, and what would disturb a measurement."""
+    """Check what can run here or on a device.
+
+    It also names what would disturb a measurement.
+    """
     from effbench.api.devices import catalogue
     from effbench.commands.text import catalogue as tables
 

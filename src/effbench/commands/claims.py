@@ -34,7 +34,10 @@ def claims(
     out: str | None,
     as_json: bool,
 ) -> None:
-    """Test the claims of papers as far as this machine can. With --scaling: measure how NAMES scale."""
+    """Test the claims of papers on this machine.
+
+    With --scaling, it measures how the latency and memory of NAMES grow with resolution.
+    """
     from effbench.errors import UsageError
 
     if is_scaling:

@@ -74,7 +74,9 @@ def distill(
     as_json: bool,
     **recipe: Any,
 ) -> None:
-    """Train STUDENT from labels, from frozen teachers, or both; after a kill the same command continues.
+    """Train STUDENT from labels, from frozen teachers, or both.
+
+    If it is interrupted or killed, the same command continues.
 
     STUDENT and teachers are names or package.module:factory; a teacher may be an .onnx file. For several processes,
     start it with `torchrun --nproc-per-node N -m effbench.cli distill ...`.

@@ -61,7 +61,9 @@ def evaluate(
     out: str | None,
     as_json: bool,
 ) -> None:
-    """Run artifacts on labelled images and print their accuracy. Without names: everything exported so far.
+    """Run artifacts on labelled images and print their accuracy.
+
+    Without names, it evaluates everything exported so far.
 
     --res, --target, --precision, --weights and --seed apply to models, which are exported first.
     """

@@ -66,7 +66,9 @@ def export(
     out: str | None,
     as_json: bool,
 ) -> None:
-    """Export each MODEL to each target at each size and precision, and verify the results.
+    """Export models to runtimes and verify the results.
+
+    Each MODEL is exported for each target, at each size and precision.
 
     MODEL is a name (see `effbench models`), an .onnx file, timm/NAME, or package.module:factory.
     """
@@ -151,7 +153,10 @@ def _weights(models: Sequence[str], weights: str | None, pretrained: bool) -> st
 @shared.out
 @shared.json
 def verify(artifacts: Sequence[str], device: str, out: str | None, as_json: bool) -> None:
-    """Compare ARTIFACTS with their fp32 reference once more: folders, or names below the output folder."""
+    """Compare artifacts with their fp32 reference once more.
+
+    ARTIFACTS are folders, or beginnings of names below the output folder.
+    """
     from effbench.api.export.verification import verify as run
     from effbench.commands.text import next_command, results
 

@@ -76,7 +76,10 @@ def compare(
     out: str | None,
     as_json: bool,
 ) -> None:
-    """Measure A and B in the same run and print whether B is slower: artifacts, .onnx files or model names."""
+    """Measure A and B in the same run: is B slower?
+
+    A and B are artifacts, .onnx files or models; --res and --target apply to models, which are exported first.
+    """
     from effbench.api.compare.request import CompareRequest
     from effbench.api.compare.run import compare as run
 
@@ -150,7 +153,11 @@ def gate(
     out: str | None,
     as_json: bool,
 ) -> None:
-    """Compare each MODEL of the working tree with a base, and check the budgets of effbench.toml."""
+    """Compare the working tree with a base, and check budgets.
+
+    Each MODEL is exported from the working tree and from the base, and both are measured in the same run. Models,
+    budgets and defaults can be stated in effbench.toml; an option wins over it.
+    """
     from effbench.api.compare.budgets import read_suite
     from effbench.api.compare.gate_plan import rules_of
     from effbench.api.compare.run_gate import gate as run

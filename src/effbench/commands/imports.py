@@ -23,7 +23,7 @@ FORMATS = ("trtexec", "benchmark_app", "litert", "qnn", "onnxruntime", "samples"
     metavar="NAME",
     help=f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]} (default: recognized from the file).",
 )
-@click.option("--threads", type=int, metavar="N", help=f"{shared.THREADS_HELP} Only if the file does not state them.")
+@click.option("--threads", type=int, metavar="N", help=f"{shared.THREADS_HELP}, if the file does not state them.")
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Condition to keep with the figures. Repeatable."
 )
@@ -39,9 +39,10 @@ def import_(
     out: str | None,
     as_json: bool,
 ) -> None:
-    """Store the result of a kit, or figures of another tool: trtexec, benchmark_app, LiteRT, QNN, ONNX Runtime.
+    """Store figures of another tool, or the result of a kit.
 
-    Each file is one round. Figures are marked as imported, and as aggregates if the tool gives no raw times.
+    The tools are trtexec, benchmark_app, LiteRT, QNN and ONNX Runtime; a list of milliseconds works too. Each file is
+    one round. Figures are marked as imported, and as aggregates if the tool gives no raw times.
     """
     from effbench.api.devices.imports import imported
     from effbench.commands.text import next_command, results

@@ -39,9 +39,10 @@ def kit(
     out: str | None,
     as_json: bool,
 ) -> None:
-    """Write a folder for the person who has a device: artifacts, a run script and expected outputs.
+    """Write a folder for the person who has a device.
 
-    It needs no effbench there; `effbench import` stores the result that comes back.
+    It holds artifacts, a run script and expected outputs, and needs no effbench there; `effbench import` stores the
+    result that comes back.
     """
     from effbench.api.devices.kits import kit as run
     from effbench.commands.text import results

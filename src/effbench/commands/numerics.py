@@ -47,7 +47,10 @@ def numerics(
     out: str | None,
     as_json: bool,
 ) -> None:
-    """Show which operators of MODEL lose accuracy in half precision and why, and which must stay in fp32."""
+    """Show which operators lose accuracy in half precision.
+
+    It names the mechanism of each loss, and the operators of MODEL that must stay in fp32.
+    """
     from effbench.api.export.diagnosis import numerics as run
 
     with shared.Progress() as notify:

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 @shared.batch
 @shared.device
 @click.option("--budget", "budget_s", default=20.0, show_default=True, metavar="S", help="Seconds per artifact.")
-@click.option("--rounds", type=int, metavar="N", help="Fresh processes per artifact (default: 10; with --minutes 1).")
+@click.option(
+    "--rounds", type=int, metavar="N", help="Fresh processes per artifact (default: 10, or 1 with --minutes)."
+)
 @click.option("--rate", "rate_hz", type=float, metavar="HZ", help="Inferences a second (default: back to back).")
 @click.option("--minutes", type=float, metavar="M", help="Sustained: how long a round lasts, whatever the budget.")
 @click.option("--cool-down", is_flag=True, help="Let the device cool to its first temperature before each round.")
@@ -67,7 +69,9 @@ def profile(
     out: str | None,
     as_json: bool,
 ) -> None:
-    """Measure latency. Without names: everything exported so far, or regla_m if nothing is exported.
+    """Measure latency.
+
+    Without names, it measures everything exported so far, or regla_m if nothing is exported.
 
     --res, --precision, --images, --weights and --seed apply to models, which are exported first.
     """

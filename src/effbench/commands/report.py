@@ -42,7 +42,10 @@ from effbench.commands._types import one_of
 def report(
     metric: str, formats: Sequence[str], plot: bool, paper: bool, published: str, out: str | None, as_json: bool
 ) -> None:
-    """Print accuracy against latency of everything measured, one table per device and size."""
+    """Print accuracy against latency of everything measured.
+
+    There is one table per device and size.
+    """
     from effbench.api.report import write
     from effbench.commands.text import next_command
 

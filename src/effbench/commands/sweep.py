@@ -82,9 +82,10 @@ def sweep(
     out: str | None,
     as_json: bool,
 ) -> None:
-    """Export, verify and measure models x sizes x precisions x targets: from options, a suite file, or effbench.toml.
+    """Export, verify and measure a matrix of models.
 
-    An option wins over the suite.
+    A cell is one model, size, precision and target. They come from the options, a suite file, or effbench.toml; an
+    option wins over a suite.
     """
     from effbench.api.sweep import suite
 

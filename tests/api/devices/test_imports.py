@@ -18,9 +18,9 @@ SYNC = ("-hint", "none", "-nstreams", "1", "-nthreads", "1", "-api", "sync", "-n
 def benchmark_app(own: Any, *options: str) -> str:
     model = next(item for item in bundle.artifacts(own.folder / "runs") if item.subject.target == "ov")
     tool = [sys.executable, "-c", "from openvino.tools.benchmark.main import main; main()", "-m", str(model.path)]
-    done = subprocess.run([*tool, *options], capture_output=True, text=True, timeout=120, check=False, cwd=own.folder)
-    assert 0 == done.returncode, done.stdout + done.stderr
-    return done.stdout
+    result = subprocess.run([*tool, *options], capture_output=True, text=True, timeout=120, check=False, cwd=own.folder)
+    assert 0 == result.returncode, result.stdout + result.stderr
+    return result.stdout
 
 
 @pytest.mark.target("ov")
@@ -29,9 +29,9 @@ def test_benchmark_app_is_imported_as_an_aggregate(own: Any):
     console = benchmark_app(own, *SYNC, "-report_type", "no_counters", "-report_folder", "report", "-json_stats")
     (own.folder / "console.txt").write_text(console)
     for file in ("report/benchmark_report.json", "console.txt"):
-        done = own("import", file, "-a", "toy.net-64-b1-fp32-ov", "-d", "core-ultra-cpu")
-        assert 0 == done.returncode, done.stderr
-        assert "aggregate: median of 30 runs" in done.stdout
+        result = own("import", file, "-a", "toy.net-64-b1-fp32-ov", "-d", "core-ultra-cpu")
+        assert 0 == result.returncode, result.stderr
+        assert "aggregate: median of 30 runs" in result.stdout
     first, second = Store(own.folder / "runs")
     assert "median of 30 runs" == first.samples.aggregate
     assert ("imported", "core-ultra-cpu", "benchmark_app") == (first.origin, first.device, first.settings["tool"])
@@ -47,26 +47,26 @@ def test_throughput_of_benchmark_app_is_refused(own: Any):
     (own.folder / "report").mkdir()
     report = ("-report_type", "no_counters", "-report_folder", "report", "-json_stats")
     benchmark_app(own, "-niter", "8", "-nireq", "2", *report)
-    done = own("import", "report/benchmark_report.json", "-a", "toy.net-64-b1-fp32-ov", "-d", "core-ultra-cpu")
-    assert 2 == done.returncode
-    assert "that is throughput, not latency" in done.stderr
+    result = own("import", "report/benchmark_report.json", "-a", "toy.net-64-b1-fp32-ov", "-d", "core-ultra-cpu")
+    assert 2 == result.returncode
+    assert "that is throughput, not latency" in result.stderr
 
 
 def test_plain_times_become_rounds(own: Any):
     for index in range(6):
         (own.folder / f"{index}.txt").write_text("".join(f"{10 + 0.01 * (n + index)}\n" for n in range(30)))
     files = [f"{index}.txt" for index in range(6)]
-    done = own("import", *files, "-a", "toy.net-64-b1-fp32-ort", "-d", "iphone-13", "--set", "power=low")
-    assert 0 == done.returncode, done.stderr
+    result = own("import", *files, "-a", "toy.net-64-b1-fp32-ort", "-d", "iphone-13", "--set", "power=low")
+    assert 0 == result.returncode, result.stderr
     (one,) = Store(own.folder / "runs")
     assert (6, "low") == (len(one.samples.rounds), one.settings["power"])
-    assert "aggregate" not in done.stdout
+    assert "aggregate" not in result.stdout
     assert "10.1" in own("report").stdout
 
 
 def test_a_file_that_is_no_measurement_stores_nothing(own: Any):
     (own.folder / "x.txt").write_text("nothing")
-    done = own("import", "x.txt", "-a", "toy.net-64-b1-fp32-ort", "-d", "iphone-13")
-    assert 2 == done.returncode
-    assert "not the output of a known tool" in done.stderr
+    result = own("import", "x.txt", "-a", "toy.net-64-b1-fp32-ort", "-d", "iphone-13")
+    assert 2 == result.returncode
+    assert "not the output of a known tool" in result.stderr
     assert [] == list(Store(own.folder / "runs"))

@@ -25,7 +25,7 @@ CONNECTED, NOT_CONNECTED, NOT_TRIED = "connected", "not connected", "not tried"
 
 @dataclass(frozen=True)
 class Connection:
-    """The result of one attempt to connect to a device: a state, with what the device answered or the reason.
+    """The result of one attempt to connect to a device: a state, with the device's answer or the reason.
 
     ``declared`` says whether the user declares how to connect (``[devices.NAME]`` in effbench.toml, or a device file).
     """
@@ -34,6 +34,7 @@ class Connection:
     state: str
     detail: str = ""
     declared: bool = False
+    next_step: str = ""
 
 
 def connect(rows: Sequence[Device]) -> list[Connection]:
@@ -60,12 +61,13 @@ def all_connected(connections: Sequence[Connection], named: bool) -> bool:
 def _connect(device: Device) -> Connection:
     declared = bool(device.connection)
     if device.transport == transports.NONE:
-        return Connection(device.name, NOT_TRIED, f"its owner runs a kit: effbench kit MODEL --device {device.name}")
+        step = f"effbench kit MODEL --device {device.name}"
+        return Connection(device.name, NOT_TRIED, "effbench cannot drive it; its owner can", next_step=step)
     try:
         with Remote(device) as remote:
             facts = remote.link().facts()
     except EffbenchError as error:
-        return Connection(device.name, NOT_CONNECTED, error.message, declared)
+        return Connection(device.name, NOT_CONNECTED, error.message, declared, error.hint or "")
     detail = " ".join(str(facts[key]) for key in ("system", "machine", "python") if facts.get(key))
     return Connection(device.name, CONNECTED, detail, declared)
 

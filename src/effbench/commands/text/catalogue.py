@@ -88,11 +88,13 @@ def devices(rows: Sequence[Device]) -> str:
 
 
 def connections(rows: Sequence[Device], results: Sequence[Connection]) -> str:
-    """Return the list of devices with the result of connecting to each."""
+    """Return the list of devices with the result of connecting to each; of a single one also the next step."""
     body = []
     for device, result in zip(rows, results, strict=True):
         body.append((device.name, device.kind, device.transport, result.state, result.detail))
-    return table(("device", "kind", "transport", "connection", "detail"), body)
+    lines = [table(("device", "kind", "transport", "connection", "detail"), body)]
+    lines += [result.next_step for result in results if len(results) == 1 and result.next_step]
+    return "\n".join(lines)
 
 
 def _device(device: Device) -> tuple[str, ...]:
