@@ -9,7 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,6 +109,15 @@ class Block:
             lines = [line[2:] for line in lines if line.startswith("$ ")]
         bare = (re.sub(r"\s+#\s.*$", "", line).strip() for line in lines)
         return [line for line in bare if line and not line.startswith("#")]
+
+    @property
+    def output(self) -> dict[str, list[str]]:
+        """Return the lines that a console block shows after each command, without those that are shortened (...)."""
+        shown = [part.partition("\n") for part in re.split(r"^\$ ", self.text, flags=re.MULTILINE)[1:]]
+        return {
+            command: [line for line in text.splitlines() if line.strip() and "..." not in line]
+            for command, _, text in shown
+        }
 
     @property
     def skipped(self) -> str | None:
@@ -231,9 +240,31 @@ def perform(command: list[str], folder: Path, env: Mapping[str, str] | None = No
     return done.stdout
 
 
+def shape(line: str) -> str:
+    """Return a line of output without what differs from run to run: numbers, keys, grades, widths, *cached*."""
+    line = re.sub(r"\b[0-9a-f]{10,12}\b", "KEY", line.replace(" (cached)", ""))
+    line = re.sub(r"\d+(\.\d+)?(e-\d+)?", "0", line)
+    line = re.sub(r"\s[ABCD]$", " GRADE", line.rstrip())
+    return " ".join(re.sub(r"[-=]{3,}", "-", line).split())
+
+
+def not_printed(shown: Sequence[str], output: str) -> list[str]:
+    """Return the shown lines that the output does not contain, apart from what differs from run to run."""
+    printed = {shape(line) for line in output.splitlines()}
+    return [line for line in shown if shape(line) not in printed]
+
+
+def test_a_line_that_is_not_printed_is_seen():
+    output = "model  px   p50 ms  trust\nnet-224-0a1b2c3d4e  224  36.62  B\nnet  224  ok (cached)  1.3e-05\n"
+    assert [] == not_printed(["model   px   p50 ms   trust", "net-224-ffffffffff  224  1.2  C"], output)
+    assert [] == not_printed(["net  512  ok  2e-06"], output)
+    assert ["net  224  failed  1.3e-05"] == not_printed(["net  224  failed  1.3e-05"], output)
+
+
 def walk_through(page: str, folder: Path, stand_ins: tuple[tuple[str, str], ...] = ()) -> int:
     """Do what a page says from top to bottom; return how many commands and scripts were run."""
     done = 0
+    (folder / "effbench.toml").unlink(missing_ok=True)  # that of an earlier page
     for block in blocks(page, PAGES[page]):
         text = block.text
         if block.note.startswith("file "):
@@ -247,7 +278,8 @@ def walk_through(page: str, folder: Path, stand_ins: tuple[tuple[str, str], ...]
         lines = Block(page, block.language, text, block.note).commands if block in SHELL and not block.skipped else []
         for line in lines:
             if line.startswith(EXECUTED):
-                perform(["bash", "-c", line], folder)
+                output = perform(["bash", "-c", line], folder)
+                assert stand_ins or [] == not_printed(block.output.get(line, []), output), output
                 done += 1
     return done
 
