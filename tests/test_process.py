@@ -22,7 +22,7 @@ def fine(job, emit):
     os.write(1, b"and one that writes to the descriptor")
     emit({"event": "result", "double": 2 * job["value"]})
 
-def refuses(job, emit):
+def rejects(job, emit):
     raise errors.ConversionError("translate", "no such thing", node="n1", op="Foo", hint="do that")
 
 def surprised(job, emit):
@@ -53,7 +53,7 @@ def has_a_child(job, emit):
     emit({"event": "result", "pid": child.pid})
     time.sleep(600)
 
-process.serve({f.__name__: f for f in (fine, refuses, surprised, crashes, hangs, eats, chatters, has_a_child)})
+process.serve({f.__name__: f for f in (fine, rejects, surprised, crashes, hangs, eats, chatters, has_a_child)})
 """
 
 
@@ -64,18 +64,18 @@ def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "somechild"
 
 
-def test_prints_of_a_library_do_not_disturb_the_answer(child: str) -> None:
-    (answer,) = process.run(child, {"op": "fine", "value": 21}, time_limit_s=60)
-    assert answer == {"event": "result", "double": 42}
+def test_prints_of_a_library_do_not_disturb_the_events(child: str) -> None:
+    (event,) = process.run(child, {"op": "fine", "value": 21}, time_limit_s=60)
+    assert event == {"event": "result", "double": 42}
 
 
-def test_an_error_comes_back_as_itself(child: str) -> None:
+def test_an_error_keeps_its_class_and_attributes(child: str) -> None:
     with pytest.raises(ConversionError, match="node n1") as caught:
-        list(process.run(child, {"op": "refuses"}, time_limit_s=60))
+        list(process.run(child, {"op": "rejects"}, time_limit_s=60))
     assert (caught.value.op, caught.value.hint, caught.value.exit_code) == ("Foo", "do that", 5)
 
 
-def test_an_accident_tells_its_stage_and_last_words(child: str) -> None:
+def test_an_exception_is_reported_with_its_stage_and_log(child: str) -> None:
     with pytest.raises(process.ChildFailure, match="an accident") as caught:
         list(process.run(child, {"op": "surprised"}, time_limit_s=60))
     assert (process.CRASHED, 1, False) == (caught.value.cause, caught.value.exit_status, caught.value.killed)
@@ -106,7 +106,7 @@ def test_too_much_memory_ends_at_its_limit(child: str) -> None:
     assert (process.MEMORY_LIMIT, None) == (caught.value.cause, caught.value.exit_status)
 
 
-def test_a_child_that_never_stops_talking_ends_at_its_limit(child: str) -> None:
+def test_a_child_that_emits_forever_ends_at_its_limit(child: str) -> None:
     with pytest.raises(process.ChildFailure, match="talking was stopped after 2 s"):
         list(process.run(child, {"op": "chatters"}, time_limit_s=2))
 
@@ -117,7 +117,7 @@ def test_an_error_carries_the_log_of_the_child(child: str) -> None:
     assert "ValueError: an accident" in caught.value.log
 
 
-def test_children_of_other_threads_can_be_ended(child: str) -> None:
+def test_children_of_other_threads_are_killed(child: str) -> None:
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(lambda: list(process.run(child, {"op": "hangs"}, time_limit_s=600)))
         while not process._LIVE:
@@ -136,12 +136,12 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def test_grandchildren_go_too(child: str) -> None:
+def test_grandchildren_are_killed(child: str) -> None:
     events = process.run(child, {"op": "has_a_child"}, time_limit_s=60)
     pid = next(events)["pid"]
     assert _alive(pid)
     events.close()
-    for _ in range(100):  # killed is not yet gone: the kernel takes a moment
+    for _ in range(100):  # the kernel takes a moment to remove a killed process
         if not _alive(pid):
             break
         time.sleep(0.05)
@@ -160,7 +160,7 @@ def test_a_killed_parent_leaves_no_child(child: str) -> None:
             break
         time.sleep(0.05)
     assert children
-    time.sleep(1)  # let it reach the point where it asked to die with its parent
+    time.sleep(1)  # until it has set PR_SET_PDEATHSIG
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
     for _ in range(100):

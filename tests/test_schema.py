@@ -45,15 +45,15 @@ def artifact() -> Artifact:
     )
 
 
-def test_an_artifact_survives_the_way_through_json() -> None:
+def test_an_artifact_is_equal_after_a_json_round_trip() -> None:
     data = json.loads(json.dumps(to_json(artifact())))
     assert from_json(Artifact, data, "x", folder=Path("here")) == artifact()
 
 
 @given(st.lists(st.integers(1, 10**12), min_size=1, max_size=50), st.floats(0, 1e6), st.booleans())
-def test_a_round_survives_the_way_through_json(samples: list[int], load_ms: float, stationary: bool) -> None:
-    one = Round(tuple(samples), 1, stationary, load_ms, 1.0, 5, {"steal_pct": 0.5}, ("early return",))
-    assert from_json(Round, json.loads(canonical(to_json(one))), "x") == one
+def test_a_round_is_equal_after_a_json_round_trip(samples: list[int], load_ms: float, stationary: bool) -> None:
+    item = Round(tuple(samples), 1, stationary, load_ms, 1.0, 5, {"steal_pct": 0.5}, ("early return",))
+    assert from_json(Round, json.loads(canonical(to_json(item))), "x") == item
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_a_round_survives_the_way_through_json(samples: list[int], load_ms: floa
         ({"files": {"a": {"sha256": "x", "size_bytes": True}}}, "expected int, found True"),
     ],
 )
-def test_wrong_data_name_their_place(change: dict[str, object], message: str) -> None:
+def test_invalid_data_are_named(change: dict[str, object], message: str) -> None:
     with pytest.raises(DataError, match=message):
         from_json(Artifact, {**to_json(artifact()), **change}, "manifest.json", folder=Path("x"))
 
@@ -79,7 +79,7 @@ def test_missing_fields_are_named() -> None:
         from_json(Artifact, data, "m", folder=Path("x"))
 
 
-def test_not_finite_numbers_are_refused() -> None:
+def test_not_finite_numbers_are_errors() -> None:
     with pytest.raises(DataError, match="not finite"):
         canonical({"x": float("nan")})
 
@@ -93,12 +93,12 @@ def test_resolutions_read_both_ways(text: str | int, size: tuple[int, int]) -> N
 
 
 @pytest.mark.parametrize("text", ["", "0", "12.5", "-3", "axb", "1x2x3", "５１２x"])
-def test_what_is_no_resolution_is_a_usage_error(text: str) -> None:
+def test_an_invalid_resolution_is_a_usage_error(text: str) -> None:
     with pytest.raises(UsageError, match="not a size in pixels"):
         InputShapes.parse(text)
 
 
-def test_records_refuse_what_cannot_be() -> None:
+def test_records_reject_invalid_values() -> None:
     with pytest.raises(DataError, match="no samples"):
         Round((), 0, True, 0, 0, 0)
     with pytest.raises(DataError, match="above zero"):

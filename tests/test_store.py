@@ -17,13 +17,13 @@ from effbench.store import Store, TornLineWarning, home
 
 def measurement(run: str = "a", samples: tuple[int, ...] = (1000, 1100, 1050)) -> Measurement:
     subject = Subject("net", "user", Weights(), InputShapes((64, 64)), 1, "ort", "fp32")
-    one = Round(samples, 3, True, 1.0, 2.0, 1 << 20)
+    item = Round(samples, 3, True, 1.0, 2.0, 1 << 20)
     return Measurement(
-        "d" * 64, subject, "local", {"threads": "1"}, Samples((one,)), {"cpu_model": "x"}, {}, "2026-01-01", run
+        "d" * 64, subject, "local", {"threads": "1"}, Samples((item,)), {"cpu_model": "x"}, {}, "2026-01-01", run
     )
 
 
-def test_what_is_appended_is_read_back(tmp_path: Path) -> None:
+def test_appended_measurements_are_read_back(tmp_path: Path) -> None:
     store = Store(tmp_path / "runs")
     store.append(measurement("a"))
     store.append(measurement("b"))
@@ -36,12 +36,12 @@ def test_rounds_of_one_run_are_joined_in_order(tmp_path: Path) -> None:
     store.append(measurement("b", (9,)))
     store.append(replace(measurement("a", (3,)), after={"load": 1}))
     first, second = store
-    assert [one.samples_ns for one in first.samples.rounds] == [(1, 2), (3,)]
+    assert [item.samples_ns for item in first.samples.rounds] == [(1, 2), (3,)]
     assert first.after == {"load": 1}
-    assert [one.samples_ns for one in second.samples.rounds] == [(9,)]
+    assert [item.samples_ns for item in second.samples.rounds] == [(9,)]
 
 
-def test_a_torn_last_line_is_reported_with_its_number_and_the_rest_kept(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_is_reported_with_its_number_and_all_others_are_kept(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.append(measurement("a"))
     store.append(measurement("b"))
@@ -51,7 +51,7 @@ def test_a_torn_last_line_is_reported_with_its_number_and_the_rest_kept(tmp_path
         assert [item.run for item in store] == ["a"]
 
 
-def test_a_line_after_a_torn_one_is_whole(tmp_path: Path) -> None:
+def test_a_line_after_an_incomplete_one_is_complete(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.append(measurement("a"))
     with store.path.open("ab") as stream:
@@ -61,7 +61,7 @@ def test_a_line_after_a_torn_one_is_whole(tmp_path: Path) -> None:
         assert [item.run for item in store] == ["a", "c"]
 
 
-def test_a_newer_format_is_refused_with_its_place(tmp_path: Path) -> None:
+def test_a_newer_format_is_an_error_with_its_line(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.path.write_text(json.dumps({**to_json(measurement()), "format": 99}) + "\n")
     with pytest.raises(DataError, match=r"measurements\.jsonl:1: format 99"):
@@ -73,7 +73,7 @@ def _append_many(folder: Path, name: str) -> None:
         Store(folder).append(measurement(f"{name}{index}"))
 
 
-def test_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
+def test_concurrent_writers_lose_no_line(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     writers = [context.Process(target=_append_many, args=(tmp_path, name)) for name in "xyz"]
     for writer in writers:
@@ -84,7 +84,7 @@ def test_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system")
-def test_a_full_disk_keeps_what_was_there(tmp_path: Path) -> None:
+def test_a_full_disk_keeps_earlier_lines(tmp_path: Path) -> None:
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(tmp_path)], check=False)
     if mounted.returncode != 0:
         pytest.skip("this machine does not allow mounting a file system")

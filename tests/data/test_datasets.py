@@ -1,4 +1,4 @@
-"""The same images in every layout are the same data; what cannot be meant ends with a sentence."""
+"""Equal images in every layout are equal data sets; an invalid data set is an error."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from effbench.errors import DataError
 NAMES = ["cat", "dog", "emu"]
 
 
-def seen(data: Dataset) -> list[tuple[int | None, int, int]]:
-    """Return of each image its label and what it says of itself: its class and its number."""
-    found = []
-    for item in data.items:
+def contents(dataset: Dataset) -> list[tuple[int | None, int, int]]:
+    """Return the label of each image, and the class and the number that its pixels encode."""
+    rows = []
+    for item in dataset.items:
         red, green, _ = Image.open(io.BytesIO(item.read())).getpixel((0, 0))
-        found.append((item.label, red // 20, green))
-    return sorted(found)
+        rows.append((item.label, red // 20, green))
+    return sorted(rows)
 
 
 EXPECTED = [(0, 0, 0), (0, 0, 1), (1, 1, 0), (1, 1, 1), (2, 2, 0), (2, 2, 1)]
@@ -66,7 +66,7 @@ def parquet(root: Path) -> Path:
 
 
 def shards(root: Path) -> Path:
-    # Written by the library that defines the format.
+    # By the library that defines the format.
     webdataset = pytest.importorskip("webdataset")
     for shard in range(2):
         with webdataset.TarWriter(str(root / f"s-{shard:02d}.tar")) as sink:
@@ -86,22 +86,22 @@ def shards_by_json(root: Path) -> Path:
 
 
 @pytest.mark.parametrize("make", [folder, splits, list_csv, list_of_numbers, parquet, shards, shards_by_json])
-def test_every_layout_gives_the_same_images_and_labels(make, tmp_path: Path):
-    assert EXPECTED == seen(open_dataset(make(tmp_path)))
+def test_every_layout_has_the_same_images_and_labels(make, tmp_path: Path):
+    assert EXPECTED == contents(open_dataset(make(tmp_path)))
 
 
-def test_labels_of_names_are_their_places():
+def test_the_classes_of_imagenet_are_sorted():
     assert ("n01440764", "n15075141", 1000) == (imagenet()[0], imagenet()[-1], len(set(imagenet())))
     assert list(imagenet()) == sorted(imagenet())
 
 
-def test_folders_of_imagenet_take_its_order(tmp_path: Path):
+def test_folders_of_imagenet_classes_have_imagenet_labels(tmp_path: Path):
     data = open_dataset(per_class(tmp_path / "val", ["n02099601", "n01440764"], each=1))
     assert [0, 207] == [item.label for item in data.items]  # tench, golden retriever
     assert 1000 == len(data.classes or ())
 
 
-def test_a_list_of_classes_gives_the_order(tmp_path: Path):
+def test_a_list_of_classes_defines_the_order(tmp_path: Path):
     start = folder(tmp_path)
     assert [2, 2, 1, 1, 0, 0] == [item.label for item in open_dataset(start, NAMES[::-1]).items]
     (start / "classes.txt").write_text("emu\ncat\ndog\n")
@@ -116,7 +116,7 @@ def test_images_without_labels(tmp_path: Path):
     assert ["0.png", "1.png", "2.png"] == [item.name for item in data.items]
 
 
-def test_the_hash_follows_content_label_and_name_only(tmp_path: Path):
+def test_the_hash_depends_on_content_label_and_name_only(tmp_path: Path):
     first = open_dataset(per_class(tmp_path / "a", NAMES))
     again = open_dataset(per_class(tmp_path / "b", NAMES))
     assert first.sha256 == again.sha256
@@ -171,12 +171,12 @@ def broken(root: Path, case: str) -> Path:
         ("blank", r"l.csv:2: no image is named"),
     ],
 )
-def test_what_is_no_data_set_says_so(case: str, message: str, tmp_path: Path):
+def test_an_invalid_data_set_is_an_error(case: str, message: str, tmp_path: Path):
     with pytest.raises(DataError, match=message):
         open_dataset(broken(tmp_path, case))
 
 
-def test_a_class_that_is_not_listed(tmp_path: Path):
+def test_a_class_that_is_not_listed_is_an_error(tmp_path: Path):
     with pytest.raises(DataError, match="the class 'emu' is not in the list of 2 classes"):
         open_dataset(folder(tmp_path), NAMES[:2])
     (tmp_path / "twice.txt").write_text("cat\ncat\n")
@@ -184,12 +184,12 @@ def test_a_class_that_is_not_listed(tmp_path: Path):
         open_dataset(tmp_path / "images", tmp_path / "twice.txt")
 
 
-def test_classes_and_the_head_have_to_fit(tmp_path: Path):
+def test_the_classes_must_match_the_outputs(tmp_path: Path):
     open_dataset(folder(tmp_path)).check_head(3, "m")
     with pytest.raises(DataError, match="3 classes, m has 1000 outputs"):
         open_dataset(tmp_path / "images").check_head(1000, "m")
-    numbers = open_dataset(list_of_numbers(tmp_path / "n")) if (tmp_path / "n").mkdir() is None else None
-    assert numbers is not None
+    (tmp_path / "n").mkdir()
+    numbers = open_dataset(list_of_numbers(tmp_path / "n"))
     numbers.check_head(1000, "m")
     with pytest.raises(DataError, match=r"has label 2, m has 2 outputs"):
         numbers.check_head(2, "m")

@@ -1,4 +1,4 @@
-"""Decoding and cutting against torchvision's transforms, which were not written here."""
+"""Decoding, resizing and cropping compared with timm's transforms."""
 
 from __future__ import annotations
 
@@ -24,24 +24,25 @@ def photograph(width: int, height: int) -> Image.Image:
 @pytest.mark.target("timm")
 @pytest.mark.parametrize(("width", "height"), [(500, 375), (375, 500), (256, 256), (224, 224), (640, 200)])
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
-def test_as_timm_does_it(width: int, height: int, interpolation: str):
+def test_preprocessing_agrees_with_timm(width: int, height: int, interpolation: str):
     create_transform = import_timm_data().create_transform
 
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
-    wanted = create_transform(
+    expected = create_transform(
         (3, 224, 224), interpolation=interpolation, mean=mean, std=std, crop_pct=0.875, crop_mode="center"
     )(photograph(width, height))
     preprocessing = Preprocessing(mean, std, interpolation=interpolation, crop_pct=0.875)
     stream = io.BytesIO()
     photograph(width, height).save(stream, "PNG")
-    found = pixels.normalize(pixels.read(stream.getvalue(), "x.png", (224, 224), preprocessing)[None], preprocessing)[0]
-    assert np.abs(found - wanted.numpy()).max() < 1e-6
+    image = pixels.read(stream.getvalue(), "x.png", (224, 224), preprocessing)
+    values = pixels.normalize(image[None], preprocessing)[0]
+    assert np.abs(values - expected.numpy()).max() < 1e-6
 
 
-def test_upright_and_in_color():
+def test_orientation_and_color_mode_are_applied():
     image = photograph(40, 30)
     exif = image.getexif()
-    exif[0x0112] = 6  # turned by 90 degrees
+    exif[0x0112] = 6  # rotated by 90 degrees
     stream = io.BytesIO()
     image.save(stream, "PNG", exif=exif)
     assert (30, 40) == pixels.decode(stream.getvalue(), "x").size
@@ -51,7 +52,7 @@ def test_upright_and_in_color():
     assert (1, 8, 8) == pixels.read(gray.getvalue(), "x", (8, 8), Preprocessing(), channels=1).shape
 
 
-def test_bgr_turns_the_channels():
+def test_bgr_swaps_the_channels():
     content = encoded(3, 7)
     rgb, bgr = (pixels.read(content, "x", (8, 8), Preprocessing(channel_order=order)) for order in ("RGB", "BGR"))
     assert np.array_equal(rgb[::-1], bgr)
@@ -59,12 +60,12 @@ def test_bgr_turns_the_channels():
 
 
 @pytest.mark.parametrize("content", [b"", b"not an image", encoded(1)[:60]])
-def test_what_is_no_image_is_named(content: bytes):
+def test_a_broken_image_is_named(content: bytes):
     with pytest.raises(DataError, match=r"cat/1\.png cannot be read as an image"):
         pixels.decode(content, "cat/1.png")
 
 
-def test_unknown_interpolation_and_channels():
+def test_unknown_interpolation_and_channels_are_errors():
     with pytest.raises(UsageError, match="Interpolation 'area' is none of"):
         pixels.read(encoded(1), "x", (8, 8), Preprocessing(interpolation="area"))
     with pytest.raises(DataError, match="5 input channels"):

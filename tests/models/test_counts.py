@@ -1,4 +1,4 @@
-"""Parameters and MACs against what was published, and against the table of the reconstruction."""
+"""Parameters and MACs compared with published ones, and with those of the reconstruction."""
 
 import json
 
@@ -29,7 +29,7 @@ TRAINED_PARAMS = {
     "deit_s": 22.1,
     "lambda_resnet50": 14.995,
 }
-# Parameters in M, GMACs at 224 and 512 px of the reconstruction as it was specified.
+# Parameters in M and GMACs at 224 and 512 px of the reconstruction.
 RECONSTRUCTED = {
     "regla_t": (2.88, 0.515, 2.69),
     "regla_s": (6.55, 1.077, 5.63),
@@ -39,16 +39,16 @@ RECONSTRUCTED = {
 
 
 def assert_agrees(published: float, counted: float) -> None:
-    """Within 1 %, or equal once rounded as the published figure is."""
+    """Check that counts agree within 1 %, or when rounded to the digits of the published one."""
     decimals = len(str(published).partition(".")[2])
     assert counted == pytest.approx(published, rel=0.01) or round(counted, decimals) == published
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_iformer_counts_are_the_published_ones(name: str) -> None:
-    found = models.get(name).counts
-    assert_agrees(PUBLISHED[name][0], found["params"] / 1e6)
-    assert_agrees(PUBLISHED[name][1], found["macs_224"] / 1e9)
+    counted = models.get(name).counts
+    assert_agrees(PUBLISHED[name][0], counted["params"] / 1e6)
+    assert_agrees(PUBLISHED[name][1], counted["macs_224"] / 1e9)
 
 
 @pytest.mark.parametrize("name", TRAINED_PARAMS)
@@ -59,11 +59,11 @@ def test_parameters_are_the_published_ones_as_trained_and_as_deployed(name: str)
     assert_agrees(TRAINED_PARAMS[name], models.get(name).counts["params"] / 1e6)
 
 
-def test_lambda_resnet50_has_the_macs_that_its_other_implementation_lists() -> None:
+def test_lambda_resnet50_has_the_macs_of_another_implementation() -> None:
     assert_agrees(6.576, models.get("lambda_resnet50").counts["macs_224"] / 1e9)
 
 
-def test_a_shortcut_beside_a_longer_path_adds_nothing_to_the_receptive_field() -> None:
+def test_a_shortcut_does_not_change_the_receptive_field() -> None:
     longer = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 3, 2), torch.nn.MaxPool2d(2), torch.nn.Conv2d(1, 1, 3))
     assert receptive_field(longer) == 3 + 2 + 8
     longer.add_module("shortcut", torch.nn.Conv2d(1, 1, 9, 4))
@@ -71,30 +71,30 @@ def test_a_shortcut_beside_a_longer_path_adds_nothing_to_the_receptive_field() -
 
 
 def test_iformer_l_differs_from_its_published_macs_as_the_released_code_does() -> None:
-    found = models.get("iformer_l").counts
-    assert_agrees(14.7, found["params"] / 1e6)
-    assert_agrees(2.83, found["macs_224"] / 1e9)
+    counted = models.get("iformer_l").counts
+    assert_agrees(14.7, counted["params"] / 1e6)
+    assert_agrees(2.83, counted["macs_224"] / 1e9)
 
 
 @pytest.mark.parametrize("name", RECONSTRUCTED)
 def test_regla_counts_are_those_of_the_reconstruction(name: str) -> None:
-    found = models.get(name).counts
+    counted = models.get(name).counts
     params, at_224, at_512 = RECONSTRUCTED[name]
-    assert found["params"] / 1e6 == pytest.approx(params, rel=0.01)
-    assert found["macs_224"] / 1e9 == pytest.approx(at_224, rel=0.01)
-    assert found["macs_512"] / 1e9 == pytest.approx(at_512, rel=0.01)
+    assert counted["params"] / 1e6 == pytest.approx(params, rel=0.01)
+    assert counted["macs_224"] / 1e9 == pytest.approx(at_224, rel=0.01)
+    assert counted["macs_512"] / 1e9 == pytest.approx(at_512, rel=0.01)
 
 
-def test_a_count_that_is_off_is_seen() -> None:
+def test_a_wrong_count_is_detected() -> None:
     with pytest.raises(AssertionError):
         assert_agrees(1.64, 1.67)
 
 
-def test_index_is_what_the_code_says() -> None:
+def test_index_is_up_to_date() -> None:
     assert models.INDEX.read_text() == text(), "run: python -m effbench.models.index"
 
 
-def test_index_needs_no_torch_and_keeps_reconstructions_named() -> None:
+def test_index_lists_all_models_and_marks_reconstructions() -> None:
     entries = {entry["name"]: entry for entry in json.loads(models.INDEX.read_text())}
     assert list(entries) == list(models.models())
     assert all(

@@ -1,4 +1,4 @@
-"""What an NPU compiler would see: few layout operators per attention block, static shapes, nothing left over."""
+"""Exported graphs have few layout operators per attention block, static shapes and no leftover operators."""
 
 from collections import Counter
 
@@ -61,7 +61,7 @@ def test_an_rgma_unit_has_three_layout_operators_and_only_rank_four() -> None:
     assert ranks(graph) == {4}
 
 
-def test_a_shma_unit_has_its_operators_and_nothing_left_over() -> None:
+def test_a_shma_unit_has_exactly_its_operators() -> None:
     graph = exported(fuse(Residual(SHMA(48, 24))), 1, 48, 14, 14)
     assert operators(graph) == {
         "Conv": 5, "Mul": 2, "Sigmoid": 2, "Reshape": 4, "Transpose": 2, "MatMul": 2, "Softmax": 1, "Add": 1,
@@ -72,11 +72,11 @@ def test_a_shma_unit_has_its_operators_and_nothing_left_over() -> None:
 def assert_clean(name: str, per_block: int) -> None:
     graph = exported(build(models.get(name), Weights()), 1, 3, 64, 64)
     assert not [operator for operator in LEFTOVER if operators(graph)[operator]]
-    # One more reshape stands between the pooled map and the linear layer.
+    # One more reshape is between the pooled map and the linear layer.
     assert layout(graph) <= per_block * BLOCKS[name[-1]] + 1
 
 
-def test_regla_m_keeps_within_three_layout_operators_per_block() -> None:
+def test_regla_m_has_at_most_three_layout_operators_per_block() -> None:
     assert_clean("regla_m", 3)
 
 

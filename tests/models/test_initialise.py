@@ -1,4 +1,4 @@
-"""Untrained weights are alive, the same on any number of threads, and show what the mixer does."""
+"""Untrained weights give finite outputs that depend on mixers, and are equal for any number of threads."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ from effbench.schema import Weights
 
 
 def probes(side: int, count: int = 4) -> Tensor:
-    """Return images that are not those of the initialisation."""
+    """Return images other than those of the initialisation."""
     return torch.from_numpy(images(np.random.default_rng(99), count, side)).float()
 
 
@@ -29,8 +29,8 @@ def centred(outputs: Tensor) -> Tensor:
     return outputs - outputs.mean(dim=0)
 
 
-def moved(before: Tensor, after: Tensor) -> float:
-    """Return how far centred outputs moved, as a share of their spread between images."""
+def relative_change(before: Tensor, after: Tensor) -> float:
+    """Return the change of centred outputs relative to their spread between images."""
     return float(centred(after - before).square().mean().sqrt() / centred(before).square().mean().sqrt())
 
 
@@ -53,7 +53,7 @@ def spatial_mean(attended: Tensor, query: Tensor, key: Tensor) -> Tensor:
 
 
 def mean_denominator(attended: Tensor, query: Tensor, key: Tensor) -> Tensor:
-    """Divide every position by the image's mean denominator instead of its own."""
+    """Divide every position by the image's mean denominator instead of the one of the position."""
     own = (key.sum(dim=(2, 3), keepdim=True) * query).sum(dim=1, keepdim=True)
     return attended * own / own.mean(dim=(2, 3), keepdim=True)
 
@@ -61,36 +61,36 @@ def mean_denominator(attended: Tensor, query: Tensor, key: Tensor) -> Tensor:
 MIXERS = (DeployedAFTConv, AFTFull, LambdaConv, LambdaLayer, MultiHeadAttention)
 QUICK = [("regla_m", 224), ("iformer_m", 224)]
 SLOW = [(name, side) for name in models.models() for side in (224, 512) if name.startswith(("regla_", "iformer_"))]
-SHOWN = [*QUICK, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW if case not in QUICK)]
+CASES = [*QUICK, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW if case not in QUICK)]
 
 
-@pytest.mark.parametrize(("name", "side"), SHOWN)
-def test_the_mixer_shows_in_the_outputs(name: str, side: int) -> None:
+@pytest.mark.parametrize(("name", "side"), CASES)
+def test_the_outputs_depend_on_the_mixer(name: str, side: int) -> None:
     model = build(models.get(name), Weights())
     kind = LinearAttention if name.startswith("regla") else SoftmaxAttention
     x = probes(side)
     with torch.no_grad():
         expected = model(x)
         with attention_replaced(kind, spatial_mean):
-            assert moved(expected, model(x)) >= 0.1
+            assert relative_change(expected, model(x)) >= 0.1
         if kind is LinearAttention:
             with attention_replaced(kind, mean_denominator):
-                assert moved(expected, model(x)) >= 0.1
+                assert relative_change(expected, model(x)) >= 0.1
         with attention_replaced(kind, lambda attended, query, key: attended):
-            assert moved(expected, model(x)) == 0
+            assert relative_change(expected, model(x)) == 0
 
 
 def flat(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
     return output.mean(dim=(2, 3), keepdim=True).expand_as(output)
 
 
-RIVALS = ["aft_conv_t_h32", "aft_full_t", "deit_t", "lambda_resnet26"]
+OTHERS = ["aft_conv_t_h32", "aft_full_t", "deit_t", "lambda_resnet26"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("side", [224, 512])
-@pytest.mark.parametrize("name", RIVALS)
-def test_the_mixer_of_a_rival_shows_in_the_outputs(name: str, side: int) -> None:
+@pytest.mark.parametrize("name", OTHERS)
+def test_the_outputs_of_other_families_depend_on_the_mixer(name: str, side: int) -> None:
     model = build(models.get(name), Weights())
     x = probes(side)
     mixers = [module for module in model.modules() if isinstance(module, MIXERS)]
@@ -98,39 +98,39 @@ def test_the_mixer_of_a_rival_shows_in_the_outputs(name: str, side: int) -> None
     with torch.no_grad():
         expected = model(x)
         hooks = [module.register_forward_hook(flat) for module in mixers]
-        assert moved(expected, model(x)) >= 0.1
+        assert relative_change(expected, model(x)) >= 0.1
         for hook in hooks:
             hook.remove()
-        assert moved(expected, model(x)) == 0
+        assert relative_change(expected, model(x)) == 0
 
 
-def test_without_its_own_gains_the_mixer_would_be_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_its_gains_the_mixer_has_little_effect(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RGMA, "untrained", lambda self: {})
     model = build(models.get("regla_t"), Weights())
     x = probes(224, 2)
     with torch.no_grad():
         expected = model(x)
         with attention_replaced(LinearAttention, spatial_mean):
-            assert moved(expected, model(x)) < 0.05
+            assert relative_change(expected, model(x)) < 0.05
 
 
 @pytest.mark.parametrize(
-    "name", ["regla_m", "iformer_m", *(pytest.param(name, marks=pytest.mark.slow) for name in RIVALS)]
+    "name", ["regla_m", "iformer_m", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)]
 )
-def test_untrained_networks_are_alive(name: str) -> None:
+def test_untrained_networks_have_finite_varied_activations(name: str) -> None:
     model = build(models.get(name), Weights())
-    seen: list[Tensor] = []
+    activations: list[Tensor] = []
     for module in model.modules():
-        module.register_forward_hook(lambda module, inputs, output: seen.append(output))
+        module.register_forward_hook(lambda module, inputs, output: activations.append(output))
     with torch.no_grad():
         features = model.forward_features(probes(160, 2))
         scores = model(probes(160, 2))
-    # A stream that twelve blocks only add to grows with the root of their number; the norms in front take that off.
-    # A ReLU leaves 0.58 of a deviation, and statistics that an image of noise took part in some less of photographs.
+    # A residual stream grows with the root of the number of blocks. A ReLU leaves 0.58 of a deviation, and statistics
+    # that include an image of noise leave less for photographs.
     assert all(0.4 < feature.std() < 6 for feature in features)
     assert centred(scores).std() > 0.25 * scores.std()
     tiny = torch.finfo(torch.float32).smallest_normal
-    tensors = [t for t in (*seen, *model.state_dict().values()) if isinstance(t, Tensor)]
+    tensors = [t for t in (*activations, *model.state_dict().values()) if isinstance(t, Tensor)]
     assert all(torch.isfinite(t).all() for t in tensors)
     assert not any(((t != 0) & (t.abs() < tiny)).any() for t in tensors)
 
@@ -166,7 +166,7 @@ def test_initialisation_keeps_mode_and_precision_and_leaves_no_hooks() -> None:
 
 
 class Plain(nn.Module):
-    """Five convolutions with depthwise ones between them, as nobody's mixer."""
+    """Pointwise and depthwise convolutions without a mixer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -174,7 +174,7 @@ class Plain(nn.Module):
         for _ in range(8):
             layers += [nn.Conv2d(32, 32, 3, 1, 1, groups=32), nn.BatchNorm2d(32), nn.ReLU()]
             layers += [nn.Conv2d(32, 32, 1), nn.BatchNorm2d(32), nn.ReLU()]
-        nn.init.zeros_(layers[-2].weight)  # as many trainings begin
+        nn.init.zeros_(layers[-2].weight)  # as at the start of many trainings
         layers += [nn.Conv2d(32, 32, 1), nn.GELU(), nn.Conv2d(32, 32, 1), nn.BatchNorm2d(32)]
         self.features = nn.Sequential(*layers)
         self.norm = nn.BatchNorm1d(32)
@@ -184,49 +184,49 @@ class Plain(nn.Module):
         return self.classifier(self.norm(self.features(x).mean(dim=(2, 3))))
 
 
-def amplified(model: nn.Module) -> float:
-    """Return how far a disturbance of every pixel moves the outputs, as a share of their spread."""
+def amplification(model: nn.Module) -> float:
+    """Return the relative change of the outputs over that of a disturbance of every pixel."""
     x = probes(96)
     disturbance = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)) * 1e-3
     with torch.no_grad():
-        return moved(model(x), model(x + disturbance)) / 1e-3
+        return relative_change(model(x), model(x + disturbance)) / 1e-3
 
 
-def test_a_network_without_mixers_amplifies_no_more_than_it_tells_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    initialise(ours := Plain().eval(), 0)
-    monkeypatch.setattr("effbench.models.initialise.SHIFT", 0.0)  # gains of one stay, or nothing would be alive
+def test_a_network_without_mixers_amplifies_disturbances_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    initialise(network := Plain().eval(), 0)
+    monkeypatch.setattr("effbench.models.initialise.SHIFT", 0.0)  # gains of one stay, or branches would be dead
     monkeypatch.setattr("effbench.models.initialise._add_contrast", lambda *of: None)
-    initialise(drawn := Plain().eval(), 0)
-    assert amplified(ours) < amplified(drawn) / 2
-    *norms, last = (norm for norm in ours.features if isinstance(norm, nn.BatchNorm2d))
+    initialise(unshifted := Plain().eval(), 0)
+    assert amplification(network) < amplification(unshifted) / 2
+    *norms, last = (norm for norm in network.features if isinstance(norm, nn.BatchNorm2d))
     assert all((norm.bias == 1).all() and (norm.weight == 1).all() for norm in norms)
     assert (last.bias == 0).all()  # no activation follows
-    assert (ours.norm.bias == 0).all()
-    assert ours.features[-4].bias.unique().numel() == 1
-    assert 0.5 < ours.features[-4].bias[0] < 2
-    assert (ours.features[-2].bias == 0).all()
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in ours.modules())
+    assert (network.norm.bias == 0).all()
+    assert network.features[-4].bias.unique().numel() == 1
+    assert 0.5 < network.features[-4].bias[0] < 2
+    assert (network.features[-2].bias == 0).all()
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
 
 
-def test_a_network_with_mixers_keeps_what_its_modules_set() -> None:
+def test_a_network_with_mixers_keeps_the_biases_of_its_modules() -> None:
     initialise(model := regla_t(), 0)
     assert not any((m.bias == 1).all() for m in model.modules() if isinstance(m, nn.BatchNorm2d))
 
 
-def test_grid_removes_noise_in_the_last_place() -> None:
+def test_rounding_to_a_grid_removes_noise_in_the_last_place() -> None:
     values = torch.tensor([1.03, -3.3, 0.007, 0.0], dtype=torch.float64)
     assert on_grid(values).tolist() == on_grid(values * (1 + 1e-12)).tolist()
     torch.testing.assert_close(on_grid(values), values, rtol=1 / 16, atol=0)
 
 
-def test_spread_does_not_blow_up_a_dead_channel() -> None:
+def test_spread_does_not_amplify_a_constant_channel() -> None:
     x = torch.randn(4, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     x[:, 1] = 1e-9
     _, deviation = spread(x)
     assert deviation[1] >= deviation[0] / 8
 
 
-def test_images_fall_off_as_natural_ones_do() -> None:
+def test_images_have_the_spectrum_of_natural_ones() -> None:
     image = images(np.random.default_rng(0), 8, 64).mean(axis=1)
     amplitude = np.abs(np.fft.rfft2(image)).mean(axis=0)[0, 1:]
     octaves = [amplitude[2**i - 1 : 2 ** (i + 1) - 1].mean() for i in range(4)]

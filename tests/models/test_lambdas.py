@@ -1,4 +1,4 @@
-"""Lambda layers against the equations, and against what they have to equal at their limits."""
+"""Lambda layers compared with their equations, and with the layers that they equal in special cases."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def image(channels: int = 8, side: int = SIDE, seed: int = 1, batch: int = 2) ->
 
 
 def definition(layer, x: Tensor, embeddings: Tensor) -> Tensor:
-    """Section 3 of the paper: embeddings E of shape (u, M, k, N) -> one lambda per position, applied to the queries."""
+    """Compute section 3 of the paper from embeddings of shape (u, M, k, N): one lambda per position."""
     positions = x.shape[-1] ** 2
     query = layer.query(x).reshape(len(x), layer.heads, layer.depth, positions)
     key = torch.softmax(layer.key(x).reshape(len(x), layer.depth, layer.intra, positions), -1)
@@ -43,7 +43,7 @@ def definition(layer, x: Tensor, embeddings: Tensor) -> Tensor:
 
 @torch.no_grad()
 @pytest.mark.parametrize("intra", [1, 3])
-def test_the_layer_is_its_definition(intra: int) -> None:
+def test_the_layer_equals_its_definition(intra: int) -> None:
     layer, x = seeded(LambdaLayer(8, 12, 2, 5, intra, (SIDE, SIDE))), image()
     embeddings = layer.embeddings().reshape(intra, SIDE**2, 5, SIDE**2)
     torch.testing.assert_close(layer(x), definition(layer, x, embeddings))
@@ -52,7 +52,7 @@ def test_the_layer_is_its_definition(intra: int) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("intra", [1, 2])
-def test_a_convolution_that_covers_the_map_is_the_layer(intra: int) -> None:
+def test_a_convolution_that_covers_the_map_equals_the_layer(intra: int) -> None:
     conv = seeded(LambdaConv(8, 12, 2, 5, 2 * SIDE - 1, intra))
     layer = LambdaLayer(8, 12, 2, 5, intra, (SIDE, SIDE)).double().eval()
     layer.load_state_dict(conv.state_dict())
@@ -64,7 +64,7 @@ def test_a_convolution_that_covers_the_map_is_the_layer(intra: int) -> None:
 def test_folded_channels_equal_the_3d_convolution(intra: int) -> None:
     layer = seeded(LambdaConv(8, 12, 2, 5, 3, intra))
     value = image(6 * intra)
-    # The form of other implementations: the value channels are a third axis that the kernel does not reach along.
+    # The form of other implementations: the value channels are a third axis with kernel size 1.
     stacked = value.reshape(2, 6, intra, SIDE, SIDE).transpose(1, 2)
     expected = F.conv3d(stacked, layer.position.weight[:, :, None], padding=(0, 1, 1))
     torch.testing.assert_close(layer.position_lambdas(value), expected.transpose(1, 2).flatten(3))
@@ -80,16 +80,16 @@ def test_content_alone_is_linear_attention_with_normalised_keys() -> None:
 
 
 @torch.no_grad()
-def test_positions_move_with_the_image() -> None:
-    # The global sums of the content lambdas do not notice a roll; two cells from a border nothing else does.
+def test_positions_are_translation_equivariant() -> None:
+    # A roll does not change the global sums of the content lambdas, and nothing else two positions from a border.
     layer, x = seeded(LambdaConv(8, 8, 2, 5, 5)), image(side=14)
-    found, expected = layer(x.roll((2, -3), (2, 3))), layer(x).roll((2, -3), (2, 3))
-    torch.testing.assert_close(found[..., 4:12, 2:9], expected[..., 4:12, 2:9])
-    assert (found - expected)[..., 0, 0].abs().max() > 1e-3
+    outputs, expected = layer(x.roll((2, -3), (2, 3))), layer(x).roll((2, -3), (2, 3))
+    torch.testing.assert_close(outputs[..., 4:12, 2:9], expected[..., 4:12, 2:9])
+    assert (outputs - expected)[..., 0, 0].abs().max() > 1e-3
 
 
 class Written(TorchDispatchMode):
-    """Counts the elements that operators write: what memory the activations would need if none were freed."""
+    """Counts the elements that operators write: the memory of all activations."""
 
     elements = 0
 
@@ -111,8 +111,8 @@ def test_memory_is_linear_in_batch_and_positions() -> None:
     layer = fuse(LambdaConv(8, 8, 2, 4, 3))
     small, middle, large = (written(layer, 1, side) for side in (8, 16, 32))
     assert large - middle == 4 * (middle - small)
-    two, three, four = (written(layer, batch, 16) for batch in (2, 3, 4))
-    assert four - three == three - two
+    batch2, batch3, batch4 = (written(layer, batch, 16) for batch in (2, 3, 4))
+    assert batch4 - batch3 == batch3 - batch2
     attention = MultiHeadAttention(8, 1)
     assert written(attention, 1, 32) > 100 * written(attention, 1, 8)
 
@@ -124,7 +124,7 @@ def test_lambdas_are_applied_per_position() -> None:
     torch.testing.assert_close(apply_lambdas(query, lambdas), expected)
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_invalid_options_are_errors() -> None:
     with pytest.raises(UsageError, match="heads=3"):
         LambdaConv(8, 8, 3)
     with pytest.raises(UsageError, match="kernel=4"):

@@ -1,4 +1,4 @@
-"""Folding is exact, and the skeleton refuses what it cannot halve."""
+"""Folding is exact, and networks reject sizes that are not multiples of their stride."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from effbench.models.regla import ReGLAOptions, regla_t
 
 
 def randomise_norms(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Give every BatchNorm statistics and affine terms far from their defaults, so that a wrong fold shows."""
+    """Give every BatchNorm statistics and affine terms far from their defaults, so that a wrong fold has an effect."""
     generator = torch.Generator().manual_seed(seed)
     for norm in (m for m in model.modules() if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d))):
         norm.running_mean.copy_(torch.randn(norm.num_features, generator=generator))
@@ -58,7 +58,7 @@ def test_networks_fuse_exactly(factory, images: torch.Tensor) -> None:
     assert_fuses_exactly(factory(), images)
 
 
-def test_a_wrong_fold_is_seen(images: torch.Tensor) -> None:
+def test_a_wrong_fold_is_detected(images: torch.Tensor) -> None:
     class Wrong(ConvNorm):
         def fused(self) -> nn.Conv2d:
             conv = super().fused()
@@ -79,13 +79,13 @@ def test_position_encoding_becomes_one_depthwise_convolution() -> None:
         torch.testing.assert_close(fused(x), expected, rtol=0, atol=1e-5)
 
 
-def test_residual_around_anything_else_stays() -> None:
+def test_other_residual_units_are_kept() -> None:
     assert isinstance(fuse(Residual(nn.Conv2d(4, 4, 1))), Residual)
     assert isinstance(fuse(Residual(nn.Conv2d(4, 4, 3, 2, 1, groups=4))), Residual)
 
 
 @pytest.mark.parametrize("layer", [nn.Conv2d(6, 5, 1, bias=False), nn.Conv2d(6, 5, 1), nn.Conv2d(6, 5, 3)])
-def test_norm_folds_into_the_convolution_behind_it(layer: nn.Conv2d) -> None:
+def test_norm_folds_into_the_convolution_after_it(layer: nn.Conv2d) -> None:
     norm = randomise_norms(nn.BatchNorm2d(6))
     x = torch.randn(2, 6, 8, 8)
     with torch.no_grad():
@@ -94,7 +94,7 @@ def test_norm_folds_into_the_convolution_behind_it(layer: nn.Conv2d) -> None:
 
 
 @pytest.mark.parametrize("layer", [nn.Conv2d(6, 6, 3, padding=1), nn.Conv2d(6, 6, 1, groups=2)])
-def test_norm_before_padding_is_refused(layer: nn.Conv2d) -> None:
+def test_norm_before_padding_is_an_error(layer: nn.Conv2d) -> None:
     with pytest.raises(UsageError, match="without padding"):
         fold_before(nn.BatchNorm2d(6), layer)
 
@@ -112,6 +112,6 @@ def test_stages_have_strides_4_to_32(height: int, width: int) -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(31, 32), (0, 32), (224, 200), (16, 16)])
-def test_other_sizes_are_refused(height: int, width: int) -> None:
+def test_other_sizes_are_errors(height: int, width: int) -> None:
     with pytest.raises(UsageError, match=f"{height}x{width}"):
         iformer_t().forward_features(torch.zeros(1, 3, height, width))

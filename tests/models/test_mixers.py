@@ -1,4 +1,4 @@
-"""Every mixer by name: its signature, the growth of its cost, and its definition where it has no file of its own."""
+"""Every mixer by name: its signature, the growth of its cost, and its definition unless another file tests it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def macs(name: str, side: int) -> int:
 
 
 def exponent(name: str) -> float:
-    """Return the exponent in positions of the MACs that are not those of 1x1 convolutions, from 32 to 64 a side."""
+    """Return the exponent of the MACs in the number of positions, from 32 x 32 to 64 x 64."""
     small, large = macs(name, 32), macs(name, 64)
     return math.log(large / small) / math.log(4)
 
@@ -52,14 +52,14 @@ def test_every_mixer_keeps_the_shape_and_mixes(name: str) -> None:
     x = torch.randn(2, 64, 16, 32)
     y = module(x)
     assert y.shape == x.shape
-    # The last row of the first image reaches the first row (as far as a mixer reaches), and no other image.
+    # A change in the last row of the first image (or as far as a local mixer looks) affects its first row only.
     x[0, :, 3 if name == "local" else 15, 0] += 1
     assert not torch.equal(module(x)[0, :, 0, 0], y[0, :, 0, 0])
     torch.testing.assert_close(module(x)[1], y[1])
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_mixer_says_how_it_wants_to_start(name: str) -> None:
+def test_every_mixer_sets_its_untrained_weights(name: str) -> None:
     module = mixers.build(name, 64, (14, 14))
     assert any(isinstance(part, Untrained) and not isinstance(part, nn.Sequential) for part in module.modules())
 
@@ -70,33 +70,33 @@ def test_an_unknown_mixer_lists_near_misses() -> None:
 
 
 @torch.no_grad()
-def test_multi_head_attention_is_torchs() -> None:
+def test_multi_head_attention_equals_that_of_torch() -> None:
     torch.manual_seed(0)
-    ours, theirs, x = (
+    module, reference, x = (
         MultiHeadAttention(48, 3),
         nn.MultiheadAttention(48, 3, batch_first=True),
         torch.randn(2, 48, 5, 7),
     )
-    theirs.in_proj_weight.copy_(ours.qkv.weight.flatten(1))
-    theirs.in_proj_bias.copy_(ours.qkv.bias)
-    theirs.out_proj.weight.copy_(ours.project.weight.flatten(1))
-    theirs.out_proj.bias.copy_(ours.project.bias)
+    reference.in_proj_weight.copy_(module.qkv.weight.flatten(1))
+    reference.in_proj_bias.copy_(module.qkv.bias)
+    reference.out_proj.weight.copy_(module.project.weight.flatten(1))
+    reference.out_proj.bias.copy_(module.project.bias)
     tokens = x.flatten(2).transpose(1, 2)
-    expected, _ = theirs(tokens, tokens, tokens, need_weights=False)
-    torch.testing.assert_close(ours(x).flatten(2).transpose(1, 2), expected)
+    expected, _ = reference(tokens, tokens, tokens, need_weights=False)
+    torch.testing.assert_close(module(x).flatten(2).transpose(1, 2), expected)
 
 
 @torch.no_grad()
-def test_relu_linear_attention_is_its_definition() -> None:
+def test_relu_linear_attention_equals_its_definition() -> None:
     query, key, value = torch.randn(3, 2, 4, 8, 25).double()
     weights = F.relu(query).transpose(-1, -2) @ F.relu(key)
-    # The guard is part of the definition: it counts as one more position of no value, however small the weights are.
+    # Epsilon is part of the definition: it counts as one more position of zero value.
     expected = value @ (weights / (weights.sum(-1, keepdim=True) + 25 * EPSILON)).transpose(-1, -2)
     torch.testing.assert_close(ReLULinearHeads()(query, key, value), expected)
     assert 0 < EPSILON <= 1e-3
 
 
-def test_windows_are_cut_and_joined() -> None:
+def test_windows_are_split_and_joined() -> None:
     x = torch.arange(2 * 3 * 8 * 12).reshape(2, 3, 8, 12)
     windows = Partition(4)(x)
     assert windows.shape == (12, 3, 4, 4)
@@ -105,7 +105,7 @@ def test_windows_are_cut_and_joined() -> None:
     assert torch.equal(Join()(windows, 8, 12), x)
 
 
-def test_a_map_that_windows_do_not_tile_is_padded_and_cut() -> None:
+def test_a_map_that_windows_do_not_tile_is_padded_and_cropped() -> None:
     x = torch.rand(1, 3, 5, 9)
     windows = Partition(4)(x)
     assert windows.shape == (6, 3, 4, 4)

@@ -1,4 +1,4 @@
-"""From names, factories and files to modules, and the sentences for what does not fit."""
+"""Build modules from names, factories and files, and the errors for invalid ones."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ OWN = """
 import torch
 calls = []
 def net(): return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
-def wants(width): return torch.nn.Identity()
+def needs_width(width): return torch.nn.Identity()
 def number(): return 7
 constant = 7
 """
@@ -40,7 +40,7 @@ def user(factory: str) -> Backbone:
     return Backbone(name=factory, family="", factory=factory)
 
 
-def test_a_registered_name_builds_ready_for_export() -> None:
+def test_a_registered_model_is_built_for_export() -> None:
     model = build(models.get("iformer_t"), Weights())
     assert not model.training
     assert not any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
@@ -63,11 +63,11 @@ def test_a_users_factory_keeps_its_own_initialisation(own: str) -> None:
         ("justaname", "not a factory"),
         ("{own}:missing", "has no 'missing'"),
         ("{own}:constant", "has no callable 'constant'"),
-        ("{own}:wants", "without arguments"),
+        ("{own}:needs_width", "without arguments"),
         ("{own}:number", "returned a int"),
     ],
 )
-def test_factories_that_do_not_fit_are_named(own: str, factory: str, message: str) -> None:
+def test_invalid_factories_are_named(own: str, factory: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         build(user(factory.format(own=own)), Weights())
 
@@ -87,7 +87,7 @@ def state(tmp_path: Path) -> tuple[Path, dict[str, torch.Tensor]]:
     return path, tensors
 
 
-def test_a_file_gives_its_weights(state: tuple[Path, dict[str, torch.Tensor]]) -> None:
+def test_weights_are_loaded_from_a_file(state: tuple[Path, dict[str, torch.Tensor]]) -> None:
     path, tensors = state
     weights = weights_of(path)
     model = build_unfused(models.get("iformer_t"), weights, path)
@@ -95,7 +95,7 @@ def test_a_file_gives_its_weights(state: tuple[Path, dict[str, torch.Tensor]]) -
     assert (weights.kind, weights.source, len(weights.sha256 or "")) == ("file", "weights.safetensors", 64)
 
 
-def test_tensors_that_do_not_fit_are_named(state: tuple[Path, dict[str, torch.Tensor]]) -> None:
+def test_tensors_that_do_not_match_are_named(state: tuple[Path, dict[str, torch.Tensor]]) -> None:
     path, tensors = state
     del tensors["classifier.linear.bias"]
     tensors["head.extra"] = torch.zeros(2)
@@ -109,7 +109,7 @@ def test_tensors_that_do_not_fit_are_named(state: tuple[Path, dict[str, torch.Te
         load_state(iformer_t(), path)
 
 
-def test_a_torn_file_is_named(state: tuple[Path, dict[str, torch.Tensor]]) -> None:
+def test_an_incomplete_file_is_named(state: tuple[Path, dict[str, torch.Tensor]]) -> None:
     path, _ = state
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(DataError, match=r"weights.safetensors: cannot be read as safetensors"):
@@ -117,21 +117,21 @@ def test_a_torn_file_is_named(state: tuple[Path, dict[str, torch.Tensor]]) -> No
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pt", ".bin", ".ckpt"])
-def test_a_pickle_is_refused_with_the_line_that_converts_it(tmp_path: Path, suffix: str) -> None:
+def test_a_pickle_is_an_error_with_the_command_that_converts_it(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"model{suffix}"
     torch.save({"model": {"a": torch.ones(2)}}, path)
     with pytest.raises(UsageError, match="is a pickle") as caught:
         weights_of(path)
     if suffix != ".pth":
         return
-    # The line that is offered has to work as it stands.
+    # The command must work as printed.
     line = (caught.value.hint or "").partition("python ")[2]
     done = subprocess.run(f"{sys.executable} {line}", shell=True, check=False, capture_output=True, text=True)  # noqa: S602
     assert done.returncode == 0, done.stderr
     assert path.with_suffix(".safetensors").is_file()
 
 
-def test_other_weights_are_refused(tmp_path: Path) -> None:
+def test_other_weights_are_errors(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not a safetensors file"):
         weights_of(tmp_path / "model.h5")
     with pytest.raises(DataError, match="no such file"):

@@ -1,4 +1,4 @@
-"""Parts alone: every mixer and block builds, mixes, and is known by the sources it is made from."""
+"""Single parts: every mixer and block is built, depends on the image, and has the sources of all mixers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def built(name: str, px: int) -> torch.nn.Module:
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", list(parts()))
-def test_every_part_stands_alone_and_depends_on_the_image(name: str):
+def test_every_part_is_built_alone_and_depends_on_the_image(name: str):
     _, side = model_argument(name, 256)
     first, second = built(name, 256)(torch.randn(2, 3, side, side))
     assert (parts()[name].channels, side, 1) == tuple(first.shape)
@@ -38,18 +38,18 @@ def test_a_linear_part_costs_exactly_as_many_macs_per_pixel_at_any_size(name: st
     assert 4 * counted[0] == counted[1]
 
 
-def test_an_elrf_pair_costs_less_than_the_unit_it_stands_for():
+def test_an_elrf_pair_costs_less_than_the_unit_it_replaces():
     with torch.device("meta"):
         assert macs(probe.elrf_at_32(), 32) < macs(probe.conv7_at_32(), 32)
 
 
-def test_a_part_is_known_by_the_sources_of_all_mixers():
+def test_the_sources_of_a_part_are_those_of_all_mixers():
     names = {path.name for path in source_files(model_argument("rgma", 256)[0])}
     modules = {mixer.factory.partition(":")[0].rpartition(".")[2] + ".py" for mixer in mixers().values()}
     assert {"probe.py", "regla.py", "layers.py"} | modules <= names
 
 
-def test_unknown_parts_and_sizes_are_refused():
+def test_unknown_parts_and_sizes_are_errors():
     with pytest.raises(UsageError, match="stride 16"):
         model_argument("rgma", 100)
     with pytest.raises(UsageError, match="Did you mean aft-conv"):

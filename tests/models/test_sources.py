@@ -1,4 +1,4 @@
-"""The files behind a factory, found without importing anything."""
+"""The source files of a factory are found without importing anything."""
 
 import subprocess
 import sys
@@ -14,10 +14,10 @@ def names(import_string: str) -> set[str]:
     return {"/".join(path.parts[-2:]) for path in source_files(import_string)}
 
 
-def test_our_factories_depend_on_family_layers_and_builder() -> None:
-    found = names("effbench.models.regla:regla_m")
-    assert {f"models/{name}.py" for name in ("regla", "iformer", "layers", "initialise", "build")} <= found
-    assert not found & {"effbench/api.py", "effbench/cli.py", "models/index.py"}
+def test_factories_depend_on_family_layers_and_builder() -> None:
+    files = names("effbench.models.regla:regla_m")
+    assert {f"models/{name}.py" for name in ("regla", "iformer", "layers", "initialise", "build")} <= files
+    assert not files & {"effbench/api.py", "effbench/cli.py", "models/index.py"}
     assert "models/regla.py" not in names("effbench.models.iformer:iformer_m")
 
 
@@ -26,16 +26,16 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A user's package in the current folder; importing any of it fails."""
     folder = tmp_path / "mypackage"
     (folder / "parts").mkdir(parents=True)
-    boom = "raise RuntimeError('was executed')\n"
-    (folder / "__init__.py").write_text(boom)
-    (folder / "net.py").write_text(boom + "from .parts import block\nimport numpy\nfrom . import extra as e\n")
-    (folder / "extra.py").write_text(boom)
-    (folder / "unused.py").write_text(boom)
-    (folder / "typing_only.py").write_text(boom)
-    (folder / "late.py").write_text(boom)
-    (folder / "parts" / "__init__.py").write_text(boom)
+    raises = "raise RuntimeError('was executed')\n"
+    (folder / "__init__.py").write_text(raises)
+    (folder / "net.py").write_text(raises + "from .parts import block\nimport numpy\nfrom . import extra as e\n")
+    (folder / "extra.py").write_text(raises)
+    (folder / "unused.py").write_text(raises)
+    (folder / "typing_only.py").write_text(raises)
+    (folder / "late.py").write_text(raises)
+    (folder / "parts" / "__init__.py").write_text(raises)
     (folder / "parts" / "block.py").write_text(
-        boom
+        raises
         + "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from mypackage import typing_only\n"
         + "def f():\n    try:\n        import os\n    except ImportError:\n        from ..late import g\n"
     )
@@ -44,10 +44,10 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_package_is_followed_without_being_imported(package: Path) -> None:
-    found = {
+    files = {
         path.relative_to(package).as_posix() for path in source_files("mypackage.net:f") if package in path.parents
     }
-    assert found == {"__init__.py", "net.py", "extra.py", "parts/__init__.py", "parts/block.py", "late.py"}
+    assert files == {"__init__.py", "net.py", "extra.py", "parts/__init__.py", "parts/block.py", "late.py"}
 
 
 def test_a_single_module_in_the_current_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +68,7 @@ def test_a_syntax_error_is_named_with_its_line(package: Path) -> None:
         source_files("mypackage.net:f")
 
 
-def test_looking_needs_no_torch() -> None:
+def test_finding_sources_needs_no_torch() -> None:
     code = (
         "import sys; from effbench.models.sources import source_files; from effbench.models import models; "
         "source_files('effbench.models.regla:regla_m'); models(); "

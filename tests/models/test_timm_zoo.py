@@ -1,4 +1,4 @@
-"""timm models by name: built, reparameterised exactly, and refused in one sentence where there is none."""
+"""timm models by name are built and reparameterised exactly, and unknown names are errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from effbench.models.build import build, build_unfused, load_factory
 pytestmark = [pytest.mark.target("timm"), pytest.mark.filterwarnings("ignore")]
 
 
-def test_a_timm_model_is_found_without_importing_timm_and_joins_published_rows() -> None:
+def test_a_timm_model_is_resolved_without_importing_timm_and_has_its_published_name() -> None:
     source = resolve("timm/repvit_m0_9.dist_300e_in1k")
     assert ("repvit_m0_9.dist_300e_in1k", "untrained") == (source.backbone.published, source.weights.kind)
     trained = resolve("timm/resnet50.a1_in1k", "pretrained")
@@ -21,15 +21,15 @@ def test_a_timm_model_is_found_without_importing_timm_and_joins_published_rows()
         resolve("regla_m", "pretrained")
 
 
-def test_deployment_keeps_what_the_model_computes() -> None:
+def test_deployment_keeps_the_outputs() -> None:
     source = resolve("timm/mobileone_s0")
     x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         trained, deployed = (make(source.backbone, source.weights) for make in (build_unfused, build))
-        expected, found = trained(x), deployed(x)
+        expected, outputs = trained(x), deployed(x)
     assert sum(1 for _ in deployed.parameters()) < sum(1 for _ in trained.parameters()) / 2
-    # What single precision is allowed: without training, a network this deep amplifies the rounding of folded weights.
-    torch.testing.assert_close(found / expected.std(), expected / expected.std(), rtol=0, atol=1e-3)
+    # An untrained network this deep amplifies the rounding errors of folded weights.
+    torch.testing.assert_close(outputs / expected.std(), expected / expected.std(), rtol=0, atol=1e-3)
 
 
 def test_an_unknown_name_lists_near_misses() -> None:
@@ -37,7 +37,7 @@ def test_an_unknown_name_lists_near_misses() -> None:
         load_factory("effbench.models.timm_zoo:resnet5x")()
 
 
-def test_our_models_are_built_by_timm_as_well() -> None:
+def test_registered_models_are_built_by_timm() -> None:
     from effbench.models import in_timm
     from effbench.models.torchvision_operators import import_timm
 

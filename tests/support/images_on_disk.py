@@ -1,4 +1,4 @@
-"""Small encoded images for tests: a ramp per class, so that an image tells which one it is."""
+"""Small encoded images for tests, whose pixels encode their class and number."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image
 
 
 def encoded(label: int, number: int = 0, size: tuple[int, int] = (40, 30), kind: str = "PNG") -> bytes:
-    """Return an image (width, height) whose red is 20 times its label, and whose green is its number."""
+    """Return an image of a size (width, height) whose red is 20 times its label and whose green is its number."""
     pixels = np.zeros((size[1], size[0], 3), np.uint8)
     pixels[..., 0] = 20 * label
     pixels[..., 1] = number

@@ -1,4 +1,4 @@
-"""An sshd of our own on 127.0.0.1, with its own key, port and configuration, for tests and for a benchmark.
+"""Run an sshd on 127.0.0.1 with separate keys, port and configuration, for tests and a benchmark.
 
 Needs Debian's openssh-server and openssh-client.
 """
@@ -24,7 +24,7 @@ SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
 
 
 def missing() -> str | None:
-    """Return what is missing for a server here, or None."""
+    """Return a reason why no server can run here, or None."""
     if Path(SSHD).exists() and shutil.which("ssh-keygen"):
         return None
     return "sshd is not installed (Debian: openssh-server)"
@@ -32,7 +32,7 @@ def missing() -> str | None:
 
 @dataclass
 class Server:
-    """An sshd with its own key, port and configuration, whose sessions are its children."""
+    """An sshd whose sessions are its child processes."""
 
     folder: Path
     port: int
@@ -73,7 +73,7 @@ class Server:
         return descendants(self.process.pid)
 
     def power_off(self) -> None:
-        """End everything at once, as a power cut would: nobody says goodbye."""
+        """Kill all processes at once, as a power cut would."""
         for pid in reversed(self.tree()):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -88,39 +88,40 @@ class Server:
 def descendants(root: int) -> list[int]:
     listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
     parents = [tuple(map(int, line.split())) for line in listed.splitlines()]
-    found = [root]
-    for pid in found:
-        found += [child for child, parent in parents if parent == pid]
-    return found
+    pids = [root]
+    for pid in pids:
+        pids += [child for child, parent in parents if parent == pid]
+    return pids
 
 
-def soon(wanted: Callable[[], bool], limit_s: float = 8.0) -> bool:
-    end = time.monotonic() + limit_s
-    while not wanted() and time.monotonic() < end:
+def soon(condition: Callable[[], bool], limit_s: float = 8.0) -> bool:
+    """Wait until a condition is true, and return whether it became true in time."""
+    deadline = time.monotonic() + limit_s
+    while not condition() and time.monotonic() < deadline:
         time.sleep(0.05)
-    return wanted()
+    return condition()
 
 
 def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def make(folder: Path) -> Server:
-    """Return a server with keys of its own that trusts the key ``me``; it is not started yet."""
+    """Return a server with new keys that trusts the key ``me``; it is not started yet."""
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)
     folder.mkdir(mode=0o700)
     for name in ("host", "me", "other"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
-    found = Server(folder, free_port())
-    trust(found, "host")
-    return found
+    server = Server(folder, free_port())
+    trust(server, "host")
+    return server
 
 
 def device_of(server: Server, home: Path) -> Device:
-    """Return the device that the server is, with this interpreter."""
+    """Return the server as a device that uses this interpreter."""
     connection = {
         "host": server.address,
         "port": server.port,
@@ -141,8 +142,10 @@ def trust(server: Server, key: str) -> None:
 
 def commands() -> dict[int, str]:
     """Return every process with its arguments."""
-    found = {}
+    arguments = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-    return found
+            arguments[int(folder.name)] = (
+                (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            )
+    return arguments

@@ -56,7 +56,7 @@ def assert_same(model: onnx.ModelProto, feeds: dict[str, Any], folder: Path, tol
     session = translated(model, folder)
     outputs = session(feeds)
     assert list(expected) == list(outputs)
-    for name, want in expected.items():
-        assert want.dtype == outputs[name].dtype
-        np.testing.assert_allclose(outputs[name], want, rtol=tolerance, atol=tolerance)
+    for name, values in expected.items():
+        assert values.dtype == outputs[name].dtype
+        np.testing.assert_allclose(outputs[name], values, rtol=tolerance, atol=tolerance)
     return session

@@ -1,4 +1,4 @@
-"""Where the checkout and its parts lie, for tests at any depth of the tree."""
+"""Paths of the checkout and its parts, for tests at any depth of the tree."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def samples_of(
 
 def subject_of(model: str = "iformer_m", **changes: Any) -> Subject:
     """Return the subject of an untrained artifact; any field can be changed."""
-    known, params, macs, reconstruction = MODELS.get(model, (None, 1_000_000, 100_000_000, None))
+    published, params, macs, reconstruction = MODELS.get(model, (None, 1_000_000, 100_000_000, None))
     fields: dict[str, Any] = {
         "model": model,
         "family": model.split("_")[0],
@@ -50,7 +50,7 @@ def subject_of(model: str = "iformer_m", **changes: Any) -> Subject:
         "target": "ort",
         "storage_precision": "fp32",
         "compute_precision": "fp32",
-        "published": known,
+        "published": published,
         "reconstruction": reconstruction,
         "params": params,
         "macs": macs,
@@ -75,12 +75,12 @@ def measurement_of(
     **subject: Any,
 ) -> Measurement:
     """Return a measurement of `subject_of`; its digest follows from the subject."""
-    about = subject_of(model, **subject)
-    state = {**BEFORE, "runtime": RUNTIMES[about.target], **(before or {})}
-    parts = (model, about.shapes, about.target, about.batch, about.storage_precision, about.weights.kind)
+    measured = subject_of(model, **subject)
+    state = {**BEFORE, "runtime": RUNTIMES[measured.target], **(before or {})}
+    parts = (model, measured.shapes, measured.target, measured.batch, measured.storage_precision, measured.weights.kind)
     return Measurement(
         digest="-".join(str(part) for part in parts),
-        subject=about,
+        subject=measured,
         device=device,
         settings={"threads": str(threads), **(settings or {})},
         samples=samples_of(p50_ms, rounds=rounds, count=count, scope=scope),
@@ -93,23 +93,23 @@ def measurement_of(
 def campaign() -> list[Measurement]:
     """Return four models on two targets at 224 and 512 px, with invented times."""
     base = {"regla_m": 12.6, "iformer_t": 4.9, "iformer_s": 8.4, "iformer_m": 12.2}
-    made = []
+    measurements = []
     for side, factor in ((224, 1.0), (512, 5.6)):
         for target, speed in (("ort", 1.0), ("ov", 0.83)):
             for model, ms in base.items():
                 slower = 0.91 if model == "regla_m" and side == 512 else 1.0
                 macs = int(MODELS[model][2] * (side / 224) ** 2)
-                made.append(
+                measurements.append(
                     measurement_of(
                         model, ms * factor * speed * slower, shapes=InputShapes((side, side)), target=target, macs=macs
                     )
                 )
-    return made
+    return measurements
 
 
-def grade_of(one: Measurement) -> tuple[str, tuple[str, ...]]:
+def grade_of(measurement: Measurement) -> tuple[str, tuple[str, ...]]:
     """Grade by name, so that every letter occurs: iformer_s on ov gets a C, iformer_t on ov at 512 px a D."""
-    subject = one.subject
+    subject = measurement.subject
     if (subject.model, subject.target) == ("iformer_s", "ov"):
         return "C", ("other processes took 12 % of the CPU",)
     if (subject.model, subject.target, subject.resolution) == ("iformer_t", "ov", (512, 512)):
@@ -117,6 +117,6 @@ def grade_of(one: Measurement) -> tuple[str, tuple[str, ...]]:
     return "A", ()
 
 
-def grade_a(one: Measurement) -> tuple[str, tuple[str, ...]]:
+def grade_a(measurement: Measurement) -> tuple[str, tuple[str, ...]]:
     """Grade everything A."""
     return "A", ()

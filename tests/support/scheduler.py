@@ -1,4 +1,4 @@
-"""A Dask scheduler and workers on loopback, each a process of its own, for tests that kill them."""
+"""A Dask scheduler and workers on loopback, each in a separate process, for tests that kill them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HERE = str(Path(__file__).parent)
 
 
 class Lab:
-    """A scheduler and workers; all of them end with the test. ``folder`` keeps their logs."""
+    """A scheduler and workers that end with the test, with logs in ``folder``."""
 
     def __init__(self, folder: Path, cwd: Path | None = None, env: Mapping[str, str] | None = None, scheme="tcp"):
         self.folder, self.cwd, self.env = folder, cwd, dict(env or {})

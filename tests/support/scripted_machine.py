@@ -1,4 +1,4 @@
-"""A session and its clock in one: each call lets as much scripted time pass as the next latency says."""
+"""A session and its clock: each call advances the clock by the next scripted latency."""
 
 import itertools
 
@@ -36,4 +36,4 @@ class Machine:
 
 
 def cycle(*latencies_ms):
-    return itertools.cycle([round(one * MS) for one in latencies_ms])
+    return itertools.cycle([round(latency * MS) for latency in latencies_ms])

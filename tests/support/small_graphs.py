@@ -1,4 +1,4 @@
-"""Small ONNX graphs as graph artifacts: what a target's `convert` gets, without a torch export."""
+"""Small ONNX graphs as graph artifacts, the input of a target's `convert`, without a torch export."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ SIDE = 16
 
 
 def product(least: float, most: float, domain: str) -> onnx.ModelProto:
-    """A product of two activations in 16 bits, the values of the second one between two."""
+    """Return a product of two 16-bit activations; the values of the second are in a range."""
     step = (most - least) / 65535
     scales = {"a": (8 / 65535, 32768), "b": (step, round(-least / step)), "y": (128 / 65535, 32768)}
     nodes = [helper.make_node("MatMul", ["a/d", "b/d"], ["y"], name="product")]
     for name, out in (("a", "a/d"), ("b", "b/d"), ("y", "z")):
-        for kind, given, result in (("QuantizeLinear", name, f"{name}/q"), ("DequantizeLinear", f"{name}/q", out)):
-            node = helper.make_node(kind, [given, f"{name}/scale", f"{name}/zero"], [result], domain=domain)
+        for kind, source, result in (("QuantizeLinear", name, f"{name}/q"), ("DequantizeLinear", f"{name}/q", out)):
+            node = helper.make_node(kind, [source, f"{name}/scale", f"{name}/zero"], [result], domain=domain)
             nodes.insert(len(nodes) if name == "y" else len(nodes) - 1, node)
     stored = [
-        numpy_helper.from_array(array, f"{name}/{what}")
+        numpy_helper.from_array(array, f"{name}/{part}")
         for name, (scale, zero) in scales.items()
-        for what, array in (("scale", np.array(scale, np.float32)), ("zero", np.array(zero, np.uint16)))
+        for part, array in (("scale", np.array(scale, np.float32)), ("zero", np.array(zero, np.uint16)))
     ]
     sizes = {"a": [2, 5, 16], "b": [2, 16, 7], "z": [2, 5, 7]}
     values = {name: helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, size) for name, size in sizes.items()}
@@ -42,7 +42,7 @@ def product(least: float, most: float, domain: str) -> onnx.ModelProto:
 
 
 def attention(batch: int | None = 1, extra: str | None = None) -> onnx.ModelProto:
-    """A convolution and a linear attention whose normalizer is a sum that an Unsqueeze puts back, as in RGMA."""
+    """Return a convolution and a linear attention whose normalizer is a sum and an Unsqueeze, as in RGMA."""
     rng = np.random.default_rng(0)
     weights = {"w0": rng.standard_normal((8, 3, 3, 3)) / 5, "w1": rng.standard_normal((10, 8)) / 3}
     constants: dict[str, Any] = {key: value.astype(np.float32) for key, value in weights.items()}
@@ -102,17 +102,17 @@ def graph_artifact(
     home: Path, model: onnx.ModelProto, precision: str = "fp32", expected: onnx.ModelProto | None = None
 ) -> Artifact:
     """Write a graph artifact with its expected outputs, by the interpreter in fp32."""
-    chosen = to_fp16(model) if precision == "fp16" else model
-    inputs = onnx_file.inputs(chosen)
+    stored = to_fp16(model) if precision == "fp16" else model
+    inputs = onnx_file.inputs(stored)
     images = fidelity.reference_images(fidelity.count_for(1), 3, (SIDE, SIDE))
     batches = fidelity.feeds(images, 1, inputs[0], Preprocessing())
 
     def build(draft: Path) -> Artifact:
-        onnx.save(chosen, draft / "model.onnx")
+        onnx.save(stored, draft / "model.onnx")
         outputs = fidelity.run_all(lambda feeds: run_model(expected or model, feeds), batches)
         fidelity.save_reference(draft / fidelity.REFERENCE, images, outputs, "interpreter, fp32")
         subject = Subject("small", "user", Weights(), InputShapes((SIDE, SIDE)), 1, "onnx", precision)
-        specs = onnx_file.specs(chosen.graph.output)
+        specs = onnx_file.specs(stored.graph.output)
         return Artifact(draft, "graph", "", subject, inputs, specs, {}, "model.onnx")
 
     return bundle.write(home / "artifacts" / f"small-{precision}", build)
@@ -122,9 +122,11 @@ def converted(graph: Artifact, target: Any, **options: str) -> Artifact:
     """Convert a graph artifact as the export's worker does."""
 
     def build(draft: Path) -> Artifact:
-        made = target.convert(graph, draft, options)
-        subject = replace(graph.subject, target=target.name, compute_precision=made.compute_precision, notes=made.notes)
-        changes = {"folder": draft, "key": target.name, "subject": subject, "entry": made.entry, "options": options}
-        return replace(graph, **changes, placement=made.placement, graph_digest=graph.digest)
+        result = target.convert(graph, draft, options)
+        subject = replace(
+            graph.subject, target=target.name, compute_precision=result.compute_precision, notes=result.notes
+        )
+        changes = {"folder": draft, "key": target.name, "subject": subject, "entry": result.entry, "options": options}
+        return replace(graph, **changes, placement=result.placement, graph_digest=graph.digest)
 
     return bundle.write(graph.folder.with_name(f"small-{target.name}-0123456789"), build)

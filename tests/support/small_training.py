@@ -19,7 +19,7 @@ from effbench.training.loop import Training
 from effbench.training.recipe import Recipe
 from effbench.training.teachers import Teacher, from_module
 
-HOW = Preprocessing(crop_pct=1.0)
+PREPROCESSING = Preprocessing(crop_pct=1.0)
 
 
 class Net(nn.Module):
@@ -33,7 +33,7 @@ class Net(nn.Module):
         self.head = nn.Linear(2 * width, classes)
 
     def stage(self, inputs: int, outputs: int) -> nn.Module:
-        # A bias in front of a BatchNorm has no gradient but rounding errors, and Adam would make steps of those.
+        # The gradient of a bias before a BatchNorm is rounding errors only, which Adam would turn into steps.
         return nn.Sequential(nn.Conv2d(inputs, outputs, 3, 2, 1, bias=False), nn.BatchNorm2d(outputs), nn.GELU())
 
     def forward_features(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -47,13 +47,13 @@ class Net(nn.Module):
 def net(width: int = 8, seed: int = 0, dropout: float = 0.1) -> Net:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        made = Net(width)
-    made.drop.p = dropout
-    return made
+        network = Net(width)
+    network.drop.p = dropout
+    return network
 
 
 def images(count: int = 48, labelled: int | None = None, seed: int = 0, side: int = 16) -> Dataset:
-    """Noise with a color cast; which color is raised, if any, is the class."""
+    """Return images of noise with a color cast, which is the class."""
     rng = np.random.default_rng(seed)
     items = []
     for index in range(count):
@@ -62,20 +62,20 @@ def images(count: int = 48, labelled: int | None = None, seed: int = 0, side: in
         pixels[..., label : label + 1] += 60
         stream = BytesIO()
         Image.fromarray(pixels).save(stream, "PNG")
-        known = label if labelled is None or index < labelled else None
-        items.append(Item(f"{index:04d}.png", CellContent(stream.getvalue()), None, known))
+        tagged = label if labelled is None or index < labelled else None
+        items.append(Item(f"{index:04d}.png", CellContent(stream.getvalue()), None, tagged))
     return Dataset("colors", "list", tuple(items), ("a", "b", "c", "d"))
 
 
 def teacher(name: str = "one", width: int = 12, seed: int = 1, side: int = 24) -> Teacher:
-    return from_module(name, net(width, seed), (side, side), HOW)
+    return from_module(name, net(width, seed), (side, side), PREPROCESSING)
 
 
 def job(folder: Path, recipe: Recipe, dropout: float = 0.1, **changes: object) -> TrainingJob:
     settings = {
         "student": net(dropout=dropout),
         "size": (16, 16),
-        "preprocessing": HOW,
+        "preprocessing": PREPROCESSING,
         "images": images(labelled=16),
         "teachers": (teacher(), teacher("two.b", 6, 2)),
         "recipe": recipe,
@@ -94,9 +94,9 @@ if __name__ == "__main__":
     from safetensors.torch import save_file
 
     torch.set_num_threads(1)
-    place = Path(sys.argv[1])
-    drops = float(sys.argv[2]) if len(sys.argv) > 2 else 0.1
-    training = Training(job(place, RECIPE, drops), lambda text: print(text, file=sys.stderr, flush=True))
+    folder = Path(sys.argv[1])
+    dropout = float(sys.argv[2]) if len(sys.argv) > 2 else 0.1
+    training = Training(job(folder, RECIPE, dropout), lambda text: print(text, file=sys.stderr, flush=True))
     training.run()
     if training.rank == 0:
-        save_file(training.weights(), place / "weights.safetensors")
+        save_file(training.weights(), folder / "weights.safetensors")

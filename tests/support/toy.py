@@ -1,4 +1,4 @@
-"""A small model of somebody else's: what a user brings as ``toy:net``."""
+"""Small models of a user, exported as ``toy:net``."""
 
 import torch
 from torch import nn

@@ -1,4 +1,4 @@
-"""Checkpoints: what goes in comes out, and a broken one is said to be."""
+"""Checkpoints: a state is equal after a round trip, and a broken checkpoint is an error that names it."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ STATES = st.recursive(
 @seed(0)
 @settings(max_examples=100, deadline=None)
 @given(STATES)
-def test_a_state_comes_back(state: object):
+def test_a_state_is_equal_after_a_round_trip(state: object):
     tensors: dict[str, torch.Tensor] = {}
     assert state == checkpoint.unpack(checkpoint.pack(state, "s", tensors), tensors)
 
 
-def test_an_optimizer_comes_back_bit_for_bit(tmp_path: Path):
+def test_an_optimizer_is_restored_bit_for_bit(tmp_path: Path):
     model = nn.Linear(3, 2)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, betas=(0.8, 0.9))
     model(torch.ones(1, 3)).sum().backward()
@@ -48,7 +48,7 @@ def test_an_optimizer_comes_back_bit_for_bit(tmp_path: Path):
         assert all(torch.equal(value, state["optimizer"]["state"][index][name]) for name, value in values.items())
 
 
-def test_what_json_cannot_hold_is_refused():
+def test_values_that_json_cannot_hold_are_errors():
     with pytest.raises(TypeError, match=r"s\.a is a set"):
         checkpoint.pack({"a": {1}}, "s", {})
 
@@ -72,14 +72,14 @@ def test_a_draft_is_no_checkpoint(tmp_path: Path):
 
 @pytest.mark.parametrize("name", [checkpoint.TENSORS, checkpoint.STATE])
 def test_a_broken_checkpoint_is_named(tmp_path: Path, name: str):
-    made = checkpoint.save(tmp_path, 1, {"x": torch.zeros(100)})
-    content = (made / name).read_bytes()
-    (made / name).write_bytes(content[:-9])
+    folder = checkpoint.save(tmp_path, 1, {"x": torch.zeros(100)})
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[:-9])
     with pytest.raises(DataError, match=r"Remove .*step-000000001"):
         checkpoint.load(tmp_path)
 
 
-def test_tensors_that_share_memory_are_kept(tmp_path: Path):
+def test_tensors_that_share_memory_are_saved(tmp_path: Path):
     base = torch.arange(6.0)
     checkpoint.save(tmp_path, 1, {"a": base, "b": base.view(2, 3), "c": base[:2]})
     _, state = checkpoint.load(tmp_path)
