@@ -60,6 +60,8 @@ SKIPPED = {
     ("qnn", "pip install"): "needs Qualcomm's package, and minutes",
     ("snapdragon", "effbench export regla_t"): "needs Qualcomm's package, and minutes",
     ("numerics", "effbench sweep regla_m"): "takes minutes",
+    ("README", "git clone"): "installs packages; the continuous check runs it",
+    ("README", "effbench export yours.onnx"): "needs a model of the reader's",
     ("install", "python -m pip install"): "installs packages; the continuous check runs it",
     ("models", "effbench export iformer_m --weights"): "needs a file of weights",
     ("models", "effbench export timm/resnet50.a1_in1k"): "needs timm and minutes",
