@@ -152,12 +152,12 @@ def test_a_teacher_named_twice_is_refused(tmp_path: Path):
 
 
 SMALL = """
-from effbench.models.deit import Column
+from effbench.models.deit import IsotropicTransformer
 from effbench.models.lambda_resnet import LambdaResNet
 from effbench.models.mixers.aft import AFTFull
 
 def aft():
-    return Column(3, 64, AFTFull, 5)
+    return IsotropicTransformer(3, 64, AFTFull, 5)
 
 def lambdas():
     return LambdaResNet((1, 1, 1, 1), 3, 5)
