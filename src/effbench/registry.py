@@ -10,10 +10,12 @@ from __future__ import annotations
 import pkgutil
 from collections.abc import Iterator
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from effbench.errors import UsageError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 
 def constants_in(package: str, constant: str) -> Iterator[Any]:
@@ -27,6 +29,8 @@ def constants_in(package: str, constant: str) -> Iterator[Any]:
 
 def plugins(group: str) -> tuple[EntryPoint, ...]:
     """Return the entry points of a group, sorted by name, without importing them."""
+    from importlib.metadata import entry_points  # 15 ms, which `effbench --help` does not need
+
     return tuple(sorted(entry_points(group=group), key=lambda point: point.name))
 
 

@@ -132,7 +132,8 @@ def test_a_model_that_only_its_user_can_name_is_not_named(own: Any):
 
 def test_nothing_follows_where_nothing_was_exported():
     failed = Cell("toy", InputShapes((64, 64)), "fp32", "ort", Status.FAILED, reason="no memory")
-    assert next_command.after_export([failed], None, None) is None
+    graph = Cell("toy", InputShapes((64, 64)), "fp32", "onnx", Status.BUILT, reason="not verified", artifact="toy")
+    assert next_command.after_export([failed, graph], None, None) is None
 
 
 def strings() -> Iterator[tuple[Path, str]]:

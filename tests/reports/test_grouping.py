@@ -17,6 +17,7 @@ def test_many_rows_are_counted_and_few_are_named():
     remarks = [*((str(number), "slow") for number in range(6)), ("x", "odd")]
     assert ["on 6 cells: slow", "x: odd"] == grouped(remarks, 9)
     assert ["x: odd"] == grouped([("x", "odd")], 1)
+    assert ["on 4 rows: slow"] == grouped([(name, "slow") for name in "abcd"], 9, noun="rows")
 
 
 def test_a_row_counts_once():

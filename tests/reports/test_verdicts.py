@@ -121,3 +121,11 @@ def test_files_are_written_and_unknown_formats_refused(tmp_path: Path):
 
 def test_a_failure_ends_with_its_own_code():
     assert 4 == code_of(replace(BROKEN, exit_code=4))
+
+
+def test_a_reason_that_several_comparisons_share_is_printed_once():
+    broken = [replace(BROKEN, name=name) for name in ("a", "b", "c", "d")]
+    lines = reports.notes(report(SLOWER, *broken))
+    assert ["on 4 comparisons: failed: no such operator: <If> 100 %\n  export again"] == [
+        line for line in lines if "no such operator" in line
+    ]

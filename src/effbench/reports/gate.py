@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 from effbench.codec import document, plain
 from effbench.errors import unknown_name
+from effbench.reports.grouping import grouped
 from effbench.statistics.verdict import FAILED, INCONCLUSIVE, ComparisonReport, Explanation, Ratio, Verdict, code_of
 from effbench.store import write_atomically
 
@@ -47,6 +48,11 @@ def _rows(report: ComparisonReport) -> list[list[str]]:
     return rows
 
 
+def _reason(item: Verdict) -> str:
+    reason = "" if item.identical or not item.reason else f"{item.outcome}: {item.reason}"
+    return "\n  ".join(text for text in (reason, item.next_step) if text)
+
+
 HEADER = ("comparison", "verdict", "quantity", "change", "95 % interval", "detectable", "rounds", "time")
 
 
@@ -59,11 +65,9 @@ def notes(report: ComparisonReport) -> list[str]:
         f"{report.machine}; {report.settings.get('threads')} thread(s), "
         f"{report.settings.get('workers')} worker(s) a round",
     ]
+    reasons = [(item.name, text) for item in report.verdicts if (text := _reason(item))]
+    lines += grouped(reasons, len(report.verdicts), noun="comparisons")
     for item in report.verdicts:
-        if item.reason and not item.identical:
-            lines.append(f"{item.name}: {item.outcome}: {item.reason}")
-        if item.next_step:
-            lines.append(f"  {item.next_step}")
         if item.lost_rounds:
             lines.append(f"{item.name}: {item.lost_rounds} round(s) were lost and are not counted")
         if item.latency_ms is not None:

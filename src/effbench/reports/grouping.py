@@ -12,13 +12,14 @@ MOST_NAMES = 3
 """How many rows are named; more are counted."""
 
 
-def grouped(remarks: Iterable[tuple[str, str]], rows: int, *, ranges: bool = False) -> list[str]:
+def grouped(remarks: Iterable[tuple[str, str]], rows: int, *, ranges: bool = False, noun: str = "cells") -> list[str]:
     """Return one line per remark, in the order of first use: ``all: ...``, ``a, b: ...`` or ``on 6 cells: ...``.
 
     Args:
         remarks: The name of a row, and a remark about it.
         rows: The number of rows; if there are several, a remark about every one of them begins with ``all``.
         ranges: Remarks that differ only in their numbers are one remark, with the range of each number.
+        noun: What a row is, in the plural.
     """
     names: dict[str, dict[str, None]] = {}
     texts: dict[str, list[str]] = {}
@@ -26,7 +27,7 @@ def grouped(remarks: Iterable[tuple[str, str]], rows: int, *, ranges: bool = Fal
         key = template(text) if ranges else text
         texts.setdefault(key, []).append(text)
         names.setdefault(key, {})[name] = None
-    return [f"{_subject(list(names[key]), rows)}: {merged(texts[key])}" for key in texts]
+    return [f"{_subject(list(names[key]), rows, noun)}: {merged(texts[key])}" for key in texts]
 
 
 def template(text: str) -> str:
@@ -52,7 +53,7 @@ def _value(number: str) -> float:
     return float(number.removeprefix("±"))
 
 
-def _subject(names: Sequence[str], rows: int) -> str:
+def _subject(names: Sequence[str], rows: int, noun: str) -> str:
     if len(names) == rows and rows > 1:
         return "all"
-    return ", ".join(names) if len(names) <= MOST_NAMES else f"on {len(names)} cells"
+    return ", ".join(names) if len(names) <= MOST_NAMES else f"on {len(names)} {noun}"

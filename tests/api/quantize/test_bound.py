@@ -119,14 +119,14 @@ def test_the_block_that_int8_ruins_stays_in_float(bench: Run, labelled: bool):
     [
         (["--data", "data", "--max-drop", "1"], "402 images or more"),
         (["--data", "data"], "Add --max-drop POINTS"),
-        (["--max-drop", "1"], "Add --data PLACE"),
+        (["--max-drop", "1"], "Add --data PATH"),
         (["--data", "data", "--max-drop", "0"], "is no number of points"),
     ],
 )
 def test_a_bound_that_cannot_be_meant_is_refused(bench: Run, arguments: list[str], message: str):
     images(bench.folder / "data", 3)
     done = export(bench, *arguments)
-    assert (2, "") == (done.returncode, done.stdout)
+    assert (2, {"format", "error"}) == (done.returncode, json.loads(done.stdout).keys())
     assert message in done.stderr
 
 

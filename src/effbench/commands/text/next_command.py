@@ -31,13 +31,13 @@ def report(out: str | None) -> str:
 def after_export(cells: Sequence[Cell], device: str | None, out: str | None) -> str | None:
     """Return the line that measures exported artifacts, on the device they were exported for.
 
-    If effbench cannot connect to that device, the line writes a kit for its owner. If nothing was exported there is
-    none, and if no artifact can run here or there it lists the devices.
+    If effbench cannot connect to that device, the line writes a kit for its owner. If no artifact can run here or
+    there, it lists the devices. If nothing was exported, or only a graph, there is no line.
     """
     from effbench import deploy
     from effbench.profiles import devices
 
-    made = [cell for cell in cells if cell.status.made and cell.artifact]
+    made = [cell for cell in cells if cell.status.made and cell.target in deploy.registered()]
     if not made:
         return None
     chosen = devices.get(device or "local")
