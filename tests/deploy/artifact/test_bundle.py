@@ -144,4 +144,4 @@ def test_an_unwritable_folder_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_names_are_safe_for_folders() -> None:
-    assert bundle.name_of("a/b:c", (64, 96), None, "fp16", "ov") == "a_b_c-64x96-b_dynamic-fp16-ov"
+    assert bundle.name_of("a/b:c", InputShapes((64, 96)), None, "fp16", "ov") == "a_b_c-64x96-b_dynamic-fp16-ov"

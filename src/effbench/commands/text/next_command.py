@@ -42,7 +42,8 @@ def after_export(cells: Sequence[Cell], device: str | None, out: str | None) -> 
         return None
     chosen = devices.get(device or "local")
     if chosen.transport == "local":
-        runnable = [cell for cell in made if deploy.get(cell.target).measurable() is None]
+        targets = deploy.registered()  # a graph, of target "onnx", is verified but not measured
+        runnable = [cell for cell in made if cell.target in targets and targets[cell.target].measurable() is None]
         return _profile(runnable, (), out) if runnable else line("devices")
     runnable = [cell for cell in made if cell.target in chosen.targets]
     if not runnable:
