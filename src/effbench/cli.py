@@ -46,7 +46,7 @@ def cli() -> None:
 
     \b
     effbench export regla_m --target ort     one graph, translated and verified
-    effbench profile --res 512               latency of what is exported
+    effbench profile --res 512               latency of everything exported
     effbench report                          accuracy against latency, with provenance
     """  # noqa: D301
 
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         error.show()
         _fail(UsageError(error.format_message()), words)
     except (click.Abort, KeyboardInterrupt):
-        interruption = EffbenchError("interrupted; what was finished is kept")
+        interruption = EffbenchError("interrupted; finished results are kept")
         interruption.exit_code = 130
         click.echo(f"effbench: {interruption}", err=True)
         _fail(interruption, words)

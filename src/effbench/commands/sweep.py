@@ -133,8 +133,9 @@ def _here(arguments: Mapping[str, Any], formats: Sequence[str], out: str | None,
     if result.interrupted:
         click.echo(INTERRUPTED, err=True)
         sys.exit(130)
-    if result.measurements and not as_json:
-        click.echo(next_command.report(out))
+    following = next_command.report(out) if result.measurements else next_command.after_export(result.cells, None, out)
+    if following is not None and not as_json:
+        click.echo(following)
     sys.exit(shared.exit_code([*result.cells, *result.unmeasured]))
 
 

@@ -31,5 +31,5 @@ def test_artifacts_are_found_by_the_beginning_of_their_names_in_either_order(exp
 
 
 def test_a_beginning_that_two_artifacts_share_is_refused(exported: Path):
-    with pytest.raises(UsageError, match=r"means \d artifacts"):
+    with pytest.raises(UsageError, match=r"beginning of \d names"):
         targets("toy.net-64", "toy.net-64-b1-fp32-ort", exported / "runs")

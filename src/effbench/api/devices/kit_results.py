@@ -36,7 +36,7 @@ def import_result(text: str, location: str, home: Path) -> list[Measurement]:
     try:
         head, *lines = (json.loads(line) for line in text.splitlines())
     except ValueError as error:
-        raise DataError(f"{location}: not a whole result of a kit ({error}).") from error
+        raise DataError(f"{location}: not a complete result of a kit ({error}).") from error
     artifacts = {artifact.digest: artifact for artifact in bundle.artifacts(home)}
     run = uuid4().hex[:12]
     rounds: dict[str, list[Measurement]] = {}

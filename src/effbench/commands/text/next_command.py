@@ -37,15 +37,14 @@ def after_export(cells: Sequence[Cell], device: str | None, out: str | None) -> 
     from effbench import deploy
     from effbench.profiles import devices
 
-    made = [cell for cell in cells if cell.status.made and cell.target in deploy.registered()]
-    if not made:
+    exported = [cell for cell in cells if cell.status.made and cell.target in deploy.registered()]
+    if not exported:
         return None
     chosen = devices.get(device or "local")
     if chosen.transport == "local":
-        targets = deploy.registered()  # a graph, of target "onnx", is verified but not measured
-        runnable = [cell for cell in made if cell.target in targets and targets[cell.target].measurable() is None]
+        runnable = [cell for cell in exported if deploy.get(cell.target).measurable() is None]
         return _profile(runnable, (), out) if runnable else line("devices")
-    runnable = [cell for cell in made if cell.target in chosen.targets]
+    runnable = [cell for cell in exported if cell.target in chosen.targets]
     if not runnable:
         return line("devices")
     if not _drivable(chosen.name):
