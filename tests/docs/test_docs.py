@@ -281,7 +281,8 @@ def walk_through(page: str, folder: Path, stand_ins: tuple[tuple[str, str], ...]
         for line in lines:
             if line.startswith(EXECUTED):
                 output = perform(["bash", "-c", line], folder)
-                assert stand_ins or [] == not_printed(block.output.get(line, []), output), output
+                if not stand_ins and not block.note.startswith("varies "):
+                    assert [] == not_printed(block.output.get(line, []), output), output
                 done += 1
     return done
 
