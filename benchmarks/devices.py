@@ -26,8 +26,9 @@ from effbench import process
 from effbench.api.export.run import export
 from effbench.deploy.artifact import bundle
 from effbench.profiles import transports
-from effbench.profiles.paired import join_turns, log_ratios
+from effbench.profiles.paired import log_ratios
 from effbench.profiles.transports.zipapp import agent
+from effbench.profiles.turns import join_turns
 from effbench.statistics.percentiles import student_t
 from reference import trimmed
 

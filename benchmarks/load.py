@@ -19,6 +19,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -27,7 +28,7 @@ import numpy as np
 
 from effbench.codec import from_json, to_json
 from effbench.profiles import environment, trust
-from effbench.profiles.measure import measure_round
+from effbench.profiles.measure import RoundPlan, measure_round
 from effbench.schema import Round, Samples
 from effbench.statistics import percentiles
 
@@ -71,11 +72,9 @@ def work(model: Path, threads: int, seconds: float) -> None:
     result = measure_round(
         lambda feeds: dict(zip(names, session.run(names, feeds), strict=True)),
         inputs,
-        min_seconds=seconds,
-        max_seconds=10 * seconds,
-        load_ms=load_ms,
+        RoundPlan(min_seconds=seconds, max_seconds=10 * seconds),
     )
-    print(json.dumps(to_json(result)))
+    print(json.dumps(to_json(replace(result, load_ms=load_ms))))
 
 
 @contextlib.contextmanager

@@ -65,6 +65,15 @@ INSIDE: dict[str, Floors] = {
 MOST_MODULES = 12
 """Directly in the package, in `api` and in `deploy`: a reader takes them in at a glance."""
 
+MOST_PARAMETERS = 7
+"""Of a function, without ``self``: one that needs more takes a record."""
+
+MIRRORS = ("shared.command", "operator")
+"""Decorators of functions whose parameters mirror a list elsewhere: options of a command, attributes of an operator."""
+
+BEING_SPLIT = ("deploy.artifact.fidelity.check",)
+"""Functions that still have too many parameters."""
+
 TORCH_ON_IMPORT = (
     "models",
     "training",
@@ -484,6 +493,37 @@ def test_a_class_name_means_one_thing():
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
     ]
     assert [] == sorted(name for name, count in Counter(classes).items() if count > 1)
+
+
+def functions_of_many_parameters(module: str, source: str) -> list[str]:
+    """Return the functions with more than `MOST_PARAMETERS`, apart from those that mirror a list elsewhere."""
+    seen = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            taken = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            count = sum(argument.arg not in ("self", "cls") for argument in taken)
+            mirrors = any(ast.unparse(item).partition("(")[0] in MIRRORS for item in node.decorator_list)
+            seen += [f"{module}.{node.name}"] if count > MOST_PARAMETERS and not mirrors else []
+    return seen
+
+
+def test_a_function_takes_few_parameters():
+    seen = [name for module, path in MODULES.items() for name in functions_of_many_parameters(module, path.read_text())]
+    assert sorted(BEING_SPLIT) == sorted(seen)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("def f(a, b, c, d, e, f, g): pass", 0),
+        ("def f(a, b, c, d, /, e, f, *, g, h): pass", 1),
+        ("class A:\n    def f(self, a, b, c, d, e, f, g): pass", 0),
+        ("@cache\nasync def f(a, b, c, d, e, f, g, h=1): pass", 1),
+        ("@operator('Conv', since=11)\ndef f(a, b, c, d, e, f, g, h): pass", 0),
+    ],
+)
+def test_many_parameters_are_noticed(text: str, count: int):
+    assert count == len(functions_of_many_parameters("m", text))
 
 
 def test_every_module_says_what_it_is():

@@ -17,7 +17,8 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -81,6 +82,24 @@ def kill_all() -> None:
             os.killpg(child.pid, signal.SIGKILL)
 
 
+@dataclass(frozen=True)
+class Python:
+    """The Python interpreter that runs a child.
+
+    Attributes:
+        command: The interpreter and its options.
+        env: Environment variables in addition to those of this process.
+        cwd: The working folder, which ``-m`` puts first on the module path; None keeps that of this process.
+    """
+
+    command: tuple[str, ...] = (sys.executable,)
+    env: Mapping[str, str] | None = None
+    cwd: Path | None = None
+
+
+THIS_PYTHON = Python()
+
+
 def run(
     module: str,
     job: Mapping[str, Any],
@@ -88,9 +107,7 @@ def run(
     time_limit_s: float,
     limit_silence: bool = False,
     memory_limit_bytes: int | None = None,
-    python: Sequence[str] = (sys.executable,),
-    env: Mapping[str, str] | None = None,
-    cwd: Path | None = None,
+    python: Python = THIS_PYTHON,
 ) -> Iterator[dict[str, Any]]:
     """Run one job in a fresh process and yield its events.
 
@@ -100,9 +117,7 @@ def run(
         time_limit_s: The child is killed after this time.
         limit_silence: Restart the time limit at every event, for work of unknown length.
         memory_limit_bytes: The child is killed when its resident memory exceeds this.
-        python: The interpreter and its options.
-        env: Environment variables in addition to those of this process.
-        cwd: The working folder, which ``-m`` puts first on the module path; None keeps that of this process.
+        python: The interpreter that runs it.
 
     Raises:
         EffbenchError: The child reported it; it has the class that it has there.
@@ -112,12 +127,12 @@ def run(
     require_posix("A child process with limits")
     with tempfile.TemporaryFile() as log:
         child = subprocess.Popen(
-            [*python, "-m", module],
+            [*python.command, "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
-            env={**os.environ, **(env or {})},
-            cwd=cwd,
+            env={**os.environ, **(python.env or {})},
+            cwd=python.cwd,
             start_new_session=True,  # Ctrl-C interrupts the parent alone, which then kills the child
         )
         _LIVE.add(child)

@@ -9,10 +9,10 @@ import click
 import pytest
 
 from effbench.cli import cli
+from effbench.commands import _shared
 from effbench.commands._shared import Command
 from effbench.errors import UsageError
 from effbench.schema import DEFAULT_BATCH, DEFAULT_RESOLUTION, DEFAULT_THREADS, InputShapes
-from effbench.training.recipe import Recipe
 
 COMMANDS = sorted(cli.commands.values(), key=lambda command: str(command.name))
 SINGLE = [
@@ -47,10 +47,7 @@ def test_options_of_several_values_and_flags_may_be_repeated():
 def test_a_command_takes_the_options_that_it_declares(command: click.Command):
     assert command.callback is not None
     parameters = inspect.signature(command.callback).parameters.values()
-    taken = {parameter.name for parameter in parameters if parameter.kind is not inspect.Parameter.VAR_KEYWORD}
-    if len(taken) < len(parameters):
-        taken |= {field.name for field in dataclasses.fields(Recipe)}  # `distill` has an option for each of its fields
-    assert {parameter.name for parameter in command.params} == taken
+    assert {parameter.name for parameter in command.params} == {parameter.name for parameter in parameters}
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: str(command.name))
@@ -58,10 +55,26 @@ def test_the_list_of_commands_shows_a_whole_sentence(command: click.Command):
     assert not command.get_short_help_str(limit=64).endswith("...")
 
 
-def test_only_the_recipe_of_a_training_is_passed_by_name():
-    signatures = {command.name: inspect.signature(command.callback or print) for command in COMMANDS}
-    anything = [name for name, signature in signatures.items() if "**" in str(signature)]
-    assert ["distill"] == anything
+@dataclasses.dataclass(frozen=True)
+class Size:
+    height: int
+    width: int
+
+
+def test_options_of_a_record_reach_the_command_as_one():
+    taken = []
+
+    @_shared.grouped(Size, "size")
+    def command(name: str, size: Size) -> None:
+        taken.append((name, size))
+
+    assert ["name", "height", "width"] == list(inspect.signature(command).parameters)
+    command(name="a", width=3, height=2)
+    assert [("a", Size(2, 3))] == taken
+    with pytest.raises(TypeError, match="depth"):
+        command(name="a", width=3, height=2, depth=1)
+    with pytest.raises(KeyError, match="width"):
+        command(name="a", height=2)
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if any("--res" in p.opts for p in c.params)], ids=str)

@@ -57,10 +57,11 @@ def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture
-def agent_path(tmp_path: Path) -> dict[str, str]:
-    """Return the environment of a device: only a copy of the sources, as in the agent."""
+def device_python(python: str, tmp_path: Path) -> process.Python:
+    """Return the Python of a device, which sees only a copy of the sources, as in the agent."""
     shutil.copytree(ROOT / "src" / "effbench", tmp_path / "effbench", ignore=shutil.ignore_patterns("__pycache__"))
-    return {"PYTHONPATH": str(tmp_path), "PYTHONNOUSERSITE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    env = {"PYTHONPATH": str(tmp_path), "PYTHONNOUSERSITE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    return process.Python((python,), env)
 
 
 @pytest.fixture(scope="module")
@@ -84,16 +85,16 @@ def test_the_device_environment_has_only_numpy_and_the_runtime(python: str):
     assert {"numpy", "onnxruntime"} == installed(python) - brought
 
 
-def test_an_artifact_is_verified(python: str, agent_path: dict[str, str], artifact: Artifact, graph: Artifact):
+def test_an_artifact_is_verified(device_python: process.Python, artifact: Artifact, graph: Artifact):
     reference = str(graph.folder / fidelity.REFERENCE)
     job = {"op": "verify", "artifact": str(artifact.folder), "reference": reference}
-    (answer,) = process.run("effbench.device.agent", job, time_limit_s=120, python=(python,), env=agent_path)
+    (answer,) = process.run("effbench.device.agent", job, time_limit_s=120, python=device_python)
     result = from_json(Fidelity, answer["fidelity"], "the agent's answer")
     assert (True, True, 1.0) == (result.passed, result.finite, result.top1_agreement)
     assert result.max_error <= 1e-3
 
 
-def test_a_round_is_measured(python: str, agent_path: dict[str, str], artifact: Artifact):
+def test_a_round_is_measured(python: str, device_python: process.Python, artifact: Artifact):
     job = {
         "op": "measure",
         "artifact": str(artifact.folder),
@@ -103,7 +104,7 @@ def test_a_round_is_measured(python: str, agent_path: dict[str, str], artifact: 
         "packages": ["onnxruntime"],
         "check_promise": True,
     }
-    (answer,) = process.run("effbench.device.agent", job, time_limit_s=120, python=(python,), env=agent_path)
+    (answer,) = process.run("effbench.device.agent", job, time_limit_s=120, python=device_python)
     round_ = from_json(Round, answer["round"], "the agent's answer")
     assert len(round_.samples_ns) >= 20
     assert () == round_.flags
@@ -147,7 +148,7 @@ def test_the_supervisor_runs_on_older_pythons_and_reports_the_python_that_the_ag
 
 
 def test_a_tampered_artifact_is_refused(
-    python: str, agent_path: dict[str, str], artifact: Artifact, graph: Artifact, tmp_path: Path
+    device_python: process.Python, artifact: Artifact, graph: Artifact, tmp_path: Path
 ):
     shutil.copytree(artifact.folder, tmp_path / "changed")
     with (tmp_path / "changed" / artifact.entry).open("ab") as stream:
@@ -155,7 +156,7 @@ def test_a_tampered_artifact_is_refused(
     reference = str(graph.folder / fidelity.REFERENCE)
     job = {"op": "verify", "artifact": str(tmp_path / "changed"), "reference": reference}
     with pytest.raises(DataError, match="altered since it was exported"):
-        list(process.run("effbench.device.agent", job, time_limit_s=120, python=(python,), env=agent_path))
+        list(process.run("effbench.device.agent", job, time_limit_s=120, python=device_python))
 
 
 def test_types_are_checked_for_the_oldest_supported_python():

@@ -13,7 +13,7 @@ from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 
 from effbench.errors import DataError
-from effbench.profiles.accuracy import evaluate, predictions, score_output
+from effbench.profiles.accuracy import EvaluationSettings, Images, evaluate, predictions, score_output
 from effbench.schema import Predictions, TensorSpec
 
 SPEC = TensorSpec("image", "float32", (1, 1, 2, 2))
@@ -70,7 +70,9 @@ def load(index: int) -> Any:
 def run(session: Any, indices: list[int], batch: int = 1, load: Any = load, clock: Any = None) -> list[Predictions]:
     extra = {} if clock is None else {"clock": clock}
     labels = [index % 5 for index in indices]
-    portions = evaluate(session, load, indices, labels, spec=SPEC, output="scores", batch=batch, workers=3, **extra)
+    portions = evaluate(
+        session, Images(load, indices, labels), EvaluationSettings(SPEC, "scores", batch, workers=3), **extra
+    )
     return [portion for portion, _ in portions]
 
 
@@ -100,9 +102,8 @@ def test_an_unreadable_image_ends_the_evaluation_and_earlier_portions_stay():
 
     def go() -> None:
         indices, clock = range(9), lambda: next(ticks)
-        portions = evaluate(
-            Session(), broken, indices, [0] * 9, spec=SPEC, output="scores", batch=1, workers=2, clock=clock
-        )
+        images = Images(broken, indices, [0] * 9)
+        portions = evaluate(Session(), images, EvaluationSettings(SPEC, "scores", batch=1, workers=2), clock=clock)
         for portion, _ in portions:
             evaluated.extend(portion.images)
 

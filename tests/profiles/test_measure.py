@@ -118,7 +118,7 @@ def test_the_garbage_collector_is_off_during_timing_and_on_again_after():
         states.add(gc.isenabled())
         return feeds
 
-    measure.measure_round(session, A, min_samples=5, min_seconds=0, max_seconds=1)
+    measure.measure_round(session, A, measure.RoundPlan(5, 0, 1))
     assert states == {False}
     assert gc.isenabled()
 
@@ -131,9 +131,7 @@ def test_the_garbage_collector_is_on_again_if_the_session_fails():
 
 def test_a_clock_that_stands_still_is_an_error():
     with pytest.raises(MeasurementError, match="stood still"):
-        measure.measure_round(
-            lambda feeds: feeds, A, min_seconds=0, max_seconds=0, max_warmup_seconds=0, clock=lambda: 5
-        )
+        measure.measure_round(lambda feeds: feeds, A, measure.RoundPlan(20, 0, 0, 0), clock=lambda: 5)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +143,7 @@ def test_impossible_bounds_are_refused(bounds):
 
 
 def test_other_load_is_observed():
-    round_ = measure.measure_round(lambda feeds: sum(range(20000)), A, min_samples=20, min_seconds=0.1)
+    round_ = measure.measure_round(lambda feeds: sum(range(20000)), A, measure.RoundPlan(20, 0.1))
     assert round_.observed["wall_s"] >= 0.1
     assert 0 < round_.observed["cpu_ratio"] < 1.2
     assert round_.peak_rss_bytes > 1 << 20
@@ -218,7 +216,7 @@ def test_an_early_return_is_flagged(session):
 
 
 def test_a_round_with_an_early_return_is_graded_d():
-    round_ = measure.measure_round(late_thread, A, contrast=B, min_samples=20, min_seconds=0.01)
+    round_ = measure.measure_round(late_thread, A, measure.RoundPlan(20, 0.01), contrast=B)
     letter, reasons = trust.grade(Samples((round_,)))
     assert letter == "D"
     assert reasons[0].startswith("early return")
@@ -312,7 +310,7 @@ def test_real_runtimes_are_not_flagged(open_session, tmp_path):
     session = open_session(str(projection(tmp_path)))
     feeds = {"x": np.random.default_rng(1).standard_normal((1024, 256)).astype(np.float32)}
     contrast = {"x": -feeds["x"]}
-    round_ = measure.measure_round(session, feeds, contrast=contrast, min_samples=20, min_seconds=0.1)
+    round_ = measure.measure_round(session, feeds, measure.RoundPlan(20, 0.1), contrast=contrast)
     assert round_.flags == ()
     for _ in range(10):
         assert measure.check_promise(session, feeds, contrast, settle_seconds=0.002) == ()

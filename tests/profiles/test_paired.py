@@ -15,15 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from effbench.errors import DataError, MeasurementError
+from effbench.errors import DataError
 from effbench.profiles.paired import (
+    PairBounds,
     PairedRound,
-    Turns,
     foreign_wait,
-    join_turns,
     log_ratios,
     measure_pairs,
-    measure_turns,
     net_times,
     wait_until_idle,
 )
@@ -53,7 +51,12 @@ class Script:
 
 def scripted(script: Script, seed: int = 0, seconds: float = 0.1) -> PairedRound:
     return measure_pairs(
-        script.sessions, (FEEDS, FEEDS), seconds=seconds, order=random.Random(seed), clock=script.clock, waits=lambda: 0
+        script.sessions,
+        (FEEDS, FEEDS),
+        PairBounds(seconds),
+        random.Random(seed),
+        clock=script.clock,
+        waits=lambda: 0,
     )
 
 
@@ -169,53 +172,3 @@ def test_wait_until_idle_waits_for_busy_threads():
     wait_until_idle(limit_s=1.0)
     assert time.perf_counter() >= stop - 0.005
     thread.join()
-
-
-def both(folder: Path, run_b) -> list[BaseException | tuple]:
-    """Run two sides that take turns, each in a thread, and return the result or exception of each."""
-    pipes = [folder / "a", folder / "b"]
-    for pipe in pipes:
-        os.mkfifo(pipe)
-    results: list[BaseException | tuple] = [(), ()]
-
-    def serve(side: int) -> None:
-        turns = Turns(pipes[side], pipes[1 - side], side)
-        session = (lambda feeds: time.sleep(0.001) or {}) if side == 0 else run_b
-        try:
-            results[side] = measure_turns(session, FEEDS, side, turns, seed=3, seconds=0.02, min_pairs=12)
-        except (RuntimeError, MeasurementError) as error:
-            results[side] = error
-        finally:
-            turns.close()
-
-    threads = [threading.Thread(target=serve, args=(side,)) for side in (0, 1)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=20)
-        assert not thread.is_alive()
-    return results
-
-
-def test_two_workers_take_turns(tmp_path: Path):
-    halves = both(tmp_path, lambda feeds: time.sleep(0.002) or {})
-    keys = ("wall_ns", "wait_ns", "b_first")
-    a, b = (dict(zip(keys, half, strict=True)) for half in halves)
-    item = join_turns(a, b)
-    assert 12 <= len(item.a_ns)
-    assert 0.2 < log_ratios(item).typical < 1.2
-    with pytest.raises(DataError, match="orders"):
-        join_turns(a, {**b, "b_first": [not first for first in b["b_first"]]})
-
-
-def test_a_worker_whose_partner_ends_gets_an_error(tmp_path: Path):
-    calls = iter(range(100))
-
-    def fails(feeds):
-        if next(calls) == 6:
-            raise RuntimeError("gone")
-        return {}
-
-    first, second = both(tmp_path, fails)
-    assert isinstance(second, RuntimeError)
-    assert isinstance(first, MeasurementError)

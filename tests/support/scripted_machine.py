@@ -30,9 +30,10 @@ class Machine:
         self.now += int(next(self.latencies))
         return {"y": feeds["x"] * 2}
 
-    def round(self, **options):
+    def round(self, contrast=None, **options):
         bounds = {"min_samples": 50, "min_seconds": 3.0, "max_seconds": 60.0, **options}
-        return measure.measure_round(self, A, clock=self.clock, sleep=self.sleep, **bounds)
+        plan = measure.RoundPlan(**bounds)
+        return measure.measure_round(self, A, plan, contrast=contrast, clock=self.clock, sleep=self.sleep)
 
 
 def cycle(*latencies_ms):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -105,6 +107,29 @@ class Command(click.Command):
 def _repeatable(option: click.Option) -> bool:
     only_sets = option.is_flag and not option.secondary_opts
     return option.multiple or option.count or only_sets
+
+
+def grouped(record: Callable[..., Any], name: str = "options") -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return the decorator that passes the options named like a record's fields to a command as that record.
+
+    Args:
+        record: A dataclass.
+        name: The command's parameter that takes it.
+    """
+    fields = inspect.signature(record).parameters
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        @wraps(function)
+        def call(**values: Any) -> None:
+            function(**{name: record(**{field: values.pop(field) for field in fields})}, **values)
+
+        own = [item for item in inspect.signature(function).parameters.values() if item.name != name]
+        keywords = [*own, *fields.values()]
+        flat: Any = call
+        flat.__signature__ = inspect.Signature([item.replace(kind=item.KEYWORD_ONLY) for item in keywords])
+        return call
+
+    return decorate
 
 
 def command(name: str | None = None) -> Callable[[Callable[..., None]], Command]:

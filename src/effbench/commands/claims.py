@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import click
 
 from effbench.commands import _shared as shared
 from effbench.commands._types import FILE, MODEL
+
+
+@dataclass(frozen=True)
+class ClaimsOptions:
+    """The options that both claims and --scaling take."""
+
+    names: Sequence[str]
+    targets: Sequence[str]
+    threads: int
+    passes: int | None
+    minutes: float | None
+    out: str | None
 
 
 @shared.command()
@@ -22,18 +35,8 @@ from effbench.commands._types import FILE, MODEL
 @click.option("--page", type=FILE, metavar="FILE", help="Write the claims as Markdown here (default: below --out).")
 @shared.out
 @shared.json
-def claims(
-    names: Sequence[str],
-    is_scaling: bool,
-    resolutions: str | None,
-    targets: Sequence[str],
-    threads: int,
-    passes: int | None,
-    minutes: float | None,
-    page: str | None,
-    out: str | None,
-    as_json: bool,
-) -> None:
+@shared.grouped(ClaimsOptions)
+def claims(is_scaling: bool, resolutions: str | None, page: str | None, as_json: bool, options: ClaimsOptions) -> None:
     """Test the claims of papers on this machine.
 
     With --scaling, it measures how the latency and memory of NAMES grow with resolution.
@@ -43,36 +46,27 @@ def claims(
     if is_scaling:
         if page is not None:
             raise UsageError("--page is for claims; --scaling draws below the output folder.")
-        _scaling(names, resolutions, targets, threads, passes, minutes, out, as_json)
+        _scaling(options, resolutions, as_json)
     elif resolutions is not None:
         raise UsageError("--res belongs to --scaling; a claim has its own sizes.")
     else:
-        _claims(names, targets, threads, passes, minutes, page, out, as_json)
+        _claims(options, page, as_json)
 
 
-def _claims(
-    names: Sequence[str],
-    targets: Sequence[str],
-    threads: int,
-    passes: int | None,
-    minutes: float | None,
-    page: str | None,
-    out: str | None,
-    as_json: bool,
-) -> None:
+def _claims(options: ClaimsOptions, page: str | None, as_json: bool) -> None:
     from effbench.api.claims.request import ClaimsRequest
     from effbench.api.claims.run import claims as run
     from effbench.reports.claims import terminal
 
     with shared.Progress() as notify:
         result = run(
-            names=names,
-            targets=targets,
-            threads=threads,
-            passes=ClaimsRequest.passes if passes is None else passes,
-            minutes=minutes,
+            names=options.names,
+            targets=options.targets,
+            threads=options.threads,
+            passes=ClaimsRequest.passes if options.passes is None else options.passes,
+            minutes=options.minutes,
             page=page,
-            out=out,
+            out=options.out,
             notify=notify,
         )
     shared.show(
@@ -82,32 +76,23 @@ def _claims(
         sys.exit(130)
 
 
-def _scaling(
-    names: Sequence[str],
-    resolutions: str | None,
-    targets: Sequence[str],
-    threads: int,
-    passes: int | None,
-    minutes: float | None,
-    out: str | None,
-    as_json: bool,
-) -> None:
+def _scaling(options: ClaimsOptions, resolutions: str | None, as_json: bool) -> None:
     from effbench.api.claims.request import ScalingRequest
     from effbench.api.claims.scaling import scaling
     from effbench.errors import UsageError
     from effbench.reports.scaling import table
 
-    if not names:
+    if not options.names:
         raise UsageError("Name a mixer, block or model.", hint="effbench claims --scaling rgma softmax --res 128..1024")
     with shared.Progress() as notify:
         result = scaling(
-            names=names,
+            names=options.names,
             resolutions=resolutions or ScalingRequest.resolutions,
-            targets=targets or ScalingRequest.targets,
-            threads=threads,
-            passes=ScalingRequest.passes if passes is None else passes,
-            minutes=minutes,
-            out=out,
+            targets=options.targets or ScalingRequest.targets,
+            threads=options.threads,
+            passes=ScalingRequest.passes if options.passes is None else options.passes,
+            minutes=options.minutes,
+            out=options.out,
             notify=notify,
         )
     shared.show(as_json, result, lambda: "\n".join([table(result.series), *(f"wrote {path}" for path in result.files)]))

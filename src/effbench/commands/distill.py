@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -22,6 +22,7 @@ TYPES = {"int": int, "float": float, "str": str}
 
 def _recipe(function: Callable[..., None]) -> Callable[..., None]:
     """Give a command an option for each field of a `Recipe`."""
+    function = shared.grouped(Recipe, "recipe")(function)
     for field in reversed(dataclasses.fields(Recipe)):
         option = click.option(
             f"--{field.name.replace('_', '-')}",
@@ -72,7 +73,7 @@ def distill(
     threads: int | None,
     out: str | None,
     as_json: bool,
-    **recipe: Any,
+    recipe: Recipe,
 ) -> None:
     """Train STUDENT from labels, from frozen teachers, or both.
 
@@ -90,7 +91,7 @@ def distill(
             data=data,
             teachers=teachers,
             resolution=resolution,
-            recipe=Recipe(**recipe),  # the options of a recipe are its fields
+            recipe=recipe,
             validation=validation,
             classes=classes,
             weights=weights,

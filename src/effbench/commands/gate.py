@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,36 @@ if TYPE_CHECKING:
     from effbench.statistics.verdict import ComparisonReport
 
 FORMATS = ("markdown", "junit", "json", "github", "bencher", "action-benchmark")
+
+
+@dataclass(frozen=True)
+class PairOptions:
+    """The options that both commands take."""
+
+    resolutions: Sequence[InputShapes]
+    targets: Sequence[str]
+    threads: int | None
+    device: str | None
+    record: str | None
+    budget_s: float | None
+    floor_pct: float | None
+    margin_pct: float | None
+    fail_above_pct: float | None
+    inconclusive: str | None
+    base_python: str | None
+    workers: int | None
+    latency: bool
+    formats: Sequence[str]
+    out: str | None
+    as_json: bool
+
+    def rules(self, base: Rules | None = None) -> Rules | None:
+        """Return the base with the thresholds that the options set; None if there is neither."""
+        from effbench.statistics.sequential import Rules
+
+        names = ("floor_pct", "margin_pct", "fail_above_pct")
+        thresholds = {name: value for name in names if (value := getattr(self, name)) is not None}
+        return replace(base or Rules(), **thresholds) if thresholds else base
 
 
 def _options(command: Callable[..., None]) -> Callable[..., None]:
@@ -47,6 +78,7 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
         shared.out,
         shared.json,
     ]  # fmt: skip
+    command = shared.grouped(PairOptions)(command)
     for option in reversed(options):
         command = option(command)
     return command
@@ -56,26 +88,7 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
 @click.argument("a", type=MODEL_OR_ARTIFACT)
 @click.argument("b", type=MODEL_OR_ARTIFACT)
 @_options
-def compare(
-    a: str,
-    b: str,
-    resolutions: Sequence[InputShapes],
-    targets: Sequence[str],
-    threads: int | None,
-    device: str | None,
-    record: str | None,
-    budget_s: float | None,
-    floor_pct: float | None,
-    margin_pct: float | None,
-    fail_above_pct: float | None,
-    inconclusive: str | None,
-    base_python: str | None,
-    workers: int | None,
-    latency: bool,
-    formats: Sequence[str],
-    out: str | None,
-    as_json: bool,
-) -> None:
+def compare(a: str, b: str, options: PairOptions) -> None:
     """Measure A and B in the same run: is B slower?
 
     A and B are artifacts, .onnx files or models; --res and --target apply to models, which are exported first.
@@ -87,21 +100,21 @@ def compare(
         report = run(
             a=a,
             b=b,
-            resolutions=resolutions,
-            targets=targets,
-            threads=CompareRequest.threads if threads is None else threads,
-            device=device or CompareRequest.device,
-            budget_s=CompareRequest.budget_s if budget_s is None else budget_s,
-            rules=_rules(None, floor_pct, margin_pct, fail_above_pct),
-            workers=workers,
-            base_python=base_python,
-            latency=latency,
-            inconclusive=inconclusive or CompareRequest.inconclusive,
-            record=record,
-            out=out,
+            resolutions=options.resolutions,
+            targets=options.targets,
+            threads=CompareRequest.threads if options.threads is None else options.threads,
+            device=options.device or CompareRequest.device,
+            budget_s=CompareRequest.budget_s if options.budget_s is None else options.budget_s,
+            rules=options.rules(),
+            workers=options.workers,
+            base_python=options.base_python,
+            latency=options.latency,
+            inconclusive=options.inconclusive or CompareRequest.inconclusive,
+            record=options.record,
+            out=options.out,
             notify=notify,
         )
-    _finish(report, formats, out, as_json)
+    _finish(report, options)
 
 
 @shared.command()
@@ -135,23 +148,8 @@ def gate(
     path: Sequence[str],
     measures_noise: bool,
     minutes: float,
-    resolutions: Sequence[InputShapes],
-    targets: Sequence[str],
-    threads: int | None,
     batch: int | None,
-    device: str | None,
-    record: str | None,
-    budget_s: float | None,
-    floor_pct: float | None,
-    margin_pct: float | None,
-    fail_above_pct: float | None,
-    inconclusive: str | None,
-    base_python: str | None,
-    workers: int | None,
-    latency: bool,
-    formats: Sequence[str],
-    out: str | None,
-    as_json: bool,
+    options: PairOptions,
 ) -> None:
     """Compare the working tree with a base, and check budgets.
 
@@ -163,102 +161,72 @@ def gate(
     from effbench.api.compare.run_gate import gate as run
 
     if measures_noise:
-        rules = _rules(None, floor_pct, margin_pct, fail_above_pct)
-        _measure_noise(models, resolutions, targets, threads, device, budget_s, minutes, rules, out, as_json)
+        _measure_noise(models, minutes, options)
         return
     with shared.Progress() as notify:
         report = run(
             models=models,
             base=base,
             baseline=baseline,
-            resolutions=resolutions,
-            targets=targets,
+            resolutions=options.resolutions,
+            targets=options.targets,
             precisions=precisions,
-            threads=threads,
+            threads=options.threads,
             batch=batch,
-            device=device,
-            budget_s=budget_s,
-            rules=_rules(rules_of(read_suite(Path())), floor_pct, margin_pct, fail_above_pct),
-            workers=workers,
-            base_python=base_python,
-            latency=latency,
-            inconclusive=inconclusive,
+            device=options.device,
+            budget_s=options.budget_s,
+            rules=options.rules(rules_of(read_suite(Path()))),
+            workers=options.workers,
+            base_python=options.base_python,
+            latency=options.latency,
+            inconclusive=options.inconclusive,
             weights=weights,
             seed=seed,
             images=images,
             allow_fallback=allow_fallback,
             path=path,
-            record=record,
-            out=out,
+            record=options.record,
+            out=options.out,
             notify=notify,
         )
-    _finish(report, formats, out, as_json)
+    _finish(report, options)
 
 
-def _rules(
-    base: Rules | None, floor_pct: float | None, margin_pct: float | None, fail_above_pct: float | None
-) -> Rules | None:
-    """Return the base with the thresholds that the options set; None if there is neither."""
-    from effbench.statistics.sequential import Rules
-
-    if (floor_pct, margin_pct, fail_above_pct) == (None, None, None):
-        return base
-    rules = base or Rules()
-    return Rules(
-        floor_pct=rules.floor_pct if floor_pct is None else floor_pct,
-        margin_pct=rules.margin_pct if margin_pct is None else margin_pct,
-        fail_above_pct=rules.fail_above_pct if fail_above_pct is None else fail_above_pct,
-        false_alarms=rules.false_alarms,
-        tail_share=rules.tail_share,
-    )
-
-
-def _finish(report: ComparisonReport, formats: Sequence[str], out: str | None, as_json: bool) -> None:
+def _finish(report: ComparisonReport, options: PairOptions) -> None:
     """Write and print a report, and end with its exit code."""
     from effbench.reports import gate as reports
     from effbench.store import home
 
-    files = reports.write(report, list(formats), home(out))
-    click.echo((reports.as_json(report) if as_json else reports.terminal(report)).rstrip())
+    files = reports.write(report, list(options.formats), home(options.out))
+    click.echo((reports.as_json(report) if options.as_json else reports.terminal(report)).rstrip())
     for path in files:
-        click.echo(f"wrote {path}", err=as_json)
+        click.echo(f"wrote {path}", err=options.as_json)
     sys.exit(130 if report.interrupted else report.exit_code())
 
 
-def _measure_noise(
-    models: Sequence[str],
-    resolutions: Sequence[InputShapes],
-    targets: Sequence[str],
-    threads: int | None,
-    device: str | None,
-    budget_s: float | None,
-    minutes: float,
-    rules: Rules | None,
-    out: str | None,
-    as_json: bool,
-) -> None:
+def _measure_noise(models: Sequence[str], minutes: float, options: PairOptions) -> None:
     from effbench.api.compare.request import NoiseRequest
     from effbench.api.compare.run_noise import measure_machine_noise
     from effbench.commands.text.noise import text
     from effbench.errors import UsageError
 
-    for name, values in (("model", models), ("resolution", resolutions), ("target", targets)):
+    for name, values in (("model", models), ("resolution", options.resolutions), ("target", options.targets)):
         if len(values) > 1:
             raise UsageError(f"--measure-noise runs one {name}, not {', '.join(map(str, values))}.")
     with shared.Progress() as notify:
         noise = measure_machine_noise(
             model=models[0] if models else NoiseRequest.model,
-            resolution=resolutions[0] if resolutions else NoiseRequest.resolution,
-            target=targets[0] if targets else NoiseRequest.target,
-            threads=NoiseRequest.threads if threads is None else threads,
-            device=device or NoiseRequest.device,
-            budget_s=NoiseRequest.budget_s if budget_s is None else budget_s,
+            resolution=options.resolutions[0] if options.resolutions else NoiseRequest.resolution,
+            target=options.targets[0] if options.targets else NoiseRequest.target,
+            threads=NoiseRequest.threads if options.threads is None else options.threads,
+            device=options.device or NoiseRequest.device,
+            budget_s=NoiseRequest.budget_s if options.budget_s is None else options.budget_s,
             minutes=minutes,
-            rules=rules,
-            out=out,
+            rules=options.rules(),
+            out=options.out,
             notify=notify,
         )
-    shared.show(as_json, noise, lambda: text(noise))
+    shared.show(options.as_json, noise, lambda: text(noise))
 
 
 COMMANDS = (compare, gate)

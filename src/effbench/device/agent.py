@@ -93,7 +93,7 @@ def measure(job: dict[str, Any], emit: Any) -> None:
     """Measure one round in this fresh process; emit the round, and the state of the machine before and after."""
     from effbench.codec import to_json
     from effbench.profiles import environment
-    from effbench.profiles.measure import measure_round
+    from effbench.profiles.measure import RoundPlan, measure_round
     from effbench.profiles.power import meter
     from effbench.profiles.protocol import Protocol, cool_down
 
@@ -119,15 +119,11 @@ def measure(job: dict[str, Any], emit: Any) -> None:
         measured = measure_round(
             session,
             feeds,
-            min_samples=int(job["min_samples"]),
-            min_seconds=seconds,
-            max_seconds=max(seconds, SLOW_MODEL_S),
-            load_ms=load_ms,
+            RoundPlan(int(job["min_samples"]), seconds, max(seconds, SLOW_MODEL_S), protocol=protocol),
             contrast=contrast if job.get("check_promise") else None,
-            protocol=protocol,
             meter=power,
         )
-    measured = replace(measured, observed={**measured.observed, **cooled})
+    measured = replace(measured, load_ms=load_ms, observed={**measured.observed, **cooled})
     after = environment.observe(job.get("packages", ()))
     # Samples use a monotonic clock; a step of the wall clock is recorded nevertheless.
     step = {"wall_clock_step_s": round(time.time() - time.perf_counter() - clocks, 3)}
@@ -184,9 +180,8 @@ def evaluate(job: dict[str, Any], emit: Any) -> None:
 
         labels = [-1 if label is None else label for label in map(label_of, indices)]
         emit({"event": "stage", "stage": "evaluate"})
-        portions = accuracy.evaluate(
-            session, load, indices, labels, spec=spec, output=output, batch=batch, workers=workers
-        )
+        images = accuracy.Images(load, indices, labels)
+        portions = accuracy.evaluate(session, images, accuracy.EvaluationSettings(spec, output, batch, workers))
         for portion, seconds in portions:
             emit({"event": "predictions", "task": task["name"], "predictions": plain(portion), "seconds": seconds})
     emit({"event": "result", "compute_precision": session.compute_precision, "simulated": session.simulated})

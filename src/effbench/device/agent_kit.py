@@ -76,8 +76,9 @@ def _folders(folder: Path, item: Mapping[str, Any]) -> dict[str, str]:
 def _answer(job: Mapping[str, Any], item: Mapping[str, Any], limit_s: float) -> dict[str, Any]:
     start = time.monotonic()
     line: dict[str, Any] = {"artifact": item["name"], "digest": item["digest"], "op": job["op"]}
+    python = process.Python(env={"PYTHONPATH": sys.path[0]})
     try:
-        (line["answer"],) = process.run(AGENT, job, time_limit_s=limit_s, env={"PYTHONPATH": sys.path[0]})
+        (line["answer"],) = process.run(AGENT, job, time_limit_s=limit_s, python=python)
     except EffbenchError as error:
         line["error"] = error.message
     return {**line, "seconds": round(time.monotonic() - start, 3)}

@@ -1,7 +1,7 @@
 """The agent for `compare` and `gate`: one round of two artifacts against each other.
 
 ``python -m effbench.device.agent_pair`` serves two jobs: ``pair`` loads both artifacts in this process, ``turn`` loads
-one of them and takes turns with another worker (`effbench.profiles.paired`).
+one of them and takes turns with another worker (`effbench.profiles.turns`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def pair(job: dict[str, Any], emit: Any) -> None:
     """Load both artifacts in random order, warm up both, and time them in pairs; emit the round."""
     from effbench.codec import plain
     from effbench.profiles import environment
-    from effbench.profiles.paired import measure_pairs
+    from effbench.profiles.paired import PairBounds, measure_pairs
 
     order = random.Random(job["seed"])
     sides = [0, 1] if order.random() < 0.5 else [1, 0]
@@ -58,9 +58,8 @@ def pair(job: dict[str, Any], emit: Any) -> None:
     measured = measure_pairs(
         (opened[0], opened[1]),
         (feeds[0], feeds[1]),
-        seconds=float(job["seconds"]),
-        order=order,
-        min_pairs=int(job["min_pairs"]),
+        PairBounds(float(job["seconds"]), int(job["min_pairs"])),
+        order,
         settle=int(job.get("threads", 1)) > 1,
     )
     observed = environment.changes(before, environment.counters())
@@ -73,7 +72,8 @@ def pair(job: dict[str, Any], emit: Any) -> None:
 def turn(job: dict[str, Any], emit: Any) -> None:
     """Load one artifact, warm it up, and time it in turns with the other side's worker; emit this side's half."""
     from effbench.profiles import environment
-    from effbench.profiles.paired import Turns, measure_turns
+    from effbench.profiles.paired import PairBounds
+    from effbench.profiles.turns import Turns, measure_turns
 
     side = int(job["side"])
     emit({"event": "stage", "stage": f"load {'AB'[side]}"})
@@ -84,15 +84,8 @@ def turn(job: dict[str, Any], emit: Any) -> None:
     turns = Turns(Path(job["pipes"][side]), Path(job["pipes"][1 - side]), side)
     before = environment.counters()
     try:
-        wall, wait, b_first = measure_turns(
-            session,
-            feeds,
-            side,
-            turns,
-            seed=int(job["seed"]),
-            seconds=float(job["seconds"]),
-            min_pairs=int(job["min_pairs"]),
-        )
+        bounds = PairBounds(float(job["seconds"]), int(job["min_pairs"]))
+        wall, wait, b_first = measure_turns(session, feeds, turns, bounds, int(job["seed"]))
     finally:
         turns.close()
     observed = environment.changes(before, environment.counters())

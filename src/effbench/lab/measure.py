@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,8 @@ def measure(
     rounds = rounds_of(address, run)
     missing = sorted({round_name(index) for index in range(int(protocol["rounds"]))} - rounds.keys())
     if missing:
-        _measure_rounds(exported, cell_job.batch, device, protocol, rounds, run, missing, out)
+        plan = _Plan(exported, cell_job.batch, device, protocol, out)
+        _measure_rounds(plan, rounds, run, missing)
     return {"run": run, "digest": exported.digest, "rounds": len(rounds.keys()), "cell": to_json(exported)}
 
 
@@ -82,31 +83,33 @@ def round_name(index: int) -> str:
     return f"{index:04d}"
 
 
-def _measure_rounds(
-    exported: Cell,
-    batch: int,
-    device: str,
-    protocol: Mapping[str, Any],
-    rounds: Results,
-    run: str,
-    missing: list[str],
-    out: Any,
-) -> None:
+@dataclass(frozen=True)
+class _Plan:
+    """What to measure, where and how; the fields are the arguments of `measure`."""
+
+    exported: Cell
+    batch: int
+    device: str
+    protocol: Mapping[str, Any]
+    out: str | None
+
+
+def _measure_rounds(plan: _Plan, rounds: Results, run: str, missing: list[str]) -> None:
     names = iter(missing)
 
     def keep(measurement: Measurement) -> None:
         rounds.add(next(names), to_json(replace(measurement, run=run)))
 
     result = profile(
-        [str(Path(exported.artifact))],
-        device=device,
-        threads=protocol["threads"],
-        batch=batch,
+        [str(Path(plan.exported.artifact))],
+        device=plan.device,
+        threads=plan.protocol["threads"],
+        batch=plan.batch,
         rounds=len(missing),
-        budget_s=float(protocol["budget_s"]) * len(missing) / int(protocol["rounds"]),
-        rate_hz=protocol["rate_hz"],
+        budget_s=float(plan.protocol["budget_s"]) * len(missing) / int(plan.protocol["rounds"]),
+        rate_hz=plan.protocol["rate_hz"],
         keep=keep,
-        out=out,
+        out=plan.out,
     )
     if result.cells:
         raise _error(result.cells[0])

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -40,16 +41,43 @@ def score_output(outputs: Sequence[TensorSpec], model: str) -> TensorSpec:
     return output
 
 
+@dataclass(frozen=True)
+class Images:
+    """The images to evaluate.
+
+    Attributes:
+        load: Returns the input tensor of an image by its index in the data set, shape (C, H, W), in the input's type.
+        indices: Indices into the data set, in order.
+        labels: Their labels; -1 if an image has none.
+    """
+
+    load: Load
+    indices: Sequence[int]
+    labels: Sequence[int]
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How a session is fed, and where its scores are.
+
+    Attributes:
+        spec: The session's image input.
+        output: The name of the output that holds the scores (`score_output`).
+        batch: Images per inference; the last batch is padded and the padding dropped.
+        workers: Threads that decode.
+    """
+
+    spec: TensorSpec
+    output: str
+    batch: int
+    workers: int
+
+
 def evaluate(
     run: Run,
-    load: Load,
-    indices: Sequence[int],
-    labels: Sequence[int],
+    images: Images,
+    settings: EvaluationSettings,
     *,
-    spec: TensorSpec,
-    output: str,
-    batch: int,
-    workers: int,
     portion_s: float = PORTION_S,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[tuple[Predictions, float]]:
@@ -57,13 +85,8 @@ def evaluate(
 
     Args:
         run: The session.
-        load: Returns the input tensor of an image by its index in the data set, shape (C, H, W), in the input's type.
-        indices: The images to evaluate, in order.
-        labels: Their labels; -1 if an image has none.
-        spec: The session's image input.
-        output: The name of the output that holds the scores (`score_output`).
-        batch: Images per inference; the last batch is padded and the padding dropped.
-        workers: Threads that decode.
+        images: What to run it over.
+        settings: How to feed it.
         portion_s: Seconds between yields.
         clock: Returns seconds.
 
@@ -71,13 +94,15 @@ def evaluate(
         DataError: An image cannot be read; predictions yielded before stay valid.
     """
     start, first, scores = clock(), 0, list[Array]()
-    with closing(_decode_ahead(load, indices, workers, window=2 * (batch + workers))) as tensors:
+    batch, indices, labels = settings.batch, images.indices, images.labels
+    with closing(_decode_ahead(images, settings)) as tensors:
         for position in range(0, len(indices), batch):
-            images = list(itertools.islice(tensors, batch))
-            end = position + len(images)
-            images += [images[-1]] * (batch - len(images))
-            feed = images[0][None] if batch == 1 else np.stack(images)
-            scores.append(_scores(run({spec.name: feed}), output)[: end - position])
+            stack = list(itertools.islice(tensors, batch))
+            end = position + len(stack)
+            stack += [stack[-1]] * (batch - len(stack))
+            feed = stack[0][None] if batch == 1 else np.stack(stack)
+            outputs = run({settings.spec.name: feed})
+            scores.append(_scores(outputs, settings.output)[: end - position])
             now = clock()
             if now - start >= portion_s or end == len(indices):
                 joined = scores[0] if len(scores) == 1 else np.concatenate(scores)
@@ -85,15 +110,16 @@ def evaluate(
                 start, first, scores = clock(), end, []
 
 
-def _decode_ahead(load: Load, indices: Sequence[int], workers: int, window: int) -> Generator[Array, None, None]:
-    """Yield input tensors in order, decoded by threads that are at most ``window`` tensors ahead."""
-    ahead = iter(indices)
+def _decode_ahead(images: Images, settings: EvaluationSettings) -> Generator[Array, None, None]:
+    """Yield input tensors in order, decoded by threads that are at most ``2 * (batch + workers)`` tensors ahead."""
+    window = 2 * (settings.batch + settings.workers)
+    ahead = iter(images.indices)
     waiting: deque[Future[Array]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(settings.workers) as pool:
         try:
-            for _ in indices:
+            for _ in images.indices:
                 while len(waiting) < window and (index := next(ahead, None)) is not None:
-                    waiting.append(pool.submit(load, index))
+                    waiting.append(pool.submit(images.load, index))
                 yield waiting.popleft().result()
         finally:
             for future in waiting:

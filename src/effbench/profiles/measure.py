@@ -20,7 +20,7 @@ import numpy.typing as npt
 from effbench.errors import MeasurementError, UsageError
 from effbench.profiles import environment
 from effbench.profiles.power import Meter
-from effbench.profiles.protocol import Between, Protocol
+from effbench.profiles.protocol import BACK_TO_BACK, Between, Protocol
 from effbench.schema import Round
 
 Array = npt.NDArray[Any]
@@ -56,17 +56,47 @@ class Warmup:
     stationary: bool
 
 
+@dataclass(frozen=True)
+class RoundPlan:
+    """The length of a round and its pace.
+
+    Attributes:
+        min_samples: N, the fewest samples of the timed phase, unless ``max_seconds`` ends it.
+        min_seconds: T, the shortest duration of the timed phase.
+        max_seconds: Ends the timed phase; it always holds at least one sample.
+        max_warmup_seconds: Ends warm-up; None means ``max(min_seconds, 1)``.
+        protocol: Decides when the next inference begins; back to back by default.
+
+    Raises:
+        UsageError: No round can meet the bounds.
+    """
+
+    min_samples: int = 20
+    min_seconds: float = 0.5
+    max_seconds: float = 10.0
+    max_warmup_seconds: float | None = None
+    protocol: Protocol = BACK_TO_BACK
+
+    def __post_init__(self) -> None:
+        if self.min_samples < 1 or not 0 <= self.min_seconds <= self.max_seconds:
+            bounds = f"{self.min_samples} samples and {self.min_seconds} to {self.max_seconds} s"
+            raise UsageError(f"A round of {bounds} cannot be measured.")
+
+    @property
+    def warmup_s(self) -> float:
+        """The time after which warm-up ends, in seconds."""
+        return max(self.min_seconds, 1.0) if self.max_warmup_seconds is None else self.max_warmup_seconds
+
+
+USUAL_PLAN = RoundPlan()
+
+
 def measure_round(
     session: Call,
     feeds: Feeds,
+    plan: RoundPlan = USUAL_PLAN,
     *,
-    min_samples: int = 20,
-    min_seconds: float = 0.5,
-    max_seconds: float = 10.0,
-    max_warmup_seconds: float | None = None,
-    load_ms: float = 0.0,
     contrast: Feeds | None = None,
-    protocol: Protocol | None = None,
     meter: Meter | None = None,
     clock: Clock = time.perf_counter_ns,
     sleep: Sleep = time.sleep,
@@ -76,30 +106,24 @@ def measure_round(
     Args:
         session: Returns only when its outputs are readable.
         feeds: The inputs of every timed inference.
-        min_samples: N, the fewest samples of the timed phase, unless ``max_seconds`` ends it.
-        min_seconds: T, the shortest duration of the timed phase.
-        max_seconds: Ends the timed phase; it always holds at least one sample.
-        max_warmup_seconds: Ends warm-up; by default ``max(min_seconds, 1)``.
-        load_ms: How long the caller took to load the session; recorded unchanged.
+        plan: The length of the round and its pace.
         contrast: Inputs that differ from ``feeds``; if set, `check_promise` follows the timed phase.
-        protocol: Decides when the next inference begins; back to back by default.
         meter: Integrates the power over the timed phase; None without power sensors.
         clock: Monotonic, in nanoseconds.
         sleep: Takes seconds.
 
+    Returns:
+        The round. Its ``load_ms`` is zero; the caller, who loaded the session, fills it in.
+
     Raises:
-        UsageError: No round can meet the bounds.
         MeasurementError: The clock did not advance during an inference.
     """
-    if min_samples < 1 or not 0 <= min_seconds <= max_seconds:
-        raise UsageError(f"A round of {min_samples} samples and {min_seconds} to {max_seconds} s cannot be measured.")
-    warmup_s = max(min_seconds, 1.0) if max_warmup_seconds is None else max_warmup_seconds
-    between = (protocol or Protocol()).between(clock, sleep)
+    between = plan.protocol.between(clock, sleep)
     with no_collection():
         first_ns = time_one(session, feeds, clock)
-        warmup = warm_up(session, feeds, warmup_s, clock, between)
+        warmup = warm_up(session, feeds, plan.warmup_s, clock, between)
         before, begin = environment.counters(), clock()
-        samples = sample(session, feeds, min_samples, min_seconds, max_seconds, clock, between)
+        samples = sample(session, feeds, plan, clock, between)
         end, observed = clock(), environment.changes(before, environment.counters())
     observed |= meter.energy_j(begin, end) if meter else {}
     trace = between.trace.as_record() if between and between.trace else {}
@@ -110,7 +134,7 @@ def measure_round(
     # After the timed phase: the check sleeps, which would undo the warm-up.
     flags = () if contrast is None else check_promise(session, feeds, contrast, clock=clock, sleep=sleep)
     settled = (warmup.inferences, warmup.stationary)
-    return Round(tuple(samples), *settled, load_ms, first_ns / 1e6, peak, observed, flags, trace)
+    return Round(tuple(samples), *settled, 0.0, first_ns / 1e6, peak, observed, flags, trace)
 
 
 def time_one(session: Call, feeds: Feeds, clock: Clock = time.perf_counter_ns) -> int:
@@ -166,9 +190,7 @@ def is_stationary(samples: Sequence[int]) -> bool:
 def sample(
     session: Call,
     feeds: Feeds,
-    min_samples: int,
-    min_seconds: float,
-    max_seconds: float,
+    plan: RoundPlan,
     clock: Clock,
     between: Between | None = None,
 ) -> list[int]:
@@ -179,7 +201,8 @@ def sample(
     samples: list[int] = []
     append = samples.append
     begin = clock()
-    enough, over = begin + int(min_seconds * _SECOND_NS), begin + int(max_seconds * _SECOND_NS)
+    enough, over = begin + int(plan.min_seconds * _SECOND_NS), begin + int(plan.max_seconds * _SECOND_NS)
+    min_samples = plan.min_samples
     if between is not None:
         between.restart()
     while True:

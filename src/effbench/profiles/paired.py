@@ -9,20 +9,18 @@ Numpy and the standard library only: this runs on devices.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from effbench.errors import DataError, MeasurementError
+from effbench.errors import DataError
 from effbench.profiles.measure import Call, Clock, Feeds, no_collection
 
 Floats = npt.NDArray[np.float64]
@@ -115,14 +113,31 @@ def _log_ratio(a: Floats, b: Floats, p: float) -> float:
     return math.log(float(np.quantile(b, p)) / float(np.quantile(a, p)))
 
 
+@dataclass(frozen=True)
+class PairBounds:
+    """The length of a round's timed phase.
+
+    Attributes:
+        seconds: The shortest duration.
+        min_pairs: The fewest pairs, unless ``max_seconds`` ends it.
+        max_seconds: Ends it; it always holds at least one pair.
+    """
+
+    seconds: float
+    min_pairs: int = MIN_PAIRS
+    max_seconds: float = 30.0
+
+    def met(self, pairs: int, seconds: float) -> bool:
+        """Return whether this many pairs in this time are enough."""
+        return seconds >= self.max_seconds or (seconds >= self.seconds and pairs >= self.min_pairs)
+
+
 def measure_pairs(
     sessions: tuple[Call, Call],
     feeds: tuple[Sequence[Feeds], Sequence[Feeds]],
-    *,
-    seconds: float,
+    bounds: PairBounds,
     order: random.Random,
-    min_pairs: int = MIN_PAIRS,
-    max_seconds: float = 30.0,
+    *,
     settle: bool = False,
     clock: Clock = time.perf_counter_ns,
     waits: Waits | None = None,
@@ -132,10 +147,8 @@ def measure_pairs(
     Args:
         sessions: Side A and side B, loaded.
         feeds: Their inputs, used in turn; both members of a pair get inputs of the same index.
-        seconds: Shortest duration of the timed phase.
+        bounds: The length of the timed phase.
         order: Draws the order.
-        min_pairs: The fewest pairs of the timed phase.
-        max_seconds: Ends the timed phase; it always holds at least one pair.
         settle: Wait before each inference until idle threads of the other side have stopped spinning.
         clock: Monotonic, in nanoseconds.
         waits: Total nanoseconds this thread has waited for a core because of other processes; None picks
@@ -148,19 +161,18 @@ def measure_pairs(
     rows: list[tuple[tuple[int, int], tuple[int, int], bool]] = []
     with no_collection():
         for index in range(WARMUP_PAIRS):
-            for side in _drawn(order):
+            for side in draw_order(order):
                 sessions[side](feeds[side][index % len(feeds[side])])
         begin = clock()
         while True:
             sample: list[tuple[int, int]] = [(0, 0), (0, 0)]
-            sides = _drawn(order)
+            sides = draw_order(order)
             for side in sides:
                 if settle:
                     wait_until_idle()
-                sample[side] = _timed(sessions[side], feeds[side][len(rows) % len(feeds[side])], clock, waits)
+                sample[side] = time_with_wait(sessions[side], feeds[side][len(rows) % len(feeds[side])], clock, waits)
             rows.append((sample[0], sample[1], sides[0] == 1))
-            spent = (clock() - begin) / 1e9
-            if spent >= max_seconds or (spent >= seconds and len(rows) >= min_pairs):
+            if bounds.met(len(rows), (clock() - begin) / 1e9):
                 break
     return PairedRound(
         tuple(a[0] for a, _, _ in rows),
@@ -171,11 +183,13 @@ def measure_pairs(
     )
 
 
-def _drawn(order: random.Random) -> tuple[int, int]:
+def draw_order(order: random.Random) -> tuple[int, int]:
+    """Return which side of a pair runs first, and which second."""
     return (1, 0) if order.random() < 0.5 else (0, 1)
 
 
-def _timed(session: Call, feeds: Feeds, clock: Clock, waits: Waits) -> tuple[int, int]:
+def time_with_wait(session: Call, feeds: Feeds, clock: Clock, waits: Waits) -> tuple[int, int]:
+    """Return the wall time of one inference and the foreign waiting within it, in nanoseconds."""
     waited = waits()
     start = clock()
     session(feeds)
@@ -213,112 +227,3 @@ def wait_until_idle(limit_s: float = 0.05, step_s: float = 0.0005) -> None:
         time.sleep(step_s)
         if time.process_time() - before < 0.3 * step_s:
             return
-
-
-class Turns:
-    """The token of two workers that take turns: its holder runs, the other waits in a read.
-
-    Each worker reads from one named pipe and writes to another; both draw the same order from the same seed.
-    """
-
-    def __init__(self, own_pipe: Path, partner_pipe: Path, side: int) -> None:
-        # Side 0 opens its reading end first, side 1 its writing end: in the same order, both would wait.
-        if side == 0:
-            self._read = os.open(own_pipe, os.O_RDONLY)
-            self._write = os.open(partner_pipe, os.O_WRONLY)
-        else:
-            self._write = os.open(partner_pipe, os.O_WRONLY)
-            self._read = os.open(own_pipe, os.O_RDONLY)
-
-    def give(self, last: bool = False) -> None:
-        """Pass the token, and whether this was the last turn.
-
-        Raises:
-            MeasurementError: The other worker has ended.
-        """
-        try:
-            os.write(self._write, b"!" if last else b".")
-        except BrokenPipeError:
-            raise MeasurementError("The worker of the other side ended during a round.") from None
-
-    def take(self) -> bool:
-        """Wait for the token; return whether the other side marked the last turn.
-
-        Raises:
-            MeasurementError: The other worker has ended.
-        """
-        token = os.read(self._read, 1)
-        if not token:
-            raise MeasurementError("The worker of the other side ended during a round.")
-        return token == b"!"
-
-    def close(self) -> None:
-        """Close both pipes."""
-        for file in (self._read, self._write):
-            with contextlib.suppress(OSError):
-                os.close(file)
-
-
-def turns_order(seed: int) -> Iterator[tuple[int, int]]:
-    """Yield the order of the sides, pair by pair, without end; equal for both workers of a seed."""
-    order = random.Random(seed)
-    while True:
-        yield _drawn(order)
-
-
-def measure_turns(
-    session: Call,
-    feeds: Sequence[Feeds],
-    side: int,
-    turns: Turns,
-    *,
-    seed: int,
-    seconds: float,
-    min_pairs: int = MIN_PAIRS,
-    clock: Clock = time.perf_counter_ns,
-    waits: Waits | None = None,
-) -> tuple[list[int], list[int], list[bool]]:
-    """Time one side of a round whose other side is another process; side 0 decides when it ends.
-
-    Returns:
-        Wall nanoseconds, foreign waiting, and whether side 1 went first, pair by pair.
-    """
-    waits = waits or foreign_wait()
-    wall: list[int] = []
-    waited: list[int] = []
-    b_first: list[bool] = []
-    begin = clock()
-    with no_collection():
-        for index, sides in enumerate(turns_order(seed)):
-            timed = index - WARMUP_PAIRS
-            if timed == 0:
-                begin = clock()
-            # Only side 0 decides, before the pair, and the token carries it: clocks of two processes may differ.
-            last = side == 0 and timed + 1 >= min_pairs and (clock() - begin) / 1e9 >= seconds
-            if sides[0] != side:
-                last = turns.take() or last
-            took = _timed(session, feeds[index % len(feeds)], clock, waits)
-            if sides[0] == side:
-                turns.give(last)
-                last = turns.take() or last
-            else:
-                turns.give(last)
-            if timed >= 0:
-                wall.append(took[0])
-                waited.append(took[1])
-                b_first.append(sides[0] == 1)
-            if last:
-                return wall, waited, b_first
-    raise AssertionError("the order has no end")
-
-
-def join_turns(a: Mapping[str, Any], b: Mapping[str, Any]) -> PairedRound:
-    """Join the two halves of a round of two workers.
-
-    Raises:
-        DataError: The halves belong to different rounds.
-    """
-    if a["b_first"] != b["b_first"]:
-        raise DataError("The two workers of a round used different orders.")
-    walls = tuple(a["wall_ns"]), tuple(b["wall_ns"])
-    return PairedRound(*walls, tuple(a["wait_ns"]), tuple(b["wait_ns"]), tuple(a["b_first"]))

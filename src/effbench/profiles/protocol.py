@@ -67,6 +67,9 @@ class Protocol:
         return None if pace is None and trace is None else Between(pace, trace)
 
 
+BACK_TO_BACK = Protocol()
+
+
 class Pace:
     """Frames at a fixed rate: an inference begins with the next frame, and frames during an inference are missed.
 

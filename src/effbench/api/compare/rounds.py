@@ -21,7 +21,8 @@ from effbench import process
 from effbench.api.export.stage import Notify
 from effbench.api.remote import Remote, lost
 from effbench.errors import DataError, EffbenchError, MeasurementError, UsageError
-from effbench.profiles.paired import MIN_PAIRS, PairedRound, join_turns, log_ratios
+from effbench.profiles.paired import MIN_PAIRS, PairedRound, log_ratios
+from effbench.profiles.turns import join_turns
 from effbench.schema import Artifact
 from effbench.statistics import sequential
 from effbench.statistics.sequential import Rules
@@ -79,7 +80,8 @@ def run_round(a: Artifact, b: Artifact, settings: RoundSettings, seed: int) -> P
     job = job_of(a, b, settings, seed)
     if settings.workers == 2:
         return _two_workers(job, settings)
-    (answer,) = process.run(PAIR_AGENT, job, time_limit_s=ROUND_LIMIT_S, python=settings.python[0])
+    python = process.Python(settings.python[0])
+    (answer,) = process.run(PAIR_AGENT, job, time_limit_s=ROUND_LIMIT_S, python=python)
     return _paired(answer)
 
 
@@ -118,9 +120,10 @@ def _two_workers(job: dict[str, Any], settings: RoundSettings) -> PairedRound:
         def serve(side: int) -> dict[str, Any]:
             own_job = {**job, "side": side, "pipes": [str(pipe) for pipe in pipes]}
             try:
-                python = settings.python[side]
-                env = library_path(Path(folder) / f"lib{side}") if python != (sys.executable,) else None
-                (answer,) = process.run(PAIR_AGENT, own_job, time_limit_s=ROUND_LIMIT_S, python=python, env=env)
+                command = settings.python[side]
+                env = library_path(Path(folder) / f"lib{side}") if command != (sys.executable,) else None
+                python = process.Python(command, env)
+                (answer,) = process.run(PAIR_AGENT, own_job, time_limit_s=ROUND_LIMIT_S, python=python)
                 half: dict[str, Any] = answer["half"]
                 return half
             except BaseException:

@@ -112,15 +112,15 @@ def export_tree(
     Raises:
         EffbenchError: A factory's file lies outside the tree, or a model could not be exported at all.
     """
-    env = {"PYTHONPATH": module_path(root, module_folders)}
     request = {**job, "op": "export", "root": str(root), "out": str(home.resolve())}
     cwd = root / subfolder
     if not cwd.is_dir():
         raise EffbenchError(
             f"The tree {root} has no folder '{subfolder}'.", hint="Run the gate from a folder that both trees have."
         )
+    python = process.Python(env={"PYTHONPATH": module_path(root, module_folders)}, cwd=cwd)
     cells: list[Cell] = []
-    for event in process.run(TREE_WORKER, request, time_limit_s=LIMIT_S, env=env, cwd=cwd):
+    for event in process.run(TREE_WORKER, request, time_limit_s=LIMIT_S, python=python):
         if event["event"] == "progress":
             notify(event["text"])
         elif event["event"] == "cell":
