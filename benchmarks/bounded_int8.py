@@ -18,7 +18,6 @@ import argparse
 import csv
 import math
 import os
-import re
 import sys
 import tempfile
 import time
@@ -31,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from effbench import Artifact, Preprocessing, declare
-from effbench.api.quantize.search import SENSITIVITY_IMAGES
+from effbench.api.quantize.sensitivity import SENSITIVITY_IMAGES
 from effbench.data import open_dataset, pixels
 from effbench.deploy.artifact import bundle
 
@@ -43,8 +42,6 @@ RANGE = 5.0
 """Factors are e to the power of -RANGE/2 to RANGE/2."""
 FRAGILE = {0: (1, 3), 1: (2,), 2: (1, 2)}
 """By seed: the blocks whose first activation is made uneven."""
-TRIAL = r"(?:search|judged): .* of (\d+), drop"
-"""The note of one candidate of effbench's search, with its number of images."""
 
 
 @declare(preprocessing=Preprocessing(mean=(0.13,) * 3, std=(0.31,) * 3, crop_pct=1.0))
@@ -127,11 +124,11 @@ class Quantized:
 
 def by_effbench(home: Path, weights: Path, labelled: int) -> Quantized:
     """Quantize within the bound as `effbench export --max-drop` does."""
-    from effbench.api.quantize import quantize
+    from effbench.api.quantize.bound import QuantizeRequest, quantize_sizes
 
     start = time.monotonic()
     calibration, data = home / "calibration", home / "data" / "list.csv"
-    (cell,) = quantize(
+    request = QuantizeRequest(
         "bounded_int8:net",
         [TARGET],
         [SIZE],
@@ -145,14 +142,16 @@ def by_effbench(home: Path, weights: Path, labelled: int) -> Quantized:
         verify=False,
         reduce_s=0,
     )
+    (result,) = quantize_sizes(request)
+    (cell,) = result.cells
     for note in cell.notes:
         print(f"  {note}", file=sys.stderr, flush=True)
-    if not cell.status.made:
+    if not cell.status.made or result.outcome is None:
         raise SystemExit(f"{cell.status}: {cell.reason}")
-    trials = [int(match[1]) for note in cell.notes if (match := re.match(TRIAL, note))]
+    trials = result.outcome.trials
     # Besides the trials: fp32 once over all images, and the images of fp32's and each block's sensitivity.
-    blocks = max(int(match[1]) for note in cell.notes if (match := re.match(r".* of (\d+) blocks in int8", note)))
-    passes = (sum(trials) + labelled + SENSITIVITY_IMAGES * (blocks + 1)) / labelled
+    images = sum(trial.images for trial in trials)
+    passes = (images + labelled + SENSITIVITY_IMAGES * (trials[0].blocks + 1)) / labelled
     return Quantized("effbench", bundle.load(Path(cell.artifact)), passes, time.monotonic() - start)
 
 

@@ -30,10 +30,10 @@ class Machine:
         self.now += int(next(self.latencies))
         return {"y": feeds["x"] * 2}
 
-    def round(self, contrast=None, **options):
+    def round(self, **options):
         bounds = {"min_samples": 50, "min_seconds": 3.0, "max_seconds": 60.0, **options}
         plan = measure.RoundPlan(**bounds)
-        return measure.measure_round(self, A, plan, contrast=contrast, clock=self.clock, sleep=self.sleep)
+        return measure.measure_round(self, A, plan, clock=self.clock, sleep=self.sleep)
 
 
 def cycle(*latencies_ms):

@@ -15,7 +15,7 @@ from effbench.store import home as home_of
 if TYPE_CHECKING:
     import pandas
 
-    from effbench.reports.rows import Accuracy
+    from effbench.reports.accuracy import Accuracy
     from effbench.schema import Evaluation, Measurement, Row
 
 
@@ -60,7 +60,7 @@ def measured_accuracies(evaluations: Sequence[Evaluation], digests: Collection[s
     and then more images over fewer.
     """
     from effbench.api.evaluate.accuracy import within
-    from effbench.reports.rows import Accuracy
+    from effbench.reports.accuracy import Accuracy
 
     candidates = [item for item in evaluations if item.as_declared and item.digest in digests]
     evaluated: dict[str, set[str]] = {}

@@ -95,6 +95,7 @@ def measure(job: dict[str, Any], emit: Any) -> None:
     from effbench.profiles import environment
     from effbench.profiles.measure import RoundPlan, measure_round
     from effbench.profiles.power import meter
+    from effbench.profiles.promise import check_promise
     from effbench.profiles.protocol import Protocol, cool_down
 
     protocol = Protocol.of(job)
@@ -120,10 +121,13 @@ def measure(job: dict[str, Any], emit: Any) -> None:
             session,
             feeds,
             RoundPlan(int(job["min_samples"]), seconds, max(seconds, SLOW_MODEL_S), protocol=protocol),
-            contrast=contrast if job.get("check_promise") else None,
+            load_ms=load_ms,
             meter=power,
         )
-    measured = replace(measured, load_ms=load_ms, observed={**measured.observed, **cooled})
+    if job.get("check_promise"):
+        # After the timed phase, since it sleeps, which would undo the warm-up.
+        measured = replace(measured, flags=check_promise(session, feeds, contrast))
+    measured = replace(measured, observed={**measured.observed, **cooled})
     after = environment.observe(job.get("packages", ()))
     # Samples use a monotonic clock; a step of the wall clock is recorded nevertheless.
     step = {"wall_clock_step_s": round(time.time() - time.perf_counter() - clocks, 3)}

@@ -1,7 +1,7 @@
 """The one clock: every runtime is timed by the loop in this file, and no runtime times itself.
 
-A session is a callable with one promise: it returns only when its outputs are readable on the host. `check_promise`
-looks for sessions that break it. The clock is an argument, so that tests put a scripted one in its place.
+A session is a callable with one promise: it returns only when its outputs are readable on the host
+(`effbench.profiles.promise` checks it). The clock is an argument, so that tests put a scripted one in its place.
 """
 
 from __future__ import annotations
@@ -29,9 +29,6 @@ Call = Callable[[Feeds], Mapping[str, Any]]
 Clock = Callable[[], int]
 Sleep = Callable[[float], None]
 
-EARLY_RETURN = "early return"
-"""The flag of a session whose outputs were not final when it returned."""
-
 MIN_WINDOW = 5
 """Inferences in each of the two windows that warm-up compares: the fewest whose median survives two outliers."""
 
@@ -43,9 +40,6 @@ TOLERANCE = 0.01
 
 _SECOND_NS = 1_000_000_000
 _WINDOW_GROWTH = 1.3
-_TRIES = 3
-_LAZY_SHARE = 0.25
-_LAZY_FLOOR_NS = 100_000
 
 
 @dataclass(frozen=True)
@@ -96,7 +90,7 @@ def measure_round(
     feeds: Feeds,
     plan: RoundPlan = USUAL_PLAN,
     *,
-    contrast: Feeds | None = None,
+    load_ms: float = 0.0,
     meter: Meter | None = None,
     clock: Clock = time.perf_counter_ns,
     sleep: Sleep = time.sleep,
@@ -107,13 +101,10 @@ def measure_round(
         session: Returns only when its outputs are readable.
         feeds: The inputs of every timed inference.
         plan: The length of the round and its pace.
-        contrast: Inputs that differ from ``feeds``; if set, `check_promise` follows the timed phase.
+        load_ms: How long the caller took to load the session; recorded unchanged.
         meter: Integrates the power over the timed phase; None without power sensors.
         clock: Monotonic, in nanoseconds.
         sleep: Takes seconds.
-
-    Returns:
-        The round. Its ``load_ms`` is zero; the caller, who loaded the session, fills it in.
 
     Raises:
         MeasurementError: The clock did not advance during an inference.
@@ -131,10 +122,8 @@ def measure_round(
     peak = environment.peak_rss_bytes()
     if min(samples) <= 0:
         raise MeasurementError("The clock stood still during an inference; it is too coarse for this session.")
-    # After the timed phase: the check sleeps, which would undo the warm-up.
-    flags = () if contrast is None else check_promise(session, feeds, contrast, clock=clock, sleep=sleep)
     settled = (warmup.inferences, warmup.stationary)
-    return Round(tuple(samples), *settled, 0.0, first_ns / 1e6, peak, observed, flags, trace)
+    return Round(tuple(samples), *settled, load_ms, first_ns / 1e6, peak, observed, trace=trace)
 
 
 def time_one(session: Call, feeds: Feeds, clock: Clock = time.perf_counter_ns) -> int:
@@ -214,85 +203,6 @@ def sample(
         append(end - start)
         if end >= enough and (len(samples) >= min_samples or end >= over):
             return samples
-
-
-def check_promise(
-    session: Call,
-    feeds_a: Feeds,
-    feeds_b: Feeds,
-    *,
-    settle_seconds: float = 0.1,
-    clock: Clock = time.perf_counter_ns,
-    sleep: Sleep = time.sleep,
-) -> tuple[str, ...]:
-    """Return `EARLY_RETURN` for a session whose outputs are not final when it returns, else nothing.
-
-    Three tests, on inferences that alternate between two inputs:
-
-    - outputs are copied at once and compared with the same arrays ``settle_seconds`` (or two latencies, if longer)
-      later: any change means that the session was still writing;
-    - outputs for b right after a are compared with those for b after b: a session that returns the results of the
-      previous call, or a stale copy of its buffer, returns those for a;
-    - the first copy of the outputs is timed against a second one: outputs that wait for the result on first access
-      make it slower by a quarter of the latency, every time.
-
-    The second test cannot judge a session whose outputs are equal for both inputs. The first does not see work that
-    ends after the settling time. A session that returns early is fast, and its work may end by chance before the
-    check, so there are three tries. For a slow session one try suffices, of about twelve latencies.
-    """
-    latency_s = 1e-9 * time_one(session, feeds_a, clock)
-    settle = max(settle_seconds, 2 * latency_s)
-    lazy = True
-    for _ in range(_TRIES if settle == settle_seconds else 1):
-        references = []
-        for feeds in (feeds_a, feeds_b):
-            outputs, fresh, waited = _touch(session, feeds, clock)
-            lazy = lazy and waited
-            sleep(settle)
-            if not _same(fresh, _copy(outputs)):
-                return (EARLY_RETURN,)
-            second = session(feeds)
-            sleep(settle)
-            references.append((fresh, _copy(second)))
-        if _is_stale(*references):
-            return (EARLY_RETURN,)
-    # One slow copy may be an interruption.
-    for _ in range(2 * (_TRIES - 1)):
-        lazy = lazy and _touch(session, feeds_a, clock)[2]
-    return (EARLY_RETURN,) if lazy else ()
-
-
-def _touch(session: Call, feeds: Feeds, clock: Clock) -> tuple[Mapping[str, Any], list[Array], bool]:
-    """Run once; return the outputs, an immediate copy of them, and whether that copy waited for the result."""
-    start = clock()
-    outputs = session(feeds)
-    returned = clock()
-    fresh = _copy(outputs)
-    touched = clock()
-    _copy(outputs)
-    wait_ns = (touched - returned) - (clock() - touched)
-    return outputs, fresh, wait_ns > max(_LAZY_FLOOR_NS, _LAZY_SHARE * (returned - start))
-
-
-def _is_stale(a: tuple[list[Array], list[Array]], b: tuple[list[Array], list[Array]]) -> bool:
-    # Threads may sum in a different order each time, so outputs are stale if they are nearer to the other input's.
-    (_, settled_a), (fresh_b, settled_b) = a, b
-    return _distance(fresh_b, settled_b) > 0.5 * _distance(settled_a, settled_b) > 0
-
-
-def _copy(outputs: Mapping[str, Any]) -> list[Array]:
-    return [np.array(outputs[name]) for name in outputs]
-
-
-def _same(left: list[Array], right: list[Array]) -> bool:
-    return all(x.tobytes() == y.tobytes() for x, y in zip(left, right, strict=True))
-
-
-def _distance(left: list[Array], right: list[Array]) -> float:
-    pairs = zip(left, right, strict=True)
-    return max(
-        (float(np.max(np.abs(np.nan_to_num(a) * 1.0 - np.nan_to_num(b)), initial=0)) for a, b in pairs), default=0
-    )
 
 
 @contextmanager

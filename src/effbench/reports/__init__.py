@@ -16,7 +16,8 @@ from effbench.errors import DataError, unknown_name
 if TYPE_CHECKING:
     import pandas
 
-    from effbench.reports.rows import METRICS, Accuracy, build_rows
+    from effbench.reports.accuracy import Accuracy
+    from effbench.reports.rows import METRICS, build_rows
     from effbench.schema import Row
 
 __all__ = ["FORMATS", "METRICS", "Accuracy", "build_rows", "frame", "render", "write_report"]
@@ -118,6 +119,7 @@ def _write(path: Path, text: str) -> Path:
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("METRICS", "Accuracy", "build_rows"):
-        return getattr(import_module("effbench.reports.rows"), name)
+    modules = {"METRICS": "rows", "build_rows": "rows", "Accuracy": "accuracy"}
+    if name in modules:
+        return getattr(import_module(f"effbench.reports.{modules[name]}"), name)
     raise AttributeError(f"module 'effbench.reports' has no attribute {name!r}")

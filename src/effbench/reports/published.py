@@ -1,7 +1,7 @@
 """Published figures as facts: value, image size, device and source; shipped as CSV with the package.
 
-A figure belongs to the model, weights and device it was published for. `effbench.reports.rows` decides whether it is
-shown beside a measurement of something else, marked as borrowed.
+A figure belongs to the model, weights and device it was published for. `effbench.reports.accuracy` decides whether
+it is shown beside a measurement of something else, marked as borrowed.
 """
 
 from __future__ import annotations

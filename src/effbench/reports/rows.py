@@ -1,18 +1,16 @@
-"""Turn measurements into rows: statistics of the samples, and accuracies with their provenance.
-
-An accuracy is *borrowed* if the weights of the artifact did not produce it. Untrained weights always borrow.
-"""
+"""Turn measurements and published latencies into rows: statistics of the samples, and what identifies the artifact."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
 from effbench.errors import DataError, unknown_name
 from effbench.reports import pareto, published
-from effbench.schema import InputShapes, Measurement, Row, Samples, Subject
+from effbench.reports.accuracy import Accuracy, accuracy_of, beside_latency, with_accuracy
+from effbench.schema import InputShapes, Measurement, Row, Samples
 from effbench.statistics import percentiles
 
 METRICS = {"top1": "top-1 %", "coco_ap": "COCO box AP", "ade_miou": "ADE20K mIoU %"}
@@ -21,24 +19,6 @@ METRICS = {"top1": "top-1 %", "coco_ap": "COCO box AP", "ade_miou": "ADE20K mIoU
 PUBLISHED_CHOICES = ("none", "same", "all")
 
 Grader = Callable[[Measurement], tuple[str, Sequence[str]]]
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """An accuracy with its provenance; ``image_px`` is None for a task that fixes the size.
-
-    For an accuracy measured here, ``digest`` is that of the evaluated files and ``data`` names the data set.
-    """
-
-    value: float
-    status: str
-    source: str
-    borrowed: bool
-    image_px: int | None = None
-    citations: tuple[str, ...] = ()
-    interval: tuple[float, float] | None = None
-    digest: str = ""
-    data: str = ""
 
 
 def build_rows(
@@ -157,40 +137,12 @@ def measured_row(
         digest=measurement.digest,
         notes=(*subject.remarks, *measurement.notes),
     )
-    complete = _with_statistics(_with_accuracy(row, accuracy), measurement.samples)
+    complete = _with_statistics(with_accuracy(row, accuracy), measurement.samples)
     if not measurement.samples.aggregate:
         return complete
     # A tool's own statistic is one figure per run: it supports neither percentiles nor a rate.
     figure_ms = median(value for item in measurement.samples.rounds for value in item.samples_ns) / 1e6
     return replace(complete, p50_ms=figure_ms, p50_interval_ms=None, p90_ms=None, p99_ms=None, images_per_s=None)
-
-
-def accuracy_of(subject: Subject, metric: str) -> Accuracy | None:
-    """Return the accuracy published for a subject's model; it is borrowed unless the subject's weights produced it."""
-    name = subject.weights.source if subject.weights.kind == "pretrained" and subject.weights.source else None
-    exact = published.accuracy(name, metric) if name else None
-    fact = exact or (published.accuracy(subject.published, metric) if subject.published else None)
-    if fact is None:
-        return None
-    produced = exact is not None and metric == "top1" and _as_published(subject, fact)
-    return Accuracy(
-        value=fact.value,
-        status=fact.status,
-        source=f"{published.display_name(fact)}: {fact.source}",
-        borrowed=not produced,
-        image_px=fact.image_px if metric == "top1" else None,
-        citations=fact.citations,
-    )
-
-
-def _as_published(subject: Subject, fact: published.PublishedFact) -> bool:
-    # int8 changes the weights and another size changes the accuracy, so the published figure is not this artifact's.
-    return (
-        subject.reconstruction is None
-        and subject.fidelity_passed is True
-        and subject.storage_precision in ("fp32", "fp16")
-        and subject.resolution == (fact.image_px, fact.image_px)
-    )
 
 
 def machine_text(before: Mapping[str, Any]) -> str:
@@ -222,23 +174,6 @@ def _threads(settings: Mapping[str, str]) -> int | None:
 def _other_settings(settings: Mapping[str, str]) -> str:
     shown_elsewhere = {"threads", "batch"}
     return " ".join(f"{key}={value}" for key, value in sorted(settings.items()) if key not in shown_elsewhere)
-
-
-def _with_accuracy(row: Row, accuracy: Accuracy | None) -> Row:
-    if accuracy is None:
-        return row
-    return replace(
-        row,
-        accuracy=accuracy.value,
-        accuracy_status=accuracy.status,
-        accuracy_source=accuracy.source,
-        accuracy_px=accuracy.image_px,
-        accuracy_interval=accuracy.interval,
-        accuracy_digest=accuracy.digest,
-        accuracy_data=accuracy.data,
-        borrowed=accuracy.borrowed,
-        citations=tuple(sorted({*row.citations, *accuracy.citations})),
-    )
 
 
 def _with_statistics(row: Row, samples: Samples) -> Row:
@@ -296,21 +231,7 @@ def published_row(fact: published.PublishedFact, metric: str) -> Row:
         citations=fact.citations,
         notes=(f"latency: {fact.source}",),
     )
-    accuracy = published.accuracy(name, metric, fact.timm_name)
-    if accuracy is None:
-        return row
-    implied = accuracy.status == "implied"
-    return _with_accuracy(
-        row,
-        Accuracy(
-            value=accuracy.value,
-            status=accuracy.status,
-            source=f"{published.display_name(accuracy)}: {accuracy.source}",
-            borrowed=implied,
-            image_px=accuracy.image_px if metric == "top1" else None,
-            citations=accuracy.citations,
-        ),
-    )
+    return with_accuracy(row, beside_latency(fact, metric))
 
 
 def _count(latency: published.PublishedFact, quantity: str, unit: float) -> int | None:

@@ -45,6 +45,14 @@ class QuantizeRequest(ExportRequest):
             raise UsageError("A bound on accuracy takes real images to calibrate with.", hint="--images FOLDER")
 
 
+@dataclass(frozen=True)
+class SizeResult:
+    """The cells of one input size, one per target, and the search that led to them; None where it failed."""
+
+    cells: tuple[Cell, ...]
+    outcome: SearchOutcome | None
+
+
 @from_fields(QuantizeRequest)
 def quantize(request: QuantizeRequest) -> list[Cell]:
     """Export a model in int8 with as few operators in float as keep the drop of top-1 within a bound.
@@ -68,8 +76,18 @@ def run_quantize(request: QuantizeRequest) -> list[Cell]:
         UsageError: A field has an invalid value; nothing was done then.
         DataError: A file cannot be read, or has other content than expected.
     """
+    return [cell for result in quantize_sizes(request) for cell in result.cells]
+
+
+def quantize_sizes(request: QuantizeRequest) -> list[SizeResult]:
+    """Do what `run_quantize` does, and return the outcome of each size's search beside its cells."""
     exporter, plan = prepared(request, whole_int8=True)  # the search chooses the operators that stay in float
-    return cells(exporter, plan, request)
+    classes = None if request.classes is None else str(Path(request.classes).resolve())
+    data = open_dataset(Path(request.data), classes)
+    if data.partly_labelled:
+        raise DataError(f"{data.name}: some images have a label, others none.", hint="All of them, or none.")
+    check(data, request.max_drop)
+    return [_quantize_size(exporter, plan, shapes, data, request) for shapes in dict.fromkeys(size for size, _ in plan)]
 
 
 class ExportMaker:
@@ -106,37 +124,29 @@ class ExportMaker:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def cells(exporter: Exporter, plan: Plan, request: QuantizeRequest) -> list[Cell]:
-    """Search a mix once per size and make every target's artifact of it."""
-    classes = None if request.classes is None else str(Path(request.classes).resolve())
-    data = open_dataset(Path(request.data), classes)
-    if data.partly_labelled:
-        raise DataError(f"{data.name}: some images have a label, others none.", hint="All of them, or none.")
-    check(data, request.max_drop)
-    results = []
-    for shapes in dict.fromkeys(shapes for shapes, _ in plan):
-        targets = [target for other, target in plan if other == shapes]
-        runnable = [name for name in targets if deploy.get(name).available() is None]
-        try:
-            outcome = _search_one(exporter, shapes, (runnable or targets)[0], data, request)
-        except DataError:
-            raise
-        except EffbenchError as error:
-            results += [Cell.of(exporter.source.name, shapes, "int8", name, error) for name in targets]
-            continue
-        notes = (*outcome.notes, *(trial.text() for trial in outcome.trials))
-        if outcome.mix is None:
-            missed = FidelityError(
-                f"no mix keeps a drop of {request.max_drop:g} points: {outcome.notes[-1]}.",
-                hint="Give more images, a larger --max-drop, or export in fp16.",
-            )
-            results += [Cell.of(exporter.source.name, shapes, "int8", name, missed, notes=notes) for name in targets]
-            continue
-        exporter.mixes[shapes] = outcome.mix
-        for name in targets:
-            cell = exporter.cell(shapes, name, "int8", request.verify)
-            results.append(replace(cell, notes=(*cell.notes, *notes)))
-    return results
+def _quantize_size(
+    exporter: Exporter, plan: Plan, shapes: InputShapes, data: Dataset, request: QuantizeRequest
+) -> SizeResult:
+    """Search a mix for one size and make every target's artifact of it."""
+    targets = [target for size, target in plan if size == shapes]
+    runnable = [name for name in targets if deploy.get(name).available() is None]
+    try:
+        outcome = _search_one(exporter, shapes, (runnable or targets)[0], data, request)
+    except DataError:
+        raise
+    except EffbenchError as error:
+        return SizeResult(tuple(Cell.of(exporter.source.name, shapes, "int8", name, error) for name in targets), None)
+    notes = (*outcome.notes, *(trial.text() for trial in outcome.trials))
+    if outcome.mix is None:
+        missed = FidelityError(
+            f"no mix keeps a drop of {request.max_drop:g} points: {outcome.notes[-1]}.",
+            hint="Give more images, a larger --max-drop, or export in fp16.",
+        )
+        cells = [Cell.of(exporter.source.name, shapes, "int8", name, missed, notes=notes) for name in targets]
+        return SizeResult(tuple(cells), outcome)
+    exporter.mixes[shapes] = outcome.mix
+    cells = [exporter.cell(shapes, name, "int8", request.verify) for name in targets]
+    return SizeResult(tuple(replace(cell, notes=(*cell.notes, *notes)) for cell in cells), outcome)
 
 
 def _search_one(

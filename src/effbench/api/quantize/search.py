@@ -5,19 +5,18 @@ Every candidate is an artifact and every prediction is in the store, so a stoppe
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from effbench import deploy, process
+from effbench import deploy
 from effbench.api.compare.rounds import RoundSettings, run_round
 from effbench.api.evaluate.session import EvaluationRun
-from effbench.api.export.stage import STAGE_LIMIT_S, Notify
-from effbench.codec import fingerprint
+from effbench.api.export.stage import Notify
+from effbench.api.quantize.sensitivity import SENSITIVITY_IMAGES, Sensitivity, sensitivities, worst_blocks
 from effbench.data import Dataset
 from effbench.deploy.precision.float_nodes import shortest_prefix
 from effbench.deploy.precision.mix import Mix
@@ -25,10 +24,7 @@ from effbench.errors import EffbenchError, UsageError
 from effbench.profiles.paired import log_ratios
 from effbench.schema import Artifact, Predictions
 from effbench.statistics.proportions import drop_upper_bound, min_images
-from effbench.store import write_atomically
 
-SEARCH_WORKER = "effbench.api.quantize.worker"
-SENSITIVITY_IMAGES = 48
 SEARCH_SHARE = 1 / 3
 """Of the images, those that the search may use; the bound is judged on the others, which are held out."""
 ROUNDS = 3
@@ -60,16 +56,6 @@ class Trial:
             f"{self.stage}: {self.blocks - self.float_blocks} of {self.blocks} blocks in int8: lost {self.lost}, won "
             f"{self.won} of {self.images}, drop {self.drop_pct:.2f} points, 95 % limit {self.limit_pct:.2f}"
         )
-
-
-@dataclass(frozen=True)
-class Sensitivity:
-    """A block, its work, and the mean divergence from fp32, in nats, if that block alone is in int8."""
-
-    name: str
-    nodes: tuple[str, ...]
-    macs: int
-    divergence: float
 
 
 @dataclass(frozen=True)
@@ -125,9 +111,9 @@ def search(maker: Maker, call: EvaluationRun, max_drop_pct: float) -> SearchOutc
     """
     search_images, held_out = check(call.data, max_drop_pct)
     graph, int8 = maker.graphs()
-    blocks = _sensitivities(graph, int8, search_images[:SENSITIVITY_IMAGES], call)
+    blocks = sensitivities(graph, int8, search_images[:SENSITIVITY_IMAGES], call)
     float_type, reason = _float_type(maker, call.notify)
-    notes = [_sensitivity_line(blocks), reason]
+    notes = [worst_blocks(blocks), reason]
     # The most harm for the work that int8 would save comes first.
     order = sorted(blocks, key=lambda block: -block.divergence / max(block.macs, 1))
     judge = _AccuracyJudge(maker, call, order, float_type, max_drop_pct, len(held_out))
@@ -220,38 +206,6 @@ def paired(reference: Predictions, predictions: Predictions) -> tuple[int, int]:
             lost += reference_rank == 0 and rank != 0
             won += reference_rank != 0 and rank == 0
     return lost, won
-
-
-def _sensitivities(graph: Artifact, int8: Artifact, images: Sequence[int], call: EvaluationRun) -> list[Sensitivity]:
-    key = fingerprint({"graph": graph.digest, "int8": int8.digest, "data": call.info.sha256, "images": list(images)})
-    file = call.home / "searches" / f"{key[:16]}.json"
-    if file.exists():
-        return [_sensitivity(item) for item in json.loads(file.read_text())]
-    call.notify("sensitivity of each block")
-    job = {
-        "op": "sensitivity",
-        "graph": str(graph.folder.resolve()),
-        "int8": str(int8.folder.resolve()),
-        "data": str(call.place.resolve()),
-        "classes": call.classes,
-        "images": list(images),
-    }
-    items = []
-    for event in process.run(SEARCH_WORKER, job, time_limit_s=STAGE_LIMIT_S, limit_silence=True):
-        items.append({name: event[name] for name in ("name", "nodes", "macs", "divergence")})
-        call.notify(f"block {event['name']}: {event['divergence']:.2e} nats")
-    write_atomically(file, json.dumps(items))
-    return [_sensitivity(item) for item in items]
-
-
-def _sensitivity(item: dict[str, Any]) -> Sensitivity:
-    return Sensitivity(**{**item, "nodes": tuple(item["nodes"])})
-
-
-def _sensitivity_line(blocks: Sequence[Sensitivity]) -> str:
-    worst = sorted(blocks, key=lambda block: -block.divergence)[:3]
-    listed = "; ".join(f"{block.name} {block.divergence:.2g}" for block in worst)
-    return f"divergence by int8 in one block alone, in nats, the largest of {len(blocks)}: {listed}"
 
 
 def _float_type(maker: Maker, notify: Notify) -> tuple[str, str]:
