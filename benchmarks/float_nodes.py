@@ -45,6 +45,7 @@ from onnx import ModelProto
 import bounded_int8
 from effbench.api.export.run import export
 from effbench.deploy.artifact import bundle, fidelity
+from effbench.deploy.artifact.judge import LIMITS
 from effbench.deploy.graph import onnx_file
 from effbench.schema import Artifact
 
@@ -96,7 +97,7 @@ def fp16_rows(home: Path) -> Iterator[Row]:
         graph, model = exported(name, size, home)
         images = fidelity.reference_images(8, 3, (size, size))
         feeds = fidelity.feeds(images, 1, graph.inputs[0], graph.preprocessing)[:FP16_IMAGES]
-        limits = fidelity.LIMITS["fp16"]
+        limits = LIMITS["fp16"]
         tighter = {"p99_error": limits["p99_error"] / factor, "cosine": 1 - (1 - limits["cosine"]) / factor**2}
         with mock.patch.dict(limits, tighter):
             islands = add_noisiest(HalfPrecisionJudge(model, feeds, natural=FP16_IMAGES), frozenset())

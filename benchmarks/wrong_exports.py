@@ -27,6 +27,7 @@ from tabulate import tabulate
 from effbench.api.export.exporter import LOST_DB
 from effbench.deploy import Array
 from effbench.deploy.artifact import fidelity
+from effbench.deploy.artifact.judge import LIMITS, compare
 from effbench.deploy.graph import onnx_file
 from effbench.deploy.graph.run_ort import runner
 from effbench.schema import Preprocessing
@@ -175,8 +176,8 @@ def plain_cosine(expected: Array, actual: Array) -> float:
 
 def unchanged(before: Mapping[str, Array], after: Mapping[str, Array]) -> bool:
     """Return whether outputs agree within the limits of fp32, as after a scale before a norm or in a tiny branch."""
-    figures = fidelity.compare(before, after)
-    return all(figures[name] <= limit for name, limit in fidelity.LIMITS["fp32"].items())
+    figures = compare(before, after)
+    return all(figures[name] <= limit for name, limit in LIMITS["fp32"].items())
 
 
 Outputs = Mapping[str, Array]
@@ -184,7 +185,7 @@ Outputs = Mapping[str, Array]
 
 def judge(expected: Outputs, actual: Outputs, precision: str, snr_db: float | None) -> Counter[str]:
     """Count one graph under the results of the check; ``snr_db`` is that of the unchanged graph."""
-    figures, limits = fidelity.compare(expected, actual), fidelity.LIMITS[precision]
+    figures, limits = compare(expected, actual), LIMITS[precision]
     finite = all(np.isfinite(array).all() for array in actual.values())
     errors = not finite or any(not figures[name] <= limit for name, limit in limits.items() if name != "cosine")
     least = limits.get("cosine", -1.0)
@@ -213,7 +214,7 @@ def count(name: str, precision: str, counts: dict[tuple[str, str], Counter[str]]
     images = fidelity.reference_images(fidelity.NATURAL, 3, (RESOLUTION, RESOLUTION), 0)
     feeds = fidelity.feeds(images, 1, onnx_file.inputs(fp32)[0], Preprocessing())
     expected, correct = (fidelity.run_all(runner(graph), feeds) for graph in (fp32, model))
-    snr_db = fidelity.compare(expected, correct)["snr_db"]
+    snr_db = compare(expected, correct)["snr_db"]
     counts.setdefault((precision, "none"), Counter()).update(judge(expected, correct, precision, snr_db))
     for mechanism in MECHANISMS:
         for seed in range(EACH):

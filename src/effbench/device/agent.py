@@ -79,7 +79,9 @@ def verify(job: dict[str, Any], emit: Any) -> None:
         emit({"event": "stage", "stage": "verify"})
         # A slow simulator limits the number of images; the check records that number.
         shape, prepared = artifact.inputs[0], artifact.preprocessing
-        result = fidelity.check(session, reference, batch, shape, prepared, precision, example, session.max_images)
+        result = fidelity.check(
+            session, fidelity.Setup(reference, batch, shape, prepared, precision, example, session.max_images)
+        )
         settings = "".join(f", {key} {value}" for key, value in options.items())
         engine = f"{title}{', simulated' if session.simulated else ''}{settings}"
         results.append(replace(result, engine=engine, proved_by=session.proof))

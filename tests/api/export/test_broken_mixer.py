@@ -58,7 +58,9 @@ def check(run: Run, factory: str, size: int, reference: Path | None = None) -> t
     session = deploy.get("ort").open(made["ort"], 1, {})
     expected = fidelity.load_reference(reference or own)
     # Held to the looser limits of half precision: what fails these fails all.
-    found = fidelity.check(session, expected, 1, made["ort"].inputs[0], made["ort"].preprocessing, "fp16")
+    found = fidelity.check(
+        session, fidelity.Setup(expected, 1, made["ort"].inputs[0], made["ort"].preprocessing, "fp16")
+    )
     return found.passed, own
 
 

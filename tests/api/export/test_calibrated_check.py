@@ -156,11 +156,7 @@ def test_scales_from_pale_images_hold_for_pale_images_and_not_for_synthetic_ones
     spec = made.inputs[0]
     clipped = fidelity.check(
         get("ort").open(made, 1, {}),
-        fidelity.load_reference(run.folder / "synthetic.npz"),
-        1,
-        spec,
-        made.preprocessing,
-        "int8",
+        fidelity.Setup(fidelity.load_reference(run.folder / "synthetic.npz"), 1, spec, made.preprocessing, "int8"),
     )
     assert not clipped.passed
 

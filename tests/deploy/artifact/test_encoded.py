@@ -31,7 +31,9 @@ def model(feeds: Mapping[str, Any]) -> dict[str, Any]:
 def checked(preprocessing: Preprocessing, precision: str = "fp32", batch: int = 1) -> Fidelity:
     expected = fidelity.run_all(model, fidelity.feeds(IMAGES, 1, SPEC, DECLARED))
     example = encoded.make_example(model, SPEC, 1, DECLARED)
-    return fidelity.check(model, (IMAGES, expected, "numpy"), batch, SPEC, preprocessing, precision, example)
+    return fidelity.check(
+        model, fidelity.Setup((IMAGES, expected, "numpy"), batch, SPEC, preprocessing, precision, example)
+    )
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
@@ -114,7 +116,7 @@ def test_a_runtime_that_is_wrong_only_on_the_encoded_image_fails():
         wrong = encoded.level_error(feeds["image"][0], example.tensor) < encoded.MAX_LEVEL_ERROR
         return {"output": model(feeds)["output"][:, :: -1 if wrong else 1]}
 
-    record = fidelity.check(off, (IMAGES, expected, "numpy"), 1, SPEC, DECLARED, "fp32", example)
+    record = fidelity.check(off, fidelity.Setup((IMAGES, expected, "numpy"), 1, SPEC, DECLARED, "fp32", example))
     (reason,) = record.reasons
     assert reason.startswith("from an encoded image: cosine ")
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from effbench.data.scenes import KINDS, scene
-from effbench.deploy.artifact import fidelity
+from effbench.deploy.artifact import fidelity, judge
 from effbench.errors import DataError
 from effbench.schema import Fidelity, Preprocessing, TensorSpec
 
@@ -30,7 +30,7 @@ def reference() -> tuple[Any, dict[str, Any], str]:
 
 
 def checked(run: Any, precision: str = "fp32") -> Fidelity:
-    return fidelity.check(run, reference(), 1, SPEC, Preprocessing(), precision)
+    return fidelity.check(run, fidelity.Setup(reference(), 1, SPEC, Preprocessing(), precision))
 
 
 def test_the_model_itself_passes() -> None:
@@ -53,7 +53,7 @@ def test_the_spread_is_over_all_images_if_few_are_run() -> None:
         return {"output": model(feeds)["output"] + np.float32(0.01)}
 
     full = checked(shifted, "fp16")
-    few = fidelity.check(shifted, reference(), 1, SPEC, Preprocessing(), "fp16", limit=2)
+    few = fidelity.check(shifted, fidelity.Setup(reference(), 1, SPEC, Preprocessing(), "fp16", limit=2))
     assert (full.inputs, few.inputs) == (9, 2)
     assert few.snr_db == pytest.approx(full.snr_db, abs=0.01)
     expected = reference()[1]["output"][: fidelity.NATURAL].astype(np.float64)
@@ -125,7 +125,7 @@ def test_constant_outputs_fail() -> None:
         return {"output": np.ones((1, 10), np.float32)}
 
     expected = fidelity.run_all(dead, fidelity.feeds(IMAGES, 1, SPEC, Preprocessing()))
-    record = fidelity.check(dead, (IMAGES, expected, "numpy"), 1, SPEC, Preprocessing(), "fp32")
+    record = fidelity.check(dead, fidelity.Setup((IMAGES, expected, "numpy"), 1, SPEC, Preprocessing(), "fp32"))
     assert not record.passed
     assert "do not depend on the image" in record.reasons[0]
 
@@ -147,8 +147,8 @@ def test_errors_do_not_depend_on_scale_or_offset(scale: float, offset: float) ->
     rng = np.random.default_rng(3)
     want = rng.standard_normal((9, 20))
     have = want + 1e-2 * rng.standard_normal((9, 20))
-    plain = fidelity.compare({"a": want}, {"a": have})
-    moved = fidelity.compare({"a": want * scale + offset}, {"a": have * scale + offset})
+    plain = judge.compare({"a": want}, {"a": have})
+    moved = judge.compare({"a": want * scale + offset}, {"a": have * scale + offset})
     assert moved["max_error"] == pytest.approx(plain["max_error"], rel=1e-3)
     assert moved["cosine"] == pytest.approx(plain["cosine"], rel=1e-3)
 
@@ -210,9 +210,9 @@ def test_an_image_near_the_mean_may_have_the_noise_of_the_others() -> None:
     center = want.mean(axis=0)
     left, right = want[3] - center, want[3] + noise[3] - center
     assert left @ right / np.linalg.norm(left) / np.linalg.norm(right) < 0.95
-    assert fidelity.compare({"y": want}, {"y": want + noise})["cosine"] > 0.995
+    assert judge.compare({"y": want}, {"y": want + noise})["cosine"] > 0.995
     # That does not excuse an image with the outputs of another, nor constant outputs.
     moved = want + noise
     moved[2] = moved[1]
-    assert fidelity.compare({"y": want}, {"y": moved})["cosine"] < 0.2
-    assert fidelity.compare({"y": want}, {"y": np.tile(center, (fidelity.NATURAL, 1))})["cosine"] < 0.2
+    assert judge.compare({"y": want}, {"y": moved})["cosine"] < 0.2
+    assert judge.compare({"y": want}, {"y": np.tile(center, (fidelity.NATURAL, 1))})["cosine"] < 0.2

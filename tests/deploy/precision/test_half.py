@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, parser
 
 from effbench import models
-from effbench.deploy.artifact import fidelity
+from effbench.deploy.artifact import fidelity, judge
 from effbench.deploy.graph import from_torch, onnx_file
 from effbench.deploy.interpreter import Interpreter
 from effbench.deploy.precision.half import HALF_MAX, long_softmaxes, to_fp16
@@ -139,10 +139,10 @@ def test_regla_in_fp16_is_still_regla_on_onnx_runtime(regla: onnx.ModelProto, im
     expected = fidelity.run_all(lambda x: Interpreter(regla).run(x, "float64"), images)
     outputs = fidelity.run_all(lambda x: {"output": session.run(None, dict(x))[0]}, images)
     simulated = fidelity.run_all(lambda x: Interpreter(regla).run(x, "half-acc32"), images)
-    figures = fidelity.compare(expected, outputs)
-    assert figures["cosine"] >= fidelity.LIMITS["fp16"]["cosine"]
+    figures = judge.compare(expected, outputs)
+    assert figures["cosine"] >= judge.LIMITS["fp16"]["cosine"]
     # The power of the noise is compared: a percentile of six small images doubles from one processor to another.
-    assert figures["snr_db"] >= fidelity.compare(expected, simulated)["snr_db"] - 3
+    assert figures["snr_db"] >= judge.compare(expected, simulated)["snr_db"] - 3
     assert figures["max_error"] > 1e-5  # it really was rounded
 
 
@@ -157,7 +157,7 @@ def test_regla_in_fp16_is_still_regla_on_openvino(regla: onnx.ModelProto, images
     outputs = fidelity.run_all(lambda x: {"output": compiled(dict(x))[0]}, images)
     # On a CPU without half arithmetic the hint f16 becomes bf16, which has three bits fewer.
     limit = 0.999 if hint == "f32" else 0.9
-    assert fidelity.compare(expected, outputs)["cosine"] >= limit
+    assert judge.compare(expected, outputs)["cosine"] >= limit
 
 
 @pytest.mark.target("trt-rtx")

@@ -1,16 +1,12 @@
-"""Is it still the same model? Outputs of an artifact against expected outputs of the fp32 reference.
+"""Is it still the same model? Run an artifact over the reference images and compare its outputs with the expected ones.
 
-Errors are relative to the *spread*: the root mean square of the reference outputs after their mean over the natural
-images is subtracted. A constant that all images share carries no information about the model, and an untrained
-network's logits are mostly that constant; relative to the spread, it cannot hide a broken mixer, weight or layout.
-Black, white and noise images can move outputs several spreads away, and rounding errors with them: their errors are
-relative to their own distance from that mean if it is larger.
+`judge` compares and decides.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -19,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from effbench.data.pixels import normalize, read
-from effbench.deploy.artifact import encoded
+from effbench.deploy.artifact import encoded, judge
 from effbench.deploy.artifact.bundle import REFERENCE as REFERENCE
 from effbench.deploy.artifact.synthetic import NATURAL as NATURAL
 from effbench.deploy.artifact.synthetic import reference_images as reference_images
@@ -28,18 +24,6 @@ from effbench.schema import CALIBRATED, Fidelity, Preprocessing, TensorSpec
 
 Array = npt.NDArray[Any]
 Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
-
-LIMITS: dict[str, dict[str, float]] = {
-    "fp32": {"max_error": 1e-3},
-    "fp16": {"p99_error": 2e-2, "cosine": 0.999},
-    "int8": {"cosine": 0.98},
-    "a16w8": {"cosine": 0.98},
-}
-"""The limits by storage precision. int8: a cosine of 0.98 is a signal-to-noise ratio of about 14 dB.
-
-int8 and a16w8 are compared on the natural images only: black, white and noise are outside the ranges that calibration
-with typical images finds, and are clipped.
-"""
 
 
 def count_for(batch: int) -> int:
@@ -104,84 +88,11 @@ def first(reference: Reference, limit: int | None, batch: int) -> Reference:
     return images[:count], {name: value[:count] for name, value in outputs.items()}, engine
 
 
-def compare(
-    expected: Mapping[str, Array],
-    actual: Mapping[str, Array],
-    natural: int = NATURAL,
-    population: Mapping[str, Array] | None = None,
-) -> dict[str, float]:
-    """Return the worst figures over all outputs: max_error and p99_error (of the spread), cosine, snr_db and others.
+@dataclass(frozen=True)
+class Setup:
+    """What a check compares with, and how it feeds the session.
 
-    Args:
-        expected: Outputs by name, shape (B, ...), batch first.
-        actual: The same; matched by name, or by order if the runtime renamed them.
-        natural: How many of the first images are natural; the spread is taken over these.
-        population: Expected outputs to take the spread from, of more images than were run; default ``expected``. The
-            outputs of a few images may be close together, and the spread must not depend on how many were run.
-
-    Raises:
-        DataError: The number of outputs or a shape differs.
-    """
-    population = population or expected
-    if len(expected) != len(actual):
-        raise DataError(f"{len(actual)} outputs, expected {len(expected)}.")
-    outputs = (
-        [(expected[name], actual[name], population[name]) for name in expected]
-        if set(expected) == set(actual)
-        else list(zip(expected.values(), actual.values(), population.values(), strict=True))
-    )
-    figures = [_compare_output(want, have, natural, signal[:natural]) for want, have, signal in outputs]
-    worst = dict.fromkeys(("max_error", "p99_error"), max) | dict.fromkeys(
-        ("cosine", "top1_agreement", "spread", "snr_db"), min
-    )
-    return {name: float(pick(figure[name] for figure in figures)) for name, pick in worst.items()}
-
-
-def _compare_output(want: Array, have: Array, natural: int, signal: Array) -> dict[str, float]:
-    if want.shape != have.shape:
-        raise DataError(f"An output has shape {list(have.shape)}, expected {list(want.shape)}.")
-    want, have, signal = (np.asarray(array, np.float64).reshape(len(array), -1) for array in (want, have, signal))
-    center = signal.mean(axis=0)
-    spread = float(np.sqrt(np.mean((signal - center) ** 2)))
-    left, right = want - center, have - center
-    scale = np.full((len(want), 1), spread)
-    # If an extreme image moves the outputs many spreads away, its errors are relative to that distance.
-    scale[natural:] = np.maximum(spread, np.sqrt(np.mean(left[natural:] ** 2, axis=1, keepdims=True)))
-    error = np.abs(have - want) / np.maximum(scale, 1e-30)
-    distance = np.linalg.norm(left, axis=1)
-    cosine = (left * right).sum(axis=1) / np.maximum(distance * np.linalg.norm(right, axis=1), 1e-30)
-    # Cosine is unstable for outputs near the center; there it allows the noise that it allows at the usual distance.
-    near = np.minimum(distance / max(spread * np.sqrt(want.shape[1]), 1e-30), 1)
-    cosine = 1 - (1 - cosine) * near**2
-    return {
-        "max_error": float(error.max()),
-        "p99_error": float(np.quantile(error, 0.99)),
-        "cosine": float(cosine.min()),
-        "top1_agreement": float((want.argmax(axis=1) == have.argmax(axis=1)).mean()),
-        "spread": spread / max(float(np.abs(want).max()), 1e-30),
-        "snr_db": _signal_to_noise_db(spread**2, float(np.mean((have[:natural] - want[:natural]) ** 2))),
-    }
-
-
-def _signal_to_noise_db(signal: float, noise: float) -> float:
-    """Return 10 log10 of signal over noise power; a constant that all images share is no signal."""
-    return float(10 * np.log10(max(signal, 1e-60) / max(noise, 1e-30 * signal, 1e-90)))
-
-
-def check(
-    run: Run,
-    reference: tuple[npt.NDArray[np.uint8], Mapping[str, Array], str],
-    batch: int,
-    spec: TensorSpec,
-    preprocessing: Preprocessing,
-    precision: str,
-    example: encoded.Example | None = None,
-    limit: int | None = None,
-) -> Fidelity:
-    """Run an artifact over the reference images and decide whether it is still the same model.
-
-    Args:
-        run: The session under test.
+    Attributes:
         reference: Images, expected outputs and the reference's name (`load_reference`).
         batch: Batch size of the session.
         spec: The session's image input.
@@ -189,28 +100,44 @@ def check(
         precision: Storage precision; selects the limits.
         example: An encoded image, to be decoded and preprocessed here.
         limit: How many images to run, in full batches; None runs all. The spread is of all images either way.
+    """
+
+    reference: Reference
+    batch: int
+    spec: TensorSpec
+    preprocessing: Preprocessing
+    precision: str
+    example: encoded.Example | None = None
+    limit: int | None = None
+
+
+def check(run: Run, setup: Setup) -> Fidelity:
+    """Run an artifact over the reference images and decide whether it is still the same model.
 
     Raises:
         DataError: The number or shape of outputs differs from the reference's.
     """
+    reference, batch, precision = setup.reference, setup.batch, setup.precision
     if precision in CALIBRATED:
         reference = first(reference, NATURAL, batch)
-    images, expected, engine = first(reference, limit, batch)
+    images, expected, engine = first(reference, setup.limit, batch)
     population = reference[1]
-    batches = feeds(images, batch, spec, preprocessing)
+    batches = feeds(images, batch, setup.spec, setup.preprocessing)
     outputs = run_all(run, batches)
     again = run_all(run, batches[:1])
     finite = all(bool(np.isfinite(value).all()) for value in outputs.values())
-    figures = compare(expected, {name: np.nan_to_num(value) for name, value in outputs.items()}, population=population)
+    figures = judge.compare(
+        expected, {name: np.nan_to_num(value) for name, value in outputs.items()}, population=population
+    )
     start = {name: value[:batch] for name, value in outputs.items()}
     repeatable = all(
         np.array_equal(again[name], start[name], equal_nan=True) or _close(again[name], start[name]) for name in start
     )
-    limits = LIMITS[precision]
-    reasons = _reasons(figures, limits, finite, repeatable)
+    limits = judge.LIMITS[precision]
+    reasons = judge.reasons_of(figures, limits, finite, repeatable)
     level_error = None
-    if example is not None:
-        level_error, encoded_reasons = _check_encoded(run, example, population, batch, spec, preprocessing)
+    if setup.example is not None:
+        level_error, encoded_reasons = _check_encoded(run, setup.example, setup)
         reasons += encoded_reasons
     return Fidelity(
         passed=not reasons,
@@ -250,15 +177,9 @@ def worst(checks: Sequence[Fidelity]) -> Fidelity:
     )
 
 
-def _check_encoded(
-    run: Run,
-    example: encoded.Example,
-    expected: Mapping[str, Array],
-    batch: int,
-    spec: TensorSpec,
-    preprocessing: Preprocessing,
-) -> tuple[float, list[str]]:
+def _check_encoded(run: Run, example: encoded.Example, setup: Setup) -> tuple[float, list[str]]:
     """Return the error of the input decoded from an encoded image, in levels of 255, and the reasons of a failure."""
+    spec, preprocessing, expected = setup.spec, setup.preprocessing, setup.reference[1]
     height, width = spec.shape[2:]
     image = read(example.content, "the encoded image", (height or 0, width or 0), preprocessing, spec.shape[1] or 3)
     tensor = normalize(image[None], preprocessing, spec.dtype)
@@ -268,33 +189,18 @@ def _check_encoded(
             f"an encoded image, decoded and preprocessed here, is {level_error:.1f} levels of 255 from the reference "
             "path's input: the preprocessing differs"
         )
-    outputs = run_all(run, [{spec.name: np.repeat(tensor, batch, axis=0)}])
+    outputs = run_all(run, [{spec.name: np.repeat(tensor, setup.batch, axis=0)}])
     want, have = (
         {name: np.concatenate([expected[name][:NATURAL], row[:1]]) for name, row in zip(expected, rows, strict=True)}
         for rows in (example.outputs.values(), (np.nan_to_num(value) for value in outputs.values()))
     )
-    cosine = compare(want, have)["cosine"]
-    if cosine < LIMITS["int8"]["cosine"]:
-        reasons.append(f"from an encoded image: cosine {cosine:.3g} is below {LIMITS['int8']['cosine']:g}")
+    cosine = judge.compare(want, have)["cosine"]
+    least = judge.LIMITS["int8"]["cosine"]
+    if cosine < least:
+        reasons.append(f"from an encoded image: cosine {cosine:.3g} is below {least:g}")
     return level_error, reasons
 
 
 def _close(left: Array, right: Array) -> bool:
     """Return whether two runs agree but for the last bits, which a multi-threaded sum may change."""
     return bool(np.allclose(left, right, rtol=1e-5, atol=1e-6 * float(np.abs(right).max())))
-
-
-def _reasons(figures: Mapping[str, float], limits: Mapping[str, float], finite: bool, repeatable: bool) -> list[str]:
-    reasons = []
-    if not finite:
-        reasons.append("an output holds NaN or infinity")
-    if not repeatable:
-        reasons.append("the same input gave another output the second time")
-    if figures["spread"] < 1e-7:
-        reasons.append("the reference outputs do not depend on the image, so nothing can be proved")
-    for name, limit in limits.items():
-        missed = figures[name] < limit if name == "cosine" else figures[name] > limit
-        if missed:
-            relation = "below" if name == "cosine" else "above"
-            reasons.append(f"{name.replace('_', ' ')} {figures[name]:.3g} is {relation} {limit:g}")
-    return reasons

@@ -114,7 +114,7 @@ def write_reference(path: Path, source: Artifact, model: ModelProto, calibration
     spec, preprocessing = source.inputs[0], source.preprocessing
     batch, run = spec.shape[0] or 1, Interpreter(model).run
     before = fidelity.load_reference(path)
-    result = fidelity.check(run, before, batch, spec, preprocessing, "fp32")
+    result = fidelity.check(run, fidelity.Setup(before, batch, spec, preprocessing, "fp32"))
     if not result.passed:
         raise FidelityError(f"The fp32 graph of {source.name} is not the same model: {'; '.join(result.reasons)}.")
     count = -(-fidelity.NATURAL // batch) * batch

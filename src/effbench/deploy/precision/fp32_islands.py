@@ -21,6 +21,7 @@ from torch import Tensor
 
 from effbench.deploy import Array
 from effbench.deploy.artifact import fidelity
+from effbench.deploy.artifact.judge import LIMITS, compare
 from effbench.deploy.interpreter import Interpreter
 from effbench.deploy.precision.float_nodes import shortest_prefix
 from effbench.deploy.precision.noise import rounding_noise
@@ -99,10 +100,10 @@ class HalfPrecisionJudge:
         """Return the outputs' error as a multiple of the limit in a mode; at most 1 holds the bound."""
         if (mode, islands) not in self._errors:
             outputs = self._outputs(mode, islands)
-            limits = fidelity.LIMITS["fp16"]
+            limits = LIMITS["fp16"]
             worst = math.inf
             if all(_finite(value) for value in outputs.values()):
-                figures = fidelity.compare(self.exact, outputs, self.natural)
+                figures = compare(self.exact, outputs, self.natural)
                 # 1 - cosine grows with the square of an error.
                 angle = math.sqrt(max(1 - figures["cosine"], 0) / (1 - limits["cosine"]))
                 worst = max(figures["p99_error"] / limits["p99_error"], angle) / SLACK[mode]

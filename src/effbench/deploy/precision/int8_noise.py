@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from effbench.deploy import Array
 from effbench.deploy.artifact import fidelity
+from effbench.deploy.artifact.judge import LIMITS, compare
 from effbench.deploy.graph import onnx_file
 from effbench.deploy.graph.run_ort import runner
 from effbench.deploy.precision.float_nodes import shortest_prefix
@@ -30,7 +31,7 @@ MARGIN_DB = 2.0
 and a runtime that rounds some values to the next level costs up to a dB."""
 TARGET_DB = 20.0 + MARGIN_DB
 """Signal to quantization noise on the worst set of images."""
-LEAST_COSINE = 1 - (1 - fidelity.LIMITS["int8"]["cosine"]) * 10 ** (-MARGIN_DB / 10)
+LEAST_COSINE = 1 - (1 - LIMITS["int8"]["cosine"]) * 10 ** (-MARGIN_DB / 10)
 """Of each image; 1 - cosine is proportional to the power of the noise."""
 SETS = 8
 """Sets of calibration images, each as large as that of a fidelity check. Noise differs by several dB from set to set,
@@ -268,5 +269,5 @@ def signal_to_noise_db(expected: Mapping[str, Array], outputs: Mapping[str, Arra
 
 
 def _figures(expected: Mapping[str, Array], outputs: Mapping[str, Array]) -> dict[str, float]:
-    figures = fidelity.compare(expected, outputs, len(next(iter(outputs.values()))))
+    figures = compare(expected, outputs, len(next(iter(outputs.values()))))
     return {name: value if math.isfinite(value) else -math.inf for name, value in figures.items()}

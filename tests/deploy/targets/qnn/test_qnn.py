@@ -55,7 +55,7 @@ def test_a_simulated_session_is_the_same_model_and_marked(context: Artifact) -> 
     assert session.simulated is True
     assert session.placement()["simulated"] is True
     reference = fidelity.load_reference(context.folder.with_name("small-fp16") / fidelity.REFERENCE)
-    record = fidelity.check(session, reference, 1, context.inputs[0], context.preprocessing, "fp16")
+    record = fidelity.check(session, fidelity.Setup(reference, 1, context.inputs[0], context.preprocessing, "fp16"))
     assert record.cosine > 0.9999
     assert record.finite
     assert record.repeatable

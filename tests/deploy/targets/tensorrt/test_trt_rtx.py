@@ -212,7 +212,7 @@ def test_on_a_gpu_the_engine_is_still_the_same_model(home: Path) -> None:
     graph = graph_artifact(home, attention(), "fp16")
     session = TARGET.open(converted(graph, TARGET), 1, {})
     reference = fidelity.load_reference(graph.folder / fidelity.REFERENCE)
-    record = fidelity.check(session, reference, 1, graph.inputs[0], graph.preprocessing, "fp16")
+    record = fidelity.check(session, fidelity.Setup(reference, 1, graph.inputs[0], graph.preprocessing, "fp16"))
     assert record.passed, record.reasons
     phases = session.phases({"image": np.zeros((1, 3, 16, 16), np.float32)})
     assert min(phases.values()) > 0
