@@ -1,7 +1,7 @@
 """Put a report's table and plot into the README.
 
     effbench report --plot --format json
-    python benchmarks/update_readme.py runs/report-top1
+    python benchmarks/update_readme.py runs/report-top1 --date 2026-11-30
 
 The table replaces the text between two marks; the first plot of measured rows becomes ``docs/img/pareto.svg``.
 """
@@ -37,16 +37,26 @@ def measured(folder: Path) -> list[Row]:
 
 
 def line(row: Row) -> str:
-    """Return one row of the table; a borrowed accuracy and a reconstruction are marked."""
+    """Return one row of the table; a borrowed accuracy and a reconstruction are marked.
+
+    An accuracy that was measured shows its 95 % interval: on a few images it is wide.
+    """
     size = str(row["height_px"]) + (f"x{row['width_px']}" if row["width_px"] != row["height_px"] else "")
     precision = " / ".join(dict.fromkeys((row["storage_precision"], row["compute_precision"] or "unknown")))
     accuracy = "-" if row["accuracy"] is None else f"{row['accuracy']:g}" + r" \*" * row["borrowed"]
+    if row["accuracy_low"] is not None:
+        accuracy += f" [{row['accuracy_low']:.0f}, {row['accuracy_high']:.0f}]"
     p50 = "-" if row["p50_ms"] is None else f"{row['p50_ms']:.2f}"
     if row["p50_low_ms"] is not None:
         p50 += f" [{row['p50_low_ms']:.2f}, {row['p50_high_ms']:.2f}]"
     model = row["model"] + (" †" if row["reconstruction"] else "")
     counts = (f"{row['params'] / 1e6:.2f}", f"{row['macs'] / 1e9:.2f}")
-    return f"| {' | '.join((model, size, row['target'], precision, accuracy, p50, *counts, row['trust']))} |"
+    weights = row["weights"].partition(":")[0]
+    return f"| {' | '.join((model, size, row['target'], precision, weights, accuracy, p50, *counts, row['trust']))} |"
+
+
+def _data(source: str) -> str:
+    return source.rpartition(", ")[0]
 
 
 def conditions(row: Row) -> str:
@@ -54,16 +64,23 @@ def conditions(row: Row) -> str:
     plural = "s" if row["threads"] != 1 else ""
     return (
         f"{row['machine']}; batch {row['batch']}, {row['threads']} thread{plural}, {row['scope']}, {row['protocol']}; "
-        f"{row['rounds']} rounds in fresh processes; weights {row['weights']}."
+        f"{row['rounds']} rounds in fresh processes."
     )
 
 
-def table(rows: Sequence[Row]) -> str:
+def table(rows: Sequence[Row], measured_on: str = "") -> str:
     """Return the Markdown between the marks: a table, and notes on its signs."""
     shared = {conditions(row): None for row in rows}
     if len(shared) > 1:
         sys.exit(f"the rows were measured under different conditions: {'; '.join(shared)}")
-    notes = [*shared, f"Runtimes: {', '.join(dict.fromkeys(row['runtime'] for row in rows))}."]
+    prefix = f"Measured {measured_on} on " if measured_on else ""
+    notes = [
+        *(prefix + one for one in shared),
+        f"Runtimes: {', '.join(dict.fromkeys(row['runtime'] for row in rows))}.",
+    ]
+    # A source ends in the runtime that was evaluated, which the row names already.
+    sources = [row["accuracy_source"] for row in rows if row["accuracy_status"] == "measured"]
+    notes += [f"Accuracy with a 95 % interval: measured {one}." for one in dict.fromkeys(map(_data, sources))]
     if any(row["borrowed"] for row in rows):
         notes.append(r"\* *borrowed*: published for other weights, not measured on these files.")
     if any(row["reconstruction"] for row in rows):
@@ -71,7 +88,7 @@ def table(rows: Sequence[Row]) -> str:
     if any(row["trust"] != "A" for row in rows):
         grades = "[what the grades mean](docs/explanation/trust.md)"
         notes.append(f"Trust runs from A to D ({grades}); a D is no latency of the model.")
-    header = ("model", "px", "target", "precision", "top-1 %", "p50 ms [95 %]", "params M", "GMACs", "trust")
+    header = ("model", "px", "target", "precision", "weights", "top-1 %", "p50 ms [95 %]", "params M", "GMACs", "trust")
     return "\n".join(
         [
             f"| {' | '.join(header)} |",
@@ -96,6 +113,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="of the report")
     parser.add_argument("--plot", help="file name of the plot in that folder (default: the first)")
+    parser.add_argument("--date", default="", help="on which the rows were measured")
     options = parser.parse_args()
     rows = measured(options.folder)
     plots = sorted(options.folder.glob(options.plot or "*local*.svg"))
@@ -103,7 +121,7 @@ def main() -> None:
         sys.exit(f"{options.folder}: has no plot; write it with: effbench report --plot")
     if plots[0].stat().st_size > LARGEST_PLOT_BYTES:
         sys.exit(f"{plots[0]}: {plots[0].stat().st_size:,} bytes, more than {LARGEST_PLOT_BYTES:,}")
-    README.write_text(replace(README.read_text(), table(rows)))
+    README.write_text(replace(README.read_text(), table(rows, options.date)))
     PLOT.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(plots[0], PLOT)
     print(f"{README.name}: {len(rows)} rows; {PLOT.relative_to(ROOT)}: from {plots[0].name}")

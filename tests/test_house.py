@@ -380,6 +380,13 @@ def test_the_command_line_starts_without_anything_heavy(arguments: list[str], pa
     assert done.stdout
 
 
+def test_an_export_that_is_cached_needs_no_numpy():
+    """Its parent process imports these; numpy alone would take a sixth of the time of the command."""
+    names = ["effbench.api.export.run", "effbench.api.export.exporter", "effbench.commands.text.results"]
+    done = bare(f"NAMES = {names!r}" + IMPORT_ALL + "\nfrom effbench import deploy\ndeploy.registered()", "tabulate")
+    assert (0, "", "") == (done.returncode, done.stdout, done.stderr)
+
+
 def test_in_a_bare_interpreter_the_rest_is_missing():
     done = bare("import torch", "numpy")
     assert 1 == done.returncode

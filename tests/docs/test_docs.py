@@ -421,7 +421,7 @@ def test_the_readme_is_filled_from_a_report(desk: Path, monkeypatch: pytest.Monk
     found = update_readme.measured(desk / "readme" / "report-top1")
     filled = update_readme.replace(PAGES["README.md"], update_readme.table(found))
     inside = filled.partition("<!-- table:begin -->")[2].partition("<!-- table:end -->")[0]
-    assert re.search(r"^\| toy\.net \| 64 \| ort \| fp32 \| (-|0) \| [\d.]+ \|", inside, re.MULTILINE)
+    assert re.search(r"^\| toy\.net \| 64 \| ort \| fp32 \| untrained \| (-|0) \| [\d.]+ \|", inside, re.MULTILINE)
     assert "iformer_t" not in inside
     assert PAGES["README.md"].partition("<!-- table:end -->")[2] == filled.partition("<!-- table:end -->")[2]
 

@@ -115,6 +115,18 @@ def test_images_per_second_is_the_mean_rate_in_the_report_and_on_the_terminal() 
     assert " 100.0 " not in text
 
 
+def test_the_terminal_states_the_weights_of_every_measurement() -> None:
+    base = replace(measurement_of(), settings={"threads": "1", "batch": "1"})
+    trained = Weights("pretrained", None, "a package 1.0", "0" * 64)
+    other = replace(base, subject=replace(base.subject, model="trained", weights=trained))
+    shared = results.profile(Profile((base, base), ())).splitlines()
+    assert any(line.endswith("; weights untrained") for line in shared)
+    mixed = results.profile(Profile((base, other), ()))
+    assert "fresh processes; weights" not in mixed
+    assert "trained 224 px fp32 ort: weights pretrained" in mixed
+    assert f"{base.subject.model} 224 px fp32 ort: weights untrained" in mixed
+
+
 def test_a_published_latency_gives_no_throughput() -> None:
     rows = build_rows(campaign(), grade=grade_of)
     assert {None} == {row.images_per_s for row in rows if row.source == "published"}

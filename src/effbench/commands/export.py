@@ -75,7 +75,6 @@ def export(
     from effbench.api.export.request import ExportRequest
     from effbench.api.export.run import run_exports
     from effbench.api.export.verification import finish
-    from effbench.api.quantize.bound import run_quantize
     from effbench.commands.text import next_command, results
     from effbench.errors import UsageError
     from effbench.schema import DEFAULT_RESOLUTION
@@ -112,6 +111,8 @@ def export(
         if bundle is not None:
             cells = finish(bundle, options=options, out=out)
         elif max_drop is not None and data is not None:
+            from effbench.api.quantize.bound import run_quantize
+
             cells = run_exports([_bounded(request, max_drop, data, classes) for request in requests], run_quantize)
         else:
             cells = run_exports(requests)

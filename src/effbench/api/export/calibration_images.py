@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from effbench.deploy.precision.calibration import SYNTHETIC, load_calibration, stamps
 from effbench.errors import UsageError
 from effbench.schema import CALIBRATED, Backbone, InputShapes, Preprocessing
 
@@ -33,6 +32,8 @@ def calibration_images(
         if folder is not None:
             raise UsageError("--images belongs to int8 and a16w8.", hint="Add --precision int8.")
         return CalibrationImages()
+    from effbench.deploy.precision.calibration import SYNTHETIC, stamps  # numpy, which most exports do not need here
+
     place = None if folder is None else SYNTHETIC if str(folder) == SYNTHETIC else str(Path(folder).resolve())
     stamp = stamps(place) if place not in (None, SYNTHETIC) else ()
     preprocessing, channels = backbone.preprocessing, backbone.in_channels
@@ -50,4 +51,6 @@ def _sha256(
     stamp: tuple[tuple[str, int, int], ...],
 ) -> str:
     """Return the hash of the images of a folder; a sweep needs the same hash for hundreds of cells."""
+    from effbench.deploy.precision.calibration import load_calibration
+
     return load_calibration(place, shapes.image, preprocessing, channels).sha256

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from effbench.api.export import stage
 from effbench.api.export.run import fp32_graph
@@ -11,11 +12,12 @@ from effbench.api.export.source import resolve
 from effbench.api.export.stage import EXPORT_WORKER, STAGE_LIMIT_S, Limits, Notify, silent
 from effbench.api.keywords import from_fields
 from effbench.codec import from_json
-from effbench.deploy.precision.calibration import SYNTHETIC
-from effbench.deploy.precision.diagnose import NumericsReport
 from effbench.errors import UsageError
 from effbench.schema import DEFAULT_RESOLUTION, InputShapes, Resolution
 from effbench.store import home as home_of
+
+if TYPE_CHECKING:
+    from effbench.deploy.precision.diagnose import NumericsReport
 
 IMAGES = 3
 """The default number of images; each is run some dozens of times."""
@@ -69,6 +71,9 @@ def numerics(request: NumericsRequest) -> NumericsReport:
     Raises:
         ConversionError: The interpreter lacks an operator of the graph.
     """
+    from effbench.deploy.precision.calibration import SYNTHETIC
+    from effbench.deploy.precision.diagnose import NumericsReport
+
     home, limits, precision = home_of(request.out), Limits.of(request.time_limit_s), request.precision
     source = resolve(request.model, request.weights, request.seed)
     graph = fp32_graph(source, InputShapes.parse(request.resolution), home, limits, request.notify)

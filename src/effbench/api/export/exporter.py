@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from effbench import deploy
 from effbench.api.export import fp32_fallback, stage
@@ -19,11 +19,13 @@ from effbench.api.export.stage import EXPORT_WORKER, Limits
 from effbench.api.export.verification import source_graph, verify_artifact
 from effbench.codec import to_json
 from effbench.deploy.artifact import bundle, placement
-from effbench.deploy.precision.mix import Mix
 from effbench.errors import DataError, EffbenchError, UnavailableError, UnsupportedError
 from effbench.process import TIME_LIMIT, ChildFailure
 from effbench.schema import CALIBRATED, PRECISIONS, Artifact, Cell, Device, InputShapes, Preprocessing
 from effbench.store import home as home_of
+
+if TYPE_CHECKING:
+    from effbench.deploy.precision.mix import Mix
 
 _CALIBRATED_BY = tuple(
     f"effbench.deploy.precision.{name}"

@@ -88,7 +88,7 @@ def profile(result: Profile) -> str:
     if measurements:
         grades = [grade(item.samples, item.before, item.after) for item in measurements]
         body = [_latency(item, trust) for item, (trust, _) in zip(measurements, grades, strict=True)]
-        lines += [table(LATENCY, body), _conditions(measurements[0])]
+        lines += [table(LATENCY, body), *_conditions(measurements)]
         lines += [f"{measured(item)}: {text}" for item in measurements for text in protocol.lines(item)]
         doubts = [
             (measured(item), reason)
@@ -136,12 +136,26 @@ def _latency(item: Measurement, trust: str) -> tuple[str, ...]:
     return (*_subject(item), *(_quantile(rounds, p) for p in (0.5, 0.9, 0.99)), *_throughput_and_memory(item), trust)
 
 
-def _conditions(one: Measurement) -> str:
-    return (
-        f"{one.device}, {one.before.get('cpu_model')}; batch {one.settings['batch']}, "
-        f"{_count(int(one.settings['threads']), 'thread')}, {one.samples.scope}, {one.samples.protocol}; "
-        f"{_count(len(one.samples.rounds), 'round')} in fresh processes; weights {one.subject.weights.kind}"
-    )
+def _conditions(measurements: Sequence[Measurement]) -> list[str]:
+    """Return the conditions of the measurements: what all share in one line, what some differ in below it."""
+    facts = [
+        (
+            f"{one.device}, {one.before.get('cpu_model')}",
+            f"batch {one.settings['batch']}, {_count(int(one.settings['threads']), 'thread')}, "
+            f"{one.samples.scope}, {one.samples.protocol}",
+            f"{_count(len(one.samples.rounds), 'round')} in fresh processes",
+            f"weights {one.subject.weights.kind}",
+        )
+        for one in measurements
+    ]
+    shared = [fact for fact in facts[0] if all(fact in others for others in facts)]
+    other = [
+        (measured(one), fact)
+        for one, own in zip(measurements, facts, strict=True)
+        for fact in own
+        if fact not in shared
+    ]
+    return ["; ".join(shared), *grouped(other, len(measurements))]
 
 
 def _count(number: int, noun: str) -> str:

@@ -13,7 +13,6 @@ from effbench.deploy import Array, Converted, Session, Target, abbreviate
 from effbench.deploy.artifact.placement import record
 from effbench.deploy.graph import onnx_file
 from effbench.deploy.targets.qnn import snapdragon
-from effbench.deploy.targets.qnn.htp import DECOMPOSITIONS, PRODUCT, prepare
 from effbench.errors import (
     ConversionError,
     DataError,
@@ -169,6 +168,8 @@ def chip_of(options: Mapping[str, str]) -> snapdragon.Soc:
 def _prepare(source: Path, destination: Path, exact: bool) -> tuple[str, ...]:
     """Write the graph that the HTP's compiler accepts; returns a note on the decomposed operators."""
     import onnx
+
+    from effbench.deploy.targets.qnn.htp import DECOMPOSITIONS, PRODUCT, prepare
 
     model = onnx_file.load(source)
     prepared = prepare(model, exact)
