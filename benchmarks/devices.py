@@ -25,6 +25,7 @@ from typing import Any
 from effbench import process
 from effbench.api.export.run import export
 from effbench.deploy.artifact import bundle
+from effbench.device import AGENT, PAIR_AGENT
 from effbench.profiles import transports
 from effbench.profiles.paired import log_ratios
 from effbench.profiles.transports.zipapp import agent
@@ -34,8 +35,6 @@ from reference import trimmed
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 import loopback
-
-PAIR_AGENT = "effbench.device.agent_pair"
 
 
 def one_round(link: transports.Link, folder: Path, artifacts: tuple[str, str], seconds: float, swap: bool) -> float:
@@ -97,7 +96,7 @@ def first_answer(device: Any, artifact: Any, folder: Path, repeats: int) -> str:
         start = time.monotonic()
         link = transports.connect(device)
         link.put(files, artifact.name)
-        list(link.run("effbench.device.agent", {"op": "load", "target": "ort"}, time_limit_s=120))
+        list(link.run(AGENT, {"op": "load", "target": "ort"}, time_limit_s=120))
         starts.append(time.monotonic() - start)
         link.close()
         start = time.monotonic()

@@ -8,11 +8,15 @@ import inspect
 import click
 import pytest
 
+from effbench import reports
 from effbench.cli import cli
 from effbench.commands import _shared
 from effbench.commands._shared import Command
 from effbench.errors import UsageError
+from effbench.profiles import vendors
+from effbench.reports import gate, matrix, rows
 from effbench.schema import DEFAULT_BATCH, DEFAULT_RESOLUTION, DEFAULT_THREADS, InputShapes
+from effbench.statistics.verdict import WHEN_INCONCLUSIVE
 
 COMMANDS = sorted(cli.commands.values(), key=lambda command: str(command.name))
 SINGLE = [
@@ -97,3 +101,32 @@ def test_defaults_are_those_of_the_records():
     export = cli.commands["export"].make_context("export", ["regla_m"])
     assert DEFAULT_BATCH == export.params["batch"]
     assert f"[default: {DEFAULT_BATCH}]" in export.get_help()
+
+
+def choices(command: str, option: str) -> set[str]:
+    """Return the names that the shell completes after an option."""
+    (parameter,) = [item for item in cli.commands[command].params if option in item.opts]
+    items = parameter.type.shell_complete(click.Context(cli.commands[command]), parameter, "")
+    return {item.value for item in items}
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "valid"),
+    [
+        ("gate", "--format", gate.FORMATS.keys() - {"terminal"}),
+        ("compare", "--format", gate.FORMATS.keys() - {"terminal"}),
+        ("report", "--format", reports.FORMATS.keys() - {"terminal"}),
+        ("report", "--metric", set(reports.METRICS)),
+        ("report", "--published", set(rows.PUBLISHED_CHOICES)),
+        ("sweep", "--format", set(matrix.FORMATS)),
+        ("import", "--format", set(vendors.readers())),
+    ],
+)
+def test_the_names_of_an_option_are_those_that_its_function_takes(command: str, option: str, valid: set[str]):
+    assert valid == choices(command, option)
+
+
+def test_an_inconclusive_verdict_has_the_codes_of_the_statistics():
+    (parameter,) = [item for item in cli.commands["gate"].params if "--inconclusive" in item.opts]
+    assert isinstance(parameter.type, click.Choice)
+    assert set(WHEN_INCONCLUSIVE) == set(parameter.type.choices)

@@ -9,13 +9,13 @@ from typing import Any
 
 from effbench.codec import from_json
 from effbench.deploy.artifact import bundle
+from effbench.device import AGENT
 from effbench.errors import DeviceError, EffbenchError, MeasurementError, UnavailableError
 from effbench.profiles import devices, transports
 from effbench.profiles.transports.channel import LostError
 from effbench.profiles.transports.session import TIMEOUT_S
 from effbench.schema import Artifact, Device
 
-AGENT = "effbench.device.agent"
 WAITS_S = (0.0, 1.0, 4.0)
 """Before each attempt to connect again: a dropped connection is back at once, a reboot takes longer."""
 

@@ -64,6 +64,16 @@ json = click.option("--json", "as_json", is_flag=True, help="Print one JSON docu
 resolutions = click.option(
     "--res", "resolutions", type=SIZE, multiple=True, metavar="PX", help=f"{RESOLUTION_HELP} Repeatable."
 )
+resolution = click.option(
+    "--res",
+    "resolution",
+    cls=LazyDefault,
+    type=SIZE,
+    default=default_resolution,
+    show_default=True,
+    metavar="PX",
+    help=RESOLUTION_HELP,
+)
 targets = click.option("--target", "-t", "targets", type=TARGET, multiple=True, metavar="NAME", help=TARGETS_HELP)
 precision = click.option("--precision", type=PRECISION, metavar="NAME", help=PRECISION_HELP)
 precisions = click.option(

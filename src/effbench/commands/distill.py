@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from effbench.commands import _shared as shared
-from effbench.commands._types import FILE, MODEL, SIZE
+from effbench.commands._types import FILE, MODEL
 from effbench.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -45,16 +45,7 @@ def _recipe(function: Callable[..., None]) -> Callable[..., None]:
 )
 @click.option("--val", "validation", type=FILE, metavar="PATH", help="Labelled images for an accuracy at the end.")
 @click.option("--classes", type=FILE, metavar="FILE", help="Classes in the order of the outputs, one per line.")
-@click.option(
-    "--res",
-    "resolution",
-    cls=shared.LazyDefault,
-    type=SIZE,
-    default=shared.default_resolution,
-    show_default=True,
-    metavar="PX",
-    help=shared.RESOLUTION_HELP,
-)
+@shared.resolution
 @click.option("--weights", type=FILE, metavar="FILE", help="A .safetensors file to start from.")
 @click.option("--workers", default=0, show_default=True, metavar="N", help="Processes that decode images.")
 @click.option("--threads", type=int, metavar="N", help="Threads of torch in each process.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from effbench.commands import _shared as shared
-from effbench.commands._types import FOLDER, MODEL, PRECISION, SIZE
+from effbench.commands._types import FOLDER, MODEL, PRECISION
 
 if TYPE_CHECKING:
     from effbench.deploy.precision.diagnose import NumericsReport
@@ -17,16 +17,7 @@ if TYPE_CHECKING:
 
 @shared.command()
 @click.argument("model", type=MODEL)
-@click.option(
-    "--res",
-    "resolution",
-    cls=shared.LazyDefault,
-    type=SIZE,
-    default=shared.default_resolution,
-    show_default=True,
-    metavar="PX",
-    help=shared.RESOLUTION_HELP,
-)
+@shared.resolution
 @click.option("--precision", type=PRECISION, default="fp16", show_default=True, metavar="NAME", help="Only fp16.")
 @click.option("--images", type=FOLDER, metavar="FOLDER", help="Images to examine (default: synthetic ones).")
 @click.option("--max-images", default=3, show_default=True, metavar="N", help="At most N images, two or more.")

@@ -98,6 +98,12 @@ class Target(ABC):
         return tuple(package.replace("-", "_") for package in self.packages)
 
     @property
+    def install_command(self) -> str:
+        """The command that installs what the target needs; empty if it needs nothing that pip installs."""
+        wanted = f"effbench[{self.extra}]" if self.extra else " ".join(self.packages)
+        return f"pip install '{wanted}'" if self.extra else f"pip install {wanted}" if wanted else ""
+
+    @property
     def on_request(self) -> bool:
         """Whether artifacts are made only if the user names the target, although the runtime is installed."""
         return False

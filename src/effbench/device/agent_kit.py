@@ -18,11 +18,11 @@ from typing import Any
 
 from effbench import process
 from effbench.codec import fingerprint
+from effbench.device import AGENT
 from effbench.errors import DataError, EffbenchError
 from effbench.schema import FORMAT_VERSION
 
 PLAN, RESULT = "kit.json", "result.jsonl"
-AGENT = "effbench.device.agent"
 
 
 def run(folder: Path) -> int:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from effbench.models.initialise import Watchers
-from effbench.models.layers import Classifier, ConvNorm, check_sides, fold_after
+from effbench.models.layers import Classifier, ConvNorm, StagedNetwork, fold_after
 from effbench.models.mixers.lambdas import LambdaConv
 from effbench.schema import Backbone
 
@@ -78,7 +78,7 @@ class Bottleneck(nn.Module):
         return {}
 
 
-class LambdaResNet(nn.Module):
+class LambdaResNet(StagedNetwork):
     """ResNet's stem of a 7x7 convolution and a max pool, four stages of bottlenecks, and a linear classifier."""
 
     def __init__(self, depths: tuple[int, ...], in_channels: int, classes: int) -> None:
@@ -87,23 +87,6 @@ class LambdaResNet(nn.Module):
         stages = [nn.Sequential(*units) for units in _stages(depths)]
         self.stages = nn.ModuleList([nn.Sequential(stem, stages[0]), *stages[1:]])
         self.classifier = Classifier(EXPANSION * WIDTHS[-1], classes, normalise=False)
-
-    def forward_features(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return the outputs of the four stages, at strides 4, 8, 16 and 32.
-
-        Raises:
-            UsageError: Height or width is not a positive multiple of 32 pixels.
-        """
-        check_sides(x.shape[-2], x.shape[-1])
-        features = []
-        for stage in self.stages:
-            x = stage(x)
-            features.append(x)
-        return tuple(features)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return class scores, shape (B, classes), for images of shape (B, in_channels, H, W)."""
-        return self.classifier(self.forward_features(x)[-1])  # type: ignore[no-any-return]
 
 
 def _stages(depths: tuple[int, ...]) -> Iterator[list[nn.Module]]:

@@ -147,22 +147,11 @@ class Classifier(nn.Module):
         return self
 
 
-class Network(nn.Module):
-    """A stem, four stages and a classifier.
+class StagedNetwork(nn.Module):
+    """Four stages that each halve the map, the first one to a quarter of the image, and a classifier."""
 
-    Args:
-        inputs: Channels of the image.
-        widths: Channels of the four stages.
-        blocks: The residual units of each stage, at that stage's width.
-        classes: Number of classes.
-    """
-
-    def __init__(self, inputs: int, widths: tuple[int, ...], blocks: Iterable[list[nn.Module]], classes: int) -> None:
-        super().__init__()
-        entries = [stem(inputs, widths[0])]
-        entries += [nn.Sequential(ConvNorm(a, b, 3, stride=2)) for a, b in pairwise(widths)]
-        self.stages = nn.ModuleList(nn.Sequential(*entry, *units) for entry, units in zip(entries, blocks, strict=True))
-        self.classifier = Classifier(widths[-1], classes)
+    stages: nn.ModuleList
+    classifier: Classifier
 
     def forward_features(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return the outputs of the four stages, at strides 4, 8, 16 and 32.
@@ -178,8 +167,26 @@ class Network(nn.Module):
         return tuple(features)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return class scores, shape (B, classes), for images of shape (B, inputs, H, W)."""
+        """Return class scores, shape (B, classes), for images of shape (B, channels, H, W)."""
         return self.classifier(self.forward_features(x)[-1])  # type: ignore[no-any-return]
+
+
+class Network(StagedNetwork):
+    """A stem, four stages and a classifier.
+
+    Args:
+        inputs: Channels of the image.
+        widths: Channels of the four stages.
+        blocks: The residual units of each stage, at that stage's width.
+        classes: Number of classes.
+    """
+
+    def __init__(self, inputs: int, widths: tuple[int, ...], blocks: Iterable[list[nn.Module]], classes: int) -> None:
+        super().__init__()
+        entries = [stem(inputs, widths[0])]
+        entries += [nn.Sequential(ConvNorm(a, b, 3, stride=2)) for a, b in pairwise(widths)]
+        self.stages = nn.ModuleList(nn.Sequential(*entry, *units) for entry, units in zip(entries, blocks, strict=True))
+        self.classifier = Classifier(widths[-1], classes)
 
 
 class ChannelNorm(nn.Module):

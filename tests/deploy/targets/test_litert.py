@@ -1,14 +1,16 @@
 """LiteRT: where operators run, for lists of nodes and for converted files."""
 
+import json
 import os
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from small_graphs import SIDE, attention, converted, graph_artifact
 
 from effbench.deploy.targets import litert
-from effbench.errors import DataError, UnavailableError, UsageError
+from effbench.errors import DataError, UnavailableError, UnsupportedError, UsageError
 
 
 def node(index, name, inputs, outputs):
@@ -77,16 +79,23 @@ def test_the_path_of_an_interpreter_may_be_relative_to_the_users_folder(tmp_path
         litert.TARGET.convert(graph, tmp_path / "out", {"python": "environment/python"})
 
 
-def test_half_precision_is_refused(tmp_path):
-    graph = graph_artifact(tmp_path, attention(), "fp16")
-    with pytest.raises(UnavailableError, match="takes fp32 graphs so far, not fp16"):
+def test_other_precisions_are_unsupported_on_any_machine(own):
+    done = own("export", "toy:net", "--res", "64", "-t", "litert", "--precision", "fp16", "--json")
+    (cell,) = json.loads(done.stdout)["data"]
+    assert (4, "unsupported", "It takes fp32.") == (done.returncode, cell["status"], cell["next_step"])
+    assert "Target 'litert' takes no fp16: effbench converts fp32 graphs only" in cell["reason"]
+
+
+def test_an_open_batch_is_unsupported_on_any_machine(tmp_path):
+    graph = graph_artifact(tmp_path, attention())
+    (spec,) = graph.inputs
+    graph = replace(graph, inputs=(replace(spec, shape=(None, *spec.shape[1:])),))
+    with pytest.raises(UnsupportedError, match="takes fixed shapes"):
         litert.TARGET.convert(graph, tmp_path, {})
 
 
 @pytest.mark.target("litert")
 def test_a_damaged_file_is_named(tmp_path):
-    from dataclasses import replace
-
     artifact = replace(graph_artifact(tmp_path, attention()), entry="broken.tflite")
     (artifact.folder / "broken.tflite").write_bytes(b"nothing")
     with pytest.raises(DataError, match=r"broken\.tflite: LiteRT does not load it"):

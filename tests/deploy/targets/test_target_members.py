@@ -68,6 +68,16 @@ def test_a_missing_package_is_named():
     assert "the package 'no-such-package' is not installed" == Absent().available() == Absent().measurable()
 
 
+class WithExtra(Absent):
+    extra = "ort"
+
+
+def test_the_command_that_installs_a_target_names_an_extra_or_its_packages():
+    assert "pip install onnx no-such-package" == Absent().install_command
+    assert "pip install 'effbench[ort]'" == WithExtra().install_command
+    assert "" == Echo().install_command
+
+
 def test_a_folder_with_the_name_of_a_package_is_not_the_package(tmp_path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "no_such_package").mkdir()
     monkeypatch.syspath_prepend(tmp_path)

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from effbench import process
-from effbench.api.compare.rounds import PAIR_AGENT, ROUND_LIMIT_S, RoundSettings
+from effbench.api.compare.rounds import ROUND_LIMIT_S, RoundSettings
 from effbench.deploy.artifact import bundle
 from effbench.deploy.graph import onnx_file
+from effbench.device import PAIR_AGENT
 from effbench.errors import EffbenchError
 from effbench.schema import Artifact
 from effbench.statistics.verdict import Explanation, LayerChange

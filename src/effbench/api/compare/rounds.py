@@ -20,6 +20,7 @@ import numpy as np
 from effbench import process
 from effbench.api.export.stage import Notify
 from effbench.api.remote import Remote, lost
+from effbench.device import PAIR_AGENT
 from effbench.errors import DataError, EffbenchError, MeasurementError, UsageError
 from effbench.profiles.paired import MIN_PAIRS, PairedRound, log_ratios
 from effbench.profiles.turns import join_turns
@@ -28,7 +29,6 @@ from effbench.statistics import sequential
 from effbench.statistics.sequential import Rules
 from effbench.statistics.verdict import FAILED, INCONCLUSIVE, SLOWER, Ratio, Verdict
 
-PAIR_AGENT = "effbench.device.agent_pair"
 ROUND_LIMIT_S = 120.0
 
 GIVE_UP = 3

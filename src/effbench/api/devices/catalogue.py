@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from effbench import deploy, process
+from effbench.device import AGENT
 from effbench.errors import EffbenchError, UnavailableError
 from effbench.profiles import devices as declared
 from effbench.schema import Device
@@ -51,7 +52,7 @@ def targets() -> list[TargetStatus]:
     rows = []
     for name, target in deploy.registered().items():
         reason = target.available()
-        state, step = ("ready", "") if reason is None else ("missing", f"pip install 'effbench[{target.extra}]'")
+        state, step = ("ready", "") if reason is None else ("missing", target.install_command)
         rows.append(TargetStatus(name, target.title, state, reason or "", step, target.precision))
     return rows
 
@@ -62,7 +63,7 @@ def doctor(out: str | Path | None = None) -> list[Check]:
     Each runtime is loaded in a separate process, so that a broken one is reported and affects nothing else.
     """
     checks = [_python(), _folder(home_of(out))]
-    (answer,) = process.run("effbench.device.agent", {"op": "observe"}, time_limit_s=60)
+    (answer,) = process.run(AGENT, {"op": "observe"}, time_limit_s=60)
     for row in targets():
         checks.append(_target(row))
     return checks + machine_checks(answer["environment"])
@@ -92,7 +93,7 @@ def _folder(home: Path) -> Check:
 
 def _load(name: str) -> str:
     try:
-        (answer,) = process.run("effbench.device.agent", {"op": "load", "target": name}, time_limit_s=120)
+        (answer,) = process.run(AGENT, {"op": "load", "target": name}, time_limit_s=120)
     except UnavailableError as error:
         return error.message
     except EffbenchError as error:

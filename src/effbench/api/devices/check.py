@@ -9,8 +9,8 @@ from typing import Any
 
 from effbench import deploy
 from effbench.api.devices.catalogue import Check, machine_checks
-from effbench.api.export.stage import AGENT
 from effbench.api.remote import Remote
+from effbench.device import AGENT
 from effbench.errors import EffbenchError
 from effbench.profiles import devices, transports
 from effbench.schema import Device

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from effbench.api.export.stage import STAGE_LIMIT_S
-from effbench.api.remote import AGENT, Remote
+from effbench.api.remote import Remote
 from effbench.codec import to_json
 from effbench.data import Dataset, pixels
+from effbench.device import AGENT
 from effbench.schema import Artifact, Preprocessing
 
 PORTION = 256

@@ -15,11 +15,12 @@ from effbench.api.evaluate import accuracy, remote_images
 from effbench.api.evaluate.accuracy import Disagreement, Share, Suspicion
 from effbench.api.evaluate.request import EvaluateRequest
 from effbench.api.export.source import versions
-from effbench.api.export.stage import AGENT, STAGE_LIMIT_S
+from effbench.api.export.stage import STAGE_LIMIT_S
 from effbench.api.remote import Remote
 from effbench.codec import from_json, to_json
 from effbench.data import Dataset
 from effbench.deploy.artifact import bundle
+from effbench.device import AGENT
 from effbench.errors import DataError
 from effbench.profiles.accuracy import score_output
 from effbench.schema import FORMAT_VERSION, Artifact, DataInfo, Evaluation, Predictions, Preprocessing

@@ -129,17 +129,16 @@ class Exporter:
             EffbenchError: It cannot be exported.
         """
         target = deploy.get(name)
-        reason = target.available()
-        if reason is not None:
-            raise UnavailableError(
-                f"Target '{name}' cannot be made here: {reason}.", hint=f"pip install 'effbench[{target.extra}]'"
-            )
         stored = self.storage_precision(name, precision)
         options = {**(self.device.options.get(name, {}) if self.device else {}), **self.options}
         if stored in target.refuses:
             others = ", ".join(name for name in PRECISIONS if name not in target.refuses)
-            reason = target.refuses[stored]
-            raise UnsupportedError(f"Target '{name}' takes no {stored}: {reason}.", hint=f"It takes {others}.")
+            refused = f"Target '{name}' takes no {stored}: {target.refuses[stored]}."
+            raise UnsupportedError(refused, hint=f"It takes {others}.")
+        reason = target.available()
+        if reason is not None:
+            absent = f"Target '{name}' cannot be made here: {reason}."
+            raise UnavailableError(absent, hint=target.install_command or None)
         if self.allow_fallback and "fallback" in target.options:
             options.setdefault("fallback", "yes")
         graph = self._graphs[shapes]

@@ -20,7 +20,7 @@ Notify = Callable[[str], None]
 STAGE_LIMIT_S = 600.0
 MEMORY_SHARE = 0.8
 """Of the machine's memory, for all stages that run at the same time."""
-EXPORT_WORKER, AGENT = "effbench.api.export.worker", "effbench.device.agent"
+EXPORT_WORKER = "effbench.api.export.worker"
 
 
 def silent(message: str) -> None:
@@ -70,7 +70,7 @@ def run(module: str, job: Mapping[str, Any], limits: Limits, home: Path, name: s
     """Run one stage in a child; a failure is recorded below ``home`` before it is raised.
 
     Args:
-        module: `EXPORT_WORKER` or `AGENT`.
+        module: `EXPORT_WORKER` or `effbench.device.AGENT`.
         job: A JSON object; ``op`` names the stage.
         limits: Of time and memory.
         home: Where records belong.

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from effbench import deploy
 from effbench.api.export.source import is_model
-from effbench.api.export.stage import AGENT, STAGE_LIMIT_S, Limits, Notify, run, silent
+from effbench.api.export.stage import STAGE_LIMIT_S, Limits, Notify, run, silent
 from effbench.api.remote import Remote, device_of
 from effbench.codec import from_json
 from effbench.deploy.artifact import bundle
+from effbench.device import AGENT
 from effbench.errors import DataError, EffbenchError, UsageError, unknown_name
 from effbench.profiles import devices
 from effbench.schema import Artifact, Cell, Fidelity

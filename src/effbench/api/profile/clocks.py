@@ -6,8 +6,9 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from effbench.api.export.stage import AGENT, Notify
+from effbench.api.export.stage import Notify
 from effbench.api.remote import Remote
+from effbench.device import AGENT
 from effbench.errors import EffbenchError, UnavailableError, UsageError
 
 Ask = Callable[[Sequence[str]], bool]

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from effbench.api.export.stage import AGENT, Notify, silent
+from effbench.api.export.stage import Notify, silent
 from effbench.api.remote import Remote, device_of
 from effbench.codec import plain
 from effbench.deploy.artifact import bundle
+from effbench.device import AGENT
 from effbench.errors import UnavailableError
 from effbench.schema import FORMAT_VERSION, Device, InputShapes, Measurement
 from effbench.statistics import percentiles

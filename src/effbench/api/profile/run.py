@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from effbench import deploy
-from effbench.api.export.stage import AGENT, Notify
+from effbench.api.export.stage import Notify
 from effbench.api.keywords import from_fields
 from effbench.api.profile import clocks
 from effbench.api.profile.request import ROUNDS, Keep, ProfileRequest
@@ -21,6 +21,7 @@ from effbench.api.profile.select import Selection
 from effbench.api.remote import Remote, device_of, lost
 from effbench.codec import from_json
 from effbench.deploy.artifact import bundle
+from effbench.device import AGENT
 from effbench.errors import EffbenchError, UnavailableError
 from effbench.profiles.protocol import COOL_LIMIT_S, Protocol
 from effbench.schema import DEFAULT_THREADS, Artifact, Cell, Measurement, Round, Samples

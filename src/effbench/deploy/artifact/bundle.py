@@ -102,6 +102,25 @@ def save_manifest(artifact: Artifact) -> None:
         raise _unwritable(artifact.folder, error) from error
 
 
+def read_json(path: Path, description: str) -> Any:
+    """Read a JSON file of an artifact.
+
+    Args:
+        path: The file.
+        description: A sentence that says what its folder should be, for the hint if it is missing.
+
+    Raises:
+        DataError: It is missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}.", hint=description) from error
+    except ValueError as error:
+        hint = f"Remove {path.parent} and export again."
+        raise DataError(f"{path}: not valid JSON ({error}).", hint=hint) from error
+
+
 def load(folder: Path, *, check_files: bool = True) -> Artifact:
     """Read an artifact and check it against its manifest.
 
@@ -113,14 +132,7 @@ def load(folder: Path, *, check_files: bool = True) -> Artifact:
         DataError: The manifest is missing, corrupt, changed by hand, or a file is missing, altered or outside.
     """
     path = folder / MANIFEST
-    try:
-        data = json.loads(path.read_bytes())
-    except OSError as error:
-        raise DataError(
-            f"{path}: {error.strerror}.", hint="An artifact is a folder that `effbench export` wrote."
-        ) from error
-    except ValueError as error:
-        raise DataError(f"{path}: not valid JSON ({error}).", hint=f"Remove {folder} and export again.") from error
+    data = read_json(path, "An artifact is a folder that `effbench export` wrote.")
     checksum = data.pop("checksum", None) if isinstance(data, dict) else None
     if checksum != fingerprint(data):
         raise DataError(f"{path}: changed since it was written (checksum).", hint=f"Remove {folder} and export again.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -162,7 +163,7 @@ def _step(node: NodeProto, opset: int) -> Step:
             "the interpreter has no such operator",
             node=label,
             op=name,
-            hint=f"Supported: {', '.join(registry.operators())}.",
+            hint=_near(node.op_type),
         )
     attributes = {a.name: _attribute(a) for a in node.attribute if not registry.ignored(a.name)}
     unknown = sorted(set(attributes) - operator.attributes)
@@ -170,6 +171,14 @@ def _step(node: NodeProto, opset: int) -> Step:
         raise ConversionError("interpret", f"attribute '{unknown[0]}' is unknown", node=label, op=node.op_type)
     halves = half_slots(node, opset)
     return Step(label, node.op_type, operator, tuple(node.input), tuple(node.output), attributes, *halves)
+
+
+def _near(op_type: str) -> str:
+    """Return a hint with the operators whose names are like an unknown one."""
+    names = registry.operators()
+    near = difflib.get_close_matches(op_type, names, n=3)
+    listed = f" The nearest of its {len(names)} operators: {', '.join(near)}." if near else ""
+    return f"Export the model with standard ONNX operators.{listed}"
 
 
 def _attribute(attribute: onnx.AttributeProto) -> Any:

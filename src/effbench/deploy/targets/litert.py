@@ -25,6 +25,7 @@ from effbench.errors import (
     DataError,
     MissingDependencyError,
     UnavailableError,
+    UnsupportedError,
     UsageError,
     unknown_name,
 )
@@ -150,6 +151,7 @@ class LiteRtTarget(Target):
     packages = ("ai-edge-litert",)
     modules = ("ai_edge_litert.interpreter",)
     precision = "fp32"
+    refuses: Mapping[str, str] = dict.fromkeys(("fp16", "int8", "a16w8"), "effbench converts fp32 graphs only so far")
     options: Mapping[str, str] = {
         "python": f"interpreter that has onnx2tf; default {VARIABLE}, else this one",
         "delegate": "xnnpack (default) or none",
@@ -165,16 +167,12 @@ class LiteRtTarget(Target):
 
         Raises:
             ConversionError: The converter refuses the graph.
-            UnavailableError: There is no converter, or it does not support the graph's precision.
+            UnsupportedError: The graph has an open batch or image size.
+            UnavailableError: There is no converter.
         """
         _delegate(options)
-        if graph.subject.storage_precision != "fp32":
-            raise UnavailableError(
-                f"Target 'litert' takes fp32 graphs so far, not {graph.subject.storage_precision}.",
-                hint="--precision fp32",
-            )
         if any(None in spec.shape for spec in graph.inputs):
-            raise UnavailableError("Target 'litert' takes fixed shapes.", hint="Export without --dynamic-batch.")
+            raise UnsupportedError("Target 'litert' takes fixed shapes.", hint="Export without --dynamic-batch.")
         python = converter(options)
         if python is None:
             raise UnavailableError(

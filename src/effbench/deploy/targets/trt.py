@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from effbench.deploy import Converted, Session, Target, installed
+from effbench.deploy import Converted, Session, installed
 from effbench.deploy.targets.tensorrt.library import TENSORRT
+from effbench.deploy.targets.tensorrt.target import EngineTarget
 from effbench.errors import MissingDependencyError, UnavailableError, UsageError
 from effbench.schema import Artifact
 
 
-class TensorRtTarget(Target):
+class TensorRtTarget(EngineTarget):
     """TensorRT. If it or a GPU is missing, `convert` writes a bundle, from which the device builds the engine."""
 
     name = "trt"
@@ -19,15 +20,12 @@ class TensorRtTarget(Target):
     extra = "trt"
     packages = ("tensorrt",)
     modules = ("tensorrt",)
-    precision = "fp16"
     options: Mapping[str, str] = {
-        "batch": "smallest:usual:largest batch of a graph whose batch is open; default 1:1:8",
-        "size": "smallest:usual:largest height and width of a graph whose image size is open",
+        **EngineTarget.options,
         "dla": "DLA core of an Orin to place layers on: 0 or 1; default none",
         "fallback": "set by --allow-fallback: yes runs layers that the DLA does not support on the GPU; default no",
         "timing_cache": "a file that keeps kernel timings between builds on this device",
     }
-    refuses: Mapping[str, str] = {"a16w8": "TensorRT has no 16-bit integers"}
 
     def available(self) -> str | None:
         """Return None if `convert` can write a bundle here: it needs the package onnx, neither TensorRT nor a GPU."""

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from effbench.deploy import Converted, Session, Target
+from effbench.deploy import Converted, Session
 from effbench.deploy.artifact.placement import record
 from effbench.deploy.targets.tensorrt import build, cuda
 from effbench.deploy.targets.tensorrt.build import Engine, Profile
 from effbench.deploy.targets.tensorrt.library import RTX
+from effbench.deploy.targets.tensorrt.target import EngineTarget
 from effbench.errors import ConversionError, UsageError
 from effbench.schema import Artifact
 
@@ -19,7 +20,7 @@ ENTRY = "model.engine"
 TURING = "75"
 
 
-class RtxTarget(Target):
+class RtxTarget(EngineTarget):
     """TensorRT for RTX. Neither this library nor TensorRT loads the engines of the other."""
 
     name = "trt-rtx"
@@ -27,14 +28,11 @@ class RtxTarget(Target):
     extra = "trt-rtx"
     packages = ("tensorrt-rtx-cu13",)
     modules = ("tensorrt_rtx",)
-    precision = "fp16"
     options: Mapping[str, str] = {
         "cc": "compute capabilities to build for: all (default), or some of 75,80,86,89,120,121",
-        "batch": "smallest:usual:largest batch of a graph whose batch is open; default 1:1:8",
-        "size": "smallest:usual:largest height and width of a graph whose image size is open",
+        **EngineTarget.options,
         "runtime_cache": "when it is opened: a file that keeps the kernels compiled on this GPU",
     }
-    refuses: Mapping[str, str] = {"a16w8": "TensorRT has no 16-bit integers"}
 
     def available(self) -> str | None:
         """Return None if engines can be built here: wherever the library is installed, with or without a GPU."""
@@ -64,12 +62,9 @@ class RtxTarget(Target):
         try:
             engine = _build(serialized, shapes, selected)
         except ConversionError as error:
-            # Turing lacks features of every newer GPU (fp32 products, for one); `all` then means all the others.
-            if requested != "all" or TURING not in selected or f"SM{TURING}" not in error.message:
+            if requested != "all":
                 raise
-            selected.remove(TURING)
-            engine = _build(serialized, shapes, selected)
-            notes = (f"no engine for compute capability {TURING}: {error.message}",)
+            engine, notes = _without_turing(serialized, shapes, selected, error)
         (out / ENTRY).write_bytes(engine.plan)
         placement = {**RTX.identity(), **engine.record, "network": engine.network, "sums_rewritten": rewritten}
         placement |= record({"GPU": engine.network["layers"]}, requested="GPU")
@@ -88,6 +83,27 @@ class RtxTarget(Target):
 
         path = options.get("runtime_cache")
         return TensorRtSession(RTX, artifact, Path(path) if path else None)
+
+
+def _without_turing(
+    model: bytes, shapes: Profile, selected: list[str], error: ConversionError
+) -> tuple[Engine, tuple[str, ...]]:
+    """Build for all GPUs but Turing, which lacks features of every newer one (fp32 products, for one).
+
+    Returns:
+        The engine, and a note of the error that Turing caused.
+
+    Raises:
+        ConversionError: The given one, as Turing was not its cause.
+    """
+    newer = [capability for capability in selected if capability != TURING]
+    if len(newer) == len(selected):
+        raise error
+    try:
+        engine = _build(model, shapes, newer)
+    except ConversionError:
+        raise error from None
+    return engine, (f"no engine for compute capability {TURING}: {error.message}",)
 
 
 def _build(model: bytes, shapes: Profile, selected: list[str]) -> Engine:

@@ -14,6 +14,7 @@ from places import BENCHMARKS
 from small_graphs import attention, converted, graph_artifact
 
 from effbench.deploy.artifact import bundle, fidelity
+from effbench.deploy.targets import trt_rtx
 from effbench.deploy.targets.tensorrt import build, cuda, rewrite
 from effbench.deploy.targets.tensorrt.library import RTX
 from effbench.deploy.targets.tensorrt.session import check_capability
@@ -62,6 +63,17 @@ def test_all_leaves_out_capabilities_that_cannot_be_built_with_a_note(home: Path
     assert "FP32 GEMM is not supported" in single.subject.notes[0]
     with pytest.raises(ConversionError, match="FP32 GEMM is not supported"):
         converted(graph_artifact(home, attention()), TARGET, cc="75")
+
+
+def test_a_failure_that_turing_does_not_cause_is_the_first_one(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = iter([ConversionError("build", "first"), ConversionError("build", "second")])
+
+    def fails(*_: object) -> None:
+        raise next(errors)
+
+    monkeypatch.setattr(trt_rtx, "_build", fails)
+    with pytest.raises(ConversionError, match="first"):
+        converted(graph_artifact(home, attention()), TARGET)
 
 
 @pytest.mark.parametrize("cc", ["90", "89,90", "", "none"])

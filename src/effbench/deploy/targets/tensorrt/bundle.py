@@ -65,14 +65,7 @@ def read_recipe(folder: Path) -> dict[str, Any]:
         DataError: It is missing, not JSON, or of another format.
     """
     path = folder / RECIPE
-    try:
-        recipe = json.loads(path.read_text())
-    except OSError as error:
-        raise DataError(
-            f"{path}: {error.strerror}.", hint="A bundle is a folder that `effbench export -t trt` wrote."
-        ) from error
-    except ValueError as error:
-        raise DataError(f"{path}: not valid JSON ({error}).") from error
+    recipe = folders.read_json(path, "A bundle is a folder that `effbench export -t trt` wrote.")
     if not isinstance(recipe, dict) or recipe.get("format") != FORMAT:
         raise DataError(f"{path}: not a recipe of format {FORMAT}.", hint="Export it again with this version.")
     return recipe
