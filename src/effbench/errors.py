@@ -130,3 +130,8 @@ def unknown_name(name: str, valid: Iterable[str], kind: str) -> UsageError:
     nearest = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"Did you mean {' or '.join(nearest)}? " if nearest else ""
     return UsageError(f"Unknown {kind} '{name}'.", hint=f"{hint}Valid: {', '.join(names) or 'none'}.")
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun: 1 round, 2 rounds; the plural adds an s unless it is given."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"

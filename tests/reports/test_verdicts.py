@@ -11,7 +11,16 @@ import pytest
 
 from effbench.errors import UsageError
 from effbench.reports import gate as reports
-from effbench.statistics.verdict import BudgetCheck, ComparisonReport, Explanation, LayerChange, Ratio, Verdict, code_of
+from effbench.statistics.verdict import (
+    BudgetCheck,
+    ComparisonReport,
+    Explanation,
+    LayerChange,
+    Processes,
+    Ratio,
+    Verdict,
+    code_of,
+)
 
 SLOWER = Verdict(
     "tiny 64 px",
@@ -33,7 +42,7 @@ SLOWER = Verdict(
     ),
 )
 SAME = Verdict("same 64 px", "unchanged", identical=True, reason="equal files on an equal runtime", size_bytes=5)
-OPEN = Verdict("open 64 px", "inconclusive", reason="3 round(s) are too few", rounds=3)
+OPEN = Verdict("open 64 px", "inconclusive", reason="3 rounds are too few", rounds=3)
 BROKEN = Verdict("broken", "failed", reason="no such operator: <If> 100 %", next_step="export again", exit_code=5)
 
 
@@ -69,6 +78,16 @@ def test_the_table_shows_ratio_interval_detectable_change_rounds_and_seconds():
     assert "layer a/Conv (Conv): 90 us, new; 90 % of the change" in text
     assert "fusions lost: Gelu (-1), now in parts" in text
     assert "2.000 ms [1.900, 2.100], measured separately" in text
+
+
+def test_the_notes_say_how_many_processes_were_slow_and_what_unchanged_does_not_exclude():
+    ratios = (Ratio("typical", 1.0, 0.99, 1.019, 2.5, "unchanged"), Ratio("tail", 1.0, 0.96, 1.04, None, "unchanged"))
+    verdict = Verdict("tiny", "unchanged", ratios=ratios, rounds=23, processes=Processes(23, 0, 1, 7.2, 0.0, 12.2))
+    text = reports.terminal(report(verdict, replace(verdict, name="lottery", processes=Processes(34, 4, 0, 7, 3, 27))))
+    assert "slower by more than 7 % in 0 of 23 processes, faster in 1: with 95 % confidence, at most 12 % of" in text
+    assert "in 4 of 34 processes, faster in 0: with 95 % confidence, 3 to 27 % of all processes are slower" in text
+    assert "tiny: unchanged does not exclude a slowdown of up to +1.9 %" in text
+    assert "1 thread, 1 worker a round" in text
 
 
 def test_junit_counts_match_its_test_cases():

@@ -37,9 +37,10 @@ def pool(held: list[Any], load: int, scenario: str) -> list[Any]:
 
 
 # Replays are seeded, so that these shares are exact; the bounds are a little below the shares of this code.
-@pytest.mark.parametrize(("load", "least"), [(0, 0.91), (1, 0.88), (2, 0.38)])
-def test_equal_models_raise_no_alarm(bench: Any, held: list[Any], load: int, least: float) -> None:
-    codes = bench.replayed(pool(held, load, "same"), replays=REPLAYS).final
+# Beside two busy cores a recorded round takes 3.1 s, so that 23 of them do not fit into a minute.
+@pytest.mark.parametrize(("load", "least", "budget_s"), [(0, 0.94, 60), (1, 0.94, 60), (2, 0.95, 120)])
+def test_equal_models_raise_no_alarm(bench: Any, held: list[Any], load: int, least: float, budget_s: float) -> None:
+    codes = bench.replayed(pool(held, load, "same"), replays=REPLAYS, budget_s=budget_s).final
     assert np.isin(codes, (SLOWER, FASTER)).mean() <= 0.005
     assert (codes == UNCHANGED).mean() >= least
 
@@ -48,7 +49,7 @@ def test_equal_models_raise_no_alarm(bench: Any, held: list[Any], load: int, lea
 def test_slower_models_are_detected(bench: Any, held: list[Any], load: int, scenario: str) -> None:
     codes = bench.replayed(pool(held, load, scenario), replays=REPLAYS).final
     # With two busy cores a stall is detected in half of the runs (docs/explanation/gate-statistics.md).
-    assert (codes == SLOWER).mean() >= (0.47 if (load, scenario) == (2, "stall_10") else 0.995)
+    assert (codes == SLOWER).mean() >= (0.44 if (load, scenario) == (2, "stall_10") else 0.995)
     assert not np.isin(codes, (FASTER, UNCHANGED)).any()
 
 

@@ -34,6 +34,7 @@ class PairOptions:
     floor_pct: float | None
     margin_pct: float | None
     fail_above_pct: float | None
+    processes: int | None
     inconclusive: str | None
     base_python: str | None
     workers: int | None
@@ -46,7 +47,7 @@ class PairOptions:
         """Return the base with the thresholds that the options set; None if there is neither."""
         from effbench.statistics.sequential import Rules
 
-        names = ("floor_pct", "margin_pct", "fail_above_pct")
+        names = ("floor_pct", "margin_pct", "fail_above_pct", "processes")
         thresholds = {name: value for name in names if (value := getattr(self, name)) is not None}
         return replace(base or Rules(), **thresholds) if thresholds else base
 
@@ -67,6 +68,8 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
                      help="Unchanged: the interval is within this margin (default: 5)."),
         click.option("--fail-above", "fail_above_pct", type=float, metavar="PCT",
                      help="Exit with 1 above this slowdown (default: the floor)."),
+        click.option("--processes", type=int, metavar="N",
+                     help="Unchanged: needs N processes without a slow one (default: 23, excludes 10 % slow ones)."),
         click.option("--inconclusive", type=click.Choice(["code", "pass", "fail"]),
                      help="Exit with 3 (code, the default), 0 or 1 if inconclusive."),
         click.option("--base-python", type=FILE, metavar="FILE", help="Run the base with this Python interpreter."),

@@ -9,9 +9,18 @@ from typing import Any
 from xml.etree import ElementTree
 
 from effbench.codec import document, plain
-from effbench.errors import unknown_name
+from effbench.errors import counted, unknown_name
 from effbench.reports.grouping import grouped
-from effbench.statistics.verdict import FAILED, INCONCLUSIVE, ComparisonReport, Explanation, Ratio, Verdict, code_of
+from effbench.statistics.verdict import (
+    FAILED,
+    INCONCLUSIVE,
+    UNCHANGED,
+    ComparisonReport,
+    Explanation,
+    Ratio,
+    Verdict,
+    code_of,
+)
 from effbench.store import write_atomically
 
 SHOWN_LAYERS = 5
@@ -62,14 +71,16 @@ def notes(report: ComparisonReport) -> list[str]:
     lines = [
         f"{report.a} -> {report.b}; noise floor {report.floor_pct:g} %, margin {report.margin_pct:g} %, fails above "
         f"{report.fail_above_pct:g} %; chance of a false alarm at most {share} ({report.compared} timed)",
-        f"{report.machine}; {report.settings.get('threads')} thread(s), "
-        f"{report.settings.get('workers')} worker(s) a round",
+        f"{report.machine}; {counted(int(report.settings.get('threads', 1)), 'thread')}, "
+        f"{counted(int(report.settings.get('workers', 1)), 'worker')} a round",
     ]
     reasons = [(item.name, text) for item in report.verdicts if (text := _reason(item))]
     lines += grouped(reasons, len(report.verdicts), noun="comparisons")
     for item in report.verdicts:
         if item.lost_rounds:
-            lines.append(f"{item.name}: {item.lost_rounds} round(s) were lost and are not counted")
+            lost = counted(item.lost_rounds, "round was", "rounds were")
+            lines.append(f"{item.name}: {lost} lost and not counted")
+        lines += [f"{item.name}: {line}" for line in (*_processes(item), *_unseen(item))]
         if item.latency_ms is not None:
             low_high = item.latency_interval_ms
             around = f" [{low_high[0]:.3f}, {low_high[1]:.3f}]" if low_high else ""
@@ -80,6 +91,27 @@ def notes(report: ComparisonReport) -> list[str]:
     if report.interrupted:
         lines.append("interrupted: comparisons without a verdict are inconclusive")
     return lines
+
+
+def _processes(item: Verdict) -> list[str]:
+    """Return how many processes were slow, where rounds were measured."""
+    share = item.processes
+    if share is None:
+        return []
+    number = counted(share.count, "process", "processes")
+    span = f"{share.slow_low_pct:.0f} to " if share.slow else "at most "
+    return [
+        f"slower by more than {share.beyond_pct:.0f} % in {share.slow} of {number}, faster in {share.fast}: with 95 % "
+        f"confidence, {span}{share.slow_high_pct:.0f} % of all processes are slower"
+    ]
+
+
+def _unseen(item: Verdict) -> list[str]:
+    """Return what a verdict of unchanged does not exclude."""
+    highs = [ratio.high for ratio in item.ratios if ratio.question == "typical" and ratio.high is not None]
+    if item.outcome != UNCHANGED or not highs:
+        return []
+    return [f"unchanged does not exclude a slowdown of up to {percent(max(1.0, *highs))}; small ones can add up"]
 
 
 def _budgets(item: Verdict) -> list[str]:

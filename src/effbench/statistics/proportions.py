@@ -6,7 +6,7 @@ Numpy and the standard library only.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -23,6 +23,27 @@ def wilson(hits: int, total: int, level: float = 0.95) -> tuple[float, float]:
     middle = (proportion + z * z / (2 * total)) / (1 + z * z / total)
     half = z / (1 + z * z / total) * math.sqrt(proportion * (1 - proportion) / total + z * z / (4 * total * total))
     return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def clopper_pearson(hits: int, total: int, level: float = 0.95) -> tuple[float, float]:
+    """Return the exact confidence interval of a proportion. Source: Clopper and Pearson 1934, Biometrika 26:404."""
+    miss = (1 - level) / 2
+    low = 0.0 if hits == 0 else _solve(lambda share: 1 - _binomial_cdf(hits - 1, total, share) < miss)
+    high = 1.0 if hits == total else _solve(lambda share: _binomial_cdf(hits, total, share) > miss)
+    return low, high
+
+
+def _binomial_cdf(hits: int, total: int, share: float) -> float:
+    return math.fsum(math.comb(total, k) * share**k * (1 - share) ** (total - k) for k in range(hits + 1))
+
+
+def _solve(below: Callable[[float], bool]) -> float:
+    """Return where a condition that holds for small shares ceases to hold."""
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if below(middle) else (low, middle)
+    return (low + high) / 2
 
 
 def calibration_error(confidences: Sequence[float], correct: Sequence[bool], bins: int = 15) -> float:

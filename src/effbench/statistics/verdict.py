@@ -31,6 +31,21 @@ class Ratio:
 
 
 @dataclass(frozen=True)
+class Processes:
+    """How many of the processes, one a round, were slower or faster than the base by more than ``beyond_pct``.
+
+    ``slow_low_pct`` and ``slow_high_pct`` are the 95 % interval of the share of slow ones among all processes.
+    """
+
+    count: int
+    slow: int
+    fast: int
+    beyond_pct: float
+    slow_low_pct: float
+    slow_high_pct: float
+
+
+@dataclass(frozen=True)
 class LayerChange:
     """A layer's share of a slowdown: its microseconds per inference in A and in B, measured in pairs."""
 
@@ -85,6 +100,7 @@ class Verdict:
     lost_rounds: int = 0
     seconds: float = 0.0
     workers: int = 1
+    processes: Processes | None = None
     reason: str = ""
     next_step: str = ""
     fails: bool = False

@@ -37,6 +37,7 @@ GATE_KEYS: Mapping[str, type] = {
     "floor_pct": float,
     "margin_pct": float,
     "fail_above_pct": float,
+    "processes": int,
     "budget_s": float,
     "inconclusive": str,
     "false_alarms": float,

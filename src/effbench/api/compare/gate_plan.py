@@ -130,7 +130,7 @@ def gate_plan(request: GateRequest) -> GatePlan:
 
 def rules_of(suite: Suite) -> Rules:
     """Return the rules of a suite file, with defaults for the rest."""
-    names = ("floor_pct", "margin_pct", "fail_above_pct", "false_alarms")
+    names = ("floor_pct", "margin_pct", "fail_above_pct", "false_alarms", "processes")
     return Rules(**{name: suite.gate[name] for name in names if name in suite.gate})
 
 

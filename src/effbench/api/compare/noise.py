@@ -16,10 +16,10 @@ import numpy as np
 from effbench.api.compare.rounds import RoundSettings, run_round
 from effbench.api.export.stage import Notify
 from effbench.codec import from_json, to_json
-from effbench.errors import DataError, EffbenchError, MeasurementError
+from effbench.errors import DataError, EffbenchError, MeasurementError, counted
 from effbench.profiles.paired import PairedRound, log_ratios
 from effbench.schema import Artifact
-from effbench.statistics import sequential
+from effbench.statistics import betting, sequential
 from effbench.statistics.proportions import wilson
 from effbench.statistics.sequential import Rules
 
@@ -139,7 +139,7 @@ def measure_noise(
         seconds[workers] += time.monotonic() - start
         index += 1
         notify(f"A/A round {index}, {max(0.0, end - time.monotonic()):.0f} s left")
-    if min(len(completed) for completed in rounds.values()) < sequential.LEARNED + 3:
+    if min(len(completed) for completed in rounds.values()) < betting.LEARNED + 3:
         raise MeasurementError(
             f"Only {index} rounds were completed in {minutes:g} min.",
             hint="Give --minutes 5 or more, or a smaller model.",
@@ -195,7 +195,7 @@ def summarize(
         replays=REPLAYS,
         false_alarm_bound=round(wilson(alarms, REPLAYS)[1], 5),
         detectable_pct=detectable(typical, tail, raised, rounds_per_run),
-        spread_pct={f"{w} worker(s), q{q:g}": round(100 * value, 3) for (w, q), value in spread.items()},
+        spread_pct={f"{counted(w, 'worker')}, q{q:g}": round(100 * value, 3) for (w, q), value in spread.items()},
     )
 
 

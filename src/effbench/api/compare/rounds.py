@@ -26,8 +26,9 @@ from effbench.profiles.paired import MIN_PAIRS, PairedRound, log_ratios
 from effbench.profiles.turns import join_turns
 from effbench.schema import Artifact
 from effbench.statistics import sequential
-from effbench.statistics.sequential import Rules
-from effbench.statistics.verdict import FAILED, INCONCLUSIVE, SLOWER, Ratio, Verdict
+from effbench.statistics.processes import SlowProcesses
+from effbench.statistics.sequential import TAIL, TYPICAL, Rules
+from effbench.statistics.verdict import FAILED, INCONCLUSIVE, SLOWER, Processes, Ratio, Verdict
 
 ROUND_LIMIT_S = 120.0
 
@@ -220,12 +221,19 @@ class Comparison:
         if self.decision is None:
             return self._without_rounds(blank)
         decision = self.decision
-        ratios = (ratio("typical", decision.typical, self.rules), ratio("tail", decision.tail, self.rules))
+        ratios = (ratio(TYPICAL, decision.typical, self.rules), ratio(TAIL, decision.tail, self.rules))
         reason = decision.reason
         if self.stop_reason and decision.outcome == INCONCLUSIVE:
             reason = f"{reason}; {self.stop_reason}"
         fails = decision.outcome == SLOWER and decision.fails.low > self.rules.fail_above
-        return replace(blank, outcome=decision.outcome, ratios=ratios, reason=reason, fails=fails)
+        return replace(
+            blank,
+            outcome=decision.outcome,
+            ratios=ratios,
+            processes=_processes(decision.processes),
+            reason=reason,
+            fails=fails,
+        )
 
     def _without_rounds(self, blank: Verdict) -> Verdict:
         if not self.lost:
@@ -236,6 +244,12 @@ class Comparison:
         killed = isinstance(error, process.ChildFailure) and error.killed
         outcome = INCONCLUSIVE if killed else FAILED
         return replace(blank, outcome=outcome, reason=error.message, next_step=error.hint or "", exit_code=code)
+
+
+def _processes(item: SlowProcesses) -> Processes:
+    low, high = item.share
+    beyond_pct = 100 * math.expm1(item.beyond)
+    return Processes(item.rounds, item.slow, item.fast, round(beyond_pct, 2), round(100 * low, 2), round(100 * high, 2))
 
 
 def ratio(question: str, interval: sequential.Interval, rules: Rules) -> Ratio:

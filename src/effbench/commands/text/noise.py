@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from effbench.api.compare.noise import MachineNoise
+from effbench.errors import counted
 
 
 def text(noise: MachineNoise) -> str:
@@ -10,9 +11,10 @@ def text(noise: MachineNoise) -> str:
     machine = noise.machine
     share = f"{noise.false_alarms} of {noise.replays} replays, so below {100 * noise.false_alarm_bound:.2f} %"
     slowdown = "above 100 %" if noise.detectable_pct is None else f"+{noise.detectable_pct:g} %"
+    cores, threads = f"{machine['cores_allowed']} cores", counted(int(machine["threads"]), "thread")
     lines = [
-        f"{machine['cpu_model']}, {machine['cores_allowed']} cores, {machine['threads']} thread(s); {noise.model}",
-        f"{noise.rounds} rounds of {noise.seconds_per_round:.1f} s, {noise.workers} worker(s) a round, "
+        f"{machine['cpu_model']}, {cores}, {threads}; {noise.model}",
+        f"{noise.rounds} rounds of {noise.seconds_per_round:.1f} s, {counted(noise.workers, 'worker')} a round, "
         f"typical latency at quantile {noise.quantile:g}",
         "spread of a round's log ratio: "
         + ", ".join(f"{key} {value:.2f} %" for key, value in noise.spread_pct.items()),
