@@ -41,7 +41,9 @@ def main() -> None:
     rows = []
     for index, (rounds, processes) in enumerate(CASES):
         for share in SHARES:
-            codes, median = final(share, rounds, Rules(processes=processes), replicates, 100 * index + round(100 * share))
+            codes, median = final(
+                share, rounds, Rules(processes=processes), replicates, 100 * index + round(100 * share)
+            )
             shown = [f"{100 * (codes == code).mean():.2f}" for code in range(len(OUTCOMES))]
             rows.append([rounds, processes, f"{share:.0%}", *shown, f"{median:.0f}"])
     print(f"{replicates} runs a cell; percent")

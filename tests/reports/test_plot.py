@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,17 @@ def test_borrowed_points_are_hollow_and_measured_ones_filled() -> None:
     faces = {line.get_ydata()[0]: line.get_markerfacecolor() for line in axes.lines if line.get_marker() == "o"}
     assert "white" == faces[78.8]
     assert "white" != faces[71.0]
+
+
+def test_a_measured_accuracy_shows_its_interval_and_its_data() -> None:
+    measurement = measurement_of("iformer_m")
+    accuracy = Accuracy(90.0, "measured", "here: 18 of 20", borrowed=False, interval=(70.0, 97.0), data="twenty.csv")
+    accuracy = replace(accuracy, digest=measurement.digest)
+    rows = build_rows([measurement], grade=grade_a, accuracies={measurement.digest: accuracy}, published_rows="none")
+    (axes,) = draw(rows, "top1").axes
+    ends = {y for line in axes.lines for y in line.get_ydata()}
+    assert {70.0, 90.0, 97.0} <= ends
+    assert "accuracy of iformer_m: measured here: 18 of 20" in axes.get_title(loc="left")
 
 
 def test_a_front_is_drawn_as_steps_through_its_points() -> None:

@@ -128,23 +128,20 @@ def _point(axes: Axes, row: Row, style: tuple[str, str]) -> None:
     color, shape = to_rgba(style[0], 1.0 if pareto.obstacle(row) is None else 0.35), style[1]
     latency, accuracy = pareto.position(row)
     face = "white" if row.borrowed else color
-    if row.p50_interval_ms is not None:
-        low, high = row.p50_interval_ms
-        reach = [[max(latency - low, 0.0)], [max(high - latency, 0.0)]]
+    across, along = _reach(latency, row.p50_interval_ms), _reach(accuracy, row.accuracy_interval)
+    if across or along:
         axes.errorbar(
-            latency,
-            accuracy,
-            xerr=reach,
-            fmt="none",
-            ecolor=color,
-            elinewidth=1.1,
-            capsize=2.5,
-            zorder=2,
-        )
+            latency, accuracy, xerr=across, yerr=along, fmt="none", ecolor=color, elinewidth=1.1, capsize=2.5, zorder=2
+        )  # fmt: skip
     axes.plot(
         latency, accuracy, marker=shape, markersize=8, markeredgecolor=color, markerfacecolor=face, markeredgewidth=1.7,
         linestyle="none", zorder=3,
     )  # fmt: skip
+
+
+def _reach(value: float, interval: tuple[float, float] | None) -> list[list[float]] | None:
+    """Return how far an interval reaches below and above a value, as matplotlib takes it."""
+    return interval and [[max(value - interval[0], 0.0)], [max(interval[1] - value, 0.0)]]
 
 
 def _front_line(axes: Axes, rows: Sequence[Row], borrowed: bool) -> None:
@@ -180,7 +177,10 @@ def _subtitle(rows: Sequence[Row], metric: str) -> str:
     lines = []
     if rows[0].source == "measured":
         weights = ", ".join(sorted({row.weights for row in rows}))
-        lines.append(f"{conditions_in_words(rows[0])}; weights: {weights}; bars: 95 % interval of p50")
+        lines.append(f"{conditions_in_words(rows[0])}; weights: {weights}; bars: 95 % intervals")
+        # Accuracies on different images share an axis only because nothing better can be drawn: say which they are.
+        here = {row.model: row.accuracy_source for row in rows if row.accuracy_data}
+        lines += [f"accuracy of {model}: measured {source}" for model, source in sorted(here.items())]
         rebuilt = sorted({row.model for row in rows if row.reconstruction})
         if rebuilt:
             lines.append(
