@@ -37,7 +37,7 @@ STANDS_ON = {"training": "models"}
 Floors = tuple[tuple[str, ...], ...]
 FLOORS: Floors = (
     ("errors",),
-    ("schema",),
+    ("drafts", "reading", "schema"),
     ("codec",),
     ("data", "process", "registry", "statistics", "store", "threads"),
     LAYERS,

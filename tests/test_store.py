@@ -12,7 +12,7 @@ import pytest
 from effbench.codec import to_json
 from effbench.errors import DataError
 from effbench.schema import InputShapes, Measurement, Round, Samples, Subject, Weights
-from effbench.store import Store, TornLineWarning, home
+from effbench.store import BadLineWarning, Store, TornLineWarning, home
 
 
 def measurement(run: str = "a", samples: tuple[int, ...] = (1000, 1100, 1050)) -> Measurement:
@@ -61,11 +61,80 @@ def test_a_line_after_an_incomplete_one_is_complete(tmp_path: Path) -> None:
         assert [item.run for item in store] == ["a", "c"]
 
 
-def test_a_newer_format_is_an_error_with_its_line(tmp_path: Path) -> None:
+BAD_LINES = {
+    "another format": (json.dumps({**to_json(measurement("bad")), "format": 99}), "format 99"),
+    "a field of another kind": (json.dumps({**to_json(measurement("bad")), "after": 5}), "after: expected"),
+    "no object": ("[1]", "expected a JSON object"),
+    "a list without end": ("[" * 100_000, "nested deeper"),
+    "a number without end": ('{"a": ' + "9" * 100_000 + "}", "a number of 100000 digits"),
+    "no number": (json.dumps(to_json(measurement("bad"))).replace("1.0", "NaN"), "NaN, which is no JSON"),
+    "no text": (b'{"format": 2, "digest": "\xff"}', "can't decode byte 0xff"),
+    "half a character": (json.dumps({**to_json(measurement("bad")), "device": "\ud800"}), "half of a surrogate pair"),
+    "a key twice": ('{"format": 2, "format": 2}', "'format' twice"),
+    "a long note": (json.dumps({**to_json(measurement("bad")), "notes": ["x" * 100_000]}), "a text of 100000"),
+    "a latency of years": (json.dumps(to_json(measurement("bad"))).replace("1050", str(10**18)), "below a day"),
+    "a temperature in words": (json.dumps({**to_json(measurement("bad")), "before": {"a_c": "warm"}}), "no number"),
+}
+
+
+@pytest.mark.parametrize(("line", "reason"), BAD_LINES.values(), ids=BAD_LINES)
+def test_a_line_that_cannot_be_read_is_named_and_all_others_are_kept(
+    tmp_path: Path, line: str | bytes, reason: str
+) -> None:
     store = Store(tmp_path)
-    store.path.write_text(json.dumps({**to_json(measurement()), "format": 99}) + "\n")
-    with pytest.raises(DataError, match=r"measurements\.jsonl:1: format 99"):
+    store.append(measurement("a"))
+    with store.path.open("ab") as stream:
+        stream.write((line.encode() if isinstance(line, str) else line) + b"\n")
+    store.append(measurement("b"))
+    with pytest.warns(BadLineWarning, match=r"measurements\.jsonl:2: .*" + reason):
+        assert [item.run for item in store] == ["a", "b"]
+
+
+def test_many_bad_lines_are_not_named_one_by_one(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.path.write_text("{}\n" * 1000)
+    store.append(measurement("a"))
+    with pytest.warns(BadLineWarning) as caught:
+        assert [item.run for item in store] == ["a"]
+    assert len(caught) < 10
+    assert "Further ones are not named" in str(caught[-1].message)
+
+
+def test_what_could_not_be_read_back_is_not_stored(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with pytest.raises(DataError, match="no object"):
+        replace(measurement(), after=5)  # type: ignore[arg-type]
+    for bad in (replace(measurement(), time=5), replace(measurement(), notes=("x" * 100_000,))):  # type: ignore[arg-type]
+        with pytest.raises(DataError, match="this measurement"):
+            store.append(bad)
+    assert not store.path.exists()
+
+
+def test_a_pipe_in_the_place_of_a_store_is_refused_at_once(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    os.mkfifo(store.path)
+    with pytest.raises(DataError, match="not a regular file"):
         list(store)
+    with pytest.raises(DataError, match=r"[Nn]ot a regular file|No such device"):
+        store.append(measurement())
+
+
+def test_a_held_lock_ends_the_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import effbench.store
+    from effbench.drafts import file_lock
+
+    monkeypatch.setattr(effbench.store, "LOCK_S", 0.2)
+    store = Store(tmp_path)
+    with file_lock(store.path.with_suffix(".lock"), 1), pytest.raises(DataError, match=r"held its lock for 0\.2 s"):
+        store.append(measurement())
+
+
+def test_a_group_shares_a_store(tmp_path: Path) -> None:
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    folder.chmod(0o770)
+    Store(folder).append(measurement())
+    assert 0o660 == (folder / "measurements.lock").stat().st_mode & 0o777
 
 
 def _append_many(folder: Path, name: str) -> None:

@@ -104,16 +104,19 @@ def _record(record_type: Any, data: Any, location: str) -> Any:
     values = {name: _value(hints[name], item, f"{location}: {name}") for name, item in data.items()}
     try:
         return record_type(**values)
-    except TypeError:
+    except TypeError as error:
         needed = [
             f.name
             for f in dataclasses.fields(record_type)
             if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
         ]
         missing = [name for name in needed if name not in values]
-        raise DataError(f"{location}: {record_type.__name__} lacks {', '.join(missing)}.") from None
-    except DataError as error:
+        fault = f"lacks {', '.join(missing)}" if missing else f"is malformed ({error})"
+        raise DataError(f"{location}: {record_type.__name__} {fault}.") from None
+    except EffbenchError as error:
         raise DataError(f"{location}: {error.message}") from None
+    except (ValueError, ArithmeticError, AttributeError) as error:
+        raise DataError(f"{location}: {record_type.__name__} is malformed ({error}).") from None
 
 
 _HINTS: dict[Any, dict[str, Any]] = {}
@@ -157,11 +160,16 @@ def _value(hint: Any, value: Any, location: str) -> Any:
             return hint(value)
         except ValueError:
             raise DataError(
-                f"{location}: {value!r} is not one of {', '.join(str(item.value) for item in hint)}."
+                f"{location}: {_shown(value)} is not one of {', '.join(str(item.value) for item in hint)}."
             ) from None
     if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
-    raise DataError(f"{location}: expected {getattr(hint, '__name__', hint)}, found {value!r}.")
+    raise DataError(f"{location}: expected {getattr(hint, '__name__', hint)}, found {_shown(value)}.")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def canonical(data: Any) -> bytes:

@@ -64,6 +64,8 @@ class UnavailableError(EffbenchError):
 class MissingDependencyError(UnavailableError):
     """A package of an optional extra is not installed."""
 
+    package = extra = ""
+
     def __init__(self, feature: str, package: str, extra: str) -> None:
         self.package = package
         self.extra = extra
@@ -81,6 +83,10 @@ class UnsupportedError(UnavailableError):
 
 class ConversionError(EffbenchError):
     """A stage of an export failed."""
+
+    stage = ""
+    node: str | None = None
+    op: str | None = None
 
     def __init__(
         self, stage: str, message: str, *, node: str | None = None, op: str | None = None, hint: str | None = None
@@ -106,6 +112,19 @@ class DeviceError(EffbenchError):
 
 class MeasurementError(EffbenchError):
     """A measurement could not be completed."""
+
+
+DETAILS = ("cause", "exit_status", "extra", "log", "node", "op", "package", "record", "stage")
+"""The attributes of an error that travel between processes, beside its class, message and hint."""
+
+
+def rebuilt(kind: str, message: str, hint: str | None = None) -> EffbenchError:
+    """Return the error that another process met, with its class and so its exit code; of an unknown class, the root."""
+    known = globals().get(kind)
+    cls = known if isinstance(known, type) and issubclass(known, EffbenchError) else EffbenchError
+    error = cls.__new__(cls)
+    EffbenchError.__init__(error, message, hint=hint)
+    return error
 
 
 MOST_SERIOUS_FIRST = (5, 1, 2, 4, 3)

@@ -17,12 +17,12 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from effbench import errors
+from effbench import errors, reading
 
 Emit = Callable[[dict[str, Any]], None]
 Handler = Callable[[dict[str, Any], Emit], None]
@@ -33,6 +33,12 @@ CRASHED, TIME_LIMIT, MEMORY_LIMIT = "crashed", "time limit", "memory limit"
 
 _SIGKILL = 9
 """By number: Windows has no such signal, and this module is imported there."""
+
+PARENT = "EFFBENCH_PARENT_PID"
+"""The variable that tells a child its parent, which may be dead before the child can ask."""
+
+STAGE_CHARS, MESSAGE_CHARS = 200, 20_000
+"""Of what a child, or a device, says of itself."""
 
 
 class ChildFailure(errors.EffbenchError):
@@ -131,7 +137,7 @@ def run(
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
-            env={**os.environ, **(python.env or {})},
+            env={**os.environ, **(python.env or {}), PARENT: str(os.getpid())},
             cwd=python.cwd,
             start_new_session=True,  # Ctrl-C interrupts the parent alone, which then kills the child
         )
@@ -153,32 +159,99 @@ def _events(
 ) -> Iterator[dict[str, Any]]:
     assert child.stdin is not None
     assert child.stdout is not None
-    with contextlib.suppress(BrokenPipeError):
-        child.stdin.write(json.dumps(job).encode() + b"\n")
-        child.stdin.flush()
     deadline = time.monotonic() + time_limit_s
-    reader, pending = EventReader(), b""
+    reader, buffer = EventReader(), reading.LineBuffer()
+    unsent = memoryview(json.dumps(job).encode() + b"\n")
+    os.set_blocking(child.stdin.fileno(), False)  # a child that does not read must not hold this process
     # Memory can grow by gigabytes a second; without a memory limit, two checks a second are enough.
     poll_s = 0.5 if memory is None else 0.1
     with selectors.DefaultSelector() as selector:
         selector.register(child.stdout, selectors.EVENT_READ)
+        selector.register(child.stdin, selectors.EVENT_WRITE)
         while True:
-            ready = selector.select(timeout=min(poll_s, max(0.0, deadline - time.monotonic())))
+            ready = {key.fileobj for key, _ in selector.select(min(poll_s, max(0.0, deadline - time.monotonic())))}
             if time.monotonic() >= deadline:
                 reader.finish(None, time_limit_s, _tail(log))
             _check_memory(child, reader.stage, log, memory)
-            if not ready:
+            if child.stdin in ready:
+                unsent = _send(child.stdin, unsent)
+                if not unsent:
+                    selector.unregister(child.stdin)
+            if child.stdout not in ready:
                 continue
             chunk = os.read(child.stdout.fileno(), 1 << 20)
             deadline = time.monotonic() + time_limit_s if limit_silence else deadline
-            *lines, pending = (pending + chunk).split(b"\n")
-            for line in lines:
+            for line in buffer.add(chunk):
+                if time.monotonic() >= deadline:
+                    reader.finish(None, time_limit_s, _tail(log))
                 event = reader.read(line)
                 if event is not None:
                     yield event
             if not chunk:
                 break
     reader.finish(child.wait(), None, _tail(log))
+
+
+def _send(stream: IO[bytes], data: memoryview) -> memoryview:
+    """Write what a child takes without waiting, and return the rest; one that closed its input takes nothing."""
+    try:
+        return data[os.write(stream.fileno(), data) :]
+    except BlockingIOError:
+        return data
+    except BrokenPipeError:
+        return data[:0]
+
+
+def single(events: Iterator[dict[str, Any]]) -> dict[str, Any]:
+    """Return the one event that a job answers with.
+
+    Raises:
+        MeasurementError: It answered with none, or with more than one.
+        EffbenchError: See `run`.
+    """
+    answer = next(events, None)
+    if answer is None:
+        raise errors.MeasurementError("The process ended without an answer.")
+    for _ in events:
+        raise errors.MeasurementError("The process answered more than once.")
+    return answer
+
+
+def output(command: Sequence[str], *, time_limit_s: float, stdin: bytes = b"", limit_bytes: int = 64 << 20) -> Output:
+    """Run a program to its end and return what it printed; it is ended with its own children at either limit.
+
+    Raises:
+        OSError: It cannot be started.
+        ChildFailure: It ran into the time limit, or printed more than so many bytes.
+    """
+    name = Path(command[0]).name
+    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as printed, tempfile.TemporaryFile() as log:
+        given.write(stdin)
+        given.seek(0)
+        child = subprocess.Popen(command, stdin=given, stdout=printed, stderr=log, start_new_session=True)
+        _LIVE.add(child)
+        deadline, pause_s = time.monotonic() + time_limit_s, 0.001
+        try:
+            while child.poll() is None:
+                if time.monotonic() >= deadline:
+                    raise ChildFailure(TIME_LIMIT, f"{name} was stopped after {time_limit_s:g} s", name, _tail(log))
+                if sum(os.fstat(file.fileno()).st_size for file in (printed, log)) > limit_bytes:
+                    raise ChildFailure(CRASHED, f"{name} printed more than {limit_bytes >> 20} MiB", name, _tail(log))
+                time.sleep(pause_s)
+                pause_s = min(2 * pause_s, 0.1)
+        finally:
+            _end(child)
+            _LIVE.discard(child)
+        return Output(child.returncode, _tail(printed, limit_bytes), _tail(log, limit_bytes))
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a program ended with, and what it printed."""
+
+    returncode: int
+    text: str
+    errors: str
 
 
 class EventReader:
@@ -192,12 +265,12 @@ class EventReader:
     def read(self, line: bytes | str) -> dict[str, Any] | None:
         """Return the event of a line, or None if it concerns this reader only."""
         try:
-            event: dict[str, Any] = json.loads(line)
+            event: dict[str, Any] = reading.json_value(line, self.stage, finite=False, longest=None)
             kind = event["event"]
-        except (ValueError, KeyError, TypeError):
+        except (errors.DataError, KeyError, TypeError):
             self._error = self._error or errors.MeasurementError(f"{self.stage} sent no event: {line[:60]!r}.")
             return None
-        self.stage = event.get("stage", self.stage)
+        self.stage = str(event.get("stage", self.stage))[:STAGE_CHARS]
         if kind == "error":
             self._error = self._error or _rebuild(event)
         self._has_result = self._has_result or kind == "done"
@@ -268,11 +341,12 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 def _rebuild(event: Mapping[str, Any]) -> errors.EffbenchError:
     """Return the error that the child reported, with its class and so its exit code."""
-    kind = getattr(errors, str(event.get("kind")), errors.EffbenchError)
-    error: errors.EffbenchError = kind.__new__(kind)
-    errors.EffbenchError.__init__(error, event["message"], hint=event.get("hint"))
-    for name, value in event.get("details", {}).items():
-        setattr(error, name, value)
+    hint, details = event.get("hint"), event.get("details")
+    message = str(event.get("message", "it failed without a reason"))[:MESSAGE_CHARS]
+    error = errors.rebuilt(str(event.get("kind")), message, None if hint is None else str(hint)[:MESSAGE_CHARS])
+    for name, value in details.items() if isinstance(details, dict) else ():
+        if name in errors.DETAILS and (value is None or isinstance(value, (str, int))):
+            setattr(error, name, value)
     return error
 
 
@@ -281,7 +355,7 @@ def serve(handlers: Mapping[str, Handler]) -> None:
 
     A handler emits events. An `EffbenchError` is reported with its class, any other exception with its last line.
     """
-    _die_with_parent()
+    die_with_parent()
     _prefer_for_oom_kill()
     channel = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
@@ -290,7 +364,7 @@ def serve(handlers: Mapping[str, Handler]) -> None:
         channel.write(json.dumps(event) + "\n")
         channel.flush()
 
-    job = json.loads(sys.stdin.readline())
+    job = reading.json_value(sys.stdin.readline(), "the job", finite=False, longest=None)
     try:
         handlers[job["op"]](job, emit)
         emit({"event": "done"})
@@ -314,8 +388,14 @@ def _prefer_for_oom_kill() -> None:
         Path("/proc/self/oom_score_adj").write_text("500")
 
 
-def _die_with_parent() -> None:
-    """Ask Linux to kill this process when its parent dies; elsewhere writing to the closed pipe ends it."""
+def die_with_parent() -> None:
+    """Ask Linux to kill this process when its parent dies; elsewhere writing to the closed pipe ends it.
+
+    A parent that died before the request is noticed by its number: the process ends at once.
+    """
     if sys.platform.startswith("linux"):
         pr_set_pdeathsig = 1
         ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        parent = os.environ.pop(PARENT, "")
+        if parent.isdecimal() and os.getppid() != int(parent):
+            os._exit(1)

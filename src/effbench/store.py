@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
-import json
 import os
+import stat
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
+from effbench import drafts, reading
 from effbench.codec import canonical, from_json, to_json
 from effbench.errors import DataError
 from effbench.schema import Evaluation, Measurement, Predictions
 
-T = TypeVar("T", Measurement, Evaluation)
+R = TypeVar("R")
 
 
-class TornLineWarning(UserWarning):
-    """A line of a store is incomplete, after a kill or a full disk; all other lines are kept."""
+LOCK_S = 60.0
+"""How long a writer waits for another one; appending a line takes milliseconds."""
+
+NOTE_CHARS = 1 << 16
+"""Of one text in a stored line: a report prints all of them."""
+
+SHOWN = 5
+"""So many unreadable lines of a file are named one by one."""
+
+
+class BadLineWarning(UserWarning):
+    """A line of a store cannot be read and is skipped; all other lines are kept."""
+
+
+class TornLineWarning(BadLineWarning):
+    """A line of a store is incomplete, after a kill or a full disk."""
 
 
 def home(out: str | os.PathLike[str] | None = None) -> Path:
@@ -32,14 +47,10 @@ def write_atomically(path: Path, text: str) -> None:
     Raises:
         DataError: The folder cannot be written or the disk is full.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            draft.write_text(text, encoding="utf-8", newline="\n")
+        with drafts.draft(path.parent, f".{path.name}.") as draft:
+            draft.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
             draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
     except OSError as error:
         raise DataError(f"Cannot write {path}: {error.strerror}.", hint="Choose another folder with --out.") from error
 
@@ -55,15 +66,17 @@ class Store:
         """Append a measurement of one round, or an evaluation of some images, and wait until it is on the disk.
 
         Raises:
-            DataError: The folder cannot be written or the disk is full; earlier lines stay as they were.
+            DataError: The record could not be read back, the folder cannot be written or the disk is full; earlier
+                lines stay as they were.
         """
-        path = self.path if isinstance(record, Measurement) else self.evaluations_path
-        append_line(path, canonical(to_json(record)))
+        line = canonical(to_json(record))
+        _record(type(record), line, f"this {type(record).__name__.lower()}")
+        append_line(self.path if isinstance(record, Measurement) else self.evaluations_path, line)
 
     def __iter__(self) -> Iterator[Measurement]:
-        """Yield every measurement with all its rounds; warn about an incomplete line."""
+        """Yield every measurement with all its rounds; a line that cannot be read is named in a warning and skipped."""
         joined: dict[tuple[str, str, str], Measurement] = {}
-        for line in _lines(self.path, Measurement):
+        for line in records(self.path, Measurement, stacklevel=4):
             key = (line.run, line.digest, canonical(line.settings).decode())
             joined[key] = _join(joined[key], line) if key in joined else line
         yield from joined.values()
@@ -71,7 +84,7 @@ class Store:
     def evaluations(self) -> list[Evaluation]:
         """Return every evaluation, its lines merged; an image that two lines hold counts once."""
         joined: dict[tuple[Any, ...], list[Evaluation]] = {}
-        for line in _lines(self.evaluations_path, Evaluation):
+        for line in records(self.evaluations_path, Evaluation, stacklevel=4):
             joined.setdefault(line.identity(), []).append(line)
         return [merge(lines) for lines in joined.values()]
 
@@ -80,13 +93,13 @@ def append_line(path: Path, line: bytes) -> None:
     """Append a line to a file and wait until it is on the disk.
 
     Raises:
-        DataError: The folder cannot be written or the disk is full; earlier lines stay as they were.
+        DataError: The folder cannot be written, the disk is full, or another process does not release the file;
+            earlier lines stay as they were.
     """
-    from filelock import FileLock
+    from filelock import Timeout
 
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")), path.open("ab", buffering=0) as stream:
+        with drafts.file_lock(path.with_suffix(".lock"), LOCK_S), _appending(path) as stream:
             size = stream.tell()
             try:
                 # A line that an earlier kill cut short must not swallow this one.
@@ -97,6 +110,10 @@ def append_line(path: Path, line: bytes) -> None:
             except OSError:
                 stream.truncate(size)
                 raise
+    except Timeout:
+        raise DataError(
+            f"{path}: another process has held its lock for {LOCK_S:g} s.", hint="Nothing was lost; run it again."
+        ) from None
     except OSError as error:
         raise DataError(
             f"Cannot write {path}: {error.strerror}.",
@@ -104,25 +121,58 @@ def append_line(path: Path, line: bytes) -> None:
         ) from error
 
 
+def _appending(path: Path) -> IO[bytes]:
+    """Open a file to append to it; a pipe in its place, whose reader could be waited for for ever, is refused."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_NONBLOCK", 0), 0o666)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise DataError(f"{path} is not a regular file.", hint="Remove it, or choose another folder with --out.")
+    stream = os.fdopen(handle, "ab", buffering=0)
+    stream.seek(0, os.SEEK_END)
+    return stream
+
+
 def read_lines(path: Path, stacklevel: int = 3) -> Iterator[tuple[str, Any]]:
-    """Yield the location and the data of each JSON line; warn about an incomplete line."""
-    if not path.exists():
+    """Yield the location and the data of each JSON line; one that cannot be read is named in a warning and skipped."""
+    skipped = 0
+    for number, line in reading.lines(path):
+        location = f"{path}:{number}"
+        try:
+            data = _parsed(line, location)
+        except DataError as error:
+            skipped += 1
+            _warn(error.message, skipped, stacklevel, torn=line is not None and not line.endswith(b"}"))
+            continue
+        yield location, data
+
+
+def records(path: Path, record_type: type[R], stacklevel: int = 3) -> Iterator[R]:
+    """Yield the record of each line; one that cannot be read as such is named in a warning and skipped."""
+    skipped = 0
+    for location, data in read_lines(path, stacklevel=stacklevel + 2):
+        try:
+            yield from_json(record_type, data, location)
+        except DataError as error:
+            skipped += 1
+            _warn(error.message, skipped, stacklevel)
+
+
+def _parsed(line: bytes | None, location: str) -> Any:
+    if line is None:
+        raise DataError(f"{location}: longer than {reading.LINE_BYTES >> 20} MiB.")
+    return reading.json_value(line, location, longest=NOTE_CHARS)
+
+
+def _record(record_type: type[R], line: bytes, location: str) -> R:
+    return from_json(record_type, _parsed(line, location), location)
+
+
+def _warn(message: str, skipped: int, stacklevel: int, torn: bool = False) -> None:
+    if skipped > SHOWN:
         return
-    with path.open("rb") as stream:
-        for number, line in enumerate(stream, start=1):
-            location = f"{path}:{number}"
-            try:
-                data = json.loads(line)
-            except ValueError:
-                text = f"{location}: not a complete JSON line; skipped, all others are kept."
-                warnings.warn(TornLineWarning(text), stacklevel=stacklevel)
-                continue
-            yield location, data
-
-
-def _lines(path: Path, record_type: type[T]) -> Iterator[T]:
-    for location, data in read_lines(path, stacklevel=5):
-        yield from_json(record_type, data, location)
+    more = "" if skipped < SHOWN else " Further ones are not named."
+    kind = TornLineWarning if torn else BadLineWarning
+    warnings.warn(kind(f"{message} The line is skipped; all others are kept.{more}"), stacklevel=stacklevel + 1)
 
 
 def merge(lines: Sequence[Evaluation]) -> Evaluation:

@@ -13,7 +13,7 @@ from effbench.device import AGENT
 from effbench.errors import DeviceError, EffbenchError, MeasurementError, UnavailableError
 from effbench.profiles import devices, transports
 from effbench.profiles.transports.channel import LostError
-from effbench.profiles.transports.session import TIMEOUT_S
+from effbench.profiles.transports.session import timeout_of
 from effbench.schema import Artifact, Device
 
 WAITS_S = (0.0, 1.0, 4.0)
@@ -68,7 +68,7 @@ class Remote:
                 self._link = transports.connect(self.device, self._record)
             except LostError as error:
                 self._losses += 1
-                timeout_s = float(self.device.connection.get("timeout_s", TIMEOUT_S))
+                timeout_s = timeout_of(self.device)
                 if self._was_connected and time.monotonic() - self._lost_at < timeout_s:
                     raise  # it was connected a moment ago, and may be again
                 raise DeviceError(error.message, hint=error.hint) from error

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from effbench import reading
 from effbench.data.dataset import Dataset, Item
 from effbench.errors import DataError
 
@@ -91,7 +91,7 @@ def _tag(shard: Path, archive: tarfile.TarFile, key: str, parts: dict[str, tarfi
         try:
             if ending == "cls":
                 return text.decode().strip()
-            record = json.loads(text)
+            record = reading.json_value(text, str(shard))
             return str(record["label"]) if "label" in record else None
         except (ValueError, TypeError) as error:
             raise DataError(f"{shard}: the label of {key} cannot be read: {error}") from error

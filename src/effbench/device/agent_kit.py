@@ -16,10 +16,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from effbench import process
+from effbench import process, reading
 from effbench.codec import fingerprint
 from effbench.device import AGENT
-from effbench.errors import DataError, EffbenchError
+from effbench.errors import EffbenchError
 from effbench.schema import FORMAT_VERSION
 
 PLAN, RESULT = "kit.json", "result.jsonl"
@@ -31,10 +31,7 @@ def run(folder: Path) -> int:
     Raises:
         DataError: The folder is not a kit.
     """
-    try:
-        plan = json.loads((folder / PLAN).read_text())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{folder / PLAN}: {error}.", hint="Run this in a folder written by `effbench kit`.") from error
+    plan = reading.json_file(folder / PLAN, hint="Run this in a folder written by `effbench kit`.")
     failed = False
     head = {"format": FORMAT_VERSION, "kit": fingerprint(plan), "device": plan["device"], "threads": plan["threads"]}
     with (folder / RESULT).open("w") as result:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -39,6 +40,8 @@ LOCK = ".lock"
 """A lock held by the process of a session; a pid could be reused after a reboot, or belong to a zombie."""
 
 LOG_BYTES = 20_000
+LINE_BYTES = 64 << 20
+"""Of one line of a request, or of a program's output."""
 
 
 class GoneError(Exception):
@@ -66,10 +69,16 @@ class Input:
 
     def line(self, timeout_s: float) -> bytes:
         """Return the next line."""
+        parts = [self.pending]
         while b"\n" not in self.pending:
+            self.pending = b""
             self.fill(timeout_s)
-        line, _, self.pending = self.pending.partition(b"\n")
-        return line
+            parts.append(self.pending)
+            if sum(map(len, parts)) > LINE_BYTES:
+                raise GoneError("a request without end")
+        *_, last = parts
+        end, _, self.pending = last.partition(b"\n")
+        return b"".join([*parts[:-1], end])
 
     def take(self, size: int) -> Iterator[bytes]:
         """Yield ``size`` bytes in pieces."""
@@ -213,7 +222,7 @@ class Supervisor:
                     cwd=self.session,
                     env=dict(os.environ, **request.get("env", {})),
                     start_new_session=True,
-                    preexec_fn=die_together,
+                    preexec_fn=functools.partial(die_together, os.getpid()),
                 )
             except OSError as error:
                 answer(error=f"{argv[0]}: {words(error)}")
@@ -232,21 +241,28 @@ class Supervisor:
         """Forward a program's output until it ends; return whether it hit its time limit."""
         assert child.stdin is not None
         assert child.stdout is not None
-        with contextlib.suppress(BrokenPipeError):
-            child.stdin.write(request.get("stdin", "").encode())
-            child.stdin.close()
-        deadline, pending = time.monotonic() + float(request["limit_s"]), b""
+        unsent, pending, size = request.get("stdin", "").encode(), [b""], 0
+        os.set_blocking(child.stdin.fileno(), False)  # a program that does not read must not hold this process
+        deadline = time.monotonic() + float(request["limit_s"])
         output = child.stdout.fileno()
         while True:
             remaining_s = deadline - time.monotonic()
-            ready = select.select([output, self.stream.file], [], [], max(0.0, remaining_s))[0]
-            if not ready:
+            if remaining_s <= 0 or size > LINE_BYTES:
                 return True
-            if self.stream.file in ready:
+            taking = [] if child.stdin.closed else [child.stdin.fileno()]
+            readable, writable, _ = select.select([output, self.stream.file], taking, [], remaining_s)
+            if writable:
+                unsent = feed(child, unsent)
+            if self.stream.file in readable:
                 self.stream.fill(0.0)  # a busy device gets no requests: this is the end of the connection, or a ping
-            if output in ready:
+            if output in readable:
                 data = os.read(output, CHUNK)
-                *lines, pending = (pending + data).split(b"\n")
+                *lines, rest = data.split(b"\n")
+                if lines:
+                    lines[0] = b"".join([*pending, lines[0]])
+                    pending, size = [], 0
+                pending.append(rest)
+                size += len(rest)
                 for line in lines:
                     answer(line=line.decode(errors="replace"))
                 if not data:
@@ -257,11 +273,16 @@ class Supervisor:
         """Answer requests until the connection ends, then remove the session's folder."""
         try:
             while True:
-                request = json.loads(self.stream.line(self.patience_s))
+                try:
+                    request = json.loads(self.stream.line(self.patience_s))
+                    op = request["op"]
+                except (ValueError, KeyError, TypeError, RecursionError):
+                    answer(error="a request that is none")
+                    return
                 self.patience_s = PATIENCE_S
-                if request["op"] in ("hello", "put", "have", "get", "run"):
-                    getattr(self, request["op"])(request)
-                elif request["op"] == "bye":
+                if op in ("hello", "put", "have", "get", "run"):
+                    getattr(self, op)(request)
+                elif op == "bye":
                     return
         except GoneError:
             pass
@@ -270,13 +291,30 @@ class Supervisor:
                 shutil.rmtree(self.session, ignore_errors=True)
 
 
-def die_together() -> None:
+def feed(child: subprocess.Popen[bytes], data: bytes) -> bytes:
+    """Write what a program takes without waiting, and return the rest; close its input after the last byte."""
+    assert child.stdin is not None
+    try:
+        data = data[os.write(child.stdin.fileno(), data) :]
+    except BlockingIOError:
+        return data
+    except OSError:
+        data = b""
+    if not data:
+        with contextlib.suppress(OSError):
+            child.stdin.close()
+    return data
+
+
+def die_together(parent: int) -> None:
     """Make Linux end the child when this process is killed; on other systems, its closed output ends it later."""
     if sys.platform.startswith("linux"):
         import ctypes
 
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        if os.getppid() != parent:  # killed before the request
+            os._exit(1)
 
 
 def end(child: subprocess.Popen[bytes]) -> None:
@@ -284,8 +322,10 @@ def end(child: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()
-    if child.stdout is not None:
-        child.stdout.close()
+    for stream in (child.stdin, child.stdout):
+        if stream is not None:
+            with contextlib.suppress(OSError):
+                stream.close()
 
 
 def file_sha256(path: Path) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from effbench import reading
 from effbench.codec import canonical
 from effbench.errors import DataError, MissingDependencyError
 
@@ -89,11 +89,9 @@ class Results:
         path = f"{self.address}/{key}{SUFFIX}"
         try:
             data = (self._local / f"{key}{SUFFIX}").read_bytes() if self._local is not None else self._fs.cat_file(path)
-            return json.loads(data)
         except FileNotFoundError:
             raise DataError(f"{path}: there is no such result.") from None
-        except ValueError as error:
-            raise DataError(f"{path}: not JSON ({error}).") from error
+        return reading.json_value(data, path)
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
         """Yield every key with its result, in the order of the keys."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from effbench import process
+from effbench import drafts, process
 from effbench.api.export.run import at_hand, targets_of
 from effbench.api.export.stage import Notify, memory_share, silent
 from effbench.api.profile.request import BUDGET_S, ROUNDS
@@ -28,6 +29,9 @@ from effbench.lab.threads import Threads
 from effbench.schema import DEFAULT_BATCH, DEFAULT_RESOLUTION, Device, Measurement, Resolution
 from effbench.store import Store
 from effbench.store import home as home_of
+
+FETCH_S = 300.0
+"""The longest wait for another sweep that copies rounds."""
 
 JOB_LIMIT_S = 600.0
 """Time limit of a job beyond its export and four times its budget, for connections and for finishing a bundle."""
@@ -258,19 +262,31 @@ def _cell(job: LabJob) -> cells.CellJob:
     return from_json(cells.CellJob, job.arguments["cell"], "job")
 
 
+@contextlib.contextmanager
+def _fetching(home: Path) -> Iterator[None]:
+    """Hold the lock of whoever copies rounds into the store of a folder."""
+    from filelock import Timeout
+
+    try:
+        with drafts.file_lock(home / "lab.lock", FETCH_S):
+            yield
+    except Timeout:
+        text = f"{home}: another sweep has been copying rounds for {FETCH_S:g} s."
+        raise DataError(text, hint="Nothing was lost; run it again.") from None
+    except OSError as error:
+        raise DataError(f"Cannot write {home}: {error.strerror}.", hint="Choose another with --out.") from error
+
+
 def fetch_rounds(address: str, runs: Sequence[str], home: Path) -> dict[str, Measurement]:
     """Copy the missing rounds of runs into the store of a folder; return one measurement per run.
 
     Raises:
         DataError: A round cannot be read, or the folder cannot be written.
     """
-    from filelock import FileLock
-
     if not runs:
         return {}
-    home.mkdir(parents=True, exist_ok=True)
     store = Store(home)
-    with FileLock(home / "lab.lock"):
+    with _fetching(home):
         present = Counter({measurement.run: len(measurement.samples.rounds) for measurement in store})
         for run in runs:
             rounds = [

@@ -6,10 +6,10 @@ from the code, and a test checks it.
 
 from __future__ import annotations
 
-import json
 from functools import cache
 from pathlib import Path
 
+from effbench import reading
 from effbench.codec import from_json
 from effbench.errors import unknown_name
 from effbench.registry import plugins
@@ -21,7 +21,7 @@ INDEX = Path(__file__).with_name("index.json")
 @cache
 def models() -> dict[str, Backbone]:
     """Return every registered backbone by name, in the order of families and sizes."""
-    registered = {entry["name"]: from_json(Backbone, entry, str(INDEX)) for entry in json.loads(INDEX.read_text())}
+    registered = {entry["name"]: from_json(Backbone, entry, str(INDEX)) for entry in reading.json_file(INDEX)}
     for point in plugins("effbench.models"):
         for backbone in point.load():
             registered.setdefault(backbone.name, backbone)

@@ -27,6 +27,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from effbench import reading
+from effbench.errors import DataError
+
 POLL_S = 0.2
 TOOL_LIMIT_S = 30.0
 START_LIMIT_S = 40.0
@@ -179,7 +182,7 @@ def lock(root: Path, folder: Path, owner: int) -> list[str]:
         process.stderr.close()
         raise ClockError(last[0] if last else "the watchdog did not start")
     process.stderr.close()
-    answer = json.loads(line)
+    answer = reading.json_value(line, "the watchdog's answer")
     if "error" in answer:
         raise ClockError(answer["error"])
     descriptions: list[str] = answer["locked"]
@@ -259,8 +262,8 @@ def _note(folder: Path, settings: Sequence[Setting]) -> None:
 
 def _noted(folder: Path) -> tuple[int, str, list[Setting]] | None:
     try:
-        data = json.loads((folder / JOURNAL).read_text())
-    except (OSError, ValueError):
+        data = reading.json_file(folder / JOURNAL)
+    except DataError:
         return None
     lists = ("command", "undo", "prepare")
     settings = []

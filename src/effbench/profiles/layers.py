@@ -5,7 +5,6 @@ The profiler slows both sides, so its times explain a verdict but do not decide 
 
 from __future__ import annotations
 
-import json
 import random
 import statistics
 import tempfile
@@ -14,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from effbench import reading
 from effbench.errors import MissingDependencyError
 
 T = TypeVar("T")
@@ -76,7 +76,7 @@ def read_profile(file: Path) -> dict[str, Any]:
     """Return the layers of a profile with their median times; warm-up runs are dropped."""
     times: dict[str, list[int]] = {}
     operator: dict[str, str] = {}
-    for event in json.loads(file.read_text()):
+    for event in reading.json_file(file, longest=None):
         name = str(event.get("name", ""))
         if event.get("cat") == "Node" and name.endswith(SUFFIX):
             layer = name.removesuffix(SUFFIX)

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from effbench import reading
 from effbench.profiles import environment, sources
 
 PERIOD_S = 0.05
@@ -42,7 +43,7 @@ class Meter:
     def _read(self) -> list[tuple[int, dict[str, float]]]:
         *lines, _ = self._log.read_text().split("\n")  # the last one may be incomplete
         parts = (line.partition(" ") for line in lines)
-        return [(int(at), json.loads(watts)) for at, _, watts in parts]
+        return [(int(at), reading.json_value(watts, "the power log", finite=False)) for at, _, watts in parts]
 
 
 def integrate(readings: list[tuple[int, dict[str, float]]], begin_ns: int, end_ns: int) -> dict[str, float]:

@@ -11,7 +11,6 @@ them: two reads and a write, the write-allocate left out).
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import os
 import statistics
@@ -20,6 +19,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from effbench import reading
 
 THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 """Environment variables that numpy's BLAS libraries read once, at import."""
@@ -99,7 +100,7 @@ def read_layers(file: Path) -> list[dict[str, Any]]:
     """
     times: dict[str, list[int]] = {}
     arguments: dict[str, dict[str, Any]] = {}
-    for event in json.loads(file.read_text()):
+    for event in reading.json_file(file, longest=None):
         name = str(event.get("name", ""))
         if event.get("cat") == "Node" and name.endswith("_kernel_time"):
             layer = name.removesuffix("_kernel_time")

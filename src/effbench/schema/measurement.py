@@ -10,6 +10,12 @@ from typing import Any
 from effbench.errors import DataError
 from effbench.schema.artifact import Subject
 
+LONGEST_NS = 24 * 3600 * 10**9
+"""Of one sample: a day. What is longer is no latency, and sums of it would not fit into 64 bits."""
+
+QUANTITIES = ("_c", "_pct", "_bytes", "_mhz", "_s", "_ms", "_1m")
+"""Endings of what a machine is observed by that stand for a number."""
+
 
 @dataclass(frozen=True)
 class Round:
@@ -35,6 +41,10 @@ class Round:
             raise DataError("A round holds no samples.")
         if min(self.samples_ns) <= 0:
             raise DataError(f"A round holds a sample of {min(self.samples_ns)} ns; a latency is above zero.")
+        if max(self.samples_ns) > LONGEST_NS:
+            raise DataError(f"A round holds a sample of {max(self.samples_ns)} ns; a latency is below a day.")
+        if len({len(series) for series in self.trace.values()}) > 1:
+            raise DataError("A round's trace holds series of different lengths.")
 
 
 @dataclass(frozen=True)
@@ -80,6 +90,15 @@ class Measurement:
     placement: dict[str, Any] = field(default_factory=dict)
     origin: str = "measured"
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for state in (self.before, self.after):
+            if not isinstance(state, dict):
+                raise DataError(f"The state of the machine is {str(state)[:60]!r}, which is no object.")
+            for key, value in state.items():
+                number = isinstance(value, (int, float)) and not isinstance(value, bool)
+                if key.endswith(QUANTITIES) and value is not None and not number:
+                    raise DataError(f"The state of the machine has {key} = {str(value)[:60]!r}, which is no number.")
 
     MUST_MATCH: typing.ClassVar[tuple[str, ...]] = (
         "cpu_model",

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from effbench import reading
 from effbench.codec import file_sha256
 from effbench.errors import DataError
 
@@ -103,7 +104,7 @@ def load(folder: Path) -> tuple[int, dict[str, Any]] | None:
     newest = checkpoints[-1]
     hint = f"Remove {newest} to resume from the previous checkpoint."
     try:
-        data = json.loads((newest / STATE).read_text())
+        data = reading.json_file(newest / STATE, longest=None)
         if file_sha256(newest / TENSORS) != data["sha256"]:
             raise DataError(f"{newest / TENSORS}: the checksum does not match.", hint=hint)
         return data["step"], unpack(data["state"], load_file(newest / TENSORS))

@@ -9,7 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from effbench.errors import MissingDependencyError
+from effbench import reading
+from effbench.errors import DataError, MissingDependencyError
 
 CURVE = "curve.jsonl"
 
@@ -53,10 +54,10 @@ class TrainingJournal:
 def read(path: Path) -> list[dict[str, float]]:
     """Return the lines of a curve up to the first incomplete one."""
     lines: list[dict[str, float]] = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for number, line in reading.lines(path):
         try:
-            lines.append(json.loads(line))
-        except ValueError:
+            lines.append(reading.json_value(line or b"", f"{path}:{number}"))
+        except DataError:
             break
     return lines
 

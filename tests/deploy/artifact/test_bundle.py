@@ -8,12 +8,13 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from effbench.deploy.artifact import bundle
 from effbench.errors import DataError
-from effbench.schema import Artifact, InputShapes, Subject, TensorSpec, Weights
+from effbench.schema import Artifact, FileInfo, InputShapes, Subject, TensorSpec, Weights
 
 
 def make(draft: Path, content: bytes = b"graph") -> Artifact:
@@ -59,7 +60,7 @@ def test_an_artifact_is_found_by_its_key_only(folder: Path) -> None:
         (lambda f: (f / bundle.MANIFEST).write_text("{"), "not valid JSON"),
         (lambda f: (f / bundle.MANIFEST).write_text("[1]"), "changed since it was written"),
         (lambda f: _edit(f, digest="0" * 64), "changed since it was written"),
-        (lambda f: (f / bundle.MANIFEST).unlink(), "No such file"),
+        (lambda f: (f / bundle.MANIFEST).unlink(), "no such file"),
     ],
 )
 def test_a_changed_artifact_is_refused(folder: Path, damage: object, message: str) -> None:
@@ -85,8 +86,55 @@ def test_a_symbolic_link_is_not_a_file_of_an_artifact(folder: Path, tmp_path: Pa
     (tmp_path / "elsewhere").write_bytes(b"graph")
     (folder / "model.onnx").unlink()
     (folder / "model.onnx").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(DataError, match="missing"):
+    with pytest.raises(DataError, match="but a link"):
         bundle.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"entry": "/bin/true"}, "entry '/bin/true' is none of the listed files"),
+        ({"entry": "../elsewhere"}, "is none of the listed files"),
+        ({"entry": ""}, "is none of the listed files"),
+        ({"entry": "model"}, "is none of the listed files"),
+        ({"files": {}}, "is none of the listed files"),
+        ({"files": {"a\\..\\b": FileInfo("0", 1)}}, "outside the artifact"),
+        ({"files": {"a//b": FileInfo("0", 1)}}, "outside the artifact"),
+        ({"files": {"./model.onnx": FileInfo("0", 1)}}, "outside the artifact"),
+        ({"files": {"/etc/passwd": FileInfo("0", 1)}, "entry": "/etc/passwd"}, "outside the artifact"),
+        ({"files": {"a\nb": FileInfo("0", 1)}}, "outside the artifact"),
+        ({"files": {bundle.MANIFEST: FileInfo("0", 1)}, "entry": bundle.MANIFEST}, "outside the artifact"),
+    ],
+)
+def test_the_digest_covers_what_runs(folder: Path, changes: dict[str, Any], message: str) -> None:
+    artifact = replace(bundle.load(folder), **changes)
+    bundle.save_manifest(replace(artifact, digest=bundle.digest_of(artifact.files)))
+    with pytest.raises(DataError, match=message):
+        bundle.load(folder, check_files=False)
+
+
+def test_a_file_that_the_manifest_does_not_list_is_refused(folder: Path) -> None:
+    (folder / "deep").mkdir()
+    assert bundle.load(folder).name == folder.name
+    (folder / "deep" / "json.py").write_text("")
+    with pytest.raises(DataError, match=r"json\.py: the manifest does not list this file"):
+        bundle.load(folder)
+
+
+def test_a_link_to_a_folder_is_refused(folder: Path, tmp_path: Path) -> None:
+    (folder / "more").symlink_to(tmp_path)
+    with pytest.raises(DataError, match="but a link"):
+        bundle.load(folder)
+
+
+def test_an_artifact_has_the_permissions_of_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        bundle.write(tmp_path / "artifacts" / "a", make)
+    finally:
+        os.umask(before)
+    assert 0o755 == (tmp_path / "artifacts" / "a").stat().st_mode & 0o777
+    assert 0o644 == (tmp_path / "artifacts" / "a" / bundle.MANIFEST).stat().st_mode & 0o777
 
 
 def test_a_failure_while_building_leaves_nothing(tmp_path: Path) -> None:

@@ -198,7 +198,7 @@ def test_a_reference_is_read_back(tmp_path: Path) -> None:
 
 def test_a_damaged_reference_is_refused(tmp_path: Path) -> None:
     (tmp_path / "reference.npz").write_bytes(b"PK\x03\x04 not really")
-    with pytest.raises(DataError, match="not a file of expected outputs"):
+    with pytest.raises(DataError, match="not a file of NumPy arrays"):
         fidelity.load_reference(tmp_path / "reference.npz")
 
 

@@ -12,6 +12,7 @@ import os
 import random
 import secrets
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -31,7 +32,7 @@ from effbench.models.parts import model_argument, parts
 from effbench.profiles import environment
 from effbench.profiles.paired import log_ratios
 from effbench.schema import Artifact, Measurement, Round
-from effbench.store import Store, append_line, read_lines
+from effbench.store import BadLineWarning, Store, append_line, read_lines
 
 PASSES = 8
 """Two more than an interval needs, so that a lost round costs no verdict."""
@@ -144,10 +145,14 @@ class Campaign:
         for pair in self.pairs.values():
             pair.logs = []
         by_digests = {_digests(pair): pair for pair in self.pairs.values() if not pair.failure}
-        for _, line in read_lines(self.home / "pairs.jsonl"):
-            stored = by_digests.get((line["a"], line["b"]))
-            if stored is not None and line["conditions"] == self._conditions(stored):
-                stored.logs.append(float(line["log_ratio"]))
+        for location, line in read_lines(self.home / "pairs.jsonl"):
+            try:
+                digests, conditions, ratio = (str(line["a"]), str(line["b"])), line["conditions"], line["log_ratio"]
+                stored = by_digests.get(digests)
+                if stored is not None and conditions == self._conditions(stored):
+                    stored.logs.append(float(ratio))
+            except (KeyError, TypeError, ValueError):
+                warnings.warn(BadLineWarning(f"{location}: not the record of a pair; it is skipped."), stacklevel=2)
 
     def _add_rounds(self, point: Point, measurement: Measurement) -> None:
         point.rounds += measurement.samples.rounds
@@ -158,7 +163,7 @@ class Campaign:
         now = self._machine(measurement.subject.target)
         return (
             all(measurement.before.get(key) == now.get(key) for key in Measurement.MUST_MATCH)
-            and measurement.settings["threads"] == str(self.threads)
+            and measurement.settings.get("threads") == str(self.threads)
             and measurement.samples.protocol == "back-to-back"
         )
 

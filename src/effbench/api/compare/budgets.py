@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from effbench import reading
 from effbench.errors import DataError, UsageError, unknown_name
 from effbench.schema import Artifact, InputShapes, Measurement
 from effbench.statistics.percentiles import estimate
 from effbench.statistics.verdict import BudgetCheck
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 SUITE_KEYS: Mapping[str, type] = {
     "models": list,
@@ -102,7 +97,7 @@ def read_suite(folder: Path) -> Suite:
     for path, keys in ((folder / "effbench.toml", ()), (folder / "pyproject.toml", ("tool", "effbench"))):
         if not path.is_file():
             continue
-        data = _toml(path)
+        data = reading.toml_file(path)
         for key in keys:
             data = data.get(key, {})
         if data:
@@ -114,15 +109,7 @@ def read_suite_file(path: Path) -> Suite:
     """Read the suite in a file, which must exist; errors as in `read_suite`."""
     if not path.is_file():
         raise DataError(f"{path}: no such file.")
-    return _suite(path, _toml(path))
-
-
-def _toml(path: Path) -> dict[str, Any]:
-    try:
-        data: dict[str, Any] = tomllib.loads(path.read_text())
-        return data
-    except tomllib.TOMLDecodeError as error:
-        raise DataError(f"{path}: {error}.") from None
+    return _suite(path, reading.toml_file(path))
 
 
 def _suite(path: Path, data: dict[str, Any]) -> Suite:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from effbench import reading
 from effbench.api.compare.rounds import RoundSettings, run_round
 from effbench.api.export.stage import Notify
 from effbench.codec import from_json, to_json
@@ -82,22 +83,26 @@ def load(home: Path, threads: int) -> MachineNoise | None:
                 hint=f"Rename it to {FILE} (the content is the same), or remove it and run gate --measure-noise.",
             )
         return None
-    try:
-        entries = json.loads(path.read_text())
-    except ValueError as error:
-        hint = "Remove it and run gate --measure-noise again."
-        raise DataError(f"{path}: not valid JSON ({error}).", hint=hint) from error
+    entries = _entries(path)
     machine = machine_of(threads)
     records = [from_json(MachineNoise, entry, str(path)) for entry in entries]
     matching = [record for record in records if record.machine == machine]
     return matching[-1] if matching else None
 
 
+def _entries(path: Path) -> list[Any]:
+    hint = "Remove it and run gate --measure-noise again."
+    entries = reading.json_file(path, hint=hint)
+    if not isinstance(entries, list):
+        raise DataError(f"{path}: expected a list, found {type(entries).__name__}.", hint=hint)
+    return entries
+
+
 def save(home: Path, noise: MachineNoise) -> Path:
     """Append a record to those of a home; older ones stay."""
     path = home / FILE
     home.mkdir(parents=True, exist_ok=True)
-    entries = json.loads(path.read_text()) if path.exists() else []
+    entries = _entries(path) if path.exists() else []
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps([*entries, to_json(noise)], indent=1, sort_keys=True) + "\n")
     temporary.replace(path)

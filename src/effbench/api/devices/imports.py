@@ -7,6 +7,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from uuid import uuid4
 
+from effbench import reading
 from effbench.api.devices import kit_results
 from effbench.api.export.verification import find_artifact
 from effbench.codec import file_sha256
@@ -93,10 +94,7 @@ def _measurement(
 
 
 def _text(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}.") from error
+    return reading.file_text(path)
 
 
 def _read(path: Path, text: str, form: str | None) -> tuple[str, Reading]:
@@ -104,10 +102,10 @@ def _read(path: Path, text: str, form: str | None) -> tuple[str, Reading]:
     return reader.name, reading
 
 
-def _round(reading: Reading) -> Round:
-    return Round(reading.samples_ns, reading.warmup, True, reading.load_ms, reading.first_ms, 0, dict(reading.observed))
+def _round(item: Reading) -> Round:
+    return Round(item.samples_ns, item.warmup, True, item.load_ms, item.first_ms, 0, dict(item.observed))
 
 
-def _notes(artifact: Artifact, reading: Reading) -> tuple[str, ...]:
+def _notes(artifact: Artifact, item: Reading) -> tuple[str, ...]:
     unverified = () if artifact.fidelity else ("the artifact was never verified: is it still the same model?",)
-    return (*reading.notes, *unverified)
+    return (*item.notes, *unverified)

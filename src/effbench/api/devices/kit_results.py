@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from effbench import reading
 from effbench.api.remote import check_clock
 from effbench.codec import from_json
 from effbench.deploy.artifact import bundle
@@ -33,10 +33,9 @@ def import_result(text: str, location: str, home: Path) -> list[Measurement]:
     Raises:
         DataError: The file is damaged, or about artifacts that are not here.
     """
-    try:
-        head, *lines = (json.loads(line) for line in text.splitlines())
-    except ValueError as error:
-        raise DataError(f"{location}: not a complete result of a kit ({error}).") from error
+    head, *lines = (
+        reading.json_value(line, f"{location}:{number}") for number, line in enumerate(text.splitlines(), start=1)
+    )
     artifacts = {artifact.digest: artifact for artifact in bundle.artifacts(home)}
     run = uuid4().hex[:12]
     rounds: dict[str, list[Measurement]] = {}

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from effbench import drafts, reading
 from effbench.api.distill import teachers as teacher_sources
 from effbench.api.distill.request import DistillRequest
 from effbench.api.export.run import check_shapes
@@ -215,9 +216,7 @@ def _finished(folder: Path) -> Trained | None:
     path = folder / TRAINED
     if not path.is_file() or not (folder / WEIGHTS).is_file():
         return None
-    import json
-
-    trained = from_json(Trained, json.loads(path.read_text()), str(path), folder=folder)
+    trained = from_json(Trained, reading.json_file(path), str(path), folder=folder)
     if file_sha256(trained.weights) != trained.sha256:
         raise DataError(f"{trained.weights}: changed since it was written.", hint=f"Remove {folder} to train again.")
     return trained
@@ -226,14 +225,13 @@ def _finished(folder: Path) -> Trained | None:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Hold the lock of a training, so that it runs once; of the processes of one training the first holds it."""
-    from filelock import FileLock, Timeout
+    from filelock import Timeout
 
     if os.environ.get("RANK", "0") != "0":
         yield
         return
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock", timeout=0)
+        lock = drafts.file_lock(folder / ".lock", 0)
         lock.acquire()
     except Timeout as error:
         raise UsageError(f"This training is running already, in {folder}.", hint="Wait for it.") from error

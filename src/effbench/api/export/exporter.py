@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from effbench import deploy
+from effbench import deploy, drafts
 from effbench.api.export import fp32_fallback, stage
 from effbench.api.export.calibration_images import CalibrationImages
 from effbench.api.export.request import ExportRequest
@@ -42,6 +41,9 @@ _CALIBRATED_BY = tuple(
 WRITERS = {"fp16": ("effbench.deploy.precision.half:to_fp16",), **dict.fromkeys(CALIBRATED, _CALIBRATED_BY)}
 """The code that writes a precision into a graph; it is part of the graph's key."""
 PRECISION_PACKAGES = {"int8": ("nncf",), "a16w8": ("onnxruntime",)}
+WAIT_S = 3600.0
+"""The longest wait for another export of the same artifact."""
+
 LOST_DB = 6.0
 """A loss between a graph's signal-to-noise ratio and a runtime's that is reported: four times the noise. Rounding some
 values to the neighboring level costs up to 3 dB in networks that amplify it."""
@@ -274,17 +276,16 @@ class Exporter:
         return bundle.name_of(self.source.name, shapes, None if self.dynamic else self.batch, precision, target)
 
     def _make(self, folder: Path, key: str, job: Mapping[str, Any], description: str) -> tuple[Artifact, bool]:
-        from filelock import FileLock, Timeout
+        from filelock import Timeout
 
         cached = bundle.find(folder, key)
         if cached is not None:
             return cached, True
         try:
             locks = folder.parent / ".locks"
-            locks.mkdir(parents=True, exist_ok=True)
             # Of two exports of one artifact at a time, the second waits for the first.
-            wait_s = self.limits.seconds()
-            with FileLock(locks / folder.name, timeout=-1 if math.isinf(self.limits.until) else wait_s):
+            wait_s = min(self.limits.seconds(), WAIT_S)
+            with drafts.file_lock(locks / folder.name, wait_s):
                 if (cached := bundle.find(folder, key)) is not None:
                     return cached, True
                 self.notify(description)

@@ -20,6 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from effbench import reading
 from effbench.errors import ConversionError, DataError, EffbenchError, UnavailableError, UsageError
 from effbench.process import MEMORY_LIMIT, TIME_LIMIT, ChildFailure, exit_text
 
@@ -122,7 +123,7 @@ def read(folder: Path) -> dict[str, Any]:
         DataError: The folder holds no record.
     """
     try:
-        record: dict[str, Any] = json.loads((folder / RECORD).read_text())
+        record: dict[str, Any] = reading.json_file(folder / RECORD)
         home = folder.resolve().parent.parent
         job = record["job"].items()
     except (OSError, ValueError, KeyError, AttributeError) as error:
@@ -167,7 +168,7 @@ def reduce(folder: Path, limit_s: float = REDUCE_S) -> str:
     """
     record = read(folder)
     outcome = _unreducible(record) or _reduce(folder, record, limit_s)
-    record = json.loads((folder / RECORD).read_text())
+    record = reading.json_file(folder / RECORD)
     (folder / RECORD).write_text(json.dumps({**record, "reduced": outcome}, indent=1, sort_keys=True) + "\n")
     return outcome
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from effbench import process
+from effbench import process, reading
 from effbench.api.evaluate.session import EvaluationRun
 from effbench.api.export.stage import STAGE_LIMIT_S
 from effbench.codec import fingerprint
@@ -40,7 +40,7 @@ def sensitivities(graph: Artifact, int8: Artifact, images: Sequence[int], call: 
     key = fingerprint({"graph": graph.digest, "int8": int8.digest, "data": call.info.sha256, "images": list(images)})
     file = call.home / "searches" / f"{key[:16]}.json"
     if file.exists():
-        return [_sensitivity(item) for item in json.loads(file.read_text())]
+        return [_sensitivity(item) for item in reading.json_file(file)]
     call.notify("sensitivity of each block")
     job = {
         "op": "sensitivity",

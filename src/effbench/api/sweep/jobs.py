@@ -7,6 +7,7 @@ that a recorded cell is not made again.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -23,7 +24,7 @@ from effbench.api.export.stage import Notify, silent
 from effbench.codec import fingerprint, from_json, to_json
 from effbench.errors import DataError, EffbenchError, UnavailableError
 from effbench.schema import CALIBRATED, DEFAULT_BATCH, Cell, Device, InputShapes, Resolution
-from effbench.store import append_line
+from effbench.store import BadLineWarning, append_line, read_lines
 
 CODE = ("effbench.deploy.graph.from_torch:from_module", "effbench.deploy.artifact.fidelity:check")
 SEARCHES = {"fp16": ("effbench.deploy.precision.diagnose:examine",)}
@@ -241,22 +242,17 @@ class Journal:
         append_line(self.path, line.encode())
 
     def read(self) -> dict[str, Cell]:
-        """Return the cells by identity; a line that a kill cut short is a cell that did not finish.
-
-        Raises:
-            DataError: A whole line is not what it should be.
-        """
+        """Return the cells by identity; a line that cannot be read is named in a warning, and its cell runs again."""
         return dict(self._lines())
 
     def _lines(self) -> Iterator[tuple[str, Cell]]:
-        if not self.path.exists():
-            return
-        for number, line in enumerate(self.path.read_bytes().splitlines(), start=1):
+        for where, data in read_lines(self.path):
             try:
-                data = json.loads(line)
-            except ValueError:
+                identity, cell = str(data["id"]), data["cell"]
+            except (KeyError, TypeError):
+                warnings.warn(BadLineWarning(f"{where}: not the record of a cell; it is skipped."), stacklevel=3)
                 continue
-            where = f"{self.path}:{number}"
-            if not isinstance(data, dict) or "id" not in data:
-                raise DataError(f"{where}: not the record of a cell.", hint=f"Move {self.path} away and sweep again.")
-            yield data["id"], from_json(Cell, data["cell"], where)
+            try:
+                yield identity, from_json(Cell, cell, where)
+            except DataError as error:
+                warnings.warn(BadLineWarning(f"{error.message} The line is skipped."), stacklevel=3)

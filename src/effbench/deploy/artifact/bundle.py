@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
+from effbench import drafts, reading
 from effbench.codec import digest_of, file_sha256, fingerprint, from_json, to_json
 from effbench.errors import DataError
 from effbench.schema import Artifact, FileInfo, InputShapes
@@ -18,6 +18,13 @@ from effbench.schema import Artifact, FileInfo, InputShapes
 MANIFEST = "manifest.json"
 REFERENCE = "reference.npz"
 """Images and expected outputs, beside a graph; not deployed."""
+
+
+DRAFT = f".{MANIFEST}."
+"""How the drafts of a manifest begin."""
+
+NAME = re.compile(r"(?!\.{1,2}$)[^/\\\x00-\x1f]{1,255}")
+"""One part of the path of a file in an artifact."""
 
 
 def make_key(ingredients: Mapping[str, Any]) -> str:
@@ -58,26 +65,20 @@ def write(folder: Path, build: Callable[[Path], Artifact]) -> Artifact:
         DataError: The folder cannot be written, or the disk is full.
     """
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        _remove_stale_drafts(folder.parent)
-        draft = Path(tempfile.mkdtemp(prefix=f".making-{os.getpid()}-", dir=folder.parent))
-    except OSError as error:
-        raise _unwritable(folder.parent, error) from error
-    try:
-        artifact = build(draft)
-        files = {path.relative_to(draft).as_posix(): _info(path) for path in sorted(_files(draft))}
-        artifact = replace(artifact, folder=draft, files=files, digest=digest_of(files))
-        size = sum(info.size_bytes for name, info in files.items() if name != REFERENCE)
-        artifact = replace(artifact, subject=replace(artifact.subject, size_bytes=size))
-        save_manifest(artifact)
-        if folder.exists():
-            # A tampered artifact, or one of a parallel export: either way this one is complete and has the same key.
-            shutil.rmtree(folder)
-        draft.rename(folder)
+        with drafts.draft(folder.parent) as draft, drafts.draft(folder.parent) as aside:
+            draft.mkdir()
+            artifact = build(draft)
+            files = {path.relative_to(draft).as_posix(): _info(path) for path in sorted(_files(draft))}
+            artifact = replace(artifact, folder=draft, files=files, digest=digest_of(files))
+            size = sum(info.size_bytes for name, info in files.items() if name != REFERENCE)
+            artifact = replace(artifact, subject=replace(artifact.subject, size_bytes=size))
+            save_manifest(artifact)
+            if folder.exists():
+                # A tampered artifact, or one of a parallel export: this one is complete and has the same key.
+                folder.rename(aside)
+            draft.rename(folder)
     except OSError as error:
         raise _unwritable(folder, error) from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return replace(artifact, folder=folder)
 
 
@@ -90,35 +91,15 @@ def save_manifest(artifact: Artifact) -> None:
     data = to_json(artifact)
     text = json.dumps({**data, "checksum": fingerprint(data)}, indent=1, sort_keys=True)
     target = artifact.folder / MANIFEST
-    temporary = target.with_suffix(f".{os.getpid()}.tmp")
     try:
-        with temporary.open("w") as stream:
-            stream.write(text + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(target)
+        with drafts.draft(artifact.folder, DRAFT) as draft:
+            with draft.open("w") as stream:
+                stream.write(text + "\n")
+                stream.flush()
+                os.fsync(stream.fileno())
+            draft.replace(target)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise _unwritable(artifact.folder, error) from error
-
-
-def read_json(path: Path, description: str) -> Any:
-    """Read a JSON file of an artifact.
-
-    Args:
-        path: The file.
-        description: A sentence that says what its folder should be, for the hint if it is missing.
-
-    Raises:
-        DataError: It is missing or not JSON.
-    """
-    try:
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}.", hint=description) from error
-    except ValueError as error:
-        hint = f"Remove {path.parent} and export again."
-        raise DataError(f"{path}: not valid JSON ({error}).", hint=hint) from error
 
 
 def load(folder: Path, *, check_files: bool = True) -> Artifact:
@@ -132,7 +113,9 @@ def load(folder: Path, *, check_files: bool = True) -> Artifact:
         DataError: The manifest is missing, corrupt, changed by hand, or a file is missing, altered or outside.
     """
     path = folder / MANIFEST
-    data = read_json(path, "An artifact is a folder that `effbench export` wrote.")
+    if not path.exists():
+        raise DataError(f"{path}: no such file.", hint="An artifact is a folder that `effbench export` wrote.")
+    data = reading.json_file(path, hint=f"Remove {folder} and export again.")
     checksum = data.pop("checksum", None) if isinstance(data, dict) else None
     if checksum != fingerprint(data):
         raise DataError(f"{path}: changed since it was written (checksum).", hint=f"Remove {folder} and export again.")
@@ -141,8 +124,11 @@ def load(folder: Path, *, check_files: bool = True) -> Artifact:
         raise DataError(
             f"{path}: the digest does not match the listed files.", hint=f"Remove {folder} and export again."
         )
-    for name, info in artifact.files.items() if check_files else ():
-        _check_file(folder, name, info)
+    _check_names(artifact, path)
+    if check_files:
+        _check_unlisted(artifact)
+        for name, info in artifact.files.items():
+            _check_file(folder, name, info)
     return artifact
 
 
@@ -164,10 +150,32 @@ def annotate(artifact: Artifact, **changes: Any) -> Artifact:
     return updated
 
 
+def _check_names(artifact: Artifact, path: Path) -> None:
+    """Refuse a manifest that names files elsewhere, or runs a file that its digest does not cover."""
+    for name in artifact.files:
+        parts = name.split("/")
+        if not all(NAME.fullmatch(part) for part in parts) or name == MANIFEST:
+            raise DataError(f"{path}: the file {name[:80]!r} is outside the artifact.")
+    covered = artifact.entry in artifact.files or any(name.startswith(f"{artifact.entry}/") for name in artifact.files)
+    if not covered or not artifact.entry:
+        raise DataError(f"{path}: the entry {artifact.entry[:80]!r} is none of the listed files.")
+
+
+def _check_unlisted(artifact: Artifact) -> None:
+    """Refuse links, and files that the digest does not cover: a runtime might read them."""
+    for root, folders, names in os.walk(artifact.folder):
+        for name in (*folders, *names):
+            path = Path(root) / name
+            relative = path.relative_to(artifact.folder).as_posix()
+            if path.is_symlink() or not (path.is_dir() or path.is_file()):
+                raise DataError(f"{path}: neither a file nor a folder of the artifact, but a link or a device.")
+            listed = relative in artifact.files or relative == MANIFEST or relative.startswith(DRAFT)
+            if name in names and not listed:
+                hint = "Remove it, if you know it; the digest of an artifact covers all of its files."
+                raise DataError(f"{path}: the manifest does not list this file.", hint=hint)
+
+
 def _check_file(folder: Path, name: str, info: FileInfo) -> None:
-    relative = PurePosixPath(name)
-    if relative.is_absolute() or ".." in relative.parts:
-        raise DataError(f"{folder / MANIFEST}: the file '{name}' is outside the artifact.")
     path = folder / name
     if not path.is_file() or path.is_symlink():
         raise DataError(f"{path}: missing.", hint=f"Remove {folder} and export again.")
@@ -186,11 +194,3 @@ def _info(path: Path) -> FileInfo:
 def _unwritable(path: Path, error: OSError) -> DataError:
     reason = error.strerror or str(error)
     return DataError(f"Cannot write {path}: {reason}.", hint="Free space, or choose another folder with --out.")
-
-
-def _remove_stale_drafts(root: Path) -> None:
-    """Remove the drafts of processes that no longer run."""
-    for draft in root.glob(".making-*"):
-        pid = draft.name.split("-")[1]
-        if pid.isdecimal() and not Path(f"/proc/{pid}").exists() and Path("/proc").exists():
-            shutil.rmtree(draft, ignore_errors=True)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from effbench import reading
 from effbench.deploy.artifact.synthetic import natural
 from effbench.errors import UsageError
 from effbench.schema import Preprocessing, TensorSpec
@@ -173,9 +174,9 @@ def arrays(example: Example) -> dict[str, Array]:
 
 def load(path: Path) -> Example | None:
     """Return the example of a file of expected outputs; None if the model takes no images."""
-    with np.load(path, allow_pickle=False) as data:
-        if "encoded" not in data.files:
-            return None
-        prefix = "encoded_output:"
-        outputs = {name.removeprefix(prefix): data[name] for name in data.files if name.startswith(prefix)}
-        return Example(data["encoded"].tobytes(), data["encoded_tensor"], outputs)
+    data = reading.arrays(path)
+    if "encoded" not in data or "encoded_tensor" not in data:
+        return None
+    prefix = "encoded_output:"
+    outputs = {name.removeprefix(prefix): data[name] for name in data if name.startswith(prefix)}
+    return Example(data["encoded"].tobytes(), data["encoded_tensor"], outputs)

@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 
+from effbench import reading
 from effbench.data.pixels import normalize, read
 from effbench.deploy.artifact import encoded, judge
 from effbench.deploy.artifact.bundle import REFERENCE as REFERENCE
@@ -69,11 +69,11 @@ def load_reference(path: Path) -> tuple[npt.NDArray[np.uint8], dict[str, Array],
         DataError: The file is missing or not a reference.
     """
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as data:
-            outputs = {name.removeprefix("output:"): data[name] for name in data.files if name.startswith("output:")}
-            return data["images"], outputs, str(data["engine"])
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
-        raise DataError(f"{path}: not a file of expected outputs ({error}).", hint="Export again.") from error
+        data = reading.arrays(path)
+        outputs = {name.removeprefix("output:"): data[name] for name in data if name.startswith("output:")}
+        return data["images"], outputs, str(data["engine"])
+    except KeyError as error:
+        raise DataError(f"{path}: not a file of expected outputs (no {error}).", hint="Export again.") from error
 
 
 Reference = tuple[npt.NDArray[np.uint8], Mapping[str, Array], str]

@@ -7,7 +7,6 @@ ai-edge-litert, needs neither.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -19,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from effbench import reading
 from effbench.deploy import Array, Converted, Session, Target
 from effbench.errors import (
     ConversionError,
@@ -226,7 +226,7 @@ def _run(python: str, graph: Artifact, folder: Path) -> dict[str, str]:
     if process.returncode != 0 or not (folder / "versions.json").exists():
         raise ConversionError("onnx2tf", _last_line(process.stderr or process.stdout))
     print(process.stderr, file=sys.stderr)
-    versions: dict[str, str] = json.loads((folder / "versions.json").read_text())
+    versions: dict[str, str] = reading.json_file(folder / "versions.json")
     return versions
 
 

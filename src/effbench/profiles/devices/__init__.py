@@ -6,21 +6,16 @@ extends the device of that name, or the one that ``base`` names.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from effbench import reading
 from effbench.codec import from_json, plain
 from effbench.errors import DataError, unknown_name
 from effbench.schema import EVIDENCE, FORMAT_VERSION, Device
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 FOLDER = Path(__file__).parent
 SUITE = "effbench.toml"
@@ -99,9 +94,6 @@ def _merged(name: str, entry: Mapping[str, Any], known: Mapping[str, Device], lo
 
 def _toml(path: Path) -> dict[str, Any]:
     try:
-        data: dict[str, Any] = tomllib.loads(path.read_text())
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}.", hint="`effbench devices` lists the known ones.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: {error}.") from error
-    return data
+        return reading.toml_file(path)
+    except DataError as error:
+        raise DataError(error.message, hint=error.hint or "`effbench devices` lists the known ones.") from error

@@ -47,7 +47,7 @@ def parse(answers: Mapping[str, str]) -> dict[str, Value]:
     powered = re.findall(r"(?:AC|USB|Wireless|Dock) powered:\s*(true|false)", battery)
     if powered:
         state["power_source"] = "mains" if "true" in powered else "battery"
-    if level := re.search(r"^\s*level:\s*(\d+)", battery, re.MULTILINE):
+    if level := re.search(r"^[ \t]*level:\s*(\d+)", battery, re.MULTILINE):
         state["battery_pct"] = int(level[1])
     governors = sorted(set(answers.get("governors", "").split()))
     if governors and all(re.fullmatch(r"[\w-]+", name) for name in governors):

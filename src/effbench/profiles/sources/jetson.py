@@ -68,13 +68,16 @@ def tegrastats(line: str) -> dict[str, float]:
             values["gpu_mhz"] = float(gpu[2])
     if memory := re.search(r"EMC_FREQ \d+%@(\d+)", line):
         values["memory_mhz"] = float(memory[1])
-    cores = [float(mhz) for mhz in re.findall(r"\d+%@(\d+)", (re.search(r"CPU \[([^\]]*)\]", line) or [""] * 2)[1])]
+    cores = [
+        float(mhz)
+        for mhz in re.findall(r"(?<!\d)\d{1,9}%@(\d+)", (re.search(r"CPU \[([^\]]{0,4000})\]", line) or [""] * 2)[1])
+    ]
     if cores:
         values["cpu_mhz"] = max(cores)
     for name, degrees in re.findall(r"(\w+)@(-?[\d.]+)C\b", line):
         if float(degrees) > -250:  # -256 marks a sensor that is off
             values[f"temperature_{name.lower()}_c"] = float(degrees)
-    for rail, milliwatts in re.findall(r"(\w+) (\d+)mW/\d+mW", line):
+    for rail, milliwatts in re.findall(r"\b(\w{1,64}) (\d+)mW/\d+mW", line):
         values[f"power_{rail}_w"] = float(milliwatts) / 1000
     return values
 

@@ -44,7 +44,7 @@ def parse(pressure: str, therm: str, batt: str, settings: str) -> dict[str, Valu
             state["throttle_reasons"] = f"CPU speed limit {limit[1]} %"
     if source := re.search(r"drawing from '(AC|Battery) Power'", batt):
         state["power_source"] = "mains" if source[1] == "AC" else "battery"
-    if mode := re.search(r"^\s*(?:lowpowermode|powermode)\s+(\d)", settings, re.MULTILINE):
+    if mode := re.search(r"^[ \t]*(?:lowpowermode|powermode)\s+(\d)", settings, re.MULTILINE):
         state["power_mode"] = {"0": "normal", "1": "low power", "2": "high power"}.get(mode[1], mode[1])
     return state
 

@@ -12,18 +12,19 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from effbench import process
 from effbench.errors import DeviceError, MeasurementError, UnavailableError, UsageError
 from effbench.profiles import vendors
 from effbench.profiles.transports import android
 from effbench.profiles.transports.channel import LostError
 from effbench.profiles.transports.link import Event
+from effbench.profiles.transports.session import timeout_of
 from effbench.schema import Device
 
 CONNECTION = {
@@ -39,8 +40,7 @@ HOME = "/data/local/tmp/effbench"
 SCRIPT = 'while IFS= read -r a; do set -- "$@" "$a"; done; exec "$@"'
 """The only command line; it reads the arguments from standard input, one per line."""
 
-GONE = re.compile(r"device offline|no devices/emulators|device '.*' not found|error: closed|unauthorized")
-TIMEOUT_S = 30.0
+GONE = re.compile(r"device offline|no devices/emulators|device '[^'\n]{0,200}' not found|error: closed|unauthorized")
 
 
 class Adb:
@@ -54,7 +54,7 @@ class Adb:
         connection = device.connection
         self.name, self._device = device.name, device
         self._adb = [program, *(["-s", str(connection["serial"])] if "serial" in connection else [])]
-        self._timeout_s = float(connection.get("timeout_s", TIMEOUT_S))
+        self._timeout_s = timeout_of(device)
         self._home = f"{connection.get('home', HOME)}/session-{os.getpid()}-{time.time_ns():x}"
         self.shell(["mkdir", "-p", self._home])
         self._runner = ""
@@ -117,11 +117,10 @@ class Adb:
             self.get(log, Path(folder) / "profile.log")
             command = [str(viewer), "--input_log", str(Path(folder) / "profile.log")]
             try:
-                process = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+                return process.output(command, time_limit_s=120).text
             except OSError as error:
                 hint = f'devices.{self.name}.connection.viewer = "FILE" (it comes with the QNN SDK)'
                 raise UnavailableError(f"{viewer}: {error.strerror}.", hint=hint) from error
-            return process.stdout
 
     def close(self) -> None:
         """Remove the session's folder."""
@@ -146,11 +145,13 @@ class Adb:
     def _run(self, arguments: Sequence[str], limit_s: float, stdin: bytes = b"") -> str:
         command = [*self._adb, *arguments]
         try:
-            process = subprocess.run(command, input=stdin, capture_output=True, timeout=limit_s, check=False)
-        except subprocess.TimeoutExpired:
+            ended = process.output(command, time_limit_s=limit_s, stdin=stdin)
+        except process.ChildFailure as error:
+            if error.cause != process.TIME_LIMIT:
+                raise LostError(f"'{self.name}' sends an answer without end.", hint="adb devices") from None
             raise LostError(f"'{self.name}' did not answer within {limit_s:g} s.", hint="adb devices") from None
-        output, errors = process.stdout.decode(errors="replace"), process.stderr.decode(errors="replace").strip()
-        if process.returncode == 0:
+        output, errors = ended.text, ended.errors.strip()
+        if ended.returncode == 0:
             return output
         last = (errors or output).strip().splitlines()[-1:] or ["nothing"]
         if GONE.search(errors):
@@ -159,7 +160,7 @@ class Adb:
             )
         if "No space left" in errors + output:
             raise DeviceError(f"The disk of '{self.name}' is full below {self._home}.", hint="Free some space.")
-        raise MeasurementError(f"'{self.name}' failed ({process.returncode}): {last[0]}")
+        raise MeasurementError(f"'{self.name}' failed ({ended.returncode}): {last[0]}")
 
     def _plan(self, job: Mapping[str, Any]) -> android.Plan:
         connection = self._device.connection

@@ -94,7 +94,9 @@ def facts(shell: Shell) -> dict[str, Any]:
         **battery(_one(shell, ["dumpsys", "battery"], all_lines=True) or ""),
         **thermal(_one(shell, ["dumpsys", "thermalservice"], all_lines=True) or ""),
     }
-    free = re.search(r"\s(\d+)\s+\d+%", _one(shell, ["df", "-k", "/data/local/tmp"], all_lines=True) or "")
+    free = re.search(
+        r"\s(\d{1,18})\s{1,40}\d{1,3}%", _one(shell, ["df", "-k", "/data/local/tmp"], all_lines=True) or ""
+    )
     if free:
         values["free_bytes"] = int(free[1]) * 1024
     return {key: value for key, value in values.items() if value is not None}
@@ -111,8 +113,11 @@ def _one(shell: Shell, command: Sequence[str], all_lines: bool = False) -> str |
 
 def battery(text: str) -> dict[str, Any]:
     """Read ``dumpsys battery``: charge in percent, temperature (in tenths of a degree), and the power source."""
-    level, temperature = re.search(r"^\s*level: (\d+)", text, re.M), re.search(r"^\s*temperature: (\d+)", text, re.M)
-    powered = re.findall(r"^\s*(AC|USB|Wireless|Dock) powered: true", text, re.M)
+    level, temperature = (
+        re.search(r"^[ \t]*level: (\d{1,9})", text, re.M),
+        re.search(r"^[ \t]*temperature: (\d{1,9})", text, re.M),
+    )
+    powered = re.findall(r"^[ \t]*(AC|USB|Wireless|Dock) powered: true", text, re.M)
     values: dict[str, Any] = {}
     if level:
         values["battery_pct"] = int(level[1])
@@ -125,7 +130,7 @@ def battery(text: str) -> dict[str, Any]:
 def thermal(text: str) -> dict[str, Any]:
     """Read ``dumpsys thermalservice``: the status 0 (none) to 6 (shutdown), and the hottest skin sensor."""
     status = re.search(r"Thermal Status: (\d)", text)
-    skin = [float(value) for value in re.findall(r"mValue=([\d.]+), mType=3,", text)]
+    skin = [float(value) for value in re.findall(r"mValue=(\d{1,6}(?:\.\d{1,12})?), mType=3,", text)]
     values: dict[str, Any] = {"thermal_status": int(status[1])} if status else {}
     if skin:
         values["temperature_c"] = max(skin)

@@ -26,6 +26,10 @@ COMMAND = """python3 -u -c "import sys,json;exec(json.loads(sys.stdin.buffer.rea
 """`BOOT` for a login shell: ssh sends one string, not a list."""
 
 
+INBOX_PIECES = 4096
+"""Received and not yet read: 256 MiB in pieces of 64 KiB."""
+
+
 class LostError(DeviceError):
     """The connection ended, or the device stopped answering; the next request needs a new connection."""
 
@@ -115,14 +119,19 @@ class Pipe:
 
 
 class Inbox:
-    """Bytes received by a channel in another thread, followed by the reason of the end."""
+    """Bytes received by a channel in another thread, followed by the reason of the end; at most so many pieces."""
 
-    def __init__(self) -> None:
+    def __init__(self, pieces: int = INBOX_PIECES) -> None:
         self._queue: queue.Queue[bytes | Exception] = queue.Queue()
+        self._pieces = pieces
+        self._full = False
 
     def add(self, item: bytes | Exception) -> None:
-        """Add a piece, empty bytes for the end, or what broke the connection."""
-        self._queue.put(item)
+        """Add a piece, empty bytes for the end, or what broke the connection; a flood that nobody reads is the end."""
+        if self._full:
+            return
+        self._full = self._queue.qsize() >= self._pieces
+        self._queue.put(OSError("the device sends more than is read") if self._full else item)
 
     def next(self, timeout_s: float) -> bytes | None:
         """Return the next piece; see `Channel.receive`."""

@@ -7,12 +7,13 @@ gives the same answers to the same calls, so a table, a bug report or a parser c
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from effbench import errors
+from effbench import errors, reading
 from effbench.codec import file_sha256, fingerprint, plain
 from effbench.errors import DataError, DeviceError, EffbenchError
 from effbench.profiles.transports.link import Event, Link, required
@@ -85,43 +86,63 @@ class Replay:
 
     def __init__(self, device: Device) -> None:
         self._path = Path(required(device, "file", "exchange.jsonl")).expanduser()
-        try:
-            lines = [json.loads(line) for line in self._path.read_text().splitlines()]
-        except OSError as error:
-            raise DataError(f"{self._path}: {error.strerror}.", hint="--record FILE makes a recording.") from error
-        except ValueError as error:
-            raise DataError(f"{self._path}: not a recording ({error}).") from error
-        if not lines or not isinstance(lines[0], dict) or lines[0].get("format") != FORMAT_VERSION:
+        if not self._path.exists():
+            raise DataError(f"{self._path}: no such file.", hint="--record FILE makes a recording.")
+        lines = [self._line(number, line) for number, line in reading.lines(self._path)]
+        if not lines or lines[0].get("format") != FORMAT_VERSION:
             raise DataError(f"{self._path}: not a recording of this version.", hint="--record FILE makes one.")
         self._head, self._calls, self._at = lines[0], lines[1:], 0
+
+    def _line(self, number: int, line: bytes | None) -> dict[str, Any]:
+        location = f"{self._path}:{number}"
+        try:
+            data = reading.json_value(line or b"", location, finite=False, longest=None)
+        except DataError as error:
+            raise DataError(f"{error.message[:-1]}: not a recording.", hint="--record FILE makes one.") from error
+        if not isinstance(data, dict):
+            raise DataError(f"{location}: not a line of a recording.", hint="--record FILE makes one.")
+        return data
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Name the line of a recording that lacks something, or holds another kind of value."""
+        try:
+            yield
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            location = f"{self._path}:{self._at + 1}"
+            raise DataError(f"{location}: damaged ({error!r}).", hint="--record FILE makes a new one.") from error
 
     def put(self, files: Mapping[str, Path], folder: str) -> str:
         """Check that the files equal the recorded ones; return the recorded folder."""
         call = self._next("put")
-        if call["files"] != {name: file_sha256(path) for name, path in files.items()}:
+        if call.get("files") != {name: file_sha256(path) for name, path in files.items()}:
             raise self._mismatch("the files differ from the recorded ones")
-        return str(call["answer"])
+        with self._reading():
+            return str(call["answer"])
 
     def run(self, module: str, job: Mapping[str, Any], *, time_limit_s: float) -> Iterator[Event]:
         """Yield the recorded events of the same job, then its recorded error."""
         call = self._next("run")
-        if fingerprint([call["module"], call["job"]]) != fingerprint([module, comparable_job(job)]):
-            raise self._mismatch(f"the job differs from the recorded '{call['job'].get('op')}'")
-        yield from call["events"]
-        if "error" in call:
-            recorded = call["error"]
-            kind = getattr(errors, recorded["kind"])
-            error: EffbenchError = kind.__new__(kind)
-            EffbenchError.__init__(error, recorded["message"], hint=recorded["hint"])
-            raise error
+        with self._reading():
+            if fingerprint([call["module"], call["job"]]) != fingerprint([module, comparable_job(job)]):
+                raise self._mismatch(f"the job differs from the recorded '{call['job'].get('op')}'")
+            events = [{**event} for event in call["events"]]
+            recorded = call.get("error")
+            error = None if recorded is None else (str(recorded["kind"]), str(recorded["message"]), recorded["hint"])
+        yield from events
+        if error is not None:
+            raise errors.rebuilt(*error)
 
     def get(self, path: str, to: Path) -> None:
         """Write the recorded file."""
-        to.write_bytes(base64.b64decode(self._next("get")["data"]))
+        call = self._next("get")
+        with self._reading():
+            to.write_bytes(base64.b64decode(call["data"], validate=True))
 
     def facts(self) -> dict[str, Any]:
         """Return the recorded facts."""
-        return dict(self._head["facts"])
+        with self._reading():
+            return dict(self._head["facts"])
 
     def close(self) -> None:
         """Do nothing."""
@@ -131,8 +152,8 @@ class Replay:
             raise self._mismatch("it holds no further call")
         call: dict[str, Any] = self._calls[self._at]
         self._at += 1
-        if call["call"] != kind:
-            raise self._mismatch(f"call {self._at} is '{call['call']}', not '{kind}'")
+        if call.get("call") != kind:
+            raise self._mismatch(f"call {self._at} is '{call.get('call')}', not '{kind}'")
         return call
 
     def _mismatch(self, difference: str) -> DeviceError:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from effbench import process
+from effbench import process, reading
 from effbench.codec import file_sha256
-from effbench.errors import DeviceError, EffbenchError
+from effbench.errors import DataError, DeviceError, EffbenchError, UsageError
 from effbench.profiles.transports.channel import Channel, LostError
 from effbench.profiles.transports.link import Event
 from effbench.profiles.transports.zipapp import agent
@@ -25,6 +27,7 @@ CONNECTION = {
 }
 HOME = "~/.cache/effbench"
 TIMEOUT_S = 30.0
+LONGEST_TIMEOUT_S = 3600.0
 GRACE_S = 2.5
 """The device ends a job at its time limit; the answer may take this much longer to arrive."""
 
@@ -32,9 +35,31 @@ PING_S = 5.0
 NOISE_BYTES = 65536
 """The most that a login shell may print before the supervisor answers."""
 
+GET_BYTES, GET_LIMIT_S = 4 << 30, 3600.0
+"""The most that a file of a session may be, and take."""
+
 CHUNK = 1 << 18
 SUPERVISOR = Path(process.__file__).parent / "device" / "supervisor.py"
 MARK = b"effbench1 "
+T = TypeVar("T")
+
+
+def timeout_of(device: Device) -> float:
+    """Return the time limit for an answer of a device, in seconds.
+
+    Raises:
+        UsageError: It is no number of seconds.
+    """
+    value = device.connection.get("timeout_s", TIMEOUT_S)
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = -1.0
+    if not 0 < seconds <= LONGEST_TIMEOUT_S:
+        raise UsageError(
+            f"timeout_s of '{device.name}' is {value!r}, which is no number of seconds from 0 to {LONGEST_TIMEOUT_S:g}."
+        )
+    return seconds
 
 
 class Supervised:
@@ -44,8 +69,8 @@ class Supervised:
         connection = device.connection
         self.name = device.name
         self._python = str(connection.get("python", ""))
-        self._timeout_s = float(connection.get("timeout_s", TIMEOUT_S))
-        self._pending, self._noise = b"", b""
+        self._timeout_s = timeout_of(device)
+        self._buffer, self._lines, self._noise = reading.LineBuffer(), deque[bytes](), b""
         self._busy = threading.Lock()
         self._closed = threading.Event()
         self._broken: LostError | None = None
@@ -89,7 +114,7 @@ class Supervised:
             reader = process.EventReader()
             for answer in self._answers(time_limit_s + GRACE_S):
                 if "line" in answer:
-                    event = reader.read(answer["line"])
+                    event = reader.read(str(answer["line"]))
                     if event is not None:
                         yield event
                 elif "error" in answer:
@@ -97,7 +122,10 @@ class Supervised:
                     raise DeviceError(f"'{self.name}': {answer['error']}.", hint=hint if "changed" in answer else None)
                 else:
                     self._send({"op": "ping"})  # the supervisor expects a request after the end of a job
-                    reader.finish(answer["exit"], time_limit_s if answer["timed_out"] else None, answer["log"])
+                    code, log = answer.get("exit"), answer.get("log")
+                    if not isinstance(code, int) or not isinstance(log, str):
+                        raise self._malformed(answer)
+                    reader.finish(code, time_limit_s if answer.get("timed_out") else None, log)
                     return
 
     def get(self, path: str, to: Path) -> None:
@@ -107,9 +135,12 @@ class Supervised:
         with self._busy, self._guarded():
             self._send({"op": "get", "path": path})
             with to.open("wb") as stream:
+                deadline, size = time.monotonic() + GET_LIMIT_S, 0
                 while "end" not in (answer := self._answer(self._timeout_s)):
                     self._refused(answer)
-                    stream.write(base64.b64decode(answer["data"]))
+                    size += stream.write(self._checked(base64.b64decode, answer.get("data")))
+                    if size > GET_BYTES or time.monotonic() > deadline:
+                        raise LostError(f"'{self.name}' sends a file without end.")
 
     def close(self) -> None:
         """End the session; the supervisor removes its folder."""
@@ -131,12 +162,15 @@ class Supervised:
             hint = f"Its output: {output[-300:]}" if output else "It needs a python3 (3.7 or newer) on its PATH."
             raise DeviceError(f"'{self.name}' does not start python3: {error.message}", hint=hint) from error
         self._refused(answer)
+        kinds = {"home": str, "session": str, "executable": str, "free_bytes": int}
+        if not all(type(answer.get(key)) is kind for key, kind in kinds.items()):
+            raise self._malformed(answer)
         return answer
 
     def _put_agent(self) -> None:
         archive = agent()
         self._send({"op": "have", "files": {archive.path: archive.sha256}})
-        if self._answer(self._timeout_s)["have"]:
+        if self._answer(self._timeout_s).get("have"):
             return
         data = archive.data
         pieces = iter([data[start : start + CHUNK] for start in range(0, len(data), CHUNK)])
@@ -175,31 +209,52 @@ class Supervised:
         """
         deadline = time.monotonic() + limit_s
         while True:
-            *lines, self._pending = self._pending.split(b"\n")
-            for index, line in enumerate(lines):
+            while self._lines:
+                line = self._lines.popleft()
                 if line.startswith(MARK):
-                    self._pending = b"\n".join([*lines[index + 1 :], self._pending])
-                    yield json.loads(line[len(MARK) :])
-                    break
-                self._noise = (self._noise + line + b"\n")[-NOISE_BYTES:]
-                if not greeting:
+                    yield self._parsed(line)
+                elif not greeting:
                     raise LostError(f"'{self.name}' sent something that is not effbench's protocol: {line[:60]!r}.")
-            else:
-                self._fill(deadline, limit_s)
+                elif len(self._noise) < NOISE_BYTES:
+                    self._noise += line + b"\n"
+                if time.monotonic() >= deadline:  # a device that never stops to answer
+                    raise self._silent(limit_s)
+            self._fill(deadline, limit_s)
+
+    def _parsed(self, line: bytes) -> Event:
+        parse = functools.partial(reading.json_value, location=self.name, finite=False, longest=None)
+        answer = self._checked(parse, line[len(MARK) :])
+        if not isinstance(answer, dict):
+            raise self._malformed(answer)
+        return answer
+
+    def _checked(self, read: Callable[[Any], T], value: Any) -> T:
+        """Return what an answer holds; one that violates the protocol ends the connection."""
+        try:
+            return read(value)
+        except (DataError, KeyError, TypeError, ValueError) as error:
+            raise LostError(f"'{self.name}' sent a malformed answer: {error}.") from error
+
+    def _malformed(self, answer: Any) -> LostError:
+        return LostError(f"'{self.name}' sent a malformed answer: {str(answer)[:60]!r}.")
+
+    def _silent(self, limit_s: float) -> LostError:
+        hint = f"effbench doctor --device {self.name}"
+        return LostError(f"'{self.name}' did not answer within {limit_s:g} s.", hint=hint)
 
     def _fill(self, deadline: float, limit_s: float) -> None:
         data = self._channel.receive(deadline - time.monotonic())
         if data is None:
-            hint = f"effbench doctor --device {self.name}"
-            raise LostError(f"'{self.name}' did not answer within {limit_s:g} s.", hint=hint)
+            raise self._silent(limit_s)
         if not data:
             log = self._channel.log()
             raise LostError(
                 f"'{self.name}' closed the connection.", hint=f"Its last output: {log[-300:]}" if log else None
             )
-        self._pending += data
-        if len(self._pending) > 1 << 28:
-            raise LostError(f"'{self.name}' sends an answer without end.")
+        try:
+            self._lines.extend(self._buffer.add(data))
+        except DataError:
+            raise LostError(f"'{self.name}' sends an answer without end.") from None
 
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:

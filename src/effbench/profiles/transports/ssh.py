@@ -13,11 +13,11 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from pathlib import Path
 from typing import Any, TypeVar
 
-from effbench.errors import DeviceError, MissingDependencyError
+from effbench.errors import DeviceError, MissingDependencyError, UsageError
 from effbench.profiles.transports import session
 from effbench.profiles.transports.channel import COMMAND, Inbox, LostError
 from effbench.profiles.transports.link import required
-from effbench.profiles.transports.session import TIMEOUT_S, Supervised
+from effbench.profiles.transports.session import Supervised, timeout_of
 from effbench.schema import Device
 
 CONNECTION = {
@@ -43,7 +43,7 @@ class SshChannel:
             raise MissingDependencyError("Transport 'ssh'", "asyncssh", "ssh") from error
         self._device = device
         self._host = str(required(device, "host", REQUIRED["host"]))
-        self._timeout_s = float(device.connection.get("timeout_s", TIMEOUT_S))
+        self._timeout_s = timeout_of(device)
         self._inbox = Inbox()
         self._log = b""
         self._connection: Any = None
@@ -127,7 +127,10 @@ class SshChannel:
         options: dict[str, Any] = {"connect_timeout": self._timeout_s, "login_timeout": self._timeout_s}
         options |= {"keepalive_interval": KEEPALIVE_S, "keepalive_count_max": 3}
         if "port" in connection:
-            options["port"] = int(connection["port"])
+            port = connection["port"]
+            if not isinstance(port, int) or not 0 < port < 65536:
+                raise UsageError(f"The port of '{self._device.name}' is {port!r}, which is no number from 1 to 65535.")
+            options["port"] = port
         if "user" in connection:
             options["username"] = str(connection["user"])
         if "key" in connection:

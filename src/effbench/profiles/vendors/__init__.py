@@ -6,6 +6,7 @@ marked as such. Each module states the source of its format; `effbench import` a
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,15 +70,25 @@ def read(text: str, file_name: str, name: str | None = None) -> tuple[Reader, Re
     chosen = (
         [known_readers[name]]
         if name is not None
-        else [reader for reader in known_readers.values() if reader.matches(text)]
+        else [reader for reader in known_readers.values() if _matches(reader, text)]
     )
     if len(chosen) != 1:
         listed = "; ".join(f"{key}: {reader.title}" for key, reader in known_readers.items())
         raise DataError(f"{file_name}: not the output of a known tool.", hint=f"Values of --format: {listed}.")
-    reading = chosen[0].read(text, file_name)
+    try:
+        reading = chosen[0].read(text, file_name)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, csv.Error) as error:
+        raise DataError(f"{file_name}: not a whole output of {chosen[0].title} ({str(error)[:100]}).") from error
     if not reading.samples_ns or min(reading.samples_ns) <= 0:
         raise DataError(f"{file_name}: holds no time above zero ({chosen[0].title}).")
     return chosen[0], reading
+
+
+def _matches(reader: Reader, text: str) -> bool:
+    try:
+        return reader.matches(text)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, DataError):
+        return False
 
 
 def to_ns(value: float, unit_s: float) -> int:

@@ -5,9 +5,9 @@ Tested with the tool of openvino 2026.4. It gives statistics only, and rounds th
 
 from __future__ import annotations
 
-import json
 import re
 
+from effbench import reading
 from effbench.errors import DataError
 from effbench.profiles.vendors import MS, Reader, Reading, to_ns
 
@@ -53,7 +53,7 @@ def _read(text: str, file_name: str) -> Reading:
 def _parse(text: str, file_name: str) -> tuple[dict[str, str], dict[str, str]]:
     if text.lstrip().startswith("{"):
         try:
-            data = json.loads(text)
+            data = reading.json_value(text, file_name)
             return data["execution_results"], {key: str(item) for key, item in data["configuration_setup"].items()}
         except (ValueError, KeyError) as error:
             raise DataError(f"{file_name}: not a report of benchmark_app ({error}).") from error
@@ -69,7 +69,7 @@ def _printed(text: str, file_name: str) -> tuple[dict[str, str], dict[str, str]]
         match = re.search(rf"{label}:\s+([\d.]+) (us|ms|s)\b", text)
         if match:
             results[name] = str(float(match[1]) * UNITS_MS[match[2]])
-    requests = re.search(r"(\d+) inference requests", text)
+    requests = re.search(r"(?<!\d)(\d{1,9}) inference requests", text)
     setup = {"number of parallel infer requests": requests[1] if requests else "1"}
     if "inference asynchronously" in text:
         setup["API"] = "async"

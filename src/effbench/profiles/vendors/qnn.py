@@ -18,7 +18,7 @@ AVERAGE = re.compile(r"Execute Stats \(Average\):?(.*?)(?:Execute Stats \((?!Ave
 NETRUN = re.compile(r"NetRun\s*:\s+([\d.]+) us")
 EXECUTE = "QNN (execute) time"
 ACCELERATOR = re.compile(r"Accelerator \(execute\) time\)?\s*:\s+([\d.]+) us")
-IPS = re.compile(r"NetRun IPS[^:]*:\s+([\d.]+) inf/sec")
+IPS = re.compile(r"NetRun IPS[^:\n]{0,80}:\s+([\d.]+) inf/sec")
 
 
 def _matches(text: str) -> bool:

@@ -6,15 +6,14 @@ one per line; ``#`` begins a comment.
 
 from __future__ import annotations
 
-import json
-
+from effbench import reading
 from effbench.errors import DataError
 from effbench.profiles.vendors import MS, Reader, Reading, to_ns
 
 
 def _numbers(text: str) -> list[float]:
     if text.lstrip().startswith("["):
-        return [float(value) for value in json.loads(text)]
+        return [float(value) for value in reading.json_value(text, "the list")]
     lines = [line.partition("#")[0].strip() for line in text.splitlines()]
     return [float(line) for line in lines if line]
 
@@ -22,14 +21,14 @@ def _numbers(text: str) -> list[float]:
 def _matches(text: str) -> bool:
     try:
         return bool(_numbers(text))
-    except (ValueError, TypeError):
+    except (DataError, ValueError, TypeError, OverflowError):
         return False
 
 
 def _read(text: str, file_name: str) -> Reading:
     try:
         numbers = _numbers(text)
-    except (ValueError, TypeError) as error:
+    except (DataError, ValueError, TypeError, OverflowError) as error:
         raise DataError(f"{file_name}: not a list of milliseconds ({error}).") from error
     if len(numbers) == 1:
         return Reading((to_ns(numbers[0], MS),), aggregate="one figure, copied from the display of a tool")

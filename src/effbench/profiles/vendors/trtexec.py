@@ -5,8 +5,7 @@ Source: samples/common/sampleReporting.cpp of NVIDIA/TensorRT (`exportJSONTrace`
 
 from __future__ import annotations
 
-import json
-
+from effbench import reading
 from effbench.errors import DataError
 from effbench.profiles.vendors import MS, Reader, Reading, to_ns
 
@@ -20,7 +19,7 @@ def _matches(text: str) -> bool:
 
 def _read(text: str, file_name: str) -> Reading:
     try:
-        rows = json.loads(text)
+        rows = reading.json_value(text, file_name)
         begins = [float(row["startComputeMs"]) for row in rows]
         latencies = [float(row["latencyMs"]) for row in rows]
         computes = sorted(float(row["computeMs"]) for row in rows)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from effbench import reading
 from effbench.deploy.targets.coreml.lazy import ct, mb, quiet_coremltools
 from effbench.deploy.targets.coreml.translator.graph import Port, Translation, translate
 from effbench.errors import ConversionError, UsageError
@@ -170,7 +171,7 @@ def _describe(mlmodel: Any, translation: Translation, options: Options, target: 
 def _make_reproducible(package: Path) -> None:
     """Replace random identifiers by derived ones and write the specification with sorted maps."""
     path = package / "Manifest.json"
-    manifest = json.loads(path.read_text())
+    manifest = reading.json_file(path)
     items = manifest["itemInfoEntries"]
     fixed = {key: str(uuid.uuid5(uuid.NAMESPACE_URL, item["path"])).upper() for key, item in items.items()}
     manifest["itemInfoEntries"] = {fixed[key]: items[key] for key in sorted(items, key=fixed.__getitem__)}

@@ -8,7 +8,6 @@ Source: the comments of MIL.proto, Model.proto and FeatureTypes.proto of coremlt
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from effbench import reading
 from effbench.deploy.targets.coreml.lazy import LazyModule, ct
 from effbench.errors import DataError
 
@@ -126,7 +126,7 @@ def read(path: Path) -> Package:
 
 def _specification(path: Path) -> Any:
     try:
-        manifest = json.loads((path / "Manifest.json").read_text())
+        manifest = reading.json_file(path / "Manifest.json")
         entry = manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]
         data = (path / "Data" / entry).read_bytes()
     except (OSError, ValueError, KeyError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from effbench import reading
 from effbench.deploy import Array, Session
 from effbench.deploy.artifact.placement import record
 from effbench.deploy.targets.coreml.convert import LABEL, METADATA, pixel_scale
@@ -41,7 +41,7 @@ class _Border:
 
     def __init__(self, metadata: Mapping[str, str], path: Path) -> None:
         try:
-            record = json.loads(metadata[METADATA])
+            record = reading.json_value(metadata[METADATA], str(path))
             self.inputs: tuple[Port, ...] = ports(record["inputs"])
             self.outputs: tuple[Port, ...] = ports(record["outputs"])
             image = record["image"]

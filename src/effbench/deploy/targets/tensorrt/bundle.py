@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from effbench import reading
 from effbench.deploy import abbreviate
 from effbench.deploy.artifact import bundle as folders
 from effbench.deploy.artifact import fidelity, placement
@@ -65,7 +66,7 @@ def read_recipe(folder: Path) -> dict[str, Any]:
         DataError: It is missing, not JSON, or of another format.
     """
     path = folder / RECIPE
-    recipe = folders.read_json(path, "A bundle is a folder that `effbench export -t trt` wrote.")
+    recipe = reading.json_file(path, hint="A bundle is a folder that `effbench export -t trt` wrote.")
     if not isinstance(recipe, dict) or recipe.get("format") != FORMAT:
         raise DataError(f"{path}: not a recipe of format {FORMAT}.", hint="Export it again with this version.")
     return recipe

@@ -6,13 +6,13 @@ docs/how-to/tensorrt.md lists where the rest was run.
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from effbench import reading
 from effbench.deploy import Array, Session
 from effbench.deploy.targets.tensorrt import cuda
 from effbench.deploy.targets.tensorrt.library import Library, check_version, logger
@@ -198,7 +198,7 @@ class TensorRtSession(Session):
         """Return the engine inspector's report of the compiled layers."""
         inspector = self._engine.create_engine_inspector()
         text = inspector.get_engine_information(self._trt.LayerInformationFormat.JSON)
-        return dict(json.loads(text))
+        return dict(reading.json_value(text, "the engine inspector", finite=False))
 
     def placement(self) -> dict[str, Any]:
         """Return the GPU, the compiled layers by kind, the start-up times, and the state of the CUDA graph."""
