@@ -100,11 +100,12 @@ def _run(words: Sequence[str]) -> int:
     """Run a command, show how it failed, and return its exit code; only what concerns the output is raised."""
     from effbench.errors import DataError, EffbenchError, UsageError
 
+    stdout = sys.stdout
     try:
         cli.main(args=list(words), prog_name="effbench", standalone_mode=False)
     except SystemExit as ended:
-        if isinstance(ended.__context__, BrokenPipeError):  # click ends with 1, which would say "slower"
-            raise ended.__context__ from None
+        if sys.stdout is not stdout:  # click wraps a closed one, and ends with 1, which would say "slower"
+            raise BrokenPipeError from None
         return ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1
     except EffbenchError as error:
         return _failed(error, words)
