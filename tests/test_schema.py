@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -120,3 +121,47 @@ def test_records_reject_invalid_values() -> None:
 def test_the_default_of_a_nested_record_is_kept() -> None:
     backbone = Backbone("a", "b", "c:d", counts={"params": 3})
     assert from_json(Backbone, json.loads(json.dumps(to_json(backbone))), "x") == backbone
+
+
+def proof(passed: bool = True, unverifiable: str = "", reasons: tuple[str, ...] = ()) -> Fidelity:
+    return Fidelity(
+        *(passed, "torch", 9, 0.0, 0.0, 1.0, 1.0, True, True, {"max_error": 1e-3}, reasons), unverifiable=unverifiable
+    )
+
+
+PASSED, FAILED, OPEN = proof(), proof(False, reasons=("max error 3 is above 0.001",)), proof(False, "too noisy")
+
+
+@pytest.mark.parametrize(
+    ("graph", "own", "status", "code"),
+    [
+        (PASSED, PASSED, Status.OK, 0),
+        (PASSED, None, Status.BUILT, 0),
+        (PASSED, FAILED, Status.FAILED, 1),
+        (FAILED, None, Status.FAILED, 1),
+        (FAILED, PASSED, Status.FAILED, 1),
+        (PASSED, OPEN, Status.UNVERIFIABLE, 3),
+        (OPEN, None, Status.UNVERIFIABLE, 3),
+        (OPEN, PASSED, Status.UNVERIFIABLE, 3),
+        (OPEN, FAILED, Status.FAILED, 1),
+    ],
+)
+def test_a_cell_needs_both_proofs(graph: Fidelity, own: Fidelity | None, status: Status, code: int) -> None:
+    subject = Subject("m", "user", Weights(), InputShapes((8, 8)), 1, "ort", "fp32")
+    artifact = Artifact(
+        Path("m-ort"), "key", "digest", subject, (), (), {}, "m.onnx", graph_fidelity=graph, fidelity=own
+    )
+    cell = Cell.of("m", subject.shapes, "fp32", "ort", artifact)
+    assert (cell.status, cell.exit_code) == (status, code)
+    assert (cell.proved_by is not None) == (status is Status.OK)
+    assert (cell.fidelity, cell.graph_fidelity) == (own, graph)
+    expected = {Status.OK: "", Status.BUILT: "not verified", Status.UNVERIFIABLE: "too noisy"}
+    assert cell.reason == expected.get(status, cell.reason)
+    if status is Status.FAILED:
+        assert "is not the same model: max error 3 is above 0.001" in cell.reason
+        assert ("graph of" in cell.reason) == (own is not FAILED)
+
+
+def test_a_record_of_two_proofs_is_read_back() -> None:
+    stored = replace(OPEN, images="6 synthetic scenes", outputs=("a",), rounding={"a": 1e-6}, blind_to=("a change",))
+    assert from_json(Fidelity, json.loads(json.dumps(to_json(stored))), "x") == stored

@@ -1,13 +1,17 @@
 """Folding is exact, and networks reject sizes that are not multiples of their stride."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 from effbench.errors import UsageError
+from effbench.models.build import build
 from effbench.models.iformer import iformer_t
 from effbench.models.layers import Classifier, ConvNorm, Residual, fold_before, fuse, position_encoding
 from effbench.models.regla import ReGLAOptions, regla_t
+from effbench.schema import Backbone, Weights
 
 
 def randomise_norms(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -115,3 +119,57 @@ def test_stages_have_strides_4_to_32(height: int, width: int) -> None:
 def test_other_sizes_are_errors(height: int, width: int) -> None:
     with pytest.raises(UsageError, match=f"{height}x{width}"):
         iformer_t().forward_features(torch.zeros(1, 3, height, width))
+
+
+class Silent(nn.Module):
+    """A block whose own ``train`` returns nothing, as in five families of timm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = ConvNorm(4, 4, 3)
+
+    def train(self, mode: bool = True) -> None:  # type: ignore[override]
+        super().train(mode)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.mix(x)
+
+
+def test_a_module_whose_train_returns_nothing_stays() -> None:
+    model = nn.Sequential(ConvNorm(3, 4), Silent())
+    x = torch.randn(1, 3, 8, 8)
+    randomise_norms(model)
+    with torch.no_grad():
+        expected = model(x)
+        fused = fuse(model)
+        torch.testing.assert_close(fused(x), expected)
+    assert not any(module.training for module in fused.modules())
+    assert isinstance(fuse(Silent()), Silent)
+
+
+def test_a_factory_may_return_a_module_whose_train_returns_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "silent_factory.py").write_text(
+        "from torch import nn\n\n"
+        "class Quiet(nn.Conv2d):\n    def train(self, mode=True):\n        super().train(mode)\n\n"
+        "def net():\n    return Quiet(3, 4, 1)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert not build(Backbone("quiet", "user", "silent_factory:net"), Weights()).training
+
+
+def test_a_shared_module_is_folded_once() -> None:
+    layer = ConvNorm(4, 4)
+    model = nn.Sequential(nn.Sequential(layer), nn.Sequential(layer), layer)
+    randomise_norms(model)
+    x = torch.randn(1, 4, 8, 8)
+    with torch.no_grad():
+        expected = model(x)
+        torch.testing.assert_close(fuse(model)(x), expected)
+
+
+def test_a_submodule_called_fused_is_no_method() -> None:
+    model = nn.Module()
+    model.fused = nn.Conv2d(3, 4, 1)
+    assert fuse(model) is model

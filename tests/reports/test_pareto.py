@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from effbench.reports import pareto
+from effbench.reports import pareto, table
 from effbench.schema import InputShapes, Row
 
 # Few distinct values, so that ties in one or both coordinates are common.
@@ -64,6 +64,14 @@ def test_grade_d_is_on_no_front_and_dominates_no_row() -> None:
 
 def test_failed_fidelity_is_on_no_front() -> None:
     assert ["", "measured"] == fronts(row(5.0, 85.0, fidelity_passed=False), row(10.0, 80.0, fidelity_passed=None))
+
+
+def test_a_failed_artifact_is_marked_and_that_is_the_first_reason() -> None:
+    rows = [row(accuracy=None, fidelity_passed=False, target="ort", storage_precision="fp32")]
+    assert "failed verification" in str(pareto.obstacle(rows[0]))
+    for text in (table.terminal(rows, "top1"), table.markdown(rows, "top1")):
+        assert "m (failed)" in text
+        assert "this artifact failed verification: it is not the model" in text
 
 
 def test_borrowed_rows_have_a_separate_front() -> None:

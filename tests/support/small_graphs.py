@@ -110,7 +110,8 @@ def graph_artifact(
     def build(draft: Path) -> Artifact:
         onnx.save(stored, draft / "model.onnx")
         outputs = fidelity.run_all(lambda feeds: run_model(expected or model, feeds), batches)
-        fidelity.save_reference(draft / fidelity.REFERENCE, images, outputs, "interpreter, fp32")
+        reference = fidelity.Reference(images, outputs, "interpreter, fp32")
+        fidelity.save_reference(draft / fidelity.REFERENCE, reference)
         subject = Subject("small", "user", Weights(), InputShapes((SIDE, SIDE)), 1, "onnx", precision)
         specs = onnx_file.specs(stored.graph.output)
         return Artifact(draft, "graph", "", subject, inputs, specs, {}, "model.onnx")

@@ -38,6 +38,8 @@ class Session(ABC):
     """The precision that the runtime computes in, read back; None if the runtime does not report it."""
     simulated: bool = False
     """True if this simulates the hardware that the artifact is for: valid for fidelity, worthless for latency."""
+    slack: float = 1.0
+    """How many times the limits its errors may be, for a simulation that is known to be pessimistic."""
     max_images: int | None = None
     """How many images a fidelity check runs, because a simulator needs seconds or minutes for each; None: all."""
 

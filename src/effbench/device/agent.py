@@ -7,7 +7,6 @@ needs only Python >= 3.10, numpy and the runtime of the artifact.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ def _open(job: dict[str, Any], emit: Any) -> tuple[Any, Any]:
         # The graph itself belongs to no runtime: it is the reference of a model given as an .onnx file.
         from effbench.deploy.interpreter.session import InterpreterSession
 
-        return artifact, InterpreterSession(artifact, int(job.get("threads", 1)))
+        return artifact, InterpreterSession(artifact, int(job.get("threads", 1)), job.get("options", {}))
     target = deploy.get(artifact.subject.target)
     emit({"event": "stage", "stage": f"load in {target.title}"})
     return artifact, target.open(artifact, int(job.get("threads", 1)), {**artifact.options, **job.get("options", {})})
@@ -64,11 +63,14 @@ def verify(job: dict[str, Any], emit: Any) -> None:
     reference = fidelity.load_reference(Path(job["reference"]))
     # Decoding needs Pillow, which a device may lack; the record then states that decoding was not checked.
     example = encoded.load(Path(job["reference"])) if find_spec("PIL") else None
-    name = bundle.load(Path(job["artifact"]), check_files=False).subject.target
-    checks: tuple[Mapping[str, str], ...] = ({},)
-    title = "effbench's interpreter"  # of the graph itself (`_open`)
-    if name != "onnx":
-        target = deploy.get(name)
+    subject = bundle.load(Path(job["artifact"]), check_files=False).subject
+    if subject.target == "onnx":  # the graph itself (`_open`)
+        from effbench.deploy.interpreter.session import CHECKS
+
+        checks, title = CHECKS.get(subject.storage_precision, ({},)), "effbench's interpreter"
+        title += " in simulated half precision" if subject.storage_precision == "fp16" else ""
+    else:
+        target = deploy.get(subject.target)
         checks, title = target.checks, target.title
     results = []
     for options in checks:
@@ -80,7 +82,8 @@ def verify(job: dict[str, Any], emit: Any) -> None:
         # A slow simulator limits the number of images; the check records that number.
         shape, prepared = artifact.inputs[0], artifact.preprocessing
         result = fidelity.check(
-            session, fidelity.Setup(reference, batch, shape, prepared, precision, example, session.max_images)
+            session,
+            fidelity.Setup(reference, batch, shape, prepared, precision, example, session.max_images, session.slack),
         )
         settings = "".join(f", {key} {value}" for key, value in options.items())
         engine = f"{title}{', simulated' if session.simulated else ''}{settings}"

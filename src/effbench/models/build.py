@@ -14,7 +14,7 @@ from torch import nn
 
 from effbench.errors import DataError, UsageError
 from effbench.models.initialise import initialise
-from effbench.models.layers import fuse
+from effbench.models.layers import evaluating, fuse
 from effbench.models.weights import check_weights_file
 from effbench.schema import Backbone, Weights
 
@@ -52,7 +52,7 @@ def build_unfused(backbone: Backbone, weights: Weights, state_path: Path | None 
         load_state(model, state_path)
     elif backbone.factory.startswith(EFFBENCH_FACTORIES) and not _has_fixed_size(model):
         initialise(model, seed)
-    return model.float().eval()
+    return evaluating(model.float())
 
 
 def _has_fixed_size(model: nn.Module) -> bool:
@@ -66,7 +66,7 @@ def _pretrained(backbone: Backbone) -> nn.Module:
             f"No pretrained weights are known for '{backbone.name}'.", hint="Give a file: --weights FILE.safetensors."
         )
     model: nn.Module = load_factory(backbone.factory)(pretrained=True)
-    return model.float().eval()
+    return evaluating(model.float())
 
 
 def fit_resolution(model: nn.Module, resolution: tuple[int, int]) -> tuple[str, ...]:
@@ -97,7 +97,7 @@ def skeleton(import_string: str, resolution: tuple[int, int]) -> nn.Module:
     """
     model = _call(load_factory(import_string), import_string)
     fit_resolution(model, resolution)
-    return fuse(model).float().eval()
+    return evaluating(fuse(model).float())
 
 
 def load_factory(import_string: str) -> Callable[..., Any]:

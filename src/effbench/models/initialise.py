@@ -65,7 +65,8 @@ def initialise(model: nn.Module, seed: int) -> None:
     shifting = _shift(model) if plain else []
     classifier_inputs: list[tuple[nn.Linear, Tensor]] = []
     training = model.training
-    model.double().eval()
+    model.double()
+    model.eval()
     with one_thread(), _hooks(model, watchers, classifier_inputs), torch.no_grad():
         # A model may be built for one image size.
         side = int(getattr(model, "untrained_side", SIDE))
@@ -77,7 +78,8 @@ def initialise(model: nn.Module, seed: int) -> None:
         # Some models have a second classifier for distillation.
         if classifier.out_features == classifier_inputs[-1][0].out_features and features.ndim == 2:
             _add_contrast(classifier, features, generator)
-    model.float().train(training)
+    model.float()
+    model.train(training)
 
 
 def images(generator: np.random.Generator, count: int, side: int, channels: int = 3) -> npt.NDArray[np.float64]:

@@ -282,10 +282,26 @@ def _with(layer: ConvOrLinear, weight: Tensor, bias: Tensor) -> ConvOrLinear:
 def fuse(model: nn.Module) -> nn.Module:
     """Fold every BatchNorm and branch that folds exactly, in place, innermost first; return the model in eval mode.
 
-    A module supports this with a method ``fused`` that returns its replacement.
+    A class supports this with a method ``fused`` that returns its replacement. A module that several parents share is
+    replaced once, and they share the replacement.
     """
-    for name, child in model.named_children():
-        setattr(model, name, fuse(child))
-    replacement = getattr(model, "fused", None)
-    fused = replacement() if callable(replacement) else model
-    return fused.eval()
+    fused = _fuse(model, {})
+    evaluating(fused)
+    return fused
+
+
+def _fuse(model: nn.Module, replaced: dict[nn.Module, nn.Module]) -> nn.Module:
+    if model in replaced:
+        return replaced[model]
+    for name, child in [(name, child) for name, child in model._modules.items() if child is not None]:
+        setattr(model, name, _fuse(child, replaced))
+    # Of the class: a submodule that is called "fused" is no method.
+    method = getattr(type(model), "fused", None)
+    replaced[model] = method(model) if callable(method) else model
+    return replaced[model]
+
+
+def evaluating(model: nn.Module) -> nn.Module:
+    """Put a module into eval mode and return it; its own ``train``, which ``eval`` calls, may return nothing."""
+    model.eval()
+    return model

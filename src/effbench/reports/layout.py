@@ -16,7 +16,7 @@ from effbench.reports.slower import slower_than_fp32
 from effbench.schema import Row
 
 EMPTY = "-"
-BORROWED, IMPLIED, RECONSTRUCTION = "*", "†", "(recon.)"
+BORROWED, IMPLIED, RECONSTRUCTION, FAILED = "*", "†", "(recon.)", "(failed)"
 FEW_ROUNDS = "no interval: at least 6 rounds are needed"
 FEW_SAMPLES = "not shown: too few samples for this percentile"
 LEGEND = (
@@ -157,9 +157,9 @@ def conditions_in_words(row: Row) -> str:
 
 
 def _model(row: Row, notes: Footnotes) -> str:
-    if row.reconstruction is None:
-        return row.model
-    return f"{row.model} {RECONSTRUCTION}"
+    marks = [RECONSTRUCTION] if row.reconstruction is not None else []
+    marks += [FAILED] if row.fidelity_passed is False else []
+    return " ".join([row.model, *marks])
 
 
 def _target(row: Row, notes: Footnotes) -> str:
@@ -239,6 +239,8 @@ def _facts(rows: Sequence[Row]) -> str:
 
 def _header(rows: Sequence[Row], metric: str) -> Iterable[str]:
     yield from _size_note(rows, metric)
+    if any(row.fidelity_passed is False for row in rows):
+        yield f"{FAILED} this artifact failed verification: it is not the model; it is on no front."
     if any(row.borrowed and row.accuracy_status != "implied" for row in rows):
         yield (
             f"{BORROWED} borrowed: this accuracy was published for other weights than the measured ones; "

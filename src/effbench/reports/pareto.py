@@ -32,12 +32,12 @@ def comparable(row: Row) -> tuple[Hashable, ...]:
 
 def obstacle(row: Row) -> str | None:
     """Return why a row cannot be on a front, or None if it can."""
+    if row.fidelity_passed is False:
+        return "it failed verification: its outputs are not the model's"
     if row.p50_ms is None:
         return "no latency"
     if row.accuracy is None:
         return "no accuracy"
-    if row.fidelity_passed is False:
-        return "fidelity failed"
     if row.source == "emulated":
         return "emulated: the time of an emulator is not a latency"
     if row.source == "measured" and row.trust not in GRADES_ON_A_FRONT:

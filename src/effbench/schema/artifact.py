@@ -15,7 +15,7 @@ LATENCY_ONLY = "latency only: calibrated with synthetic images, so it has no acc
 
 
 class Proof(str, Enum):
-    """What ran an artifact when its outputs were compared with the reference."""
+    """What ran an artifact or a graph when its outputs were compared with the reference."""
 
     RUNTIME = "runtime"
     """The runtime that the artifact is for."""
@@ -23,6 +23,8 @@ class Proof(str, Enum):
     """The vendor's simulator of the device."""
     EVALUATOR = "evaluator"
     """An evaluator of the saved file that is part of effbench."""
+    SECOND_ENGINE = "second engine"
+    """For a graph: an engine whose code is not that of the reference."""
 
     def __str__(self) -> str:
         return self.value
@@ -58,7 +60,8 @@ class Stage:
 class Fidelity:
     """How far outputs are from the reference; errors are relative to the spread of outputs between inputs.
 
-    ``reference`` names the engine that computed the expected outputs; ``limits`` holds the bounds that decided.
+    ``reference`` names the engine that computed the expected outputs; ``inputs`` counts the images that were run;
+    ``limits`` holds the bounds that decided.
     """
 
     passed: bool
@@ -81,6 +84,27 @@ class Fidelity:
     prepared_levels: float | None = None
     """How far the input made of an encoded image lies from the reference path's, in levels of 255; None where
     nothing can decode it."""
+    unverifiable: str = ""
+    """Why no comparison can tell whether it is the same model; then it did not pass, and did not fail either."""
+    images: str = ""
+    """What the inputs were: the kinds of synthetic images, or the user's folder and its hash."""
+    outputs: tuple[str, ...] = ()
+    """The outputs that were compared, by the model's names."""
+    rounding: dict[str, float] = field(default_factory=dict)
+    """The model's own rounding: the largest error in fp32 against float64, by output, of the spread. Without an entry
+    it is unknown."""
+    blind_to: tuple[str, ...] = ()
+    """The kinds of faults that this check cannot see."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether it is shown to be another model."""
+        return not self.passed and not self.unverifiable
+
+    @property
+    def proved(self) -> bool | None:
+        """True if it passed, False if it failed, None if no comparison can tell."""
+        return None if self.unverifiable else self.passed
 
 
 @dataclass(frozen=True)
@@ -136,6 +160,8 @@ class Artifact:
     versions: dict[str, str] = field(default_factory=dict)
     graph_digest: str | None = None
     calibration: str | None = None
+    graph_fidelity: Fidelity | None = None
+    """The proof of the graph that it was made from; that of a graph itself is its ``fidelity``."""
     fidelity: Fidelity | None = None
     placement: dict[str, Any] = field(default_factory=dict)
     stages: tuple[Stage, ...] = ()

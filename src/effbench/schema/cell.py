@@ -32,7 +32,7 @@ class Status(str, Enum):
     @property
     def made(self) -> bool:
         """Whether there is an artifact that may be measured."""
-        return self in (Status.OK, Status.BUILT)
+        return self in (Status.OK, Status.BUILT, Status.UNVERIFIABLE)
 
 
 UNVERIFIABLE_EXIT_CODE = 3
@@ -43,6 +43,8 @@ class Cell:
     """How one cell of model x size x precision x target ended; nothing is left blank.
 
     Attributes:
+        fidelity: The proof that the artifact is the graph.
+        graph_fidelity: The proof that the graph is the model.
         proved_by: What ran the artifact when its outputs were compared; set where, and only where, the status is ok.
         reason: Why the status is not ok.
         exit_code: What a command ends with that did only this cell.
@@ -63,6 +65,7 @@ class Cell:
     cached: bool = False
     seconds: float = 0.0
     fidelity: Fidelity | None = None
+    graph_fidelity: Fidelity | None = None
     proved_by: Proof | None = None
     notes: tuple[str, ...] = ()
     cause: str = ""
@@ -105,26 +108,24 @@ class Cell:
         """
         if isinstance(result, EffbenchError):
             return cls(model, shapes, precision, target, Status.FAILED, reason=result.message).failed(result, **known)
-        fidelity = result.fidelity
-        proved = fidelity is not None and fidelity.passed
+        status, reason = _judged(result, reason)
         cell = cls(
             model,
             result.subject.shapes,
             result.subject.storage_precision,
             target,
-            Status.OK if proved else Status.BUILT,
-            reason="" if proved else reason,
+            status,
+            reason=reason,
             artifact=str(result.folder),
             digest=result.digest,
             placement=result.placement,
-            fidelity=fidelity,
-            proved_by=fidelity.proved_by if fidelity is not None and proved else None,
+            fidelity=result.fidelity,
+            graph_fidelity=result.graph_fidelity,
+            proved_by=result.fidelity.proved_by if result.fidelity is not None and status is Status.OK else None,
+            exit_code=UNVERIFIABLE_EXIT_CODE if status is Status.UNVERIFIABLE else 0,
             **known,
         )
-        if fidelity is None or proved:
-            return cell
-        reasons = "; ".join(fidelity.reasons)
-        return cell.failed(FidelityError(f"{result.name} is not the same model: {reasons}."))
+        return cell.failed(FidelityError(reason)) if status is Status.FAILED else cell
 
     def failed(self, error: EffbenchError, **known: Any) -> Cell:
         """Return this cell with an error in the place of its result; what was known of it stays."""
@@ -139,3 +140,16 @@ class Cell:
             record=error.record,
             **known,
         )
+
+
+def _judged(artifact: Artifact, otherwise: str) -> tuple[Status, str]:
+    """Return the status of an artifact by its two proofs, and the reason; ``otherwise`` if it was not run."""
+    graph, own = artifact.graph_fidelity, artifact.fidelity
+    for proof in (own, graph):
+        if proof is not None and proof.failed:
+            subject = artifact.name if proof is own else f"the graph of {artifact.name}"
+            return Status.FAILED, f"{subject} is not the same model: {'; '.join(proof.reasons)}."
+    for proof in (own, graph):
+        if proof is not None and proof.unverifiable:
+            return Status.UNVERIFIABLE, proof.unverifiable
+    return (Status.BUILT, otherwise) if own is None else (Status.OK, "")

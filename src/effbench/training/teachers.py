@@ -60,7 +60,8 @@ def from_module(
     name: str, module: nn.Module, size: tuple[int, int], preprocessing: Preprocessing, channels: int = 3
 ) -> Teacher:
     """Freeze a module and wrap it as a teacher; it stays on its device."""
-    module.eval().requires_grad_(False)
+    module.eval()
+    module.requires_grad_(False)
 
     def run(images: Tensor) -> TeacherOutput:
         features = observe(module, images)

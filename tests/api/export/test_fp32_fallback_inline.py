@@ -37,10 +37,14 @@ class Loud(nn.Module):
 '''
 
 
-def export_loud(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Cell:
+def export_all(folder: Path, monkeypatch: pytest.MonkeyPatch, *targets: str) -> list[Cell]:
     (folder / "inline_loud.py").write_text(MODEL)
     monkeypatch.syspath_prepend(folder)
-    (cell,) = export("inline_loud:Loud", ["coreml"], [16], precision="fp16", out=folder / "runs", reduce_s=0)
+    return export("inline_loud:Loud", targets, [16], precision="fp16", out=folder / "runs", reduce_s=0)
+
+
+def export_loud(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Cell:
+    (cell,) = export_all(folder, monkeypatch, "coreml")
     return cell
 
 
@@ -66,3 +70,30 @@ def test_without_the_right_islands_the_export_fails(tmp_path: Path, monkeypatch:
     assert (Status.FAILED, 1) == (cell.status, cell.exit_code), cell
     assert "is not the same model" in cell.reason
     assert "no fp32 islands were found that would hold the limits" in cell.notes
+
+
+def test_what_one_runtime_shows_broken_is_shipped_to_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime computes most of an fp16 graph in fp32, and TensorRT cannot run here: neither sees the overflow."""
+    cells = export_all(tmp_path, monkeypatch, "ort", "trt", "coreml")
+    assert [cell.status for cell in cells] == [Status.OK, Status.BUILT, Status.OK], cells
+    graphs = {bundle.load(Path(cell.artifact)).graph_digest for cell in cells}
+    assert len(graphs) == 1
+    assert all(cell.placement["fp32_islands"] for cell in cells)
+    assert all(any("stay in fp32 (islands)" in note for note in cell.notes) for cell in cells)
+
+
+def test_a_target_that_cannot_run_here_inherits_the_simulation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (cell,) = export_all(tmp_path, monkeypatch, "trt")
+    assert cell.status is Status.BUILT, cell
+    assert cell.placement["fp32_islands"]
+    assert cell.graph_fidelity is not None
+    assert cell.graph_fidelity.passed
+    assert "simulated half precision" in cell.graph_fidelity.engine
+    # The graph without islands is known to be broken, and nothing was made of it.
+    plain = [item for item in bundle.artifacts(tmp_path / "runs") if item.fidelity and item.fidelity.failed]
+    assert [(item.subject.target, item.placement["fp32_islands"]) for item in plain] == [("onnx", [])]
+    monkeypatch.setattr(fp32_fallback, "islands", lambda *_: ())
+    (cell,) = export_all(tmp_path, monkeypatch, "trt")
+    assert (Status.FAILED, 1) == (cell.status, cell.exit_code), cell
+    assert "'trt' cannot run here to show otherwise" in cell.reason
+    assert "simulated half precision" in cell.reason

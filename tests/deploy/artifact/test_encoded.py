@@ -32,7 +32,8 @@ def checked(preprocessing: Preprocessing, precision: str = "fp32", batch: int = 
     expected = fidelity.run_all(model, fidelity.feeds(IMAGES, 1, SPEC, DECLARED))
     example = encoded.make_example(model, SPEC, 1, DECLARED)
     return fidelity.check(
-        model, fidelity.Setup((IMAGES, expected, "numpy"), batch, SPEC, preprocessing, precision, example)
+        model,
+        fidelity.Setup(fidelity.Reference(IMAGES, expected, "numpy"), batch, SPEC, preprocessing, precision, example),
     )
 
 
@@ -116,7 +117,9 @@ def test_a_runtime_that_is_wrong_only_on_the_encoded_image_fails():
         wrong = encoded.level_error(feeds["image"][0], example.tensor) < encoded.MAX_LEVEL_ERROR
         return {"output": model(feeds)["output"][:, :: -1 if wrong else 1]}
 
-    record = fidelity.check(off, fidelity.Setup((IMAGES, expected, "numpy"), 1, SPEC, DECLARED, "fp32", example))
+    record = fidelity.check(
+        off, fidelity.Setup(fidelity.Reference(IMAGES, expected, "numpy"), 1, SPEC, DECLARED, "fp32", example)
+    )
     (reason,) = record.reasons
     assert reason.startswith("from an encoded image: cosine ")
 
@@ -130,8 +133,9 @@ def test_images_have_one_three_or_four_channels():
 def test_an_example_is_read_back(tmp_path: Any):
     example = encoded.make_example(model, SPEC, 1, DECLARED)
     assert example is not None
-    fidelity.save_reference(tmp_path / "with.npz", IMAGES, model({"image": np.zeros((9, 3, 32, 48))}), "n", example)
-    fidelity.save_reference(tmp_path / "without.npz", IMAGES, {}, "n")
+    reference = fidelity.Reference(IMAGES, model({"image": np.zeros((9, 3, 32, 48))}), "n")
+    fidelity.save_reference(tmp_path / "with.npz", reference, example)
+    fidelity.save_reference(tmp_path / "without.npz", reference._replace(outputs={}))
     loaded = encoded.load(tmp_path / "with.npz")
     assert loaded is not None
     assert example.content == loaded.content

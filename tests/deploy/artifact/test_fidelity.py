@@ -25,8 +25,9 @@ def model(feeds: Mapping[str, Any], weights: Any = WEIGHTS) -> dict[str, Any]:
     return {"output": np.tanh(x @ weights) + np.float32(100)}
 
 
-def reference() -> tuple[Any, dict[str, Any], str]:
-    return IMAGES, fidelity.run_all(model, fidelity.feeds(IMAGES, 1, SPEC, Preprocessing())), "numpy"
+def reference() -> fidelity.Reference:
+    expected = fidelity.run_all(model, fidelity.feeds(IMAGES, 1, SPEC, Preprocessing()))
+    return fidelity.Reference(IMAGES, expected, "numpy")
 
 
 def checked(run: Any, precision: str = "fp32") -> Fidelity:
@@ -125,7 +126,9 @@ def test_constant_outputs_fail() -> None:
         return {"output": np.ones((1, 10), np.float32)}
 
     expected = fidelity.run_all(dead, fidelity.feeds(IMAGES, 1, SPEC, Preprocessing()))
-    record = fidelity.check(dead, fidelity.Setup((IMAGES, expected, "numpy"), 1, SPEC, Preprocessing(), "fp32"))
+    record = fidelity.check(
+        dead, fidelity.Setup(fidelity.Reference(IMAGES, expected, "numpy"), 1, SPEC, Preprocessing(), "fp32")
+    )
     assert not record.passed
     assert "do not depend on the image" in record.reasons[0]
 
@@ -188,12 +191,12 @@ def test_preprocessing_scales_and_normalizes() -> None:
 
 
 def test_a_reference_is_read_back(tmp_path: Path) -> None:
-    images, outputs, _ = reference()
-    fidelity.save_reference(tmp_path / "reference.npz", images, outputs, "torch 2")
-    again, expected, engine = fidelity.load_reference(tmp_path / "reference.npz")
-    assert engine == "torch 2"
-    assert np.array_equal(again, images)
-    assert np.array_equal(expected["output"], outputs["output"])
+    saved = reference()._replace(engine="torch 2", source="photographs", rounding={"output": 3e-6})
+    fidelity.save_reference(tmp_path / "reference.npz", saved)
+    loaded = fidelity.load_reference(tmp_path / "reference.npz")
+    assert (loaded.engine, loaded.source, loaded.rounding) == ("torch 2", "photographs", {"output": 3e-6})
+    assert np.array_equal(loaded.images, saved.images)
+    assert np.array_equal(loaded.outputs["output"], saved.outputs["output"])
 
 
 def test_a_damaged_reference_is_refused(tmp_path: Path) -> None:
@@ -216,3 +219,54 @@ def test_an_image_near_the_mean_may_have_the_noise_of_the_others() -> None:
     moved[2] = moved[1]
     assert judge.compare({"y": want}, {"y": moved})["cosine"] < 0.2
     assert judge.compare({"y": want}, {"y": np.tile(center, (fidelity.NATURAL, 1))})["cosine"] < 0.2
+
+
+@pytest.mark.parametrize(
+    ("rounding", "error", "told"),
+    [
+        (1e-6, 1e-4, True),  # passes, and the model is far more exact than the limit
+        (8e-4, 1e-4, False),  # passes by chance: the model itself is no more exact
+        (1e-6, 1e-2, True),  # fails, and rounding does not explain it
+        (2e-3, 1e-2, False),  # rounding explains the failure
+        (2e-3, 1.0, True),  # rounding does not explain so much
+    ],
+)
+def test_the_models_own_rounding_is_the_floor(rounding: float, error: float, told: bool) -> None:
+    rounded = reference()._replace(rounding={"output": rounding})
+    spread = np.sqrt(np.mean((rounded[1]["output"][:6] - rounded[1]["output"][:6].mean(axis=0)) ** 2))
+
+    def shifted(feeds: Mapping[str, Any]) -> dict[str, Any]:
+        return {"output": model(feeds)["output"].astype(np.float64) + error * spread}
+
+    record = fidelity.check(shifted, fidelity.Setup(rounded, 1, SPEC, Preprocessing(), "fp32"))
+    assert bool(record.unverifiable) != told
+    assert record.passed == (told and error < 1e-3)
+    assert record.failed == (told and error > 1e-3)
+    if not told:
+        assert f"own rounding in fp32 is {rounding:.2g} of the spread of 'output'" in record.unverifiable
+        assert "the limit is 0.001" in record.unverifiable
+
+
+def test_constant_outputs_that_agree_are_unverifiable_and_others_fail() -> None:
+    def constant(value: float) -> fidelity.Run:
+        return lambda feeds: {"output": np.full((1, 10), value, np.float32)}
+
+    expected = fidelity.run_all(constant(1), fidelity.feeds(IMAGES, 1, SPEC, Preprocessing()))
+    setup = fidelity.Setup(fidelity.Reference(IMAGES, expected, "numpy"), 1, SPEC, Preprocessing(), "fp32")
+    same, other = (fidelity.check(constant(value), setup) for value in (1, 2))
+    assert "do not depend on the image" in same.unverifiable
+    assert (same.proved, other.proved) == (None, False)
+
+
+def test_a_record_says_what_was_compared() -> None:
+    record = fidelity.check(model, fidelity.Setup(reference(), 1, SPEC, Preprocessing(), "fp32"))
+    assert record.images == "6 synthetic scenes, black, white, noise"
+    assert record.outputs == ("output",)
+    assert "a change of the outputs below 0.001 of their spread" in record.blind_to
+    assert "wrong decoding or preprocessing of image files" in record.blind_to
+    few = fidelity.check(model, fidelity.Setup(reference(), 1, SPEC, Preprocessing(), "int8", limit=2))
+    assert few.images == "2 synthetic scenes"
+    assert any("quantization" in text for text in few.blind_to)
+    photographs = reference()._replace(source="held out of the folder 'photos'")
+    record = fidelity.check(model, fidelity.Setup(photographs, 1, SPEC, Preprocessing(), "fp32"))
+    assert record.images == "9 images: held out of the folder 'photos'"

@@ -53,7 +53,8 @@ GRAPH_PACKAGES = ("torch", "onnx", "onnxscript", "onnx-ir", "effbench")
 class Exporter:
     """One export: the state that all its cells share.
 
-    ``mixes`` holds, per size, the operators that an int8 graph keeps in float. With ``whole_int8`` the quantizer does
+    ``mixes`` holds, per size, the operators that an int8 graph keeps in float; ``half_targets`` are the targets of this
+    export in fp16. With ``whole_int8`` the quantizer does
     not choose them by noise: the caller sets ``mixes``.
     """
 
@@ -65,7 +66,9 @@ class Exporter:
         self.limits = Limits.of(request.time_limit_s, request.memory_limit_bytes, request.cell_limit_s)
         self.calibration = CalibrationImages()
         self.mixes: dict[InputShapes, Mix] = {}
+        self.half_targets: Sequence[str] = ()
         self._graphs: dict[InputShapes, Artifact | EffbenchError] = {}
+        self._agreements: dict[InputShapes, fp32_fallback.Agreement] = {}
 
     def declared(self) -> Preprocessing | None:
         """Return the preprocessing of the exported graphs: a user's factory may declare its own."""
@@ -91,7 +94,8 @@ class Exporter:
         registered = deploy.registered().get(target)
         name = (self.source.name, shapes, precision or (registered.precision if registered else "default"), target)
         try:
-            artifact, cached = self.artifact(shapes, target, precision)
+            islands = self._islands(shapes, target, precision) if verify else ()
+            artifact, cached = self.artifact(shapes, target, precision, islands)
             cell = Cell.of(*name, artifact, cached=cached, notes=artifact.subject.remarks)
         except EffbenchError as error:
             cell = Cell.of(*name, error)
@@ -102,17 +106,15 @@ class Exporter:
         return cell
 
     def _verified(self, cell: Cell, shapes: InputShapes, artifact: Artifact) -> Cell:
-        """Verify an artifact and return its cell; fp32 islands are tried if it misses the limits of fp16."""
+        """Verify an artifact and return its cell."""
         reason = "not verified"
-        attempts: tuple[str, ...] = ()
         try:
             try:
-                artifact = self._compared(artifact)
+                artifact = self.compared(artifact)
             except UnavailableError as error:
                 # The artifact is complete, but for another machine.
                 reason = f"not verified here: {error.message}"
-            if artifact.fidelity is not None and not artifact.fidelity.passed:
-                artifact, attempts = self._with_islands(shapes, cell.target, artifact)
+            attempts = self._attempts(shapes, artifact)
             key = (cell.model, shapes, cell.precision, cell.target)
             notes = (*artifact.subject.remarks, *attempts, *_computed(artifact), *self._noise_of_runtime(artifact))
             cell = Cell.of(*key, artifact, reason=reason, cached=cell.cached, notes=notes)
@@ -163,34 +165,42 @@ class Exporter:
         job = {"op": "convert", "graph": str(graph.folder), "target": name, "options": options}
         return self._make(folder, key, job, f"convert {self.source.name} at {shapes} to {target.title}")
 
-    def _compared(self, artifact: Artifact) -> Artifact:
+    def compared(self, artifact: Artifact) -> Artifact:
         """Return an artifact with its fidelity, compared with the reference if it has none yet."""
         if artifact.fidelity is not None:
             return artifact
         self.notify(f"verify {artifact.name}")
         return verify_artifact(artifact, self.home, self.limits)
 
-    def _with_islands(self, shapes: InputShapes, target: str, failed: Artifact) -> tuple[Artifact, tuple[str, ...]]:
-        """Return an artifact with fp32 islands that holds the limits which one in half precision missed.
+    def _agreed(self, shapes: InputShapes, target: str) -> fp32_fallback.Agreement:
+        """Return what the targets of this export agree on in fp16, decided once per size."""
+        if shapes not in self._agreements:
+            targets = dict.fromkeys([*self.half_targets, target])
+            self._agreements[shapes] = fp32_fallback.agree(self, shapes, list(targets))
+        return self._agreements[shapes]
 
-        If there is none, return the failed artifact, and a note on the attempt.
+    def _islands(self, shapes: InputShapes, target: str, precision: str | None) -> tuple[str, ...]:
+        """Return the operators of an fp16 graph that stay in fp32, as all targets of this export agree.
+
+        Raises:
+            FidelityError: The graph is broken, and the target cannot run here to show otherwise.
         """
-        if failed.subject.storage_precision != "fp16":
-            return failed, ()
-        no_fp32 = deploy.get(target).refuses.get("fp32")
-        if no_fp32 is not None:
-            return failed, (f"fp32 islands are not possible: {no_fp32}",)
-        try:
-            full, half = self.in_precision(shapes, "fp32"), self.in_precision(shapes, "fp16")
-            names = fp32_fallback.islands(full, half, self.home, self.limits, self.notify)
-            if not names:
-                return failed, ("no fp32 islands were found that would hold the limits",)
-            repaired = self._compared(self.artifact(shapes, target, "fp16", names)[0])
-        except EffbenchError as error:
-            return failed, (f"fp32 islands could not be tried: {error.message}",)
-        if repaired.fidelity is None or not repaired.fidelity.passed:
-            return failed, (f"{len(names)} fp32 islands were tried and did not suffice",)
-        return repaired, ()
+        if self.storage_precision(target, precision) != "fp16" or "fp32" in deploy.get(target).refuses:
+            return ()
+        agreed = self._agreed(shapes, target)
+        if not fp32_fallback.runs_here(target):
+            agreed.check(target)
+        return agreed.islands
+
+    def _attempts(self, shapes: InputShapes, artifact: Artifact) -> tuple[str, ...]:
+        """Return what was tried to keep an artifact in half precision within its limits."""
+        if artifact.subject.storage_precision != "fp16":
+            return ()
+        no_fp32 = deploy.get(artifact.subject.target).refuses.get("fp32")
+        if no_fp32 is None:
+            return self._agreed(shapes, artifact.subject.target).notes
+        failed = artifact.fidelity is not None and artifact.fidelity.failed
+        return (f"fp32 islands are not possible: {no_fp32}",) if failed else ()
 
     def _noise_of_runtime(self, artifact: Artifact) -> Iterator[str]:
         """Report a runtime whose outputs have far more noise than the quantized graph itself."""
@@ -198,7 +208,7 @@ class Exporter:
         if artifact.subject.storage_precision not in CALIBRATED or fidelity is None or fidelity.snr_db is None:
             return
         try:
-            graph = self._compared(source_graph(artifact))
+            graph = self.compared(source_graph(artifact))
         except EffbenchError as error:  # an operator that the interpreter lacks, or a time limit
             yield f"the noise of the graph itself is unknown: {error.message}"
             return
@@ -223,7 +233,9 @@ class Exporter:
                 "dynamic_batch": self.dynamic,
                 "versions": versions(*GRAPH_PACKAGES),
                 "code": code_hashes(
-                    "effbench.deploy.graph.from_torch:from_module", "effbench.deploy.artifact.fidelity:check"
+                    "effbench.deploy.graph.from_torch:from_module",
+                    "effbench.deploy.artifact.fidelity:check",
+                    "effbench.api.export.graph_proof:prove_export",
                 ),
             }
         )

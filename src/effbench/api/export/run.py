@@ -97,6 +97,7 @@ def prepared(request: ExportRequest, whole_int8: bool = False) -> tuple[Exporter
     sizes = request.shapes
     exporter = Exporter(request, source, device, whole_int8)
     precisions = [exporter.storage_precision(name, request.precision) for name in names]
+    exporter.half_targets = [name for name, stored in zip(names, precisions, strict=True) if stored == "fp16"]
     exporter.calibration = calibration_images(request.images, source.backbone, sizes, precisions)
     exporter.prepare(sizes)
     declared = exporter.declared()

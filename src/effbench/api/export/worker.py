@@ -40,6 +40,7 @@ def convert(job: dict[str, Any], emit: Any) -> None:
             target=target.name,
             storage_precision=converted.storage_precision,
             compute_precision=converted.compute_precision,
+            fidelity_passed=None,
             notes=(*source.subject.notes, *converted.notes),
         )
         return replace(
@@ -51,6 +52,7 @@ def convert(job: dict[str, Any], emit: Any) -> None:
             options={**source.options, **job["options"]},
             versions={**source.versions, **versions(*target.packages)},
             graph_digest=source.digest,
+            graph_fidelity=source.fidelity or source.graph_fidelity,
             fidelity=None,
             placement={**carried, **converted.placement},
             stages=(*source.stages, *stages.end()),

@@ -6,13 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from effbench.api.export import graph_proof
 from effbench.api.export.source import versions
 from effbench.api.export.stages import Stages
 from effbench.codec import from_json, to_json
 from effbench.deploy.artifact import bundle, encoded, fidelity
 from effbench.deploy.graph import onnx_file
 from effbench.errors import ConversionError
-from effbench.schema import Artifact, Backbone, InputShapes, Subject, TensorSpec, Weights
+from effbench.schema import Artifact, Backbone, Fidelity, InputShapes, Subject, TensorSpec, Weights
 
 
 def graph(job: dict[str, Any], emit: Any) -> None:
@@ -64,6 +65,7 @@ def _from_factory(job: dict[str, Any], draft: Path, stages: Stages) -> Artifact:
     run = _eager(module, spec)
     expected = fidelity.run_all(run, fidelity.feeds(images, batch, spec, backbone.preprocessing))
     example = encoded.make_example(run, spec, batch, backbone.preprocessing)
+    state = {name: value.clone() for name, value in module.state_dict().items()}
     module = fuse(module)
     stages.begin("torch -> ONNX")
     shape = None if job["dynamic_batch"] else batch
@@ -75,11 +77,27 @@ def _from_factory(job: dict[str, Any], draft: Path, stages: Stages) -> Artifact:
     names = [spec.name for spec in onnx_file.specs(model.graph.output)]
     expected = dict(zip(names, expected.values(), strict=True))
     example = example and replace(example, outputs=dict(zip(names, example.outputs.values(), strict=True)))
-    engine = f"torch {torch.__version__} eager fp32, unfused"
-    fidelity.save_reference(draft / bundle.REFERENCE, images, expected, engine, example)
+    stages.begin("prove the graph")
+    reference = fidelity.Reference(images, expected, f"torch {torch.__version__} eager fp32, unfused")
+    # An open batch is checked with more than one image: a graph with a hidden fixed batch fails here.
+    setup = fidelity.Setup(reference, 3 if shape is None else batch, spec, backbone.preprocessing, "fp32")
+
+    def in_float64() -> fidelity.Run:
+        again = build_unfused(backbone, weights, Path(job["state"]) if job["state"] else None)
+        fit_resolution(again, resolution)
+        again.load_state_dict(state)
+        return _eager(again.double(), spec)
+
+    proof, rounding = graph_proof.prove_export(model, setup, in_float64, _eager(module, spec))
+    fidelity.save_reference(draft / bundle.REFERENCE, reference._replace(rounding=rounding), example)
     params = sum(item.numel() for item in module.parameters())
     macs = onnx_file.count_macs(_static(model, resolution, job["batch"]) if job["dynamic_batch"] else model)
-    return _artifact(job, draft, model, _subject(job, params, macs, notes), stages, backbone)
+    artifact = _artifact(job, draft, model, _subject(job, params, macs, notes), stages, backbone)
+    return _proved(artifact, proof)
+
+
+def _proved(artifact: Artifact, proof: Fidelity) -> Artifact:
+    return replace(artifact, fidelity=proof, subject=replace(artifact.subject, fidelity_passed=proof.proved))
 
 
 def _with_declaration(backbone: Backbone, module: Any, job: dict[str, Any]) -> tuple[Backbone, dict[str, Any]]:
@@ -100,7 +118,8 @@ def _eager(module: Any, spec: TensorSpec) -> fidelity.Run:
     def run(feeds: Any) -> dict[str, Any]:
         try:
             with torch.inference_mode():
-                result = module(torch.from_numpy(feeds[spec.name]))
+                image = torch.from_numpy(feeds[spec.name])
+                result = module(image.to(next((value.dtype for value in module.parameters()), image.dtype)))
         except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
             raise ConversionError("forward pass", f"{type(error).__name__}: {error}") from error
         outputs = (result,) if torch.is_tensor(result) else tuple(result)
@@ -112,8 +131,6 @@ def _eager(module: Any, spec: TensorSpec) -> fidelity.Run:
 def _from_file(job: dict[str, Any], draft: Path, stages: Stages) -> Artifact:
     import onnx
     import torch
-
-    from effbench.deploy.interpreter import run_model
 
     torch.set_num_threads(int(job["threads"]))
     stages.begin("read the .onnx file")
@@ -127,13 +144,17 @@ def _from_file(job: dict[str, Any], draft: Path, stages: Stages) -> Artifact:
     spec = onnx_file.image_input(static, path.name)
     images = fidelity.reference_images(fidelity.count_for(batch), spec.shape[1] or 3, resolution)
     batches = fidelity.feeds(images, batch, spec, backbone.preprocessing)
-    expected = fidelity.run_all(lambda feeds: run_model(static, feeds), batches)
-    example = encoded.make_example(lambda feeds: run_model(static, feeds), spec, batch, backbone.preprocessing)
+    engine, run = graph_proof.reference_engine(static, batches[0])
+    expected = fidelity.run_all(run, batches)
+    example = encoded.make_example(run, spec, batch, backbone.preprocessing)
     onnx.save(dynamic, draft / "model.onnx")
-    engine = "effbench's ONNX interpreter on torch, fp32"
-    fidelity.save_reference(draft / bundle.REFERENCE, images, expected, engine, example)
+    stages.begin("prove the graph")
+    reference = fidelity.Reference(images, expected, engine.title)
+    setup = fidelity.Setup(reference, batch, spec, backbone.preprocessing, "fp32")
+    proof, rounding = graph_proof.prove_file(static, setup, engine)
+    fidelity.save_reference(draft / bundle.REFERENCE, reference._replace(rounding=rounding), example)
     subject = _subject(job, onnx_file.count_params(static), onnx_file.count_macs(static))
-    return _artifact(job, draft, dynamic, subject, stages, backbone)
+    return _proved(_artifact(job, draft, dynamic, subject, stages, backbone), proof)
 
 
 def _static(model: Any, resolution: tuple[int, ...], batch: int) -> Any:

@@ -32,13 +32,21 @@ def precision(job: dict[str, Any], emit: Any) -> None:
         onnx.save(model, draft / "model.onnx")
         notes = (*source.subject.notes, *notes)
         latency_only = job["precision"] in CALIBRATED and job["images"] == SYNTHETIC
-        subject = replace(source.subject, storage_precision=job["precision"], latency_only=latency_only, notes=notes)
+        subject = replace(
+            source.subject,
+            storage_precision=job["precision"],
+            latency_only=latency_only,
+            fidelity_passed=None,
+            notes=notes,
+        )
         return replace(
             source,
             folder=draft,
             key=job["key"],
             subject=subject,
             graph_digest=source.digest,
+            graph_fidelity=source.fidelity,
+            fidelity=None,
             calibration=job["calibration"],
             versions={**source.versions, **versions(*job["packages"])},
             stages=(*source.stages, *stages.end()),
@@ -115,14 +123,20 @@ def mix(job: dict[str, Any], emit: Any) -> None:
         model = in_half(model) if job["float_type"] == "fp16" else model
         onnx.save(model, draft / "model.onnx")
         shutil.copyfile(int8.folder / bundle.REFERENCE, draft / bundle.REFERENCE)
-        subject = replace(int8.subject, notes=(*int8.subject.notes, job["note"]))
+        subject = replace(int8.subject, fidelity_passed=None, notes=(*int8.subject.notes, job["note"]))
         placement = {
             "operators": onnx_file.operators(model),
             "float_nodes": job["float_nodes"],
             "float_type": job["float_type"],
         }
         return replace(
-            int8, folder=draft, key=job["key"], subject=subject, graph_digest=source.digest, placement=placement
+            int8,
+            folder=draft,
+            key=job["key"],
+            subject=subject,
+            graph_digest=source.digest,
+            fidelity=None,
+            placement=placement,
         )
 
     bundle.write(Path(job["folder"]), build)
@@ -165,6 +179,6 @@ def fp32_islands(job: dict[str, Any], emit: Any) -> None:
     stages = Stages(emit)
     stages.begin("search for fp32 islands")
     source = bundle.load(Path(job["graph"]))
-    images, _, _ = fidelity.load_reference(source.folder / bundle.REFERENCE)
+    images = fidelity.load_reference(source.folder / bundle.REFERENCE).images
     feeds = fidelity.feeds(images, 1, source.inputs[0], source.preprocessing)
     emit({"event": "result", "islands": list(find_islands(onnx_file.load(source.path), feeds, job["images"]))})

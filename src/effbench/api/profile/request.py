@@ -42,6 +42,7 @@ class ProfileRequest:
         seed: Of untrained weights.
         record: Write the exchange with the device to this file, for the transport ``replay``.
         keep: Where each round goes as it ends; None means the store of the folder.
+        force: Measure artifacts that failed verification too; they are marked in every table.
         lock_clocks: Lock the device's clocks if this agrees to the changes that it is shown; None locks none.
         out: The folder to write below.
         notify: Called with one line per step.
@@ -68,6 +69,7 @@ class ProfileRequest:
     seed: int = 0
     record: str | Path | None = None
     keep: Keep | None = None
+    force: bool = False
     lock_clocks: Ask | None = None
     out: str | Path | None = None
     notify: Notify = silent

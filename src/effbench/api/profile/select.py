@@ -16,7 +16,7 @@ from effbench.api.export.stage import Notify
 from effbench.api.profile.request import ProfileRequest
 from effbench.deploy.artifact import bundle
 from effbench.deploy.precision.calibration import SYNTHETIC
-from effbench.errors import UnavailableError
+from effbench.errors import EffbenchError, FidelityError, UnavailableError
 from effbench.schema import CALIBRATED, DEFAULT_RESOLUTION, Artifact, Cell, Device, InputShapes
 
 DEFAULT_MODEL = "regla_m"
@@ -119,15 +119,25 @@ class Selection:
         runnable: list[Artifact] = []
         for artifact in artifacts:
             subject = artifact.subject
-            reason = self._why_not_measurable(subject.target)
-            if reason is None:
+            error = self._refusal(artifact)
+            if error is None:
                 runnable.append(artifact)
                 continue
-            command = "effbench doctor" + ("" if self.device.name == "local" else f" --device {self.device.name}")
             key = (subject.model, subject.shapes, subject.storage_precision, subject.target)
-            error = UnavailableError(reason, hint=command)
-            cells = [*cells, Cell.of(*key, error, artifact=str(artifact.folder))]
+            cells = [*cells, Cell.of(*key, error, artifact=str(artifact.folder), fidelity=artifact.fidelity)]
         return runnable, cells
+
+    def _refusal(self, artifact: Artifact) -> EffbenchError | None:
+        """Return why an artifact is not measured: it cannot run there, or it is not the model; None if it is."""
+        reason = self._why_not_measurable(artifact.subject.target)
+        if reason is not None:
+            command = "effbench doctor" + ("" if self.device.name == "local" else f" --device {self.device.name}")
+            return UnavailableError(reason, hint=command)
+        if artifact.subject.fidelity_passed is not False or self.request.force:
+            return None
+        reasons = "; ".join(artifact.fidelity.reasons) if artifact.fidelity else "it failed verification"
+        hint = f"effbench profile {artifact.name} --force measures it all the same, marked as failed."
+        return FidelityError(f"{artifact.name} is not the same model: {reasons}.", hint=hint)
 
     def _why_not_measurable(self, name: str) -> str | None:
         """Return why artifacts of a target cannot be measured on the device, as far as this machine knows."""

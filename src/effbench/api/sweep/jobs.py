@@ -26,7 +26,11 @@ from effbench.errors import DataError, EffbenchError, UnavailableError
 from effbench.schema import CALIBRATED, DEFAULT_BATCH, Cell, Device, InputShapes, Resolution
 from effbench.store import BadLineWarning, append_line, read_lines
 
-CODE = ("effbench.deploy.graph.from_torch:from_module", "effbench.deploy.artifact.fidelity:check")
+CODE = (
+    "effbench.deploy.graph.from_torch:from_module",
+    "effbench.deploy.artifact.fidelity:check",
+    "effbench.api.export.graph_proof:prove_export",
+)
 SEARCHES = {"fp16": ("effbench.deploy.precision.diagnose:examine",)}
 """The search that repairs a precision which misses its limit."""
 PACKAGES = (*GRAPH_PACKAGES, "nncf")

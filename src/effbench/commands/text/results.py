@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from effbench.commands.text import proofs
 from effbench.commands.text.layout import table
 from effbench.reports.grouping import grouped
 from effbench.schema import Cell, Measurement
@@ -30,7 +31,8 @@ def cells(rows: Sequence[Cell], next_line: str | None = None) -> str:
     lines = [table(CELLS, map(_cell, rows))]
     if any(row.fidelity for row in rows):
         lines.append("max error: of the spread of outputs between images, against the fp32 reference")
-    lines += [*outcomes(rows), *grouped(_remarks(rows), len(rows))]
+    compared = [(name_of(row), text) for row in rows for text in proofs.lines(row)]
+    lines += [*outcomes(rows), *grouped(_remarks(rows), len(rows)), *grouped(compared, len(rows), ranges=True)]
     return "\n".join([*lines, *([next_line] if next_line else [])])
 
 
@@ -96,6 +98,8 @@ def profile(result: Profile) -> str:
             for reason in reasons
         ]
         lines += [f"trust, {text}" for text in grouped(doubts, len(measurements), ranges=True)]
+        if any(item.subject.fidelity_passed is False for item in measurements):
+            lines.append("(failed): it failed verification, so it is not the model")
         lines += [f"* {text}" for text in dict.fromkeys(m.subject.reconstruction for m in measurements) if text]
     lines += outcomes(result.cells)
     if result.interrupted:
@@ -171,6 +175,7 @@ def measured(item: Measurement) -> str:
 def _subject(item: Measurement) -> tuple[str, ...]:
     subject = item.subject
     mark = " *" if subject.reconstruction else ""
+    mark += " (failed)" if subject.fidelity_passed is False else ""
     compute_precision = subject.compute_precision or subject.storage_precision
     precision = (
         subject.storage_precision

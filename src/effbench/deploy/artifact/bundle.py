@@ -145,7 +145,7 @@ def annotate(artifact: Artifact, **changes: Any) -> Artifact:
     """Write results (fidelity, placement, stages) into an artifact's manifest; its digest stays."""
     updated = replace(artifact, **changes)
     if updated.fidelity is not None:
-        updated = replace(updated, subject=replace(updated.subject, fidelity_passed=updated.fidelity.passed))
+        updated = replace(updated, subject=replace(updated.subject, fidelity_passed=updated.fidelity.proved))
     save_manifest(updated)
     return updated
 

@@ -32,6 +32,9 @@ int8 and a16w8 are compared on the natural images only: black, white and noise a
 with typical images finds, and are clipped.
 """
 
+CONSTANT = 1e-7
+"""Outputs whose spread is a smaller part of their size do not depend on the image."""
+
 
 def compare(
     expected: Mapping[str, Array],
@@ -40,6 +43,8 @@ def compare(
     population: Mapping[str, Array] | None = None,
 ) -> dict[str, float]:
     """Return the worst figures over all outputs: max_error and p99_error (of the spread), cosine, snr_db and others.
+
+    ``size_error`` and ``spread`` are relative to the largest value of an output.
 
     Args:
         expected: Outputs by name, shape (B, ...), batch first.
@@ -60,7 +65,7 @@ def compare(
         else list(zip(expected.values(), actual.values(), population.values(), strict=True))
     )
     figures = [_compare_output(want, have, natural, signal[:natural]) for want, have, signal in outputs]
-    worst = dict.fromkeys(("max_error", "p99_error"), max) | dict.fromkeys(
+    worst = dict.fromkeys(("max_error", "p99_error", "size_error"), max) | dict.fromkeys(
         ("cosine", "top1_agreement", "spread", "snr_db"), min
     )
     return {name: float(pick(figure[name] for figure in figures)) for name, pick in worst.items()}
@@ -85,6 +90,7 @@ def _compare_output(want: Array, have: Array, natural: int, signal: Array) -> di
     return {
         "max_error": float(error.max()),
         "p99_error": float(np.quantile(error, 0.99)),
+        "size_error": float(np.abs(have - want).max() / max(float(np.abs(want).max()), 1e-30)),
         "cosine": float(cosine.min()),
         "top1_agreement": float((want.argmax(axis=1) == have.argmax(axis=1)).mean()),
         "spread": spread / max(float(np.abs(want).max()), 1e-30),
@@ -104,7 +110,7 @@ def reasons_of(figures: Mapping[str, float], limits: Mapping[str, float], finite
         reasons.append("an output holds NaN or infinity")
     if not repeatable:
         reasons.append("the same input gave another output the second time")
-    if figures["spread"] < 1e-7:
+    if figures["spread"] < CONSTANT:
         reasons.append("the reference outputs do not depend on the image, so nothing can be proved")
     for name, limit in limits.items():
         missed = figures[name] < limit if name == "cosine" else figures[name] > limit
@@ -112,3 +118,48 @@ def reasons_of(figures: Mapping[str, float], limits: Mapping[str, float], finite
             relation = "below" if name == "cosine" else "above"
             reasons.append(f"{name.replace('_', ' ')} {figures[name]:.3g} is {relation} {limit:g}")
     return reasons
+
+
+WELL_BELOW = 2.0
+"""A model whose own rounding is more than this part of a limit passes or fails it by chance."""
+EXPLAINED = 8.0
+"""A runtime that adds up in another order may differ by so many times the model's own rounding, which is measured over
+fewer images."""
+
+
+def relaxed(limits: Mapping[str, float], factor: float) -> dict[str, float]:
+    """Return limits that let pass errors so many times as large; 1 - cosine grows with the square of an error."""
+    return {name: 1 - (1 - limit) * factor**2 if name == "cosine" else limit * factor for name, limit in limits.items()}
+
+
+def resolution(limits: Mapping[str, float]) -> float:
+    """Return the error that limits let pass, of the spread; a cosine of c lets pass a noise of sqrt(2 (1 - c))."""
+    return min((2 * (1 - limit)) ** 0.5 if name == "cosine" else limit for name, limit in limits.items())
+
+
+def cannot_tell(figures: Mapping[str, float], limits: Mapping[str, float], rounding: Mapping[str, float]) -> str:
+    """Return why no comparison can tell whether it is the same model; empty if one can.
+
+    Args:
+        figures: Of `compare`; finite.
+        limits: That the figures are held to.
+        rounding: The model's own, by output, of the spread.
+    """
+    if figures["spread"] < CONSTANT:
+        if figures["size_error"] > resolution(limits):
+            return ""
+        return (
+            "the expected outputs do not depend on the image: between images they differ by "
+            f"{figures['spread']:.1e} of their size, so that a wrong model may have the same ones"
+        )
+    if not rounding:
+        return ""
+    name = max(rounding, key=lambda output: rounding[output])
+    own, least, error = rounding[name], resolution(limits), figures["max_error"]
+    missed = bool(reasons_of(figures, limits, finite=True, repeatable=True))
+    if error > EXPLAINED * own if missed else own <= least / WELL_BELOW:
+        return ""
+    return (
+        f"the model's own rounding in fp32 is {own:.2g} of the spread of '{name}' between images, and the limit is "
+        f"{least:.2g}, so that a difference of {error:.2g} proves nothing"
+    )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effbench.deploy.artifact import fidelity
-from effbench.errors import MissingDependencyError
+from effbench.errors import ConversionError, MissingDependencyError
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -20,14 +20,16 @@ _PRECISIONS = {1: "fp32", 10: "fp16", 11: "fp64"}
 """ONNX's numbers of tensor types."""
 
 
-def runner(model: ModelProto, tensors: Sequence[str] = ()) -> fidelity.Run:
+def runner(model: ModelProto, tensors: Sequence[str] = (), optimized: bool = True) -> fidelity.Run:
     """Return a function that runs a graph on one thread of the CPU and returns its outputs by name.
 
     Args:
         model: The graph.
         tensors: Intermediate tensors that are returned too.
+        optimized: Whether ONNX Runtime may rewrite the graph; if not, it runs the operators that the graph has.
 
     Raises:
+        ConversionError: ONNX Runtime refuses the graph.
         MissingDependencyError: onnxruntime is not installed.
     """
     try:
@@ -37,7 +39,13 @@ def runner(model: ModelProto, tensors: Sequence[str] = ()) -> fidelity.Run:
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    session = ort.InferenceSession(_with_outputs(model, tensors), options, providers=["CPUExecutionProvider"])
+    if not optimized:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        session = ort.InferenceSession(_with_outputs(model, tensors), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        # The exception classes of onnxruntime share no public base class.
+        raise ConversionError("onnxruntime load", str(error).splitlines()[0]) from error
     names = [output.name for output in session.get_outputs()]
     return lambda feeds: dict(zip(names, session.run(names, dict(feeds)), strict=True))
 

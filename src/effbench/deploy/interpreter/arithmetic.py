@@ -49,9 +49,11 @@ MODES: dict[str, Mode] = {
         Mode("float64", torch.float64),
         Mode("half-acc32", torch.float16, flush=True),
         Mode("half-acc16", torch.float16, half_accumulation=True, flush=True),
+        Mode("half-sums", half_accumulation=True, flush=True),
     )
 }
-"""``float32`` runs the graph with the types it declares (an fp16 graph is rounded after each operator)."""
+"""``float32`` runs the graph with the types it declares (an fp16 graph is rounded after each operator); so does
+``half-sums``, which also adds up in half precision where the graph declares it."""
 
 
 @dataclass(frozen=True)

@@ -198,7 +198,7 @@ def _execute(
         inputs.append(_convert(values[name], kind, mode, name in model.constants) if name else None)
     input_type = next((x.dtype for x in inputs if x is not None and x.is_floating_point()), None)
     result_type = floats or input_type
-    rounds = mode.half_accumulation and floats is torch.float16
+    rounds = mode.half_accumulation and result_type is torch.float16
     narrow = any(half for half in step.half_outputs)
     math = Arithmetic(rounds and narrow, mode.flush, mode.chunk)
     call = registry.OpCall(math, model.opset, len(step.outputs), floats)

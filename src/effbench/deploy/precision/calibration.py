@@ -38,6 +38,7 @@ class Calibration:
     ``check_images`` are `fidelity.NATURAL` images of the same folder to verify with, not used for calibration if the
     folder holds enough. ``decoded`` is one of them before resizing and cropping, shape (H, W, C). Both are None for
     synthetic images, as verification makes its own, and for a single image, which has no other to be compared with.
+    ``folder`` is the folder's name, without its path; empty for synthetic images.
     """
 
     images: npt.NDArray[np.uint8]
@@ -45,6 +46,7 @@ class Calibration:
     latency_only: bool
     check_images: npt.NDArray[np.uint8] | None = None
     decoded: npt.NDArray[np.uint8] | None = None
+    folder: str = ""
 
     def feeds(self, batch: int, spec: TensorSpec, preprocessing: Preprocessing) -> list[dict[str, Array]]:
         """Return the preprocessed inputs, whole batches only."""
@@ -88,7 +90,8 @@ def load_calibration(
     # In the proportions of the file, but without a camera's forty million pixels.
     image.thumbnail((2 * resolution[1], 2 * resolution[0]))
     decoded = np.asarray(image, np.uint8).reshape(image.height, image.width, channels)
-    return Calibration(images, _sha256(images, check_images, decoded), False, check_images, decoded)
+    name = Path(folder).resolve().name
+    return Calibration(images, _sha256(images, check_images, decoded), False, check_images, decoded, name)
 
 
 def write_reference(path: Path, source: Artifact, model: ModelProto, calibration: Calibration) -> None:
@@ -120,9 +123,11 @@ def write_reference(path: Path, source: Artifact, model: ModelProto, calibration
     count = -(-fidelity.NATURAL // batch) * batch
     images = np.resize(calibration.check_images, (count, *calibration.check_images.shape[1:]))
     expected = fidelity.run_all(run, fidelity.feeds(images, batch, spec, preprocessing))
-    engine = f"{before[2]}; its graph by effbench's ONNX interpreter, on images of the calibration folder"
+    engine = f"{before.engine}; its graph by effbench's ONNX interpreter, on images of the calibration folder"
+    held_out = f"held out of the folder '{calibration.folder}' (SHA-256 of its images {calibration.sha256[:12]})"
+    reference = fidelity.Reference(images, expected, engine, held_out, before.rounding)
     example = encoded.make_example(run, spec, batch, preprocessing, calibration.decoded)
-    fidelity.save_reference(path, images, expected, engine, example)
+    fidelity.save_reference(path, reference, example)
 
 
 def stamps(folder: str | Path) -> tuple[tuple[str, int, int], ...]:

@@ -23,11 +23,12 @@ from effbench.deploy import Array
 from effbench.deploy.artifact import fidelity
 from effbench.deploy.artifact.judge import LIMITS, compare
 from effbench.deploy.interpreter import Interpreter
+from effbench.deploy.interpreter.session import HALF_SUMS_SLACK
 from effbench.deploy.precision.float_nodes import shortest_prefix
 from effbench.deploy.precision.noise import rounding_noise
 
 MODES = ("half-acc32", "half-acc16")
-SLACK = {"half-acc32": 1.0, "half-acc16": 2.5}
+SLACK = {"half-acc32": 1.0, "half-acc16": HALF_SUMS_SLACK}
 """How many times the fp16 limits of `fidelity` an error may be in a mode. The order in which a device adds up in half
 precision is unknown; the simulated order is a pessimistic one."""
 

@@ -206,8 +206,8 @@ def test_the_license_is_named_and_not_in_the_repository() -> None:
 def test_a_check_on_the_simulator_runs_a_few_images(context: Artifact) -> None:
     session = TARGET.open(context, 1, {})
     images = fidelity.reference_images(9, 3, (SIDE, SIDE))
-    reference = (images, {"output": np.arange(90.0).reshape(9, 10)}, "engine")
-    few, outputs, engine = fidelity.first(reference, session.max_images, 1)
+    reference = fidelity.Reference(images, {"output": np.arange(90.0).reshape(9, 10)}, "engine")
+    few, outputs, engine, *_ = fidelity.first(reference, session.max_images, 1)
     assert len(few) == len(outputs["output"]) == session.max_images == 4
     assert engine == "engine"
     assert len(fidelity.first(reference, 4, 3)[0]) == 6  # full batches

@@ -1,0 +1,213 @@
+"""The first proof: a graph that is not the model is refused, one that no check can tell is unverifiable."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from effbench.api.export import graph_proof
+from effbench.api.export.graph_proof import GraphEngine
+from effbench.api.export.run import export
+from effbench.deploy.artifact import bundle, fidelity
+from effbench.errors import ConversionError, FidelityError
+from effbench.schema import Cell, Preprocessing, Proof, Status, TensorSpec
+
+pytestmark = [pytest.mark.target("torch"), pytest.mark.target("ort")]
+
+SPEC = TensorSpec("image", "float32", (1, 3, 8, 8))
+IMAGES = fidelity.reference_images(fidelity.count_for(1), 3, (8, 8))
+WEIGHT = np.random.default_rng(1).standard_normal((3 * 8 * 8, 5)).astype(np.float32)
+
+
+def graph(weight: Any = WEIGHT, activation: str = "Tanh") -> onnx.ModelProto:
+    nodes = [
+        helper.make_node("Flatten", ["image"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "weight"], ["product"]),
+        helper.make_node(activation, ["product"], ["output"]),
+    ]
+    return small(nodes, weight)
+
+
+def unusual() -> onnx.ModelProto:
+    """Return the graph with an operator that the interpreter lacks."""
+    nodes = [
+        helper.make_node("Flatten", ["image"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "weight"], ["product"]),
+        helper.make_node("Det", ["weight_square"], ["scale"]),
+        helper.make_node("Mul", ["product", "scale"], ["scaled"]),
+        helper.make_node("Tanh", ["scaled"], ["output"]),
+    ]
+    model = small(nodes, WEIGHT)
+    model.graph.initializer.append(numpy_helper.from_array(np.eye(2, dtype=np.float32), "weight_square"))
+    return model
+
+
+def small(nodes: list[onnx.NodeProto], weight: Any) -> onnx.ModelProto:
+    inputs, outputs = (
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)]
+        for name, shape in (("image", [1, 3, 8, 8]), ("output", [1, 5]))
+    )
+    body = helper.make_graph(nodes, "small", inputs, outputs, [numpy_helper.from_array(weight, "weight")])
+    return helper.make_model(body, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def model(feeds: Mapping[str, Any]) -> dict[str, Any]:
+    x = np.asarray(feeds["image"])
+    return {"0": np.tanh(x.reshape(1, -1) @ WEIGHT.astype(x.dtype)).astype(np.float32)}
+
+
+def in_float64() -> fidelity.Run:
+    return lambda feeds: {"0": np.tanh(feeds["image"].astype(np.float64).reshape(1, -1) @ WEIGHT)}
+
+
+def setup_of(run: Any) -> fidelity.Setup:
+    expected = fidelity.run_all(run, fidelity.feeds(IMAGES, 1, SPEC, Preprocessing()))
+    named = dict(zip(["output"], expected.values(), strict=True))
+    return fidelity.Setup(fidelity.Reference(IMAGES, named, "torch"), 1, SPEC, Preprocessing(), "fp32")
+
+
+def test_a_graph_of_the_model_is_proved_and_its_rounding_is_known() -> None:
+    proof, rounding = graph_proof.prove_export(graph(), setup_of(model), in_float64, model)
+    assert proof.passed
+    assert (proof.inputs, proof.proved_by, proof.outputs) == (3, Proof.SECOND_ENGINE, ("output",))
+    assert "interpreter on torch, float64" in proof.engine
+    assert 0 < rounding["output"] < 1e-5
+    assert proof.rounding == rounding
+    assert "3 synthetic scenes" in proof.images
+
+
+def test_a_wrong_graph_is_refused_and_the_export_is_blamed() -> None:
+    with pytest.raises(FidelityError, match=r"the export to ONNX changed it: max error .* is above 0\.001"):
+        graph_proof.prove_export(graph(WEIGHT * np.float32(1.02)), setup_of(model), in_float64, model)
+
+
+def test_a_wrong_fusion_is_blamed() -> None:
+    wrong = WEIGHT * np.float32(1.02)
+
+    def fused(feeds: Mapping[str, Any]) -> dict[str, Any]:
+        return {"0": np.tanh(feeds["image"].reshape(1, -1) @ wrong)}
+
+    with pytest.raises(FidelityError, match="folding its BatchNorms changed it"):
+        graph_proof.prove_export(graph(wrong), setup_of(model), in_float64, fused)
+
+
+def test_a_model_that_fp32_cannot_compute_is_unverifiable() -> None:
+    def noisy(feeds: Mapping[str, Any]) -> dict[str, Any]:
+        exact = in_float64()(feeds)["0"]
+        return {"0": (exact + 0.05 * np.sin(1e5 * exact)).astype(np.float32)}
+
+    proof, rounding = graph_proof.prove_export(graph(), setup_of(noisy), in_float64, noisy)
+    assert not proof.passed
+    assert not proof.failed
+    assert proof.proved is None
+    assert "the model's own rounding in fp32 is" in proof.unverifiable
+    assert rounding["output"] > 0.01
+
+
+def test_a_model_that_runs_in_fp32_only_is_judged_by_its_graph() -> None:
+    def refuses() -> fidelity.Run:
+        raise ConversionError("forward pass", "expected Float but found Double")
+
+    with pytest.raises(FidelityError, match="the export to ONNX"):
+        graph_proof.prove_export(graph(WEIGHT * np.float32(1.02)), setup_of(model), refuses, model)
+
+
+def test_where_the_interpreter_lacks_an_operator_another_engine_runs_the_graph() -> None:
+    wide = unusual()
+    with pytest.raises(ConversionError, match="no such operator"):
+        graph_proof._interpreter("float64")(wide)
+    proof, _ = graph_proof.prove_export(wide, setup_of(model), in_float64, model)
+    assert proof.passed
+    assert proof.engine.startswith("ONNX Runtime")
+    engine, run = graph_proof.reference_engine(wide, {"image": np.zeros((1, 3, 8, 8), np.float32)})
+    assert engine.title.startswith("ONNX Runtime")
+    proof, _ = graph_proof.prove_file(wide, setup_of(run), engine)
+    assert proof.passed
+    assert proof.engine.startswith("the reference evaluator of onnx")
+    assert proof.inputs == 1
+
+
+def test_engines_that_differ_prove_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, run = graph_proof.reference_engine(graph(), {"image": np.zeros((1, 3, 8, 8), np.float32)})
+    proof, rounding = graph_proof.prove_file(graph(), setup_of(run), first)
+    assert proof.passed
+    assert proof.engine.startswith("ONNX Runtime")
+    assert rounding["output"] < 1e-5
+
+    def faulty() -> Iterator[GraphEngine]:
+        yield first
+        yield GraphEngine("another", lambda _: graph_proof._onnxruntime(graph(activation="Sigmoid")))
+
+    monkeypatch.setattr(graph_proof, "engines", faulty)
+    with pytest.raises(FidelityError, match=r"Two engines compute different outputs .* against another"):
+        graph_proof.prove_file(graph(), setup_of(run), first)
+
+
+def test_without_any_engine_nothing_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    only = GraphEngine("the interpreter", graph_proof._interpreter("float32"))
+    monkeypatch.setattr(graph_proof, "engines", lambda: iter([only]))
+    with pytest.raises(ConversionError, match="no engine here runs it, so nothing can be made of it"):
+        graph_proof.reference_engine(unusual(), {"image": IMAGES[:1].astype(np.float32)})
+
+
+FACTORIES = '''
+import torch
+from torch import nn
+
+
+class Flat(nn.Module):
+    """Outputs that differ by rounding alone between images."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, stride=2)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return 1 + 1e-9 * self.head(self.stem(x).mean((2, 3)))
+
+
+class Damaged(Flat):
+    """Its fusion loses a weight."""
+
+    def forward(self, x):
+        return self.head(self.stem(x).mean((2, 3)))
+
+    def fused(self):
+        with torch.no_grad():
+            self.head.weight[0] *= 2
+        return self
+'''
+
+
+def made(folder: Path, monkeypatch: pytest.MonkeyPatch, factory: str, *targets: str) -> list[Cell]:
+    (folder / "proof_factories.py").write_text(FACTORIES)
+    monkeypatch.syspath_prepend(folder)
+    return export(f"proof_factories:{factory}", targets, [16], precision="fp32", out=folder / "runs", reduce_s=0)
+
+
+@pytest.mark.usefixtures("inline")
+def test_an_artifact_of_a_model_that_nothing_can_tell_is_unverifiable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = made(tmp_path, monkeypatch, "Flat", "ort", "trt")
+    assert [(Status.UNVERIFIABLE, 3)] * 2 == [(cell.status, cell.exit_code) for cell in cells], cells
+    assert all("do not depend on the image" in cell.reason for cell in cells)
+    artifact = bundle.load(Path(cells[0].artifact))
+    assert artifact.subject.fidelity_passed is None
+    assert artifact.graph_fidelity is not None
+    assert artifact.graph_fidelity.unverifiable
+
+
+@pytest.mark.usefixtures("inline")
+def test_nothing_is_made_of_a_wrong_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = made(tmp_path, monkeypatch, "Damaged", "ort", "trt")
+    assert [(Status.FAILED, 1)] * 2 == [(cell.status, cell.exit_code) for cell in cells], cells
+    assert all("folding its BatchNorms changed it" in cell.reason for cell in cells)
+    assert not list(bundle.artifacts(tmp_path / "runs"))
