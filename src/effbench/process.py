@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -202,13 +202,29 @@ def _send(stream: IO[bytes], data: memoryview) -> memoryview:
         return data[:0]
 
 
-def single(events: Iterator[dict[str, Any]]) -> dict[str, Any]:
+@contextlib.contextmanager
+def reading_answer(of: str) -> Iterator[None]:
+    """Turn what an answer lacks, or holds in another form, into one sentence: a device is not trusted to be right.
+
+    Raises:
+        MeasurementError: Code inside met a missing key or a value of another kind.
+    """
+    try:
+        yield
+    except errors.DataError as error:
+        raise errors.MeasurementError(f"The answer of {of} is malformed: {error.message}") from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise errors.MeasurementError(f"The answer of {of} is malformed ({type(error).__name__}: {error}).") from error
+
+
+def single(events: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """Return the one event that a job answers with.
 
     Raises:
         MeasurementError: It answered with none, or with more than one.
         EffbenchError: See `run`.
     """
+    events = iter(events)
     answer = next(events, None)
     if answer is None:
         raise errors.MeasurementError("The process ended without an answer.")

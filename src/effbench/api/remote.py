@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from effbench import process
 from effbench.codec import from_json
 from effbench.deploy.artifact import bundle
 from effbench.device import AGENT
-from effbench.errors import DeviceError, EffbenchError, MeasurementError, UnavailableError
+from effbench.errors import DataError, DeviceError, EffbenchError, MeasurementError, UnavailableError
 from effbench.profiles import devices, transports
 from effbench.profiles.transports.channel import LostError
 from effbench.profiles.transports.session import timeout_of
-from effbench.schema import Artifact, Device
+from effbench.schema import FORMAT_VERSION, Artifact, Device, Round
 
 WAITS_S = (0.0, 1.0, 4.0)
 """Before each attempt to connect again: a dropped connection is back at once, a reboot takes longer."""
@@ -115,16 +117,16 @@ class Remote:
     def observe(self) -> dict[str, Any]:
         """Return the environment of the device (`environment.observe` run there), or nothing if the device is lost."""
         try:
-            (answer,) = self.run(AGENT, {"op": "observe"}, time_limit_s=60)
+            answer = process.single(self.run(AGENT, {"op": "observe"}, time_limit_s=60))
         except LostError:
             return {}
-        environment: dict[str, Any] = answer["environment"]
-        return environment
+        with process.reading_answer(f"'{self.device.name}'"):
+            return {**answer["environment"]}
 
-    def check_clock(self, samples_ns: Sequence[int], answer: Mapping[str, Any], elapsed_s: float) -> None:
+    def check_clock(self, samples_ns: Sequence[int], counted_s: float, elapsed_s: float) -> None:
         """Compare the device's clock with this machine's (`check_clock`); a replay takes no time and is not checked."""
         if self.origin != "replayed":
-            check_clock(samples_ns, float(answer.get("agent_s", 0.0)), elapsed_s)
+            check_clock(samples_ns, counted_s, elapsed_s)
 
     def close(self) -> None:
         """End the session on the device."""
@@ -143,10 +145,11 @@ class Remote:
         if artifact.placement.get("finished", True):
             return folder
         job = {"op": "finish", "artifact": folder, "options": artifact.options}
-        (answer,) = self.run(AGENT, job, time_limit_s=FINISH_LIMIT_S)
-        built = from_json(Artifact, answer["artifact"], "the agent's answer", folder=artifact.folder)
-        self._finished[artifact.digest] = built
-        return str(answer["folder"])
+        answer = process.single(self.run(AGENT, job, time_limit_s=FINISH_LIMIT_S))
+        with process.reading_answer(f"'{self.device.name}'"):
+            built = from_json(Artifact, answer["artifact"], "the agent's answer", folder=artifact.folder)
+            self._finished[artifact.digest] = built
+            return str(answer["folder"])
 
     def _drop(self) -> None:
         if self._losses == 0:
@@ -169,6 +172,35 @@ def device_of(name: str) -> Device:
         raise UnavailableError(f"effbench cannot drive '{name}' ({device.description}) itself.", hint=hint)
     transports.check_connection(device)
     return device
+
+
+@dataclass(frozen=True)
+class RoundAnswer:
+    """What an agent, or a kit, answers to one round."""
+
+    round: Round
+    batch: int
+    before: dict[str, Any]
+    after: dict[str, Any]
+    protocol: str = "back-to-back"
+    compute_precision: str | None = None
+    agent_s: float = 0.0
+    aggregate: str = ""
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, answer: Any, location: str) -> RoundAnswer:
+        """Read an answer from JSON data.
+
+        Raises:
+            DataError: A field is missing, unknown or of another kind.
+        """
+        if not isinstance(answer, dict) or not isinstance(answer.get("round"), dict):
+            raise DataError(f"{location}: not the answer to a round.")
+        from_json(Round, answer["round"], f"{location}: round")  # its own format is checked
+        fields = {key: value for key, value in answer.items() if key not in ("event", "round", "format")}
+        round_ = {key: value for key, value in answer["round"].items() if key != "format"}
+        return from_json(cls, {"format": FORMAT_VERSION, **fields, "round": round_}, location)
 
 
 def lost(error: EffbenchError) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from effbench.errors import DataError
 from effbench.lab.job import FAULT, OK, LabJob
 from effbench.lab.results import Results
 
@@ -63,8 +64,16 @@ class Pool(Protocol):
 class JobEngine:
     """One sweep over the devices of a pool."""
 
-    def __init__(self, pool: Pool, store: str | None, notify: Notify, clock: Callable[[], float] = time.monotonic):
-        self._pool, self._store, self._notify, self._clock = pool, store, notify, clock
+    def __init__(
+        self,
+        pool: Pool,
+        store: str | None,
+        notify: Notify,
+        clock: Callable[[], float] = time.monotonic,
+        usable: Callable[[Any], bool] = lambda result: True,
+    ) -> None:
+        """Prepare a sweep; a stored result that is not usable counts as none, and its job runs again."""
+        self._pool, self._store, self._notify, self._clock, self._usable = pool, store, notify, clock, usable
         self._waiting: dict[str, deque[LabJob]] = {}
         self._running: dict[str, tuple[LabJob, float]] = {}
         self._attempts: Counter[str] = Counter()
@@ -82,8 +91,9 @@ class JobEngine:
             if job.key in keys:
                 continue
             keys.add(job.key)
-            if self._store is not None and job.key in recorded:
-                yield JobOutcome(job, OK, Results(self._store).get(job.key), cached=True)
+            result = self._stored(job.key) if job.key in recorded else None
+            if result is not None:
+                yield JobOutcome(job, OK, result, cached=True)
             else:
                 self._waiting.setdefault(job.device, deque()).append(job)
         begin = self._clock()
@@ -96,6 +106,16 @@ class JobEngine:
             for unit, answer in self._pool.finished(POLL_S):
                 yield from self._ended(unit, answer)
             yield from self._overdue()
+
+    def _stored(self, key: str) -> Any:
+        """Return a stored result, or None if it is damaged or not usable."""
+        assert self._store is not None
+        try:
+            result = Results(self._store).get(key)
+        except DataError as error:
+            self._notify(f"{error.message} The job runs again.")
+            return None
+        return result if self._usable(result) else None
 
     def _deal(self, units: Mapping[str, str]) -> None:
         for unit, device in units.items():

@@ -52,6 +52,8 @@ def measure(
     if missing:
         plan = _Plan(exported, cell_job.batch, device, protocol, out)
         _measure_rounds(plan, rounds, run, missing)
+    if not rounds.keys():
+        raise DeviceError(f"No round of {exported.model} could be measured on '{device}'.")
     return {"run": run, "digest": exported.digest, "rounds": len(rounds.keys()), "cell": to_json(exported)}
 
 
@@ -71,6 +73,11 @@ def export_for(job: CellJob, device: Device, out: str | None) -> Cell:
 def device_identity(device: Device) -> dict[str, Any]:
     """Return what distinguishes two devices of one name: their host and its connection to them."""
     return {"host": platform.node(), "transport": device.transport, "connection": device.connection}
+
+
+def has_rounds(result: Any) -> bool:
+    """Return whether a stored result is that of a job that measured something."""
+    return isinstance(result, dict) and isinstance(result.get("run"), str) and bool(result.get("rounds"))
 
 
 def rounds_of(address: str, run: str) -> Results:

@@ -23,7 +23,7 @@ from effbench.lab import job as answers
 from effbench.lab.cluster import Cluster, is_local
 from effbench.lab.engine import JobEngine, JobOutcome, Pool
 from effbench.lab.job import OK, UNSUPPORTED, LabJob
-from effbench.lab.measure import FUNCTION, export_for, rounds_of
+from effbench.lab.measure import FUNCTION, export_for, has_rounds, rounds_of
 from effbench.lab.results import Results
 from effbench.lab.threads import Threads
 from effbench.schema import DEFAULT_BATCH, DEFAULT_RESOLUTION, Device, Measurement, Resolution
@@ -197,7 +197,7 @@ class _Run:
 
     def __init__(self, plan: _Plan, pool: Pool, address: str, home: Path, notify: Notify) -> None:
         self._plan, self._address, self._home, self._notify = plan, address, home, notify
-        self._engine = JobEngine(pool, f"{address}/jobs", notify)
+        self._engine = JobEngine(pool, f"{address}/jobs", notify, usable=has_rounds)
         self._ended: dict[str, JobOutcome] = {}
         self._total = len(plan.jobs)
 

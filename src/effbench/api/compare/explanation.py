@@ -43,7 +43,7 @@ def explain(a: Artifact, b: Artifact, settings: RoundSettings) -> Explanation:
         "threads": settings.threads,
     }
     try:
-        (answer,) = process.run(PAIR_AGENT, job, time_limit_s=ROUND_LIMIT_S)
+        answer = process.single(process.run(PAIR_AGENT, job, time_limit_s=ROUND_LIMIT_S))
     except EffbenchError as error:
         return Explanation(operators=operators, unknown_reason=f"layers were not timed: {error.message}")
     left, right = answer["layers"]

@@ -82,7 +82,7 @@ def run_round(a: Artifact, b: Artifact, settings: RoundSettings, seed: int) -> P
     if settings.workers == 2:
         return _two_workers(job, settings)
     python = process.Python(settings.python[0])
-    (answer,) = process.run(PAIR_AGENT, job, time_limit_s=ROUND_LIMIT_S, python=python)
+    answer = process.single(process.run(PAIR_AGENT, job, time_limit_s=ROUND_LIMIT_S, python=python))
     return _paired(answer)
 
 
@@ -98,17 +98,20 @@ def on_device(remote: Remote) -> MeasureRound:
             raise UsageError(text, hint="Leave --workers and --base-python out.")
         job = {**job_of(a, b, settings, seed), "sides": [{"artifact": remote.place(item)} for item in (a, b)]}
         start = time.monotonic()
-        (answer,) = remote.run(PAIR_AGENT, job, time_limit_s=ROUND_LIMIT_S)
+        answer = process.single(remote.run(PAIR_AGENT, job, time_limit_s=ROUND_LIMIT_S))
         measured = _paired(answer)
-        remote.check_clock([*measured.a_ns, *measured.b_ns], answer, time.monotonic() - start)
+        with process.reading_answer(f"'{remote.device.name}'"):
+            counted_s = float(answer.get("agent_s", 0.0))
+        remote.check_clock([*measured.a_ns, *measured.b_ns], counted_s, time.monotonic() - start)
         return measured
 
     return measure
 
 
 def _paired(answer: dict[str, Any]) -> PairedRound:
-    fields = {key: tuple(value) for key, value in answer["round"].items() if key != "observed"}
-    return PairedRound(**fields, observed=answer["round"]["observed"])
+    with process.reading_answer("a paired round"):
+        fields = {key: tuple(value) for key, value in answer["round"].items() if key != "observed"}
+        return PairedRound(**fields, observed=answer["round"]["observed"])
 
 
 def _two_workers(job: dict[str, Any], settings: RoundSettings) -> PairedRound:
@@ -124,7 +127,7 @@ def _two_workers(job: dict[str, Any], settings: RoundSettings) -> PairedRound:
                 command = settings.python[side]
                 env = library_path(Path(folder) / f"lib{side}") if command != (sys.executable,) else None
                 python = process.Python(command, env)
-                (answer,) = process.run(PAIR_AGENT, own_job, time_limit_s=ROUND_LIMIT_S, python=python)
+                answer = process.single(process.run(PAIR_AGENT, own_job, time_limit_s=ROUND_LIMIT_S, python=python))
                 half: dict[str, Any] = answer["half"]
                 return half
             except BaseException:

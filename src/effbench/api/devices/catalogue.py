@@ -63,7 +63,7 @@ def doctor(out: str | Path | None = None) -> list[Check]:
     Each runtime is loaded in a separate process, so that a broken one is reported and affects nothing else.
     """
     checks = [_python(), _folder(home_of(out))]
-    (answer,) = process.run(AGENT, {"op": "observe"}, time_limit_s=60)
+    answer = process.single(process.run(AGENT, {"op": "observe"}, time_limit_s=60))
     for row in targets():
         checks.append(_target(row))
     return checks + machine_checks(answer["environment"])
@@ -93,7 +93,7 @@ def _folder(home: Path) -> Check:
 
 def _load(name: str) -> str:
     try:
-        (answer,) = process.run(AGENT, {"op": "load", "target": name}, time_limit_s=120)
+        answer = process.single(process.run(AGENT, {"op": "load", "target": name}, time_limit_s=120))
     except UnavailableError as error:
         return error.message
     except EffbenchError as error:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from effbench import deploy
+from effbench import deploy, process
 from effbench.api.devices.catalogue import Check, machine_checks
 from effbench.api.remote import Remote
 from effbench.device import AGENT
@@ -102,12 +102,13 @@ def _space(facts: dict[str, Any]) -> Iterator[Check]:
 
 def _agent(remote: Remote, device: Device) -> Iterator[Check]:
     try:
-        (answer,) = remote.run(AGENT, {"op": "observe"}, time_limit_s=LOAD_LIMIT_S)
+        answer = process.single(remote.run(AGENT, {"op": "observe"}, time_limit_s=LOAD_LIMIT_S))
     except EffbenchError as error:
         step = "install Python 3.10 or newer with numpy there, and name it as python in [connection]"
         yield Check("agent", False, f"{error.message} {error.hint or ''}".strip(), step)
         return
-    environment = answer["environment"]
+    with process.reading_answer(f"'{remote.device.name}'"):
+        environment = {**answer["environment"]}
     yield Check("Python", True, f"{environment['python']}, numpy {environment['numpy'] or 'not installed'}")
     for name in device.targets:
         if name in deploy.registered():
@@ -119,11 +120,12 @@ def _agent(remote: Remote, device: Device) -> Iterator[Check]:
 def _runtime(remote: Remote, name: str) -> Check:
     extra = deploy.get(name).extra
     try:
-        (answer,) = remote.run(AGENT, {"op": "load", "target": name}, time_limit_s=LOAD_LIMIT_S)
+        answer = process.single(remote.run(AGENT, {"op": "load", "target": name}, time_limit_s=LOAD_LIMIT_S))
     except EffbenchError as error:
         packages = " ".join(deploy.get(name).packages)
         return Check(f"target {name}", False, error.message, f"install there: {packages} (here it is [{extra}])")
-    versions = ", ".join(f"{key} {value}" for key, value in answer["versions"].items())
+    with process.reading_answer(f"'{remote.device.name}'"):
+        versions = ", ".join(f"{key} {value}" for key, value in answer["versions"].items())
     return Check(f"target {name}", True, f"loads ({versions})")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from effbench import deploy
+from effbench import deploy, process
 from effbench.api.export.source import is_model
 from effbench.api.export.stage import STAGE_LIMIT_S, Limits, Notify, run, silent
 from effbench.api.remote import Remote, device_of
@@ -41,10 +41,12 @@ def verify_artifact(
     if remote.local:
         (answer,) = run(AGENT, job, limits, home, artifact.name)
     else:
-        (answer,) = remote.run(AGENT, job, time_limit_s=limits.seconds())
-    fidelity = from_json(Fidelity, answer["fidelity"], "the child's answer")
-    subject = replace(artifact.subject, compute_precision=answer["compute_precision"])
-    placement = {**artifact.placement, **answer["placement"]}
+        answer = process.single(remote.run(AGENT, job, time_limit_s=limits.seconds()))
+    with process.reading_answer(f"'{remote.device.name}'"):
+        fidelity = from_json(Fidelity, answer["fidelity"], "the child's answer")
+        computed = None if answer["compute_precision"] is None else str(answer["compute_precision"])
+        placement = {**artifact.placement, **answer["placement"]}
+    subject = replace(artifact.subject, compute_precision=computed)
     if remote.finished(artifact) is not artifact:
         return replace(artifact, subject=subject, fidelity=fidelity, placement=placement)
     return bundle.annotate(replace(artifact, subject=subject), fidelity=fidelity, placement=placement)

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from effbench import process
 from effbench.api.export.stage import Notify
 from effbench.api.remote import Remote
 from effbench.device import AGENT
@@ -63,6 +64,6 @@ def _unlock(remote: Remote, say: Notify) -> None:
 
 
 def _do(remote: Remote, action: str) -> dict[str, Any]:
-    (answer,) = remote.run(AGENT, {"op": "clocks", "do": action}, time_limit_s=LIMIT_S)
+    answer = process.single(remote.run(AGENT, {"op": "clocks", "do": action}, time_limit_s=LIMIT_S))
     result: dict[str, Any] = answer
     return result

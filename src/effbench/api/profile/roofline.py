@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from effbench import process
 from effbench.api.export.stage import Notify, silent
 from effbench.api.remote import Remote, device_of
 from effbench.codec import plain
@@ -158,8 +159,10 @@ def measured(remote: Remote, threads: int, notify: Notify = silent) -> Peaks:
     """Return the peaks of a processor: the best that any of several fresh processes reached, and their range."""
     rounds = []
     for index in range(ROUNDS):
-        (answer,) = remote.run(AGENT, {"op": "roofline", "threads": threads}, time_limit_s=LIMIT_S)
+        answer = process.single(remote.run(AGENT, {"op": "roofline", "threads": threads}, time_limit_s=LIMIT_S))
         rounds.append(answer)
+        with process.reading_answer(f"'{remote.device.name}'"):
+            answer = {key: float(answer[key]) for key in ("gflops", "gb_per_s")}
         text = f"{answer['gflops']:.0f} GFLOP/s, {answer['gb_per_s']:.1f} GB/s"
         notify(f"peaks at {threads} thread(s), {index + 1}/{ROUNDS}: {text}")
     return Peaks(
@@ -211,8 +214,9 @@ def _roof(
         return roof
     notify(f"layers of {artifact.name}")
     job = {"op": "layers", "artifact": remote.place(artifact), "threads": threads, "runs": RUNS}
-    (answer,) = remote.run(AGENT, job, time_limit_s=LIMIT_S)
-    return replace(roof, layers=tuple(LayerTiming(**layer) for layer in answer["layers"]))
+    answer = process.single(remote.run(AGENT, job, time_limit_s=LIMIT_S))
+    with process.reading_answer(f"'{remote.device.name}'"):
+        return replace(roof, layers=tuple(LayerTiming(**layer) for layer in answer["layers"]))
 
 
 def _edge(peaks: Peaks, side: str) -> Peaks:

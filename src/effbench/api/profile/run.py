@@ -12,19 +12,19 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from effbench import deploy
+from effbench import deploy, process
+from effbench.api.export import failures
 from effbench.api.export.stage import Notify
 from effbench.api.keywords import from_fields
 from effbench.api.profile import clocks
 from effbench.api.profile.request import ROUNDS, Keep, ProfileRequest
 from effbench.api.profile.select import Selection
-from effbench.api.remote import Remote, device_of, lost
-from effbench.codec import from_json
+from effbench.api.remote import Remote, RoundAnswer, device_of, lost
 from effbench.deploy.artifact import bundle
 from effbench.device import AGENT
 from effbench.errors import EffbenchError, UnavailableError
 from effbench.profiles.protocol import COOL_LIMIT_S, Protocol
-from effbench.schema import DEFAULT_THREADS, Artifact, Cell, Measurement, Round, Samples
+from effbench.schema import DEFAULT_THREADS, Artifact, Cell, Measurement, Samples
 from effbench.store import Store
 from effbench.store import home as home_of
 
@@ -95,6 +95,7 @@ class _Lane:
     failure: EffbenchError | None = None
     lost: list[EffbenchError] = field(default_factory=list)
     lost_in_a_row: int = 0
+    job: dict[str, Any] = field(default_factory=dict)
 
 
 @from_fields(ProfileRequest)
@@ -139,6 +140,11 @@ def run_profile(request: ProfileRequest) -> Profile:
             keep=request.keep or Store(home).append,
         )
         interrupted = _measure(lanes, conditions, remote, request.notify)
+    for lane in lanes:
+        if lane.lost and not lane.rounds and lane.failure is None:
+            lane.failure = lane.lost[-1]  # every round was lost, though too few for the device to be given up
+        if lane.failure is not None:
+            failures.keep(home, f"{lane.artifact.name}-measure", AGENT, lane.job, lane.failure)
     cells += [_cell_of_failure(lane) for lane in lanes if lane.failure is not None]
     measurements = tuple(_joined(lane) for lane in lanes if lane.rounds)
     return Profile(measurements, tuple(cells), tuple(messages), interrupted)
@@ -171,13 +177,17 @@ def _one_round(lane: _Lane, index: int, conditions: _Conditions, remote: Remote)
         **_description(lane.artifact),
         **conditions.job,
     }
+    lane.job = job
     try:
         job["artifact"] = remote.place(lane.artifact)
         began = time.monotonic()
-        (answer,) = remote.run(AGENT, job, time_limit_s=conditions.limit_s)
-        remote.check_clock(answer["round"]["samples_ns"], answer, time.monotonic() - began)
-        conditions.began(answer["before"])
-        measurement = _measurement(remote.finished(lane.artifact), answer, conditions, remote)
+        event = process.single(remote.run(AGENT, job, time_limit_s=conditions.limit_s))
+        with process.reading_answer(f"'{remote.device.name}'"):
+            answer = RoundAnswer.of(event, "round")
+        remote.check_clock(answer.round.samples_ns, answer.agent_s, time.monotonic() - began)
+        conditions.began(answer.before)
+        with process.reading_answer(f"'{remote.device.name}'"):
+            measurement = _measurement(remote.finished(lane.artifact), answer, conditions, remote)
         conditions.keep(measurement)
         lane.rounds.append(measurement)
         lane.lost_in_a_row = 0
@@ -198,22 +208,21 @@ def _description(artifact: Artifact) -> dict[str, Any]:
     return {**description, "input_elements": math.prod(shape)}
 
 
-def _measurement(artifact: Artifact, answer: dict[str, Any], conditions: _Conditions, remote: Remote) -> Measurement:
-    round_ = from_json(Round, answer["round"], "the agent's answer")
-    computed = answer["compute_precision"] or artifact.subject.compute_precision
+def _measurement(artifact: Artifact, answer: RoundAnswer, conditions: _Conditions, remote: Remote) -> Measurement:
+    computed = answer.compute_precision or artifact.subject.compute_precision
     return Measurement(
         digest=artifact.digest,
-        subject=replace(artifact.subject, compute_precision=computed, batch=answer["batch"]),
+        subject=replace(artifact.subject, compute_precision=computed, batch=answer.batch),
         device=remote.device.name,
-        settings={"threads": str(conditions.threads), "batch": str(answer["batch"]), **clocks.setting(remote)},
-        samples=Samples((round_,), answer["protocol"], aggregate=answer.get("aggregate", "")),
-        before=answer["before"],
-        after=answer["after"],
+        settings={"threads": str(conditions.threads), "batch": str(answer.batch), **clocks.setting(remote)},
+        samples=Samples((answer.round,), answer.protocol, aggregate=answer.aggregate),
+        before=answer.before,
+        after=answer.after,
         time=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         run=conditions.run,
         placement=artifact.placement,
         origin=remote.origin,
-        notes=tuple(answer.get("notes", ())),
+        notes=answer.notes,
     )
 
 
