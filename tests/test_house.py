@@ -720,6 +720,20 @@ def test_the_wheel_carries_its_license_and_command(wheel: set[str]):
     assert {"METADATA", "entry_points.txt", "licenses/LICENSE"} <= inside
 
 
+def test_on_a_package_index_the_readme_links_to_files_of_the_repository(distributions: Path):
+    (path,) = distributions.glob("*.whl")
+    with zipfile.ZipFile(path) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        header, _, readme = archive.read(name).decode().partition("\n\n")
+    assert "Description-Content-Type: text/markdown" in header
+    targets = re.findall(r"\]\(([^)\s]+)\)", readme)
+    absolute = [re.fullmatch(r"https://github\.com/OWNER/effbench/(?:raw|blob)/v[\d.]+/(.+)", link) for link in targets]
+    assert len(absolute) > 20
+    assert [] == [link for link, match in zip(targets, absolute, strict=True) if not match and not link.startswith(("https://", "#"))]
+    assert [] == [match[1] for match in absolute if match and not (ROOT / match[1].partition("#")[0]).exists()]
+    assert "(https://github.com/OWNER/effbench/raw/v" in readme
+
+
 def test_no_two_test_files_share_a_name():
     # pytest imports them by that name alone.
     names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
