@@ -16,7 +16,7 @@ from tabulate import tabulate
 
 from effbench.statistics.sequential import OUTCOMES, Rules, outcomes
 
-CASES = ((30, 23), (60, 23), (60, 44))
+CASES = ((30, 23), (60, 23), (60, 50))
 SHARES = (0.0, 0.05, 0.1, 0.2, 0.4)
 SPREAD = 0.006
 TAIL_SPREAD = 0.02

@@ -98,6 +98,24 @@ def test_a_strong_drift_does_not_change_the_ratio():
     assert 0 == pytest.approx(np.mean(ratios), abs=0.005)
 
 
+@pytest.mark.parametrize(("latency_s", "pairs", "warmups"), [(0.01, 10, 2), (0.1, 4, 2), (0.4, 3, 1)])
+def test_a_slow_model_gets_fewer_pairs_and_less_warmup(latency_s: float, pairs: int, warmups: int):
+    script = Script(latency_s * 1e9, latency_s * 1e9)
+    bounds = PairBounds(0.1, target_s=1.1)
+    item = measure_pairs(script.sessions, (FEEDS, FEEDS), bounds, random.Random(0), clock=script.clock, waits=lambda: 0)
+    assert (pairs, 2 * (pairs + warmups)) == (len(item.a_ns), len(script.calls))
+
+
+def test_a_late_round_is_not_warmed_up_again():
+    assert PairBounds(0.1, target_s=0.0).warm(0.0)
+
+
+def test_swapped_sides_swap_everything():
+    item = PairedRound((1, 2), (3, 4), (0, 1), (1, 0), (True, False), {"wall_s": 1.0})
+    assert PairedRound((3, 4), (1, 2), (1, 0), (0, 1), (False, True), {"wall_s": 1.0}) == item.swapped()
+    assert item == item.swapped().swapped()
+
+
 def test_the_order_is_random_and_balanced():
     script = Script(1e6, 1e6)
     item = scripted(script, seconds=2.0)

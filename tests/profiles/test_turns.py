@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from effbench.errors import DataError, MeasurementError
-from effbench.profiles.paired import PairBounds, log_ratios
+from effbench.profiles.paired import FEWEST_PAIRS, PairBounds, log_ratios
 from effbench.profiles.turns import Turns, join_turns, measure_turns
 
 FEEDS: list[Mapping[str, np.ndarray]] = [{"x": np.zeros(1)}]
@@ -67,6 +67,11 @@ def test_a_worker_whose_partner_ends_gets_an_error(tmp_path: Path):
     first, second = both(tmp_path, fails)
     assert isinstance(second, RuntimeError)
     assert isinstance(first, MeasurementError)
+
+
+def test_a_late_round_ends_with_the_fewest_pairs(tmp_path: Path):
+    halves = both(tmp_path, lambda feeds: time.sleep(0.002) or {}, PairBounds(0.5, min_pairs=10_000, target_s=0.001))
+    assert [FEWEST_PAIRS] * 2 == [len(half[0]) for half in halves]
 
 
 def test_a_slow_round_ends_at_its_longest_duration_with_fewer_pairs(tmp_path: Path):

@@ -39,6 +39,7 @@ class PairOptions:
     base_python: str | None
     workers: int | None
     latency: bool
+    plan: bool
     formats: Sequence[str]
     out: str | None
     as_json: bool
@@ -76,6 +77,7 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--workers", type=click.IntRange(1, 2), metavar="N",
                      help="Processes per round, 1 or 2 (default: 1, or as measured)."),
         click.option("--latency", is_flag=True, help="Also measure the candidate's latency, in separate runs."),
+        click.option("--plan", is_flag=True, help="Measure a few rounds only, and say how long verdicts take."),
         click.option("--format", "formats", type=one_of(*FORMATS), multiple=True, metavar="NAME",
                      help=f"Also write a file: {', '.join(FORMATS)}. Repeatable."),
         shared.out,
@@ -112,6 +114,7 @@ def compare(a: str, b: str, options: PairOptions) -> None:
             workers=options.workers,
             base_python=options.base_python,
             latency=options.latency,
+            plan=options.plan,
             inconclusive=options.inconclusive or CompareRequest.inconclusive,
             record=options.record,
             out=options.out,
@@ -182,6 +185,7 @@ def gate(
             workers=options.workers,
             base_python=options.base_python,
             latency=options.latency,
+            plan=options.plan,
             inconclusive=options.inconclusive,
             weights=weights,
             seed=seed,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,21 @@ IMAGES = 5
 
 def _feeds(artifact: Any, job: dict[str, Any]) -> list[dict[str, Any]]:
     batch = agent._batch(artifact, job.get("batch"))
-    return agent._inputs(artifact, batch, IMAGES if batch == 1 else 1)
+    feeds = agent._inputs(artifact, batch, IMAGES if batch == 1 else 1)
+    # A short round of a slow model has fewer pairs than there are images: each round begins with another one.
+    start = int(job["seed"]) % len(feeds)
+    return feeds[start:] + feeds[:start]
+
+
+def _bounds(job: dict[str, Any]) -> Any:
+    """Return the length of the timed phase; what this process has taken so far is part of the round."""
+    from effbench.profiles.paired import PairBounds
+
+    bounds = PairBounds(float(job["seconds"]), int(job["min_pairs"]))
+    if job.get("round_s") is None:
+        return bounds
+    spent_s = (time.perf_counter_ns() - agent.STARTED_NS) / 1e9
+    return replace(bounds, target_s=max(0.0, float(job["round_s"]) - spent_s))
 
 
 def _input_key(artifact: Any) -> tuple[Any, ...]:
@@ -37,7 +52,7 @@ def pair(job: dict[str, Any], emit: Any) -> None:
     """Load both artifacts in random order, warm up both, and time them in pairs; emit the round."""
     from effbench.codec import plain
     from effbench.profiles import environment
-    from effbench.profiles.paired import PairBounds, measure_pairs
+    from effbench.profiles.paired import measure_pairs
 
     order = random.Random(job["seed"])
     sides = [0, 1] if order.random() < 0.5 else [1, 0]
@@ -58,7 +73,7 @@ def pair(job: dict[str, Any], emit: Any) -> None:
     measured = measure_pairs(
         (opened[0], opened[1]),
         (feeds[0], feeds[1]),
-        PairBounds(float(job["seconds"]), int(job["min_pairs"])),
+        _bounds(job),
         order,
         settle=int(job.get("threads", 1)) > 1,
     )
@@ -72,7 +87,6 @@ def pair(job: dict[str, Any], emit: Any) -> None:
 def turn(job: dict[str, Any], emit: Any) -> None:
     """Load one artifact, warm it up, and time it in turns with the other side's worker; emit this side's half."""
     from effbench.profiles import environment
-    from effbench.profiles.paired import PairBounds
     from effbench.profiles.turns import Turns, measure_turns
 
     side = int(job["side"])
@@ -84,8 +98,7 @@ def turn(job: dict[str, Any], emit: Any) -> None:
     turns = Turns(Path(job["pipes"][side]), Path(job["pipes"][1 - side]), side)
     before = environment.counters()
     try:
-        bounds = PairBounds(float(job["seconds"]), int(job["min_pairs"]))
-        wall, wait, b_first = measure_turns(session, feeds, turns, bounds, int(job["seed"]))
+        wall, wait, b_first = measure_turns(session, feeds, turns, _bounds(job), int(job["seed"]))
     finally:
         turns.close()
     observed = environment.changes(before, environment.counters())

@@ -14,7 +14,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,9 @@ MIN_PAIRS = 10
 """The fewest pairs of a round: each of five images twice. Few, since more rounds are worth more than longer ones; with
 eight pairs, a stall in one image of five is sometimes missed.
 """
+
+FEWEST_PAIRS = 3
+"""Of a round of a slow model, for which ten would leave too few rounds: rounds are the evidence."""
 
 WARMUP_PAIRS = 2
 """Warm-up inferences of each side, run alternately and dropped, after each side's first."""
@@ -61,6 +64,17 @@ class PairedRound:
                 raise DataError(
                     f"Side {side} holds a sample of {min(wall)} ns (waited {min(wait)} ns): the clock jumped."
                 )
+
+    def swapped(self) -> PairedRound:
+        """Return the round with A and B exchanged."""
+        return replace(
+            self,
+            a_ns=self.b_ns,
+            b_ns=self.a_ns,
+            a_wait_ns=self.b_wait_ns,
+            b_wait_ns=self.a_wait_ns,
+            b_first=tuple(not first for first in self.b_first),
+        )
 
 
 @dataclass(frozen=True)
@@ -121,15 +135,23 @@ class PairBounds:
         seconds: The shortest duration.
         min_pairs: The fewest pairs, unless ``max_seconds`` ends it.
         max_seconds: Ends it; it always holds at least one pair.
+        target_s: The time that is left for warm-up and timed phase if the round is to fit into its part of the budget:
+            after it, `FEWEST_PAIRS` are enough. Slow models get fewer pairs a round, and so enough rounds.
     """
 
     seconds: float
     min_pairs: int = MIN_PAIRS
     max_seconds: float = 30.0
+    target_s: float = math.inf
 
-    def met(self, pairs: int, seconds: float) -> bool:
-        """Return whether this many pairs in this time are enough."""
-        return seconds >= self.max_seconds or (seconds >= self.seconds and pairs >= self.min_pairs)
+    def met(self, pairs: int, seconds: float, warmup_s: float = 0.0) -> bool:
+        """Return whether this many pairs in this time, after a warm-up, are enough."""
+        late = warmup_s + seconds >= self.target_s and pairs >= FEWEST_PAIRS
+        return late or seconds >= self.max_seconds or (seconds >= self.seconds and pairs >= self.min_pairs)
+
+    def warm(self, warmup_s: float) -> bool:
+        """Return whether warm-up has used its share of the time: as much as a timed pair may."""
+        return warmup_s >= self.target_s / (FEWEST_PAIRS + 1)
 
 
 def measure_pairs(
@@ -160,7 +182,10 @@ def measure_pairs(
     waits = waits or foreign_wait()
     rows: list[tuple[tuple[int, int], tuple[int, int], bool]] = []
     with no_collection():
+        start = clock()
         for index in range(WARMUP_PAIRS):
+            if bounds.warm((clock() - start) / 1e9):
+                break
             for side in draw_order(order):
                 sessions[side](feeds[side][index % len(feeds[side])])
         begin = clock()
@@ -172,7 +197,7 @@ def measure_pairs(
                     wait_until_idle()
                 sample[side] = time_with_wait(sessions[side], feeds[side][len(rows) % len(feeds[side])], clock, waits)
             rows.append((sample[0], sample[1], sides[0] == 1))
-            if bounds.met(len(rows), (clock() - begin) / 1e9):
+            if bounds.met(len(rows), (clock() - begin) / 1e9, (begin - start) / 1e9):
                 break
     return PairedRound(
         tuple(a[0] for a, _, _ in rows),

@@ -98,14 +98,15 @@ def measure_turns(
     wall: list[int] = []
     waited: list[int] = []
     b_first: list[bool] = []
-    begin = clock()
+    start = begin = clock()
     with no_collection():
         for index, sides in enumerate(turns_order(seed)):
             timed = index - WARMUP_PAIRS
             if timed == 0:
                 begin = clock()
             # Only side 0 decides, before the pair, and the token carries it: clocks of two processes may differ.
-            last = side == 0 and timed >= 0 and bounds.met(timed + 1, (clock() - begin) / 1e9)
+            spent_s, warmup_s = (clock() - begin) / 1e9, (begin - start) / 1e9
+            last = side == 0 and timed >= 0 and bounds.met(timed + 1, spent_s, warmup_s)
             if sides[0] != side:
                 last = turns.take() or last
             took = time_with_wait(session, feeds[index % len(feeds)], clock, waits)

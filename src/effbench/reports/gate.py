@@ -14,12 +14,14 @@ from effbench.reports.grouping import grouped
 from effbench.statistics.verdict import (
     FAILED,
     INCONCLUSIVE,
+    PLANNED,
     UNCHANGED,
     ComparisonReport,
     Explanation,
     Ratio,
     Verdict,
     code_of,
+    plan_line,
 )
 from effbench.store import write_atomically
 
@@ -80,7 +82,7 @@ def notes(report: ComparisonReport) -> list[str]:
         if item.lost_rounds:
             lost = counted(item.lost_rounds, "round was", "rounds were")
             lines.append(f"{item.name}: {lost} lost and not counted")
-        lines += [f"{item.name}: {line}" for line in (*_processes(item), *_unseen(item))]
+        lines += [f"{item.name}: {line}" for line in (*_processes(item), *_unseen(item), *_plan(item))]
         if item.latency_ms is not None:
             low_high = item.latency_interval_ms
             around = f" [{low_high[0]:.3f}, {low_high[1]:.3f}]" if low_high else ""
@@ -104,6 +106,11 @@ def _processes(item: Verdict) -> list[str]:
         f"slower by more than {share.beyond_pct:.0f} % in {share.slow} of {number}, faster in {share.fast}: with 95 % "
         f"confidence, {span}{share.slow_high_pct:.0f} % of all processes are slower"
     ]
+
+
+def _plan(item: Verdict) -> list[str]:
+    """Return the plan where there is no verdict."""
+    return [plan_line(item.plan)] if item.plan and item.outcome in (INCONCLUSIVE, PLANNED) else []
 
 
 def _unseen(item: Verdict) -> list[str]:

@@ -11,6 +11,9 @@ from effbench.errors import worst_exit_code
 
 SLOWER, FASTER, UNCHANGED, INCONCLUSIVE, FAILED = "slower", "faster", "unchanged", "inconclusive", "failed"
 
+PLANNED = "planned"
+"""The outcome with ``--plan``, which measures only how long a verdict would take."""
+
 WHEN_INCONCLUSIVE = {"code": 3, "pass": 0, "fail": 1}
 
 
@@ -43,6 +46,20 @@ class Processes:
     beyond_pct: float
     slow_low_pct: float
     slow_high_pct: float
+
+
+@dataclass(frozen=True)
+class TimePlan:
+    """How long verdicts take, from the spread and the length of some rounds; None for more than 90 rounds.
+
+    ``slower_s`` maps a slowdown in percent to the seconds in which 95 % of runs find it; ``unchanged_s`` are those in
+    which 90 % of runs on equal sides are *unchanged*.
+    """
+
+    rounds: int
+    seconds_per_round: float
+    slower_s: dict[str, float | None]
+    unchanged_s: float | None
 
 
 @dataclass(frozen=True)
@@ -101,6 +118,7 @@ class Verdict:
     seconds: float = 0.0
     workers: int = 1
     processes: Processes | None = None
+    plan: TimePlan | None = None
     reason: str = ""
     next_step: str = ""
     fails: bool = False
@@ -148,3 +166,16 @@ def code_of(item: Verdict, when_inconclusive: str = "code") -> int:
     if item.outcome == INCONCLUSIVE or any(budget.status == "open" for budget in item.budgets):
         return WHEN_INCONCLUSIVE[when_inconclusive]
     return 0
+
+
+def plan_line(plan: TimePlan) -> str:
+    """Return a plan as a sentence."""
+
+    def within(seconds: float | None) -> str:
+        return "in no reasonable time" if seconds is None else f"in {seconds:.0f} s"
+
+    found = ", ".join(f"+{pct} % {within(seconds)}" for pct, seconds in plan.slower_s.items())
+    return (
+        f"plan after {plan.rounds} rounds of {plan.seconds_per_round:.1f} s: found with 95 % probability: {found}; "
+        f"equal sides are unchanged {within(plan.unchanged_s)}"
+    )

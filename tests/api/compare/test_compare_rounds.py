@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import shutil
@@ -10,6 +11,8 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -146,6 +149,57 @@ def test_losing_every_other_round_still_ends():
         return paired_round()
 
     assert "unchanged" == judged(measure, rounds=60).outcome
+
+
+def slow_rounds(monkeypatch: pytest.MonkeyPatch, round_s: float, budget_s: float, **settings: Any) -> Comparison:
+    """Run a comparison whose rounds take so many scripted seconds each, B 10 % slower."""
+    # The clock is read before and after each round.
+    clock = (round_s * ((reading + 1) // 2) for reading in itertools.count())
+    monkeypatch.setattr("effbench.api.compare.rounds.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    sides = artifact("a"), artifact("b")
+    comparison = Comparison("x", *sides, RoundSettings(budget_s=budget_s, **settings), Rules())
+    run_comparisons([comparison], lambda text: None, lambda a, b, settings, seed: paired_round(1.1))
+    return comparison
+
+
+def test_a_comparison_stops_early_when_no_verdict_is_in_reach(monkeypatch: pytest.MonkeyPatch):
+    comparison = slow_rounds(monkeypatch, 10, 60)
+    verdict = comparison.verdict()
+    assert ("inconclusive", 3) == (verdict.outcome, verdict.rounds)
+    assert "no verdict is in reach: a round takes 10.0 s, and the budget of 60 s holds 6" in verdict.reason
+    assert verdict.plan is not None
+    assert verdict.plan.unchanged_s is not None
+    assert f"Give --budget {10 * math.ceil(0.11 * verdict.plan.unchanged_s)}." == verdict.next_step
+    assert "slower" == slow_rounds(monkeypatch, 5, 60).verdict().outcome
+
+
+def test_a_plan_takes_five_rounds_and_no_verdict(monkeypatch: pytest.MonkeyPatch):
+    verdict = slow_rounds(monkeypatch, 2, 60, plan_only=True).verdict()
+    assert ("planned", 5, False) == (verdict.outcome, verdict.rounds, verdict.fails)
+    assert verdict.plan is not None
+    assert 20 == verdict.plan.slower_s["20"]
+
+
+@pytest.mark.parametrize(("seed", "leads"), [(2, "a"), (3, "b")])
+def test_the_seed_decides_which_of_two_workers_leads(monkeypatch: pytest.MonkeyPatch, seed: int, leads: str):
+    jobs = []
+
+    def led(job: dict[str, Any], settings: RoundSettings) -> PairedRound:
+        jobs.append((job, settings))
+        ratio = 1.5 if job["sides"][1]["artifact"].endswith("b") else 1 / 1.5
+        return paired_round(ratio, noise=0)
+
+    monkeypatch.setattr("effbench.api.compare.rounds._led_by_first", led)
+    settings = RoundSettings(workers=2, python=(("pa",), ("pb",)))
+    item = run_round(artifact("a"), artifact("b"), settings, seed)
+    assert math.log(1.5) == pytest.approx(log_ratios(item).typical, abs=1e-6)
+    assert jobs[0][0]["sides"][0]["artifact"].endswith(leads)
+    assert f"p{leads}" == jobs[0][1].python[0][0]
+
+
+def test_a_round_has_its_part_of_the_budget():
+    comparison = Comparison("x", artifact("a"), artifact("b"), RoundSettings(budget_s=52), Rules())
+    assert 2.0 == comparison.settings.round_s
 
 
 def test_a_verdict_below_fail_above_is_slower_and_passes():

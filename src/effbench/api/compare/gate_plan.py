@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -108,14 +108,17 @@ def gate_plan(request: GateRequest) -> GatePlan:
         baseline=None if request.baseline is None else Path(request.baseline),
         device=device,
         rules=noise.raise_floor(rules, machine_noise.layout_noise_pct if machine_noise else 0.0),
-        settings=round_settings(
-            machine_noise,
-            threads,
-            batch=exports.batch,
-            budget_s=budget_s,
-            workers=request.workers,
-            base_python=request.base_python,
-            seed=request.order_seed,
+        settings=replace(
+            round_settings(
+                machine_noise,
+                threads,
+                batch=exports.batch,
+                budget_s=budget_s,
+                workers=request.workers,
+                base_python=request.base_python,
+                seed=request.order_seed,
+            ),
+            plan_only=request.plan,
         ),
         inconclusive=inconclusive,
         budgets=suite.budgets,

@@ -35,6 +35,7 @@ class CompareRequest:
             favours, or 1.
         base_python: Run A under this interpreter, so with its runtime version; two workers then.
         latency: Also measure B's latency, in separate runs.
+        plan: Measure only a few rounds, and say how long verdicts take.
         inconclusive: ``code`` (exit 3), ``pass`` or ``fail``.
         seed: Of the order of sides; None draws one.
         record: Write the exchange with the device to this file.
@@ -58,6 +59,7 @@ class CompareRequest:
     workers: int | None = None
     base_python: str | None = None
     latency: bool = False
+    plan: bool = False
     inconclusive: str = "code"
     seed: int | None = None
     record: str | Path | None = None
@@ -88,6 +90,7 @@ class GateRequest:
         workers: As in `CompareRequest`.
         base_python: Run the base under this interpreter.
         latency: Also measure the candidate's latency, in separate runs; a budget on latency measures it in any case.
+        plan: As in `CompareRequest`.
         inconclusive: ``code`` (exit 3), ``pass`` or ``fail``.
         weights: A .safetensors file for both sides.
         seed: Of untrained weights.
@@ -119,6 +122,7 @@ class GateRequest:
     workers: int | None = None
     base_python: str | None = None
     latency: bool = False
+    plan: bool = False
     inconclusive: str | None = None
     weights: str | None = None
     seed: int | None = None

@@ -25,12 +25,29 @@ from effbench.errors import DataError, EffbenchError, MeasurementError, UsageErr
 from effbench.profiles.paired import MIN_PAIRS, PairedRound, log_ratios
 from effbench.profiles.turns import join_turns
 from effbench.schema import Artifact
-from effbench.statistics import sequential
+from effbench.statistics import planning, sequential
 from effbench.statistics.processes import SlowProcesses
 from effbench.statistics.sequential import TAIL, TYPICAL, Rules
-from effbench.statistics.verdict import FAILED, INCONCLUSIVE, SLOWER, Processes, Ratio, Verdict
+from effbench.statistics.verdict import (
+    FAILED,
+    INCONCLUSIVE,
+    PLANNED,
+    SLOWER,
+    Processes,
+    Ratio,
+    TimePlan,
+    Verdict,
+    plan_line,
+)
 
 ROUND_LIMIT_S = 120.0
+
+SPARE_ROUNDS = 3
+"""Rounds in a budget beyond those that a verdict needs at the least."""
+
+PLAN_FROM = 3
+PLAN_ROUNDS = 5
+"""Rounds after which a comparison makes its plan, and those of ``--plan``."""
 
 GIVE_UP = 3
 """A comparison stops after this many lost rounds in a row."""
@@ -42,6 +59,8 @@ class RoundSettings:
 
     ``workers`` is 1 (both sides in one process) or 2 (taking turns). ``round_seconds`` and ``min_pairs`` are the least
     length of the timed phase. About the time in which a process starts is best: starts and samples both add evidence.
+    ``round_s`` is the time of a whole round beyond which a slow model gets fewer pairs. With ``plan_only``, a
+    comparison ends after `PLAN_ROUNDS`.
     """
 
     threads: int = 1
@@ -50,6 +69,8 @@ class RoundSettings:
     budget_s: float = 60.0
     round_seconds: float = 0.5
     min_pairs: int = MIN_PAIRS
+    round_s: float | None = None
+    plan_only: bool = False
     quantile: float = 0.5
     python: tuple[tuple[str, ...], tuple[str, ...]] = ((sys.executable,), (sys.executable,))
     seed: int = field(default_factory=lambda: secrets.randbits(31))
@@ -69,6 +90,7 @@ def job_of(a: Artifact, b: Artifact, settings: RoundSettings, seed: int) -> dict
         "seed": seed,
         "seconds": settings.round_seconds,
         "min_pairs": settings.min_pairs,
+        "round_s": settings.round_s,
     }
 
 
@@ -115,7 +137,15 @@ def _paired(answer: dict[str, Any]) -> PairedRound:
 
 
 def _two_workers(job: dict[str, Any], settings: RoundSettings) -> PairedRound:
+    """Measure a round of two processes; by the seed, A or B is the one that leads."""
     process.require_posix("A comparison with two workers")
+    if job["seed"] % 2 == 0:
+        return _led_by_first(job, settings)
+    swapped = replace(settings, python=settings.python[::-1])
+    return _led_by_first({**job, "sides": job["sides"][::-1]}, swapped).swapped()
+
+
+def _led_by_first(job: dict[str, Any], settings: RoundSettings) -> PairedRound:
     with tempfile.TemporaryDirectory() as folder:
         pipes = [Path(folder) / name for name in ("a", "b")]
         for pipe in pipes:
@@ -175,7 +205,13 @@ class Comparison:
     spent_s: float = 0.0
     decision: sequential.Decision | None = None
     stop_reason: str = ""
+    plan: TimePlan | None = None
     _lost_in_a_row: int = 0
+
+    def __post_init__(self) -> None:
+        if self.settings.round_s is None:
+            rounds = max(self.rules.fewest_rounds(self.comparisons)) + SPARE_ROUNDS
+            self.settings = replace(self.settings, round_s=self.settings.budget_s / rounds)
 
     @property
     def finished(self) -> bool:
@@ -199,6 +235,29 @@ class Comparison:
             self.tail.append(ratios.tail)
             self.decision = sequential.judge(np.array(self.typical), np.array(self.tail), self.rules, self.comparisons)
         self.spent_s += time.monotonic() - start
+        self._look_ahead()
+
+    def _look_ahead(self) -> None:
+        """Make the plan after some rounds, and stop where the rest of the budget cannot bring a verdict."""
+        rounds = len(self.typical)
+        last = PLAN_ROUNDS if self.settings.plan_only else PLAN_FROM
+        if rounds < last or self.finished:
+            return
+        ratios = np.array(self.typical), np.array(self.tail)
+        round_s = self.spent_s / (rounds + len(self.lost))
+        if self.plan is None:
+            self.plan = planning.plan(*ratios, round_s, self.rules, self.comparisons)
+        if self.settings.plan_only:
+            self.stop_reason = "only the plan was asked for"
+            return
+        # A round that begins within the budget is finished.
+        left = math.ceil((self.settings.budget_s - self.spent_s) / round_s)
+        open_ = self.decision is not None and self.decision.outcome == INCONCLUSIVE
+        if open_ and not planning.in_reach(*ratios, left, self.rules, self.comparisons):
+            self.stop_reason = (
+                f"no verdict is in reach: a round takes {round_s:.1f} s, and the budget of "
+                f"{self.settings.budget_s:.0f} s holds {rounds + left}"
+            )
 
     def _lose(self, error: EffbenchError) -> None:
         self.lost.append(error)
@@ -229,13 +288,16 @@ class Comparison:
         if self.stop_reason and decision.outcome == INCONCLUSIVE:
             reason = f"{reason}; {self.stop_reason}"
         fails = decision.outcome == SLOWER and decision.fails.low > self.rules.fail_above
+        outcome = PLANNED if self.settings.plan_only else decision.outcome
         return replace(
             blank,
-            outcome=decision.outcome,
+            outcome=outcome,
+            plan=self.plan,
+            next_step=budget_hint(self.plan) if outcome == INCONCLUSIVE else "",
             ratios=ratios,
             processes=_processes(decision.processes),
-            reason=reason,
-            fails=fails,
+            reason="" if outcome == PLANNED else reason,
+            fails=fails and outcome != PLANNED,
         )
 
     def _without_rounds(self, blank: Verdict) -> Verdict:
@@ -247,6 +309,15 @@ class Comparison:
         killed = isinstance(error, process.ChildFailure) and error.killed
         outcome = INCONCLUSIVE if killed else FAILED
         return replace(blank, outcome=outcome, reason=error.message, next_step=error.hint or "", exit_code=code)
+
+
+def budget_hint(plan: TimePlan | None) -> str:
+    """Return the budget with which equal sides end *unchanged* as a rule, or what to do where there is none."""
+    if plan is None:
+        return ""
+    if plan.unchanged_s is None:
+        return "More rounds do not help on this machine now: use a quieter one, or --margin 10."
+    return f"Give --budget {10 * math.ceil(1.1 * plan.unchanged_s / 10)}."
 
 
 def _processes(item: SlowProcesses) -> Processes:
@@ -279,8 +350,11 @@ def run_comparisons(comparisons: Sequence[Comparison], notify: Notify, measure: 
     try:
         while unfinished := [item for item in comparisons if not item.finished]:
             for comparison in unfinished:
+                planned = comparison.plan
                 comparison.add_round(measure or run_round)
                 notify(progress(comparison))
+                if comparison.plan is not planned and comparison.plan is not None:
+                    notify(f"{comparison.name}: {plan_line(comparison.plan)}")
     except KeyboardInterrupt:
         return True
     return False

@@ -51,6 +51,7 @@ def compare(request: CompareRequest) -> ComparisonReport:
         base_python=request.base_python,
         seed=request.seed,
     )
+    settings = replace(settings, plan_only=request.plan)
     with Remote(device, Path(request.record) if request.record else None) as remote:
         verdicts, interrupted = compare_pairs(pairs, settings, rules, notify, remote)
         observed = None if remote.local else remote.observe()

@@ -1,0 +1,50 @@
+"""The plan of a comparison: it matches what longer runs do, and knows when no verdict is in reach."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from effbench.statistics.planning import in_reach, plan
+from effbench.statistics.sequential import Rules
+from effbench.statistics.verdict import plan_line
+
+RULES = Rules()
+
+
+@pytest.fixture(scope="module")
+def rounds() -> np.ndarray:
+    """Five rounds of an idle machine."""
+    return 0.006 * np.random.default_rng(1).standard_normal(5)
+
+
+def test_a_plan_names_the_seconds_of_each_slowdown_and_of_unchanged(rounds: np.ndarray):
+    made = plan(rounds, 3 * rounds, 2.0, RULES)
+    found = [made.slower_s[pct] for pct in ("3", "5", "10", "20")]
+    assert all(seconds is not None for seconds in found)
+    assert found == sorted(found, reverse=True)
+    # 10 rounds for a large slowdown, 23 processes for unchanged.
+    assert 20.0 == found[-1]
+    assert made.unchanged_s is not None
+    assert 46 <= made.unchanged_s <= 60
+    assert "+20 % in 20 s" in plan_line(made)
+
+
+def test_a_suite_and_a_noisy_machine_need_more(rounds: np.ndarray):
+    single = plan(rounds, 3 * rounds, 1.0, RULES)
+    assert single.slower_s["20"] == 10
+    assert plan(rounds, 3 * rounds, 1.0, RULES, 100).slower_s["20"] == 18
+    noisy = plan(30 * rounds, 30 * rounds, 1.0, RULES)
+    assert noisy.slower_s["3"] is None
+    assert noisy.unchanged_s is None
+    assert "in no reasonable time" in plan_line(noisy)
+
+
+@pytest.mark.parametrize(("more", "possible"), [(4, False), (5, True), (10**9, True)])
+def test_a_verdict_is_in_reach_if_the_clearest_rounds_would_bring_one(rounds: np.ndarray, more: int, possible: bool):
+    assert possible == in_reach(np.full(5, 0.2), np.full(5, 0.2), more, RULES)
+
+
+def test_rounds_without_a_change_may_still_become_unchanged(rounds: np.ndarray):
+    assert not in_reach(rounds, rounds, 9, RULES)
+    assert in_reach(rounds, rounds, 18, RULES)
