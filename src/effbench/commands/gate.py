@@ -138,6 +138,7 @@ def compare(a: str, b: str, options: PairOptions) -> None:
     default=None,
     help="Accept operators that run on another unit, and record them.",
 )
+@click.option("--always-time", is_flag=True, default=None, help="Time both sides even if they are identical.")
 @click.option("--path", type=FOLDER, multiple=True, metavar="DIR", help="Further folder of modules. Repeatable.")
 @click.option("--measure-noise", "measures_noise", is_flag=True, help="Measure the noise of this machine instead.")
 @click.option("--minutes", default=5.0, show_default=True, metavar="M", help="How long --measure-noise runs.")
@@ -151,6 +152,7 @@ def gate(
     weights: str | None,
     seed: int | None,
     allow_fallback: bool | None,
+    always_time: bool | None,
     path: Sequence[str],
     measures_noise: bool,
     minutes: float,
@@ -191,6 +193,7 @@ def gate(
             seed=seed,
             images=images,
             allow_fallback=allow_fallback,
+            always_time=always_time,
             path=path,
             record=options.record,
             out=options.out,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import site
 import sys
-from collections.abc import Iterator
-from functools import lru_cache
+import sysconfig
+from collections.abc import Iterable, Iterator
+from functools import cache, lru_cache
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,21 +21,68 @@ BUILDER = "effbench.models.build"
 def source_files(import_string: str) -> tuple[Path, ...]:
     """Return the files that determine the result of ``package.module:factory``, sorted.
 
-    These are the factory's module, the modules that it imports from its top-level package or from effbench, their
-    parent packages, and `BUILDER`. Nothing is imported or executed.
+    These are the factory's module, the modules that it imports from its top-level package, from effbench or from
+    outside the installed packages, their parent packages, and `BUILDER`. Nothing is imported or executed.
 
     Raises:
         UsageError: There is no such module.
     """
+    module = _module(import_string)
+    files, _ = _walk((module, BUILDER), {module.partition(".")[0], "effbench"})
+    return tuple(sorted(set(files.values())))
+
+
+def imported_packages(import_string: str) -> tuple[str, ...]:
+    """Return the top-level names of the installed packages that a factory's modules import, sorted.
+
+    Weights may come from them, so that their versions are part of a model's key.
+    """
+    module = import_string.partition(":")[0]
+    own = module.partition(".")[0]
+    _, others = _walk((module,), {own})
+    return tuple(sorted(others - {own, "effbench", ""}))
+
+
+def origin_of(import_string: str) -> Path:
+    """Return the file of a factory's top-level package, or the folder of one without ``__init__.py``.
+
+    Raises:
+        UsageError: There is no such module.
+    """
+    top = _module(import_string).partition(".")[0]
+    path = _locate(top)
+    if path is not None:
+        return path
+    spec = _spec(top)
+    locations = list(spec.submodule_search_locations or ()) if spec is not None else []
+    return Path(locations[0]) if locations else Path.cwd()
+
+
+@lru_cache(maxsize=1)
+def installed_folders() -> tuple[str, ...]:
+    """Return the folders that packages are installed into, with those of Python's own library; links resolved too."""
+    folders = {sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib", "platstdlib")}
+    folders |= {*site.getsitepackages(), site.getusersitepackages()}
+    folders |= {entry for entry in sys.path if Path(entry).name in ("site-packages", "dist-packages")}
+    return tuple(sorted({str(form) for folder in folders for form in (Path(folder), Path(folder).resolve())}))
+
+
+def _module(import_string: str) -> str:
     module = import_string.partition(":")[0]
     if not module or _locate(module) is None:
         raise UsageError(
             f"Cannot find the module '{module}' of the factory '{import_string}'.",
             hint="Install its package, or run in the folder that holds it.",
         )
-    followed = {module.partition(".")[0], "effbench"}
+    return module
+
+
+def _walk(start: Iterable[str], followed: set[str]) -> tuple[dict[str, Path], set[str]]:
+    """Follow imports; return the files of modules by name, and the top-level names of what was not followed."""
     files: dict[str, Path] = {}
-    waiting = [module, BUILDER]
+    others: set[str] = set()
+    outside = cache(_is_outside)  # for this walk: the current folder and the module path may change later
+    waiting = list(start)
     while waiting:
         name = waiting.pop()
         path = _locate(name)
@@ -42,30 +91,19 @@ def source_files(import_string: str) -> tuple[Path, ...]:
         files[name] = path
         # Importing a module runs its parent packages first.
         waiting += [name.rpartition(".")[0]] if "." in name else []
-        waiting += [item for item in _imports(name, path) if item.partition(".")[0] in followed]
-    return tuple(sorted(set(files.values())))
-
-
-def imported_packages(import_string: str) -> tuple[str, ...]:
-    """Return the top-level names of the other packages that a factory's modules import, sorted.
-
-    Weights may come from them, so that their versions are part of a model's key.
-    """
-    module = import_string.partition(":")[0]
-    own = module.partition(".")[0]
-    packages: set[str] = set()
-    waiting, seen = [module], set[str]()
-    while waiting:
-        name = waiting.pop()
-        path = _locate(name)
-        if name in seen or path is None:
-            continue
-        seen.add(name)
         for item in _imports(name, path):
             top = item.partition(".")[0]
-            waiting += [item] if top == own else []
-            packages |= {top} if top != own and top not in sys.stdlib_module_names else set()
-    return tuple(sorted(packages - {"effbench", ""}))
+            if top in followed or (top not in sys.stdlib_module_names and outside(top)):
+                waiting.append(item)
+            elif top not in sys.stdlib_module_names:
+                others.add(top)
+    return files, others
+
+
+def _is_outside(top: str) -> bool:
+    """Return whether a top-level module lies outside the installed packages: beside the factory's, say."""
+    path = _locate(top)
+    return path is not None and top != "effbench" and not path.as_posix().startswith(installed_folders())
 
 
 def _locate(name: str) -> Path | None:

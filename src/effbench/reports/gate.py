@@ -60,7 +60,7 @@ def _rows(report: ComparisonReport) -> list[list[str]]:
 
 
 def _reason(item: Verdict) -> str:
-    reason = "" if item.identical or not item.reason else f"{item.outcome}: {item.reason}"
+    reason = f"{'identical' if item.identical else item.outcome}: {item.reason}" if item.reason else ""
     return "\n  ".join(text for text in (reason, item.next_step) if text)
 
 

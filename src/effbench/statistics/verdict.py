@@ -107,12 +107,17 @@ class BudgetCheck:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The result of one comparison. ``identical`` means equal files on an equal runtime, so that nothing was timed."""
+    """The result of one comparison.
+
+    ``identical`` means that nothing was timed, because graph, weights, files, runtime and options of both sides are
+    equal. ``identity`` holds what was compared to decide that: each quantity with its value on A and on B.
+    """
 
     name: str
     outcome: str
     ratios: tuple[Ratio, ...] = ()
     identical: bool = False
+    identity: dict[str, tuple[str, str]] = field(default_factory=dict)
     rounds: int = 0
     lost_rounds: int = 0
     seconds: float = 0.0

@@ -159,6 +159,30 @@ def test_a_model_that_only_moved_its_random_numbers_is_identical(repo: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sibling", "cfg"])
+def test_a_network_that_a_module_or_file_beside_it_makes_deeper_is_timed(repo: Path, kind: str):
+    """The factory's own file and package stay as they are."""
+    model = MODEL.replace("DEPTH = {depth}", "import json\nfrom pathlib import Path\nimport beside").replace(
+        "range(DEPTH)", "range(beside.DEPTH + json.loads(Path('cfg.json').read_text()))"
+    )
+    (repo / "src" / "tiny" / "__init__.py").write_text(model)
+    (repo / "src" / "beside.py").write_text("DEPTH = 1\n")
+    (repo / "cfg.json").write_text("1")
+    git(repo, "add", ".")
+    git(repo, "commit", "--quiet", "--message", "two")
+    code, report, stderr = gate(repo, "--base", "HEAD")
+    assert (0, True) == (code, report["verdicts"][0]["identical"]), stderr
+    (repo / "src" / "beside.py").write_text("DEPTH = 12\n") if kind == "sibling" else (repo / "cfg.json").write_text(
+        "12"
+    )
+    code, report, stderr = gate(repo, "--base", "HEAD", "--budget", "60")
+    verdict = report["verdicts"][0]
+    assert (False, 1) == (verdict["identical"], report["compared"]), stderr
+    assert verdict["identity"]["graph and weights"][0] != verdict["identity"]["graph and weights"][1]
+    assert (1, "slower") == (code, verdict["outcome"]), stderr
+
+
+@pytest.mark.slow
 def test_an_editable_install_does_not_hide_the_base(tmp_path: Path):
     """Install the working tree in editable mode and make it slower; the gate still detects it."""
     repo = repository(tmp_path / "repo")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from small_graphs import SIDE, chain
@@ -13,7 +14,7 @@ from test_gate import MODEL, git, repository
 from effbench.api.compare import rounds
 from effbench.api.compare.run_gate import gate
 from effbench.profiles.paired import PairedRound
-from effbench.reports.gate import markdown
+from effbench.reports.gate import markdown, terminal
 from effbench.schema import Artifact
 from effbench.statistics.verdict import ComparisonReport
 
@@ -80,4 +81,31 @@ def test_a_gate_from_two_trees_to_its_report(tmp_path: Path, monkeypatch: pytest
 
     write(3)
     report = run_gate(repo)
-    assert (0, True, 0) == (report.exit_code(), report.verdicts[0].identical, report.compared)
+    (verdict,) = report.verdicts
+    assert (0, True, 0) == (report.exit_code(), verdict.identical, report.compared)
+    base, candidate = verdict.identity["graph and weights"]
+    assert base == candidate
+    assert f"identical: equal on both sides: graph and weights {base[:12]}" in terminal(report)
+
+    monkeypatch.setattr(rounds, "run_round", slower)
+    report = run_gate(repo, always_time=True)
+    assert (1, "slower", 1) == (report.exit_code(), report.verdicts[0].outcome, report.compared)
+
+
+@pytest.mark.xdist_group("export")
+@pytest.mark.target("ort")
+@pytest.mark.slow
+def test_other_weights_in_a_file_of_any_name_are_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    repo = repository(tmp_path / "repo")
+    options = {"save_as_external_data": True, "location": "tensors", "size_threshold": 0}
+    onnx.save(chain(2), repo / "net.onnx", **options)
+    (repo / "effbench.toml").write_text(f'[suite]\nmodels = ["net.onnx"]\nresolutions = [{SIDE}]\n')
+    git(repo, "add", ".")
+    git(repo, "commit", "--quiet", "--message", "a model with its weights beside it")
+    assert run_gate(repo).verdicts[0].identical
+
+    weights = np.fromfile(repo / "tensors", np.float32)
+    (2 * weights).tofile(repo / "tensors")
+    monkeypatch.setattr(rounds, "run_round", slower)
+    report = run_gate(repo)
+    assert (False, 1) == (report.verdicts[0].identical, report.compared)

@@ -12,7 +12,6 @@ from effbench.api.compare import tree_worker
 from effbench.api.compare.budgets import GATE_KEYS, SUITE_KEYS, read_suite
 from effbench.api.compare.gate_plan import GatePlan, gate_plan
 from effbench.api.compare.request import CompareRequest, GateRequest
-from effbench.api.export import run as export_module
 from effbench.api.sweep.request import SweepRequest
 from effbench.errors import DataError, UsageError
 from effbench.schema import InputShapes
@@ -136,7 +135,7 @@ def test_a_tree_exports_each_precision_with_the_seed_and_images_of_the_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     calls: list[dict[str, Any]] = []
-    monkeypatch.setattr(export_module, "export", lambda *_, **options: calls.append(options) or [])
+    monkeypatch.setattr(tree_worker, "export", lambda *_, **options: calls.append(options) or [])
     exports = replace(plan(tmp_path, "").exports, precisions=("fp32", "int8"), seed=3, images="synthetic")
     exports = replace(exports, allow_fallback=True)
     list(tree_worker._cells("a:b", {**exports.job("a:b"), "out": str(tmp_path)}, lambda event: None))

@@ -36,6 +36,7 @@ GATE_KEYS: Mapping[str, type] = {
     "budget_s": float,
     "inconclusive": str,
     "false_alarms": float,
+    "always_time": bool,
     "path": list,
 }
 SELECTORS = ("model", "target", "device", "resolution", "precision")

@@ -27,6 +27,8 @@ from effbench.statistics.sequential import Rules
 from effbench.store import home as home_of
 
 Value = TypeVar("Value")
+REFERENCE = "torch"
+"""The target whose artifacts are weights alone: the code comes from wherever it runs."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class GatePlan:
     inconclusive: str
     budgets: tuple[Budget, ...]
     latency: bool
+    always_time: bool
     path: tuple[str, ...]
     folder: Path
     record: Path | None
@@ -96,6 +99,11 @@ def gate_plan(request: GateRequest) -> GatePlan:
     threads = _first(request.threads, suite.suite.get("threads"), 1)
     budget_s = float(_first(request.budget_s, suite.gate.get("budget_s"), BUDGET_S))
     exports = _tree_export(request, suite, folder)
+    if REFERENCE in exports.targets:
+        raise UsageError(
+            f"Target '{REFERENCE}' runs the module of the current folder, so that both sides would run the same code.",
+            hint="Gate a target that is exported, such as ort.",
+        )
     check_inconclusive(inconclusive)
     check_positive(budget=budget_s, threads=threads, batch=exports.batch)
     home = home_of(request.out)
@@ -123,6 +131,7 @@ def gate_plan(request: GateRequest) -> GatePlan:
         inconclusive=inconclusive,
         budgets=suite.budgets,
         latency=request.latency,
+        always_time=bool(_first(request.always_time, suite.gate.get("always_time"), False)),
         path=tuple(request.path) or tuple(suite.gate.get("path", ())),
         folder=folder,
         record=Path(request.record) if request.record else None,

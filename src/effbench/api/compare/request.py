@@ -97,6 +97,7 @@ class GateRequest:
         order_seed: Of the order of sides; None draws one.
         images: A folder of images that both sides are calibrated with in int8 and a16w8, or ``synthetic``.
         allow_fallback: Accept operators that another unit takes over, and record them.
+        always_time: Time both sides even if they are identical; None means the value in ``effbench.toml``, else not.
         path: Further folders of the tree that hold modules, beside ``src`` and the tree itself.
         record: Write the exchange with the device to this file.
         folder: The current folder; ``effbench.toml`` is read from it.
@@ -129,6 +130,7 @@ class GateRequest:
     order_seed: int | None = None
     images: str | Path | None = None
     allow_fallback: bool | None = None
+    always_time: bool | None = None
     path: Sequence[str] = ()
     record: str | Path | None = None
     folder: str | Path = "."

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from effbench import deploy
-from effbench.api.compare import noise
+from effbench.api.compare import identity, noise
 from effbench.api.compare.noise import MachineNoise
 from effbench.api.compare.pairs import Pair, pairs_of
 from effbench.api.compare.request import BUDGET_S, CompareRequest
@@ -94,16 +94,22 @@ def round_settings(
 
 
 def compare_pairs(
-    pairs: Sequence[Pair], settings: RoundSettings, rules: Rules, notify: Notify, remote: Remote
+    pairs: Sequence[Pair],
+    settings: RoundSettings,
+    rules: Rules,
+    notify: Notify,
+    remote: Remote,
+    always_time: bool = False,
 ) -> tuple[list[Verdict], bool]:
     """Return a verdict per pair, and whether the user interrupted.
 
-    Pairs of equal digests are unchanged without a measurement; the others share the error budget.
+    Identical pairs are unchanged without a measurement, unless ``always_time``; the others share the error budget.
 
     Raises:
         UnavailableError: A side cannot run on this machine.
     """
-    timed = [pair for pair in pairs if not identical(pair.a, pair.b, settings)]
+    sides = {pair.name: identity.compared(pair.a, pair.b, settings) for pair in pairs}
+    timed = [pair for pair in pairs if always_time or not identity.identical(sides[pair.name])]
     if remote.local:
         for artifact in (side for pair in timed for side in (pair.a, pair.b)):
             reason = deploy.get(artifact.subject.target).measurable()
@@ -112,30 +118,25 @@ def compare_pairs(
     comparisons = {pair.name: Comparison(*pair, settings, rules, len(timed)) for pair in timed}
     measure = None if remote.local else on_device(remote)
     interrupted = run_comparisons(list(comparisons.values()), notify, measure)
-    return [
-        comparisons[pair.name].verdict() if pair.name in comparisons else _unchanged(pair) for pair in pairs
-    ], interrupted
+    verdicts = []
+    for pair in pairs:
+        compared = sides[pair.name]
+        verdict = comparisons[pair.name].verdict() if pair.name in comparisons else _unchanged(pair, compared)
+        if pair.name in comparisons and identity.identical(compared) and not verdict.reason:
+            verdict = replace(verdict, reason=f"{identity.sentence(compared)}; timed all the same")
+        verdicts.append(replace(verdict, identity=compared))
+    return verdicts, interrupted
 
 
-def _unchanged(pair: Pair) -> Verdict:
+def _unchanged(pair: Pair, compared: identity.Compared) -> Verdict:
     return Verdict(
         pair.name,
         UNCHANGED,
         identical=True,
-        reason="equal files on an equal runtime",
+        reason=identity.sentence(compared),
         a_digest=pair.a.digest,
         b_digest=pair.b.digest,
         size_bytes=pair.b.subject.size_bytes,
-    )
-
-
-def identical(a: Artifact, b: Artifact, settings: RoundSettings) -> bool:
-    """Return whether both sides are the same files on the same runtime, so that a measurement shows only noise."""
-    return (
-        a.digest == b.digest
-        and a.subject.target == b.subject.target
-        and a.options == b.options
-        and settings.python[0] == settings.python[1]
     )
 
 

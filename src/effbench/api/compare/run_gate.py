@@ -74,7 +74,7 @@ def _against_git(plan: GatePlan, base: str) -> tuple[list[Verdict], bool]:
     with worktree(base, top) as tree:
         plan.notify(f"base {base} is {git('rev-parse', '--short', 'HEAD', cwd=tree)}")
         sides = [
-            _Sides(model, _exported(plan, tree, model, subfolder), _exported(plan, top, model, subfolder))
+            _Sides(model, _exported(plan, tree, model, subfolder, top), _exported(plan, top, model, subfolder))
             for model in plan.models
         ]
     return _decide(plan, sides)
@@ -98,12 +98,16 @@ def _against_files(plan: GatePlan, path: Path) -> tuple[list[Verdict], bool]:
     return _decide(plan, [_Sides(model, artifacts, candidate) for model, candidate in candidates])
 
 
-def _exported(plan: GatePlan, root: Path, model: str, subfolder: Path) -> Sequence[Cell] | EffbenchError:
+def _exported(
+    plan: GatePlan, root: Path, model: str, subfolder: Path, other: Path | None = None
+) -> Sequence[Cell] | EffbenchError:
     """Export one model of one tree; an error is returned, because its meaning depends on the other side."""
     plan.notify(f"export {model} from {root}")
     try:
         job = plan.exports.job(model)
-        return export_tree(root, job, plan.home, plan.notify, subfolder=subfolder, module_folders=plan.path)
+        return export_tree(
+            root, job, plan.home, plan.notify, subfolder=subfolder, module_folders=plan.path, other=other
+        )
     except (UsageError, DataError) as error:
         return error
 
@@ -122,7 +126,9 @@ def _decide(plan: GatePlan, sides: Sequence[_Sides]) -> tuple[list[Verdict], boo
             else:
                 settled.append(decision)
     with Remote(device_of(plan.device), plan.record) as remote:
-        verdicts, interrupted = compare_pairs(pairs, plan.settings, plan.rules, plan.notify, remote)
+        verdicts, interrupted = compare_pairs(
+            pairs, plan.settings, plan.rules, plan.notify, remote, always_time=plan.always_time
+        )
     if remote.local:  # layers are timed on this machine
         verdicts = with_explanations(verdicts, pairs, plan.settings, plan.notify)
     artifacts = [pair.b for pair in pairs]

@@ -1,20 +1,31 @@
 """Export one side of a gate from its tree, in a separate process whose module path begins in that tree.
 
 ``python -m effbench.api.compare.tree_worker``, started in the tree. Before the export it proves that the factory's
-files lie in the tree: with an editable install, a gate could otherwise compare a tree with itself.
+files lie in the tree, and after it that nothing of the other tree took part: with an editable install, a gate could
+otherwise compare a tree with itself.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from effbench import process
+from effbench import deploy, process
+from effbench.api.compare.worktree import git
+from effbench.api.export.dependencies.builds import files_of
+from effbench.api.export.run import export
+from effbench.api.export.source import resolve
+from effbench.api.export.verification import source_graph
 from effbench.codec import to_json
+from effbench.deploy.artifact import bundle
 from effbench.errors import EffbenchError
+from effbench.models.sources import origin_of, source_files
+from effbench.schema import CALIBRATED, Cell
+
+CODE = (".py", ".pyc", ".so", ".pyd")
 
 
 def prove_inside(files: list[Path], root: Path, model: str) -> None:
@@ -33,21 +44,33 @@ def prove_inside(files: list[Path], root: Path, model: str) -> None:
             )
 
 
+def prove_apart(files: Iterable[Path], other: Path, model: str) -> None:
+    """Refuse a model that was built with code of the other tree, or with data that git tracks there.
+
+    Data that git does not track, such as weights in a folder of their own, are the same for both trees.
+
+    Raises:
+        EffbenchError: With the file, the other tree, and what to do.
+    """
+    inside = [file for file in files if file.resolve().is_relative_to(other.resolve())]
+    for file in inside:
+        if file.suffix in CODE or git("ls-files", "--", str(file), cwd=other):
+            raise EffbenchError(
+                f"'{model}' of the base was built with {file}, which is in the working tree.",
+                hint="Both sides would use the same file. If it is a module, give its folder with --path; if it is "
+                "data, let the factory read it from beside its own file.",
+            )
+
+
 def own_files(model: str) -> list[Path]:
     """Return the source files of a factory's top-level package, or the .onnx file itself."""
-    from effbench.api.export.source import resolve
-    from effbench.models.sources import source_files
-
     source = resolve(model)
     if source.path is not None:
         return [source.path.absolute()]
     factory = source.backbone.factory
-    files = source_files(factory)
-    if factory.startswith("effbench."):
-        return list(files)
-    # effbench's builder takes part in every export, but does not belong to the user's model.
-    package = Path(process.__file__).resolve().parent
-    return [file for file in files if not file.resolve().is_relative_to(package)]
+    origin = origin_of(factory)
+    package = origin.parent if origin.name == "__init__.py" else origin
+    return [file for file in source_files(factory) if file == origin or file.is_relative_to(package)]
 
 
 def export_side(job: dict[str, Any], emit: Any) -> None:
@@ -58,16 +81,22 @@ def export_side(job: dict[str, Any], emit: Any) -> None:
         prove_inside(own_files(model), root, model)
         emit({"event": "stage", "stage": f"export {model}"})
         for cell in _cells(model, job, emit):
+            if job["other"] and cell.status.made:
+                prove_apart(_built_with(cell), Path(job["other"]), model)
             noted = replace(cell, notes=(*cell.notes, f"python {sys.version.split()[0]}"))
             emit({"event": "cell", "cell": to_json(noted)})
 
 
+def _built_with(cell: Cell) -> Iterator[Path]:
+    """Yield the files outside the tree that a cell's fp32 graph was built with."""
+    graph = source_graph(bundle.load(Path(cell.artifact)))
+    while graph.graph_digest is not None:  # an fp16 or int8 graph names the one it was written into
+        graph = source_graph(graph)
+    yield from (Path(name) for name in files_of(graph) if Path(name).is_absolute())
+
+
 def _cells(model: str, job: dict[str, Any], emit: Any) -> Iterator[Any]:
     """Export a model in every precision of a job; images go to the precisions that are calibrated."""
-    from effbench import deploy
-    from effbench.api.export.run import export
-    from effbench.schema import CALIBRATED
-
     for precision in job["precisions"] or [None]:
         written = {precision or deploy.get(target).precision for target in job["targets"]}
         yield from export(

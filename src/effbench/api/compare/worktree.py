@@ -98,6 +98,7 @@ def export_tree(
     *,
     subfolder: Path = Path(),
     module_folders: Sequence[str] = (),
+    other: Path | None = None,
 ) -> list[Cell]:
     """Export the models of a job from one tree, in a process whose module path begins there.
 
@@ -108,11 +109,14 @@ def export_tree(
         notify: Called with one line per step.
         subfolder: The user's folder below the tree; paths of .onnx files are relative to it.
         module_folders: Further folders of the tree that hold modules.
+        other: The tree that must take no part in the export.
 
     Raises:
-        EffbenchError: A factory's file lies outside the tree, or a model could not be exported at all.
+        EffbenchError: A factory's file lies outside the tree, a file of the other tree took part, or a model could not
+            be exported at all.
     """
     request = {**job, "op": "export", "root": str(root), "out": str(home.resolve())}
+    request["other"] = str(other) if other else ""
     cwd = root / subfolder
     if not cwd.is_dir():
         raise EffbenchError(

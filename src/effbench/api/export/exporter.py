@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from effbench import deploy, drafts
 from effbench.api.export import fp32_fallback, stage
 from effbench.api.export.calibration_images import CalibrationImages
+from effbench.api.export.dependencies.builds import Builds
 from effbench.api.export.request import ExportRequest
-from effbench.api.export.source import Source, code_hashes, ingredients, versions
+from effbench.api.export.source import Source, code_hashes, option_files, places_of, request_of, versions
 from effbench.api.export.stage import EXPORT_WORKER, Limits
 from effbench.api.export.verification import source_graph, verify_artifact
 from effbench.codec import to_json
@@ -157,6 +159,7 @@ class Exporter:
                 "graph": graph.key,
                 "target": name,
                 "options": options,
+                "option_files": option_files(options),
                 "versions": versions(*target.packages),
                 "code": code_hashes(f"{type(target).__module__}:TARGET"),
             }
@@ -225,21 +228,20 @@ class Exporter:
     def graph(self, shapes: InputShapes) -> Artifact:
         """Return the fp32 graph of a size, exported if it is not cached."""
         source = self.source
-        key = bundle.make_key(
-            {
-                "model": ingredients(source),
-                "resolution": shapes.image,
-                "batch": self.batch,
-                "dynamic_batch": self.dynamic,
-                "versions": versions(*GRAPH_PACKAGES),
-                "code": code_hashes(
-                    "effbench.deploy.graph.from_torch:from_module",
-                    "effbench.deploy.artifact.fidelity:check",
-                    "effbench.api.export.graph_proof:prove_export",
-                ),
-            }
-        )
-        folder = bundle.folder_of(self.home, self._name(shapes, "fp32", "onnx"), key)
+        request = {
+            "model": request_of(source),
+            "resolution": shapes.image,
+            "batch": self.batch,
+            "dynamic_batch": self.dynamic,
+            "versions": versions(*GRAPH_PACKAGES),
+            "code": code_hashes(
+                "effbench.deploy.graph.from_torch:from_module",
+                "effbench.deploy.artifact.fidelity:check",
+                "effbench.api.export.graph_proof:prove_export",
+            ),
+        }
+        places = places_of(source)
+        builds = Builds(self.home, self._name(shapes, "fp32", "onnx"), request, places)
         job = {
             "op": "graph",
             "backbone": to_json(source.backbone),
@@ -251,8 +253,19 @@ class Exporter:
             "dynamic_batch": self.dynamic,
             "threads": 1,
             "packages": GRAPH_PACKAGES,
+            "project": str(places.project),
+            "key": builds.request,
         }
-        return self._make(folder, key, job, f"export {source.name} at {shapes} to ONNX")[0]
+        graph, _ = builds.find()
+        if graph is not None:
+            return graph
+        description = f"export {source.name} at {shapes} to ONNX"
+        with self._lock(builds.label, description):
+            graph, changes = builds.find()
+            if graph is not None:
+                return graph
+            self.notify(f"{description}{f': {changes[0]}' if changes else ''}")
+            return builds.add(lambda folder: self._run({**job, "folder": str(folder)}, builds.label))
 
     def in_precision(self, shapes: InputShapes, precision: str, islands: Sequence[str] = ()) -> Artifact:
         """Return the graph of a size in a precision, with ``islands`` in fp32; written if it is not cached."""
@@ -288,29 +301,36 @@ class Exporter:
         return bundle.name_of(self.source.name, shapes, None if self.dynamic else self.batch, precision, target)
 
     def _make(self, folder: Path, key: str, job: Mapping[str, Any], description: str) -> tuple[Artifact, bool]:
-        from filelock import Timeout
-
         cached = bundle.find(folder, key)
         if cached is not None:
             return cached, True
+        with self._lock(folder.name, description):
+            if (cached := bundle.find(folder, key)) is not None:
+                return cached, True
+            self.notify(description)
+            self._run({**job, "folder": str(folder), "key": key}, folder.name)
+        return bundle.load(folder), False
+
+    def _run(self, job: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+        return stage.run(EXPORT_WORKER, job, self.limits, self.home, name)
+
+    @contextmanager
+    def _lock(self, name: str, description: str) -> Iterator[None]:
+        """Let one export at a time make what has this name; a second one waits for the first."""
+        from filelock import Timeout
+
+        artifacts = self.home / "artifacts"
+        wait_s = min(self.limits.seconds(), WAIT_S)
         try:
-            locks = folder.parent / ".locks"
-            # Of two exports of one artifact at a time, the second waits for the first.
-            wait_s = min(self.limits.seconds(), WAIT_S)
-            with drafts.file_lock(locks / folder.name, wait_s):
-                if (cached := bundle.find(folder, key)) is not None:
-                    return cached, True
-                self.notify(description)
-                request = {**job, "folder": str(folder), "key": key}
-                stage.run(EXPORT_WORKER, request, self.limits, self.home, folder.name)
+            with drafts.file_lock(artifacts / ".locks" / name, wait_s):
+                yield
         except Timeout:
             message = f"{description}: another export of it has run for more than {wait_s:g} s"
             raise ChildFailure(TIME_LIMIT, message, "wait", "") from None
         except OSError as error:
             raise DataError(
-                f"Cannot write {folder.parent}: {error.strerror}.", hint="Choose another with --out."
+                f"Cannot write {artifacts}: {error.strerror}.", hint="Choose another with --out."
             ) from error
-        return bundle.load(folder), False
 
 
 def _computed(artifact: Artifact) -> tuple[str, ...]:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 from typing import Any
 
 from effbench import models
+from effbench.api.export.dependencies.record import Places, project_of
 from effbench.codec import file_sha256
+from effbench.deploy.graph.external_data import external_files
 from effbench.errors import DataError, UsageError
-from effbench.models.sources import imported_packages, source_files
+from effbench.models.sources import imported_packages, origin_of, source_files
 from effbench.models.weights import weights_of
 from effbench.schema import Artifact, Backbone, Weights
 
+BUILDER = "effbench.models.build:build"
 TIMM, PRETRAINED = "timm/", "pretrained"
 """The prefix of timm's models, and the word that asks for trained weights in place of a file."""
 
@@ -115,17 +118,45 @@ def _from_onnx(path: Path, weights: str | None) -> Source:
 
 
 def ingredients(source: Source) -> dict[str, Any]:
-    """Return the model's part of an artifact's key: sources, weights or seed."""
-    parts: dict[str, Any] = {"name": source.name, "weights": source.weights}
-    if source.path is not None:
-        parts["data"] = _external_hashes(source.path)
-    else:
-        parts["factory"] = source.backbone.factory
-        parts["sources"] = code_hashes(source.backbone.factory, "effbench.models.build:build")
-        parts["preprocessing"] = source.backbone.preprocessing
+    """Return what is known of a model without building it, for the identity of a job that starts from it.
+
+    These are weights or seed, the modules that the factory imports, and the versions of installed packages. Files and
+    variables that the factory reads are known once its graph was built (`effbench.api.export.dependencies`).
+    """
+    parts = request_of(source)
+    if source.path is None:
+        parts["sources"] = code_hashes(source.backbone.factory, BUILDER)
         if source.backbone.family == "user":
             parts["packages"] = versions(*distributions(imported_packages(source.backbone.factory)))
     return parts
+
+
+def request_of(source: Source) -> dict[str, Any]:
+    """Return the model's part of a request for its graph: an .onnx file with its external data, or a factory's name.
+
+    Of sources only effbench's own count here. What else a factory depends on is recorded while its graph is built.
+    """
+    parts: dict[str, Any] = {"name": source.name, "weights": source.weights}
+    if source.path is not None:
+        return {**parts, "data": _external_hashes(source.path)}
+    factory = source.backbone.factory
+    own = (factory,) if factory.startswith("effbench.") else ()
+    sources = code_hashes(*own, BUILDER)
+    return {**parts, "factory": factory, "sources": sources, "preprocessing": source.backbone.preprocessing}
+
+
+def places_of(source: Source) -> Places:
+    """Return the folders that names of a model's dependencies are relative to.
+
+    Raises:
+        UsageError: The factory's module does not exist.
+    """
+    current = Path.cwd()
+    if source.path is not None:
+        return Places(current, current)
+    origin = origin_of(source.backbone.factory)
+    package = origin.parent if origin.name == "__init__.py" else origin
+    return Places(project_of(package.parent), current)
 
 
 def code_hashes(*import_strings: str) -> list[str]:
@@ -140,9 +171,17 @@ def code_hashes(*import_strings: str) -> list[str]:
     return sorted(file_sha256(path) for path in files)
 
 
+def option_files(options: Mapping[str, str]) -> dict[str, str]:
+    """Return the SHA-256 of each file that an option names, by the option's key."""
+    return {key: file_sha256(Path(value)) for key, value in options.items() if Path(value).is_file()}
+
+
 def _external_hashes(path: Path) -> dict[str, str]:
-    """Hash the files beside an .onnx file that may be its external data, chosen by name."""
-    return {item.name: file_sha256(item) for item in sorted(path.parent.glob(f"{path.name}*data")) if item.is_file()}
+    """Hash the files that an .onnx file names as external data; one that the loader will refuse is not read."""
+    root = path.parent.resolve()
+    files = {location: (root / location).resolve() for location in external_files(path)}
+    readable = {location for location, file in files.items() if file.is_relative_to(root) and file.is_file()}
+    return {location: file_sha256(file) if location in readable else "refused" for location, file in files.items()}
 
 
 def distributions(modules: Iterable[str]) -> list[str]:

@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from effbench.api.export import graph_proof
+from effbench.api.export.dependencies.origins import Origins
+from effbench.api.export.dependencies.record import Places
+from effbench.api.export.dependencies.trace import Tracer
 from effbench.api.export.source import versions
 from effbench.api.export.stages import Stages
 from effbench.codec import from_json, to_json
@@ -17,10 +20,16 @@ from effbench.schema import Artifact, Backbone, Fidelity, InputShapes, Subject, 
 
 
 def graph(job: dict[str, Any], emit: Any) -> None:
-    """Export the fp32 graph artifact of a model at one size and batch."""
+    """Export the fp32 graph artifact of a model at one size and batch; emit what a factory's graph depends on."""
     stages = Stages(emit)
-    build = _from_file if job["path"] else _from_factory
-    bundle.write(Path(job["folder"]), lambda draft: build(job, draft, stages))
+    if job["path"]:
+        bundle.write(Path(job["folder"]), lambda draft: _from_file(job, draft, stages))
+        return
+    origins = Origins(job["backbone"]["factory"], output=Path(job["folder"]).parent)
+    tracer = Tracer(Places(Path(job["project"]), Path.cwd()), origins)
+    with tracer.active():
+        bundle.write(Path(job["folder"]), lambda draft: _from_factory(job, draft, stages))
+    emit({"event": "result", "dependencies": tracer.result()})
 
 
 def _subject(job: dict[str, Any], params: int, macs: int | None, notes: tuple[str, ...] = ()) -> Subject:

@@ -82,6 +82,23 @@ def write(folder: Path, build: Callable[[Path], Artifact]) -> Artifact:
     return replace(artifact, folder=folder)
 
 
+def move(artifact: Artifact, folder: Path) -> Artifact:
+    """Write an artifact's manifest, and move it in one step to another folder on the same disk.
+
+    Raises:
+        DataError: The folder cannot be written, or the disk is full.
+    """
+    save_manifest(artifact)
+    try:
+        with drafts.draft(folder.parent) as aside:
+            if folder.exists():  # tampered with, or left by a parallel export: this one is complete
+                folder.rename(aside)
+            artifact.folder.rename(folder)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    return replace(artifact, folder=folder)
+
+
 def save_manifest(artifact: Artifact) -> None:
     """Write ``manifest.json`` atomically, with a checksum over the rest of it.
 

@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from effbench.codec import file_sha256
 from effbench.deploy import Array, Converted, Session, Target
 from effbench.deploy.artifact.placement import record
 from effbench.errors import ConversionError, MissingDependencyError, UnavailableError, UsageError, unknown_name
 from effbench.registry import import_object
 from effbench.schema import Artifact
 
-WEIGHTS = "weights.safetensors"
+WEIGHTS, GRAPH = "weights.safetensors", "graph.sha256"
 DEVICES, MODES = ("cpu", "cuda"), ("eager", "compile", "cuda-graph")
 
 
@@ -159,6 +160,8 @@ class TorchTarget(Target):
             raise ConversionError(
                 "torch", f"{source} is missing", hint="Remove the graph's folder and export again."
             ) from None
+        # Equal weights do not make equal models: the artifact's digest covers the structure too.
+        (out / GRAPH).write_text(f"{file_sha256(graph.path)}\n")
         return Converted(WEIGHTS, "fp32")
 
     def open(self, artifact: Artifact, threads: int, options: Mapping[str, str]) -> TorchSession:
