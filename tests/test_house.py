@@ -729,7 +729,11 @@ def test_on_a_package_index_the_readme_links_to_files_of_the_repository(distribu
     targets = re.findall(r"\]\(([^)\s]+)\)", readme)
     absolute = [re.fullmatch(r"https://github\.com/OWNER/effbench/(?:raw|blob)/v[\d.]+/(.+)", link) for link in targets]
     assert len(absolute) > 20
-    assert [] == [link for link, match in zip(targets, absolute, strict=True) if not match and not link.startswith(("https://", "#"))]
+    assert [] == [
+        link
+        for link, match in zip(targets, absolute, strict=True)
+        if not match and not link.startswith(("https://", "#"))
+    ]
     assert [] == [match[1] for match in absolute if match and not (ROOT / match[1].partition("#")[0]).exists()]
     assert "(https://github.com/OWNER/effbench/raw/v" in readme
 

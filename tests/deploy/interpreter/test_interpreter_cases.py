@@ -42,7 +42,7 @@ def reason_to_exclude(model: ModelProto) -> str | None:
         if node.domain not in ("", "ai.onnx"):
             return f"domain {node.domain}"
         if node.op_type not in operators():
-            return f"operator {node.op_type}: not one of vision backbones"
+            return f"operator {node.op_type}: not in the interpreter"
     values = [*model.graph.input, *model.graph.output]
     for value in values:
         if value.type.WhichOneof("value") != "tensor_type":
@@ -84,6 +84,8 @@ def assert_passes(model: ModelProto, case: Any) -> None:
             assert expected.shape == have.shape
             # Two roundings to half of the same number may differ in the last bit.
             slack = 2e-3 if expected.dtype == np.float16 else case.atol
+            if "dft" in case.name:  # elements that cancel hold the rounding of the largest
+                slack = max(slack, 1e-6 * float(np.abs(expected).max()))
             np.testing.assert_allclose(have, expected, rtol=case.rtol, atol=slack)
 
 

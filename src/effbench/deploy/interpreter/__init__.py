@@ -9,15 +9,20 @@ from __future__ import annotations
 from effbench.deploy.interpreter import (  # noqa: F401 importing a module registers its operators
     activation,
     attention,
+    contrib,
+    control,
+    detection,
     elementwise,
     indexing,
     linear,
     normalization,
     pooling,
     quantization,
+    recurrent,
     reduction,
     resize,
     shape,
+    signal,
 )
 from effbench.deploy.interpreter.arithmetic import HALF_MIN_NORMAL, MODES, Mode
 from effbench.deploy.interpreter.engine import Executed, Interpreter, Step, run_model

@@ -103,6 +103,12 @@ def swish(call: OpCall, x: Tensor, *, alpha: float = 1.0) -> Tensor:
     return x * torch.sigmoid(alpha * x)
 
 
+@operator("SwiGLU")
+def swiglu(call: OpCall, gate: Tensor, x: Tensor, *, alpha: float = 1.0) -> Tensor:
+    """Return x times the swish of the gate."""
+    return call.math.round(swish(call, gate, alpha=alpha)) * x
+
+
 @operator("ThresholdedRelu")
 def thresholded_relu(call: OpCall, x: Tensor, *, alpha: float = 1.0) -> Tensor:
     """Return x above alpha, else 0."""

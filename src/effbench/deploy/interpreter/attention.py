@@ -85,3 +85,31 @@ def attention(
     y = call.math.matmul(weights, value.repeat_interleave(repeat, 1))
     y = y.transpose(1, 2).flatten(2) if flat else y
     return y, key, value, (raw, capped, biased, weights)[qk_matmul_output_mode]
+
+
+@operator("RotaryEmbedding")
+def rotary_embedding(
+    call: OpCall,
+    x: Tensor,
+    cosines: Tensor,
+    sines: Tensor,
+    positions: Tensor | None = None,
+    *,
+    interleaved: int = 0,
+    num_heads: int = 0,
+    rotary_embedding_dim: int = 0,
+) -> Tensor:
+    """Rotate pairs of features by angles of their position; x (B, T, heads * size) or (B, heads, T, size).
+
+    A pair is two neighbors if ``interleaved``, else one of the first and one of the second half.
+    """
+    rows = _heads(x, num_heads)
+    size = rotary_embedding_dim or rows.shape[-1]
+    moved, rest = rows[..., :size], rows[..., size:]
+    angles = [(table if positions is None else table[positions.long()]).unsqueeze(1) for table in (cosines, sines)]
+    cos, sin = angles
+    first, second = (moved[..., ::2], moved[..., 1::2]) if interleaved else torch.split(moved, size // 2, -1)
+    real, imaginary = cos * first - sin * second, sin * first + cos * second
+    turned = torch.stack([real, imaginary], -1).flatten(-2) if interleaved else torch.cat([real, imaginary], -1)
+    y = torch.cat([turned, rest], -1)
+    return y if x.dim() == 4 else y.transpose(1, 2).reshape(x.shape)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy.typing as npt
 import onnx
 import onnx.inliner
 import torch
-from onnx import ModelProto, NodeProto, TensorProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 from torch import Tensor
 
 from effbench.deploy.graph import onnx_file
@@ -34,7 +34,7 @@ class Step:
     """A node prepared to run.
 
     ``half_inputs`` and ``half_outputs`` tell which of them the standard allows in half precision (the scales of a
-    Resize, for example, are always float32).
+    Resize, for example, are always float32). ``captures`` are the tensors that its subgraphs read from outside.
     """
 
     name: str
@@ -45,6 +45,7 @@ class Step:
     attributes: Mapping[str, Any]
     half_inputs: tuple[bool, ...]
     half_outputs: tuple[bool, ...]
+    captures: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,18 +63,33 @@ class Interpreter:
     def __init__(self, model: ModelProto) -> None:
         if model.functions:
             model = onnx.inliner.inline_local_functions(model)
-        self.opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
-        self.constants = {t.name: from_proto(t) for t in model.graph.initializer}
-        self.inputs = tuple(i.name for i in model.graph.input if i.name not in self.constants)
-        self.outputs = tuple(o.name for o in model.graph.output)
-        self.steps = tuple(_step(node, self.opset) for node in model.graph.node)
+        opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
+        self._prepare(model.graph, opset)
+
+    @classmethod
+    def nested(cls, graph: GraphProto, opset: int) -> Interpreter:
+        """Return the body of an If, Loop or Scan; it reads its ``captures`` from the graph around it."""
+        body = cls.__new__(cls)
+        body._prepare(graph, opset)
+        return body
+
+    def _prepare(self, graph: GraphProto, opset: int) -> None:
+        self.opset = opset
+        self.constants = {t.name: from_proto(t) for t in graph.initializer}
+        self.inputs = tuple(i.name for i in graph.input if i.name not in self.constants)
+        self.outputs = tuple(o.name for o in graph.output)
+        self.steps = tuple(_step(node, opset) for node in graph.node)
         self._frees = self._last_uses()
+        known = {*self.constants, *self.inputs, *(name for step in self.steps for name in step.outputs), ""}
+        read = [*(name for step in self.steps for name in (*step.inputs, *step.captures)), *self.outputs]
+        self.captures = tuple(dict.fromkeys(name for name in read if name not in known))
 
     def _last_uses(self) -> list[list[str]]:
         """Return for each step the tensors that nothing reads after it."""
         seen, frees = set(self.outputs), []
         for step in reversed(self.steps):
-            names = {name for name in (*step.inputs, *step.outputs) if name and name not in seen}
+            used = (*step.inputs, *step.captures, *step.outputs)
+            names = {name for name in used if name and name not in seen}
             frees.append([name for name in names if name not in self.constants])
             seen |= names
         return frees[::-1]
@@ -107,14 +123,35 @@ class Interpreter:
         values.update((name, from_numpy(feeds[name])) for name in self.inputs)
         for name in self.inputs:
             values[name].requires_grad_(grad and values[name].is_floating_point())
+        yield from self._follow(values, mode, islands, replaced, grad)
+
+    def _follow(
+        self,
+        values: dict[str, Tensor],
+        mode: Mode,
+        islands: Collection[str],
+        replaced: Mapping[str, Tensor] | None = None,
+        grad: bool = False,
+    ) -> Iterator[Executed]:
         for step, frees in zip(self.steps, self._frees, strict=True):
             with torch.set_grad_enabled(grad):
-                inputs, outputs = _execute(step, values, mode, step.outputs[0] in islands, self)
+                inputs, outputs = _execute(step, values, mode, islands, self)
             yield Executed(step, inputs, outputs)
             named = zip(step.outputs, outputs, strict=False)
             values.update((name, (replaced or {}).get(name, y)) for name, y in named if name)
             for name in frees:
                 values.pop(name, None)
+
+    def call(
+        self, arguments: Sequence[Tensor], outer: Mapping[str, Tensor], mode: Mode, islands: Collection[str]
+    ) -> list[Tensor]:
+        """Run the body of a control-flow node once; ``outer`` holds the values of the graph around it."""
+        start = {**self.constants, **{name: outer[name] for name in self.captures}}
+        start |= dict(zip(self.inputs, arguments, strict=False))
+        results = dict(start)
+        for executed in self._follow(start, mode, islands):
+            results.update(zip(executed.step.outputs, executed.outputs, strict=False))
+        return [results[name] for name in self.outputs]
 
     def run(
         self, feeds: Mapping[str, Array], mode: str | Mode = "float32", islands: Collection[str] = ()
@@ -154,8 +191,8 @@ def _mode(mode: str | Mode) -> Mode:
 def _step(node: NodeProto, opset: int) -> Step:
     label = node.name or (node.output[0] if node.output else "")
     # onnxruntime's quantizer writes 16-bit Q/DQ of older opsets in another domain; they are the same operators.
-    known = node.domain in ("", "ai.onnx") or node.op_type in ("QuantizeLinear", "DequantizeLinear")
-    operator = registry.find(node.op_type, opset) if known else None
+    standard = node.domain in ("", "ai.onnx") or node.op_type in ("QuantizeLinear", "DequantizeLinear")
+    operator = registry.find(node.op_type if standard else f"{node.domain}::{node.op_type}", opset)
     if operator is None:
         name = f"{node.domain}::{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type
         raise ConversionError(
@@ -165,12 +202,14 @@ def _step(node: NodeProto, opset: int) -> Step:
             op=name,
             hint=_near(node.op_type),
         )
-    attributes = {a.name: _attribute(a) for a in node.attribute if not registry.ignored(a.name)}
+    attributes = {a.name: _attribute(a, opset) for a in node.attribute if not registry.ignored(a.name)}
     unknown = sorted(set(attributes) - operator.attributes)
     if unknown and "attributes" not in operator.function.__code__.co_varnames:
         raise ConversionError("interpret", f"attribute '{unknown[0]}' is unknown", node=label, op=node.op_type)
     halves = half_slots(node, opset)
-    return Step(label, node.op_type, operator, tuple(node.input), tuple(node.output), attributes, *halves)
+    bodies = [value for value in attributes.values() if isinstance(value, Interpreter)]
+    captures = tuple(dict.fromkeys(name for body in bodies for name in body.captures))
+    return Step(label, node.op_type, operator, tuple(node.input), tuple(node.output), attributes, *halves, captures)
 
 
 def _near(op_type: str) -> str:
@@ -181,16 +220,19 @@ def _near(op_type: str) -> str:
     return f"Export the model with standard ONNX operators.{listed}"
 
 
-def _attribute(attribute: onnx.AttributeProto) -> Any:
+def _attribute(attribute: onnx.AttributeProto, opset: int) -> Any:
     value = onnx.helper.get_attribute_value(attribute)
+    if isinstance(value, GraphProto):
+        return Interpreter.nested(value, opset)
     if isinstance(value, TensorProto):
         return from_proto(value)
     return value.decode() if isinstance(value, bytes) else value
 
 
 def _execute(
-    step: Step, values: Mapping[str, Tensor], mode: Mode, island: bool, model: Interpreter
+    step: Step, values: Mapping[str, Tensor], mode: Mode, islands: Collection[str], model: Interpreter
 ) -> tuple[list[Tensor | None], list[Tensor]]:
+    island = step.outputs[0] in islands
     floats = torch.float32 if island and mode.floats is torch.float16 else mode.floats
     inputs: list[Tensor | None] = []
     for name, half in zip(step.inputs, step.half_inputs, strict=True):
@@ -204,7 +246,7 @@ def _execute(
     call = registry.OpCall(math, model.opset, len(step.outputs), floats)
     arguments = inputs if step.operator.moves else [_widen(x) for x in inputs]
     try:
-        results = step.operator.function(call, *arguments, **step.attributes)
+        results = step.operator.function(call, *arguments, **_bound(step, values, mode, islands))
     except (RuntimeError, ValueError, IndexError, TypeError, KeyError, NotImplementedError) as error:
         raise ConversionError("interpret", str(error).split("\n")[0], node=step.name, op=step.op) from error
     outputs = list(results) if isinstance(results, tuple | list) else [results]
@@ -212,6 +254,17 @@ def _execute(
         return inputs, outputs
     kinds = [torch.float32 if floats is torch.float16 and not half else result_type for half in step.half_outputs]
     return inputs, [_convert(y, kind, mode, False) for y, kind in zip(outputs, kinds, strict=False)]
+
+
+def _bound(step: Step, values: Mapping[str, Tensor], mode: Mode, islands: Collection[str]) -> Mapping[str, Any]:
+    """Return the attributes of a step, its subgraphs as functions of their inputs."""
+    if not any(isinstance(value, Interpreter) for value in step.attributes.values()):
+        return step.attributes
+
+    def function(body: Interpreter) -> Callable[..., list[Tensor]]:
+        return lambda *arguments: body.call(arguments, values, mode, islands)
+
+    return {k: function(v) if isinstance(v, Interpreter) else v for k, v in step.attributes.items()}
 
 
 def _convert(x: Tensor, kind: torch.dtype | None, mode: Mode, constant: bool) -> Tensor:

@@ -134,3 +134,36 @@ def center_crop_pad(call: OpCall, x: Tensor, shape: Tensor, *, axes: Sequence[in
             pads = [0, 0] * (x.dim() - 1 - axis) + [before, -excess - before]
             x = torch.nn.functional.pad(x, pads)
     return x
+
+
+@operator("Unique", moves=True)
+def unique(
+    call: OpCall, x: Tensor, *, axis: int | None = None, sorted: int = 1
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the distinct elements or slices, the first place of each, the number of each element, and the counts."""
+    dim = 0 if axis is None else axis
+    values, inverse, counts = torch.unique(
+        x.reshape(-1) if axis is None else x, return_inverse=True, return_counts=True, dim=dim
+    )
+    places = torch.arange(len(inverse))
+    first = torch.full((len(counts),), len(inverse)).scatter_reduce(0, inverse, places, "amin")
+    if not sorted:  # in the order of first occurrence
+        order = torch.argsort(first)
+        rank = torch.empty_like(order).scatter(0, order, torch.arange(len(order)))
+        values, first, inverse, counts = values.index_select(dim, order), first[order], rank[inverse], counts[order]
+    return values, first, inverse, counts
+
+
+@operator("TensorScatter", moves=True)
+def tensor_scatter(
+    call: OpCall, cache: Tensor, update: Tensor, start: Tensor | None = None, *, axis: int = -2, mode: str = "linear"
+) -> Tensor:
+    """Write an update into a cache along an axis, from one index per entry of the batch on."""
+    axis %= cache.dim()
+    length, count = cache.shape[axis], update.shape[axis]
+    starts = torch.zeros(len(cache), dtype=torch.int64) if start is None else start
+    result = cache.clone()
+    for row, values, first in zip(result, update, ints(starts), strict=True):
+        places = torch.arange(first, first + count)
+        row.index_copy_(axis - 1, places % length if mode == "circular" else places, values)
+    return result

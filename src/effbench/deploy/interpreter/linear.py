@@ -218,3 +218,42 @@ def conv_integer(
     zero = 0 if w_zero is None else w_zero.double().reshape(-1, *[1] * (weight.dim() - 1))
     result: Tensor = conv(call, centered, weight.double() - zero, **attributes).to(torch.int32)
     return result
+
+
+@operator("Det")
+def det(call: OpCall, x: Tensor) -> Tensor:
+    """Return the determinants of square matrices."""
+    determinants: Tensor = torch.linalg.det(x)
+    return determinants
+
+
+@operator("Col2Im")
+def col2im(
+    call: OpCall,
+    x: Tensor,
+    image_shape: Tensor,
+    block_shape: Tensor,
+    *,
+    dilations: Sequence[int] | None = None,
+    pads: Sequence[int] | None = None,
+    strides: Sequence[int] | None = None,
+) -> Tensor:
+    """Add up overlapping blocks; x (N, C * block, L), the result (N, C, *image_shape)."""
+    image, block = image_shape.tolist(), block_shape.tolist()
+    rank = len(image)
+    strides, dilations, pads = strides or [1] * rank, dilations or [1] * rank, pads or [0] * 2 * rank
+    sizes = [n + pads[i] + pads[rank + i] for i, n in enumerate(image)]
+    # Where each element of each block goes, as an index into the padded image.
+    places = torch.zeros((), dtype=torch.int64)
+    starts = torch.zeros((), dtype=torch.int64)
+    for size, window, stride, dilation in zip(sizes, block, strides, dilations, strict=True):
+        count = (size - (window - 1) * dilation - 1) // stride + 1
+        places = (places.unsqueeze(-1) * size + torch.arange(window) * dilation).reshape(*places.shape, window)
+        starts = (starts.unsqueeze(-1) * size + torch.arange(count) * stride).reshape(*starts.shape, count)
+    index = (places.reshape(-1, 1) + starts.reshape(1, -1)).reshape(-1)
+    columns = x.reshape(x.shape[0], -1, len(index))
+    total = x.new_zeros((*columns.shape[:2], math.prod(sizes))).index_add(2, index, columns)
+    padded = total.reshape(*columns.shape[:2], *sizes)
+    for i, n in enumerate(image):
+        padded = padded.narrow(2 + i, pads[i], n)
+    return padded

@@ -130,3 +130,31 @@ def global_lp_pool(call: OpCall, x: Tensor, *, p: int = 2) -> Tensor:
     """Return the p-norm of each channel, shape (N, C, 1, ...)."""
     powers = call.math.round(x.abs() ** p)
     return call.math.sum(powers, list(range(2, x.dim())), keepdim=True) ** (1 / p)
+
+
+@operator("MaxUnpool", moves=True)
+def max_unpool(
+    call: OpCall,
+    x: Tensor,
+    places: Tensor,
+    output_shape: Tensor | None = None,
+    *,
+    kernel_shape: Sequence[int],
+    pads: Sequence[int] | None = None,
+    strides: Sequence[int] | None = None,
+) -> Tensor:
+    """Put values back where MaxPool took them; ``places`` count over the whole tensor before the pool."""
+    rank = len(kernel_shape)
+    pads, strides = pads or [0] * 2 * rank, strides or [1] * rank
+    sizes = [
+        (n - 1) * stride + kernel - before - after
+        for n, stride, kernel, before, after in zip(
+            x.shape[2:], strides, kernel_shape, pads[:rank], pads[rank:], strict=True
+        )
+    ]
+    shape = [*x.shape[:2], *sizes]
+    y = x.new_zeros(math.prod(shape)).scatter(0, places.reshape(-1), x.reshape(-1)).reshape(shape)
+    if output_shape is None:
+        return y
+    extra = [want - have for want, have in zip(output_shape.tolist(), shape, strict=True)]
+    return torch.nn.functional.pad(y, [n for size in reversed(extra) for n in (0, size)])

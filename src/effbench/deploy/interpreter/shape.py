@@ -13,7 +13,8 @@ from effbench.deploy.interpreter.types import torch_type
 
 
 def ints(values: Tensor | Sequence[int] | None) -> list[int]:
-    """Return Python integers; None gives an empty list."""
+    """Return Python integers; None gives an empty list, a scalar one integer."""
+    values = values.reshape(-1) if isinstance(values, Tensor) else values
     return [] if values is None else [int(v) for v in values]
 
 
