@@ -48,6 +48,7 @@ SKIPPED = {
         "half-precision",
         "effbench numerics regla_t",
     ): "takes minutes on a busy machine; tests/api/export/test_numerics_command.py runs it on a small model",
+    ("verify", "effbench verify --mutate regla_m"): "takes minutes; tests/api/export/test_mutate.py runs a small graph",
     ("gate", "effbench gate --base HEAD"): "tests/docs/test_gate_docs.py runs it",
     ("gate-statistics", "effbench compare"): "its exit code depends on the machine",
     ("compare", "effbench compare"): "its exit code depends on the machine",

@@ -150,22 +150,43 @@ def _weights(models: Sequence[str], weights: str | None, pretrained: bool) -> st
 
 @shared.command()
 @click.argument("artifacts", nargs=-1, required=True, type=ARTIFACT)
+@click.option("--mutate", is_flag=True, help="Count the seeded wrong conversions that the check finds.")
+@click.option("--each", type=int, metavar="N", help="With --mutate: wrong conversions of each kind (default: 6).")
 @shared.device
 @shared.out
 @shared.json
-def verify(artifacts: Sequence[str], device: str, out: str | None, as_json: bool) -> None:
+def verify(
+    artifacts: Sequence[str], mutate: bool, each: int | None, device: str, out: str | None, as_json: bool
+) -> None:
     """Compare artifacts with their fp32 reference once more.
 
-    ARTIFACTS are folders, or beginnings of names below the output folder.
+    ARTIFACTS are folders, or beginnings of names below the output folder; with --mutate also models.
     """
     from effbench.api.export.verification import verify as run
     from effbench.commands.text import next_command, results
+    from effbench.errors import UsageError
 
+    if mutate:
+        if device != "local":
+            raise UsageError(f"--mutate runs here, not on '{device}'.", hint="Leave out --device.")
+        _mutate(artifacts, each, out, as_json)
+        return
+    if each is not None:
+        raise UsageError("--each counts the wrong conversions of --mutate.", hint="Add --mutate.")
     with shared.Progress() as notify:
         cells = run(artifacts, device=device, out=out, notify=notify)
     following = next_command.after_export(cells, device, out)
     shared.show(as_json, cells, lambda: results.cells(cells, following))
     sys.exit(shared.exit_code(cells))
+
+
+def _mutate(names: Sequence[str], each: int | None, out: str | None, as_json: bool) -> None:
+    from effbench.api.export.mutate import EACH, mutate
+    from effbench.commands.text import mutations
+
+    with shared.Progress() as notify:
+        reports = mutate(names, each=EACH if each is None else each, out=out, notify=notify)
+    shared.show(as_json, reports, lambda: mutations.reports(reports))
 
 
 COMMANDS = (export, verify)

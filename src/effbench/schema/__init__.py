@@ -5,12 +5,24 @@ Only the standard library is imported here: these records travel to devices.
 
 from __future__ import annotations
 
-from effbench.schema.artifact import LATENCY_ONLY, Artifact, Fidelity, FileInfo, Proof, Stage, Subject, TensorSpec
+from effbench.schema.artifact import (
+    LATENCY_ONLY,
+    Artifact,
+    Fidelity,
+    FileInfo,
+    OperatorFault,
+    OutputFidelity,
+    Proof,
+    Stage,
+    Subject,
+    TensorSpec,
+)
 from effbench.schema.cell import Cell, Status
 from effbench.schema.device import EVIDENCE, Device, Fact
 from effbench.schema.evaluation import DataInfo, Evaluation, Predictions
 from effbench.schema.measurement import Measurement, Round, Samples, finite
 from effbench.schema.model import CALIBRATED, PRECISIONS, WEIGHT_KINDS, Backbone, Preprocessing, Weights
+from effbench.schema.mutation import MutationOutcome, MutationReport
 from effbench.schema.row import Row
 from effbench.schema.shapes import DEFAULT_BATCH, DEFAULT_RESOLUTION, DEFAULT_THREADS, InputShapes, Resolution
 
@@ -38,6 +50,10 @@ __all__ = [
     "FileInfo",
     "InputShapes",
     "Measurement",
+    "MutationOutcome",
+    "MutationReport",
+    "OperatorFault",
+    "OutputFidelity",
     "Predictions",
     "Preprocessing",
     "Proof",

@@ -57,6 +57,62 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class OutputFidelity:
+    """How one output was judged; errors are relative to its scale, which is the spread between images.
+
+    Attributes:
+        name: The output's.
+        kind: What it holds, which decides how it is judged (`deploy.artifact.kinds`).
+        max_error: At the element that is furthest above its limit.
+        p99_error: The 99th percentile over all elements.
+        cosine: Of the directions from the mean; the worst image.
+        top1_agreement: The share of equal labels.
+        spread: Relative to the largest value.
+        snr_db: Signal to noise over the natural images, their mean subtracted.
+        limit: Of ``max_error`` in fp32, or of ``mismatches``.
+        rounding: The model's own there, fp32 against float64.
+        mismatches: The share of integers, labels or booleans that differ; None for other outputs.
+    """
+
+    name: str
+    kind: str
+    max_error: float
+    p99_error: float
+    cosine: float
+    top1_agreement: float
+    spread: float
+    snr_db: float
+    limit: float | None = None
+    rounding: float | None = None
+    mismatches: float | None = None
+
+
+@dataclass(frozen=True)
+class OperatorFault:
+    """An operator of a quantized graph that quantization does not explain.
+
+    Attributes:
+        operator: Its name in the float graph.
+        op: Its type.
+        text: What differs.
+        element: The index of the value that is furthest off, channel included.
+        expected: That value in the float graph.
+        observed: In the quantized graph.
+    """
+
+    operator: str
+    op: str
+    text: str
+    element: str = ""
+    expected: float | None = None
+    observed: float | None = None
+
+    def __str__(self) -> str:
+        values = "" if self.expected is None else f": expected {self.expected:.6g}, observed {self.observed:.6g}"
+        return f"{self.op} {self.operator}: {self.text}{f', element {self.element}' if self.element else ''}{values}"
+
+
+@dataclass(frozen=True)
 class Fidelity:
     """How far outputs are from the reference; errors are relative to the spread of outputs between inputs.
 
@@ -95,6 +151,8 @@ class Fidelity:
     it is unknown."""
     blind_to: tuple[str, ...] = ()
     """The kinds of faults that this check cannot see."""
+    by_output: tuple[OutputFidelity, ...] = ()
+    """The figures of each output; those above are the worst of them."""
 
     @property
     def failed(self) -> bool:

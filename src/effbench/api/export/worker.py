@@ -16,6 +16,7 @@ from effbench import deploy
 from effbench.api.export.source import versions
 from effbench.api.export.stages import Stages
 from effbench.api.export.worker_graph import graph, read_graph
+from effbench.api.export.worker_mutate import mutate
 from effbench.api.export.worker_precision import fp32_islands, mix, numerics, precision
 from effbench.deploy.artifact import bundle
 from effbench.deploy.graph import onnx_file
@@ -87,6 +88,7 @@ HANDLERS = {
     "fp32_islands": fp32_islands,
     "convert": convert,
     "attempt": attempt,
+    "mutate": mutate,
 }
 
 if __name__ == "__main__":

@@ -179,6 +179,22 @@ def _scoped_name(node: onnx.NodeProto, seen: Counter[str]) -> str:
     return name if seen[name] == 1 else f"{name}_{seen[name]}"
 
 
+MOVES = ("Identity", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Concat", "Slice", "Cast", "Gather")
+"""Operators that carry values on as they are."""
+
+
+def writers(model: onnx.ModelProto) -> dict[str, str]:
+    """Return the type of the operator that computes the values of each output, behind those that only move them."""
+    producers = {name: node for node in model.graph.node for name in node.output}
+    result = {}
+    for output in model.graph.output:
+        name = output.name
+        while name in producers and producers[name].op_type in MOVES:
+            name = producers[name].input[0]
+        result[output.name] = producers[name].op_type if name in producers else ""
+    return result
+
+
 def operators(model: onnx.ModelProto) -> dict[str, int]:
     """Return the number of nodes of each type, by name."""
     return dict(sorted(Counter(node.op_type for node in model.graph.node).items()))

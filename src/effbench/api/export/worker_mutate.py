@@ -1,0 +1,140 @@
+"""Job of the export worker that makes wrong conversions of a graph and counts those that the check finds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from effbench.codec import to_json
+from effbench.deploy import Array
+from effbench.deploy.artifact import bundle, fidelity, kinds
+from effbench.deploy.artifact.verdict import Terms, own_rounding, verdict
+from effbench.deploy.graph import mutations, onnx_file
+from effbench.deploy.graph.run_ort import runner
+from effbench.deploy.interpreter import Interpreter
+from effbench.deploy.precision.pairing import pair
+from effbench.errors import EffbenchError
+from effbench.schema import CALIBRATED, Artifact, MutationOutcome, MutationReport
+from effbench.schema.mutation import EQUIVALENT, FOUND, MISSED, REFUSED
+from effbench.threads import one_thread
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+Feeds = Sequence[Mapping[str, Array]]
+PAIRED_IMAGES = 4
+"""Images that two graphs are paired on, operator by operator."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A graph, what it is checked against, and how.
+
+    Attributes:
+        model: The graph that is converted wrongly; of static shape, shapes inferred.
+        expected: The reference's outputs.
+        feeds: Inputs, one batch each.
+        precision: Stored in the graph.
+        terms: Kinds and the model's own rounding.
+        exact: The float graph, if ``model`` is quantized.
+    """
+
+    model: ModelProto
+    expected: Mapping[str, Array]
+    feeds: Feeds
+    precision: str
+    terms: Terms
+    exact: ModelProto | None = None
+
+    def reasons(self, wrong: ModelProto) -> tuple[str, ...]:
+        """Return why the check fails for a graph in the place of ``model``; empty if it passes."""
+        outputs = fidelity.run_all(runner(wrong), self.feeds)
+        found = verdict(self.expected, outputs, self.precision, self.terms).reasons
+        if found or self.exact is None:
+            return found
+        return tuple(str(fault) for fault in pair(self.exact, wrong, self.feeds[:PAIRED_IMAGES]).faults)
+
+    def exact_outputs(self, model: ModelProto) -> dict[str, Array]:
+        """Return a graph's outputs in float64."""
+        with one_thread():
+            return fidelity.run_all(lambda feed: Interpreter(model).run(feed, "float64"), self.feeds)
+
+
+def outcomes(case: Case, each: int, seed: str) -> list[MutationOutcome]:
+    """Make wrong conversions of a graph, ``each`` of every kind, and check them."""
+    correct: dict[str, Array] = {}
+    result = []
+    for mutation in mutations.mutations(case.model, each, seed):
+        try:
+            reasons = case.reasons(mutation.model)
+        except EffbenchError as error:
+            result.append(MutationOutcome(mutation.kind, mutation.place, REFUSED, error.message))
+            continue
+        except Exception as error:
+            if not type(error).__module__.startswith("onnxruntime"):
+                raise
+            text = str(error).splitlines()[0]
+            result.append(MutationOutcome(mutation.kind, mutation.place, REFUSED, text))
+            continue
+        if reasons:
+            result.append(MutationOutcome(mutation.kind, mutation.place, FOUND, reasons[0]))
+            continue
+        correct = correct or case.exact_outputs(case.model)
+        changes = own_rounding(correct, case.exact_outputs(mutation.model))
+        change = max((float(value.max(initial=0)) for value in changes.values()), default=0.0)
+        outcome = EQUIVALENT if _below_rounding(changes, case.terms.rounding) else MISSED
+        result.append(MutationOutcome(mutation.kind, mutation.place, outcome, "", change))
+    return result
+
+
+def _below_rounding(changes: Mapping[str, Array], rounding: Mapping[str, Any]) -> bool:
+    """Return whether no channel of any output changes by more than the model's own rounding."""
+    for name, change in changes.items():
+        own = np.asarray(rounding.get(name, 0.0), np.float64)
+        own = np.maximum(own, np.sqrt(np.mean(own**2)))
+        if (change > own).any():
+            return False
+    return True
+
+
+def mutate(job: dict[str, Any], emit: Any) -> None:
+    """Check wrong conversions of a graph on its reference images; emit the report."""
+    artifact = bundle.load(Path(job["graph"]))
+    exact = bundle.load(Path(job["exact"])) if job["exact"] else None
+    emit({"event": "stage", "stage": "the model's own rounding"})
+    case = case_of(artifact, exact)
+    emit({"event": "stage", "stage": "check wrong conversions"})
+    found = outcomes(case, int(job["each"]), artifact.subject.model)
+    images = sum(len(next(iter(feed.values()))) for feed in case.feeds)
+    report = MutationReport(
+        artifact.name, case.precision, "ONNX Runtime, against the model's reference", images, tuple(found)
+    )
+    emit({"event": "result", "report": to_json(report)})
+
+
+def case_of(artifact: Artifact, exact: Artifact | None) -> Case:
+    """Return the case of a graph artifact with its reference; ``exact`` is the fp32 graph of a quantized one."""
+    subject, spec = artifact.subject, artifact.inputs[0]
+    model, float_model = _static(artifact), None if exact is None else _static(exact)
+    images, expected = fidelity.load_reference(artifact.folder / bundle.REFERENCE)[:2]
+    count = fidelity.NATURAL if subject.storage_precision in CALIBRATED else len(images)
+    count = -(-count // subject.batch) * subject.batch
+    feeds = fidelity.feeds(images[:count], subject.batch, spec, artifact.preprocessing)
+    expected = {name: value[:count] for name, value in expected.items()}
+    guesses = kinds.guess_all(expected, subject.resolution, onnx_file.writers(model))
+    case = Case(model, expected, feeds, subject.storage_precision, Terms(guesses), float_model)
+    if subject.storage_precision != "fp32":
+        return case
+    with one_thread():
+        single = fidelity.run_all(Interpreter(model).run, feeds)
+    rounding = own_rounding(single, case.exact_outputs(model))
+    return replace(case, terms=Terms(guesses, rounding))
+
+
+def _static(artifact: Artifact) -> ModelProto:
+    model = onnx_file.load(artifact.path)
+    return onnx_file.fix_shape(model, artifact.subject.resolution, artifact.subject.batch, artifact.name)

@@ -1,0 +1,123 @@
+"""Is an output the expected one? Each is judged by its kind, within limits that follow the model's own rounding.
+
+In fp32 the limit is a multiple of the model's own rounding (fp32 against float64), channel by channel, so that a small
+fault in one channel is not hidden by what another may differ by. `judge` holds the limits that apply without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from effbench.deploy.artifact import ranked_rows
+from effbench.deploy.artifact.limits import SAME_ROW
+from effbench.deploy.artifact.output_errors import OutputErrors
+from effbench.deploy.artifact.synthetic import NATURAL
+from effbench.errors import DataError
+from effbench.schema import OutputFidelity
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How the outputs of one model are judged.
+
+    Attributes:
+        kinds: By output name (`kinds.KINDS`); features if unnamed.
+        rounding: The model's own rounding by output name, of the spread; for all of an output or for each channel
+            (`own_rounding`). Without it the limit of fp32 is that of `judge.LIMITS`.
+    """
+
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    rounding: Mapping[str, Array] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class OutputVerdict:
+    """The figures of every output, why the comparison fails, and why it proves nothing."""
+
+    outputs: tuple[OutputFidelity, ...]
+    reasons: tuple[str, ...] = ()
+    unverifiable: str = ""
+
+    def figures(self) -> dict[str, float]:
+        """Return the worst figures over all outputs."""
+        outputs = [item for item in self.outputs if item.mismatches is None] or self.outputs
+        worst = dict.fromkeys(("max_error", "p99_error"), max) | dict.fromkeys(
+            ("cosine", "top1_agreement", "spread", "snr_db"), min
+        )
+        return {name: float(pick(getattr(item, name) for item in outputs)) for name, pick in worst.items()}
+
+
+def verdict(
+    expected: Mapping[str, Array],
+    actual: Mapping[str, Array],
+    precision: str,
+    terms: Terms | None = None,
+    natural: int = NATURAL,
+    population: Mapping[str, Array] | None = None,
+) -> OutputVerdict:
+    """Compare every output as its kind requires, and decide.
+
+    Args:
+        expected: Outputs by name, images first.
+        actual: The same; matched by name, or by order if the runtime renamed them.
+        precision: Storage precision; selects the limits.
+        terms: Kinds and the model's own rounding.
+        natural: How many of the first images are natural; the spread is taken over these.
+        population: Expected outputs to take the spread from, of more images than were run; default ``expected``. The
+            outputs of a few images may be close together, and the spread must not depend on how many were run.
+
+    Raises:
+        DataError: The number of outputs or a shape differs.
+    """
+    terms, population = terms or Terms(), population or expected
+    actual = _matched(expected, actual)
+    items = {
+        name: OutputErrors(name, terms.kinds.get(name, "features"), value, population[name], natural, precision)
+        for name, value in expected.items()
+    }
+    allowed = {name: SAME_ROW[precision] * item.scale for name, item in items.items()}
+    actual = ranked_rows.aligned(expected, actual, terms.kinds, allowed)
+    found = [item.compared(actual[name], terms.rounding.get(name)) for name, item in items.items()]
+    reasons = tuple(reason for _, texts, _ in found for reason in texts)
+    blind = [name for name, item in items.items() if item.blind]
+    unverifiable = next((text for _, _, text in found if text), "")
+    if not reasons and len(blind) == len(items):
+        unverifiable = (
+            f"the reference outputs ({', '.join(blind)}) do not depend on the image, so nothing can be proved"
+        )
+    return OutputVerdict(tuple(output for output, _, _ in found), reasons, unverifiable)
+
+
+def own_rounding(single: Mapping[str, Array], double: Mapping[str, Array], natural: int = NATURAL) -> dict[str, Array]:
+    """Return the model's own rounding: how far its outputs in fp32 are from those in float64.
+
+    Returns:
+        By output name the largest error of each channel (axis 1), of the spread; of integers, labels and booleans the
+        share that differs, as one number.
+    """
+    result = {}
+    for name, value in single.items():
+        item = OutputErrors(name, "features", value, value, natural, "fp32")
+        if item.exact:
+            result[name] = np.array([np.mean(value != double[name])])
+        else:
+            result[name] = item.errors(double[name]).max(axis=(0, 2))
+    return result
+
+
+def _matched(expected: Mapping[str, Array], actual: Mapping[str, Array]) -> dict[str, Array]:
+    if len(expected) != len(actual):
+        raise DataError(f"{len(actual)} outputs, expected {len(expected)}.")
+    if set(expected) != set(actual):
+        actual = dict(zip(expected, actual.values(), strict=True))
+    for name, want in expected.items():
+        if want.shape != actual[name].shape:
+            raise DataError(f"The output '{name}' has shape {list(actual[name].shape)}, expected {list(want.shape)}.")
+    return dict(actual)
