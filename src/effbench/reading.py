@@ -277,7 +277,7 @@ def _check_header(stream: Any, size: int, limit: int) -> None:
 
 def _unreadable(path: Path, error: Exception) -> DataError:
     reason = getattr(error, "strerror", None) or str(error)
-    return DataError(f"{path}: {reason[:1].lower()}{reason[1:]}.")
+    return DataError(f"{path}: {reason}.")
 
 
 def _short(error: BaseException) -> str:

@@ -75,7 +75,7 @@ def test_a_users_device_builds_on_another(tmp_path: Path):
 
 def test_a_new_device_needs_a_transport_only(tmp_path: Path):
     device = declare(tmp_path, '[devices.box]\ntransport = "ssh"\nconnection = { host = "box" }\n')["box"]
-    assert (("ort",), "run on hardware") == (device.targets, device.evidence)
+    assert (("ort",), "declared by its owner") == (device.targets, device.evidence)
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def rows(metric: str = "top1", *, published: str = "same", out: str | Path | Non
         UsageError: The metric is unknown.
         DataError: Nothing has been measured yet, or the store cannot be read.
     """
-    from effbench.profiles.trust import grade
+    from effbench.profiles.trust import grade_of
     from effbench.reports.rows import check_metric
 
     check_metric(metric)
@@ -46,7 +46,7 @@ def rows(metric: str = "top1", *, published: str = "same", out: str | Path | Non
         raise DataError(f"{store.path} holds no measurement yet.", hint="Measure something: effbench profile")
 
     def trust(measurement: Measurement) -> tuple[str, tuple[str, ...]]:
-        return grade(measurement.samples, measurement.before, measurement.after)
+        return grade_of(measurement)
 
     digests = {measurement.digest for measurement in measurements}
     accuracies = measured_accuracies(store.evaluations(), digests) if metric == "top1" else {}

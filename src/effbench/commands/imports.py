@@ -27,6 +27,7 @@ FORMATS = ("trtexec", "benchmark_app", "litert", "qnn", "onnxruntime", "samples"
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Condition to keep with the figures. Repeatable."
 )
+@click.option("--force", is_flag=True, help="Keep a kit's result that is unsigned or of another machine; it is marked.")
 @shared.out
 @shared.json
 def import_(
@@ -36,6 +37,7 @@ def import_(
     form: str | None,
     threads: int | None,
     settings: Sequence[str],
+    force: bool,
     out: str | None,
     as_json: bool,
 ) -> None:
@@ -48,7 +50,14 @@ def import_(
     from effbench.commands.text import next_command, results
 
     measurements = imported(
-        files, artifact=artifact, device=device, form=form, threads=threads, settings=shared.pairs(settings), out=out
+        files,
+        artifact=artifact,
+        device=device,
+        form=form,
+        threads=threads,
+        settings=shared.pairs(settings),
+        force=force,
+        out=out,
     )
     shared.show(as_json, measurements, lambda: results.imported(measurements, next_command.report(out)))
 

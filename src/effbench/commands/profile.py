@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 @click.option("--cool-down", is_flag=True, help="Let the device cool to its first temperature before each round.")
 @click.option("--lock-clocks", is_flag=True, help="Lock the device's clocks meanwhile; asks first, and restores them.")
 @click.option("--yes", is_flag=True, help="With --lock-clocks: do not ask.")
-@click.option("--force", is_flag=True, help="Measure artifacts that failed verification too.")
+@click.option("--force", is_flag=True, help="Measure also what failed verification, or runs on another machine.")
 @click.option("--roofline", is_flag=True, help="Also measure the device's peaks and compare layers to them.")
 @click.option("--plot", is_flag=True, help="With --minutes or --roofline: also draw plots (PNG, SVG).")
 @shared.precision

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from effbench import process, reading
-from effbench.codec import fingerprint
+from effbench.codec import canonical
 from effbench.device import AGENT
-from effbench.errors import EffbenchError
+from effbench.device.signature import Chain
+from effbench.errors import DataError, EffbenchError
 from effbench.schema import FORMAT_VERSION
 
 PLAN, RESULT = "kit.json", "result.jsonl"
@@ -32,16 +33,43 @@ def run(folder: Path) -> int:
         DataError: The folder is not a kit.
     """
     plan = reading.json_file(folder / PLAN, hint="Run this in a folder written by `effbench kit`.")
+    _check(plan, folder / PLAN)
     failed = False
-    head = {"format": FORMAT_VERSION, "kit": fingerprint(plan), "device": plan["device"], "threads": plan["threads"]}
+    head = {"format": FORMAT_VERSION, "kit": plan["kit"], "device": plan["device"], "threads": plan["threads"]}
+    head["time"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    chain, count = Chain(plan["key"]), 0
     with (folder / RESULT).open("w") as result:
-        for line in ({**head, "time": datetime.now(timezone.utc).isoformat(timespec="seconds")}, *_lines(folder, plan)):
-            failed = failed or "error" in line
-            result.write(json.dumps(line) + "\n")
+
+        def write(line: dict[str, Any]) -> None:
+            result.write(json.dumps(chain.sign(line)) + "\n")
             result.flush()
             os.fsync(result.fileno())
+
+        write(head)
+        for line in _lines(folder, plan):
+            failed = failed or "error" in line
+            write(line)
+            count += 1
+        write({"lines": count + 1})
     print(f"\nwrote {folder / RESULT}; copy it to your work station and run: effbench import {RESULT}")
     return 5 if failed else 0
+
+
+def _check(plan: Any, path: Path) -> None:
+    """Refuse a plan that lacks something, or names a file outside the kit.
+
+    Raises:
+        DataError: It says what is wrong.
+    """
+    kinds = {"kit": str, "key": str, "device": str, "threads": int, "rounds": int, "artifacts": list}
+    if not isinstance(plan, dict) or plan.get("format") != FORMAT_VERSION:
+        raise DataError(f"{path}: not a plan of format {FORMAT_VERSION}.", hint="Write the kit with this version.")
+    if any(not isinstance(plan.get(key), kind) for key, kind in kinds.items()):
+        raise DataError(f"{path}: not a whole plan.")
+    for item in plan["artifacts"]:
+        name = str(item.get("name")) if isinstance(item, dict) else ""
+        if "/" in name or name in ("", ".", "..") or not isinstance(item.get("packages"), list):
+            raise DataError(f"{path}: {name[:80]!r} is no artifact of this kit.")
 
 
 def _lines(folder: Path, plan: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -67,7 +95,8 @@ def _lines(folder: Path, plan: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _folders(folder: Path, item: Mapping[str, Any]) -> dict[str, str]:
-    return {"artifact": str(folder / item["artifact"]), "reference": str(folder / item["reference"])}
+    name = item["name"]
+    return {"artifact": str(folder / "artifacts" / name), "reference": str(folder / "reference" / f"{name}.npz")}
 
 
 def _answer(job: Mapping[str, Any], item: Mapping[str, Any], limit_s: float) -> dict[str, Any]:
@@ -75,7 +104,9 @@ def _answer(job: Mapping[str, Any], item: Mapping[str, Any], limit_s: float) -> 
     line: dict[str, Any] = {"artifact": item["name"], "digest": item["digest"], "op": job["op"]}
     python = process.Python(env={"PYTHONPATH": sys.path[0]})
     try:
-        (line["answer"],) = process.run(AGENT, job, time_limit_s=limit_s, python=python)
+        answer = process.single(process.run(AGENT, job, time_limit_s=limit_s, python=python))
+        canonical(answer)  # what cannot be signed is an error too
+        line["answer"] = answer
     except EffbenchError as error:
         line["error"] = error.message
     return {**line, "seconds": round(time.monotonic() - start, 3)}

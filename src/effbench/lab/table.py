@@ -9,7 +9,7 @@ from typing import Any
 from effbench.lab.engine import JobOutcome
 from effbench.lab.job import OK, LabJob
 from effbench.lab.sweep import LabSweep
-from effbench.profiles.trust import grade
+from effbench.profiles.trust import grade_of
 from effbench.reports.lab import FORMATS, NOT_RUN, render
 from effbench.statistics import percentiles
 from effbench.store import home as home_of
@@ -34,7 +34,7 @@ def _record(outcome: JobOutcome, sweep: LabSweep) -> dict[str, Any]:
     measured = sweep.measurements[str(outcome.result["run"])]
     rounds = measured.samples.rounds
     p50 = percentiles.estimate([one.samples_ns for one in rounds], 0.5)
-    trust, reasons = grade(measured.samples, measured.before, measured.after)
+    trust, reasons = grade_of(measured)
     record |= {"rounds": len(rounds), "digest": measured.digest, "run": measured.run, "origin": measured.origin}
     record |= {"p50_ms": None if p50 is None else p50.value / 1e6, "trust": trust, "trust_reasons": list(reasons)}
     interval = None if p50 is None or p50.interval is None else [side / 1e6 for side in p50.interval]

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from effbench.profiles.measure import FEWEST_TO_TELL
-from effbench.schema import Samples
+from effbench.schema import Measurement, Samples
 from effbench.statistics import percentiles
 
 Floats = npt.NDArray[np.float64]
@@ -94,6 +94,12 @@ SPIKES_PCT = 5.0
 """The slowest samples, excluded from the search for modes: a few long interruptions would look like a second mode."""
 
 Check = Callable[[Samples], Iterator[tuple[str, str]]]
+
+
+def grade_of(measurement: Measurement) -> tuple[str, tuple[str, ...]]:
+    """Return the grade of a measurement; one that may not be what it says is no latency of its device."""
+    letter, reasons = grade(measurement.samples, measurement.before, measurement.after)
+    return ("D", (*measurement.doubts, *reasons)) if measurement.doubts else (letter, reasons)
 
 
 def grade(

@@ -135,7 +135,7 @@ def measured_row(
         trust=letter,
         trust_reasons=tuple(reasons),
         digest=measurement.digest,
-        notes=(*subject.remarks, *measurement.notes),
+        notes=(*measurement.doubts, *subject.remarks, *measurement.notes),
     )
     complete = _with_statistics(with_accuracy(row, accuracy), measurement.samples)
     if not measurement.samples.aggregate:

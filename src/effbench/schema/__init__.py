@@ -18,7 +18,7 @@ from effbench.schema.artifact import (
     TensorSpec,
 )
 from effbench.schema.cell import Cell, Status
-from effbench.schema.device import EVIDENCE, Device, Fact
+from effbench.schema.device import DECLARED, EVIDENCE, Device, Fact
 from effbench.schema.evaluation import DataInfo, Evaluation, Predictions
 from effbench.schema.measurement import Measurement, Round, Samples, finite
 from effbench.schema.model import CALIBRATED, PRECISIONS, WEIGHT_KINDS, Backbone, Preprocessing, Weights
@@ -31,6 +31,7 @@ FORMAT_VERSION = 2
 
 __all__ = [
     "CALIBRATED",
+    "DECLARED",
     "DEFAULT_BATCH",
     "DEFAULT_RESOLUTION",
     "DEFAULT_THREADS",

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from effbench.errors import DataError
 from effbench.schema.model import PRECISIONS
 
-EVIDENCE = ("run on hardware", "emulated", "replayed from a recording", "written from documentation")
-"""How far a device class was tried; the last never counts as tested."""
+DECLARED = "declared by its owner"
+EVIDENCE = ("run on hardware", "emulated", "replayed from a recording", "written from documentation", DECLARED)
+"""How far a device class was tried; the last two never count as tested."""
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
+"""Of a device: it becomes part of paths and of scripts."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +49,32 @@ class Device:
     connection: dict[str, Any] = field(default_factory=dict)
     precisions: dict[str, str] = field(default_factory=dict)
     options: dict[str, dict[str, str]] = field(default_factory=dict)
+    machine: str = ""
+    """The architecture that its Python reports (``aarch64``); empty if it may be any."""
+    cpu: tuple[str, ...] = ()
+    """Of its ``cpu_model`` as observed, at least one of these is a part; none if it may be any."""
 
     def __post_init__(self) -> None:
+        if not NAME.fullmatch(self.name):
+            raise DataError(f"'{self.name[:80]}' is no name of a device: letters, digits and . _ + - are.")
         if self.evidence not in EVIDENCE:
             raise DataError(f"Evidence '{self.evidence}'; one of {', '.join(EVIDENCE)} is meant.")
         for name, precision in self.precisions.items():
             if precision not in PRECISIONS:
                 raise DataError(f"Precision '{precision}' of target {name}; one of {', '.join(PRECISIONS)} is meant.")
+
+    def contradictions(self, observed: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return, a sentence each, which observed facts of a machine this device cannot have.
+
+        Args:
+            observed: The environment of a measurement; a fact that it lacks contradicts nothing.
+        """
+        if self.evidence in ("emulated", "replayed from a recording"):
+            return ()
+        machine, cpu = str(observed.get("machine") or ""), str(observed.get("cpu_model") or "")
+        found = []
+        if self.machine and machine and machine.lower() != self.machine.lower():
+            found.append(f"'{self.name}' is a {self.machine} machine, but it ran on {machine}.")
+        if self.cpu and cpu and not any(part.lower() in cpu.lower() for part in self.cpu):
+            found.append(f"'{self.name}' has a {' or '.join(self.cpu)}, but it ran on '{cpu[:80]}'.")
+        return tuple(found)

@@ -90,6 +90,8 @@ class Measurement:
     placement: dict[str, Any] = field(default_factory=dict)
     origin: str = "measured"
     notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
+    """Why it may not be what it says, kept with ``--force``: another machine than the device's, no valid signature."""
 
     def __post_init__(self) -> None:
         for state in (self.before, self.after):

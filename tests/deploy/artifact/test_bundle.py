@@ -60,7 +60,7 @@ def test_an_artifact_is_found_by_its_key_only(folder: Path) -> None:
         (lambda f: (f / bundle.MANIFEST).write_text("{"), "not valid JSON"),
         (lambda f: (f / bundle.MANIFEST).write_text("[1]"), "changed since it was written"),
         (lambda f: _edit(f, digest="0" * 64), "changed since it was written"),
-        (lambda f: (f / bundle.MANIFEST).unlink(), "no such file"),
+        (lambda f: (f / bundle.MANIFEST).unlink(), "No such file"),
     ],
 )
 def test_a_changed_artifact_is_refused(folder: Path, damage: object, message: str) -> None:

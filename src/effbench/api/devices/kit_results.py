@@ -1,20 +1,73 @@
-"""The result of a kit's run, stored as measurements."""
+"""The result of a kit's run, stored as measurements.
+
+It is taken as what its signature makes of it (`effbench.device.signature`), measured where the machine that it names
+contradicts no fact of the device, and once: a result that is imported again adds nothing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from effbench import reading
-from effbench.api.remote import check_clock
-from effbench.codec import from_json
+from effbench.api.remote import RoundAnswer, check_clock
+from effbench.codec import fingerprint, from_json, to_json
 from effbench.deploy.artifact import bundle
-from effbench.errors import DataError
-from effbench.schema import Artifact, Fidelity, Measurement, Round, Samples
-from effbench.store import Store
+from effbench.device.signature import Chain
+from effbench.errors import DataError, MeasurementError, UsageError
+from effbench.profiles import devices
+from effbench.schema import FORMAT_VERSION, Artifact, Fidelity, Measurement, Samples
+from effbench.store import Store, write_atomically
+
+ID = re.compile(r"[0-9a-f]{16}")
+FORCE = "--force keeps it, with a mark that every table shows."
+
+
+@dataclass(frozen=True)
+class KitRecord:
+    """What a home remembers of a kit that it wrote: its key, its device, and the digests of its artifacts."""
+
+    id: str
+    key: str
+    device: str
+    digests: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class KitHead:
+    """The first line of a result: which kit ran, when, on what it is meant to be."""
+
+    kit: str
+    device: str
+    time: str
+    threads: int = 1
+    mac: str = ""
+
+
+@dataclass(frozen=True)
+class KitLine:
+    """One answer of a result: to the verification of an artifact, or to one round; or the error that came instead."""
+
+    artifact: str = ""
+    digest: str = ""
+    op: str = ""
+    seconds: float = 0.0
+    answer: dict[str, Any] = field(default_factory=dict)
+    error: str = ""
+    lines: int = 0
+    mac: str = ""
+
+
+def remember(home: Path, record: KitRecord) -> None:
+    """Keep the record of a kit below a home; who can read that folder could sign results of the kit."""
+    path = _path(home, record.id)
+    write_atomically(path, json.dumps(to_json(record), indent=1) + "\n")
+    path.chmod(0o600)
 
 
 def is_result(text: str) -> bool:
@@ -22,43 +75,103 @@ def is_result(text: str) -> bool:
     return text.startswith("{") and '"kit"' in text.partition("\n")[0]
 
 
-def import_result(text: str, location: str, home: Path) -> list[Measurement]:
-    """Store each round of a kit's run as it was measured, tied to the artifact's digest.
+def import_result(text: str, location: str, home: Path, *, force: bool = False) -> list[Measurement]:
+    """Store each round of a kit's run as it was measured, tied to the artifact's digest; what is stored already, once.
 
     Args:
         text: The file that the run wrote.
         location: Its path, for messages.
-        home: The folder with the artifacts and the store.
+        home: The folder with the artifacts, the store, and the record of the kit.
+        force: Keep a result without a valid signature, or from another machine than the device's; it is marked.
 
     Raises:
-        DataError: The file is damaged, or about artifacts that are not here.
+        DataError: The file is damaged or was altered, is about artifacts that are not here, or is of another machine.
     """
-    head, *lines = (
-        reading.json_value(line, f"{location}:{number}") for number, line in enumerate(text.splitlines(), start=1)
-    )
+    rows = [reading.json_value(row, f"{location}:{at}") for at, row in enumerate(text.splitlines(), start=1)]
+    head, lines = _parsed(rows, location)
+    doubts = _signature_doubts(rows, head, home, location)
+    if doubts and not force:
+        raise DataError(doubts[0], hint=FORCE)
     artifacts = {artifact.digest: artifact for artifact in bundle.artifacts(home)}
-    run = uuid4().hex[:12]
+    run = fingerprint(rows)[:12]
     rounds: dict[str, list[Measurement]] = {}
-    for number, line in enumerate(lines, start=2):
-        position = f"{location}:{number}"
-        if line["digest"] not in artifacts:
-            raise DataError(f"{position}: {line['artifact']} is not below {home}.", hint="Set --out to its home.")
-        if "error" in line:
+    claims: dict[str, str] = {}
+    for at, line in enumerate(lines, start=2):
+        position = f"{location}:{at}"
+        if line.lines or line.error:
             continue
-        artifact, answer = artifacts[line["digest"]], line["answer"]
-        if line["op"] == "verify":
-            fidelity = from_json(Fidelity, answer["fidelity"], position)
-            if artifact.fidelity is None:
-                artifacts[line["digest"]] = bundle.annotate(artifact, fidelity=fidelity)
+        if line.digest not in artifacts:
+            raise DataError(f"{position}: {line.artifact[:80]} is not below {home}.", hint="Set --out to its home.")
+        artifact = artifacts[line.digest]
+        if line.op == "verify":
+            claims[line.digest] = _claim(from_json(Fidelity, line.answer.get("fidelity"), position))
             continue
-        check_clock(answer["round"]["samples_ns"], answer.get("agent_s", 0.0), float(line["seconds"]))
-        rounds.setdefault(artifact.digest, []).append(_measurement(artifact, answer, head, run, position))
-    failures = tuple(f"{line['artifact']}: {line['error']}" for line in lines if "error" in line)
+        answer = RoundAnswer.of(line.answer, position)
+        try:
+            check_clock(answer.round.samples_ns, answer.agent_s, line.seconds)
+        except MeasurementError as error:
+            raise DataError(f"{position}: {error.message}.", hint=error.hint) from error
+        found = _other_machine(head.device, answer, position, force)
+        notes = ("measured by a kit", *([claims[line.digest]] if line.digest in claims else ()))
+        measured = _measurement(artifact, answer, head, run)
+        rounds.setdefault(artifact.digest, []).append(replace(measured, notes=notes, doubts=(*doubts, *found)))
+    failures = tuple(f"{line.artifact}: {line.error}" for line in lines if line.error)
     if not rounds:
         raise DataError(f"{location}: no round was measured. {'; '.join(failures)}")
-    for measurement in (item for group in rounds.values() for item in group):
-        Store(home).append(measurement)
+    _store_once(rounds, Store(home))
     return [_joined(group, failures) for group in rounds.values()]
+
+
+def _path(home: Path, kit: str) -> Path:
+    return home / "kits" / f"{kit}.json"
+
+
+def _parsed(rows: Sequence[Any], location: str) -> tuple[KitHead, list[KitLine]]:
+    if not rows or not isinstance(rows[0], dict):
+        raise DataError(f"{location}: not the result of a kit.")
+    head = from_json(KitHead, rows[0], f"{location}:1")
+    plain = ({"format": FORMAT_VERSION, **row} if isinstance(row, dict) else row for row in rows[1:])
+    return head, [from_json(KitLine, row, f"{location}:{at}") for at, row in enumerate(plain, start=2)]
+
+
+def _signature_doubts(rows: Sequence[dict[str, Any]], head: KitHead, home: Path, location: str) -> tuple[str, ...]:
+    """Return why a result may not be what a kit of this home wrote."""
+    path = _path(home, head.kit)
+    if not ID.fullmatch(head.kit) or not path.exists():
+        return (f"{location}: {home} has written no kit '{head.kit[:40]}', so nothing shows that it is unaltered.",)
+    record = from_json(KitRecord, reading.json_file(path), str(path))
+    chain = Chain(record.key)
+    for at, row in enumerate(rows, start=1):
+        if not chain.holds(row):
+            return (f"{location}:{at}: this line is not as the kit wrote it (its signature does not match).",)
+    if record.device != head.device:
+        return (f"{location}: the kit was for '{record.device}', not '{head.device}'.",)
+    if rows[-1].get("lines") != len(rows) - 1:
+        return (f"{location}: the end is missing: the run was interrupted, or lines were left out.",)
+    return ()
+
+
+def _claim(fidelity: Fidelity) -> str:
+    """Say what the kit's run said of the outputs: a claim, since this home has not seen them."""
+    found = "the same model" if fidelity.passed else "NOT the same model"
+    return f"claimed by the kit's run: {found} (max error {fidelity.max_error:.1e})"
+
+
+def _other_machine(device: str, answer: RoundAnswer, position: str, force: bool) -> tuple[str, ...]:
+    try:
+        found = devices.get(device).contradictions({**answer.after, **answer.before})
+    except UsageError:  # a device that this home does not know contradicts nothing
+        return ()
+    if found and not force:
+        raise DataError(f"{position}: {found[0]}", hint=FORCE)
+    return found
+
+
+def _store_once(rounds: Mapping[str, Sequence[Measurement]], store: Store) -> None:
+    present = Counter({(item.run, item.digest): len(item.samples.rounds) for item in store})
+    for digest, group in rounds.items():
+        for measurement in group[present[group[0].run, digest] :]:
+            store.append(measurement)
 
 
 def _joined(rounds: list[Measurement], notes: tuple[str, ...]) -> Measurement:
@@ -66,21 +179,18 @@ def _joined(rounds: list[Measurement], notes: tuple[str, ...]) -> Measurement:
     return replace(rounds[0], samples=samples, notes=notes)
 
 
-def _measurement(
-    artifact: Artifact, answer: Mapping[str, Any], head: Mapping[str, Any], run: str, location: str
-) -> Measurement:
-    compute_precision = answer["compute_precision"] or artifact.subject.compute_precision
+def _measurement(artifact: Artifact, answer: RoundAnswer, head: KitHead, run: str) -> Measurement:
+    computed = answer.compute_precision or artifact.subject.compute_precision
     return Measurement(
         digest=artifact.digest,
-        subject=replace(artifact.subject, compute_precision=compute_precision, batch=answer["batch"]),
-        device=str(head["device"]),
-        settings={"batch": str(answer["batch"]), "threads": str(head.get("threads", 1)), "tool": "effbench kit"},
-        samples=Samples((from_json(Round, answer["round"], location),), answer["protocol"]),
-        before=answer["before"],
-        after=answer["after"],
-        time=str(head["time"]),
+        subject=replace(artifact.subject, compute_precision=computed, batch=answer.batch),
+        device=head.device,
+        settings={"batch": str(answer.batch), "threads": str(head.threads), "tool": "effbench kit"},
+        samples=Samples((answer.round,), answer.protocol),
+        before=answer.before,
+        after=answer.after,
+        time=head.time,
         run=run,
         placement=artifact.placement,
         origin="imported",
-        notes=("measured by a kit",),
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import secrets
 import shlex
 import shutil
 from collections.abc import Sequence
@@ -10,7 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from effbench import deploy
+from effbench import deploy, drafts
+from effbench.api.devices.kit_results import KitRecord, remember
 from effbench.api.devices.request import KitRequest
 from effbench.api.export.verification import reference_of
 from effbench.api.keywords import from_fields
@@ -29,6 +32,9 @@ RUN = """#!/bin/sh
 # Verifies and measures the artifacts in this folder, and writes {result}. Nothing is installed and nothing is sent.
 cd "$(dirname "$0")" && exec "${{PYTHON:-python3}}" agent.pyz effbench.device.agent_kit
 """
+PLAIN = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._+-]*(/[A-Za-z0-9._+-]+)*")
+"""Names in a kit: they become parts of scripts and paths."""
+
 MIN_SAMPLES, ROUND_SECONDS = 50, 2.0
 """Of a runner on a phone, which measures each artifact once."""
 
@@ -55,20 +61,17 @@ def kit(request: KitRequest) -> Kit:
     """
     home, device = home_of(request.out), devices.get(request.device)
     folder = Path(request.to or f"kit-{device.name}")
-    if folder.exists():
+    if folder.exists() or folder.is_symlink():
         raise UsageError(f"{folder} exists already.", hint="Name another with --to, or remove it.")
     artifacts, cells = _artifacts(request, home, device)
-    draft = folder.with_name(f".{folder.name}.making")
-    shutil.rmtree(draft, ignore_errors=True)
     steps = _steps(device, artifacts, home)
     try:
-        _write(draft, artifacts, device, home, request)
-        (draft / "README.txt").write_text("\n".join([f"effbench kit for {device.description}", "", *steps, ""]))
-        draft.rename(folder)
+        with drafts.draft(folder.parent, f".{folder.name}.") as draft:
+            _write(draft, artifacts, device, home, request)
+            (draft / "README.txt").write_text("\n".join([f"effbench kit for {device.description}", "", *steps, ""]))
+            draft.rename(folder)
     except OSError as error:
         raise DataError(f"Cannot write {folder}: {error.strerror}.", hint="Choose another folder with --to.") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return Kit(folder, tuple(artifact.name for artifact in artifacts), tuple(cells), tuple(steps))
 
 
@@ -95,7 +98,7 @@ def _write(folder: Path, artifacts: Sequence[Artifact], device: Device, home: Pa
     entries = []
     for artifact in artifacts:
         name = artifact.name
-        shutil.copytree(artifact.folder, folder / "artifacts" / name, ignore=shutil.ignore_patterns(bundle.REFERENCE))
+        _copy(artifact, folder / "artifacts" / name)
         shutil.copyfile(reference_of(artifact, home), folder / "reference" / f"{name}.npz")
         entries.append(
             {
@@ -107,7 +110,12 @@ def _write(folder: Path, artifacts: Sequence[Artifact], device: Device, home: Pa
             }
         )
     protocol: dict[str, Any] = {"rounds": request.rounds, "budget_s": request.budget_s, "threads": request.threads}
-    plan = {"format": FORMAT_VERSION, "device": device.name, "artifacts": entries, **protocol}
+    record = KitRecord(
+        secrets.token_hex(8), secrets.token_hex(32), device.name, tuple(artifact.digest for artifact in artifacts)
+    )
+    remember(home, record)
+    plan = {"format": FORMAT_VERSION, "kit": record.id, "key": record.key, "device": device.name}
+    plan |= {"artifacts": entries, **protocol}
     (folder / PLAN).write_text(json.dumps(plan, indent=1) + "\n")
     (folder / "agent.pyz").write_bytes(agent().data)
     script = RUN.format(result=RESULT)
@@ -115,6 +123,22 @@ def _write(folder: Path, artifacts: Sequence[Artifact], device: Device, home: Pa
         script = _adb_script(artifacts, request.threads, device)
     (folder / "run.sh").write_text(script)
     (folder / "run.sh").chmod(0o755)
+
+
+def _copy(artifact: Artifact, folder: Path) -> None:
+    """Copy the files that the manifest lists, whose hashes were just checked, and nothing else.
+
+    Raises:
+        UsageError: A name could not stand in a script or a path of another system.
+    """
+    checked = bundle.load(artifact.folder)
+    for name in (artifact.name, artifact.entry, *checked.files):
+        if not PLAIN.fullmatch(name):
+            raise UsageError(f"{artifact.name[:80]}: the name {name[:80]!r} cannot travel in a kit.")
+    for name in (*checked.files, bundle.MANIFEST):
+        if name != bundle.REFERENCE:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(artifact.folder / name, folder / name, follow_symlinks=False)
 
 
 def _steps(device: Device, artifacts: Sequence[Artifact], home: Path) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
@@ -54,3 +54,30 @@ class KitRequest:
     def shapes(self) -> list[InputShapes]:
         """The resolutions, parsed."""
         return [InputShapes.parse(text) for text in self.resolutions]
+
+
+@dataclass(frozen=True)
+class ImportRequest:
+    """Which files of another tool, or results of kits, are stored, and as what.
+
+    Attributes:
+        files: Each is one round: one run of the tool in a fresh process; or the result of a kit.
+        artifact: Which artifact was measured (a kit's result names it); its digest ties the figures to fidelity and
+            accuracy.
+        device: A name that `effbench devices` lists, or a device file.
+        form: The format, one of `vendors.readers`; None recognizes it from the file.
+        threads: Of the runtime, if the file does not state them.
+        settings: Further conditions, shown with the figures (power mode, delegate).
+        force: Keep a kit's result without a valid signature, or from another machine; every table marks it.
+        out: The folder with the store.
+    """
+
+    files: Sequence[str | Path]
+    artifact: str | None = None
+    device: str | None = None
+    _: KW_ONLY
+    form: str | None = None
+    threads: int | None = None
+    settings: Mapping[str, str] | None = None
+    force: bool = False
+    out: str | Path | None = None

@@ -42,7 +42,8 @@ class ProfileRequest:
         seed: Of untrained weights.
         record: Write the exchange with the device to this file, for the transport ``replay``.
         keep: Where each round goes as it ends; None means the store of the folder.
-        force: Measure artifacts that failed verification too; they are marked in every table.
+        force: Measure artifacts that failed verification, and machines that contradict the device, too; both are
+            marked in every table.
         lock_clocks: Lock the device's clocks if this agrees to the changes that it is shown; None locks none.
         out: The folder to write below.
         notify: Called with one line per step.

@@ -22,7 +22,7 @@ from effbench.api.profile.select import Selection
 from effbench.api.remote import Remote, RoundAnswer, device_of, lost
 from effbench.deploy.artifact import bundle
 from effbench.device import AGENT
-from effbench.errors import EffbenchError, UnavailableError
+from effbench.errors import EffbenchError, UnavailableError, UsageError
 from effbench.profiles.protocol import COOL_LIMIT_S, Protocol
 from effbench.schema import DEFAULT_THREADS, Artifact, Cell, Measurement, Samples
 from effbench.store import Store
@@ -56,6 +56,7 @@ class _Conditions:
     batch: int
     budget_s: float
     keep: Keep
+    force: bool = False
     run: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
     start_c: float | None = None
 
@@ -138,6 +139,7 @@ def run_profile(request: ProfileRequest) -> Profile:
             batch=request.batch,
             budget_s=request.budget_s,
             keep=request.keep or Store(home).append,
+            force=request.force,
         )
         interrupted = _measure(lanes, conditions, remote, request.notify)
     for lane in lanes:
@@ -186,8 +188,10 @@ def _one_round(lane: _Lane, index: int, conditions: _Conditions, remote: Remote)
             answer = RoundAnswer.of(event, "round")
         remote.check_clock(answer.round.samples_ns, answer.agent_s, time.monotonic() - began)
         conditions.began(answer.before)
+        doubts = _doubts(remote, answer, conditions)
         with process.reading_answer(f"'{remote.device.name}'"):
             measurement = _measurement(remote.finished(lane.artifact), answer, conditions, remote)
+        measurement = replace(measurement, doubts=doubts)
         conditions.keep(measurement)
         lane.rounds.append(measurement)
         lane.lost_in_a_row = 0
@@ -198,6 +202,19 @@ def _one_round(lane: _Lane, index: int, conditions: _Conditions, remote: Remote)
             lane.failure = error
     finally:
         lane.spent_s += time.monotonic() - start
+
+
+def _doubts(remote: Remote, answer: RoundAnswer, conditions: _Conditions) -> tuple[str, ...]:
+    """Return what the machine that ran contradicts of the device.
+
+    Raises:
+        UsageError: It contradicts something, and nothing says to measure it all the same.
+    """
+    doubts = remote.device.contradictions({**answer.after, **answer.before})
+    if doubts and not conditions.force:
+        hint = "Declare the device that it is (`effbench devices`); --force measures it, with a mark in every table."
+        raise UsageError(doubts[0], hint=hint)
+    return doubts
 
 
 def _description(artifact: Artifact) -> dict[str, Any]:

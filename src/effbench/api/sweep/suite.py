@@ -81,10 +81,10 @@ def table(sweep: Sweep) -> Matrix:
 
 
 def _latency(measurement: Measurement) -> str:
-    from effbench.profiles.trust import grade
+    from effbench.profiles.trust import grade_of
 
     p50 = percentiles.estimate([item.samples_ns for item in measurement.samples.rounds], 0.5)
-    trust, _ = grade(measurement.samples, measurement.before, measurement.after)
+    trust, _ = grade_of(measurement)
     return "" if p50 is None else f"{p50.value / 1e6:.2f} ms ({trust})"
 
 

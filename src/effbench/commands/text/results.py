@@ -83,12 +83,12 @@ def _reason(cell: Cell) -> str:
 def profile(result: Profile) -> str:
     """Return the latencies, their conditions and their trust, and why some artifacts have none."""
     from effbench.commands.text import protocol
-    from effbench.profiles.trust import grade
+    from effbench.profiles.trust import grade_of
 
     measurements = result.measurements
     lines = list(dict.fromkeys(result.messages))
     if measurements:
-        grades = [grade(item.samples, item.before, item.after) for item in measurements]
+        grades = [grade_of(item) for item in measurements]
         body = [_latency(item, trust) for item, (trust, _) in zip(measurements, grades, strict=True)]
         lines += [table(LATENCY, body), *_conditions(measurements)]
         lines += [f"{measured(item)}: {text}" for item in measurements for text in protocol.lines(item)]

@@ -131,7 +131,9 @@ def load(folder: Path, *, check_files: bool = True) -> Artifact:
     """
     path = folder / MANIFEST
     if not path.exists():
-        raise DataError(f"{path}: no such file.", hint="An artifact is a folder that `effbench export` wrote.")
+        raise DataError(
+            f"{path}: No such file or directory.", hint="An artifact is a folder that `effbench export` wrote."
+        )
     data = reading.json_file(path, hint=f"Remove {folder} and export again.")
     checksum = data.pop("checksum", None) if isinstance(data, dict) else None
     if checksum != fingerprint(data):

@@ -15,7 +15,7 @@ from typing import Any
 from effbench import reading
 from effbench.codec import from_json, plain
 from effbench.errors import DataError, unknown_name
-from effbench.schema import EVIDENCE, FORMAT_VERSION, Device
+from effbench.schema import DECLARED, FORMAT_VERSION, Device
 
 FOLDER = Path(__file__).parent
 SUITE = "effbench.toml"
@@ -70,7 +70,7 @@ def get(name: str) -> Device:
         DataError: The file is not a device.
     """
     if name.endswith(".toml"):
-        return read(Path(name))
+        return _declared(read(Path(name)))
     known = devices()
     if name not in known:
         raise unknown_name(name, known, "device")
@@ -84,12 +84,17 @@ def _merged(name: str, entry: Mapping[str, Any], known: Mapping[str, Device], lo
         if "base" in entry:
             raise unknown_name(base, known, f"device that {location} builds on:")
         data: dict[str, Any] = {"kind": "host", "description": f"Declared in {SUITE}", "targets": ["ort"]}
-        data["evidence"] = EVIDENCE[0]  # its owner declares it, so it exists
-        return from_json(Device, {"format": FORMAT_VERSION, **data, **rest, "name": name}, location)
+        return _declared(from_json(Device, {"format": FORMAT_VERSION, **data, **rest, "name": name}, location))
     data = plain(known[base])
     for key, value in rest.items():
         data[key] = {**data[key], **value} if isinstance(data.get(key), dict) and isinstance(value, dict) else value
-    return replace(from_json(Device, {"format": FORMAT_VERSION, **data}, location), name=name)
+    return _declared(replace(from_json(Device, {"format": FORMAT_VERSION, **data}, location), name=name))
+
+
+def _declared(device: Device) -> Device:
+    """Return a device with the evidence that a declaration has: nobody but this package says *run on hardware*."""
+    imitation = device.evidence in ("emulated", "replayed from a recording")
+    return device if imitation or device.transport == "local" else replace(device, evidence=DECLARED)
 
 
 def _toml(path: Path) -> dict[str, Any]:
