@@ -254,7 +254,7 @@ def main() -> None:
         shutil.rmtree(options.out / f"seed-{seed}", ignore_errors=True)
     show(rows)
     (options.out / "result.json").write_text(json.dumps({"recipe": asdict(STUDENT), "chosen": chosen, "rows": rows}))
-    print(f"\n{options.seeds} seeds, {time.time() - start:.0f} s with {options.threads} thread(s)")
+    print(f"\n{options.seeds} seeds, {time.time() - start:.0f} s with threads {options.threads}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Record the picture of the README: export, profile and compare of two .onnx files, as one SVG.
+"""Record the image of the README: export, profile and compare of two .onnx files, as one SVG.
 
     python benchmarks/terminal.py
 
@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PICTURE = ROOT / "docs" / "img" / "terminal.svg"
+IMAGE = ROOT / "docs" / "img" / "terminal.svg"
 COLUMNS = 126
 COMMANDS = (
     "effbench export yours.onnx --target ort --target ov",
@@ -93,7 +93,7 @@ def write_models(folder: Path) -> None:
 
 
 def shortened(lines: list[str]) -> list[str]:
-    """Leave out the column of paths, and cut lines at the width of the picture."""
+    """Leave out the column of paths, and cut lines at the width of the image."""
     width = lines[0].find(PATHS) if lines and PATHS in lines[0] else -1
     table = [line[:width].rstrip() if width > 0 and ("runs/" in line or "---" in line) else line for line in lines]
     table[:1] = [line.removesuffix(PATHS).rstrip() for line in table[:1]]
@@ -108,9 +108,9 @@ def style(line: str) -> str:
 
 
 def main() -> None:
-    """Write the picture."""
+    """Write the image."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=PICTURE)
+    parser.add_argument("--out", type=Path, default=IMAGE)
     out = parser.parse_args().out
     from rich.console import Console
     from rich.text import Text

@@ -152,11 +152,11 @@ class Import:
 
 def modules() -> dict[str, Path]:
     """Return every module of the package by its name below ``effbench``; the package itself is the empty name."""
-    found = {}
+    paths = {}
     for path in sorted(SOURCE.rglob("*.py")):
         parts = path.relative_to(SOURCE).with_suffix("").parts
-        found[".".join(part for part in parts if part != "__init__")] = path
-    return found
+        paths[".".join(part for part in parts if part != "__init__")] = path
+    return paths
 
 
 MODULES = modules()
@@ -211,7 +211,7 @@ def floor(module: str, floors: Floors = FLOORS, depth: int = 0) -> int:
 
 
 def forbidden(one: Import) -> bool:
-    """Say whether an import of ours points up, or sideways into another part of the same floor."""
+    """Say whether an import within effbench points up, or sideways into another part of the same floor."""
     if not one.name.startswith("effbench.") or one.module == "":
         return False
     here, there = part(one.module), part(one.name)
@@ -646,9 +646,9 @@ def test_the_continuous_check_names_tests_that_exist():
 
 
 def test_no_file_is_large():
-    found = files()
-    assert ROOT / "pyproject.toml" in found
-    assert [] == [str(path.relative_to(ROOT)) for path in found if path.stat().st_size > LARGEST_BYTES]
+    paths = files()
+    assert ROOT / "pyproject.toml" in paths
+    assert [] == [str(path.relative_to(ROOT)) for path in paths if path.stat().st_size > LARGEST_BYTES]
 
 
 def test_no_file_names_a_folder_of_one_machine():
@@ -663,9 +663,11 @@ def test_no_file_names_a_folder_of_one_machine():
     assert [] == seen
 
 
-@pytest.mark.parametrize(("text", "found"), [("cd /home/me/x", True), ("'/tmp/a'", True), ("/data/local/tmp/a", False)])
-def test_the_pattern_of_a_machine_finds_folders(text: str, found: bool):
-    assert found == bool(ABSOLUTE.search(text))
+@pytest.mark.parametrize(
+    ("text", "matches"), [("cd /home/me/x", True), ("'/tmp/a'", True), ("/data/local/tmp/a", False)]
+)
+def test_the_pattern_of_a_machine_finds_folders(text: str, matches: bool):
+    assert matches == bool(ABSOLUTE.search(text))
 
 
 @pytest.fixture(scope="module")
@@ -729,11 +731,8 @@ def test_on_a_package_index_the_readme_links_to_files_of_the_repository(distribu
     targets = re.findall(r"\]\(([^)\s]+)\)", readme)
     absolute = [re.fullmatch(r"https://github\.com/OWNER/effbench/(?:raw|blob)/v[\d.]+/(.+)", link) for link in targets]
     assert len(absolute) > 20
-    assert [] == [
-        link
-        for link, match in zip(targets, absolute, strict=True)
-        if not match and not link.startswith(("https://", "#"))
-    ]
+    others = [link for link, match in zip(targets, absolute, strict=True) if not match]
+    assert [] == [link for link in others if not link.startswith(("https://", "#"))]
     assert [] == [match[1] for match in absolute if match and not (ROOT / match[1].partition("#")[0]).exists()]
     assert "(https://github.com/OWNER/effbench/raw/v" in readme
 

@@ -139,7 +139,7 @@ def check_tree(root: Path, version: Version) -> None:
 
 @contextmanager
 def restored_unless_kept(paths: Sequence[Path]) -> Iterator[list[Path]]:
-    """Put files back as they were at the end, whatever happens, unless the caller clears the list that it gets."""
+    """Put files back as they were at the end, also after an error, unless the caller clears the list that it gets."""
     before = {path: path.read_text() for path in paths}
     pending = list(paths)
     try:

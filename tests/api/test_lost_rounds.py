@@ -86,7 +86,7 @@ def test_one_round_of_two_is_a_measurement(monkeypatch: pytest.MonkeyPatch, arti
 
     monkeypatch.setattr(Remote, "run", sometimes)
     (measured,) = profile([str(artifact)], rounds=2, budget_s=1, out=artifact.parent.parent).measurements
-    assert ("1 round(s) lost: the cable",) == measured.notes
+    assert ("1 round lost: the cable",) == measured.notes
 
 
 @pytest.mark.parametrize(

@@ -192,7 +192,7 @@ def parse(line: str) -> str | None:
 
 
 def written() -> list[str]:
-    """Return every effbench command in any block, of whatever language and whether or not it is run."""
+    """Return every effbench command in any block, of any language, run or not."""
     return sorted({line for block in BLOCKS for line in block.commands if line.startswith("effbench ")})
 
 
@@ -331,12 +331,12 @@ def anchors(text: str) -> set[str]:
 
 
 def test_links_lead_somewhere():
-    dead, seen = [], 0
+    dead, links = [], 0
     for page, text in {**PAGES, "CHANGELOG.md": (ROOT / "CHANGELOG.md").read_text()}.items():
         for link in re.findall(r"\]\(([^)\s]+)\)", text):
             if link.startswith("https://"):
                 continue
-            seen += 1
+            links += 1
             name, _, anchor = link.partition("#")
             path = ((ROOT / page).parent / name).resolve() if name else ROOT / page
             if not path.is_file():
@@ -344,7 +344,7 @@ def test_links_lead_somewhere():
             elif anchor and anchor not in anchors(path.read_text()):
                 dead.append(link)
     assert [] == dead
-    assert seen > 20
+    assert links > 20
 
 
 def rows(page: str, heading: str) -> dict[str, list[str]]:
@@ -372,18 +372,18 @@ def test_the_table_of_grades_is_that_of_the_code():
         "frames missed by a paced round": trust.MISSED_FRAMES_PCT,
         "distance of a second mode": trust.MODE_GAP_PCT,
     }
-    found = rows("docs/explanation/trust.md", "check")
-    assert ["", "", "always"] == found.pop("outputs not final on return")
-    assert {name: cells(limits) for name, limits in expected.items()} == found
+    documented = rows("docs/explanation/trust.md", "check")
+    assert ["", "", "always"] == documented.pop("outputs not final on return")
+    assert {name: cells(limits) for name, limits in expected.items()} == documented
 
 
 def test_the_table_of_fidelity_is_that_of_the_code():
-    found = {name: cells[0] for name, cells in rows("docs/how-to/verify.md", "stored precision").items()}
-    for names, text in found.items():
+    documented = {name: cells[0] for name, cells in rows("docs/how-to/verify.md", "stored precision").items()}
+    for names, text in documented.items():
         for name in names.split(", "):
             stated = [float(number) for number in re.findall(r"(\d[\d.]*(?:e-\d+)?)(?= of the spread|$|,| )", text)]
             assert sorted(judge.LIMITS[name].values()) == sorted(set(stated) - {99.0}), name
-    assert set(judge.LIMITS) == {name for names in found for name in names.split(", ")}
+    assert set(judge.LIMITS) == {name for names in documented for name in names.split(", ")}
 
 
 def test_the_tables_of_the_project_file_are_those_of_the_code():
@@ -416,11 +416,11 @@ def test_the_readme_is_filled_from_a_report(desk: Path, monkeypatch: pytest.Monk
     import update_readme
 
     apart = ["--out", "readme"]  # the other tests' rows on this desk were measured otherwise
-    asked = ["toy:net", "--res", "64", "-t", "ort", "--rounds", "1", "--budget", "1"]
-    perform(["effbench", "profile", *asked, *apart], desk)
+    arguments = ["toy:net", "--res", "64", "-t", "ort", "--rounds", "1", "--budget", "1"]
+    perform(["effbench", "profile", *arguments, *apart], desk)
     perform(["effbench", "report", "--format", "json", *apart], desk)
-    found = update_readme.measured(desk / "readme" / "report-top1")
-    filled = update_readme.replace(PAGES["README.md"], update_readme.table(found))
+    rows_of_report = update_readme.measured(desk / "readme" / "report-top1")
+    filled = update_readme.replace(PAGES["README.md"], update_readme.table(rows_of_report))
     inside = filled.partition("<!-- table:begin -->")[2].partition("<!-- table:end -->")[0]
     assert re.search(r"^\| toy\.net \| 64 \| ort \| fp32 \| untrained \| (-|0) \| [\d.]+ \|", inside, re.MULTILINE)
     assert "iformer_t" not in inside
@@ -435,8 +435,8 @@ def test_the_matrix_can_be_read_back_and_written_again(monkeypatch: pytest.Monke
     monkeypatch.setattr(matrix, "LIBRARIES", ())  # not all of them are installed where this runs
     text = matrix.PAGE.read_text()
     cells = matrix.read(text)
-    asked = matrix.suite()
-    assert len(cells) == math.prod(len(asked[name]) for name in ("models", "resolutions", "precisions", "targets"))
+    settings = matrix.suite()
+    assert len(cells) == math.prod(len(settings[name]) for name in ("models", "resolutions", "precisions", "targets"))
     again = matrix.write(cells, "")
     assert again[again.index("## How many") :] == text[text.index("## How many") :]
 
@@ -459,7 +459,7 @@ py-modules = ["backbone", "target"]
 
 @pytest.fixture(scope="module")
 def plugin(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment of somebody who made the examples a package and installed it; pip puts it into a folder apart."""
+    """An environment in which the examples are installed as a package, in a folder of its own."""
     folder = tmp_path_factory.mktemp("plugin")
     (folder / "pyproject.toml").write_text(PACKAGE)
     for name in ("backbone.py", "target.py"):
@@ -488,15 +488,15 @@ def test_the_example_backbone_gives_four_maps(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.xdist_group("export")
 def test_the_example_target_makes_a_verified_artifact(plugin: dict[str, str], desk: Path):
     assert "onnx-ref" in perform(["effbench", "targets"], desk, plugin)
-    made = perform(["effbench", "export", "toy:net", "--res", "64", "--target", "onnx-ref"], desk, plugin)
-    assert re.search(r"onnx-ref +ok", made)
+    stdout = perform(["effbench", "export", "toy:net", "--res", "64", "--target", "onnx-ref"], desk, plugin)
+    assert re.search(r"onnx-ref +ok", stdout)
 
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("export")
 def test_the_example_backbone_exports_to_the_example_target(plugin: dict[str, str], tmp_path: Path):
-    made = perform(["effbench", "export", "plain_tiny", "--res", "64", "--target", "onnx-ref"], tmp_path, plugin)
-    assert re.search(r"onnx-ref +ok", made)
+    stdout = perform(["effbench", "export", "plain_tiny", "--res", "64", "--target", "onnx-ref"], tmp_path, plugin)
+    assert re.search(r"onnx-ref +ok", stdout)
 
 
 def test_the_example_device_is_read():

@@ -41,9 +41,9 @@ class Stale:
 
     def __call__(self, feeds):
         result = product(feeds)["y"]
-        seen = self.buffer.copy()
+        stale = self.buffer.copy()
         threading.Timer(0.02, lambda: np.copyto(self.buffer, result)).start()
-        return {"y": seen}
+        return {"y": stale}
 
 
 class Previous:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     "--rounds", type=int, metavar="N", help="Fresh processes per artifact (default: 10, or 1 with --minutes)."
 )
 @click.option("--rate", "rate_hz", type=float, metavar="HZ", help="Inferences a second (default: back to back).")
-@click.option("--minutes", type=float, metavar="M", help="Sustained: how long a round lasts, whatever the budget.")
+@click.option("--minutes", type=float, metavar="M", help="Sustained: how long a round lasts, regardless of the budget.")
 @click.option("--cool-down", is_flag=True, help="Let the device cool to its first temperature before each round.")
 @click.option("--lock-clocks", is_flag=True, help="Lock the device's clocks meanwhile; asks first, and restores them.")
 @click.option("--yes", is_flag=True, help="With --lock-clocks: do not ask.")

@@ -264,7 +264,7 @@ def _cell(job: LabJob) -> cells.CellJob:
 
 @contextlib.contextmanager
 def _fetching(home: Path) -> Iterator[None]:
-    """Hold the lock of whoever copies rounds into the store of a folder."""
+    """Hold the lock under which rounds are copied into the store of a folder."""
     from filelock import Timeout
 
     try:

@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
+from effbench.errors import counted
 from effbench.reports import pareto
 from effbench.reports.grouping import merged, template
 from effbench.reports.rows import check_metric, order
@@ -151,7 +152,7 @@ def conditions(row: Row) -> str:
 
 def conditions_in_words(row: Row) -> str:
     """Write batch, threads, scope and protocol in full."""
-    threads = "threads not stated" if row.threads is None else f"{row.threads} thread{'s' if row.threads != 1 else ''}"
+    threads = "threads not stated" if row.threads is None else counted(row.threads, "thread")
     scope = "end to end" if row.scope == "end-to-end" else "device only"
     return f"batch {row.batch}, {threads}, {scope}, {row.protocol}"
 

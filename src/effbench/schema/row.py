@@ -1,4 +1,4 @@
-"""What tables and plots show: one line, whatever its figures come from."""
+"""What tables and plots show: one line per figure, measured or published."""
 
 from __future__ import annotations
 

@@ -84,22 +84,24 @@ def test_a_student_learns_from_two_teachers_and_is_exported(desk: Run):
     arguments = ("--data", "images", "--teacher", "own:teacher", "--teacher", "other.onnx", *SHORT, "--json")
     done = desk("distill", "own:student", *arguments)
     assert 0 == done.returncode, done.stderr
-    made = json.loads(done.stdout)["data"]
-    assert (4, 20, 20) == (made["steps"], made["images"], made["labelled"])
-    assert ["1-own.teacher", "2-other"] == list(made["teachers"])
-    assert 0 <= made["top1"] <= 1
-    weights = load_file(desk.folder / made["weights"])
+    record = json.loads(done.stdout)["data"]
+    assert (4, 20, 20) == (record["steps"], record["images"], record["labelled"])
+    assert ["1-own.teacher", "2-other"] == list(record["teachers"])
+    assert 0 <= record["top1"] <= 1
+    weights = load_file(desk.folder / record["weights"])
     assert {"body.0.weight", "head.weight", "head.bias"} <= weights.keys()
     assert not [name for name in weights if "pooled" in name]
     assert sorted(path.name[:2] for path in (desk.folder / "runs" / "features").iterdir()) == ["1-", "2-"]
     again = desk("distill", "own:student", *arguments)
     assert "trained before" in json.loads(again.stdout)["data"]["notes"][-1]
-    next_one = desk("export", "own:student", "--weights", made["weights"], "--res", "32", "-t", "torch", "--no-verify")
+    next_one = desk(
+        "export", "own:student", "--weights", record["weights"], "--res", "32", "-t", "torch", "--no-verify"
+    )
     assert 0 == next_one.returncode, next_one.stdout + next_one.stderr
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("own:student", "--data", "nowhere"), "There is no folder nowhere"),
         (("own:student", "--data", "images", "--teacher", "regla_t"), "untrained weights: a student learns nothing"),
@@ -109,10 +111,10 @@ def test_a_student_learns_from_two_teachers_and_is_exported(desk: Run):
         (("a.onnx", "--data", "images"), "no such file"),
     ],
 )
-def test_invalid_arguments_end_with_a_sentence(desk: Run, arguments: tuple[str, ...], said: str):
+def test_invalid_arguments_end_with_a_sentence(desk: Run, arguments: tuple[str, ...], message: str):
     done = desk("distill", *arguments, "--res", "16")
     assert 2 == done.returncode, done.stderr
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -134,15 +136,17 @@ def test_the_features_in_front_of_a_classifier_are_found(tmp_path: Path):
 
 
 @pytest.mark.parametrize("batch", ["N", 1, 3])
-def test_a_graph_teaches_whatever_its_batch(tmp_path: Path, batch: int | str):
+def test_a_graph_of_any_batch_can_teach(tmp_path: Path, batch: int | str):
     (source,) = teachers.sources([str(classifier(tmp_path / "a.onnx", batch))])
     teacher = teachers.build(source, (32, 32), 1)
     assert (16, 16) == teacher.size
     pixels = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)
-    found = teacher(pixels, (2, 2))
-    assert [(5, 5), (5, 5, 2, 2), (5, 2)] == [tuple(x.shape) for x in (found.pooled, found.spatial, found.logits)]
+    features = teacher(pixels, (2, 2))
+    assert [(5, 5), (5, 5, 2, 2), (5, 2)] == [
+        tuple(x.shape) for x in (features.pooled, features.spatial, features.logits)
+    ]
     alone = teacher(pixels[3:4], (2, 2))
-    torch.testing.assert_close(alone.pooled[0], found.pooled[3])
+    torch.testing.assert_close(alone.pooled[0], features.pooled[3])
 
 
 def test_a_teacher_named_twice_is_refused(tmp_path: Path):
@@ -182,6 +186,6 @@ def test_students_of_other_families_train_without_teachers(run: Run, student: st
     line = ("distill", student, "--data", "train.csv", "--val", "val.csv", *settings, "--learning-rate", "0.002")
     done = run(*line, "--json")
     assert 0 == done.returncode, done.stderr
-    made = json.loads(done.stdout)["data"]
-    assert (10 * epochs, 200, {}) == (made["steps"], made["labelled"], made["teachers"])
-    assert made["top1"] > 0.5
+    record = json.loads(done.stdout)["data"]
+    assert (10 * epochs, 200, {}) == (record["steps"], record["labelled"], record["teachers"])
+    assert record["top1"] > 0.5

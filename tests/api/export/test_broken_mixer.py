@@ -49,19 +49,19 @@ def changed(change):
 def check(run: Run, factory: str, size: int, reference: Path | None = None) -> tuple[bool, Path]:
     done = run("export", f"variants:{factory}", "--res", str(size), "-t", "ort", "--no-verify")
     assert done.returncode == 0, done.stdout + done.stderr
-    made = {
+    exported = {
         item.subject.target: item
         for item in bundle.artifacts(run.folder / "runs")
         if factory in item.subject.model and item.subject.resolution == (size, size)
     }
-    own = made["onnx"].folder / bundle.REFERENCE
-    session = deploy.get("ort").open(made["ort"], 1, {})
+    own = exported["onnx"].folder / bundle.REFERENCE
+    session = deploy.get("ort").open(exported["ort"], 1, {})
     expected = fidelity.load_reference(reference or own)
     # Held to the looser limits of half precision: what fails these fails all.
-    found = fidelity.check(
-        session, fidelity.Setup(expected, 1, made["ort"].inputs[0], made["ort"].preprocessing, "fp16")
+    result = fidelity.check(
+        session, fidelity.Setup(expected, 1, exported["ort"].inputs[0], exported["ort"].preprocessing, "fp16")
     )
-    return found.passed, own
+    return result.passed, own
 
 
 @pytest.mark.parametrize("size", [224, 512])

@@ -55,12 +55,12 @@ def images(folder: Path, count: int, pale: bool = False) -> Path:
 
 
 def test_images_to_check_with_are_others_than_those_of_the_calibration(tmp_path: Path):
-    found = load_calibration(images(tmp_path / "many", IMAGES + 9), (32, 32), Preprocessing())
-    assert found.check_images is not None
-    assert found.check_images.shape == (fidelity.NATURAL, 3, 32, 32)
-    assert len(found.images) == IMAGES
-    used = {image.tobytes() for image in found.images}
-    assert not used & {image.tobytes() for image in found.check_images}
+    calibration = load_calibration(images(tmp_path / "many", IMAGES + 9), (32, 32), Preprocessing())
+    assert calibration.check_images is not None
+    assert calibration.check_images.shape == (fidelity.NATURAL, 3, 32, 32)
+    assert len(calibration.images) == IMAGES
+    calibrated = {image.tobytes() for image in calibration.images}
+    assert not calibrated & {image.tobytes() for image in calibration.check_images}
     few = load_calibration(images(tmp_path / "few", 3), (32, 32), Preprocessing())
     assert few.check_images is not None
     assert {one.tobytes() for one in few.images} == {one.tobytes() for one in few.check_images}
@@ -120,10 +120,12 @@ def test_a_image_of_any_size_is_prepared_as_the_reference_says(tmp_path: Path, s
     for seed in range(2):
         (image,) = fidelity.reference_images(1, 3, size, seed)
         Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"{seed}.png")
-    found = load_calibration(folder, (64, 64), Preprocessing())
-    assert found.decoded is not None
-    tensor = encoded.preprocess(found.decoded, (64, 64), Preprocessing())
-    deployed = normalize(read(encoded.png(found.decoded), "x", (64, 64), Preprocessing())[None], Preprocessing())[0]
+    calibration = load_calibration(folder, (64, 64), Preprocessing())
+    assert calibration.decoded is not None
+    tensor = encoded.preprocess(calibration.decoded, (64, 64), Preprocessing())
+    deployed = normalize(read(encoded.png(calibration.decoded), "x", (64, 64), Preprocessing())[None], Preprocessing())[
+        0
+    ]
     assert encoded.level_error(deployed, tensor) < encoded.MAX_LEVEL_ERROR
 
 
@@ -139,44 +141,44 @@ def test_scales_from_pale_images_hold_for_pale_images_and_not_for_synthetic_ones
     pytest.importorskip("nncf")
     code, cell = int8(run, images(run.folder / "pale", 12, pale=True))
     assert (0, "ok") == (code, cell["status"]), cell
-    found = cell["fidelity"]
-    assert isinstance(found, dict)
-    assert "images of the calibration folder" in found["reference"]
-    assert "torch" in found["reference"]
-    assert found["snr_db"] > 20
-    made = bundle.load(run.folder / str(cell["artifact"]))
+    result = cell["fidelity"]
+    assert isinstance(result, dict)
+    assert "images of the calibration folder" in result["reference"]
+    assert "torch" in result["reference"]
+    assert result["snr_db"] > 20
+    artifact = bundle.load(run.folder / str(cell["artifact"]))
     graphs = {item.digest: item for item in bundle.artifacts(run.folder / "runs")}
-    half_way = graphs[str(made.graph_digest)]
+    half_way = graphs[str(artifact.graph_digest)]
     written = graphs[str(half_way.graph_digest)]
     assert ("int8", "fp32") == (half_way.subject.storage_precision, written.subject.storage_precision)
     # The same artifact on the images that an artifact in fp32 is verified with: its scales clip them.
     shutil.copyfile(written.folder / bundle.REFERENCE, run.folder / "synthetic.npz")
     from effbench.deploy import get
 
-    spec = made.inputs[0]
+    spec = artifact.inputs[0]
     clipped = fidelity.check(
-        get("ort").open(made, 1, {}),
-        fidelity.Setup(fidelity.load_reference(run.folder / "synthetic.npz"), 1, spec, made.preprocessing, "int8"),
+        get("ort").open(artifact, 1, {}),
+        fidelity.Setup(fidelity.load_reference(run.folder / "synthetic.npz"), 1, spec, artifact.preprocessing, "int8"),
     )
     assert not clipped.passed
 
 
 def test_a_graph_that_is_another_model_is_no_reference(exported: Path, tmp_path: Path):
-    (made,) = (item for item in bundle.artifacts(exported / "runs") if item.subject.target == "onnx")
-    calibration = load_calibration(images(tmp_path / "some", 8), (64, 64), made.preprocessing)
+    (source,) = (item for item in bundle.artifacts(exported / "runs") if item.subject.target == "onnx")
+    calibration = load_calibration(images(tmp_path / "some", 8), (64, 64), source.preprocessing)
     path = tmp_path / "reference.npz"
     for broken in (False, True):
-        shutil.copyfile(made.folder / bundle.REFERENCE, path)
-        model = onnx.load(made.path)
+        shutil.copyfile(source.folder / bundle.REFERENCE, path)
+        model = onnx.load(source.path)
         if broken:
             weight = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
             weight.CopyFrom(numpy_helper.from_array(1.1 * numpy_helper.to_array(weight), weight.name))
             before = path.read_bytes()
             with pytest.raises(FidelityError, match="The fp32 graph of toy"):
-                write_reference(path, made, model, calibration)
+                write_reference(path, source, model, calibration)
             assert before == path.read_bytes()
             continue
-        write_reference(path, made, model, calibration)
+        write_reference(path, source, model, calibration)
         inputs, outputs, engine, *_ = fidelity.load_reference(path)
         assert calibration.check_images is not None
         assert np.array_equal(inputs, calibration.check_images)

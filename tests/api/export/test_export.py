@@ -1,4 +1,4 @@
-"""The main road, with the real runtimes, on a small model of somebody else's."""
+"""Export and verification with the real runtimes, on a small model from outside the package."""
 
 from __future__ import annotations
 
@@ -37,26 +37,26 @@ def cells(text: str) -> list[dict[str, object]]:
 
 
 def test_every_target_is_the_same_model(exported: Path) -> None:
-    made = artifacts(exported)
-    assert sorted(made) == ["onnx", "ort", "ov", "torch"]
+    by_target = artifacts(exported)
+    assert sorted(by_target) == ["onnx", "ort", "ov", "torch"]
     for name in ("ort", "ov", "torch"):
-        found = made[name].fidelity
-        assert found is not None
-        assert found.passed
-        assert found.max_error <= 1e-3
-        assert "torch" in found.reference
-        assert made[name].graph_digest == made["onnx"].digest
-        assert made[name].subject.compute_precision == "fp32"
+        result = by_target[name].fidelity
+        assert result is not None
+        assert result.passed
+        assert result.max_error <= 1e-3
+        assert "torch" in result.reference
+        assert by_target[name].graph_digest == by_target["onnx"].digest
+        assert by_target[name].subject.compute_precision == "fp32"
 
 
 def test_the_manifest_says_what_it_is_made_of(exported: Path) -> None:
-    made = artifacts(exported)["ov"]
-    assert made.subject.weights.kind == "untrained"
-    assert made.subject.weights.seed == 0
-    assert {"torch", "onnx", "openvino", "effbench"} <= set(made.versions)
-    assert sorted(made.files) == ["model.bin", "model.xml"]
-    assert [stage.name for stage in made.stages][-1] == "convert to OpenVINO"
-    assert made.placement["layers_by_precision"].keys() == {"fp32"}
+    artifact = artifacts(exported)["ov"]
+    assert artifact.subject.weights.kind == "untrained"
+    assert artifact.subject.weights.seed == 0
+    assert {"torch", "onnx", "openvino", "effbench"} <= set(artifact.versions)
+    assert sorted(artifact.files) == ["model.bin", "model.xml"]
+    assert [stage.name for stage in artifact.stages][-1] == "convert to OpenVINO"
+    assert artifact.placement["layers_by_precision"].keys() == {"fp32"}
 
 
 def test_the_graph_is_clean(exported: Path) -> None:
@@ -99,17 +99,17 @@ def _damage_weights(path: Path) -> None:
 
 
 def test_a_broken_weight_fails_verification(own: Run) -> None:
-    made = artifacts(own.folder)["ort"]
-    _damage_weights(made.path)
-    refused = own("verify", made.name)
+    artifact = artifacts(own.folder)["ort"]
+    _damage_weights(artifact.path)
+    refused = own("verify", artifact.name)
     assert refused.returncode == 2
     assert "altered since it was exported" in refused.stderr
-    # Somebody who rewrites the manifest too is still found out by the outputs.
-    info = {"model.onnx": bundle._info(made.path)}
+    # If the manifest is rewritten too, the outputs still show it.
+    info = {"model.onnx": bundle._info(artifact.path)}
     from dataclasses import replace
 
-    bundle.save_manifest(replace(made, files=info, digest=bundle.digest_of(info)))
-    done = own("verify", made.name, "--json")
+    bundle.save_manifest(replace(artifact, files=info, digest=bundle.digest_of(info)))
+    done = own("verify", artifact.name, "--json")
     assert done.returncode == 1
     (cell,) = cells(done.stdout)
     assert cell["status"] == "failed"
@@ -134,11 +134,11 @@ def test_a_graph_is_verified_by_the_interpreter(own: Run) -> None:
 def test_a_users_onnx_file_enters_at_the_same_door(own: Run) -> None:
     shutil.copy(artifacts(own.folder)["onnx"].path, own.folder / "mine.onnx")
     done = own("export", "mine.onnx", "--res", "64", "-t", "ort", "-t", "ov", "-t", "torch", "--json")
-    found = {str(cell["target"]): cell for cell in cells(done.stdout)}
+    by_target = {str(cell["target"]): cell for cell in cells(done.stdout)}
     for name in ("ort", "ov"):
-        assert found[name]["status"] == "ok", found[name]
-        assert "interpreter" in found[name]["fidelity"]["reference"]  # type: ignore[index]
-    assert found["torch"]["status"] == "unsupported"
+        assert by_target[name]["status"] == "ok", by_target[name]
+        assert "interpreter" in by_target[name]["fidelity"]["reference"]  # type: ignore[index]
+    assert by_target["torch"]["status"] == "unsupported"
     wrong = own("export", "mine.onnx", "--res", "96", "-t", "ort")
     assert wrong.returncode == 2
     assert "height is fixed to 64, not 96" in wrong.stdout
@@ -147,11 +147,11 @@ def test_a_users_onnx_file_enters_at_the_same_door(own: Run) -> None:
 def test_a_dynamic_batch_is_really_dynamic(run: Run) -> None:
     done = run("export", "toy:net", "--res", "64", "-t", "ort", "--dynamic-batch", "--json")
     assert done.returncode == 0, done.stdout + done.stderr
-    made = artifacts(run.folder)
-    assert made["onnx"].inputs[0].shape == (None, 3, 64, 64)
-    assert made["ort"].fidelity is not None
-    assert made["ort"].fidelity.passed
-    assert made["onnx"].subject.macs is not None
+    by_target = artifacts(run.folder)
+    assert by_target["onnx"].inputs[0].shape == (None, 3, 64, 64)
+    assert by_target["ort"].fidelity is not None
+    assert by_target["ort"].fidelity.passed
+    assert by_target["onnx"].subject.macs is not None
 
 
 def test_two_exports_at_once_make_one_artifact(run: Run) -> None:

@@ -67,18 +67,18 @@ def test_islands_save_what_one_operator_breaks(own: Run) -> None:
     (own.folder / "loudness.py").write_text(MODELS)
     code, cell, _ = export(own, "loud")
     assert (code, cell["status"]) == (0, "ok"), cell
-    made = bundle.load(own.folder / cell["artifact"])
-    islands = made.placement["fp32_islands"]
+    artifact = bundle.load(own.folder / cell["artifact"])
+    islands = artifact.placement["fp32_islands"]
     graphs = {item.digest: item for item in bundle.artifacts(own.folder / "runs")}
-    graph = graphs[made.graph_digest or ""]
+    graph = graphs[artifact.graph_digest or ""]
     assert islands == graph.placement["fp32_islands"]
     # At most 5 % of the operators of the graph.
     full = graphs[graph.graph_digest or ""]
     assert 1 <= len(islands) <= 0.05 * sum(full.placement["operators"].values())
     assert any(f"{len(islands)} of" in note and "stay in fp32" in note for note in cell["notes"])
     # What broke it: the square, its mean or what they are made of.
-    assert made.fidelity is not None
-    assert made.fidelity.passed
+    assert artifact.fidelity is not None
+    assert artifact.fidelity.passed
 
 
 def test_what_overflows_on_white_alone_is_found(own: Run) -> None:
@@ -98,7 +98,7 @@ def test_what_needs_no_island_gets_none(own: Run) -> None:
 @pytest.mark.target("qnn")
 def test_nothing_is_looked_for_where_fp32_is_not_to_be_had(own: Run) -> None:
     (own.folder / "loudness.py").write_text(MODELS)
-    code, cell, said = export(own, "loud", "qnn")
+    code, cell, stderr = export(own, "loud", "qnn")
     assert (code, cell["status"]) == (1, "failed"), cell
     assert any(note.startswith("fp32 islands are not possible: the HTP has no fp32") for note in cell["notes"])
-    assert "operators to blame" not in said
+    assert "operators to blame" not in stderr

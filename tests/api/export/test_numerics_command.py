@@ -1,4 +1,4 @@
-"""``effbench numerics``: a sound model holds; what cannot be meant is refused."""
+"""``effbench numerics``: a sound model holds; invalid arguments are refused."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ pytestmark = [pytest.mark.target("torch"), pytest.mark.target("ort")]
 
 def test_a_sound_model_holds_without_islands(own: Run) -> None:
     done = own("numerics", "toy:net", "--res", "64", "--json")
-    found = json.loads(done.stdout)["data"]
-    assert (done.returncode, found["passed"], found["islands"]) == (0, True, []), done.stderr
-    assert {e["mode"] for e in found["errors"]} == {"half-acc32", "half-acc16"}
-    assert all(0 < e["without_islands"] <= 1 for e in found["errors"])
+    report = json.loads(done.stdout)["data"]
+    assert (done.returncode, report["passed"], report["islands"]) == (0, True, []), done.stderr
+    assert {e["mode"] for e in report["errors"]} == {"half-acc32", "half-acc16"}
+    assert all(0 < e["without_islands"] <= 1 for e in report["errors"])
 
 
 @pytest.mark.parametrize(

@@ -53,12 +53,12 @@ def test_int8_of_synthetic_images_is_for_latency_only(own: Run) -> None:
     assert LATENCY_ONLY in cell["notes"]
     assert cell["fidelity"]["snr_db"] > 14
     assert cell["fidelity"]["inputs"] == fidelity.NATURAL
-    made = bundle.load(own.folder / cell["artifact"])
-    assert made.subject.latency_only
+    artifact = bundle.load(own.folder / cell["artifact"])
+    assert artifact.subject.latency_only
     # ONNX Runtime fuses no convolution whose bias is float, so it computes in float between the Q/DQ; that is said.
-    assert made.subject.compute_precision == "fp32"
-    assert made.calibration is not None
-    assert len(made.calibration) == 64
+    assert artifact.subject.compute_precision == "fp32"
+    assert artifact.calibration is not None
+    assert len(artifact.calibration) == 64
     own("profile", cell["artifact"], "--rounds", "1", "--budget", "1")
     assert LATENCY_ONLY in own("report").stdout.replace("\n    ", " ")
 
@@ -67,14 +67,14 @@ def test_a_runtime_that_loses_what_the_graph_has_is_told_from_the_graph(
     own: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("nncf")
-    made = None
-    for lost, said in ((0.0, False), (5.0, False), (9.0, True)):
-        if made is not None and made.fidelity is not None and made.fidelity.snr_db is not None:
-            bundle.annotate(made, fidelity=replace(made.fidelity, snr_db=made.fidelity.snr_db - lost))
+    artifact = None
+    for lost, noted in ((0.0, False), (5.0, False), (9.0, True)):
+        if artifact is not None and artifact.fidelity is not None and artifact.fidelity.snr_db is not None:
+            bundle.annotate(artifact, fidelity=replace(artifact.fidelity, snr_db=artifact.fidelity.snr_db - lost))
         (cell,) = json.loads(own(*INT8, "--images", "synthetic", "--json").stdout)["data"]
-        made = made or bundle.load(own.folder / cell["artifact"])
+        artifact = artifact or bundle.load(own.folder / cell["artifact"])
         notes = [note for note in cell["notes"] if "this runtime loses 9 dB" in note]
-        assert len(notes) == said, cell["notes"]
+        assert len(notes) == noted, cell["notes"]
     assert "on effbench's interpreter" in notes[0]
     graphs = [item for item in bundle.artifacts(own.folder / "runs") if item.name.startswith("toy.net-64-b1-int8-onnx")]
     assert [item.fidelity.engine for item in graphs if item.fidelity] == ["effbench's interpreter"]
@@ -87,23 +87,23 @@ def test_a_runtime_that_loses_what_the_graph_has_is_told_from_the_graph(
     monkeypatch.setattr(exporter, "verify_artifact", no_time)
     request = ExportRequest("toy:net", out=own.folder / "runs")
     export = exporter.Exporter(request, Source(Backbone("toy.net", "user", "toy:net"), Weights()), None)
-    assert made is not None
-    (note,) = export._noise_of_runtime(made)
+    assert artifact is not None
+    (note,) = export._noise_of_runtime(artifact)
     assert note == "the noise of the graph itself is unknown: stopped after 1 s"
 
 
 @pytest.mark.slow
 def test_other_images_are_another_artifact_and_the_same_are_the_same(own: Run) -> None:
     pytest.importorskip("nncf")
-    seen = []
+    exports = []
     for seed in (1, 2, 1):
         folder = own.folder / f"photographs{seed}"
         done = own(*INT8, "--images", str(folder if folder.exists() else photographs(folder, seed)), "--json")
         (cell,) = json.loads(done.stdout)["data"]
-        made = bundle.load(own.folder / cell["artifact"])
-        assert not made.subject.latency_only
-        seen.append((made.key, made.calibration, cell["cached"]))
-    first, second, third = seen
+        artifact = bundle.load(own.folder / cell["artifact"])
+        assert not artifact.subject.latency_only
+        exports.append((artifact.key, artifact.calibration, cell["cached"]))
+    first, second, third = exports
     assert first[0] != second[0]
     assert first[1] != second[1]
     assert (third[0], third[1], first[2], third[2]) == (first[0], first[1], False, True)

@@ -139,18 +139,20 @@ def test_the_search_and_the_judges_see_different_images(tmp_path: Path):
 
 
 def test_lost_and_won_are_counted_pair_by_pair():
-    def said(top1: tuple[int, ...], labels: tuple[int, ...], order: tuple[int, ...]) -> Predictions:
+    def predictions(top1: tuple[int, ...], labels: tuple[int, ...], order: tuple[int, ...]) -> Predictions:
         ranks = tuple(-1 if label < 0 else int(one != label) for one, label in zip(top1, labels, strict=True))
         zero = (0.0,) * len(top1)
         return Predictions(order, labels, top1, ranks, zero, zero, zero)
 
     labels = (1, 1, 1, 1)
-    reference = said((1, 1, 2, 2), labels, (0, 1, 2, 3))
+    reference = predictions((1, 1, 2, 2), labels, (0, 1, 2, 3))
     # The other order of images, and a wrong class that changed into another wrong one.
-    found = said((3, 1, 2, 1), labels, (3, 2, 1, 0))
-    assert (1, 1) == paired(reference, found)
+    candidate = predictions((3, 1, 2, 1), labels, (3, 2, 1, 0))
+    assert (1, 1) == paired(reference, candidate)
     none = (-1,) * 4
-    assert (3, 0) == paired(said((1, 1, 2, 2), none, (0, 1, 2, 3)), said((3, 1, 2, 1), none, (3, 2, 1, 0)))
+    assert (3, 0) == paired(
+        predictions((1, 1, 2, 2), none, (0, 1, 2, 3)), predictions((3, 1, 2, 1), none, (3, 2, 1, 0))
+    )
 
 
 MOMENTS = (
@@ -203,11 +205,11 @@ def killed_at(bench: Run, line: list[str], moment: str) -> None:
         text=True,
     )
     assert child.stderr is not None
-    said = next((text for text in child.stderr if text.startswith(moment)), None)
+    progress = next((text for text in child.stderr if text.startswith(moment)), None)
     child.kill()
     assert -signal.SIGKILL == child.wait(30), f"'{moment}' never came: it ended first"
     child.stderr.close()
-    assert said is not None
+    assert progress is not None
 
 
 def run_json(bench: Run, line: list[str]) -> dict[str, Any]:

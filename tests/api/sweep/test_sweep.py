@@ -133,9 +133,9 @@ def test_a_sweep_ends_whole_and_resumes(run: Shell):
     line = ["sweep", "toy:net", "toy:broken", "--res", "64", "-t", "ort", "-t", "ov", "--precision", "fp32"]
     first = run(*line, "--no-profile", "--json")
     assert 5 == first.returncode, first.stderr
-    found = {(cell["model"], cell["target"]): cell for cell in json.loads(first.stdout)["data"]["cells"]}
-    assert ["failed", "failed", "ok", "ok"] == sorted(cell["status"] for cell in found.values())
-    assert "forward pass" in found["toy.broken", "ov"]["reason"]
+    by_cell = {(cell["model"], cell["target"]): cell for cell in json.loads(first.stdout)["data"]["cells"]}
+    assert ["failed", "failed", "ok", "ok"] == sorted(cell["status"] for cell in by_cell.values())
+    assert "forward pass" in by_cell["toy.broken", "ov"]["reason"]
     again = run(*line, "--no-profile", "--json", EFFBENCH_PROGRESS="1")
     assert "4 of them recorded already" in again.stderr
     assert first.stdout == again.stdout

@@ -222,7 +222,7 @@ def test_an_image_near_the_mean_may_have_the_noise_of_the_others() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rounding", "error", "told"),
+    ("rounding", "error", "reported"),
     [
         (1e-6, 1e-4, True),  # passes, and the model is far more exact than the limit
         (8e-4, 1e-4, False),  # passes by chance: the model itself is no more exact
@@ -231,7 +231,7 @@ def test_an_image_near_the_mean_may_have_the_noise_of_the_others() -> None:
         (2e-3, 1.0, True),  # rounding does not explain so much
     ],
 )
-def test_the_models_own_rounding_is_the_floor(rounding: float, error: float, told: bool) -> None:
+def test_the_models_own_rounding_is_the_floor(rounding: float, error: float, reported: bool) -> None:
     rounded = reference()._replace(rounding={"output": rounding})
     spread = np.sqrt(np.mean((rounded[1]["output"][:6] - rounded[1]["output"][:6].mean(axis=0)) ** 2))
 
@@ -239,10 +239,10 @@ def test_the_models_own_rounding_is_the_floor(rounding: float, error: float, tol
         return {"output": model(feeds)["output"].astype(np.float64) + error * spread}
 
     record = fidelity.check(shifted, fidelity.Setup(rounded, 1, SPEC, Preprocessing(), "fp32"))
-    assert bool(record.unverifiable) != told
-    assert record.passed == (told and error < 1e-3)
-    assert record.failed == (told and error > 1e-3)
-    if not told:
+    assert bool(record.unverifiable) != reported
+    assert record.passed == (reported and error < 1e-3)
+    assert record.failed == (reported and error > 1e-3)
+    if not reported:
         assert f"own rounding in fp32 is {rounding:.2g} of the spread of 'output'" in record.unverifiable
         assert "the limit is 0.001" in record.unverifiable
 

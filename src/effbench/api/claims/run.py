@@ -15,7 +15,7 @@ from effbench.api.claims.request import ClaimsRequest
 from effbench.api.claims.scaling import FOLDER, series, sizes
 from effbench.api.export.run import at_hand
 from effbench.api.keywords import from_fields
-from effbench.errors import DataError, UnavailableError
+from effbench.errors import DataError, UnavailableError, counted
 from effbench.profiles import environment
 from effbench.reports.claims import Finding, markdown
 from effbench.reports.growth import Series
@@ -97,5 +97,5 @@ def machine(targets: Sequence[str], threads: int) -> list[str]:
     cores = f"{observed['cores_allowed']} cores" if observed["cores_allowed"] else "cores unknown"
     return [
         f"Measured on {observed['cpu_model']} ({observed['machine']}, {cores}), {platform.system()}, "
-        f"{observed['runtime']}; batch 1, {threads} thread{'s' if threads > 1 else ''}, fp32."
+        f"{observed['runtime']}; batch 1, {counted(threads, 'thread')}, fp32."
     ]

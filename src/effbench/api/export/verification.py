@@ -78,7 +78,7 @@ def verify(
     time_limit_s: float = STAGE_LIMIT_S,
     notify: Notify = silent,
 ) -> list[Cell]:
-    """Verify artifacts (folders or names below the home) once more, whatever their manifests say, here or on a device.
+    """Verify artifacts (folders or names below the home) again, here or on a device, also if they were verified before.
 
     Returns:
         One cell per artifact.

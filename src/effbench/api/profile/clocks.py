@@ -1,4 +1,4 @@
-"""Lock a device's clocks during a measurement: after consent, and restored whatever happens to effbench."""
+"""Lock a device's clocks during a measurement: after consent, and restored also if effbench is killed."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class ProfileRequest:
         rounds: Fresh processes per artifact; fewer than 6 give no interval. None means `ROUNDS`, or one long round
             with ``minutes``.
         rate_hz: Inferences a second, at the pace of a camera; None means back to back.
-        minutes: How long each round lasts, whatever the budget; None means as long as the budget allows.
+        minutes: How long each round lasts, regardless of the budget; None means as long as the budget allows.
         cool_down: Wait before each round until the temperature is back where it was before the first.
         precision: Of models that are exported; None takes each target's default.
         images: A folder for models that are exported in int8 or a16w8, as for `export`.

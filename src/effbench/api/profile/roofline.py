@@ -14,7 +14,7 @@ from effbench.api.remote import Remote, device_of
 from effbench.codec import plain
 from effbench.deploy.artifact import bundle
 from effbench.device import AGENT
-from effbench.errors import UnavailableError
+from effbench.errors import UnavailableError, counted
 from effbench.schema import FORMAT_VERSION, Device, InputShapes, Measurement
 from effbench.statistics import percentiles
 from effbench.store import home as home_of
@@ -164,7 +164,7 @@ def measured(remote: Remote, threads: int, notify: Notify = silent) -> Peaks:
         with process.reading_answer(f"'{remote.device.name}'"):
             answer = {key: float(answer[key]) for key in ("gflops", "gb_per_s")}
         text = f"{answer['gflops']:.0f} GFLOP/s, {answer['gb_per_s']:.1f} GB/s"
-        notify(f"peaks at {threads} thread(s), {index + 1}/{ROUNDS}: {text}")
+        notify(f"peaks at {counted(threads, 'thread')}, {index + 1}/{ROUNDS}: {text}")
     return Peaks(
         threads, _peak([answer["gflops"] for answer in rounds]), _peak([answer["gb_per_s"] for answer in rounds])
     )

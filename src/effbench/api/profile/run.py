@@ -22,7 +22,7 @@ from effbench.api.profile.select import Selection
 from effbench.api.remote import Remote, RoundAnswer, device_of, lost
 from effbench.deploy.artifact import bundle
 from effbench.device import AGENT
-from effbench.errors import EffbenchError, UnavailableError, UsageError
+from effbench.errors import EffbenchError, UnavailableError, UsageError, counted
 from effbench.profiles.protocol import COOL_LIMIT_S, Protocol
 from effbench.schema import DEFAULT_THREADS, Artifact, Cell, Measurement, Samples
 from effbench.store import Store
@@ -257,7 +257,7 @@ def _joined(lane: _Lane) -> Measurement:
 def _lost(lane: _Lane) -> tuple[str, ...]:
     """Say how many rounds were lost on the way, and to what."""
     reasons = Counter(error.message for error in lane.lost)
-    return tuple(f"{count} round(s) lost: {reason}" for reason, count in reasons.items())
+    return tuple(f"{counted(count, 'round')} lost: {reason}" for reason, count in reasons.items())
 
 
 def _progress(lane: _Lane, index: int, rounds: int) -> str:
