@@ -11,14 +11,17 @@ import pytest
 
 from conftest import Run as Shell
 from effbench.api.export import exporter
+from effbench.api.export.dependencies.builds import Builds
+from effbench.api.export.dependencies.record import Places, file_state
 from effbench.api.export.source import code_hashes
 from effbench.api.sweep import jobs
 from effbench.api.sweep.jobs import CellJob, Journal
 from effbench.api.sweep.run import Run, graphs, split
 from effbench.codec import file_sha256, from_json, to_json
+from effbench.deploy.artifact import bundle
 from effbench.deploy.precision import quantize
 from effbench.errors import DataError, EffbenchError, UsageError
-from effbench.schema import CALIBRATED, Cell
+from effbench.schema import CALIBRATED, Artifact, Cell, InputShapes, Subject, Weights
 from effbench.store import TornLineWarning
 
 PLAN = jobs.plan(["iformer_t"], ["ort", "ov"], [64, 96], ["fp32", "fp16"])
@@ -112,6 +115,33 @@ def test_recorded_cells_are_not_run_again_but_a_torn_line_is(tmp_path: Path):
     cells, waiting = split(PLAN, recorded)
     assert (2, PLAN[2:]) == (len(cells), waiting)
     assert PLAN == split(PLAN, recorded, retry=True)[1]
+
+
+def test_a_recorded_cell_runs_again_if_a_file_that_its_factory_reads_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "kept_net.py").write_text("def net(): ...\n")
+    (tmp_path / "cfg.json").write_text("1")
+    planned = jobs.plan(["kept_net:net"], ["ort"], [64], ["fp32"], out=str(tmp_path))
+    subject = Subject("kept_net.net", "user", Weights(), InputShapes((64, 64)), 1, "onnx", "fp32")
+
+    def write(draft: Path, target: str, graph: str | None = None) -> Artifact:
+        (draft / "model.onnx").write_text(target)
+        made = replace(subject, target=target)
+        return Artifact(draft, target, "", made, (), (), {}, "model.onnx", graph_digest=graph)
+
+    def make(folder: Path) -> list[dict[str, object]]:
+        bundle.write(folder, lambda draft: write(draft, "onnx"))
+        files = {"cwd:cfg.json": file_state(tmp_path / "cfg.json")}
+        return [{"dependencies": {"files": files, "folders": {}, "variables": [], "packages": {}}}]
+
+    graph = Builds(tmp_path, "kept_net.net-64-b1-fp32-onnx", {}, Places(tmp_path, tmp_path)).add(make)
+    artifact = bundle.write(tmp_path / "artifacts" / "ort", lambda draft: write(draft, "ort", graph.digest))
+    recorded = {jobs.identity(planned[0]): Cell.of("kept_net.net", subject.shapes, "fp32", "ort", artifact)}
+    assert [] == split(planned, recorded)[1]
+    (tmp_path / "cfg.json").write_text("2")
+    assert planned == split(planned, recorded)[1]
 
 
 def test_images_go_to_the_precisions_that_are_calibrated():

@@ -18,7 +18,7 @@ from effbench.api.compare.worktree import git
 from effbench.api.export.dependencies.builds import files_of
 from effbench.api.export.run import export
 from effbench.api.export.source import resolve
-from effbench.api.export.verification import source_graph
+from effbench.api.export.verification import first_graph
 from effbench.codec import to_json
 from effbench.deploy.artifact import bundle
 from effbench.errors import EffbenchError
@@ -89,9 +89,7 @@ def export_side(job: dict[str, Any], emit: Any) -> None:
 
 def _built_with(cell: Cell) -> Iterator[Path]:
     """Yield the files outside the tree that a cell's fp32 graph was built with."""
-    graph = source_graph(bundle.load(Path(cell.artifact)))
-    while graph.graph_digest is not None:  # an fp16 or int8 graph names the one it was written into
-        graph = source_graph(graph)
+    graph = first_graph(bundle.load(Path(cell.artifact)))
     yield from (Path(name) for name in files_of(graph) if Path(name).is_absolute())
 
 

@@ -70,6 +70,18 @@ def source_graph(artifact: Artifact) -> Artifact:
     raise DataError(f"The graph of {artifact.name} is missing.", hint="Export it again.")
 
 
+def first_graph(artifact: Artifact) -> Artifact:
+    """Return the fp32 graph that an artifact goes back to: an fp16 or int8 graph names the one it was written into.
+
+    Raises:
+        DataError: It is not in the cache.
+    """
+    graph = artifact
+    while graph.graph_digest is not None:
+        graph = source_graph(graph)
+    return graph
+
+
 def verify(
     names: Iterable[str],
     *,

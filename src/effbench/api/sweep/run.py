@@ -15,13 +15,18 @@ from pathlib import Path
 
 from effbench import deploy, process
 from effbench.api.export import failures
+from effbench.api.export.dependencies.builds import is_current
 from effbench.api.export.run import at_hand, reduced
+from effbench.api.export.source import places_of, resolve
 from effbench.api.export.stage import Notify, memory_bytes, memory_share
+from effbench.api.export.verification import first_graph
 from effbench.api.keywords import from_fields
 from effbench.api.profile.run import Profile, profile
 from effbench.api.sweep import jobs
 from effbench.api.sweep.jobs import CellJob, Journal
 from effbench.api.sweep.request import SweepRequest
+from effbench.deploy.artifact import bundle
+from effbench.errors import DataError
 from effbench.schema import Cell, Measurement
 from effbench.store import Store
 from effbench.store import home as home_of
@@ -113,17 +118,32 @@ def default_workers() -> int:
 def split(
     planned: Sequence[CellJob], recorded: Mapping[str, Cell], retry: bool = False
 ) -> tuple[dict[str, Cell], list[CellJob]]:
-    """Return the recorded cells by identity, and the jobs to run; a cell whose artifact was removed runs again."""
+    """Return the recorded cells by identity, and the jobs to run.
+
+    A cell runs again if its artifact was removed, or if anything changed that its factory's graph depends on.
+    """
     cells: dict[str, Cell] = {}
     waiting = []
     for job in planned:
         key = jobs.identity(job)
         cell = recorded.get(key)
-        if cell is not None and (Path(cell.artifact).is_dir() if cell.status.made else not retry):
+        if cell is not None and (_is_valid(job, cell) if cell.status.made else not retry):
             cells[key] = replace(cell, cached=True)
         else:
             waiting.append(job)
     return cells, waiting
+
+
+def _is_valid(job: CellJob, cell: Cell) -> bool:
+    if not Path(cell.artifact).is_dir():
+        return False
+    source = resolve(job.model, job.weights, job.seed)
+    if source.path is not None or source.backbone.family != "user":
+        return True  # its identity covers all that it depends on
+    try:
+        return is_current(first_graph(bundle.load(Path(cell.artifact), check_files=False)), places_of(source))
+    except DataError:  # the graph was removed
+        return False
 
 
 class Run:

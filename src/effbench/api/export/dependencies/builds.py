@@ -7,6 +7,7 @@ builds the graph again, finds the same content, and so leaves every artifact tha
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +23,7 @@ from effbench.deploy.artifact import bundle
 from effbench.errors import DataError
 from effbench.schema import Artifact
 
-KEPT = 32
+KEPT = 64
 """Builds of one request that are remembered: two trees of a gate, and the states of a project that come and go."""
 SHOWN = 3
 """Changes that a message names."""
@@ -118,9 +119,19 @@ class Builds:
 
 def files_of(graph: Artifact) -> set[str]:
     """Return the names of the files that the builds of a graph read, over all projects that it was built from."""
-    folder = graph.folder.parent.parent / "builds"
-    builds = (build for path in folder.glob("*/*.json") if (build := _load(path)) is not None)
-    return {name for build in builds if build.graph == graph.key for name in build.dependencies.files}
+    return {name for build in _builds_of(graph) for name in build.dependencies.files}
+
+
+def is_current(graph: Artifact, places: Places) -> bool:
+    """Return whether a build of a graph has dependencies that are all as they were, so that it would be skipped."""
+    return any(not any(build.dependencies.changes(places, os.environ)) for build in _builds_of(graph))
+
+
+def _builds_of(graph: Artifact) -> Iterator[Build]:
+    name = graph.name.rpartition("-")[0]  # without the key
+    for path in (graph.folder.parent.parent / "builds").glob(f"{glob.escape(name)}-*/*.json"):
+        if (build := _load(path)) is not None and build.graph == graph.key:
+            yield build
 
 
 def _load(path: Path) -> Build | None:
