@@ -41,6 +41,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip(f"the toolkit of target '{name}' ({MODULES[name]}) is not installed")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_settings(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep the user's files out of the tests, and allow the project files that tests write."""
+    os.environ["EFFBENCH_CONFIG"] = str(tmp_path_factory.mktemp("config"))
+    os.environ["EFFBENCH_ALLOW_PROJECT"] = "1"
+
+
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     """Start every test from one seed: the workers of a run share its tests out anew each time."""
@@ -59,7 +66,7 @@ class Run:
         return subprocess.run(
             [sys.executable, "-m", "effbench.cli", *arguments],
             cwd=self.folder,
-            env={**inherited, "EFFBENCH_PROGRESS": "0", **env},
+            env={**inherited, "EFFBENCH_PROGRESS": "0", "EFFBENCH_ALLOW_PROJECT": "1", **env},
             capture_output=True,
             text=True,
             timeout=280,

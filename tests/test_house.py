@@ -37,6 +37,7 @@ STANDS_ON = {"training": "models"}
 Floors = tuple[tuple[str, ...], ...]
 FLOORS: Floors = (
     ("errors",),
+    ("boundary",),
     ("drafts", "reading", "schema"),
     ("codec",),
     ("data", "process", "registry", "statistics", "store", "threads"),
@@ -98,6 +99,7 @@ WITHOUT_TORCH = (
 TORCH_INSIDE = (
     *TORCH_ON_IMPORT,
     "deploy.graph.from_torch",
+    "deploy.graph.torch_program",
     "deploy.targets.torch",
     "deploy.targets.coreml",
     "api.distill",

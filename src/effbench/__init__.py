@@ -1,12 +1,15 @@
 """Export vision backbones to edge runtimes, prove they are the same model, and measure latency honestly.
 
-The public names are imported on first use, so that ``import effbench`` costs nothing.
+The public names are imported on first use, so that ``import effbench`` costs nothing; it switches the telemetry of
+vendors' libraries off (`effbench.boundary.quiet`).
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from effbench.boundary import quiet
 
 if TYPE_CHECKING:
     from effbench.api.claims import claims
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
     from effbench.models import list_models
     from effbench.models.declared import declare
     from effbench.schema import Artifact, Backbone, Device, Measurement, Preprocessing, Samples
+
+quiet.switch_off()
 
 __version__ = "0.1.0"
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from effbench import errors, reading
+from effbench.boundary import isolation
 
 Emit = Callable[[dict[str, Any]], None]
 Handler = Callable[[dict[str, Any], Emit], None]
@@ -95,12 +96,22 @@ class Python:
     Attributes:
         command: The interpreter and its options.
         env: Environment variables in addition to those of this process.
-        cwd: The working folder, which ``-m`` puts first on the module path; None keeps that of this process.
+        cwd: The working folder; None keeps that of this process. No module is imported from it.
+        root: The folder or archive that effbench is imported from.
+        trusted: Whether it gets the secrets in the environment of this process; code of a tree under test does not.
     """
 
     command: tuple[str, ...] = (sys.executable,)
     env: Mapping[str, str] | None = None
     cwd: Path | None = None
+    root: str = isolation.ROOT
+    trusted: bool = True
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """All environment variables of the child."""
+        inherited = dict(os.environ) if self.trusted else isolation.without_secrets(os.environ)
+        return {**inherited, **(self.env or {})}
 
 
 THIS_PYTHON = Python()
@@ -118,7 +129,7 @@ def run(
     """Run one job in a fresh process and yield its events.
 
     Args:
-        module: The module that ``python -m`` runs; its main function calls `serve`.
+        module: The module that the child runs, isolated (`boundary.isolation`); its main function calls `serve`.
         job: A JSON object.
         time_limit_s: The child is killed after this time.
         limit_silence: Restart the time limit at every event, for work of unknown length.
@@ -133,11 +144,11 @@ def run(
     require_posix("A child process with limits")
     with tempfile.TemporaryFile() as log:
         child = subprocess.Popen(
-            [*python.command, "-m", module],
+            isolation.command(module, python=python.command, root=python.root),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
-            env={**os.environ, **(python.env or {}), PARENT: str(os.getpid())},
+            env={**python.environment, PARENT: str(os.getpid())},
             cwd=python.cwd,
             start_new_session=True,  # Ctrl-C interrupts the parent alone, which then kills the child
         )

@@ -135,8 +135,22 @@ def toml_file(path: Path) -> dict[str, Any]:
     Raises:
         DataError: It cannot be read, or is no TOML within the limits of this module.
     """
-    data = file_bytes(path, TOML_BYTES)
+    return toml_value(file_bytes(path, TOML_BYTES), path)
+
+
+def toml_value(data: bytes, path: Path) -> dict[str, Any]:
+    """Parse a TOML document.
+
+    Args:
+        data: The document.
+        path: Where it is from, for messages.
+
+    Raises:
+        DataError: It is no TOML within the limits of this module.
+    """
     try:
+        if len(data) > TOML_BYTES:
+            raise _RefusedError(f"longer than {TOML_BYTES >> 20} MiB")
         text = data.decode("utf-8-sig")
         if max((line.count(".") for line in text.splitlines()), default=0) > KEY_PARTS:
             raise _RefusedError(f"a line with more than {KEY_PARTS} dots")

@@ -72,7 +72,35 @@ def test_the_action_is_named_by_a_placeholder_that_is_explained():
 
 STUB = """#!/usr/bin/env bash
 for word in "$@"; do printf '%s\\n' "$word"; done >> "$CALLS"
+env | cut -d= -f1 >> "$RUNNER_TEMP/environment"
 """
+WORKFLOWS = ("action.yml", "examples/workflow-gate.yml", "examples/workflow-gate-report.yml", "examples/ci-matrix.yml")
+
+
+@pytest.mark.parametrize("file", WORKFLOWS)
+def test_a_workflow_pins_by_commit_and_takes_no_more_rights_than_it_needs(file: str):
+    text = (ROOT / file).read_text()
+    for action in re.findall(r"uses: (\S+)", text):
+        assert re.fullmatch(r"actions/[\w-]+@[0-9a-f]{40}|OWNER/effbench@COMMIT", action), action
+    code = "\n".join(line for line in text.splitlines() if not line.strip().startswith("#"))
+    assert "pull_request_target" not in code
+    if file != "action.yml":
+        assert "\npermissions:\n  " in text
+        assert "write" not in code.replace("pull-requests: write", "") or file.endswith("report.yml")
+    if "workflow_run" in code:  # the one with rights neither checks out nor runs what the other one handed over
+        assert not re.search(r"actions/checkout|^\s*run:", code, re.MULTILINE)
+    if re.search(r"^on: pull_request$", code, re.MULTILINE):
+        assert "contents: read" in code
+        assert "persist-credentials: false" in code
+        assert "secrets" not in code
+
+
+def test_no_input_is_written_into_a_script():
+    """An expression in a script would be replaced before a shell reads it."""
+    yaml = pytest.importorskip("yaml")
+    for step in yaml.safe_load((ROOT / "action.yml").read_text())["runs"]["steps"]:
+        assert "${{" not in step.get("run", ""), step["name"]
+        assert "set -f" in step.get("run", "set -f"), step["name"]
 
 
 @pytest.mark.parametrize(
@@ -93,6 +121,7 @@ def test_the_action_passes_its_inputs_as_words(tmp_path: Path, models: str, argu
     (tmp_path / "other.onnx").touch()
     env = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "GITHUB_ACTION_PATH": "/the action"}
     env |= {"GITHUB_OUTPUT": str(tmp_path / "output"), "GITHUB_STEP_SUMMARY": str(tmp_path / "summary")}
+    env |= {"RUNNER_TEMP": str(tmp_path), "GITHUB_ENV": "later steps", "GITHUB_TOKEN": "secret"}
     inputs = {"MODELS": models, "ARGUMENTS": arguments, "BASE": "abc", "BUDGET": "5", "INCONCLUSIVE": "pass"}
     inputs |= {"EXTRAS": "ort", "INSTALL": models}
     calls: dict[str, list[str]] = {}
@@ -102,11 +131,18 @@ def test_the_action_passes_its_inputs_as_words(tmp_path: Path, models: str, argu
         subprocess.run(script, cwd=tmp_path, env={**env, **inputs}, check=True, capture_output=True, timeout=60)
         calls[name] = (tmp_path / f"{name}.txt").read_text().splitlines()
     words = models.split()
-    assert ["-m", "pip", "install", "--quiet", "/the action[ort]", *words] == calls["Install"]
+    assert ["-I", "-m", "pip", "install", "--quiet", "/the action[ort]", *words] == calls["Install"]
     assert ["gate", *words, "--base", "abc"] == calls["Gate"][: len(words) + 3]
     assert expected == [word for word in calls["Gate"] if word in expected]
     assert not (tmp_path / "broken").exists()
-    assert "exit-code=0" in (tmp_path / "output").read_text()
+    output = (tmp_path / "output").read_text()
+    assert "exit-code=0" in output
+    report = Path(output.partition("report=")[2].strip())
+    assert report.is_dir()
+    assert calls["Gate"][calls["Gate"].index("--out") + 1] == str(report)
+    assert not {"GITHUB_ENV", "GITHUB_TOKEN", "GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY"} & set(
+        (tmp_path / "environment").read_text().split()
+    )
 
 
 def test_the_matrix_of_other_systems_says_that_it_was_not_run():

@@ -99,7 +99,7 @@ def test_a_killed_sweep_or_scheduler_loses_only_the_rounds_in_flight(lab: Any, v
         lab.kill("scheduler")
         output, _ = sweep.communicate(timeout=120)
         assert 4 == sweep.returncode, output
-        assert "is gone" in output
+        assert "is lost" in output
         assert "Traceback" not in output
         for name in ("orin-a", "pixel-a"):
             lab.kill(name)

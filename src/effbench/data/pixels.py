@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import struct
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,13 @@ if TYPE_CHECKING:
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+"""Pillow tries no other decoder, whatever the file's name: that of EPS starts Ghostscript, and others open files."""
+MOST_PIXELS = 80_000_000
+"""Several times a photograph, decoded about 0.3 GB; below the number at which Pillow warns of a bomb."""
+UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, OverflowError, TypeError, struct.error)
+"""What Pillow's decoders raise for damaged files."""
+
 
 def decode(content: bytes, name: str, channels: int = 3) -> Image:
     """Decode an image, apply its EXIF orientation, and convert it to the color mode for a number of channels.
@@ -26,19 +34,24 @@ def decode(content: bytes, name: str, channels: int = 3) -> Image:
         MissingDependencyError: Pillow is not installed.
     """
     try:
-        from PIL import Image, ImageOps
+        from PIL import Image, ImageOps, UnidentifiedImageError
     except ImportError as error:
         raise MissingDependencyError("Reading images", "pillow", "eval") from error
     if channels not in MODES:
         raise DataError(f"A model with {channels} input channels takes no images.")
     try:
-        opened = Image.open(io.BytesIO(content))
+        opened = Image.open(io.BytesIO(content), formats=FORMATS)
         with opened:
+            if opened.width * opened.height > MOST_PIXELS:  # read from the header: nothing is decoded yet
+                text = f"{name} has {opened.width} x {opened.height} pixels; the limit is {MOST_PIXELS:,}."
+                raise DataError(text, hint="Scale it down.")
             # In place, and converted only if the mode differs: each saves a copy of the image.
             ImageOps.exif_transpose(opened, in_place=True)
             opened.load()
             return opened if opened.mode == MODES[channels] else opened.convert(MODES[channels])
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except UnidentifiedImageError:
+        raise DataError(f"{name} cannot be read as an image in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}.") from None
+    except (*UNREADABLE, Image.DecompressionBombError) as error:
         raise DataError(f"{name} cannot be read as an image: {error}") from error
 
 
@@ -73,6 +86,10 @@ def _fit(image: Image, resolution: tuple[int, int], preprocessing: Preprocessing
         size = (max(width, tall * image.width // image.height), tall)
     else:
         size = (wide, max(height, wide * image.height // image.width))
+    if size[0] * size[1] > MOST_PIXELS:
+        raise DataError(
+            f"An image of {image.width} x {image.height} pixels is too narrow for a crop of {width} x {height}."
+        )
     scaled = image.resize(size, methods[preprocessing.interpolation])
     left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
     return scaled.crop((left, top, left + width, top + height))

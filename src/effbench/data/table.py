@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from effbench.boundary.names import check_relative
 from effbench.data.dataset import Dataset, Item
 from effbench.data.files import FileContent
 from effbench.errors import DataError, MissingDependencyError
@@ -98,7 +99,10 @@ def _item(file: Path, location: str, row: Mapping[str, Any]) -> Item:
     if cell is None:
         raise DataError(f"{location}: no image is named.")
     name = str(cell) if Path(str(cell)).suffix else f"{cell}.JPEG"
-    path = file.parent / name
+    try:
+        path = file.parent / check_relative(name, "an image of this list")
+    except DataError as error:
+        raise DataError(f"{location}: {error.message}", hint="Move the list to a folder above its images.") from None
     if not path.is_file():
         raise DataError(f"{location}: there is no {path}.")
     return Item(name, FileContent(path), tag)

@@ -1,6 +1,6 @@
 """Run a kit on the device of its recipient: verify each artifact, measure it in rounds, write one result file.
 
-Start it in the kit's folder with ``python3 agent.pyz effbench.device.agent_kit``. It needs Python >= 3.10, numpy and
+Start it in the kit's folder with ``python3 -I agent.pyz effbench.device.agent_kit``. It needs Python >= 3.10, numpy and
 the runtime. Nothing is sent anywhere: the recipient returns the result file.
 """
 
@@ -102,9 +102,8 @@ def _folders(folder: Path, item: Mapping[str, Any]) -> dict[str, str]:
 def _answer(job: Mapping[str, Any], item: Mapping[str, Any], limit_s: float) -> dict[str, Any]:
     start = time.monotonic()
     line: dict[str, Any] = {"artifact": item["name"], "digest": item["digest"], "op": job["op"]}
-    python = process.Python(env={"PYTHONPATH": sys.path[0]})
     try:
-        answer = process.single(process.run(AGENT, job, time_limit_s=limit_s, python=python))
+        answer = process.single(process.run(AGENT, job, time_limit_s=limit_s))
         canonical(answer)  # what cannot be signed is an error too
         line["answer"] = answer
     except EffbenchError as error:

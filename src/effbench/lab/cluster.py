@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import json
 import logging
 import queue
 import time
@@ -22,6 +23,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from effbench.errors import DeviceError, MissingDependencyError, UnavailableError, UsageError
+from effbench.lab import inert
 from effbench.lab import job as jobs
 from effbench.lab.job import FAULT, LabJob
 
@@ -67,6 +69,7 @@ class Cluster:
         for name in ("distributed", "distributed.client", "tornado.application", "asyncio"):
             # These loggers report a lost scheduler or worker with tracebacks; the engine reports it in one sentence.
             logging.getLogger(name).setLevel(logging.CRITICAL)
+        inert.protect()
         security = distributed.Security(require_encryption=True) if encrypted else None
         if security is not None and not security.tls_client_cert:
             raise UsageError(
@@ -113,11 +116,8 @@ class Cluster:
     def start(self, job: LabJob, unit: str, store: str | None) -> None:
         """Submit a job to one worker; the device's resource prevents a second sweep from using it at the same time."""
         future: Any = self._client.submit(
-            jobs.run,
-            job.function,
-            job.arguments,
-            store,
-            job.key,
+            jobs.run_text,
+            json.dumps({"function": job.function, "arguments": job.arguments, "store": store, "key": job.key}),
             key=f"effbench-{job.key}-{time.monotonic_ns()}",
             workers=[unit],
             resources={job.device: 1},
@@ -158,8 +158,7 @@ class Cluster:
 
 def _answer(future: Any) -> dict[str, Any]:
     if future.status == "finished":
-        answer: dict[str, Any] = future.result()
-        return answer
+        return jobs.read_answer(future.result())
     if future.status == "error":
         error = future.exception()
         # A worker killed repeatedly by a job is a fault of the device; any other error is one of the job.

@@ -7,6 +7,7 @@ worker or the whole sweep was killed, keeps the rounds that the same device has 
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,10 +18,13 @@ from effbench.api.remote import device_of
 from effbench.api.sweep.jobs import CellJob, export_cell
 from effbench.codec import fingerprint, from_json, to_json
 from effbench.errors import DeviceError, EffbenchError, UnavailableError, UnsupportedError
+from effbench.lab.engine import JobOutcome
+from effbench.lab.job import FAILED, OK
 from effbench.lab.results import Results
 from effbench.schema import Cell, Device, Measurement
 
 FUNCTION = "effbench.lab.measure:measure"
+RUN, DIGEST = re.compile(r"[0-9a-f]{12}"), re.compile(r"[0-9a-f]{64}")
 
 
 def measure(
@@ -99,6 +103,19 @@ class _Plan:
     device: str
     protocol: Mapping[str, Any]
     out: str | None
+
+
+def checked(outcome: JobOutcome) -> JobOutcome:
+    """Return the outcome of a `measure`, as failed if its result names no run and no artifact.
+
+    Both come from another host, and become names of files.
+    """
+    result = outcome.result if isinstance(outcome.result, dict) else {}
+    named = RUN.fullmatch(str(result.get("run"))) and DIGEST.fullmatch(str(result.get("digest")))
+    if outcome.status != OK or named:
+        return outcome
+    reason = f"its result names no run: {str(outcome.result)[:100]!r}"
+    return replace(outcome, status=FAILED, result=None, reason=reason, next_step="Look at the log of that worker.")
 
 
 def _measure_rounds(plan: _Plan, rounds: Results, run: str, missing: list[str]) -> None:

@@ -23,7 +23,7 @@ from effbench.lab import job as answers
 from effbench.lab.cluster import Cluster, is_local
 from effbench.lab.engine import JobEngine, JobOutcome, Pool
 from effbench.lab.job import OK, UNSUPPORTED, LabJob
-from effbench.lab.measure import FUNCTION, export_for, has_rounds, rounds_of
+from effbench.lab.measure import FUNCTION, checked, export_for, has_rounds, rounds_of
 from effbench.lab.results import Results
 from effbench.lab.threads import Threads
 from effbench.schema import DEFAULT_BATCH, DEFAULT_RESOLUTION, Device, Measurement, Resolution
@@ -216,7 +216,7 @@ class _Run:
         except KeyboardInterrupt:
             process.kill_all()
             interrupted = True
-        runs = [str(outcome_.result["run"]) for outcome_ in self._ended.values() if outcome_.status == OK]
+        runs = [outcome_.result["run"] for outcome_ in self._ended.values() if outcome_.status == OK]
         measured = fetch_rounds(self._address, runs, self._home)
         not_run = tuple(job for key, job in self._plan.jobs.items() if key not in self._ended)
         outcomes = (*self._ended.values(), *self._plan.refused)
@@ -246,6 +246,7 @@ class _Run:
         return None
 
     def _end(self, outcome: JobOutcome) -> None:
+        outcome = checked(outcome)
         self._ended[outcome.job.key] = outcome
         text = "done already" if outcome.cached else outcome.status
         reason = f": {outcome.reason}" if outcome.reason else ""
@@ -295,6 +296,8 @@ def fetch_rounds(address: str, runs: Sequence[str], home: Path) -> dict[str, Mea
             if not rounds:
                 hint = "Workers on other hosts need a --store that all of them and this machine share."
                 raise DataError(f"{address} has no rounds of run {run}, though its job is done.", hint=hint)
+            if any(measurement.run != run for measurement in rounds):
+                raise DataError(f"{address}/rounds/{run} holds rounds of another run.")
             for measurement in rounds[present[run] :]:
                 store.append(measurement)
     return {measurement.run: measurement for measurement in store if measurement.run in set(runs)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from effbench.boundary import isolation, quiet
 from effbench.errors import DataError, UsageError
 from effbench.models.initialise import initialise
 from effbench.models.layers import evaluating, fuse
@@ -65,6 +65,7 @@ def _pretrained(backbone: Backbone) -> nn.Module:
         raise UsageError(
             f"No pretrained weights are known for '{backbone.name}'.", hint="Give a file: --weights FILE.safetensors."
         )
+    quiet.allow_downloads()
     model: nn.Module = load_factory(backbone.factory)(pretrained=True)
     return evaluating(model.float())
 
@@ -89,17 +90,6 @@ def fresh(backbone: Backbone, seed: int) -> nn.Module:
         return _call(load_factory(backbone.factory), backbone.factory)
 
 
-def skeleton(import_string: str, resolution: tuple[int, int]) -> nn.Module:
-    """Build a factory's model for export, into which the caller loads a state.
-
-    Raises:
-        UsageError: The factory cannot be imported or called.
-    """
-    model = _call(load_factory(import_string), import_string)
-    fit_resolution(model, resolution)
-    return evaluating(fuse(model).float())
-
-
 def load_factory(import_string: str) -> Callable[..., Any]:
     """Import the callable that ``package.module:factory`` names, also from the current folder.
 
@@ -109,9 +99,7 @@ def load_factory(import_string: str) -> Callable[..., Any]:
     module_name, _, attribute = import_string.partition(":")
     if not module_name or not attribute:
         raise UsageError(f"'{import_string}' is not a factory.", hint="Write it like package.module:factory.")
-    if str(Path.cwd()) not in sys.path:
-        # At the end, so that a file in this folder cannot shadow an installed library.
-        sys.path.append(str(Path.cwd()))
+    isolation.import_also_from(str(Path.cwd()))
     try:
         module = import_module(module_name)
     except ImportError as error:

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from effbench import reading
+from effbench.boundary import isolation
 from effbench.errors import DataError
 
 POLL_S = 0.2
@@ -161,9 +162,9 @@ def lock(root: Path, folder: Path, owner: int) -> list[str]:
         raise ClockError("only Linux and macOS allow it")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / LEASE).write_text(str(owner))
-    package = str(Path(__file__).parent.parent.parent)
-    words = [sys.executable, "-m", "effbench.profiles.clocks", str(root), str(folder), str(owner)]
-    command = ["env", f"PYTHONPATH={package}", f"PATH={os.environ.get('PATH', '')}", *words]
+    # It may run as root, so no module of the current folder may be imported there.
+    words = isolation.command("effbench.profiles.clocks", str(root), str(folder), str(owner))
+    command = ["env", f"PATH={os.environ.get('PATH', '')}", *words]
     permitted = os.geteuid() == 0 or all(
         not setting.command and os.access(setting.path, os.W_OK) for setting in plan(root, folder)
     )

@@ -15,6 +15,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from effbench.boundary import quiet
 from effbench.profiles import sources
 
 Value = str | int | float | None
@@ -53,6 +54,7 @@ def observe(packages: Iterable[str] = ()) -> dict[str, Value]:
         "memory_bytes": _meminfo("MemTotal"),
         "memory_available_bytes": _meminfo("MemAvailable"),
         **sources.state(SYS.parent),
+        "telemetry": quiet.state(),
         "numpy": _version("numpy"),
         "runtime": ", ".join(f"{name} {_version(name) or 'not installed'}" for name in packages) or None,
     }

@@ -1,7 +1,7 @@
 """Energy from power sensors: a separate process reads them while inferences are timed.
 
 If a device has an energy counter (RAPL, NVML), `environment` reads it and no process is started.
-``python -m effbench.profiles.power ROOT`` prints one line per reading: nanoseconds of the monotonic clock, then JSON of
+The module, run with the root of /sys, prints one line per reading: nanoseconds of the monotonic clock, then JSON of
 watts by rail. It ends with its parent.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import select
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from effbench import reading
+from effbench.boundary import isolation
 from effbench.profiles import environment, sources
 
 PERIOD_S = 0.05
@@ -70,16 +70,14 @@ def meter() -> Iterator[Meter | None]:
     if not sys.platform.startswith("linux") or not sources.power_w(root):
         yield None
         return
-    package = str(Path(__file__).parent.parent.parent)
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "power"
         with log.open("wb") as stream:
             process = subprocess.Popen(
-                [sys.executable, "-m", "effbench.profiles.power", str(root)],
+                isolation.command("effbench.profiles.power", str(root)),
                 stdin=subprocess.PIPE,
                 stdout=stream,
                 stderr=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join([package, os.environ.get("PYTHONPATH", "")])},
             )
         try:
             yield Meter(log)

@@ -90,6 +90,7 @@ def notes(report: ComparisonReport) -> list[str]:
         lines += [f"{item.name}: {line}" for line in _budgets(item)]
         if item.why is not None:
             lines += [f"{item.name}: {line}" for line in explanation(item.why)]
+    lines += [f"policy: {line}" for line in report.policy_changes]
     if report.interrupted:
         lines.append("interrupted: comparisons without a verdict are inconclusive")
     return lines
@@ -153,7 +154,10 @@ def explanation(why: Explanation) -> list[str]:
 def _table(report: ComparisonReport, style: str) -> str:
     from tabulate import tabulate
 
-    return tabulate(_rows(report), headers=HEADER, tablefmt=style, disable_numparse=True)
+    rows = _rows(report)
+    if style == "github":
+        rows = [[_escaped(cell) for cell in row] for row in rows]
+    return tabulate(rows, headers=HEADER, tablefmt=style, disable_numparse=True)
 
 
 def terminal(report: ComparisonReport) -> str:
@@ -234,9 +238,13 @@ def github(report: ComparisonReport) -> str:
         code = code_of(item, report.inconclusive)
         level = "error" if code in (1, 2, 4, 5) else "warning" if item.outcome == INCONCLUSIVE else "notice"
         body = "\n".join([one_line(item), *_budgets(item), *_why(item)])
-        data = body.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-        lines.append(f"::{level} title=effbench {_word(item)}::{data}")
+        lines.append(f"::{level} title=effbench {_word(item)}::{_command_data(body)}")
+    lines += [f"::warning title=effbench policy::{_command_data(line)}" for line in report.policy_changes]
     return "\n".join(lines) + "\n"
+
+
+def _command_data(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
 def bencher(report: ComparisonReport) -> str:

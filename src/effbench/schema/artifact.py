@@ -7,6 +7,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from effbench.boundary.names import check_name, check_relative
 from effbench.schema.model import Preprocessing, Weights
 from effbench.schema.shapes import InputShapes
 
@@ -223,6 +224,11 @@ class Artifact:
     fidelity: Fidelity | None = None
     placement: dict[str, Any] = field(default_factory=dict)
     stages: tuple[Stage, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_name(self.subject.target, "the name of a target")
+        for name in (self.entry, *self.files):
+            check_relative(name, "a file of an artifact")
 
     @property
     def path(self) -> Path:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from effbench.boundary.names import check_name
 from effbench.errors import DataError
 from effbench.schema.model import PRECISIONS
 
 DECLARED = "declared by its owner"
 EVIDENCE = ("run on hardware", "emulated", "replayed from a recording", "written from documentation", DECLARED)
 """How far a device class was tried; the last two never count as tested."""
-
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
-"""Of a device: it becomes part of paths and of scripts."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +52,7 @@ class Device:
     """Of its ``cpu_model`` as observed, at least one of these is a part; none if it may be any."""
 
     def __post_init__(self) -> None:
-        if not NAME.fullmatch(self.name):
-            raise DataError(f"'{self.name[:80]}' is no name of a device: letters, digits and . _ + - are.")
+        check_name(self.name, "the name of a device")
         if self.evidence not in EVIDENCE:
             raise DataError(f"Evidence '{self.evidence}'; one of {', '.join(EVIDENCE)} is meant.")
         for name, precision in self.precisions.items():

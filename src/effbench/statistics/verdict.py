@@ -156,6 +156,8 @@ class ComparisonReport:
     machine: str = ""
     settings: dict[str, str] = field(default_factory=dict)
     interrupted: bool = False
+    policy_changes: tuple[str, ...] = ()
+    """What a change would have changed in the policy of its gate; the base's applies."""
 
     def exit_code(self) -> int:
         """Return the exit code of the command: that of the most serious verdict."""

@@ -157,7 +157,14 @@ def test_a_result_of_another_machine_is_refused_and_marked(brought: tuple[Path, 
 
 @pytest.mark.parametrize(
     "bad",
-    [5, [], {"digest": 5}, {"answer": []}, {"seconds": "long"}, {"op": "verify", "answer": {"fidelity": {"passed": 1}}}],
+    [
+        5,
+        [],
+        {"digest": 5},
+        {"answer": []},
+        {"seconds": "long"},
+        {"op": "verify", "answer": {"fidelity": {"passed": 1}}},
+    ],
 )
 def test_a_malformed_line_of_a_result_is_named(brought: tuple[Path, list[dict[str, Any]]], bad: Any):
     home, lines = brought
@@ -172,10 +179,10 @@ def test_a_malformed_line_of_a_result_is_named(brought: tuple[Path, list[dict[st
 def test_names_that_cannot_travel_make_no_kit(brought: tuple[Path, Any], tmp_path: Path):
     artifact = next(item for item in bundle.artifacts(brought[0]) if item.subject.target == "ort")
     for name in ("a b", "$(touch x)", "..", "-rf", 'a"b', "a;b", "../a"):
-        with pytest.raises(UsageError, match="cannot travel"):
+        with pytest.raises((UsageError, DataError), match=r"cannot travel|cannot be a file"):
             kits._copy(replace(artifact, entry=name), tmp_path / "kit")
-    for device in ("../../escaped", "a/b", "", ".x", "a b", "$(x)", "x" * 65):
-        with pytest.raises(DataError, match="no name of a device"):
+    for device in ("../../escaped", "a/b", "", ".x", "a b", "$(x)", "x" * 300):
+        with pytest.raises(DataError, match="cannot be the name of a device"):
             Device(device, "board", "x", "ssh", ("ort",))
 
 
@@ -226,7 +233,7 @@ def test_a_kit_for_a_phone_says_what_its_holder_does(own: Any):
     result = own("kit", "toy.net-64-b1-fp32-ort", "--device", "pixel-8")
     assert 0 == result.returncode, result.stderr
     script = (own.folder / "kit-pixel-8" / "run.sh").read_text()
-    assert "adb push onnxruntime $D/onnxruntime" in script
+    assert "adb push onnxruntime /data/local/tmp/effbench-kit/onnxruntime" in script
     assert 0 == subprocess.run(["sh", "-n"], input=script, text=True, check=False).returncode
     assert "--device pixel-8" in result.stdout
 

@@ -79,8 +79,9 @@ import numpy as np, torch, json
 from pathlib import Path
 from PIL import Image
 from safetensors.torch import load_model
-from effbench.models.build import skeleton
-model = skeleton("toy:net", (64, 64))
+from effbench.models.build import load_factory
+from effbench.models.layers import fuse
+model = fuse(load_factory("toy:net")()).eval()
 load_model(model, str(next(Path("runs/artifacts").glob("*torch*/*.safetensors"))))
 files = sorted(Path({str(data)!r}).rglob("*.png"))
 mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))

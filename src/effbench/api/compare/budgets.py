@@ -39,6 +39,8 @@ GATE_KEYS: Mapping[str, type] = {
     "always_time": bool,
     "path": list,
 }
+FILES = ("effbench.toml", "pyproject.toml")
+"""Where a suite stands; in the second as ``[tool.effbench]``."""
 SELECTORS = ("model", "target", "device", "resolution", "precision")
 MEASURED = ("latency_ms", "p90_ms", "peak_mib")
 COUNTED = ("size_mib", "macs", "params", "operators", "accelerator_share")
@@ -81,6 +83,8 @@ class Suite:
     suite: dict[str, Any] = field(default_factory=dict)
     gate: dict[str, Any] = field(default_factory=dict)
     budgets: tuple[Budget, ...] = ()
+    devices: dict[str, Any] = field(default_factory=dict)
+    """The table ``[devices]``, which `profiles.devices` reads."""
 
     @property
     def device_names(self) -> list[str]:
@@ -95,15 +99,26 @@ def read_suite(folder: Path) -> Suite:
         DataError: The file is not TOML.
         UsageError: A key is unknown, or its value has the wrong type.
     """
-    for path, keys in ((folder / "effbench.toml", ()), (folder / "pyproject.toml", ("tool", "effbench"))):
-        if not path.is_file():
-            continue
-        data = reading.toml_file(path)
-        for key in keys:
-            data = data.get(key, {})
-        if data:
-            return _suite(path, data)
+    for name in FILES:
+        path = folder / name
+        if path.is_file() and (suite := _of_document(path, reading.toml_file(path))) is not None:
+            return suite
     return Suite()
+
+
+def parse(path: Path, content: bytes) -> Suite | None:
+    """Return the suite in the content of an ``effbench.toml`` or a ``pyproject.toml``, or None if it holds none.
+
+    Errors as in `read_suite`.
+    """
+    return _of_document(path, reading.toml_value(content, path))
+
+
+def _of_document(path: Path, data: dict[str, Any]) -> Suite | None:
+    if path.name == FILES[1]:
+        tool = data.get("tool", {})
+        data = tool.get("effbench", {}) if isinstance(tool, dict) else {}
+    return _suite(path, data) if data else None
 
 
 def read_suite_file(path: Path) -> Suite:
@@ -136,7 +151,20 @@ def _suite(path: Path, data: dict[str, Any]) -> Suite:
             )
             for budget in budgets
         ),
+        data.get("devices", {}),
     )
+
+
+def check_device_names(suite: Suite) -> None:
+    """Refuse a suite that names a file as a device: the file could name a command, and nobody has allowed it.
+
+    Raises:
+        UsageError: It names the file.
+    """
+    for name in suite.device_names:
+        if name.endswith(".toml"):
+            hint = "Declare it as [devices.NAME], or give --device FILE."
+            raise UsageError(f"{suite.path}: [suite] devices names the file '{name}'.", hint=hint)
 
 
 def _check_keys(path: Path, table: str, keys: Iterable[str], valid: Collection[str]) -> None:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from effbench.api.compare import noise
 from effbench.api.compare.budgets import Budget, Suite, read_suite
 from effbench.api.compare.pairs import TARGET
+from effbench.api.compare.policy import Policy, policy_of
 from effbench.api.compare.request import (
     BUDGET_S,
     GateRequest,
@@ -70,10 +71,11 @@ class GatePlan:
     record: Path | None
     home: Path
     notify: Notify
+    policy: Policy
 
 
 def gate_plan(request: GateRequest) -> GatePlan:
-    """Combine a request with the suite of its folder.
+    """Combine a request with the suite of its base (`policy`), else with that of its folder.
 
     Raises:
         UsageError: No model is named, not exactly one of base and baseline is given, or a key of the suite is
@@ -81,12 +83,15 @@ def gate_plan(request: GateRequest) -> GatePlan:
         DataError: The suite cannot be read.
     """
     folder = Path(request.folder).resolve()
-    suite = read_suite(folder)
-    base = request.base if request.baseline is not None else _first(request.base, suite.gate.get("base"))
+    own = read_suite(folder)
+    base = request.base if request.baseline is not None else _first(request.base, own.gate.get("base"))
     if (base is None) == (request.baseline is None):
         raise UsageError("A gate needs a base.", hint="Give --base REF (a git ref) or --baseline PATH, one of them.")
+    policy = policy_of(folder, base, own)
+    suite = policy.suite
     device = _device(request.device, suite)
-    local = device_of(device).transport == "local"
+    with policy.in_force():
+        local = device_of(device).transport == "local"
     if request.base_python is not None and not local:
         raise UsageError("--base-python is an interpreter of this machine.", hint=f"Leave --device {device} out.")
     models = tuple(request.models) or tuple(suite.suite.get("models", ()))
@@ -137,6 +142,7 @@ def gate_plan(request: GateRequest) -> GatePlan:
         record=Path(request.record) if request.record else None,
         home=home,
         notify=request.notify,
+        policy=policy,
     )
 
 

@@ -154,9 +154,7 @@ def _led_by_first(job: dict[str, Any], settings: RoundSettings) -> PairedRound:
         def serve(side: int) -> dict[str, Any]:
             own_job = {**job, "side": side, "pipes": [str(pipe) for pipe in pipes]}
             try:
-                command = settings.python[side]
-                env = library_path(Path(folder) / f"lib{side}") if command != (sys.executable,) else None
-                python = process.Python(command, env)
+                python = other_python(settings.python[side])
                 answer = process.single(process.run(PAIR_AGENT, own_job, time_limit_s=ROUND_LIMIT_S, python=python))
                 half: dict[str, Any] = answer["half"]
                 return half
@@ -180,13 +178,9 @@ def _unblock(pipes: Sequence[Path]) -> None:
             os.close(os.open(pipe, os.O_RDWR | os.O_NONBLOCK))
 
 
-def library_path(folder: Path) -> dict[str, str]:
-    """Return the environment in which another interpreter finds this effbench and no other package of this one."""
-    folder.mkdir(exist_ok=True)
-    link = folder / "effbench"
-    if not link.exists():
-        link.symlink_to(Path(process.__file__).parent, target_is_directory=True)
-    return {"PYTHONPATH": str(folder)}
+def other_python(command: tuple[str, ...]) -> process.Python:
+    """Return an interpreter with this effbench; if it is not this one, then with no other package of this one."""
+    return process.Python(command, None if command == (sys.executable,) else {"PYTHONPATH": ""})
 
 
 @dataclass

@@ -16,7 +16,7 @@ from effbench.api.compare.baseline import (
     judge_measurements,
     newest_of,
 )
-from effbench.api.compare.gate_plan import GatePlan, gate_plan
+from effbench.api.compare.gate_plan import GatePlan, TreeExport, gate_plan
 from effbench.api.compare.pairs import Pair, name_of
 from effbench.api.compare.request import GateRequest
 from effbench.api.compare.run import compare_pairs, comparison_report, with_explanations, with_latency
@@ -44,13 +44,16 @@ def gate(request: GateRequest) -> ComparisonReport:
         EffbenchError: A factory's file lies outside its tree.
     """
     plan = gate_plan(request)
-    if plan.base is not None:
-        verdicts, interrupted = _against_git(plan, plan.base)
-    else:
-        verdicts, interrupted = _against_files(plan, Path(str(plan.baseline)))
+    for line in plan.policy.changes:
+        plan.notify(f"policy: {line}")
+    with plan.policy.in_force():
+        if plan.base is not None:
+            verdicts, interrupted = _against_git(plan, plan.base)
+        else:
+            verdicts, interrupted = _against_files(plan, Path(str(plan.baseline)))
     sides = (plan.base or str(plan.baseline), "working tree")
     report = comparison_report(sides, verdicts, plan.rules, plan.settings, plan.inconclusive)
-    return replace(report, interrupted=interrupted)
+    return replace(report, interrupted=interrupted, policy_changes=plan.policy.changes)
 
 
 class _Sides(NamedTuple):
@@ -73,11 +76,20 @@ def _against_git(plan: GatePlan, base: str) -> tuple[list[Verdict], bool]:
     subfolder = plan.folder.relative_to(top.resolve())
     with worktree(base, top) as tree:
         plan.notify(f"base {base} is {git('rev-parse', '--short', 'HEAD', cwd=tree)}")
+        plan = replace(plan, exports=_with_images_of(plan.exports, top, tree))
         sides = [
             _Sides(model, _exported(plan, tree, model, subfolder, top), _exported(plan, top, model, subfolder))
             for model in plan.models
         ]
     return _decide(plan, sides)
+
+
+def _with_images_of(exports: TreeExport, top: Path, tree: Path) -> TreeExport:
+    """Calibrate both sides with the base's images, if the repository holds them: the change could bring easier ones."""
+    if exports.images is None or not Path(exports.images).is_relative_to(top.resolve()):
+        return exports
+    images = tree / Path(exports.images).relative_to(top.resolve())
+    return replace(exports, images=str(images)) if images.is_dir() else exports
 
 
 def _against_files(plan: GatePlan, path: Path) -> tuple[list[Verdict], bool]:
@@ -150,7 +162,7 @@ def _paired(plan: GatePlan, cell: Cell, base: Sequence[Cell | Artifact]) -> Pair
         if failed is not None:
             return _Settled(_failed(name, f"base: {failed.reason}", failed.next_step))
         return _Settled(Verdict(name, NEW, reason="the base has no such model", b_digest=candidate.digest), candidate)
-    if partner.digest != candidate.digest and "factory" in candidate.options and plan.exports.weights is None:
+    if partner.digest != candidate.digest and _draws_weights(candidate) and plan.exports.weights is None:
         candidate = share_weights(partner, candidate, plan.home)
     return Pair(name_of(partner, candidate), partner, candidate)
 
@@ -223,6 +235,11 @@ def _artifact(item: Cell | Artifact) -> Artifact | None:
     if isinstance(item, Artifact):
         return item
     return bundle.load(Path(item.artifact)) if item.status.made else None
+
+
+def _draws_weights(artifact: Artifact) -> bool:
+    """Return whether a factory made the weights, which the other side can share; a torch program keeps its own."""
+    return artifact.subject.weights.kind != "file" and artifact.subject.target != "torch"
 
 
 def _fails_for(cell: Cell, artifact: Artifact) -> bool:

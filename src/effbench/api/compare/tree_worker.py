@@ -1,8 +1,8 @@
-"""Export one side of a gate from its tree, in a separate process whose module path begins in that tree.
+"""Export one side of a gate from its tree, in a separate process that finds the tree's packages before installed ones.
 
-``python -m effbench.api.compare.tree_worker``, started in the tree. Before the export it proves that the factory's
-files lie in the tree, and after it that nothing of the other tree took part: with an editable install, a gate could
-otherwise compare a tree with itself.
+It is started in the tree (`worktree.python_of`). Before the export it proves that the factory's files lie in the tree,
+and after it that nothing of the other tree took part: with an editable install, a gate could otherwise compare a tree
+with itself.
 """
 
 from __future__ import annotations

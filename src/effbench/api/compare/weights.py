@@ -54,7 +54,7 @@ def _shared(base: Artifact, candidate: Artifact, home: Path) -> Artifact:
         "op": "convert",
         "graph": str(graph_folder.resolve()),
         "target": candidate.subject.target,
-        "options": {key: value for key, value in candidate.options.items() if key != "factory"},
+        "options": candidate.options,
         "folder": str(folder.resolve()),
         "key": key,
     }

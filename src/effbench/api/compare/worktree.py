@@ -12,6 +12,7 @@ from typing import Any
 
 from effbench import process
 from effbench.api.export.stage import Notify
+from effbench.boundary import isolation
 from effbench.codec import from_json
 from effbench.errors import EffbenchError, UsageError
 from effbench.schema import Cell
@@ -57,7 +58,7 @@ def commit_of(ref: str, top: Path) -> str:
         UsageError: There is none; in a shallow clone the message has the command that fetches it.
     """
     with contextlib.suppress(UsageError):
-        return git("rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}", cwd=top)
+        return git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}", cwd=top)
     if git("rev-parse", "--is-shallow-repository", cwd=top) == "true":
         branch = ref.removeprefix("origin/")
         raise UsageError(
@@ -81,13 +82,27 @@ def worktree(ref: str, top: Path) -> Iterator[Path]:
             git("worktree", "remove", "--force", str(path), cwd=top)
 
 
-def module_path(root: Path, module_folders: Sequence[str] = ()) -> str:
-    """Return PYTHONPATH with a tree first: its module folders, its ``src`` if there is one, and the tree itself."""
+def module_folders_of(root: Path, module_folders: Sequence[str] = ()) -> list[str]:
+    """Return the folders of a tree that hold modules: those that are named, ``src`` if there is one, the tree itself.
+
+    Raises:
+        UsageError: A folder lies outside the tree.
+    """
     folders = [root / name for name in module_folders]
+    for folder in folders:
+        if not folder.resolve().is_relative_to(root.resolve()):
+            raise UsageError(f"--path {folder}: outside the tree {root}.", hint="Name a folder of the repository.")
     if (root / "src").is_dir():
         folders.append(root / "src")
-    inherited = os.environ.get("PYTHONPATH")
-    return os.pathsep.join([*map(str, [*folders, root]), *([inherited] if inherited else [])])
+    return [str(folder) for folder in (*folders, root)]
+
+
+def python_of(root: Path, module_folders: Sequence[str], cwd: Path) -> process.Python:
+    """Return the interpreter for the code of a tree: isolated, its packages from there, without this one's secrets."""
+    folders = module_folders_of(root, module_folders)
+    # A gate of effbench itself: each tree is exported by its own code.
+    own = next((folder for folder in folders if (Path(folder) / "effbench" / "__init__.py").is_file()), isolation.ROOT)
+    return process.Python(env={isolation.TREE: os.pathsep.join(folders)}, cwd=cwd, root=own, trusted=False)
 
 
 def export_tree(
@@ -122,7 +137,7 @@ def export_tree(
         raise EffbenchError(
             f"The tree {root} has no folder '{subfolder}'.", hint="Run the gate from a folder that both trees have."
         )
-    python = process.Python(env={"PYTHONPATH": module_path(root, module_folders)}, cwd=cwd)
+    python = python_of(root, module_folders, cwd)
     cells: list[Cell] = []
     for event in process.run(TREE_WORKER, request, time_limit_s=LIMIT_S, python=python):
         if event["event"] == "progress":

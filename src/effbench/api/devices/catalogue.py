@@ -111,6 +111,10 @@ def machine_checks(environment: dict[str, Any]) -> list[Check]:
         checks.append(
             Check("other load", not busy, f"load average {load:.2f}", "wait until other work is done" if busy else "")
         )
+    telemetry = environment.get("telemetry")
+    if telemetry is not None:
+        off = telemetry == "off"
+        checks.append(Check("telemetry", off, str(telemetry), "" if off else "docs/threat-model.md lists the switches"))
     governor = environment.get("governor")
     if governor is not None:
         fast = governor == "performance"

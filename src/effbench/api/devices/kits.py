@@ -19,22 +19,25 @@ from effbench.api.export.verification import reference_of
 from effbench.api.keywords import from_fields
 from effbench.api.profile.request import ProfileRequest
 from effbench.api.profile.select import Selection
+from effbench.boundary.names import check_name
 from effbench.deploy.artifact import bundle
 from effbench.device.agent_kit import PLAN, RESULT
 from effbench.errors import DataError, UsageError
 from effbench.profiles import devices, transports
-from effbench.profiles.transports import android
+from effbench.profiles.transports import adb, android
 from effbench.profiles.transports.zipapp import agent
 from effbench.schema import FORMAT_VERSION, Artifact, Cell, Device
 from effbench.store import home as home_of
 
 RUN = """#!/bin/sh
 # Verifies and measures the artifacts in this folder, and writes {result}. Nothing is installed and nothing is sent.
-cd "$(dirname "$0")" && exec "${{PYTHON:-python3}}" agent.pyz effbench.device.agent_kit
+cd -- "$(dirname -- "$0")" && exec "${{PYTHON:-python3}}" -I agent.pyz effbench.device.agent_kit
 """
 PLAIN = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._+-]*(/[A-Za-z0-9._+-]+)*")
 """Names in a kit: they become parts of scripts and paths."""
 
+KIT_FOLDER = "/data/local/tmp/effbench-kit"
+"""On the phone."""
 MIN_SAMPLES, ROUND_SECONDS = 50, 2.0
 """Of a runner on a phone, which measures each artifact once."""
 
@@ -97,7 +100,7 @@ def _write(folder: Path, artifacts: Sequence[Artifact], device: Device, home: Pa
     (folder / "reference").mkdir(parents=True)
     entries = []
     for artifact in artifacts:
-        name = artifact.name
+        name = check_name(artifact.name, "the name of an artifact in a kit")
         _copy(artifact, folder / "artifacts" / name)
         shutil.copyfile(reference_of(artifact, home), folder / "reference" / f"{name}.npz")
         entries.append(
@@ -173,19 +176,35 @@ def _import(file: str, home: Path, artifact: Artifact | None = None, device: Dev
 
 
 def _adb_script(artifacts: Sequence[Artifact], threads: int, device: Device) -> str:
-    """Return a script of constant lines: names of artifacts hold letters, digits, dots, dashes and underscores only."""
+    """Return a script that runs the vendor's runner on each artifact.
+
+    Every word is quoted for this shell. The device's shell gets a constant script, which reads the words from its
+    standard input, one a line (`transports.adb.SCRIPT`), so that none of them is split or expanded there.
+    """
     lines = ["#!/bin/sh", "# Copies each artifact, runs the vendor's runner, and keeps its output.", "set -e"]
-    lines += ['cd "$(dirname "$0")"', "D=/data/local/tmp/effbench-kit", "adb shell mkdir -p $D"]
+    lines += ['cd -- "$(dirname -- "$0")"', _on_device("mkdir", "-p", KIT_FOLDER)]
     for item in artifacts:
         runner = android.runner_of(item.subject.target)
-        job = {"artifact": f"$D/{item.name}", "entry": item.entry, "threads": threads, "min_samples": MIN_SAMPLES}
-        job |= {"round_seconds": ROUND_SECONDS, "files": list(item.files)}
-        plan = android.plan(runner, "$D", job, device.settings)
-        env = " ".join(f"{key}={value}" for key, value in plan.env.items())
-        lines += [f"adb push {runner} $D/{runner}", f"adb shell chmod 755 $D/{runner}"]
+        job = {"artifact": f"{KIT_FOLDER}/{item.name}", "entry": item.entry, "threads": threads}
+        job |= {"min_samples": MIN_SAMPLES, "round_seconds": ROUND_SECONDS, "files": list(item.files)}
+        plan = android.plan(runner, KIT_FOLDER, job, device.settings)
+        output = shlex.quote(f"{item.name}.txt")
+        lines += [f"adb push {runner} {KIT_FOLDER}/{runner}", _on_device("chmod", "755", f"{KIT_FOLDER}/{runner}")]
+        lines += [f"adb push {shlex.quote(f'artifacts/{item.name}')} {KIT_FOLDER}/"]
         lines += [
-            f"adb push artifacts/{item.name} $D/",
-            f'adb shell "{env} {" ".join(plan.command)}" > {item.name}.txt',
+            f"{_on_device('env', *(f'{key}={value}' for key, value in plan.env.items()), *plan.command)} > {output}"
         ]
-        lines += [f"adb shell cat {plan.result} >> {item.name}.txt"] if plan.result and runner != "qnn" else []
-    return "\n".join([*lines, "adb shell rm -rf $D", ""])
+        if plan.result and runner != "qnn":
+            lines += [f"{_on_device('cat', plan.result)} >> {output}"]
+    return "\n".join([*lines, _on_device("rm", "-rf", KIT_FOLDER), ""])
+
+
+def _on_device(*words: str) -> str:
+    """Return the line that runs a program on the device.
+
+    Raises:
+        UsageError: A word has a line break.
+    """
+    if any("\n" in word for word in words):
+        raise UsageError(f"A line break cannot be sent to a phone: {words!r}.")
+    return f"printf '%s\\n' {shlex.join(words)} | adb shell -T {shlex.quote(adb.SCRIPT)}"

@@ -20,6 +20,7 @@ from effbench.api.remote import Remote
 from effbench.codec import from_json, to_json
 from effbench.data import Dataset
 from effbench.deploy.artifact import bundle
+from effbench.deploy.graph.torch_program import PROGRAM
 from effbench.device import AGENT
 from effbench.errors import DataError
 from effbench.profiles.accuracy import score_output
@@ -144,7 +145,7 @@ class EvaluationRun:
         if graph is None or graph.subject.target != "onnx":
             self.notify(f"{artifact.name}: its graph is missing; not compared with the reference")
             return None
-        if "factory" not in graph.options or graph.subject.target != "onnx":
+        if PROGRAM not in graph.files:
             return graph
         key = bundle.make_key({"graph": graph.key, "reference": "torch", "versions": versions("torch")})
         subject = graph.subject

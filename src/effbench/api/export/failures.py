@@ -21,21 +21,22 @@ from pathlib import Path
 from typing import Any
 
 from effbench import reading
+from effbench.boundary import isolation
 from effbench.errors import ConversionError, DataError, EffbenchError, UnavailableError, UsageError
 from effbench.process import MEMORY_LIMIT, TIME_LIMIT, ChildFailure, exit_text
 
 RECORD, LOG, SCRIPT, MODEL, REDUCED = "failure.json", "log.txt", "reproduce.py", "model.onnx", "reduced.onnx"
+MODULES = ("effbench.api.export.worker", "effbench.device.agent")
+"""What a record may run again."""
 PATHS = ("graph", "folder", "artifact", "reference", "path", "state")
 """The keys of a job that name files."""
 REDUCE_S = 120.0
 """How long a reduction may search; the smallest graph found by then is kept."""
 
-REPRODUCE = '''"""Run the failed stage again: {name}.
+REPRODUCE = '''"""Run the failed stage again; failure.json beside this file says which, and how it failed.
 
-{message}
-
-    python {script}              the stage as it was
-    python {script} --reduced    on {reduced}, if it exists
+    python reproduce.py              the stage as it was
+    python reproduce.py --reduced    on reduced.onnx, if it exists
 """
 
 import sys
@@ -88,9 +89,7 @@ def _write(draft: Path, home: Path, name: str, module: str, job: Mapping[str, An
         "reduced": None,
     }
     (draft / RECORD).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
-    message = error.message.replace("\\", "/").replace('"', "'")
-    text = REPRODUCE.format(name=name, message=message, script=SCRIPT, reduced=REDUCED)
-    (draft / SCRIPT).write_text(text)
+    (draft / SCRIPT).write_text(REPRODUCE)  # the same for all failures: no data stands in a script
 
 
 def _relative(value: Any, home: Path) -> Any:
@@ -128,6 +127,8 @@ def read(folder: Path) -> dict[str, Any]:
         job = record["job"].items()
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise DataError(f"{folder / RECORD}: not the record of a failure ({error}).") from error
+    if record.get("module") not in MODULES:
+        raise DataError(f"{folder / RECORD}: names {record.get('module')!r}, which is no stage of effbench.")
     record["job"] = {
         key: str(home / value[5:]) if isinstance(value, str) and value.startswith("HOME/") else value
         for key, value in job
@@ -183,10 +184,10 @@ def _unreducible(record: Mapping[str, Any]) -> str | None:
 
 
 def _reduce(folder: Path, record: Mapping[str, Any], limit_s: float) -> str:
-    check = [sys.executable, "-m", "effbench.api.export.failures", str(folder.resolve())]
+    check = isolation.command("effbench.api.export.failures", str(folder.resolve()))
     with tempfile.TemporaryDirectory() as scratch:
         best = Path(scratch) / "best.onnx"
-        command = [sys.executable, "-c", "from polygraphy.tools import main; main()", "debug", "reduce"]
+        command = [sys.executable, "-I", "-c", "from polygraphy.tools import main; main()", "debug", "reduce"]
         command += [str((folder / MODEL).resolve()), "-o", REDUCED, "--mode", "bisect", "--check", *check, str(best)]
         last_line = _search(command, Path(scratch), limit_s)
         result = Path(scratch) / REDUCED

@@ -55,7 +55,7 @@ def _from_factory(job: dict[str, Any], draft: Path, stages: Stages) -> Artifact:
     import torch
 
     from effbench.deploy.graph import from_torch as torch_graph
-    from effbench.deploy.targets.torch import save_weights
+    from effbench.deploy.graph import torch_program
     from effbench.models.build import build_unfused, fit_resolution
     from effbench.models.layers import fuse
 
@@ -78,11 +78,11 @@ def _from_factory(job: dict[str, Any], draft: Path, stages: Stages) -> Artifact:
     module = fuse(module)
     stages.begin("torch -> ONNX")
     shape = None if job["dynamic_batch"] else batch
-    model = torch_graph.from_module(module, backbone.in_channels, resolution, shape, len(expected))
+    model, program = torch_graph.export(module, backbone.in_channels, resolution, shape, len(expected))
     import onnx
 
     onnx.save(model, draft / "model.onnx")
-    save_weights(module, draft)
+    torch_program.save(program, draft)
     names = [spec.name for spec in onnx_file.specs(model.graph.output)]
     expected = dict(zip(names, expected.values(), strict=True))
     example = example and replace(example, outputs=dict(zip(names, example.outputs.values(), strict=True)))
@@ -183,7 +183,6 @@ def _artifact(
         files={},
         entry="model.onnx",
         preprocessing=backbone.preprocessing,
-        options={} if job["path"] else {"factory": backbone.factory, "loader": "effbench.models.build:skeleton"},
         versions=versions(*job["packages"]),
         stages=stages.end(),
         placement={"operators": onnx_file.operators(model)},

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from effbench.api.compare.budgets import read_suite, read_suite_file
+from effbench.api.compare.budgets import check_device_names, read_suite, read_suite_file
 from effbench.api.export.stage import Notify, silent
 from effbench.api.keywords import build
 from effbench.api.sweep.request import SweepRequest
 from effbench.api.sweep.run import Sweep
 from effbench.errors import DataError, UsageError
+from effbench.profiles.devices import allowed
 from effbench.reports.matrix import FORMATS, Matrix, render
 from effbench.schema import Measurement
 from effbench.statistics import percentiles
@@ -38,7 +39,11 @@ def arguments(names: Sequence[str], flags: Mapping[str, Any], folder: Path = Pat
     if len(files) > 1:
         raise DataError(f"{' and '.join(files)}: one suite at a time.")
     suite = read_suite_file(Path(files[0])) if files else read_suite(folder)
-    models = [name for name in names if name not in files] or suite.suite.get("models", [])
+    named = [name for name in names if name not in files]
+    models = named or suite.suite.get("models", [])
+    if suite.path is not None and not files and not named:
+        allowed.check(suite.path, {"suite": suite.suite, "devices": suite.devices}, "suite.models")
+    check_device_names(suite)
     values = {**suite.suite, **flags, "models": models}
     if "devices" in values:
         values["devices"] = [name for text in values["devices"] for name in str(text).split(",") if name]

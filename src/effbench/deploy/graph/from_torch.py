@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from contextlib import redirect_stderr, redirect_stdout
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from effbench.deploy.graph import onnx_file
 from effbench.errors import ConversionError, MissingDependencyError
@@ -21,9 +22,23 @@ OPSET = 20
 INPUT, OUTPUT = "image", "output"
 
 
+class Exported(NamedTuple):
+    """A graph, and the `torch.export.ExportedProgram` that it was translated from."""
+
+    model: onnx.ModelProto
+    program: Any
+
+
 def from_module(
     module: nn.Module, channels: int, resolution: tuple[int, int], batch: int | None, outputs: int = 1
 ) -> onnx.ModelProto:
+    """Export an eval-mode module to ONNX; arguments and errors as in `export`."""
+    return export(module, channels, resolution, batch, outputs).model
+
+
+def export(
+    module: nn.Module, channels: int, resolution: tuple[int, int], batch: int | None, outputs: int = 1
+) -> Exported:
     """Export an eval-mode module that takes one image tensor (B, C, H, W).
 
     Args:
@@ -52,7 +67,7 @@ def from_module(
     quiet = io.StringIO()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), redirect_stdout(quiet), redirect_stderr(quiet):
+        with warnings.catch_warnings(), redirect_stdout(quiet), redirect_stderr(quiet), _captured() as programs:
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 module,
@@ -70,7 +85,26 @@ def from_module(
     assert program is not None
     model = onnx_file.infer_shapes(onnx_file.tidy(program.model_proto), "the exported graph")
     _check_batch(model, batch)
-    return model
+    return Exported(model, programs[-1] if programs else None)
+
+
+@contextmanager
+def _captured() -> Iterator[list[Any]]:
+    """Collect the programs that torch.onnx captures; what it returns holds a decomposed one, with other operators."""
+    import torch
+
+    programs: list[Any] = []
+    capture = torch.export.export
+
+    def keep(*arguments: Any, **named: Any) -> Any:
+        programs.append(capture(*arguments, **named))
+        return programs[-1]
+
+    torch.export.export = keep
+    try:
+        yield programs
+    finally:
+        torch.export.export = capture
 
 
 def _root_cause(error: BaseException) -> str:

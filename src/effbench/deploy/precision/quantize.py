@@ -101,20 +101,10 @@ def _nncf(model: ModelProto, batches: Sequence[Mapping[str, Array]], extremes: b
 
 @contextlib.contextmanager
 def _silenced() -> Iterator[None]:
-    """Keep NNCF's progress bars off stdout, which belongs to ``--json``, and its usage statistics off the network."""
-    import os
-
-    before = os.environ.get("NNCF_CI")
-    os.environ["NNCF_CI"] = "1"
+    """Keep NNCF's progress bars off stdout, which belongs to ``--json``."""
     logging.getLogger("nncf").setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        if before is None:
-            del os.environ["NNCF_CI"]
-        else:
-            os.environ["NNCF_CI"] = before
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield
 
 
 def _constants(model: ModelProto) -> dict[str, Any]:

@@ -208,13 +208,10 @@ def _run(python: str, graph: Artifact, folder: Path) -> dict[str, str]:
     source = folder / graph.path.name
     shutil.copyfile(graph.path, source)  # onnx2tf writes into the file that it reads
     program = str(Path(python).absolute()) if os.sep in python else python  # it runs in another folder than the user's
-    command = [program, "-c", SCRIPT, str(source), str(folder), *(spec.name for spec in graph.inputs)]
-    # The converter must not import the packages of this environment.
-    env = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
+    command = [program, "-I", "-c", SCRIPT, str(source), str(folder), *(spec.name for spec in graph.inputs)]
+    # -I: the converter must import neither the packages of this environment nor a file of the folder it runs in.
     try:
-        process = subprocess.run(
-            command, cwd=folder, env=env, capture_output=True, text=True, timeout=LIMIT_S, check=False
-        )
+        process = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=LIMIT_S, check=False)
     except FileNotFoundError:
         raise UsageError(f"python={python}: there is no such file.") from None
     except (PermissionError, OSError) as error:

@@ -103,7 +103,6 @@ class OpenVinoTarget(Target):
         """
         ov = _openvino()
         try:
-            # ov.convert_model reports to a telemetry server.
             model = ov.Core().read_model(str(graph.path))
             ov.save_model(model, str(out / "model.xml"), compress_to_fp16=False)
         except RuntimeError as error:

@@ -2,46 +2,44 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from effbench.codec import file_sha256
 from effbench.deploy import Array, Converted, Session, Target
 from effbench.deploy.artifact.placement import record
-from effbench.errors import ConversionError, MissingDependencyError, UnavailableError, UsageError, unknown_name
-from effbench.registry import import_object
+from effbench.deploy.graph.torch_program import PROGRAM, WEIGHTS, Program
+from effbench.errors import (
+    ConversionError,
+    MissingDependencyError,
+    UnavailableError,
+    UnsupportedError,
+    UsageError,
+    unknown_name,
+)
 from effbench.schema import Artifact
 
-WEIGHTS, GRAPH = "weights.safetensors", "graph.sha256"
 DEVICES, MODES = ("cpu", "cuda"), ("eager", "compile", "cuda-graph")
 
 
-def save_weights(module: Any, folder: Path) -> None:
-    """Write a module's state into a folder, from which this target loads it; tied tensors are stored once."""
-    from safetensors.torch import save_model
-
-    save_model(module, str(folder / WEIGHTS))
-
-
 class TorchSession(Session):
-    """A module on the CPU or a GPU; a call ends with outputs on the host, so it has waited for the device."""
+    """A program on the CPU or a GPU; a call ends with outputs on the host, so it has waited for the device."""
 
     compute_precision = "fp32"
 
     def __init__(self, artifact: Artifact, threads: int, device: str = "cpu", mode: str = "eager") -> None:
         try:
+            import safetensors  # noqa: F401
             import torch
-            from safetensors.torch import load_model
         except ImportError as error:
             raise MissingDependencyError("Target 'torch'", error.name or "torch", "torch") from error
         _check(torch, device, mode)
         torch.set_num_threads(threads)
-        # The artifact names the function that builds its module, so that this target depends on no model code.
-        module = import_object(artifact.options["loader"])(artifact.options["factory"], artifact.subject.resolution)
-        load_model(module, str(artifact.path))
+        # The artifact holds operators and tensors, and no name of code: nothing that it says is imported.
+        self._program = Program(artifact.folder, device)
         self._torch, self._device, self.mode = torch, torch.device(device), mode
-        self._module = module.to(self._device)
         self._runs: dict[tuple[int, ...], Callable[[Any], Any]] = {}
         self._names = [spec.name for spec in artifact.outputs]
 
@@ -50,11 +48,11 @@ class TorchSession(Session):
         shape = tuple(example.shape)
         if shape not in self._runs:
             if self.mode == "compile":
-                self._runs[shape] = self._torch.compile(self._module, dynamic=False)
+                self._runs[shape] = self._torch.compile(self._program.__call__, dynamic=False)
             elif self.mode == "cuda-graph":
-                self._runs[shape] = _capture(self._torch, self._module, example)
+                self._runs[shape] = _capture(self._torch, self._program, example)
             else:
-                self._runs[shape] = self._module
+                self._runs[shape] = self._program
         return self._runs[shape]
 
     def __call__(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
@@ -62,13 +60,11 @@ class TorchSession(Session):
         (value,) = feeds.values()
         with self._torch.inference_mode():
             image = self._torch.from_numpy(value).to(self._device)
-            result = self._run_for(image)(image)
-            outputs = (result,) if self._torch.is_tensor(result) else result
-            arrays = [output.cpu().numpy() for output in outputs]
+            arrays = [output.cpu().numpy() for output in self._run_for(image)(image)]
         return dict(zip(self._names, arrays, strict=True))
 
     def placement(self) -> dict[str, Any]:
-        """Return the device and the mode that the module runs in."""
+        """Return the device and the mode that the program runs in."""
         if self._device.type == "cpu":
             return {"devices": ["cpu"], "mode": self.mode, **self._units("CPU")}
         properties = self._torch.cuda.get_device_properties(self._device)
@@ -77,12 +73,12 @@ class TorchSession(Session):
         return {**device, **self._units("GPU")}
 
     def _units(self, unit: str) -> dict[str, Any]:
-        """Count the leaf modules: eager PyTorch runs each of them on the device of its weights."""
-        return record({unit: sum(not list(module.children()) for module in self._module.modules())}, requested=unit)
+        """Count the operators: eager PyTorch runs each of them on the device of its inputs."""
+        return record({unit: self._program.operators}, requested=unit)
 
     def close(self) -> None:
-        """Free the module and its compiled or captured forms."""
-        del self._module, self._runs
+        """Free the program and its compiled or captured forms."""
+        del self._program, self._runs
 
 
 def _check(torch: Any, device: str, mode: str) -> None:
@@ -108,18 +104,18 @@ def _cuda_error(torch: Any) -> str:
     return "CUDA initializes, but reports no device."
 
 
-def _capture(torch: Any, module: Any, example: Any) -> Callable[[Any], Any]:
-    """Capture the module as a CUDA graph over static buffers, after warm-up runs that trigger lazy initialization."""
+def _capture(torch: Any, program: Any, example: Any) -> Callable[[Any], Any]:
+    """Capture the program as a CUDA graph over static buffers, after warm-up runs that trigger lazy initialization."""
     static = example.clone()
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(3):
-            module(static)
+            program(static)
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        outputs = module(static)
+        outputs = program(static)
 
     def replay(image: Any) -> Any:
         static.copy_(image)
@@ -146,26 +142,28 @@ class TorchTarget(Target):
     )
 
     def convert(self, graph: Artifact, out: Path, options: Mapping[str, str]) -> Converted:
-        """Copy the weights that the export saved beside the graph.
+        """Copy the program that the export saved beside the graph.
 
         Raises:
             UsageError: The graph came from an .onnx file.
+            UnsupportedError: The program cannot be written as data.
         """
-        if "factory" not in graph.options:
+        if PROGRAM not in graph.files:
             raise UsageError("Target 'torch' runs models of a Python factory; this one is an .onnx file.")
-        source = graph.folder / WEIGHTS
         try:
-            (out / WEIGHTS).write_bytes(source.read_bytes())
-        except FileNotFoundError:
-            raise ConversionError(
-                "torch", f"{source} is missing", hint="Remove the graph's folder and export again."
-            ) from None
-        # Equal weights do not make equal models: the artifact's digest covers the structure too.
-        (out / GRAPH).write_text(f"{file_sha256(graph.path)}\n")
-        return Converted(WEIGHTS, "fp32")
+            refused = json.loads((graph.folder / PROGRAM).read_bytes()).get("refused")
+            if refused:
+                hint = "A torch artifact holds ATen operators and tensors, and no code."
+                raise UnsupportedError(f"Target 'torch' cannot store this model: {refused}.", hint=hint)
+            for name in (PROGRAM, WEIGHTS):
+                shutil.copyfile(graph.folder / name, out / name)
+        except FileNotFoundError as error:
+            hint = "Remove the graph's folder and export again."
+            raise ConversionError("torch", f"{error.filename} is missing", hint=hint) from None
+        return Converted(PROGRAM, "fp32")
 
     def open(self, artifact: Artifact, threads: int, options: Mapping[str, str]) -> TorchSession:
-        """Build the module and load its weights."""
+        """Read the program and its weights."""
         return TorchSession(artifact, threads, options.get("device", "cpu"), options.get("mode", "eager"))
 
 

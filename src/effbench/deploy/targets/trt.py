@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from effbench.boundary.names import cache_file
 from effbench.deploy import Converted, Session, installed
 from effbench.deploy.targets.tensorrt.library import TENSORRT
 from effbench.deploy.targets.tensorrt.target import EngineTarget
@@ -24,7 +25,7 @@ class TensorRtTarget(EngineTarget):
         **EngineTarget.options,
         "dla": "DLA core of an Orin to place layers on: 0 or 1; default none",
         "fallback": "set by --allow-fallback: yes runs layers that the DLA does not support on the GPU; default no",
-        "timing_cache": "a file that keeps kernel timings between builds on this device",
+        "timing_cache": "the name of a file in effbench's cache for kernel timings of earlier builds on this device",
     }
 
     def available(self) -> str | None:
@@ -62,8 +63,7 @@ class TensorRtTarget(EngineTarget):
             if preflight["outcome"] == build.REFUSED:
                 notes.append(f"{preflight['parser']} refused the graph: {preflight['reason']}")
             return Converted(bundle.MODEL, precision, None, {**placement, "finished": False}, tuple(notes))
-        cache = Path(options["timing_cache"]) if "timing_cache" in options else None
-        engine = bundle.build_engine(serialized, shapes, options, out, cache)
+        engine = bundle.build_engine(serialized, shapes, options, out, _timings(options))
         placement |= {**engine.record, "network": engine.network, "finished": True, **bundle.units(engine)}
         return Converted(bundle.ENGINE, precision, build.compute_precision(engine.network), placement)
 
@@ -88,8 +88,12 @@ class TensorRtTarget(EngineTarget):
         """Build a bundle's engine on this device; arguments and errors as in `tensorrt.bundle.finish`."""
         from effbench.deploy.targets.tensorrt import bundle
 
-        cache = Path(options["timing_cache"]) if "timing_cache" in options else None
-        return bundle.finish(folder, home, cache)
+        return bundle.finish(folder, home, _timings(options))
+
+
+def _timings(options: Mapping[str, str]) -> Path | None:
+    """Return the file of kernel timings; a manifest can name one too, so it lies in the cache whatever its name."""
+    return cache_file("timing_cache", options["timing_cache"]) if "timing_cache" in options else None
 
 
 def check_options(options: Mapping[str, str]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from effbench.boundary.names import cache_file
 from effbench.deploy import Converted, Session
 from effbench.deploy.artifact.placement import record
 from effbench.deploy.targets.tensorrt import build, cuda
@@ -31,7 +32,7 @@ class RtxTarget(EngineTarget):
     options: Mapping[str, str] = {
         "cc": "compute capabilities to build for: all (default), or some of 75,80,86,89,120,121",
         **EngineTarget.options,
-        "runtime_cache": "when it is opened: a file that keeps the kernels compiled on this GPU",
+        "runtime_cache": "when it is opened: the name of a file in effbench's cache for kernels compiled on this GPU",
     }
 
     def available(self) -> str | None:
@@ -81,8 +82,8 @@ class RtxTarget(EngineTarget):
         """
         from effbench.deploy.targets.tensorrt.session import TensorRtSession
 
-        path = options.get("runtime_cache")
-        return TensorRtSession(RTX, artifact, Path(path) if path else None)
+        name = options.get("runtime_cache")
+        return TensorRtSession(RTX, artifact, cache_file("runtime_cache", name) if name else None)
 
 
 def _without_turing(

@@ -1,12 +1,15 @@
 """Devices by name: one TOML file each, with declared facts only; observed facts belong to a measurement.
 
-Users declare devices in a file (``--device path/to/NAME.toml``) or in ``effbench.toml`` as ``[devices.NAME]``, which
-extends the device of that name, or the one that ``base`` names.
+Users declare devices in a file (``--device path/to/NAME.toml``), in `user_file`, or in ``effbench.toml`` as
+``[devices.NAME]``, which extends the device of that name, or the one that ``base`` names. `allowed` says what a project
+file may declare.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -14,11 +17,12 @@ from typing import Any
 
 from effbench import reading
 from effbench.codec import from_json, plain
-from effbench.errors import DataError, unknown_name
+from effbench.errors import DataError, UsageError, unknown_name
+from effbench.profiles.devices import allowed
 from effbench.schema import DECLARED, FORMAT_VERSION, Device
 
 FOLDER = Path(__file__).parent
-SUITE = "effbench.toml"
+SUITE, LOCAL = "effbench.toml", "local"
 
 
 @cache
@@ -33,21 +37,76 @@ def packaged() -> dict[str, Device]:
 
 
 def devices(folder: Path | None = None) -> dict[str, Device]:
-    """Return the packaged devices and those declared in ``effbench.toml`` of a folder (default: the current one).
+    """Return the packaged devices, those of the user, and those that the ``effbench.toml`` of a folder declares.
+
+    The user's are in `user_file`. What a project file declares and its user has not allowed is left out; `get` explains
+    that. Inside `declared_by` other entries stand in for those of the folder.
+
+    Args:
+        folder: None means the current one.
 
     Raises:
-        DataError: The file is not TOML, or an entry is not a device.
-        UsageError: An entry builds on a device that does not exist.
+        DataError: A file is not TOML, or an entry is not a device.
+        UsageError: An entry redefines this machine, or builds on a device that does not exist.
     """
-    path = (folder or Path()) / SUITE
-    entries = _toml(path).get("devices", {}) if path.is_file() else {}
     devices_by_name = dict(packaged())
-    for name, entry in entries.items():
-        location = f"{path}: [devices.{name}]"
-        if not isinstance(entry, dict):
-            raise DataError(f"{location} is not a table.")
-        devices_by_name[name] = _merged(name, entry, devices_by_name, location)
+    for path, entries in (_of_user(), _of_project(folder)):
+        for name, entry in entries.items():
+            location = f"{path}: [devices.{name}]"
+            if not isinstance(entry, dict):
+                raise DataError(f"{location} is not a table.")
+            if name == LOCAL:
+                raise UsageError(f"{location}: this machine cannot be redefined.", hint="Give the device another name.")
+            devices_by_name[name] = _merged(name, entry, devices_by_name, location)
     return devices_by_name
+
+
+def user_file() -> Path:
+    """Return the file of devices that the user declares for all folders."""
+    return allowed.config_folder() / "devices.toml"
+
+
+def project_file(folder: Path | None = None) -> tuple[Path, dict[str, Any]] | None:
+    """Return the path and the content of a folder's ``effbench.toml``, or None if there is none."""
+    path = (folder or Path()) / SUITE
+    return (path, _toml(path)) if path.is_file() else None
+
+
+@contextmanager
+def declared_by(entries: Mapping[str, Any], location: str) -> Iterator[None]:
+    """Take the devices of a gate from its base: inside, they stand in for those of the current folder.
+
+    Args:
+        entries: The table ``[devices]`` of the base's file.
+        location: That file, for messages.
+    """
+    token = _BASE.set((location, entries))
+    try:
+        yield
+    finally:
+        _BASE.reset(token)
+
+
+_BASE: ContextVar[tuple[str, Mapping[str, Any]] | None] = ContextVar("devices of the base", default=None)
+
+
+def _of_user() -> tuple[str, Mapping[str, Any]]:
+    path = user_file()
+    return str(path), _toml(path).get("devices", {}) if path.is_file() else {}
+
+
+def _of_project(folder: Path | None) -> tuple[str, Mapping[str, Any]]:
+    base = _BASE.get()
+    if base is not None:
+        return base
+    found = project_file(folder)
+    if found is None:
+        return SUITE, {}
+    path, data = found
+    entries, parts = data.get("devices", {}), allowed.sensitive_parts(data)
+    if parts and not allowed.is_allowed(path, data):
+        entries = {name: entry for name, entry in entries.items() if name == LOCAL or f"devices.{name}" not in parts}
+    return str(path), entries
 
 
 def read(path: Path) -> Device:
@@ -66,11 +125,15 @@ def get(name: str) -> Device:
     """Return a device by name, or from a user's file.
 
     Raises:
-        UsageError: The name is unknown.
+        UsageError: The name is unknown, or a project file declares it that is not allowed.
         DataError: The file is not a device.
     """
     if name.endswith(".toml"):
         return _declared(read(Path(name)))
+    if name == LOCAL:
+        return packaged()[LOCAL]
+    if _BASE.get() is None and (found := project_file()) is not None:
+        allowed.check(*found, f"devices.{name}")
     known = devices()
     if name not in known:
         raise unknown_name(name, known, "device")

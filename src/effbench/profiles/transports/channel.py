@@ -19,10 +19,10 @@ from typing import Protocol
 from effbench import process
 from effbench.errors import DeviceError
 
-BOOT = ("python3", "-u", "-c", "import sys,json;exec(json.loads(sys.stdin.buffer.readline()))")
-"""Run the supervisor, whose source is the first line of the input."""
+BOOT = ("python3", "-I", "-u", "-c", "import sys,json;exec(json.loads(sys.stdin.buffer.readline()))")
+"""Run the supervisor, whose source is the first line of the input; ``-I``: no module comes from the login folder."""
 
-COMMAND = """python3 -u -c "import sys,json;exec(json.loads(sys.stdin.buffer.readline()))\""""
+COMMAND = """python3 -I -u -c "import sys,json;exec(json.loads(sys.stdin.buffer.readline()))\""""
 """`BOOT` for a login shell: ssh sends one string, not a list."""
 
 

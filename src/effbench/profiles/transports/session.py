@@ -104,7 +104,7 @@ class Supervised:
         archive = agent()
         request = {
             "op": "run",
-            "argv": [self._python or self._facts["executable"], f"{self._facts['home']}/{archive.path}", module],
+            "argv": [self._python or self._facts["executable"], "-I", f"{self._facts['home']}/{archive.path}", module],
             "stdin": json.dumps(job) + "\n",
             "limit_s": time_limit_s,
             "check": {archive.path: archive.sha256},

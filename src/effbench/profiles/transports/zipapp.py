@@ -21,6 +21,9 @@ if sys.version_info < (3, 10):
     sys.exit("effbench's agent needs Python 3.10 or newer; this is %d.%d" % sys.version_info[:2])
 import runpy
 
+from effbench.boundary import isolation
+
+isolation.begin()
 sys.argv[0:1] = []
 runpy.run_module(sys.argv[0] if sys.argv else "effbench.device.agent", run_name="__main__")
 """

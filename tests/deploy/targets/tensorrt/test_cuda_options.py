@@ -2,11 +2,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from small_graphs import attention, graph_artifact
 
+from effbench.deploy.graph import torch_program
 from effbench.deploy.targets import ort, torch
 from effbench.errors import UnavailableError, UsageError
 from effbench.schema import Artifact, InputShapes, Subject, TensorSpec, Weights
@@ -14,24 +16,20 @@ from effbench.schema import Artifact, InputShapes, Subject, TensorSpec, Weights
 FEEDS = {"image": np.random.default_rng(0).standard_normal((1, 3, 32, 32), dtype=np.float32)}
 
 
-def layer() -> object:
+def layer() -> Any:
     import torch as library
 
     return library.nn.Sequential(library.nn.Conv2d(3, 4, 3, stride=2), library.nn.GELU(), library.nn.Flatten())
 
 
-def empty(factory: str, resolution: tuple[int, int]) -> object:
-    assert factory == "test_cuda_options:layer"
-    return layer()
-
-
 @pytest.fixture
 def weights(tmp_path: Path) -> Artifact:
-    torch.save_weights(layer(), tmp_path)
+    import torch as library
+
+    torch_program.save(library.export.export(layer(), (library.zeros(1, 3, 32, 32),)), tmp_path)
     subject = Subject("layer", "user", Weights(), InputShapes((32, 32)), 1, "torch", "fp32")
     image, output = TensorSpec("image", "float32", (1, 3, 32, 32)), TensorSpec("output", "float32", (1, 900))
-    options = {"factory": "test_cuda_options:layer", "loader": "test_cuda_options:empty"}
-    return Artifact(tmp_path, "key", "", subject, (image,), (output,), {}, torch.WEIGHTS, options=options)
+    return Artifact(tmp_path, "key", "", subject, (image,), (output,), {}, torch_program.PROGRAM)
 
 
 @pytest.mark.target("torch")

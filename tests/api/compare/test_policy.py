@@ -1,0 +1,120 @@
+"""A change cannot set the terms that it is judged by."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from effbench.api.compare.budgets import read_suite
+from effbench.api.compare.gate_plan import gate_plan
+from effbench.api.compare.policy import NO_FILE, policy_of
+from effbench.api.compare.request import GateRequest
+from effbench.errors import UsageError
+from effbench.profiles import devices
+
+BASE = """
+[suite]
+models = ["a:net", "b:net"]
+threads = 1
+devices = ["local"]
+[gate]
+margin_pct = 5.0
+path = ["lib"]
+[[budget]]
+latency_ms = 5.0
+"""
+CHANGE = """
+[suite]
+models = ["b:net", "c:net"]
+threads = 8
+devices = ["fast"]
+images = "easy"
+[gate]
+margin_pct = 500.0
+inconclusive = "pass"
+path = ["new"]
+[[budget]]
+latency_ms = 500.0
+[devices.fast]
+transport = "pipe"
+connection = { command = ["touch", "escaped"] }
+"""
+
+
+def git(folder: Path, *words: str) -> None:
+    own = ["-c", "user.name=x", "-c", "user.email=x@example.org", "-c", "commit.gpgsign=false"]
+    subprocess.run(["git", *own, *words], cwd=folder, check=True, capture_output=True)
+
+
+@pytest.fixture
+def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working tree whose project file differs from that of its commit, in a subfolder."""
+    folder = tmp_path / "top" / "sub"
+    folder.mkdir(parents=True)
+    (folder / "effbench.toml").write_text(BASE)
+    git(folder.parent, "init", "-q")
+    git(folder.parent, "add", "-A")
+    git(folder.parent, "commit", "-qm", "base")
+    (folder / "effbench.toml").write_text(CHANGE)
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("EFFBENCH_ALLOW_PROJECT", raising=False)
+    return folder
+
+
+def test_the_terms_are_the_bases_and_each_change_of_them_is_reported(repo: Path) -> None:
+    plan = gate_plan(GateRequest(base="HEAD", folder=repo))
+    assert (1, 5.0, "local", "code") == (plan.settings.threads, plan.rules.margin_pct, plan.device, plan.inconclusive)
+    assert [{"latency_ms": 5.0}] == [budget.limits for budget in plan.budgets]
+    assert None is plan.exports.images
+    assert ("a:net", "b:net", "c:net") == plan.models  # none can be removed, and new ones are compared
+    assert ("lib", "new") == plan.path
+    text = "\n".join(plan.policy.changes)
+    for key in (
+        "suite.threads: 1 in the base, 8",
+        "gate.margin_pct",
+        "budget.1.latency_ms",
+        "suite.models: ['a:net'] removed",
+    ):
+        assert key in text
+    for key in ("suite.devices", "suite.images", "gate.inconclusive", "devices.fast"):
+        assert key in text
+
+
+def test_arguments_still_win(repo: Path) -> None:
+    plan = gate_plan(GateRequest(["x:net"], base="HEAD", folder=repo, threads=2))
+    assert (("x:net",), 2) == (plan.models, plan.settings.threads)
+
+
+def test_the_devices_are_the_bases(repo: Path) -> None:
+    policy = policy_of(repo, "HEAD", read_suite(repo))
+    with policy.in_force():
+        assert "fast" not in devices.devices()
+        with pytest.raises(UsageError, match="Unknown device 'fast'"):
+            devices.get("fast")
+    with pytest.raises(UsageError, match="not allowed it"):
+        devices.get("fast")
+
+
+def test_a_base_without_a_suite_leaves_that_of_the_change_which_connects_to_nothing(repo: Path) -> None:
+    git(repo.parent, "checkout", "-q", "--orphan", "empty")
+    git(repo.parent, "rm", "-rqf", "--cached", ".")
+    git(repo.parent, "commit", "-qm", "nothing", "--allow-empty")
+    policy = policy_of(repo, "HEAD", read_suite(repo))
+    assert ((NO_FILE,), False) == (policy.changes, policy.of_base)
+    with policy.in_force(), pytest.raises(UsageError, match="not allowed it"):
+        devices.get("fast")
+
+
+def test_an_equal_file_changes_nothing(repo: Path) -> None:
+    (repo / "effbench.toml").write_text(BASE)
+    assert () == policy_of(repo, "HEAD", read_suite(repo)).changes
+
+
+def test_a_folder_of_modules_lies_in_the_tree(repo: Path) -> None:
+    from effbench.api.compare.worktree import module_folders_of
+
+    for path in ("../..", "/etc"):
+        with pytest.raises(UsageError, match="outside the tree"):
+            module_folders_of(repo, [path])
