@@ -30,8 +30,8 @@ def from_fields(record: Callable[P, Request]) -> Callable[[Callable[[Request], R
             return function(record(*args, **kwargs))
 
         signature = inspect.signature(record)
-        told: Any = call
-        told.__signature__ = signature.replace(return_annotation=inspect.signature(function).return_annotation)
+        documented: Any = call
+        documented.__signature__ = signature.replace(return_annotation=inspect.signature(function).return_annotation)
         return call
 
     return decorate

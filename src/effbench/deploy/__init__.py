@@ -102,8 +102,9 @@ class Target(ABC):
     @property
     def install_command(self) -> str:
         """The command that installs what the target needs; empty if it needs nothing that pip installs."""
-        wanted = f"effbench[{self.extra}]" if self.extra else " ".join(self.packages)
-        return f"pip install '{wanted}'" if self.extra else f"pip install {wanted}" if wanted else ""
+        if self.extra:
+            return f"pip install 'effbench[{self.extra}]'"
+        return f"pip install {' '.join(self.packages)}" if self.packages else ""
 
     @property
     def on_request(self) -> bool:

@@ -268,8 +268,8 @@ def test_without_images_int8_is_refused(model: onnx.ModelProto) -> None:
 def test_a_folder_is_read_and_hashed(tmp_path: Path, synthetic: Calibration) -> None:
     calibration = load_calibration(photographs(tmp_path / "a", 7), (32, 48), Preprocessing())
     assert calibration.images.shape == (7, 3, 32, 48)
-    assert not calibration.latency_only
-    assert synthetic.latency_only
+    assert calibration.check_images is not None
+    assert synthetic.check_images is None
     again = load_calibration(photographs(tmp_path / "b", 7), (32, 48), Preprocessing())
     other = load_calibration(photographs(tmp_path / "c", 7, seed=1), (32, 48), Preprocessing())
     assert calibration.sha256 == again.sha256

@@ -33,8 +33,6 @@ _FIRST_SEED = 1000  # far from the seeds of the images that fidelity is checked 
 class Calibration:
     """Calibration images, shape (N, C, H, W), uint8, resized and cropped, and the SHA-256 of all images held here.
 
-    ``latency_only`` marks synthetic images: a graph calibrated with them is good for latency, not for accuracy.
-
     ``check_images`` are `fidelity.NATURAL` images of the same folder to verify with, not used for calibration if the
     folder holds enough. ``decoded`` is one of them before resizing and cropping, shape (H, W, C). Both are None for
     synthetic images, as verification makes its own, and for a single image, which has no other to be compared with.
@@ -43,7 +41,6 @@ class Calibration:
 
     images: npt.NDArray[np.uint8]
     sha256: str
-    latency_only: bool
     check_images: npt.NDArray[np.uint8] | None = None
     decoded: npt.NDArray[np.uint8] | None = None
     folder: str = ""
@@ -58,6 +55,8 @@ def load_calibration(
     folder: str | Path | None, resolution: tuple[int, int], preprocessing: Preprocessing, channels: int = 3
 ) -> Calibration:
     """Read calibration images from a folder, or make synthetic ones if the folder is ``synthetic``.
+
+    A graph calibrated with synthetic images is good for latency, not for accuracy.
 
     Raises:
         UsageError: No folder was given.
@@ -75,7 +74,7 @@ def load_calibration(
         images = np.concatenate(
             [fidelity.reference_images(fidelity.NATURAL, channels, resolution, seed) for seed in seeds]
         )
-        return Calibration(images, _sha256(images), latency_only=True)
+        return Calibration(images, _sha256(images))
     files = _image_files(Path(folder))
     chosen = _spread(files, IMAGES)
     held_out = _spread(sorted(set(files) - set(chosen)) or files, fidelity.NATURAL)
@@ -85,13 +84,13 @@ def load_calibration(
         for part in (chosen, held_out)
     )
     if len(files) == 1:
-        return Calibration(images, _sha256(images), latency_only=False)
+        return Calibration(images, _sha256(images))
     image = pixels.decode(FileContent(held_out[0])(), str(held_out[0]), channels)
     # In the proportions of the file, but without a camera's forty million pixels.
     image.thumbnail((2 * resolution[1], 2 * resolution[0]))
     decoded = np.asarray(image, np.uint8).reshape(image.height, image.width, channels)
     name = Path(folder).resolve().name
-    return Calibration(images, _sha256(images, check_images, decoded), False, check_images, decoded, name)
+    return Calibration(images, _sha256(images, check_images, decoded), check_images, decoded, name)
 
 
 def write_reference(path: Path, source: Artifact, model: ModelProto, calibration: Calibration) -> None:
