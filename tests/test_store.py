@@ -11,6 +11,7 @@ import pytest
 
 from effbench.codec import to_json
 from effbench.errors import DataError
+from effbench.reports import rows
 from effbench.schema import InputShapes, Measurement, Round, Samples, Subject, Weights
 from effbench.store import BadLineWarning, Store, TornLineWarning, home
 
@@ -39,6 +40,15 @@ def test_rounds_of_one_run_are_joined_in_order(tmp_path: Path) -> None:
     assert [item.samples_ns for item in first.samples.rounds] == [(1, 2), (3,)]
     assert first.after == {"load": 1}
     assert [item.samples_ns for item in second.samples.rounds] == [(9,)]
+
+
+def test_two_models_with_equal_files_are_measured_apart(tmp_path: Path) -> None:
+    store, first = Store(tmp_path), measurement("a", (1,))
+    second = replace(measurement("a", (2,)), subject=replace(first.subject, model="its-copy"))
+    for item in (first, second, first):
+        store.append(item)
+    assert [2, 1] == [len(item.samples.rounds) for item in store]
+    assert [first.subject.model, "its-copy"] == [item.subject.model for item in rows.latest(store)]
 
 
 def test_an_incomplete_last_line_is_reported_with_its_number_and_all_others_are_kept(tmp_path: Path) -> None:

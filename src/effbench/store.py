@@ -75,9 +75,10 @@ class Store:
 
     def __iter__(self) -> Iterator[Measurement]:
         """Yield every measurement with all its rounds; a line that cannot be read is named in a warning and skipped."""
-        joined: dict[tuple[str, str, str], Measurement] = {}
+        joined: dict[tuple[str, str, str, str], Measurement] = {}
         for line in records(self.path, Measurement, stacklevel=4):
-            key = (line.run, line.digest, canonical(line.settings).decode())
+            # Two models may have equal files, and so one digest.
+            key = (line.run, line.digest, line.subject.model, canonical(line.settings).decode())
             joined[key] = _join(joined[key], line) if key in joined else line
         yield from joined.values()
 

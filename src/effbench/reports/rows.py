@@ -74,7 +74,8 @@ def latest(measurements: Iterable[Measurement]) -> tuple[Measurement, ...]:
     for measurement in measurements:
         # A measurement with another version of the runtime replaces the row: a table does not compare versions.
         conditions = {name: value for name, value in measurement.must_match().items() if name != "runtime"}
-        key = repr((measurement.digest, sorted(conditions.items(), key=lambda item: item[0])))
+        artifact = (measurement.digest, measurement.subject.model)  # two models may have equal files
+        key = repr((artifact, sorted(conditions.items(), key=lambda item: item[0])))
         if key not in latest_by_key or measurement.time >= latest_by_key[key].time:
             latest_by_key[key] = measurement
     return tuple(latest_by_key.values())
