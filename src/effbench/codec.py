@@ -58,7 +58,18 @@ def error_document(error: EffbenchError) -> str:
 
 
 def _document(content: dict[str, Any]) -> str:
-    return json.dumps({"format": FORMAT_VERSION, **content}, indent=1, allow_nan=False) + "\n"
+    data = {"format": FORMAT_VERSION, **content}
+    return json.dumps(data, indent=1, allow_nan=False, default=_described) + "\n"
+
+
+def _described(value: Any) -> Any:
+    """Return what stands for a value that JSON cannot express: a function's name, a number of NumPy as a number."""
+    if isinstance(value, (set, frozenset)):
+        return sorted(map(str, value))
+    if callable(value):
+        return f"{value.__module__}:{getattr(value, '__qualname__', type(value).__name__)}"
+    item = getattr(value, "item", None)
+    return item() if item is not None else str(value)
 
 
 def _finite(value: Any) -> Any:

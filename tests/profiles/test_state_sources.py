@@ -318,7 +318,7 @@ def test_measurements_in_different_states_are_not_compared():
     def must_match(**state):
         samples = Samples((Round((1,), 0, True, 1.0, 1.0, 1),))
         blank = dict.fromkeys(field.name for field in fields(Measurement))
-        measurement = Measurement(**{**blank, "samples": samples, "settings": {}, "before": state})
+        measurement = Measurement(**{**blank, "samples": samples, "settings": {}, "before": state, "after": {}})
         return measurement.must_match()
 
     assert must_match(power_mode="0 (MAXN)") == must_match(power_mode="0 (MAXN)", temperature_c=40.0)
