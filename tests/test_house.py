@@ -80,6 +80,7 @@ TORCH_ON_IMPORT = (
     "deploy.precision.fp32_islands",
     "deploy.precision.int8_operators",
     "deploy.precision.noise",
+    "deploy.precision.pairing",
     "deploy.precision.rounding",
 )
 WITHOUT_TORCH = (

@@ -15,8 +15,6 @@ from effbench.deploy.artifact import bundle, fidelity, kinds
 from effbench.deploy.artifact.verdict import Terms, own_rounding, verdict
 from effbench.deploy.graph import mutations, onnx_file
 from effbench.deploy.graph.run_ort import runner
-from effbench.deploy.interpreter import Interpreter
-from effbench.deploy.precision.pairing import pair
 from effbench.errors import EffbenchError
 from effbench.schema import CALIBRATED, Artifact, MutationOutcome, MutationReport
 from effbench.schema.mutation import EQUIVALENT, FOUND, MISSED, REFUSED
@@ -56,10 +54,14 @@ class Case:
         found = verdict(self.expected, outputs, self.precision, self.terms).reasons
         if found or self.exact is None:
             return found
+        from effbench.deploy.precision.pairing import pair
+
         return tuple(str(fault) for fault in pair(self.exact, wrong, self.feeds[:PAIRED_IMAGES]).faults)
 
     def exact_outputs(self, model: ModelProto) -> dict[str, Array]:
         """Return a graph's outputs in float64."""
+        from effbench.deploy.interpreter import Interpreter
+
         with one_thread():
             return fidelity.run_all(lambda feed: Interpreter(model).run(feed, "float64"), self.feeds)
 
@@ -118,6 +120,8 @@ def mutate(job: dict[str, Any], emit: Any) -> None:
 
 def case_of(artifact: Artifact, exact: Artifact | None) -> Case:
     """Return the case of a graph artifact with its reference; ``exact`` is the fp32 graph of a quantized one."""
+    from effbench.deploy.interpreter import Interpreter
+
     subject, spec = artifact.subject, artifact.inputs[0]
     model, float_model = _static(artifact), None if exact is None else _static(exact)
     images, expected = fidelity.load_reference(artifact.folder / bundle.REFERENCE)[:2]
