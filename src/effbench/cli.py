@@ -22,6 +22,7 @@ import click
 
 from effbench import __version__
 from effbench.boundary import quiet
+from effbench.boundary.names import printable
 from effbench.registry import constants_in
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def _failed(error: EffbenchError, words: Sequence[str], shown: bool = False) -> 
     from effbench.codec import error_document
 
     if not shown:
-        click.echo(f"effbench: {error}", err=True)
+        click.echo(f"effbench: {printable(str(error))}", err=True)
     if "--json" in words:
         click.echo(error_document(error), nl=False)
     return error.exit_code

@@ -12,6 +12,9 @@ import pytest
 
 from effbench import process
 from effbench.boundary import isolation, quiet
+from effbench.profiles.transports.channel import BOOT
+from effbench.profiles.transports.session import SUPERVISOR
+from effbench.profiles.transports.zipapp import agent
 
 SHADOWS = ("json", "ctypes", "random", "typing", "runpy", "numpy", "sitecustomize", "usercustomize", "effbench", "site")
 
@@ -61,6 +64,26 @@ def test_a_job_in_a_hostile_folder_runs_nothing_of_it(hostile: Path) -> None:
         "effbench.device.agent", {"op": "observe"}, time_limit_s=120, python=process.Python(cwd=hostile)
     )
     assert "evil" not in answer["targets"]
+    assert not (hostile / "escaped").exists()
+
+
+def test_what_runs_on_a_device_imports_nothing_of_the_folder_it_starts_in(hostile: Path) -> None:
+    """The supervisor starts in the folder of the login, the agent in that of the session."""
+    command = [sys.executable, *BOOT[1:]]
+    with subprocess.Popen(command, cwd=hostile, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as started:
+        assert started.stdin is not None
+        assert started.stdout is not None
+        for request in (SUPERVISOR.read_text(), {"op": "hello", "home": str(hostile.parent / "home")}):
+            started.stdin.write(json.dumps(request) + "\n")
+            started.stdin.flush()
+            answer = started.stdout.readline()
+    assert '"session"' in answer
+    archive = hostile.parent / "agent.pyz"
+    archive.write_bytes(agent().data)
+    command = [sys.executable, "-I", str(archive), "effbench.device.agent"]
+    job = json.dumps({"op": "observe"})
+    done = subprocess.run(command, cwd=hostile, input=job, capture_output=True, text=True, check=False)
+    assert '"telemetry": "off"' in done.stdout, done.stderr
     assert not (hostile / "escaped").exists()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from effbench.boundary.names import cache_file, check_name, check_relative, inside
+from effbench.boundary.names import cache_file, check_name, check_relative, inside, printable
 from effbench.errors import DataError
 
 
@@ -60,6 +60,13 @@ def test_links_are_followed_before_a_path_counts_as_inside(tmp_path: Path) -> No
     assert folder / "sub" / "x" == inside(folder, "sub/x")
     with pytest.raises(DataError, match="leads out"):
         inside(folder, "link/x")
+
+
+def test_control_characters_are_written_out() -> None:
+    attack = "\x1b]0;title\x07name\x1b[2J\r\x9b31m\u202eevil"
+    shown = printable(f"a\tb\n{attack}")
+    assert shown.startswith("a\tb\n\\x1b]0;title\\x07name")
+    assert not {character for character in shown if not character.isprintable()} - {"\t", "\n"}
 
 
 def test_a_cache_is_a_name_below_the_folder_of_effbench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

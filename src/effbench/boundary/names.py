@@ -57,6 +57,15 @@ def inside(folder: Path, path: str | PurePosixPath) -> Path:
     return full
 
 
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+"""Characters that move a cursor, set a title or change the direction of text; tab and line feed are none."""
+
+
+def printable(text: str) -> str:
+    """Return a text whose control characters are written out: a name in a manifest or an answer could hold some."""
+    return CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
 def cache_folder() -> Path:
     """Return the folder of files that only save time: EFFBENCH_CACHE, else ``~/.cache/effbench``."""
     return Path(os.environ.get(CACHE) or "~/.cache/effbench").expanduser()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from effbench.boundary.names import printable
 from effbench.commands._types import DEVICE, FILE, FOLDER, PRECISION, SIZE, TARGET
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ def show(as_json: bool, data: Any, text: Callable[[], str]) -> None:
     """Print one JSON document, or the text that a person reads."""
     from effbench.codec import document
 
-    click.echo((document(data) if as_json else text()).rstrip())
+    click.echo((document(data) if as_json else printable(text())).rstrip())
 
 
 def exit_code(cells: Iterable[Cell]) -> int:
@@ -185,14 +186,14 @@ class Progress:
     def __enter__(self) -> Callable[[str], None]:
         self._status: Any = None
         if os.environ.get("EFFBENCH_PROGRESS") == "1":
-            return lambda text: click.echo(text, err=True)
+            return lambda text: click.echo(printable(text), err=True)
         if not sys.stderr.isatty():
             return lambda text: None
         from rich.console import Console
 
         self._status = Console(stderr=True).status("starting")
         self._status.start()
-        return lambda text: self._status.update(text.replace("[", "\\["))
+        return lambda text: self._status.update(printable(text).replace("[", "\\["))
 
     def __exit__(self, *_: object) -> None:
         if self._status is not None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from effbench.boundary.names import printable
 from effbench.commands import _shared as shared
 from effbench.commands._types import DEVICE, FILE, FOLDER, MODEL, MODEL_OR_ARTIFACT, TARGET, one_of
 
@@ -208,7 +209,7 @@ def _finish(report: ComparisonReport, options: PairOptions) -> None:
     from effbench.store import home
 
     files = reports.write(report, list(options.formats), home(options.out))
-    click.echo((reports.as_json(report) if options.as_json else reports.terminal(report)).rstrip())
+    click.echo((reports.as_json(report) if options.as_json else printable(reports.terminal(report))).rstrip())
     for path in files:
         click.echo(f"wrote {path}", err=options.as_json)
     sys.exit(130 if report.interrupted else report.exit_code())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from effbench.boundary.names import printable
 from effbench.commands import _shared as shared
 from effbench.commands._types import FILE, MODEL_OR_ARTIFACT
 
@@ -119,7 +120,7 @@ def _show(result: Profile, roofs: Roofline | None, plot: bool, out: str | None, 
     if as_json:
         shared.show(True, result if roofs is None else {"profile": result, "roofline": roofs}, str)
     else:
-        click.echo(results.profile(result))
+        click.echo(printable(results.profile(result)))
         if roofs is not None:
             click.echo(f"\n{roofline_text.text(roofs)}")
     for path in files:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import click
 
+from effbench.boundary.names import printable
 from effbench.commands import _shared as shared
 from effbench.commands._types import one_of
 
@@ -50,7 +51,7 @@ def report(
     from effbench.commands.text import next_command
 
     result = write(metric, formats=formats, plot=plot, paper=paper, published=published, out=out)
-    click.echo((result.json if as_json else result.text).rstrip())
+    click.echo((result.json if as_json else printable(result.text)).rstrip())
     for path in result.files:
         click.echo(f"wrote {path}", err=as_json)
     following = next_command.after_report(result.rows, out)

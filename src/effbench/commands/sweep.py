@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from effbench.boundary.names import printable
 from effbench.commands import _shared as shared
 from effbench.commands._types import DEVICE, MODEL, one_of
 
@@ -128,7 +129,7 @@ def _here(arguments: Mapping[str, Any], formats: Sequence[str], out: str | None,
         result = run_sweep(suite.sweep_request(arguments, notify))
     table = suite.table(result)
     files = suite.write(table, formats, out)
-    click.echo(render(table, "json" if as_json else "terminal").rstrip())
+    click.echo(printable(render(table, "json" if as_json else "terminal")).rstrip())
     _wrote(files, as_json)
     if result.interrupted:
         click.echo(INTERRUPTED, err=True)
@@ -150,7 +151,7 @@ def _over_devices(arguments: Mapping[str, Any], formats: Sequence[str], out: str
     fields = {name: value for name, value in arguments.items() if name not in ("measure", "retry")}
     with shared.Progress() as notify:
         result = run_lab_sweep(build(LabRequest, {**fields, "notify": notify}, "option of a sweep over devices:"))
-    click.echo(render(table.records(result), result.set_aside, "json" if as_json else "terminal").rstrip())
+    click.echo(printable(render(table.records(result), result.set_aside, "json" if as_json else "terminal")).rstrip())
     _wrote(table.write(result, formats, out), as_json)
     if result.interrupted:
         click.echo(INTERRUPTED, err=True)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from effbench.api.compare import run_gate
 from effbench.api.compare.budgets import read_suite
 from effbench.api.compare.gate_plan import gate_plan
 from effbench.api.compare.policy import NO_FILE, policy_of
 from effbench.api.compare.request import GateRequest
-from effbench.errors import UsageError
+from effbench.api.compare.worktree import module_folders_of, refuse_tracked
+from effbench.deploy.artifact import bundle
+from effbench.errors import DataError, UsageError
 from effbench.profiles import devices
+from effbench.schema import Artifact, Cell, InputShapes, Subject, TensorSpec, Weights
 
 BASE = """
 [suite]
@@ -112,9 +117,35 @@ def test_an_equal_file_changes_nothing(repo: Path) -> None:
     assert () == policy_of(repo, "HEAD", read_suite(repo)).changes
 
 
-def test_a_folder_of_modules_lies_in_the_tree(repo: Path) -> None:
-    from effbench.api.compare.worktree import module_folders_of
+def test_artifacts_of_the_repository_are_not_taken_for_cached_ones(repo: Path) -> None:
+    refuse_tracked(repo / "runs", repo.parent)
+    (repo / "runs" / "artifacts").mkdir(parents=True)
+    (repo / "runs" / "artifacts" / "fast").write_text("x")
+    refuse_tracked(repo / "runs", repo.parent)  # made here, as by an earlier run
+    git(repo.parent, "add", "-f", "sub/runs")
+    with pytest.raises(UsageError, match=r"holds files of the repository \(sub/runs/artifacts/fast\)"):
+        refuse_tracked(repo / "runs", repo.parent)
 
+
+def test_an_artifact_that_the_other_tree_replaced_is_refused(tmp_path: Path) -> None:
+    subject = Subject("toy", "user", Weights(), InputShapes((8, 8)), 1, "ort", "fp32")
+    image = TensorSpec("image", "float32", (1, 3, 8, 8))
+    (tmp_path / "model.onnx").write_bytes(b"slow")
+
+    def build(draft: Path) -> Artifact:
+        (draft / "model.onnx").write_bytes(b"slow")
+        return Artifact(draft, "key", "", subject, (image,), (image,), {}, "model.onnx")
+
+    artifact = bundle.write(tmp_path / "one", build)
+    cell = Cell.of("toy", InputShapes((8, 8)), "fp32", "ort", artifact, reason="not verified")
+    loaded = run_gate._artifact(cell)
+    assert loaded is not None
+    assert artifact.digest == loaded.digest
+    with pytest.raises(DataError, match="not the artifact that was exported"):
+        run_gate._artifact(replace(cell, digest="0" * 64))
+
+
+def test_a_folder_of_modules_lies_in_the_tree(repo: Path) -> None:
     for path in ("../..", "/etc"):
         with pytest.raises(UsageError, match="outside the tree"):
             module_folders_of(repo, [path])

@@ -21,7 +21,7 @@ from effbench.api.compare.pairs import Pair, name_of
 from effbench.api.compare.request import GateRequest
 from effbench.api.compare.run import compare_pairs, comparison_report, with_explanations, with_latency
 from effbench.api.compare.weights import share_weights
-from effbench.api.compare.worktree import export_tree, git, top_of, worktree
+from effbench.api.compare.worktree import export_tree, git, refuse_tracked, top_of, worktree
 from effbench.api.keywords import from_fields
 from effbench.api.remote import Remote, device_of
 from effbench.deploy.artifact import bundle
@@ -74,6 +74,7 @@ class _Settled(NamedTuple):
 def _against_git(plan: GatePlan, base: str) -> tuple[list[Verdict], bool]:
     top = top_of(plan.folder)
     subfolder = plan.folder.relative_to(top.resolve())
+    refuse_tracked(plan.home, top)
     with worktree(base, top) as tree:
         plan.notify(f"base {base} is {git('rev-parse', '--short', 'HEAD', cwd=tree)}")
         plan = replace(plan, exports=_with_images_of(plan.exports, top, tree))
@@ -234,7 +235,13 @@ def _measured(plan: GatePlan, artifact: Artifact, budget_s: float) -> tuple[Meas
 def _artifact(item: Cell | Artifact) -> Artifact | None:
     if isinstance(item, Artifact):
         return item
-    return bundle.load(Path(item.artifact)) if item.status.made else None
+    if not item.status.made:
+        return None
+    artifact = bundle.load(Path(item.artifact))
+    if item.digest and artifact.digest != item.digest:
+        # The other tree's code ran since then, and could have written another artifact in its place.
+        raise DataError(f"{artifact.folder} is not the artifact that was exported for this gate.")
+    return artifact
 
 
 def _draws_weights(artifact: Artifact) -> bool:

@@ -69,6 +69,20 @@ def commit_of(ref: str, top: Path) -> str:
     raise UsageError(f"git knows no '{ref}'.", hint="Give a branch, a tag or a commit; git branch -a lists branches.")
 
 
+def refuse_tracked(home: Path, top: Path) -> None:
+    """Refuse an output folder with files of the repository: a change could bring its own artifacts, which look cached.
+
+    Raises:
+        UsageError: It names one.
+    """
+    folder = home.resolve()
+    if folder.is_relative_to(top.resolve()) and folder != top.resolve():
+        tracked = git("ls-files", "--", str(folder), cwd=top).splitlines()
+        if tracked:
+            hint = "Choose another folder with --out, or take these files out of the repository."
+            raise UsageError(f"{home} holds files of the repository ({tracked[0]}).", hint=hint)
+
+
 @contextlib.contextmanager
 def worktree(ref: str, top: Path) -> Iterator[Path]:
     """Check a ref out into a temporary worktree, and remove it at the end."""
