@@ -90,7 +90,7 @@ def test_an_unpublished_model_has_no_accuracy() -> None:
 
 def test_statistics_are_those_of_the_samples() -> None:
     measurement = measurement_of(p50_ms=7.0, count=120, batch=4)
-    estimate = percentiles.estimate([round_.samples_ns for round_ in measurement.samples.rounds], 0.9)
+    estimate = percentiles.typical([round_.samples_ns for round_ in measurement.samples.rounds], 0.9)
     row = one_row(measurement)
     assert estimate is not None
     assert estimate.interval is not None
@@ -99,6 +99,8 @@ def test_statistics_are_those_of_the_samples() -> None:
     total_ns = sum(sum(round_.samples_ns) for round_ in measurement.samples.rounds)
     assert row.images_per_s == pytest.approx(4 * 1200 / (total_ns / 1e9))
     assert (10, 1200, 1) == (row.rounds, row.samples, row.threads)
+    assert 0 == row.slow_processes
+    assert (0, 0.2589) == pytest.approx(row.slow_processes_interval, abs=1e-4)
 
 
 def test_images_per_second_is_the_mean_rate_in_the_report_and_on_the_terminal() -> None:

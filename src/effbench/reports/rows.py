@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from statistics import median
@@ -179,7 +180,10 @@ def _other_settings(settings: Mapping[str, str]) -> str:
 
 def _with_statistics(row: Row, samples: Samples) -> Row:
     rounds = [round_.samples_ns for round_ in samples.rounds]
-    (p50, p50_interval), (p90, p90_interval), (p99, _) = (_percentile_ms(rounds, p) for p in (0.5, 0.9, 0.99))
+    p50, p50_interval = _in_ms(percentiles.estimate(rounds, 0.5))
+    p90, p90_interval = _in_ms(percentiles.typical(rounds, 0.9))
+    p99, _ = _in_ms(percentiles.estimate(rounds, 0.99))
+    share = percentiles.slow_processes(rounds)
     return replace(
         row,
         rounds=len(rounds),
@@ -189,6 +193,8 @@ def _with_statistics(row: Row, samples: Samples) -> Row:
         p90_ms=p90,
         p90_interval_ms=p90_interval,
         p99_ms=p99,
+        slow_processes=share.slow,
+        slow_processes_interval=share.interval,
         images_per_s=percentiles.images_per_second(rounds, row.batch),
         load_ms=median(round_.load_ms for round_ in samples.rounds),
         first_ms=median(round_.first_ms for round_ in samples.rounds),
@@ -196,11 +202,13 @@ def _with_statistics(row: Row, samples: Samples) -> Row:
     )
 
 
-def _percentile_ms(rounds: Sequence[Sequence[int]], p: float) -> tuple[float | None, tuple[float, float] | None]:
-    estimate = percentiles.estimate(rounds, p)
+def _in_ms(estimate: percentiles.Estimate | None) -> tuple[float | None, tuple[float, float] | None]:
+    """Return a percentile and its interval in milliseconds; no interval if it is open."""
     if estimate is None:
         return None, None
-    return estimate.value / 1e6, estimate.interval and (estimate.interval[0] / 1e6, estimate.interval[1] / 1e6)
+    if estimate.interval is None or math.isinf(estimate.interval[1]):
+        return estimate.value / 1e6, None
+    return estimate.value / 1e6, (estimate.interval[0] / 1e6, estimate.interval[1] / 1e6)
 
 
 def _published_rows(metric: str, names: Collection[str], sizes: Collection[int], choice: str) -> list[Row]:

@@ -46,6 +46,7 @@ def json_text(rows: Iterable[Row], metric: str) -> str:
 def _record(row: Row) -> dict[str, Any]:
     low_50, high_50 = row.p50_interval_ms or (None, None)
     low_90, high_90 = row.p90_interval_ms or (None, None)
+    low_slow, high_slow = row.slow_processes_interval or (None, None)
     return {
         "source": row.source,
         "device": row.device,
@@ -74,6 +75,9 @@ def _record(row: Row) -> dict[str, Any]:
         "p90_low_ms": low_90,
         "p90_high_ms": high_90,
         "p99_ms": row.p99_ms,
+        "slow_processes": row.slow_processes,
+        "slow_processes_low": low_slow,
+        "slow_processes_high": high_slow,
         "aggregate": row.aggregate,
         "images_per_s": row.images_per_s,
         "load_ms": row.load_ms,

@@ -36,6 +36,8 @@ class Row:
     p90_ms: float | None = None
     p90_interval_ms: tuple[float, float] | None = None
     p99_ms: float | None = None
+    slow_processes: int | None = None
+    slow_processes_interval: tuple[float, float] | None = None
     images_per_s: float | None = None
     first_ms: float | None = None
     load_ms: float | None = None

@@ -1,8 +1,15 @@
 """Percentiles of latency, their intervals, and throughput; the independent unit is the round.
 
-A measurement is R rounds (fresh processes), round i with its own distribution F_i. A reported percentile is one of the
-*mixture* F(q) = mean of F_i(q), in which each round has equal weight however many samples it holds. Samples of a round
-depend on each other; rounds are independent, and the intervals are based on the differences between rounds only.
+A measurement is R rounds (fresh processes), round i with its own distribution F_i. Two kinds of percentiles:
+
+- that of the *mixture* F(q) = mean of F_i(q), in which each round has equal weight however many samples it holds
+  (`estimate`): p50 is reported so. A p90 of the mixture depends on the slowest tenth of the processes, and R rounds
+  bound it from above only if R of them would show such a process: its interval is open below 35 rounds;
+- that of a *typical process*, the median over processes of their own percentiles (`typical`): p90 is reported so, with
+  the share of processes that are slower than the typical one (`slow_processes`).
+
+Samples of a round depend on each other; rounds are independent, and the intervals are based on the differences between
+rounds only.
 
 Numpy and the standard library only.
 """
@@ -19,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from effbench.errors import UsageError
+from effbench.statistics.proportions import clopper_pearson
 
 MIN_ROUNDS = 6
 """Fewer rounds give no interval: with five, even the extremes of the rounds enclose a median less than 95 times in 100
@@ -27,6 +35,13 @@ MIN_ROUNDS = 6
 MIN_BEYOND = 10
 """A percentile is supported if this many samples are beyond it on its thinner side: 20 samples for p50, 100 for p90,
 1000 for p99. With fewer, a handful of interruptions decides its value."""
+
+SLOW_PCT = 5.0
+"""A process counts as slow if its median exceeds that of the typical process by more than this."""
+
+MIN_INDEPENDENT = 3.0
+"""The p90 of a typical process is bounded from above only if this many samples beyond it are independent: those of a
+round that hardly changes within it say little about its slow end."""
 
 _ROUNDING = 1e-9
 
@@ -88,6 +103,10 @@ def estimate(rounds: Rounds, p: float, level: float = 0.95) -> Estimate | None:
       p-quantiles. Where rounds differ more than the samples within them, ten rounds hold no observation beyond their
       p90, and no test on F_i bounds it; this interval does.
 
+    - above p50, the smallest q at which Clopper and Pearson's lower bound, with F_i(q) as a share of a success in round
+      i, exceeds p. Where whole processes are slow, F_i(q) is 0 or 1, and no other interval here covers. It is infinite,
+      and the interval open, while all R rounds are too few: below 35 rounds for p90, 368 for p99.
+
     Of the candidates tried (Woodruff, Korn-Graubard, jackknife over rounds, t on the rounds' quantiles, and hulls of
     these) it is the shortest that covers in every cell of ``benchmarks/coverage.py``.
 
@@ -109,14 +128,95 @@ def estimate(rounds: Rounds, p: float, level: float = 0.95) -> Estimate | None:
     value = _at(mixture, p)
     if len(rounds) < MIN_ROUNDS:
         return Estimate(value, None)
-    t = student_t(0.5 + level / 2, len(rounds) - 1)
-    low, high = _invert(mixture, p, t)
-    factor = math.exp(t * _normal_error(rounds, p))
-    if p <= 0.5:
-        low = min(low, value / factor)
-    if p >= 0.5:
-        high = max(high, value * factor)
+    low, high = _hull(mixture, rounds, p, level)
+    if p > 0.5:
+        high = max(high, _upper(mixture, len(rounds), p, level))
     return Estimate(value, (min(low, value), max(high, value)))
+
+
+def typical(rounds: Rounds, p: float, level: float = 0.95) -> Estimate | None:
+    """Estimate the p-quantile of a typical process: the median over processes of their own p-quantiles.
+
+    The interval is the hull of two: the order statistics of the rounds' own quantiles (a sign test of their median,
+    exact for any distribution of processes), and the interval of `estimate` over the processes that are not slow, which
+    covers where a round holds too few samples for its own quantile to be unbiased. Its upper end is infinite with fewer
+    than `MIN_INDEPENDENT` independent samples beyond the quantile.
+
+    Args:
+        rounds: The samples of each round, all above zero.
+        p: The quantile's level, at least 0.5.
+        level: The stated coverage.
+
+    Raises:
+        UsageError: As for `estimate`.
+    """
+    _check(rounds, p, level)
+    if not supported(rounds, p):
+        return None
+    own = np.sort([_at(_mix([samples]), p) for samples in rounds])
+    value = float(np.median(own))
+    if len(rounds) < MIN_ROUNDS:
+        return Estimate(value, None)
+    rank = _sign_rank(len(rounds), level)
+    low, high = float(own[rank]), float(own[-1 - rank])
+    usual = [samples for samples, slow in zip(rounds, _is_slow(rounds), strict=True) if not slow]
+    if len(usual) >= MIN_ROUNDS and supported(usual, p):
+        mixture = _mix(usual)
+        others = _hull(mixture, usual, p, level)
+        low, high = min(low, others[0]), max(high, others[1])
+    if _independent(rounds) * (1 - p) < MIN_INDEPENDENT:
+        high = math.inf
+    return Estimate(value, (min(low, value), max(high, value)))
+
+
+@dataclass(frozen=True)
+class SlowShare:
+    """How many of the processes were slower than the typical one by more than `SLOW_PCT`.
+
+    ``interval`` is that of their share among all processes (Clopper-Pearson, 95 %).
+    """
+
+    slow: int
+    count: int
+    interval: tuple[float, float]
+
+
+def slow_processes(rounds: Rounds, level: float = 0.95) -> SlowShare:
+    """Return how many processes were slow; one-sided if none was."""
+    slow, count = int(_is_slow(rounds).sum()), len(rounds)
+    return SlowShare(slow, count, clopper_pearson(slow, count, level if slow else 2 * level - 1))
+
+
+def _is_slow(rounds: Rounds) -> npt.NDArray[np.bool_]:
+    medians = np.array([float(np.median(samples)) for samples in rounds])
+    return np.asarray(medians > (1 + SLOW_PCT / 100) * np.median(medians))
+
+
+def _sign_rank(count: int, level: float) -> int:
+    """Return how many order statistics at each end the sign test's interval of a median leaves out."""
+    below, rank = 0.0, 0
+    while True:
+        below += math.comb(count, rank) / 2**count
+        if 2 * below > 1 - level:
+            return rank - 1
+        rank += 1
+
+
+def _independent(rounds: Rounds) -> float:
+    """Return the effective number of samples, from the correlation of neighbors within rounds.
+
+    Source: Kendall 1954, Biometrika 41:403 (bias of the correlation in short series).
+    """
+    products = squares = samples = 0.0
+    for series in rounds:
+        values = np.log(np.asarray(series, dtype=np.float64))
+        values = values - values.mean()
+        products += float(values[1:] @ values[:-1])
+        squares += float(values @ values)
+        samples += len(values)
+    raw = products / squares if squares > _ROUNDING**2 * samples else 0.0
+    correlation = min(0.999, max(0.0, raw + (1 + 3 * raw) * len(rounds) / samples))
+    return samples * (1 - correlation) / (1 + correlation)
 
 
 def images_per_second(rounds: Rounds, batch: int) -> float:
@@ -209,6 +309,31 @@ def _invert(mixture: _Mixture, p: float, t: float) -> tuple[float, float]:
         return _at(mixture, p), _at(mixture, p)
     # F is constant up to the next sample, so that every q up to it is accepted too.
     return float(mixture.values[indices[0]]), float(mixture.values[min(indices[-1] + 1, len(mixture.values) - 1)])
+
+
+def _hull(mixture: _Mixture, rounds: Rounds, p: float, level: float) -> tuple[float, float]:
+    """Return the hull of the t-test's interval and that of a normal quantile, for rounds that differ moderately."""
+    value = _at(mixture, p)
+    t = student_t(0.5 + level / 2, len(rounds) - 1)
+    low, high = _invert(mixture, p, t)
+    factor = math.exp(t * _normal_error(rounds, p))
+    return (min(low, value / factor) if p <= 0.5 else low), (max(high, value * factor) if p >= 0.5 else high)
+
+
+def _upper(mixture: _Mixture, rounds: int, p: float, level: float) -> float:
+    """Return the smallest q at which the lower bound of the mean F(q) exceeds p; infinity if no q reaches it."""
+    needed = _fewest_successes(rounds, p, level)
+    if needed is None:
+        return math.inf
+    index = int(np.searchsorted(mixture.cdf, needed / rounds - _ROUNDING))
+    return float(mixture.values[min(index, len(mixture.values) - 1)])
+
+
+@cache
+def _fewest_successes(rounds: int, p: float, level: float) -> int | None:
+    counts = (count for count in range(math.ceil(p * rounds), rounds + 1))
+    # 0.9 ** 35 is 0.02503, which counts as 0.025.
+    return next((count for count in counts if clopper_pearson(count, rounds, level)[0] > p - 1e-4), None)
 
 
 def _normal_error(rounds: Rounds, p: float) -> float:

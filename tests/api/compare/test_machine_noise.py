@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ MACHINE = {"cpu_model": "x", "machine": "y", "cores_allowed": 2, "governor": Non
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(noise, "machine_of", lambda threads: {**MACHINE, "threads": threads})
+    monkeypatch.setattr(noise, "REPLAYS", 400)
 
 
 def equal_rounds(spread: float, count: int = 40) -> list[PairedRound]:
@@ -54,7 +56,48 @@ def test_a_noisy_machine_detects_less_and_raises_no_more_false_alarms():
     quiet, noisy = measured(0.002, 0.002), measured(0.03, 0.03)
     assert quiet.detectable_pct is not None
     assert noisy.detectable_pct is None or noisy.detectable_pct > 2 * quiet.detectable_pct
-    assert max(quiet.false_alarm_bound, noisy.false_alarm_bound) < 0.02
+    assert quiet.false_alarm_bound is not None
+    assert quiet.false_alarm_bound < 0.012  # Wilson's bound for none of 400
+
+
+def test_deviations_of_single_rounds_do_not_lift_the_floor():
+    noisy = measured(0.03, 0.03)
+    assert 2 < noisy.layout_noise_pct
+    assert 0 == noisy.bias_pct
+    assert Rules() == raise_floor(Rules(), noisy.bias_pct)
+    assert "no bias of one side was found" in text(noisy)
+
+
+def test_a_persistent_bias_lifts_the_floor(monkeypatch: pytest.MonkeyPatch):
+    biased = {
+        workers: [replace(item, b_ns=tuple(int(1.04 * ns) for ns in item.b_ns)) for item in equal_rounds(0.01)]
+        for workers in (1, 2)
+    }
+    result = summarize(biased, {1: 40.0, 2: 40.0}, RoundSettings(), Rules(), "model")
+    assert 4 < result.bias_pct < 5
+    assert result.bias_pct == raise_floor(Rules(), result.bias_pct).floor_pct
+    assert "one of two equal sides was slower" in text(result)
+
+
+def test_the_bound_on_false_alarms_rests_on_the_number_of_rounds():
+    few, many = (
+        summarize({1: rounds, 2: rounds}, {1: 40.0, 2: 40.0}, RoundSettings(budget_s=30), Rules(), "").false_alarm_bound
+        for rounds in (equal_rounds(0.03, 20), equal_rounds(0.03, 300))
+    )
+    assert few is not None
+    assert many is not None
+    assert many < 0.015 < few
+
+
+def test_rounds_that_depend_on_each_other_have_no_bound():
+    rng, effects = np.random.default_rng(4), [0.0]
+    for _ in range(75):
+        effects.append(0.9 * effects[-1] + 0.013 * rng.standard_normal())
+    waits = (0,) * 20
+    rounds = [PairedRound((10**6,) * 20, (int(10**6 * np.exp(effect)),) * 20, waits, waits) for effect in effects]
+    result = summarize({1: rounds, 2: rounds}, {1: 76.0, 2: 76.0}, RoundSettings(), Rules(), "model")
+    assert result.false_alarm_bound is None
+    assert "neighboring rounds depend on each other" in text(result)
 
 
 def test_the_floor_is_raised_to_the_noise_and_never_lowered():

@@ -120,7 +120,7 @@ def gate_plan(request: GateRequest) -> GatePlan:
         base=base,
         baseline=None if request.baseline is None else Path(request.baseline),
         device=device,
-        rules=noise.raise_floor(rules, machine_noise.layout_noise_pct if machine_noise else 0.0),
+        rules=noise.raise_floor(rules, machine_noise.bias_pct if machine_noise else 0.0),
         settings=replace(
             round_settings(
                 machine_noise,

@@ -21,6 +21,7 @@ from effbench.errors import DataError, EffbenchError, MeasurementError, counted
 from effbench.profiles.paired import PairedRound, log_ratios
 from effbench.schema import Artifact
 from effbench.statistics import betting, sequential
+from effbench.statistics.bias import persistent
 from effbench.statistics.proportions import wilson
 from effbench.statistics.sequential import Rules
 
@@ -37,10 +38,13 @@ FORMER_FILE = "calibration.json"
 class MachineNoise:
     """What A/A rounds on a machine showed.
 
-    ``layout_noise_pct`` is the robust standard deviation of a round's typical log ratio between equal sides; a noise
-    floor below it has no meaning. ``false_alarm_bound`` is the 95 % upper bound of the share of replayed A/A verdicts
-    that were slower or faster; ``detectable_pct`` the slowdown that 95 % of replays with that shift called slower in
-    budget.
+    ``layout_noise_pct`` is the robust standard deviation of a round's typical log ratio between equal sides; rounds
+    average it out. ``bias_interval_pct`` is the 95 % interval of what they do not average out, a bias of one side;
+    ``bias_pct``, the floor below which no verdict has a meaning, is its far end if a bias was found, else 0.
+    ``correlation`` is that of neighboring rounds. ``false_alarm_bound`` is the share of *slower* and *faster* among
+    A/A runs at the worse end of that interval: it rests on the number of rounds, not on that of the replays. It is
+    None if neighboring rounds depend on each other, for then it has no bound. ``detectable_pct`` is the slowdown that
+    95 % of replays with that shift called slower in budget.
     """
 
     machine: dict[str, Any]
@@ -55,9 +59,12 @@ class MachineNoise:
     budget_s: float
     false_alarms: int
     replays: int
-    false_alarm_bound: float
+    false_alarm_bound: float | None
     detectable_pct: float | None
     spread_pct: dict[str, float]
+    bias_pct: float = 0.0
+    bias_interval_pct: tuple[float, float] = (0.0, 0.0)
+    correlation: float = 0.0
 
 
 def machine_of(threads: int) -> dict[str, Any]:
@@ -109,11 +116,11 @@ def save(home: Path, noise: MachineNoise) -> Path:
     return path
 
 
-def raise_floor(rules: Rules, noise_pct: float) -> Rules:
-    """Return the rules with a noise floor no lower than the measured layout noise."""
-    if noise_pct <= rules.floor_pct:
+def raise_floor(rules: Rules, bias_pct: float) -> Rules:
+    """Return the rules with a noise floor no lower than the measured bias of one side."""
+    if bias_pct <= rules.floor_pct:
         return rules
-    floor, fail = noise_pct, rules.fail_above_pct
+    floor, fail = bias_pct, rules.fail_above_pct
     return replace(
         rules,
         floor_pct=floor,
@@ -181,10 +188,12 @@ def summarize(
     chosen = [log_ratios(item, quantile) for item in rounds[workers]]
     typical, tail = np.array([item.typical for item in chosen]), np.array([item.tail for item in chosen])
     round_s = seconds[workers] / len(chosen)
-    noise_pct = 100 * spread[workers, quantile]
-    raised = raise_floor(rules, noise_pct)
+    bias = persistent(typical)
+    raised = raise_floor(rules, bias.floor_pct)
     rounds_per_run = max(1, min(MOST_ROUNDS, int(settings.budget_s / round_s)))
     alarms = false_alarms(typical, tail, raised, rounds_per_run)
+    centered = typical - bias.center
+    worst = max(false_alarms(centered + end, tail, raised, rounds_per_run) for end in (bias.low, bias.high))
     return MachineNoise(
         machine=machine_of(settings.threads),
         time=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -193,14 +202,17 @@ def summarize(
         seconds_per_round=round(round_s, 3),
         workers=workers,
         quantile=quantile,
-        layout_noise_pct=round(noise_pct, 3),
+        layout_noise_pct=round(100 * spread[workers, quantile], 3),
         tail_noise_pct=round(100 * _spread(list(tail)), 3),
         budget_s=settings.budget_s,
         false_alarms=alarms,
         replays=REPLAYS,
-        false_alarm_bound=round(wilson(alarms, REPLAYS)[1], 5),
+        false_alarm_bound=None if bias.dependent else round(wilson(max(alarms, worst), REPLAYS)[1], 5),
         detectable_pct=detectable(typical, tail, raised, rounds_per_run),
         spread_pct={f"{counted(w, 'worker')}, q{q:g}": round(100 * value, 3) for (w, q), value in spread.items()},
+        bias_pct=round(bias.floor_pct, 3),
+        bias_interval_pct=(round(100 * bias.low, 3), round(100 * bias.high, 3)),
+        correlation=round(bias.correlation, 3),
     )
 
 

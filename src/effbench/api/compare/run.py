@@ -40,7 +40,7 @@ def compare(request: CompareRequest) -> ComparisonReport:
     home, notify = home_of(request.out), request.notify
     local = device.transport == "local"
     machine_noise = noise.load(home, request.threads) if local else None  # it is that of this machine
-    rules = noise.raise_floor(request.rules or Rules(), machine_noise.layout_noise_pct if machine_noise else 0.0)
+    rules = noise.raise_floor(request.rules or Rules(), machine_noise.bias_pct if machine_noise else 0.0)
     pairs = pairs_of(request, home)
     settings = round_settings(
         machine_noise,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -91,6 +92,8 @@ def profile(result: Profile) -> str:
         grades = [grade_of(item) for item in measurements]
         body = [_latency(item, trust) for item, (trust, _) in zip(measurements, grades, strict=True)]
         lines += [table(LATENCY, body), *_conditions(measurements)]
+        shares = [(measured(item), _slow_processes(item)) for item in measurements]
+        lines += grouped(shares, len(measurements), ranges=True)
         lines += [f"{measured(item)}: {text}" for item in measurements for text in protocol.lines(item)]
         doubts = [
             (measured(item), reason)
@@ -137,7 +140,23 @@ def _imported(item: Measurement) -> tuple[str, ...]:
 
 def _latency(item: Measurement, trust: str) -> tuple[str, ...]:
     rounds = [one.samples_ns for one in item.samples.rounds]
-    return (*_subject(item), *(_quantile(rounds, p) for p in (0.5, 0.9, 0.99)), *_throughput_and_memory(item), trust)
+    percentiles = (_quantile(rounds, 0.5), _quantile(rounds, 0.9, typical=True), _quantile(rounds, 0.99))
+    return (*_subject(item), *percentiles, *_throughput_and_memory(item), trust)
+
+
+def _slow_processes(item: Measurement) -> str:
+    """Return how many processes were slow, and the p90 over all processes where some were."""
+    from effbench.statistics import percentiles
+
+    rounds = [one.samples_ns for one in item.samples.rounds]
+    share = percentiles.slow_processes(rounds)
+    low, high = (100 * edge for edge in share.interval)
+    text = f"{share.slow} of {_count(share.count, 'process', 'processes')} more than {percentiles.SLOW_PCT:g} % slower"
+    if not share.slow:
+        return f"{text} than the typical one: at most {high:.0f} % of all are, with 95 % confidence"
+    pooled = _quantile(rounds, 0.9)
+    everywhere = "" if pooled == "-" else f"; p90 over all processes {pooled} ms"
+    return f"{text} than the typical one: {low:.0f} to {high:.0f} % of all are, with 95 % confidence{everywhere}"
 
 
 def _conditions(measurements: Sequence[Measurement]) -> list[str]:
@@ -162,8 +181,8 @@ def _conditions(measurements: Sequence[Measurement]) -> list[str]:
     return ["; ".join(shared), *grouped(other, len(measurements))]
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def _count(number: int, noun: str, plural: str = "") -> str:
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
 def measured(item: Measurement) -> str:
@@ -185,16 +204,17 @@ def _subject(item: Measurement) -> tuple[str, ...]:
     return (subject.model + mark, str(subject.shapes), subject.target, precision)
 
 
-def _quantile(rounds: Sequence[Sequence[int]], p: float) -> str:
+def _quantile(rounds: Sequence[Sequence[int]], p: float, typical: bool = False) -> str:
     from effbench.statistics import percentiles
 
-    quantile = percentiles.estimate(rounds, p)
+    quantile = percentiles.typical(rounds, p) if typical else percentiles.estimate(rounds, p)
     if quantile is None:
         return "-"
     text = f"{quantile.value / 1e6:.3f}"
     if quantile.interval is None or p > 0.95:
         return text
-    return f"{text} [{quantile.interval[0] / 1e6:.3f}, {quantile.interval[1] / 1e6:.3f}]"
+    low, high = quantile.interval
+    return f"{text} [{low / 1e6:.3f}, {'open' if math.isinf(high) else f'{high / 1e6:.3f}'}]"
 
 
 def _throughput_and_memory(item: Measurement) -> tuple[str, ...]:
