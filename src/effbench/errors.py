@@ -21,6 +21,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+LONGEST = 4000
+"""Characters of a message, which may quote what it is about: a file of a megabyte in one line, say."""
+
+
+def _bounded(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
+
 
 class EffbenchError(Exception):
     """The root of all errors raised on purpose."""
@@ -36,9 +43,9 @@ class EffbenchError(Exception):
     """The folder with the failure's log and a script that reproduces it; empty if there is none."""
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        self.message = message
-        self.hint = hint
-        super().__init__(message if hint is None else f"{message}\n  {hint}")
+        self.message = _bounded(message)
+        self.hint = hint if hint is None else _bounded(hint)
+        super().__init__(self.message if hint is None else f"{self.message}\n  {self.hint}")
 
 
 class UsageError(EffbenchError):

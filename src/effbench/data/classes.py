@@ -57,7 +57,7 @@ def class_indices(classes: Sequence[str], tags: Iterable[str], dataset: str) -> 
     for tag in tags:
         if tag in known:
             indices[tag] = known[tag]
-        elif tag.isdecimal() and int(tag) < len(classes):
+        elif tag.isdecimal() and len(tag) < 10 and int(tag) < len(classes):
             indices[tag] = int(tag)
         else:
             raise DataError(

@@ -13,6 +13,8 @@ from effbench.data.dataset import Dataset, Item
 from effbench.errors import DataError
 
 IMAGES = ("jpg", "jpeg", "png", "bmp", "webp")
+MEMBER_BYTES, LABEL_BYTES = 512 << 20, 1 << 20
+MOST_SHARDS = 100_000
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
@@ -26,6 +28,8 @@ class MemberContent:
 
     def __call__(self) -> bytes:
         """Return the member's content."""
+        if self.size > MEMBER_BYTES:
+            raise DataError(f"{self.shard}: a member of {self.size / 2**20:.0f} MiB is no image.")
         try:
             with self.shard.open("rb") as stream:
                 stream.seek(self.offset)
@@ -53,7 +57,7 @@ def read(path: Path) -> Dataset:
         try:
             with tarfile.open(shard, "r:") as archive:
                 items += _samples(shard, archive)
-        except (tarfile.TarError, OSError, EOFError) as error:
+        except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, RecursionError) as error:
             raise DataError(f"{shard} cannot be read as a tar file: {error}") from error
     return Dataset(path.name, "shards", tuple(sorted(items, key=lambda item: item.name)))
 
@@ -65,6 +69,8 @@ def _shards(path: Path) -> list[Path]:
     if match is None:
         return [path]
     first, last = match.groups()
+    if len(last) > 9 or int(last) - int(first) >= MOST_SHARDS:
+        raise DataError(f"{path} names more than {MOST_SHARDS} shards.")
     names = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
     return [Path(str(path).replace(match.group(), name)) for name in names]
 
@@ -72,6 +78,8 @@ def _shards(path: Path) -> list[Path]:
 def _samples(shard: Path, archive: tarfile.TarFile) -> Iterator[Item]:
     samples: dict[str, dict[str, tarfile.TarInfo]] = {}
     for member in archive:
+        if member.isfile() and member.issparse():
+            raise DataError(f"{shard}: {member.name[:80]} is a sparse file, which a data set does not need.")
         if member.isfile():
             folder, _, name = member.name.rpartition("/")
             stem, _, ending = name.partition(".")
@@ -84,6 +92,8 @@ def _samples(shard: Path, archive: tarfile.TarFile) -> Iterator[Item]:
 
 def _tag(shard: Path, archive: tarfile.TarFile, key: str, parts: dict[str, tarfile.TarInfo]) -> str | None:
     for ending in ("cls", "json"):
+        if ending in parts and (parts[ending].size > LABEL_BYTES or parts[ending].issparse()):
+            raise DataError(f"{shard}: the label of {key} has {parts[ending].size / 2**20:.0f} MiB.")
         stream = archive.extractfile(parts[ending]) if ending in parts else None
         if stream is None:
             continue

@@ -91,7 +91,7 @@ def _cell(row: Mapping[str, Any], names: tuple[str, ...]) -> Any:
 def _item(file: Path, location: str, row: Mapping[str, Any]) -> Item:
     cell, label = _cell(row, IMAGE), _cell(row, LABEL)
     # Kaggle's list of ImageNet appends boxes to the class, and omits the suffix of file names.
-    tag = None if label is None else str(label).split()[0] if "predictionstring" in row else str(label).strip()
+    tag = None if label is None else str(label).partition(" ")[0] if "predictionstring" in row else str(label).strip()
     if isinstance(cell, dict):
         content, cell = cell.get("bytes"), cell.get("path")
         if content is not None:
@@ -101,8 +101,11 @@ def _item(file: Path, location: str, row: Mapping[str, Any]) -> Item:
     name = str(cell) if Path(str(cell)).suffix else f"{cell}.JPEG"
     try:
         path = file.parent / check_relative(name, "an image of this list")
+        found = path.is_file()
     except DataError as error:
         raise DataError(f"{location}: {error.message}", hint="Move the list to a folder above its images.") from None
-    if not path.is_file():
+    except OSError as error:  # a name that is too long, say
+        raise DataError(f"{location}: {name[:80]!r} cannot be read: {error.strerror}.") from error
+    if not found:
         raise DataError(f"{location}: there is no {path}.")
     return Item(name, FileContent(path), tag)

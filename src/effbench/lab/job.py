@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from effbench import reading
 from effbench.codec import fingerprint, plain
 from effbench.errors import DataError, DeviceError, EffbenchError, UnavailableError, UnsupportedError
 from effbench.registry import import_object
@@ -65,7 +66,7 @@ def run_text(text: str) -> str:
     Every error is an answer, since an exception would travel as a pickle, which the client does not read.
     """
     try:
-        job = json.loads(text)
+        job = reading.json_value(text, "the job", finite=False, longest=None)
         answer = run(str(job["function"]), dict(job["arguments"]), job["store"], str(job["key"]))
     except Exception as error:  # noqa: BLE001 - the answer of the job
         answer = unexpected(error)
@@ -81,7 +82,7 @@ def read_answer(text: Any) -> dict[str, Any]:
     try:
         if not isinstance(text, str) or len(text) > MOST_CHARACTERS:
             raise ValueError(f"a {type(text).__name__}")
-        return check_answer(json.loads(text))
+        return check_answer(reading.json_value(text, "the answer", finite=False, longest=None))
     except (ValueError, RecursionError, DataError) as error:
         return {"status": FAULT, "reason": f"the worker's answer is none of effbench: {str(error)[:200]}"}
 

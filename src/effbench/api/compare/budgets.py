@@ -42,6 +42,7 @@ GATE_KEYS: Mapping[str, type] = {
 }
 FILES = ("effbench.toml", "pyproject.toml")
 """Where a suite stands; in the second as ``[tool.effbench]``."""
+TABLES = "Write [suite], [gate] and [devices.NAME], and [[budget]] once for each budget."
 SELECTORS = ("model", "target", "device", "resolution", "precision")
 MEASURED = ("latency_ms", "p90_ms", "peak_mib")
 COUNTED = ("size_mib", "macs", "params", "operators", "accelerator_share")
@@ -119,6 +120,8 @@ def _of_document(path: Path, data: dict[str, Any]) -> Suite | None:
     if path.name == FILES[1]:
         tool = data.get("tool", {})
         data = tool.get("effbench", {}) if isinstance(tool, dict) else {}
+    if not isinstance(data, dict):
+        raise UsageError(f"{path}: tool.effbench is no table.", hint=TABLES)
     return _suite(path, data) if data else None
 
 
@@ -134,7 +137,12 @@ def _suite(path: Path, data: dict[str, Any]) -> Suite:
     for key in data:
         if key not in tables:
             raise unknown_name(key, tables, f"table in {path}:")
+    for name, kind in (("suite", dict), ("gate", dict), ("budget", list), ("devices", dict)):
+        if not isinstance(data.get(name, kind()), kind):
+            raise UsageError(f"{path}: {name} = {str(data[name])[:60]} is no table.", hint=TABLES)
     budgets = data.get("budget", [])
+    if not all(isinstance(item, dict) for item in budgets):
+        raise UsageError(f"{path}: budget holds something that is no table.", hint=TABLES)
     for name, keys in (("suite", SUITE_KEYS), ("gate", GATE_KEYS)):
         _check_keys(path, name, data.get(name, {}), keys)
         for key, value in data.get(name, {}).items():

@@ -33,7 +33,7 @@ RUN = """#!/bin/sh
 # Verifies and measures the artifacts in this folder, and writes {result}. Nothing is installed and nothing is sent.
 cd -- "$(dirname -- "$0")" && exec "${{PYTHON:-python3}}" -I agent.pyz effbench.device.agent_kit
 """
-PLAIN = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._+-]*(/[A-Za-z0-9._+-]+)*")
+PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*(?:/[A-Za-z0-9._+-]+)*")
 """Names in a kit: they become parts of scripts and paths."""
 
 KIT_FOLDER = "/data/local/tmp/effbench-kit"
@@ -136,7 +136,7 @@ def _copy(artifact: Artifact, folder: Path) -> None:
     """
     checked = bundle.load(artifact.folder)
     for name in (artifact.name, artifact.entry, *checked.files):
-        if not PLAIN.fullmatch(name):
+        if not PLAIN.fullmatch(name) or ".." in name:
             raise UsageError(f"{artifact.name[:80]}: the name {name[:80]!r} cannot travel in a kit.")
     for name in (*checked.files, bundle.MANIFEST):
         if name != bundle.REFERENCE:

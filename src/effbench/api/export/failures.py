@@ -110,7 +110,8 @@ def signature(error: EffbenchError) -> str:
     """Return what two failures of one cause share: class, stage and text, without names and numbers."""
     if isinstance(error, ChildFailure):
         return f"{error.cause}: {exit_text(error.exit_status)}" if error.exit_status is not None else error.cause
-    text = re.sub(r"'[^']*'|\"[^\"]*\"|\(node [^)]*\)|\S*[\d/]\S*", "*", error.message)
+    unquoted = re.sub(r"'[^']*'|\"[^\"]*\"|\(node [^)]{0,300}\)", "*", error.message)
+    text = re.sub(r"\S+", lambda word: "*" if re.search(r"[\d/]", word[0]) else word[0], unquoted)
     operator = error.op if isinstance(error, ConversionError) and error.op else ""
     return f"{type(error).__name__} {operator}: {text}"
 
@@ -125,7 +126,7 @@ def read(folder: Path) -> dict[str, Any]:
         record: dict[str, Any] = reading.json_file(folder / RECORD)
         home = folder.resolve().parent.parent
         job = record["job"].items()
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (DataError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{folder / RECORD}: not the record of a failure ({error}).") from error
     if record.get("module") not in MODULES:
         raise DataError(f"{folder / RECORD}: names {record.get('module')!r}, which is no stage of effbench.")

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from effbench import reading
 from effbench.errors import ConversionError, DataError
 
 PROGRAM, WEIGHTS = "program.json", "weights.safetensors"
@@ -209,7 +210,8 @@ class Program:
 
         path = folder / PROGRAM
         try:
-            document = json.loads(path.read_bytes())
+            content = reading.file_bytes(path, reading.JSON_BYTES)
+            document = reading.json_value(content, "the program", finite=False, longest=None)
             tensors = load_file(folder / WEIGHTS, device)
             self._read(document, tensors, device)
         except OSError as error:

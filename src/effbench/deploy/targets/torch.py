@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from effbench import reading
 from effbench.deploy import Array, Converted, Session, Target
 from effbench.deploy.artifact.placement import record
 from effbench.deploy.graph.torch_program import PROGRAM, WEIGHTS, Program
@@ -151,7 +151,8 @@ class TorchTarget(Target):
         if PROGRAM not in graph.files:
             raise UsageError("Target 'torch' runs models of a Python factory; this one is an .onnx file.")
         try:
-            refused = json.loads((graph.folder / PROGRAM).read_bytes()).get("refused")
+            content = reading.file_bytes(graph.folder / PROGRAM, reading.JSON_BYTES)
+            refused = reading.json_value(content, PROGRAM, finite=False, longest=None).get("refused")
             if refused:
                 hint = "A torch artifact holds ATen operators and tensors, and no code."
                 raise UnsupportedError(f"Target 'torch' cannot store this model: {refused}.", hint=hint)

@@ -51,6 +51,8 @@ def devices(folder: Path | None = None) -> dict[str, Device]:
     """
     devices_by_name = dict(packaged())
     for path, entries in (_of_user(), _of_project(folder)):
+        if not isinstance(entries, Mapping):
+            raise DataError(f"{path}: devices = {str(entries)[:60]} is no table.", hint="Write [devices.NAME].")
         for name, entry in entries.items():
             location = f"{path}: [devices.{name}]"
             if not isinstance(entry, dict):

@@ -74,7 +74,7 @@ def tegrastats(line: str) -> dict[str, float]:
     ]
     if cores:
         values["cpu_mhz"] = max(cores)
-    for name, degrees in re.findall(r"(\w+)@(-?[\d.]+)C\b", line):
+    for name, degrees in re.findall(r"\b(\w{1,64})@(-?[\d.]{1,20})C\b", line):
         if float(degrees) > -250:  # -256 marks a sensor that is off
             values[f"temperature_{name.lower()}_c"] = float(degrees)
     for rail, milliwatts in re.findall(r"\b(\w{1,64}) (\d+)mW/\d+mW", line):
