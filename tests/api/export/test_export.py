@@ -91,6 +91,18 @@ def test_a_changed_source_or_seed_is_a_miss(own: Run) -> None:
     assert len({item.name for item in bundle.artifacts(own.folder / "runs")} - before) == 4
 
 
+@pytest.mark.slow
+def test_a_comment_builds_the_graph_again_and_leaves_every_artifact(own: Run) -> None:
+    before = {item.name: item.digest for item in bundle.artifacts(own.folder / "runs")}
+    builds = len([*(own.folder / "runs" / "builds").glob("*/*.json")])
+    source = own.folder / "toy.py"
+    source.write_text(source.read_text() + "# a comment\n")
+    (cell,) = cells(own("export", "toy:net", "--res", "64", "-t", "ort", "--json").stdout)
+    assert cell["cached"] is True
+    assert before == {item.name: item.digest for item in bundle.artifacts(own.folder / "runs")}
+    assert builds + 1 == len([*(own.folder / "runs" / "builds").glob("*/*.json")])
+
+
 def _damage_weights(path: Path) -> None:
     model = onnx.load(path)
     weight = next(t for t in model.graph.initializer if len(t.dims) == 4)
