@@ -92,7 +92,9 @@ def _text(cell: Cell, latency: Mapping[str, str], notes: _Notes) -> str:
     if cell.digest in latency:
         parts.append(latency[cell.digest])
     parts += [text for text in (shared(cell.placement),) if text]
-    marks = [notes.mark(_reason(cell))] if cell.reason else [notes.mark(_plain(note, cell)) for note in cell.notes]
+    marks = [notes.mark(_reason(cell))] if cell.reason else []
+    # What was tried before a failure is in its record; an artifact that exists keeps its notes.
+    marks += [notes.mark(_plain(note, cell)) for note in cell.notes] if cell.status.made else []
     return " ".join([", ".join(parts), *marks])
 
 
@@ -164,6 +166,9 @@ def records(matrix: Matrix) -> list[dict[str, Any]]:
                 "reason": cell.reason,
                 "next_step": cell.next_step,
                 "notes": "; ".join(cell.notes),
+                "proved_by": cell.proved_by,
+                "compared": checked.images if checked else None,
+                "graph_proved_by": cell.graph_fidelity.engine if cell.graph_fidelity else None,
                 "max_error": checked.max_error if checked else None,
                 "cosine": checked.cosine if checked else None,
                 "units": " ".join(f"{unit}:{number}" for unit, number in (placed.get("units") or {}).items()),
