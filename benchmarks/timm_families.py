@@ -1,12 +1,13 @@
 """The smallest model of every timm family, untrained: `fuse` against the unfused model, and a verified export.
 
-    python benchmarks/timm_families.py --choose > benchmarks/timm_families.csv      (20 minutes; after an update of timm)
-    python benchmarks/timm_families.py                     fusion of all families   (10 minutes on 2 cores)
-    python benchmarks/timm_families.py --export            verified exports for ONNX Runtime  (an hour)
+    python benchmarks/timm_families.py --choose > benchmarks/timm_families.csv    (after an update of timm)
+    python benchmarks/timm_families.py                     fusion of all families
+    python benchmarks/timm_families.py --export            verified exports for ONNX Runtime
     python benchmarks/timm_families.py --only levit --only tiny_vit
 
-Images are of 224 px, or of the model's own size if it takes no other. *error* is the largest one, and *rounding* that
-of the unfused model in fp32 against float64, both of the spread between images (three scenes).
+Images are of 224 px, or of the model's own size if it does not run at 224 px. *error* is the largest one, over three
+scenes, of the spread between images. *rounding* is that of the unfused model in fp32 against float64; a fusion within
+the limit (0.001) is *ok* without it.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tabulate import tabulate
 
@@ -72,25 +75,30 @@ def own_size(name: str) -> int:
 
 def fused(name: str, px: int) -> tuple[str, float, float]:
     """Return how the fused model compares with the unfused one: the result, the error and the model's own rounding."""
-    source = resolve(f"timm/{name}")
-    module = build_unfused(source.backbone, source.weights)
-    fit_resolution(module, (px, px))
+    module = unfused(name, px)
     spec = TensorSpec("image", "float32", (1, 3, px, px))
     images = fidelity.reference_images(fidelity.NATURAL, 3, (px, px))
     batches = fidelity.feeds(images, 1, spec, Preprocessing())
     expected = fidelity.run_all(_eager(module, spec), batches)
-    try:
-        exact = fidelity.run_all(_eager(module.double(), spec), batches[:SCENES])
-    except EffbenchError:  # it creates tensors of a fixed type
-        rounding = {}
-    else:
-        few = {key: value[:SCENES] for key, value in expected.items()}
-        rounding = fidelity.rounding_of(few, exact, expected)
-    reference = fidelity.Reference(images, expected, "eager", rounding=rounding)
+    reference = fidelity.Reference(images, expected, "eager")
     setup = fidelity.Setup(reference, 1, spec, Preprocessing(), "fp32", limit=SCENES)
-    proof = fidelity.check(_eager(fuse(module.float()), spec), setup)
-    result = "ok" if proof.passed else "failed" if proof.failed else "unverifiable"
-    return result, proof.max_error, max(rounding.values(), default=float("nan"))
+    run = _eager(fuse(module), spec)
+    proof = fidelity.check(run, setup)
+    if proof.passed:
+        return "ok", proof.max_error, float("nan")
+    exact = fidelity.run_all(_eager(unfused(name, px).double(), spec), batches[:SCENES], np.float64)
+    rounding = fidelity.rounding_of({key: value[:SCENES] for key, value in expected.items()}, exact, expected)
+    proof = fidelity.check(run, replace(setup, reference=reference._replace(rounding=rounding)))
+    result = "unverifiable" if proof.unverifiable else f"failed: {'; '.join(proof.reasons)}"
+    return result, proof.max_error, max(rounding.values())
+
+
+def unfused(name: str, px: int) -> torch.nn.Module:
+    """Build a model untrained, for an image size."""
+    source = resolve(f"timm/{name}")
+    module = build_unfused(source.backbone, source.weights)
+    fit_resolution(module, (px, px))
+    return module
 
 
 def exported(name: str, px: int) -> tuple[str, float, float]:
@@ -111,19 +119,14 @@ def exported(name: str, px: int) -> tuple[str, float, float]:
 def measured(name: str, export: bool) -> tuple[int, str, float, float]:
     """Return the size and the result of a model: at 224 px, or at its own size if it does not run at 224 px."""
     run = exported if export else fused
-    try:
-        result = run(name, PX)
-        if not result[0].startswith("failed: forward pass"):
-            return PX, *result
-    except EffbenchError as error:
-        result = f"failed: {error.message}", float("nan"), float("nan")
-    own = own_size(name)
-    if own == PX:
-        return PX, *result
-    try:
-        return own, *run(name, own)
-    except EffbenchError as error:
-        return own, f"failed: {error.message}", float("nan"), float("nan")
+    for px in dict.fromkeys((PX, own_size(name))):
+        try:
+            result = run(name, px)
+        except (EffbenchError, AssertionError, RuntimeError, ValueError, TypeError, IndexError) as error:
+            result = f"failed: {type(error).__name__}: {error}", float("nan"), float("nan")
+        if "forward pass" not in result[0]:
+            break
+    return px, *result
 
 
 def table(families: Sequence[tuple[str, str, int]], export: bool) -> list[tuple[Any, ...]]:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -233,3 +234,20 @@ def test_images_have_the_spectrum_of_natural_ones() -> None:
     slopes = np.diff(np.log2(octaves))
     assert np.all(slopes < -0.6)
     assert np.all(slopes > -1.6)
+
+
+def test_a_model_that_takes_only_its_own_size_is_observed_at_that_size() -> None:
+    class Picky(nn.Sequential):
+        pretrained_cfg: ClassVar[dict[str, object]] = {"input_size": (3, 96, 96)}
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            assert x.shape[-1] == 96, "blocks of 96"
+            return super().forward(x)
+
+    model = Picky(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    before = model[1].running_mean.clone()
+    initialise(model, 0)
+    assert not torch.equal(model[1].running_mean, before)
+    del Picky.pretrained_cfg
+    with pytest.raises(AssertionError, match="blocks of 96"):
+        initialise(model, 0)

@@ -69,9 +69,7 @@ def initialise(model: nn.Module, seed: int) -> None:
     model.eval()
     with one_thread(), _hooks(model, watchers, classifier_inputs), torch.no_grad():
         # A model may be built for one image size.
-        side = int(getattr(model, "untrained_side", SIDE))
-        batch = np.concatenate([images(generator, IMAGES, side), noise(generator, side)])
-        model(torch.from_numpy(batch))
+        _observe(model, generator, int(getattr(model, "untrained_side", SIDE)))
     for handle in shifting:
         handle.remove()
     for classifier, features in classifier_inputs if plain else ():
@@ -80,6 +78,18 @@ def initialise(model: nn.Module, seed: int) -> None:
             _add_contrast(classifier, features, generator)
     model.float()
     model.train(training)
+
+
+def _observe(model: nn.Module, generator: np.random.Generator, side: int) -> None:
+    """Run a model over synthetic images; one that does not take their size runs over images of the size it declares."""
+    batch = np.concatenate([images(generator, IMAGES, side), noise(generator, side)])
+    try:
+        model(torch.from_numpy(batch))
+    except (AssertionError, RuntimeError, ValueError):
+        declared = getattr(model, "pretrained_cfg", {}).get("input_size", (3, side, side))[-1]
+        if declared == side:
+            raise
+        _observe(model, generator, declared)
 
 
 def images(generator: np.random.Generator, count: int, side: int, channels: int = 3) -> npt.NDArray[np.float64]:

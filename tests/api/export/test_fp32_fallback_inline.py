@@ -96,4 +96,5 @@ def test_a_target_that_cannot_run_here_inherits_the_simulation(tmp_path: Path, m
     (cell,) = export_all(tmp_path, monkeypatch, "trt")
     assert (Status.FAILED, 1) == (cell.status, cell.exit_code), cell
     assert "'trt' cannot run here to show otherwise" in cell.reason
-    assert "simulated half precision" in cell.reason
+    assert "simulated half precision, sums fp32" in cell.reason
+    assert "cosine" in cell.reason

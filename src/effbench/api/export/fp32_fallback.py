@@ -19,7 +19,7 @@ from effbench.api.export.stage import EXPORT_WORKER, Limits, Notify
 from effbench.codec import fingerprint
 from effbench.deploy.artifact import bundle
 from effbench.errors import EffbenchError, FidelityError
-from effbench.schema import Artifact, InputShapes
+from effbench.schema import Artifact, Fidelity, InputShapes
 
 if TYPE_CHECKING:
     from effbench.api.export.exporter import Exporter
@@ -90,10 +90,10 @@ def agree(exporter: Exporter, shapes: InputShapes, targets: Sequence[str]) -> Ag
 def _earlier(half: Artifact) -> Iterator[str]:
     """Yield how artifacts of a graph failed in earlier exports."""
     if half.fidelity is not None and half.fidelity.failed:
-        yield _failure(half, half.fidelity.engine)
+        yield _failure(half.fidelity)
     for artifact in bundle.artifacts(half.folder.parent.parent):
         if artifact.graph_digest == half.digest and artifact.fidelity is not None and artifact.fidelity.failed:
-            yield _failure(artifact, artifact.fidelity.engine)
+            yield _failure(artifact.fidelity)
 
 
 def _failures(exporter: Exporter, shapes: InputShapes, targets: Sequence[str], names: Sequence[str]) -> Iterator[str]:
@@ -104,7 +104,7 @@ def _failures(exporter: Exporter, shapes: InputShapes, targets: Sequence[str], n
         except EffbenchError:
             continue
         if artifact.fidelity is not None and artifact.fidelity.failed:
-            yield _failure(artifact, artifact.fidelity.engine)
+            yield _failure(artifact.fidelity)
 
 
 def _simulated(exporter: Exporter, graph: Artifact) -> tuple[list[str], tuple[str, ...]]:
@@ -113,12 +113,11 @@ def _simulated(exporter: Exporter, graph: Artifact) -> tuple[list[str], tuple[st
         proof = exporter.compared(graph).fidelity
     except EffbenchError as error:
         return [], (f"its half precision could not be simulated: {error.message}",)
-    return ([_failure(graph, proof.engine)] if proof is not None and proof.failed else []), ()
+    return ([_failure(proof)] if proof is not None and proof.failed else []), ()
 
 
-def _failure(artifact: Artifact, engine: str) -> str:
-    reasons = "; ".join(artifact.fidelity.reasons) if artifact.fidelity else ""
-    return f"{engine}: {reasons}"
+def _failure(proof: Fidelity) -> str:
+    return f"{proof.engine}: {'; '.join(proof.reasons)}"
 
 
 def islands(full: Artifact, half: Artifact, home: Path, limits: Limits, notify: Notify) -> tuple[str, ...]:
