@@ -57,17 +57,17 @@ def answer(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     return dict(json.loads(done.stdout)["data"])
 
 
-def test_every_target_says_what_torch_says(own: Run, data: Path):
-    found = answer(own("evaluate", "--data", str(data), "--json", "--no-check-preprocessing"))
+def test_every_target_predicts_what_torch_predicts(own: Run, data: Path):
+    report = answer(own("evaluate", "--data", str(data), "--json", "--no-check-preprocessing"))
     assert ({"ort", "ov", "torch"}, [30] * 3) == (
-        {one["evaluation"]["subject"]["target"] for one in found["results"]},
-        [len(one["evaluation"]["predictions"]["images"]) for one in found["results"]],
+        {one["evaluation"]["subject"]["target"] for one in report["results"]},
+        [len(one["evaluation"]["predictions"]["images"]) for one in report["results"]],
     )
-    for one in found["results"]:
+    for one in report["results"]:
         agreed = one["agreement"]
         assert agreed is None if "torch" in one["artifact"] else (30, []) == (agreed["hits"], one["disagreements"])
     # The same, computed here from the images with torch and nothing of effbench's loop.
-    assert by_hand(own.folder, data) == found["results"][0]["evaluation"]["predictions"]["top1"]
+    assert by_hand(own.folder, data) == report["results"][0]["evaluation"]["predictions"]["top1"]
     again = answer(own("evaluate", "--data", str(data), "--json", "--no-check-preprocessing"))
     assert [0, 0, 0] == [one["computed"] for one in again["results"]]
 
@@ -180,12 +180,14 @@ def test_killed_and_resumed_nothing_is_lost_or_counted_twice(own: Run, sign: sig
 
 def evaluation(**changes: Any) -> Evaluation:
     subject = Subject("m", "m", Weights(), InputShapes((64, 64)), 1, "ort", "fp32")
-    found = Predictions((0, 1), (3, 4), (3, 3), (0, 2), (-0.1, -2.0), (0.9, 0.5), (2.0, 0.1))
-    base = Evaluation("d" * 64, subject, DataInfo("set", "s" * 64, 2), Preprocessing(), "e", False, 10, found, "t", 1.0)
+    two_images = Predictions((0, 1), (3, 4), (3, 3), (0, 2), (-0.1, -2.0), (0.9, 0.5), (2.0, 0.1))
+    base = Evaluation(
+        "d" * 64, subject, DataInfo("set", "s" * 64, 2), Preprocessing(), "e", False, 10, two_images, "t", 1.0
+    )
     return replace(base, **changes)
 
 
-def test_lines_are_joined_and_a_image_counts_once(tmp_path: Path):
+def test_lines_are_joined_and_an_image_counts_once(tmp_path: Path):
     store = Store(tmp_path)
     more = Predictions((1, 2), (4, 5), (9, 5), (9, 0), (-9.0, -0.2), (0.1, 0.8), (0.0, 1.0))
     for one in (evaluation(), evaluation(predictions=more), evaluation(digest="f" * 64)):
@@ -200,9 +202,9 @@ def test_reports_take_the_accuracy_of_that_very_digest():
     tried = replace(Preprocessing(), mean=(0.0, 0.0, 0.0))
     simulated = evaluation(engine="e, simulated", simulated=True)
     stored = [evaluation(), simulated, evaluation(preprocessing=tried, as_declared=False), evaluation(digest="f" * 64)]
-    found = measured_accuracies(stored, {"d" * 64})
-    assert ["d" * 64] == list(found)
-    one = found["d" * 64]
+    accuracies = measured_accuracies(stored, {"d" * 64})
+    assert ["d" * 64] == list(accuracies)
+    one = accuracies["d" * 64]
     assert (50.0, False, "measured", "d" * 64) == (one.value, one.borrowed, one.status, one.digest)
     assert "1 of 2 right on set (2 images, ssssssssssss), e" in one.source
     assert {} == measured_accuracies([evaluation(data=DataInfo("x", "y", 2), as_declared=False)], {"d" * 64})
@@ -224,25 +226,27 @@ def ranked(gain: float, noise: float, count: int = 40) -> Mapping[str, Evaluatio
     rng = np.random.default_rng(4)
     base = tuple(float(value) for value in -rng.uniform(0.1, 3, count))
     same = tuple(range(count))
-    made = {}
+    evaluations = {}
     for name, shift in (("declared", 0.0), ("other", gain)):
         values = tuple(value + shift + float(rng.normal(0, noise)) for value in base)
         zero = (0,) * count
-        made[name] = evaluation(predictions=Predictions(same, zero, zero, zero, values, (0.5,) * count, (1.0,) * count))
-    return made
+        evaluations[name] = evaluation(
+            predictions=Predictions(same, zero, zero, zero, values, (0.5,) * count, (1.0,) * count)
+        )
+    return evaluations
 
 
 def test_another_preprocessing_is_pointed_out_where_it_is_no_luck():
-    for gain, noise, wanted in ((0.3, 0.2, True), (0.0, 0.2, False), (0.03, 0.001, False), (0.3, 5.0, False)):
-        made = ranked(gain, noise)
-        doubts = accuracy.suspicions(made["declared"], {"x": made["other"]})
-        assert wanted == bool(doubts), (gain, noise, doubts)
+    for gain, noise, suspect in ((0.3, 0.2, True), (0.0, 0.2, False), (0.03, 0.001, False), (0.3, 5.0, False)):
+        evaluations = ranked(gain, noise)
+        doubts = accuracy.suspicions(evaluations["declared"], {"x": evaluations["other"]})
+        assert suspect == bool(doubts), (gain, noise, doubts)
     assert () == accuracy.suspicions(*_few(0.5))
 
 
 def _few(gain: float) -> tuple[Evaluation, dict[str, Evaluation]]:
-    made = ranked(gain, 0.1, accuracy.FEWEST - 1)
-    return made["declared"], {"x": made["other"]}
+    evaluations = ranked(gain, 0.1, accuracy.FEWEST - 1)
+    return evaluations["declared"], {"x": evaluations["other"]}
 
 
 def test_alternatives_leave_out_what_is_alike():
@@ -289,18 +293,18 @@ def test_known_answer_of_real_weights_on_labelled_photographs(run: Run):
     (run.folder / "photographs.csv").write_text("\n".join(["path,label", *rows]) + "\n")
     (run.folder / "lite0.py").write_text((ROOT / "examples" / "lite0.py").read_text())
     for precision, targets in (("fp32", "torch ort ov coreml"), ("fp16", "ort ov coreml")):
-        wanted = [part for name in targets.split() for part in ("-t", name)]
+        options = [part for name in targets.split() for part in ("-t", name)]
         # Not verified: in fp16 this network's p99 error is 3.4 % of the spread, above the limit of 2 %.
-        done = run("export", "lite0:net", *wanted, "--precision", precision, "--no-verify", "--json")
+        done = run("export", "lite0:net", *options, "--precision", precision, "--no-verify", "--json")
         assert 0 == done.returncode, done.stdout + done.stderr
-    found = answer(run("evaluate", "--data", "photographs.csv", "--json"))
-    assert 7 == len(found["results"])
-    for one in found["results"]:
+    report = answer(run("evaluate", "--data", "photographs.csv", "--json"))
+    assert 7 == len(report["results"])
+    for one in report["results"]:
         assert (18, 19, 20) == (one["top1"]["hits"], one["top5"]["hits"], one["top1"]["of"]), one["artifact"]
         assert one["evaluation"]["simulated"] == ("coreml" in one["artifact"])
         assert one["agreement"] is None or (20, []) == (one["agreement"]["hits"], one["disagreements"]), one["artifact"]
         assert "pretrained" == one["evaluation"]["subject"]["weights"]["kind"]
-    assert [] == found["suspicions"]
+    assert [] == report["suspicions"]
     # The same weights behind the wrong preprocessing: fewer are right, and that is pointed out.
     (run.folder / "plain.py").write_text("import lite0\n\n\ndef net():\n    return lite0.net()\n")
     wrong = answer(run("evaluate", "plain:net", "-t", "ort", "--data", "photographs.csv", "--json", "--no-reference"))
