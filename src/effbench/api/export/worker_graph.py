@@ -14,7 +14,7 @@ from effbench.api.export.source import versions
 from effbench.api.export.stages import Stages
 from effbench.codec import from_json, to_json
 from effbench.deploy.artifact import bundle, encoded, fidelity
-from effbench.deploy.graph import onnx_file
+from effbench.deploy.graph import normalize, onnx_file
 from effbench.errors import ConversionError
 from effbench.schema import Artifact, Backbone, Fidelity, InputShapes, Subject, TensorSpec, Weights
 
@@ -144,7 +144,7 @@ def _from_file(job: dict[str, Any], draft: Path, stages: Stages) -> Artifact:
     torch.set_num_threads(int(job["threads"]))
     stages.begin("read the .onnx file")
     path = Path(job["path"])
-    model = onnx_file.load(path)
+    model, steps = normalize.load(path)
     resolution, batch = tuple(job["resolution"]), job["batch"]
     static = onnx_file.fix_shape(model, resolution, batch, path.name)
     dynamic = onnx_file.infer_shapes(model, path.name) if job["dynamic_batch"] else static
@@ -162,7 +162,7 @@ def _from_file(job: dict[str, Any], draft: Path, stages: Stages) -> Artifact:
     setup = fidelity.Setup(reference, batch, spec, backbone.preprocessing, "fp32")
     proof, rounding = graph_proof.prove_file(static, setup, engine)
     fidelity.save_reference(draft / bundle.REFERENCE, reference._replace(rounding=rounding), example)
-    subject = _subject(job, onnx_file.count_params(static), onnx_file.count_macs(static))
+    subject = _subject(job, onnx_file.count_params(static), onnx_file.count_macs(static), steps)
     return _proved(_artifact(job, draft, dynamic, subject, stages, backbone), proof)
 
 
@@ -191,5 +191,5 @@ def _artifact(
 
 def read_graph(job: dict[str, Any], emit: Any) -> None:
     """Return the input of an .onnx file, so that the parent can choose a size without importing onnx."""
-    spec = onnx_file.image_input(onnx_file.load(Path(job["path"])), Path(job["path"]).name)
+    spec = onnx_file.image_input(normalize.load(Path(job["path"]))[0], Path(job["path"]).name)
     emit({"event": "result", "input": to_json(spec)})

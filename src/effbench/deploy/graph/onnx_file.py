@@ -24,6 +24,13 @@ def load(path: Path) -> onnx.ModelProto:
         DataError: The file is missing, truncated, not ONNX, invalid, or its external data are outside its folder.
         MissingDependencyError: The package onnx is not installed.
     """
+    model = read(path)
+    check(model, path)
+    return model
+
+
+def read(path: Path) -> onnx.ModelProto:
+    """Read an ``.onnx`` file with its external data, whatever its graph holds; errors as in `load`."""
     try:
         import onnx
         from google.protobuf.message import DecodeError
@@ -38,11 +45,36 @@ def load(path: Path) -> onnx.ModelProto:
     if not model.graph.node or not model.opset_import:
         raise DataError(f"{path}: holds no ONNX graph; the file is empty, cut short, or of another kind.")
     _load_external(model, path)
+    return model
+
+
+def check(model: onnx.ModelProto, path: Path) -> None:
+    """Check a model by the rules of the ONNX standard.
+
+    Raises:
+        DataError: It breaks one; the message names the node or tensor.
+    """
+    import onnx
+
+    # The checker wants a shape for every output; without one its rank is unknown, which runtimes accept.
+    kinds = [value.type.tensor_type for value in model.graph.output if value.type.HasField("tensor_type")]
+    shapeless = [kind for kind in kinds if not kind.HasField("shape")]
+    for kind in shapeless:
+        kind.shape.SetInParent()
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
-        raise DataError(f"{path}: not a valid ONNX model: {str(error).splitlines()[0]}") from error
-    return model
+        raise DataError(f"{path}: not a valid ONNX model: {_reason(error)}") from error
+    finally:
+        for kind in shapeless:
+            kind.ClearField("shape")
+
+
+def _reason(error: Exception) -> str:
+    """Return what a library says, up to its stack; a line that ends in a colon goes on in the next."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    count = next((i + 1 for i, line in enumerate(lines) if not line.endswith(":")), len(lines))
+    return " ".join(lines[:count])
 
 
 def _load_external(model: onnx.ModelProto, path: Path) -> None:
@@ -75,7 +107,8 @@ def specs(values: object) -> tuple[TensorSpec, ...]:
     for value in values:  # type: ignore[attr-defined]
         tensor = value.type.tensor_type
         dtype = str(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
-        shape = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
+        # Some writers mark an open dimension by 0 or -1.
+        shape = tuple(dim.dim_value if dim.dim_value > 0 else None for dim in tensor.shape.dim)
         result.append(TensorSpec(value.name, dtype, shape))
     return tuple(result)
 
@@ -143,12 +176,12 @@ def infer_shapes(model: onnx.ModelProto, label: str) -> onnx.ModelProto:
     try:
         return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     except onnx.shape_inference.InferenceError as error:
-        raise DataError(f"{label}: its shapes do not fit together: {str(error).splitlines()[0]}") from error
+        raise DataError(f"{label}: its shapes do not fit together: {_reason(error)}") from error
 
 
 def tidy(model: onnx.ModelProto) -> onnx.ModelProto:
     """Remove exporter metadata, which holds local paths, and unused initializers, in place."""
-    read = {name for node in model.graph.node for name in node.input} | {out.name for out in model.graph.output}
+    read = _names_read(model.graph)
     for tensor in [item for item in model.graph.initializer if item.name not in read]:
         model.graph.initializer.remove(tensor)
     scopes: Counter[str] = Counter()
@@ -167,6 +200,16 @@ def tidy(model: onnx.ModelProto) -> onnx.ModelProto:
     model.graph.name = "effbench"
     model.ir_version = min(model.ir_version, IR_VERSION)
     return model
+
+
+def _names_read(graph: onnx.GraphProto) -> set[str]:
+    """Return the tensors that the nodes of a graph read, those of its subgraphs included, and its outputs."""
+    names = {name for node in graph.node for name in node.input} | {out.name for out in graph.output}
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+                names |= _names_read(inner)
+    return names
 
 
 def _scoped_name(node: onnx.NodeProto, seen: Counter[str]) -> str:
@@ -203,7 +246,8 @@ def operators(model: onnx.ModelProto) -> dict[str, int]:
 def shapes(model: onnx.ModelProto) -> dict[str, tuple[int | None, ...]]:
     """Return the known shape of every tensor of a graph whose shapes were inferred."""
     values = [*model.graph.value_info, *model.graph.input, *model.graph.output]
-    known = {spec.name: spec.shape for spec in specs(values)}
+    # A value without a shape is of unknown rank.
+    known = {spec.name: spec.shape for spec in specs([v for v in values if v.type.tensor_type.HasField("shape")])}
     return known | {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,10 @@ from effbench.deploy.artifact.placement import record
 from effbench.errors import ConversionError, FidelityError, MissingDependencyError, UnavailableError
 from effbench.schema import Artifact
 
+PRODUCTS = ("Convolution", "Deconvolution", "FullyConnected", "MatMul", "GroupConvolution")
+"""OpenVINO's names of the layers that multiply matrices."""
+MOST_LINES = 6
+"""Lines of a message that are shown; what follows are lists of operators."""
 _NAMES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "i8": "int8", "u8": "int8"}
 
 
@@ -20,6 +25,13 @@ def _openvino() -> Any:
     except ImportError as error:
         raise MissingDependencyError("Target 'ov'", "openvino", "ov") from error
     return openvino
+
+
+def reason(error: Exception) -> str:
+    """Return what OpenVINO says without the places in its source, which come first, one line for each rethrow."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if not line.startswith("Exception from ") and " failed at src/" not in line]
+    return " ".join(told[:MOST_LINES] or lines[:1]) or type(error).__name__
 
 
 class OpenVinoSession(Session):
@@ -39,7 +51,7 @@ class OpenVinoSession(Session):
         try:
             self._compiled = core.compile_model(str(artifact.path), device, config)
         except RuntimeError as error:
-            raise ConversionError("OpenVINO compile", str(error).strip().splitlines()[0]) from error
+            raise ConversionError("OpenVINO compile", reason(error)) from error
         self.compute_precision: str | None = self._read_back(artifact)
         self._request = self._compiled.create_infer_request()
         self._names = [output.get_any_name() for output in self._compiled.outputs]
@@ -50,19 +62,22 @@ class OpenVinoSession(Session):
         layers = self.precisions()
         if artifact.subject.storage_precision == "fp32" and (set(layers) & {"bf16", "fp16"} or hint != "f32"):
             raise FidelityError(f"OpenVINO computes in {hint} (layers: {layers}), although fp32 is required.")
-        return "int8" if "int8" in layers else _NAMES.get(hint, hint)
+        # Comparisons and logic run in bytes in every model; only products make a model one in int8.
+        products = {precision for kind, precision in self._layers() if kind in PRODUCTS}
+        return "int8" if "int8" in products else _NAMES.get(hint, hint)
 
     def precisions(self) -> dict[str, int]:
         """Count the compiled layers by the precision they run in, from the runtime model."""
-        counts: dict[str, int] = {}
+        return dict(sorted(Counter(precision for _, precision in self._layers()).items()))
+
+    def _layers(self) -> Iterator[tuple[str, str]]:
+        """Yield the type of each compiled layer and its precision."""
         for node in self._compiled.get_runtime_model().get_ops():
             info = node.get_rt_info()
             kind = str(info["layerType"].astype(str)) if "layerType" in info else ""
             if "runtimePrecision" in info and kind not in ("Const", "Input", "Output", "Parameter", "Result"):
                 name = str(info["runtimePrecision"].astype(str))
-                name = _NAMES.get(name, name)
-                counts[name] = counts.get(name, 0) + 1
-        return dict(sorted(counts.items()))
+                yield kind, _NAMES.get(name, name)
 
     def __call__(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
         """Run once; outputs are copied out of the request's own buffers."""
@@ -106,7 +121,7 @@ class OpenVinoTarget(Target):
             model = ov.Core().read_model(str(graph.path))
             ov.save_model(model, str(out / "model.xml"), compress_to_fp16=False)
         except RuntimeError as error:
-            raise ConversionError("OpenVINO conversion", str(error).strip().splitlines()[0]) from error
+            raise ConversionError("OpenVINO conversion", reason(error)) from error
         return Converted("model.xml", graph.subject.storage_precision)
 
     def open(self, artifact: Artifact, threads: int, options: Mapping[str, str]) -> OpenVinoSession:
