@@ -327,7 +327,7 @@ def _run_kit(data: bytes, folder: Path) -> None:
 
 def _recording() -> bytes:
     head = {"format": FORMAT_VERSION, "device": {}, "facts": {"machine": "x"}}
-    run = {"call": "run", "module": "m", "job": {"op": "observe"}, "events": [ANSWER]}
+    run = {"call": "run", "module": "effbench.api.export.worker", "job": {"op": "observe"}, "events": [ANSWER]}
     return _lines(
         head,
         {"call": "get", "path": "p", "data": "AAAA"},
@@ -542,10 +542,10 @@ def _noise(data: bytes, folder: Path) -> None:
 def _machine_noise() -> bytes:
     from effbench.api.compare.noise import MachineNoise, machine_of
 
-    def value(kind: str) -> Any:
-        return {"int": 1, "float": 0.5, "str": "x", "dict[str, Any]": machine_of(1), "dict[str, float]": {}}.get(kind)
+    examples = {"int": 1, "float": 0.5, "str": "x", "dict[str, Any]": machine_of(1), "dict[str, float]": {}}
+    examples["tuple[float, float]"] = [0.1, 0.2]
 
-    fields = {field.name: value(str(field.type)) for field in MachineNoise.__dataclass_fields__.values()}
+    fields = {field.name: examples.get(str(field.type)) for field in MachineNoise.__dataclass_fields__.values()}
     return json.dumps([{"format": FORMAT_VERSION, **fields}]).encode()
 
 
@@ -598,9 +598,7 @@ FORMATS = (
     Format("ONNX", _onnx_model, _onnx),
     Format("machine noise", _machine_noise, _noise),
     Format("lab result", _constant(b'{"run": "abc", "rounds": 2, "digest": "d", "cell": {}}'), _lab),
-    Format(
-        "failure", _constant(b'{"job": {"op": "convert", "graph": "HOME/g"}, "module": "m", "cause": ""}'), _failure
-    ),
+    Format("failure", _constant(FAILURE), _failure),
 )
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from effbench import reading
+from effbench import drafts, reading
 from effbench.codec import canonical
 from effbench.errors import DataError, MissingDependencyError
 
@@ -46,13 +45,13 @@ class Results:
 
     def _add_local(self, key: str, data: bytes) -> bool:
         assert self._local is not None
-        self._local.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=self._local, prefix=".making-") as draft:
-            draft.write(data)
-            draft.flush()
-            os.fsync(draft.fileno())
+        with drafts.draft(self._local) as draft:
+            with draft.open("wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
             try:
-                os.link(draft.name, self._local / f"{key}{SUFFIX}")
+                os.link(draft, self._local / f"{key}{SUFFIX}")
             except FileExistsError:
                 return False
         return True

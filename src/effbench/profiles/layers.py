@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import random
 import statistics
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from effbench import reading
+from effbench import drafts, reading
 from effbench.errors import MissingDependencyError
 
 T = TypeVar("T")
@@ -51,7 +50,7 @@ def profiled(models: Sequence[Path], *, seed: int, runs: int, threads: int, read
     except ImportError as error:
         raise MissingDependencyError("Timing layers", "onnxruntime", "ort") from error
     order = random.Random(seed)
-    with tempfile.TemporaryDirectory() as folder:
+    with drafts.scratch() as folder:
         sessions, feeds = [], []
         for side, path in enumerate(models):
             options = ort.SessionOptions()

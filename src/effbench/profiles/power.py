@@ -12,12 +12,11 @@ import json
 import select
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from effbench import reading
+from effbench import drafts, reading
 from effbench.boundary import isolation
 from effbench.profiles import environment, sources
 
@@ -70,7 +69,7 @@ def meter() -> Iterator[Meter | None]:
     if not sys.platform.startswith("linux") or not sources.power_w(root):
         yield None
         return
-    with tempfile.TemporaryDirectory() as folder:
+    with drafts.scratch() as folder:
         log = Path(folder) / "power"
         with log.open("wb") as stream:
             process = subprocess.Popen(

@@ -24,6 +24,7 @@ from effbench.statistics import betting, sequential
 from effbench.statistics.bias import persistent
 from effbench.statistics.proportions import wilson
 from effbench.statistics.sequential import Rules
+from effbench.store import write_atomically
 
 QUANTILES = (0.5, 0.25)
 REPLAYS = 2000
@@ -108,11 +109,8 @@ def _entries(path: Path) -> list[Any]:
 def save(home: Path, noise: MachineNoise) -> Path:
     """Append a record to those of a home; older ones stay."""
     path = home / FILE
-    home.mkdir(parents=True, exist_ok=True)
     entries = _entries(path) if path.exists() else []
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps([*entries, to_json(noise)], indent=1, sort_keys=True) + "\n")
-    temporary.replace(path)
+    write_atomically(path, json.dumps([*entries, to_json(noise)], indent=1, sort_keys=True) + "\n")
     return path
 
 

@@ -7,7 +7,6 @@ import math
 import os
 import secrets
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from effbench import process
+from effbench import drafts, process
 from effbench.api.export.stage import Notify
 from effbench.api.remote import Remote, lost
 from effbench.device import PAIR_AGENT
@@ -146,7 +145,7 @@ def _two_workers(job: dict[str, Any], settings: RoundSettings) -> PairedRound:
 
 
 def _led_by_first(job: dict[str, Any], settings: RoundSettings) -> PairedRound:
-    with tempfile.TemporaryDirectory() as folder:
+    with drafts.scratch() as folder:
         pipes = [Path(folder) / name for name in ("a", "b")]
         for pipe in pipes:
             os.mkfifo(pipe)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from effbench import process
+from effbench import drafts, process
 from effbench.api.export.stage import Notify
 from effbench.boundary import isolation
 from effbench.codec import from_json
@@ -87,8 +86,9 @@ def refuse_tracked(home: Path, top: Path) -> None:
 def worktree(ref: str, top: Path) -> Iterator[Path]:
     """Check a ref out into a temporary worktree, and remove it at the end."""
     commit = commit_of(ref, top)
-    with tempfile.TemporaryDirectory(prefix="effbench-base-") as folder:
+    with drafts.scratch() as folder:
         path = Path(folder).resolve() / top.name
+        git("worktree", "prune", cwd=top)  # of a gate that was killed, whose folder `scratch` removes
         git("worktree", "add", "--detach", "--force", str(path), commit, cwd=top)
         try:
             yield path

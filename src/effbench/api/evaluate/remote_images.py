@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from effbench import drafts
 from effbench.api.export.stage import STAGE_LIMIT_S
 from effbench.api.remote import Remote
 from effbench.codec import to_json
@@ -35,7 +35,7 @@ def evaluate(
         DeviceError: The device cannot be reached, or was lost.
     """
     spec, size = artifact.inputs[0], artifact.subject.resolution
-    with tempfile.TemporaryDirectory() as scratch:
+    with drafts.scratch() as scratch:
         for name, (preprocessing, places) in tasks.items():
             for start in range(0, len(places), PORTION):
                 portion = list(places[start : start + PORTION])

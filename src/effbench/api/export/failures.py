@@ -14,13 +14,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from effbench import reading
+from effbench import drafts, reading
 from effbench.boundary import isolation
 from effbench.errors import ConversionError, DataError, EffbenchError, UnavailableError, UsageError
 from effbench.process import MEMORY_LIMIT, TIME_LIMIT, ChildFailure, exit_text
@@ -57,14 +56,11 @@ def keep(home: Path, name: str, module: str, job: Mapping[str, Any], error: Effb
         return
     folder = home / "failures" / name
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".making-{os.getpid()}-", dir=folder.parent))
-        try:
+        with drafts.draft(folder.parent) as draft:
+            draft.mkdir()
             _write(draft, home.resolve(), name, module, job, error)
             shutil.rmtree(folder, ignore_errors=True)
             draft.rename(folder)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
         error.record = str(folder)
     except OSError as failure:
         hint = f"Its log could not be written to {folder}: {failure.strerror}."
@@ -142,7 +138,7 @@ def again(folder: Path, *, reduced: bool = False) -> int:
     from effbench import process
 
     record = read(folder)
-    with tempfile.TemporaryDirectory() as scratch:
+    with drafts.scratch() as scratch:
         job = {**record["job"], **({"folder": str(Path(scratch) / "made")} if "folder" in record["job"] else {})}
         module = record["module"]
         if reduced:
@@ -186,7 +182,7 @@ def _unreducible(record: Mapping[str, Any]) -> str | None:
 
 def _reduce(folder: Path, record: Mapping[str, Any], limit_s: float) -> str:
     check = isolation.command("effbench.api.export.failures", str(folder.resolve()))
-    with tempfile.TemporaryDirectory() as scratch:
+    with drafts.scratch() as scratch:
         best = Path(scratch) / "best.onnx"
         command = [sys.executable, "-I", "-c", "from polygraphy.tools import main; main()", "debug", "reduce"]
         command += [str((folder / MODEL).resolve()), "-o", REDUCED, "--mode", "bisect", "--check", *check, str(best)]

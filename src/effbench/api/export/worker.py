@@ -7,12 +7,11 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from effbench import deploy
+from effbench import deploy, drafts
 from effbench.api.export.source import versions
 from effbench.api.export.stages import Stages
 from effbench.api.export.worker_graph import graph, read_graph
@@ -67,7 +66,7 @@ def attempt(job: dict[str, Any], emit: Any) -> None:
     target = deploy.get(job["target"])
     source = bundle.load(Path(job["graph"]), check_files=False)
     model = onnx_file.load(Path(job["model"]))
-    with tempfile.TemporaryDirectory() as scratch:
+    with drafts.scratch() as scratch:
         folder = Path(scratch) / "graph"
         (out := Path(scratch) / "made").mkdir()
         shutil.copytree(source.folder, folder, ignore=shutil.ignore_patterns(source.entry))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from effbench import drafts
 from effbench.deploy.artifact import fidelity
 from effbench.errors import ConversionError, MissingDependencyError
 
@@ -75,7 +75,7 @@ def optimized(path: Path, provider: str) -> Any:
     import onnx
     import onnxruntime as ort
 
-    with tempfile.TemporaryDirectory() as folder:
+    with drafts.scratch() as folder:
         options = ort.SessionOptions()
         options.optimized_model_filepath = f"{folder}/optimized.onnx"
         # A higher level writes memory layouts of this processor into the file.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from effbench import drafts
 from effbench.deploy import Array
 from effbench.errors import MissingDependencyError, UsageError
 
@@ -44,7 +44,7 @@ def to_a16w8(model: ModelProto, batches: Sequence[Mapping[str, Array]]) -> Model
         def get_next(self) -> Mapping[str, Array] | None:
             return next(self._remaining, None)
 
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+    with drafts.scratch() as folder, contextlib.redirect_stdout(io.StringIO()):
         source, prepared, result = (Path(folder) / f"{name}.onnx" for name in ("source", "prepared", "result"))
         onnx.save(model, source)
         changed = qnn_preprocess_model(source, prepared)

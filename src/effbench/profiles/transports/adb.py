@@ -12,13 +12,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from effbench import process
+from effbench import drafts, process
 from effbench.errors import DeviceError, MeasurementError, UnavailableError, UsageError
 from effbench.profiles import vendors
 from effbench.profiles.transports import android
@@ -113,7 +112,7 @@ class Adb:
     def _viewed(self, log: str) -> str:
         """Convert the profile of qnn-net-run to text, with Qualcomm's viewer on this machine."""
         viewer = self._device.connection.get("viewer", "qnn-profile-viewer")
-        with tempfile.TemporaryDirectory() as folder:
+        with drafts.scratch() as folder:
             self.get(log, Path(folder) / "profile.log")
             command = [str(viewer), "--input_log", str(Path(folder) / "profile.log")]
             try:
@@ -181,7 +180,7 @@ class Adb:
 
     def _put_inputs(self, job: Mapping[str, Any]) -> None:
         """Write one input of zeros beside an artifact; the latency of a dense network does not depend on it."""
-        with tempfile.TemporaryDirectory() as folder:
+        with drafts.scratch() as folder:
             raw, listed = Path(folder) / "input.raw", Path(folder) / "input_list.txt"
             raw.write_bytes(bytes(4 * int(job["input_elements"])))
             listed.write_text(f"{job['artifact']}/input.raw\n")

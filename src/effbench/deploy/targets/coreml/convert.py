@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import tempfile
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from effbench import reading
+from effbench import drafts, reading
 from effbench.deploy.targets.coreml.lazy import ct, mb, quiet_coremltools
 from effbench.deploy.targets.coreml.translator.graph import Port, Translation, translate
 from effbench.errors import ConversionError, UsageError
@@ -83,7 +82,7 @@ def convert(model: onnx.ModelProto, package: Path, options: Options | None = Non
     target = options.target or minimum_target(model)
     if target not in TARGETS:
         raise UsageError(f"Unknown deployment target '{target}'.", hint=f"Valid: {', '.join(TARGETS)}.")
-    with quiet_coremltools(), tempfile.TemporaryDirectory() as scratch:
+    with quiet_coremltools(), drafts.scratch() as scratch:
         kind = getattr(ct.target, target)
         scale = pixel_scale(options.preprocessing) if options.image else None
         translation = translate(model, kind, scale)

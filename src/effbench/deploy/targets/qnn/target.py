@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from effbench import drafts
 from effbench.deploy import Array, Converted, Session, Target, abbreviate
 from effbench.deploy.artifact.placement import record
 from effbench.deploy.graph import onnx_file
@@ -130,7 +130,7 @@ class QnnTarget(Target):
         if any(None in spec.shape for spec in graph.inputs):
             raise UnsupportedError("A context binary has fixed shapes.", hint="Export without --dynamic-batch.")
         placement = {"htp": soc.htp, "soc": soc.name, "sdk": snapdragon.sdk_version()}
-        with tempfile.TemporaryDirectory() as scratch:
+        with drafts.scratch() as scratch:
             path = Path(scratch) / graph.path.name
             notes = _prepare(graph.path, path, exact=options.get("operators", "exact") == "exact")
             if graph.placement.get("fp32_islands"):
