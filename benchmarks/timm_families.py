@@ -132,7 +132,7 @@ def measured(name: str, export: bool) -> tuple[int, str, float, float]:
 def table(families: Sequence[tuple[str, str, int]], export: bool) -> list[tuple[Any, ...]]:
     """Return a row per family; each is printed to standard error when it is done."""
     rows = []
-    for family, name, params in families:
+    for family, name, params in sorted(families, key=lambda row: row[2]):  # the quick ones first
         start = time.perf_counter()
         if params > MOST_PARAMS:
             row: tuple[Any, ...] = (PX, f"not run: {params / 1e6:.0f} M parameters", float("nan"), float("nan"))
