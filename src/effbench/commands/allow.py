@@ -16,10 +16,10 @@ from effbench.commands._types import FOLDER
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @shared.json
 def allow(folder: str, yes: bool, as_json: bool) -> None:
-    """Allow the connections, options and factories that effbench.toml of FOLDER declares.
+    """Allow the programs and hosts that effbench.toml names.
 
-    It shows them first. Their hash is kept in ~/.config/effbench/allowed.txt; after a change they have to be allowed
-    again.
+    These are the connections, options and factories that the file in FOLDER declares. They are shown first. Their hash
+    is kept in ~/.config/effbench/allowed.txt; after a change they have to be allowed again.
     """
     from effbench.errors import DataError, UsageError
     from effbench.profiles import devices
