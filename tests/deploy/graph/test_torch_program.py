@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 
+from effbench import deploy
+from effbench.boundary.names import cache_file
 from effbench.deploy.graph import torch_program
 from effbench.deploy.graph.torch_program import PROGRAM, WEIGHTS, Program
 from effbench.errors import DataError
+from effbench.schema import Artifact, InputShapes, Subject, TensorSpec, Weights
 
 pytestmark = pytest.mark.target("torch")
 
@@ -134,3 +137,21 @@ def test_no_operator_that_takes_a_string_takes_the_name_of_a_file() -> None:
         for overload in packet.overloads():
             for argument in getattr(packet, overload)._schema.arguments:
                 assert "str" not in str(argument.type) or argument.name not in named, (name, argument)
+
+
+def test_a_manifest_that_names_code_runs_none_of_it(
+    saved: tuple[Any, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The options by which an artifact once chose the function that builds its module."""
+    monkeypatch.chdir(tmp_path)
+    code = "open('escaped', 'w').write('x')"
+    options = {"loader": "cProfile:run", "factory": code, "python": "./evil", "runtime_cache": "../escaped"}
+    subject = Subject("toy", "user", Weights(), InputShapes((9, 9)), 2, "torch", "fp32")
+    image, output = TensorSpec("image", "float32", (None, 3, 9, 9)), TensorSpec("output", "float32", (None, 5))
+    artifact = Artifact(saved[1], "key", "", subject, (image,), (output, output), {}, PROGRAM, options=options)
+    session = deploy.get("torch").open(artifact, 1, artifact.options)
+    session.placement()
+    session.close()
+    assert [] == list(tmp_path.iterdir())
+    with pytest.raises(DataError, match="the name of a runtime_cache"):
+        cache_file("runtime_cache", options["runtime_cache"])
