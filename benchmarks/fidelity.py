@@ -3,7 +3,7 @@
     python benchmarks/fidelity.py [MODEL ...] [--precision fp16] [--target ort ...] [--res 224] [--out DIR]
 
 No latency is measured, so the machine may be busy. Existing artifacts are reused. A figure with an asterisk misses its
-limit (`deploy.artifact.judge.LIMITS`); for Core ML it is the worse of the evaluator's two ways of accumulation.
+limit (`deploy.artifact.limits.LIMITS`); for Core ML it is the worse of the evaluator's two ways of accumulation.
 """
 
 from __future__ import annotations

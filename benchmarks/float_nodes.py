@@ -45,7 +45,7 @@ from onnx import ModelProto
 import bounded_int8
 from effbench.api.export.run import export
 from effbench.deploy.artifact import bundle, fidelity
-from effbench.deploy.artifact.judge import LIMITS
+from effbench.deploy.artifact.limits import LIMITS
 from effbench.deploy.graph import onnx_file
 from effbench.schema import Artifact
 

@@ -18,8 +18,8 @@ from tabulate import tabulate
 
 from effbench import deploy
 from effbench.deploy.artifact import bundle, fidelity
+from effbench.deploy.artifact.judge import own_rounding
 from effbench.deploy.artifact.output_errors import OutputErrors
-from effbench.deploy.artifact.verdict import own_rounding
 from effbench.deploy.graph import onnx_file
 from effbench.deploy.interpreter import Interpreter
 from effbench.schema import Artifact
@@ -46,7 +46,7 @@ def rows(graph: Artifact, artifacts: list[Artifact], count: int) -> list[list[st
             outputs = fidelity.run_all(session, feeds)
             session.close()
             for (name, want), have in zip(expected.items(), outputs.values(), strict=True):
-                errors = OutputErrors(name, "features", want, want, fidelity.NATURAL, "fp32").errors(have)
+                errors = OutputErrors(name, "features", want, (want, fidelity.NATURAL), "fp32").errors(have)
                 rounding = np.maximum(own[name], np.sqrt(np.mean(own[name] ** 2)))
                 by_channel = errors.max(axis=(0, 2))
                 ratio = float((by_channel / rounding).max())

@@ -27,7 +27,8 @@ from tabulate import tabulate
 from effbench.api.export.exporter import LOST_DB
 from effbench.deploy import Array
 from effbench.deploy.artifact import fidelity
-from effbench.deploy.artifact.judge import LIMITS, compare
+from effbench.deploy.artifact.judge import compare
+from effbench.deploy.artifact.limits import LIMITS
 from effbench.deploy.graph import onnx_file
 from effbench.deploy.graph.run_ort import runner
 from effbench.schema import Preprocessing

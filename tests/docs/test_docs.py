@@ -20,7 +20,7 @@ from places import ROOT
 
 from effbench.api.compare import budgets
 from effbench.cli import cli
-from effbench.deploy.artifact import judge
+from effbench.deploy.artifact.limits import LIMITS
 from effbench.deploy.targets.qnn import snapdragon
 from effbench.errors import UsageError
 from effbench.profiles import devices, trust
@@ -382,8 +382,8 @@ def test_the_table_of_fidelity_is_that_of_the_code():
     for names, text in documented.items():
         for name in names.split(", "):
             stated = [float(number) for number in re.findall(r"(\d[\d.]*(?:e-\d+)?)(?= of the spread|$|,| )", text)]
-            assert sorted(judge.LIMITS[name].values()) == sorted(set(stated) - {99.0}), name
-    assert set(judge.LIMITS) == {name for names in documented for name in names.split(", ")}
+            assert sorted(LIMITS[name].values()) == sorted(set(stated) - {99.0}), name
+    assert set(LIMITS) == {name for names in documented for name in names.split(", ")}
 
 
 def test_the_tables_of_the_project_file_are_those_of_the_code():

@@ -34,6 +34,13 @@ if TYPE_CHECKING:
 @shared.seed
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Option of the target. Repeatable.")
 @click.option("--device", type=DEVICE, metavar="NAME", help="Take targets, precisions and options from this device.")
+@click.option(
+    "--output-kind",
+    "output_kinds",
+    multiple=True,
+    metavar="NAME=KIND",
+    help="How an output is judged, where the guess is wrong. Repeatable.",
+)
 @click.option("--verify/--no-verify", default=True, help="Compare with the fp32 reference.", show_default=True)
 @click.option("--time-limit", "time_limit_s", default=600.0, show_default=True, metavar="S", help="Seconds per stage.")
 @click.option(
@@ -59,6 +66,7 @@ def export(
     seed: int,
     settings: Sequence[str],
     device: str | None,
+    output_kinds: Sequence[str],
     verify: bool,
     time_limit_s: float,
     memory_limit_mib: float | None,
@@ -76,6 +84,7 @@ def export(
     from effbench.api.export.run import run_exports
     from effbench.api.export.verification import finish
     from effbench.commands.text import next_command, results
+    from effbench.deploy.artifact import kinds
     from effbench.errors import UsageError
     from effbench.schema import DEFAULT_RESOLUTION
 
@@ -98,6 +107,7 @@ def export(
                 seed=seed,
                 options=options,
                 device=device,
+                output_kinds=kinds.parse(output_kinds),
                 verify=verify,
                 out=out,
                 allow_fallback=allow_fallback,

@@ -12,7 +12,7 @@ from onnx import numpy_helper, parser
 from effbench.api.export.worker_mutate import Case, outcomes
 from effbench.commands.text import mutations as text
 from effbench.deploy.artifact import fidelity
-from effbench.deploy.artifact.verdict import Terms, own_rounding
+from effbench.deploy.artifact.judge import Terms, own_rounding
 from effbench.deploy.graph import onnx_file
 from effbench.deploy.interpreter import Interpreter
 from effbench.schema import MutationReport

@@ -121,7 +121,7 @@ def test_a_reused_output_buffer_passes() -> None:
     assert checked(reuses).passed
 
 
-def test_constant_outputs_fail() -> None:
+def test_constant_outputs_prove_nothing() -> None:
     def dead(feeds: Any) -> dict[str, Any]:
         return {"output": np.ones((1, 10), np.float32)}
 
@@ -130,7 +130,7 @@ def test_constant_outputs_fail() -> None:
         dead, fidelity.Setup(fidelity.Reference(IMAGES, expected, "numpy"), 1, SPEC, Preprocessing(), "fp32")
     )
     assert not record.passed
-    assert "do not depend on the image" in record.reasons[0]
+    assert "do not depend on the image" in record.unverifiable
 
 
 def test_other_output_shapes_are_an_error() -> None:
@@ -145,7 +145,7 @@ def test_renamed_outputs_are_matched_by_order() -> None:
 
 
 @settings(derandomize=True, deadline=None, max_examples=30)
-@given(st.floats(1e-6, 1.0), st.floats(-1e3, 1e3))
+@given(st.floats(1e-3, 1.0), st.floats(-1e3, 1e3))
 def test_errors_do_not_depend_on_scale_or_offset(scale: float, offset: float) -> None:
     rng = np.random.default_rng(3)
     want = rng.standard_normal((9, 20))
@@ -224,7 +224,8 @@ def test_an_image_near_the_mean_may_have_the_noise_of_the_others() -> None:
 @pytest.mark.parametrize(
     ("rounding", "error", "reported"),
     [
-        (1e-6, 1e-4, True),  # passes, and the model is far more exact than the limit
+        (1e-5, 5e-5, True),  # passes, and the model is far more exact than the limit
+        (1e-6, 5e-4, True),  # fails, although below a thousandth of the spread: the model is far more exact
         (8e-4, 1e-4, False),  # passes by chance: the model itself is no more exact
         (1e-6, 1e-2, True),  # fails, and rounding does not explain it
         (2e-3, 1e-2, False),  # rounding explains the failure
@@ -240,8 +241,8 @@ def test_the_models_own_rounding_is_the_floor(rounding: float, error: float, rep
 
     record = fidelity.check(shifted, fidelity.Setup(rounded, 1, SPEC, Preprocessing(), "fp32"))
     assert bool(record.unverifiable) != reported
-    assert record.passed == (reported and error < 1e-3)
-    assert record.failed == (reported and error > 1e-3)
+    assert record.passed == (reported and error < 1e-4)
+    assert record.failed == (reported and error > 1e-4)
     if not reported:
         assert f"own rounding in fp32 is {rounding:.2g} of the spread of 'output'" in record.unverifiable
         assert "the limit is 0.001" in record.unverifiable

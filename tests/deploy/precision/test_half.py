@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, parser
 
 from effbench import models
-from effbench.deploy.artifact import fidelity, judge
+from effbench.deploy.artifact import fidelity, judge, limits
 from effbench.deploy.graph import from_torch, onnx_file
 from effbench.deploy.interpreter import Interpreter
 from effbench.deploy.precision.half import HALF_MAX, long_softmaxes, to_fp16
@@ -140,7 +140,7 @@ def test_regla_in_fp16_is_still_regla_on_onnx_runtime(regla: onnx.ModelProto, im
     outputs = fidelity.run_all(lambda x: {"output": session.run(None, dict(x))[0]}, images)
     simulated = fidelity.run_all(lambda x: Interpreter(regla).run(x, "half-acc32"), images)
     figures = judge.compare(expected, outputs)
-    assert figures["cosine"] >= judge.LIMITS["fp16"]["cosine"]
+    assert figures["cosine"] >= limits.LIMITS["fp16"]["cosine"]
     # The power of the noise is compared: a percentile of six small images doubles from one processor to another.
     assert figures["snr_db"] >= judge.compare(expected, simulated)["snr_db"] - 3
     assert figures["max_error"] > 1e-5  # it really was rounded

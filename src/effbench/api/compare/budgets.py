@@ -133,7 +133,8 @@ def read_suite_file(path: Path) -> Suite:
 
 
 def _suite(path: Path, data: dict[str, Any]) -> Suite:
-    tables = ("suite", "gate", "budget", "devices")  # devices: read by profiles.devices
+    # devices are read by profiles.devices, model by api.export.output_kinds
+    tables = ("suite", "gate", "budget", "devices", "model")
     for key in data:
         if key not in tables:
             raise unknown_name(key, tables, f"table in {path}:")

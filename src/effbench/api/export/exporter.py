@@ -14,6 +14,7 @@ from effbench import deploy, drafts
 from effbench.api.export import fp32_fallback, stage
 from effbench.api.export.calibration_images import CalibrationImages
 from effbench.api.export.dependencies.builds import Builds
+from effbench.api.export.output_kinds import declared
 from effbench.api.export.request import ExportRequest
 from effbench.api.export.source import Source, code_hashes, option_files, places_of, request_of, versions
 from effbench.api.export.stage import EXPORT_WORKER, Limits
@@ -66,6 +67,7 @@ class Exporter:
         self.allow_fallback, self.notify = request.allow_fallback, request.notify
         self.home = home_of(request.out)
         self.limits = Limits.of(request.time_limit_s, request.memory_limit_bytes, request.cell_limit_s)
+        self.output_kinds = {**declared(request.model, Path()), **request.output_kinds}
         self.calibration = CalibrationImages()
         self.mixes: dict[InputShapes, Mix] = {}
         self.half_targets: Sequence[str] = ()
@@ -240,6 +242,8 @@ class Exporter:
                 "effbench.api.export.graph_proof:prove_export",
             ),
         }
+        if self.output_kinds:
+            request["output_kinds"] = self.output_kinds
         places = places_of(source)
         builds = Builds(self.home, self._name(shapes, "fp32", "onnx"), request, places)
         job = {
@@ -254,6 +258,7 @@ class Exporter:
             "threads": 1,
             "packages": GRAPH_PACKAGES,
             "project": str(places.project),
+            "output_kinds": self.output_kinds,
             "key": builds.request,
         }
         graph, _ = builds.find()

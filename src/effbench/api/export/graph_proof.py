@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from effbench.deploy import installed
-from effbench.deploy.artifact import fidelity, judge
+from effbench.deploy.artifact import fidelity, limits
 from effbench.deploy.artifact.fidelity import Setup
 from effbench.errors import ConversionError, FidelityError
 from effbench.schema import Fidelity, Proof
@@ -112,7 +112,7 @@ def prove_export(
     few = replace(setup, limit=SLOW_IMAGES if engine.slow else IMAGES)
     graph = _Remembered(graph)
     rounding = _rounding(graph, few)
-    if max(rounding.values()) > judge.resolution(judge.LIMITS[setup.precision]):
+    if max(rounding.values()) > limits.resolution(limits.LIMITS[setup.precision]):
         try:
             rounding = _rounding(in_float64(), few)
         except ConversionError:  # a model may create tensors of a fixed type

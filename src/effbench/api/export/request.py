@@ -8,6 +8,7 @@ from pathlib import Path
 
 from effbench.api.export import failures
 from effbench.api.export.stage import STAGE_LIMIT_S, Notify, silent
+from effbench.deploy.artifact import kinds
 from effbench.errors import UsageError, unknown_name
 from effbench.schema import DEFAULT_BATCH, DEFAULT_RESOLUTION, PRECISIONS, Device, InputShapes, Resolution
 
@@ -34,6 +35,7 @@ class ExportRequest:
         time_limit_s: For each stage.
         cell_limit_s: For all stages of this call together; None sets none.
         memory_limit_bytes: For each stage; None takes four fifths of the machine's memory.
+        output_kinds: What outputs hold, by name, where the guess is wrong (`deploy.artifact.kinds`).
         reduce_s: How long to look for a smaller graph that fails in the same way; 0 looks for none.
         notify: Called with one line per step.
 
@@ -59,6 +61,7 @@ class ExportRequest:
     time_limit_s: float = STAGE_LIMIT_S
     cell_limit_s: float | None = None
     memory_limit_bytes: int | None = None
+    output_kinds: Mapping[str, str] = field(default_factory=dict)
     reduce_s: float = failures.REDUCE_S
     notify: Notify = silent
 
@@ -67,6 +70,8 @@ class ExportRequest:
         if self.batch < 1:
             raise UsageError(f"Batch {self.batch} is not a number of images.", hint="Give 1 or more.")
 
+        for kind in self.output_kinds.values():
+            kinds.checked(kind)
         object.__setattr__(self, "resolutions", tuple(map(InputShapes.parse, self.resolutions)))
 
     @property

@@ -13,7 +13,7 @@ from effbench.api.export.dependencies.trace import Tracer
 from effbench.api.export.source import versions
 from effbench.api.export.stages import Stages
 from effbench.codec import from_json, to_json
-from effbench.deploy.artifact import bundle, encoded, fidelity
+from effbench.deploy.artifact import bundle, encoded, fidelity, kinds
 from effbench.deploy.graph import normalize, onnx_file
 from effbench.errors import ConversionError
 from effbench.schema import Artifact, Backbone, Fidelity, InputShapes, Subject, TensorSpec, Weights
@@ -88,6 +88,7 @@ def _from_factory(job: dict[str, Any], draft: Path, stages: Stages) -> Artifact:
     example = example and replace(example, outputs=dict(zip(names, example.outputs.values(), strict=True)))
     stages.begin("prove the graph")
     reference = fidelity.Reference(images, expected, f"torch {torch.__version__} eager fp32, unfused")
+    reference = _with_kinds(reference, model, job)
     # An open batch is checked with more than one image: a graph with a hidden fixed batch fails here.
     setup = fidelity.Setup(reference, 3 if shape is None else batch, spec, backbone.preprocessing, "fp32")
 
@@ -103,6 +104,12 @@ def _from_factory(job: dict[str, Any], draft: Path, stages: Stages) -> Artifact:
     macs = onnx_file.count_macs(_static(model, resolution, job["batch"]) if job["dynamic_batch"] else model)
     artifact = _artifact(job, draft, model, _subject(job, params, macs, notes), stages, backbone)
     return _proved(artifact, proof)
+
+
+def _with_kinds(reference: fidelity.Reference, model: Any, job: dict[str, Any]) -> fidelity.Reference:
+    """Return the reference with the kind of each output: the user's word, else a guess."""
+    guesses = kinds.guess_all(reference.outputs, tuple(job["resolution"]), onnx_file.writers(model))
+    return reference._replace(kinds=kinds.chosen(guesses, job.get("output_kinds", {})))
 
 
 def _proved(artifact: Artifact, proof: Fidelity) -> Artifact:
@@ -158,7 +165,7 @@ def _from_file(job: dict[str, Any], draft: Path, stages: Stages) -> Artifact:
     example = encoded.make_example(run, spec, batch, backbone.preprocessing)
     onnx.save(dynamic, draft / "model.onnx")
     stages.begin("prove the graph")
-    reference = fidelity.Reference(images, expected, engine.title)
+    reference = _with_kinds(fidelity.Reference(images, expected, engine.title), static, job)
     setup = fidelity.Setup(reference, batch, spec, backbone.preprocessing, "fp32")
     proof, rounding = graph_proof.prove_file(static, setup, engine)
     fidelity.save_reference(draft / bundle.REFERENCE, reference._replace(rounding=rounding), example)

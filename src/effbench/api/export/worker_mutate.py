@@ -11,8 +11,8 @@ import numpy as np
 
 from effbench.codec import to_json
 from effbench.deploy import Array
-from effbench.deploy.artifact import bundle, fidelity, kinds
-from effbench.deploy.artifact.verdict import Terms, own_rounding, verdict
+from effbench.deploy.artifact import bundle, fidelity
+from effbench.deploy.artifact.judge import Terms, own_rounding, verdict
 from effbench.deploy.graph import mutations, onnx_file
 from effbench.deploy.graph.run_ort import runner
 from effbench.errors import EffbenchError
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 Feeds = Sequence[Mapping[str, Array]]
-PAIRED_IMAGES = 4
+PAIRED_IMAGES = 6
 """Images that two graphs are paired on, operator by operator."""
 
 
@@ -124,19 +124,18 @@ def case_of(artifact: Artifact, exact: Artifact | None) -> Case:
 
     subject, spec = artifact.subject, artifact.inputs[0]
     model, float_model = _static(artifact), None if exact is None else _static(exact)
-    images, expected = fidelity.load_reference(artifact.folder / bundle.REFERENCE)[:2]
-    count = fidelity.NATURAL if subject.storage_precision in CALIBRATED else len(images)
-    count = -(-count // subject.batch) * subject.batch
-    feeds = fidelity.feeds(images[:count], subject.batch, spec, artifact.preprocessing)
-    expected = {name: value[:count] for name, value in expected.items()}
-    guesses = kinds.guess_all(expected, subject.resolution, onnx_file.writers(model))
-    case = Case(model, expected, feeds, subject.storage_precision, Terms(guesses), float_model)
-    if subject.storage_precision != "fp32":
+    reference = fidelity.load_reference(artifact.folder / bundle.REFERENCE)
+    count = fidelity.NATURAL if subject.storage_precision in CALIBRATED else len(reference.images)
+    reference = fidelity.first(reference, count, subject.batch)
+    feeds = fidelity.feeds(reference.images, subject.batch, spec, artifact.preprocessing)
+    terms = Terms(reference.kinds, reference.rounding)
+    case = Case(model, reference.outputs, feeds, subject.storage_precision, terms, float_model)
+    if subject.storage_precision != "fp32" or reference.rounding:
         return case
     with one_thread():
         single = fidelity.run_all(Interpreter(model).run, feeds)
     rounding = own_rounding(single, case.exact_outputs(model))
-    return replace(case, terms=Terms(guesses, rounding))
+    return replace(case, terms=Terms(reference.kinds, rounding))
 
 
 def _static(artifact: Artifact) -> ModelProto:

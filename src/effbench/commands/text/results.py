@@ -33,6 +33,7 @@ def cells(rows: Sequence[Cell], next_line: str | None = None) -> str:
     if any(row.fidelity for row in rows):
         lines.append("max error: of the spread of outputs between images, against the fp32 reference")
     compared = [(name_of(row), text) for row in rows for text in proofs.lines(row)]
+    lines += grouped(_kinds(rows), len(rows))
     lines += [*outcomes(rows), *grouped(_remarks(rows), len(rows)), *grouped(compared, len(rows), ranges=True)]
     return "\n".join([*lines, *([next_line] if next_line else [])])
 
@@ -63,6 +64,15 @@ def _remarks(rows: Sequence[Cell]) -> Iterator[tuple[str, str]]:
                 name_of(cell),
                 "decoding and preparing of images was not checked (Pillow is missing, or no image has these channels)",
             )
+
+
+def _kinds(rows: Sequence[Cell]) -> Iterator[tuple[str, str]]:
+    """Yield how the outputs of cells are judged, where they are not plain logits or features."""
+    for cell in rows:
+        outputs = () if cell.fidelity is None else cell.fidelity.by_output
+        if any(item.kind not in ("logits", "features") for item in outputs):
+            listed = ", ".join(f"{item.name}: {item.kind}" for item in outputs)
+            yield name_of(cell), f"outputs judged as {listed} (export --output-kind NAME=KIND, if that is wrong)"
 
 
 def name_of(cell: Cell) -> str:

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from effbench import reading
+from effbench.deploy.artifact import kinds
 from effbench.deploy.artifact.synthetic import natural
 from effbench.errors import UsageError
 from effbench.schema import Preprocessing, TensorSpec
@@ -78,8 +79,13 @@ def make_example(
         pixels[..., 3] = 255  # Pillow scales colors by their opacity
     tensor = preprocess(pixels, (height, width), preprocessing)
     feed = np.repeat(tensor[None], batch, axis=0).astype(spec.dtype)
-    outputs = {name: np.array(value[:1], np.float32) for name, value in run({spec.name: feed}).items()}
+    first = {name: kinds.images_first(np.asarray(value), batch)[:1] for name, value in run({spec.name: feed}).items()}
+    outputs = {name: np.array(value, _stored(value)) for name, value in first.items()}
     return Example(png(pixels), tensor, outputs)
+
+
+def _stored(value: Array) -> Any:
+    return np.float32 if np.issubdtype(value.dtype, np.floating) else value.dtype
 
 
 def png(pixels: npt.NDArray[np.uint8]) -> bytes:

@@ -16,8 +16,10 @@ import numpy.typing as npt
 
 from effbench import reading
 from effbench.data.pixels import normalize, read
-from effbench.deploy.artifact import encoded, judge
+from effbench.deploy.artifact import encoded, judge, kinds
 from effbench.deploy.artifact.bundle import REFERENCE as REFERENCE
+from effbench.deploy.artifact.judge import Terms, verdict
+from effbench.deploy.artifact.limits import resolution
 from effbench.deploy.artifact.synthetic import NATURAL as NATURAL
 from effbench.deploy.artifact.synthetic import reference_images as reference_images
 from effbench.errors import DataError
@@ -42,11 +44,18 @@ def feeds(
 
 
 def run_all(run: Run, batches: Sequence[Mapping[str, Array]], dtype: type[Any] = np.float32) -> dict[str, Array]:
-    """Run every batch and concatenate the outputs along the batch axis; copies, because a runtime may reuse buffers."""
+    """Run every batch and return the outputs, images first; copies, because a runtime may reuse buffers.
+
+    The batch axis is found by its length (`kinds.images_first`); integers keep their type, other numbers get ``dtype``.
+    """
     collected: dict[str, list[Array]] = {}
     for batch in batches:
+        count = len(next(iter(batch.values())))
         for name, value in run(batch).items():
-            collected.setdefault(name, []).append(np.array(value, dtype=dtype))
+            array = np.asarray(value)
+            floating = np.issubdtype(array.dtype, np.floating)
+            copy = np.array(array, dtype=dtype if floating else array.dtype)
+            collected.setdefault(name, []).append(kinds.images_first(copy, count))
     return {name: np.concatenate(values) for name, values in collected.items()}
 
 
@@ -57,7 +66,7 @@ class Reference(NamedTuple):
     """Images and the outputs that the model has for them.
 
     ``engine`` computed ``outputs``; ``source`` says what the images are; ``rounding`` is the model's own
-    (`rounding_of`), by output, and empty if it is unknown.
+    (`rounding_of`), by output, and empty if it is unknown; ``kinds`` says how each output is judged.
     """
 
     images: npt.NDArray[np.uint8]
@@ -65,12 +74,14 @@ class Reference(NamedTuple):
     engine: str
     source: str = SYNTHETIC_IMAGES
     rounding: Mapping[str, float] = MappingProxyType({})
+    kinds: Mapping[str, str] = MappingProxyType({})
 
 
 def save_reference(path: Path, reference: Reference, example: encoded.Example | None = None) -> None:
     """Write images and expected outputs: all that a device needs to verify an artifact."""
     arrays = {f"output:{name}": value for name, value in reference.outputs.items()}
     arrays |= {f"rounding:{name}": np.array(value) for name, value in reference.rounding.items()}
+    arrays |= {f"kind:{name}": np.array(value) for name, value in reference.kinds.items()}
     arrays |= {name: np.array(text) for name, text in (("engine", reference.engine), ("source", reference.source))}
     arrays |= encoded.arrays(example) if example else {}
     np.savez(path, images=reference.images, **arrays)  # type: ignore[arg-type]
@@ -84,12 +95,13 @@ def load_reference(path: Path) -> Reference:
     """
     try:
         data = reading.arrays(path)
-        outputs, rounding = (
+        outputs, rounding, stored = (
             {name.removeprefix(prefix): data[name] for name in data if name.startswith(prefix)}
-            for prefix in ("output:", "rounding:")
+            for prefix in ("output:", "rounding:", "kind:")
         )
         own = {name: float(value) for name, value in rounding.items()}
-        return Reference(data["images"], outputs, str(data["engine"]), str(data["source"]), own)
+        by_kind = {name: str(value) for name, value in stored.items()}
+        return Reference(data["images"], outputs, str(data["engine"]), str(data["source"]), own, by_kind)
     except KeyError as error:
         raise DataError(f"{path}: not a file of expected outputs (no {error}).", hint="Export again.") from error
 
@@ -144,16 +156,16 @@ def check(run: Run, setup: Setup) -> Fidelity:
     outputs = run_all(run, batches, np.float64)
     again = run_all(run, batches[:1], np.float64)
     finite = all(bool(np.isfinite(value).all()) for value in outputs.values())
-    figures = judge.compare(
-        expected, {name: np.nan_to_num(value) for name, value in outputs.items()}, population=population
-    )
+    terms = Terms(reference.kinds, reference.rounding, setup.slack)
+    found = verdict(expected, outputs, precision, terms, population=population)
+    figures = found.figures()
     start = {name: value[:batch] for name, value in outputs.items()}
     repeatable = all(
         np.array_equal(again[name], start[name], equal_nan=True) or _close(again[name], start[name]) for name in start
     )
-    limits = judge.relaxed(judge.LIMITS[precision], setup.slack)
-    reasons = judge.reasons_of(figures, limits, finite, repeatable)
-    unverifiable = judge.cannot_tell(figures, limits, reference.rounding) if finite and repeatable else ""
+    limits = found.limits(precision, setup.slack)
+    reasons = [*([] if repeatable else ["the same input gave another output the second time"]), *found.reasons]
+    unverifiable = found.unverifiable if repeatable else ""
     level_error = None
     if setup.example is not None:
         level_error, wrong_input, wrong_output = _check_encoded(run, setup.example, setup)
@@ -178,6 +190,7 @@ def check(run: Run, setup: Setup) -> Fidelity:
         outputs=tuple(expected),
         rounding=dict(reference.rounding),
         blind_to=_blind_to(setup, limits),
+        by_output=found.outputs,
     )
 
 
@@ -204,7 +217,7 @@ def _described(source: str, count: int) -> str:
 
 def _blind_to(setup: Setup, limits: Mapping[str, float]) -> tuple[str, ...]:
     """Name the faults that a check cannot see."""
-    texts = [f"a change of the outputs below {judge.resolution(limits):.2g} of their spread"]
+    texts = [f"a change of the outputs below {resolution(limits):.2g} of their spread"]
     if setup.precision in CALIBRATED:
         texts.append("a fault of one operator that is smaller than the noise of quantization")
     texts.append("a fault that only other images show")
@@ -255,15 +268,16 @@ def _check_encoded(run: Run, example: encoded.Example, setup: Setup) -> tuple[fl
     outputs = run_all(run, [{spec.name: np.repeat(tensor, setup.batch, axis=0)}])
     want, have = (
         {name: np.concatenate([expected[name][:NATURAL], row[:1]]) for name, row in zip(expected, rows, strict=True)}
-        for rows in (example.outputs.values(), (np.nan_to_num(value) for value in outputs.values()))
+        for rows in (example.outputs.values(), outputs.values())
     )
-    cosine = judge.compare(want, have)["cosine"]
-    least = judge.LIMITS["int8"]["cosine"]
-    if cosine < least:
-        wrong_output = f"from an encoded image: cosine {cosine:.3g} is below {least:g}"
+    found = verdict(want, have, "int8", Terms(setup.reference.kinds))
+    if found.reasons:
+        wrong_output = f"from an encoded image: {found.reasons[0]}"
     return level_error, wrong_input, wrong_output
 
 
 def _close(left: Array, right: Array) -> bool:
     """Return whether two runs agree but for the last bits, which a multi-threaded sum may change."""
+    if not np.issubdtype(right.dtype, np.floating):
+        return False
     return bool(np.allclose(left, right, rtol=1e-5, atol=1e-6 * float(np.abs(right).max())))

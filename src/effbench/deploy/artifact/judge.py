@@ -1,39 +1,114 @@
-"""How far outputs are from expected ones, and whether that is within the limits of a precision.
+"""Is an output the expected one? Each is judged by its kind, within limits that follow the model's own rounding.
 
 Errors are relative to the *spread*: the root mean square of the reference outputs after their mean over the natural
 images is subtracted. A constant that all images share carries no information about the model, and an untrained
 network's logits are mostly that constant; relative to the spread, it cannot hide a broken mixer, weight or layout.
 Black, white and noise images can move outputs several spreads away, and rounding errors with them: their errors are
 relative to their own distance from that mean if it is larger.
+
+In fp32 the limit is a multiple of the model's own rounding (fp32 against float64), channel by channel, so that a small
+fault in one channel is not hidden by what another may differ by.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from effbench.deploy.artifact import ranked_rows
+from effbench.deploy.artifact.limits import LIMITS, SAME_ROW, relaxed
+from effbench.deploy.artifact.output_errors import OutputErrors
 from effbench.deploy.artifact.synthetic import NATURAL
 from effbench.errors import DataError
+from effbench.schema import OutputFidelity
 
 Array = npt.NDArray[Any]
 
-LIMITS: dict[str, dict[str, float]] = {
-    "fp32": {"max_error": 1e-3},
-    "fp16": {"p99_error": 2e-2, "cosine": 0.999},
-    "int8": {"cosine": 0.98},
-    "a16w8": {"cosine": 0.98},
-}
-"""The limits by storage precision. int8: a cosine of 0.98 is a signal-to-noise ratio of about 14 dB.
 
-int8 and a16w8 are compared on the natural images only: black, white and noise are outside the ranges that calibration
-with typical images finds, and are clipped.
-"""
+@dataclass(frozen=True)
+class Terms:
+    """How the outputs of one model are judged.
 
-CONSTANT = 1e-7
-"""Outputs whose spread is a smaller part of their size do not depend on the image."""
+    Attributes:
+        kinds: By output name (`kinds.KINDS`); features if unnamed.
+        rounding: The model's own rounding by output name, of the spread; for all of an output or for each channel
+            (`own_rounding`). Without it the limit of fp32 is that of `limits.LIMITS`.
+        slack: How many times the limits of `limits.LIMITS` an error may be.
+    """
+
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    rounding: Mapping[str, Array | float] = field(default_factory=dict)
+    slack: float = 1.0
+
+
+@dataclass(frozen=True)
+class OutputVerdict:
+    """The figures of every output, why the comparison fails, and why it proves nothing."""
+
+    outputs: tuple[OutputFidelity, ...]
+    reasons: tuple[str, ...] = ()
+    unverifiable: str = ""
+
+    def figures(self) -> dict[str, float]:
+        """Return the worst figures over all outputs."""
+        outputs = [item for item in self.outputs if item.mismatches is None] or self.outputs
+        worst = dict.fromkeys(("max_error", "p99_error"), max) | dict.fromkeys(
+            ("cosine", "top1_agreement", "spread", "snr_db"), min
+        )
+        return {name: float(pick(getattr(item, name) for item in outputs)) for name, pick in worst.items()}
+
+    def limits(self, precision: str, slack: float = 1.0) -> dict[str, float]:
+        """Return the bounds that decided; the error of fp32 has that of the output nearest to its own."""
+        result = relaxed(LIMITS[precision], slack)
+        bounds = [(item.max_error / item.limit, item.limit) for item in self.outputs if item.limit]
+        if "max_error" in result and bounds:
+            result["max_error"] = max(bounds)[1]
+        return result
+
+
+def verdict(
+    expected: Mapping[str, Array],
+    actual: Mapping[str, Array],
+    precision: str,
+    terms: Terms | None = None,
+    natural: int = NATURAL,
+    population: Mapping[str, Array] | None = None,
+) -> OutputVerdict:
+    """Compare every output as its kind requires, and decide.
+
+    Args:
+        expected: Outputs by name, images first.
+        actual: The same; matched by name, or by order if the runtime renamed them.
+        precision: Storage precision; selects the limits.
+        terms: Kinds and the model's own rounding.
+        natural: How many of the first images are natural; the spread is taken over these.
+        population: Expected outputs to take the spread from, of more images than were run; default ``expected``. The
+            outputs of a few images may be close together, and the spread must not depend on how many were run.
+
+    Raises:
+        DataError: The number of outputs or a shape differs.
+    """
+    terms, population = terms or Terms(), population or expected
+    actual = _matched(expected, actual)
+    items = {
+        name: OutputErrors(name, terms.kinds.get(name, "features"), value, (population[name], natural), precision)
+        for name, value in expected.items()
+    }
+    allowed = {name: SAME_ROW[precision] * item.scale for name, item in items.items()}
+    actual = ranked_rows.aligned(expected, actual, terms.kinds, allowed)
+    found = [item.compared(actual[name], terms.rounding.get(name), terms.slack) for name, item in items.items()]
+    reasons = tuple(reason for _, texts, _ in found for reason in texts)
+    blind = [name for name, item in items.items() if item.blind]
+    unverifiable = next((text for _, _, text in found if text), "")
+    if not reasons and len(blind) == len(items):
+        unverifiable = (
+            f"the reference outputs ({', '.join(blind)}) do not depend on the image, so nothing can be proved"
+        )
+    return OutputVerdict(tuple(output for output, _, _ in found), reasons, unverifiable)
 
 
 def compare(
@@ -42,124 +117,36 @@ def compare(
     natural: int = NATURAL,
     population: Mapping[str, Array] | None = None,
 ) -> dict[str, float]:
-    """Return the worst figures over all outputs: max_error and p99_error (of the spread), cosine, snr_db and others.
+    """Return the worst figures over all outputs, judged as features: max_error, p99_error, cosine, snr_db and others.
 
-    ``size_error`` and ``spread`` are relative to the largest value of an output.
-
-    Args:
-        expected: Outputs by name, shape (B, ...), batch first.
-        actual: The same; matched by name, or by order if the runtime renamed them.
-        natural: How many of the first images are natural; the spread is taken over these.
-        population: Expected outputs to take the spread from, of more images than were run; default ``expected``. The
-            outputs of a few images may be close together, and the spread must not depend on how many were run.
-
-    Raises:
-        DataError: The number of outputs or a shape differs.
+    Arguments and errors are those of `verdict`.
     """
-    population = population or expected
+    return verdict(expected, actual, "fp32", None, natural, population).figures()
+
+
+def own_rounding(single: Mapping[str, Array], double: Mapping[str, Array], natural: int = NATURAL) -> dict[str, Array]:
+    """Return the model's own rounding: how far its outputs in fp32 are from those in float64.
+
+    Returns:
+        By output name the largest error of each channel (axis 1), of the spread; of integers, labels and booleans the
+        share that differs, as one number.
+    """
+    result = {}
+    for name, value in single.items():
+        item = OutputErrors(name, "features", value, (value, natural), "fp32")
+        if item.exact:
+            result[name] = np.array([np.mean(value != double[name])])
+        else:
+            result[name] = item.errors(double[name]).max(axis=(0, 2))
+    return result
+
+
+def _matched(expected: Mapping[str, Array], actual: Mapping[str, Array]) -> dict[str, Array]:
     if len(expected) != len(actual):
         raise DataError(f"{len(actual)} outputs, expected {len(expected)}.")
-    outputs = (
-        [(expected[name], actual[name], population[name]) for name in expected]
-        if set(expected) == set(actual)
-        else list(zip(expected.values(), actual.values(), population.values(), strict=True))
-    )
-    figures = [_compare_output(want, have, natural, signal[:natural]) for want, have, signal in outputs]
-    worst = dict.fromkeys(("max_error", "p99_error", "size_error"), max) | dict.fromkeys(
-        ("cosine", "top1_agreement", "spread", "snr_db"), min
-    )
-    return {name: float(pick(figure[name] for figure in figures)) for name, pick in worst.items()}
-
-
-def _compare_output(want: Array, have: Array, natural: int, signal: Array) -> dict[str, float]:
-    if want.shape != have.shape:
-        raise DataError(f"An output has shape {list(have.shape)}, expected {list(want.shape)}.")
-    want, have, signal = (np.asarray(array, np.float64).reshape(len(array), -1) for array in (want, have, signal))
-    center = signal.mean(axis=0)
-    spread = float(np.sqrt(np.mean((signal - center) ** 2)))
-    left, right = want - center, have - center
-    scale = np.full((len(want), 1), spread)
-    # If an extreme image moves the outputs many spreads away, its errors are relative to that distance.
-    scale[natural:] = np.maximum(spread, np.sqrt(np.mean(left[natural:] ** 2, axis=1, keepdims=True)))
-    error = np.abs(have - want) / np.maximum(scale, 1e-30)
-    distance = np.linalg.norm(left, axis=1)
-    cosine = (left * right).sum(axis=1) / np.maximum(distance * np.linalg.norm(right, axis=1), 1e-30)
-    # Cosine is unstable for outputs near the center; there it allows the noise that it allows at the usual distance.
-    near = np.minimum(distance / max(spread * np.sqrt(want.shape[1]), 1e-30), 1)
-    cosine = 1 - (1 - cosine) * near**2
-    return {
-        "max_error": float(error.max()),
-        "p99_error": float(np.quantile(error, 0.99)),
-        "size_error": float(np.abs(have - want).max() / max(float(np.abs(want).max()), 1e-30)),
-        "cosine": float(cosine.min()),
-        "top1_agreement": float((want.argmax(axis=1) == have.argmax(axis=1)).mean()),
-        "spread": spread / max(float(np.abs(want).max()), 1e-30),
-        "snr_db": _signal_to_noise_db(spread**2, float(np.mean((have[:natural] - want[:natural]) ** 2))),
-    }
-
-
-def _signal_to_noise_db(signal: float, noise: float) -> float:
-    """Return 10 log10 of signal over noise power; a constant that all images share is no signal."""
-    return float(10 * np.log10(max(signal, 1e-60) / max(noise, 1e-30 * signal, 1e-90)))
-
-
-def reasons_of(figures: Mapping[str, float], limits: Mapping[str, float], finite: bool, repeatable: bool) -> list[str]:
-    """Return why figures fail, one sentence each; none if they hold the limits."""
-    reasons = []
-    if not finite:
-        reasons.append("an output holds NaN or infinity")
-    if not repeatable:
-        reasons.append("the same input gave another output the second time")
-    if figures["spread"] < CONSTANT:
-        reasons.append("the reference outputs do not depend on the image, so nothing can be proved")
-    for name, limit in limits.items():
-        missed = figures[name] < limit if name == "cosine" else figures[name] > limit
-        if missed:
-            relation = "below" if name == "cosine" else "above"
-            reasons.append(f"{name.replace('_', ' ')} {figures[name]:.3g} is {relation} {limit:g}")
-    return reasons
-
-
-WELL_BELOW = 2.0
-"""A model whose own rounding is more than this part of a limit passes or fails it by chance."""
-EXPLAINED = 8.0
-"""A runtime that adds up in another order may differ by so many times the model's own rounding, which is measured over
-fewer images."""
-
-
-def relaxed(limits: Mapping[str, float], factor: float) -> dict[str, float]:
-    """Return limits that let pass errors so many times as large; 1 - cosine grows with the square of an error."""
-    return {name: 1 - (1 - limit) * factor**2 if name == "cosine" else limit * factor for name, limit in limits.items()}
-
-
-def resolution(limits: Mapping[str, float]) -> float:
-    """Return the error that limits let pass, of the spread; a cosine of c lets pass a noise of sqrt(2 (1 - c))."""
-    return min((2 * (1 - limit)) ** 0.5 if name == "cosine" else limit for name, limit in limits.items())
-
-
-def cannot_tell(figures: Mapping[str, float], limits: Mapping[str, float], rounding: Mapping[str, float]) -> str:
-    """Return why no comparison can tell whether it is the same model; empty if one can.
-
-    Args:
-        figures: Of `compare`; finite.
-        limits: That the figures are held to.
-        rounding: The model's own, by output, of the spread.
-    """
-    if figures["spread"] < CONSTANT:
-        if figures["size_error"] > resolution(limits):
-            return ""
-        return (
-            "the expected outputs do not depend on the image: between images they differ by "
-            f"{figures['spread']:.1e} of their size, so that a wrong model may have the same ones"
-        )
-    if not rounding:
-        return ""
-    name = max(rounding, key=lambda output: rounding[output])
-    own, least, error = rounding[name], resolution(limits), figures["max_error"]
-    missed = bool(reasons_of(figures, limits, finite=True, repeatable=True))
-    if error > EXPLAINED * own if missed else own <= least / WELL_BELOW:
-        return ""
-    return (
-        f"the model's own rounding in fp32 is {own:.2g} of the spread of '{name}' between images, and the limit is "
-        f"{least:.2g}, so that a difference of {error:.2g} proves nothing"
-    )
+    if set(expected) != set(actual):
+        actual = dict(zip(expected, actual.values(), strict=True))
+    for name, want in expected.items():
+        if want.shape != actual[name].shape:
+            raise DataError(f"The output '{name}' has shape {list(actual[name].shape)}, expected {list(want.shape)}.")
+    return dict(actual)

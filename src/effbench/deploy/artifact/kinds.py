@@ -133,8 +133,3 @@ def images_first(value: Array, batch: int) -> Array:
     """Return one run's output with the batch axis first; an output without one becomes a single row."""
     axis = batch_axis(value.shape, batch)
     return value[None] if axis is None else np.moveaxis(value, axis, 0)
-
-
-def described(kinds: Mapping[str, str]) -> str:
-    """Return the kinds in one line, for the user to see and to correct."""
-    return "outputs judged as " + ", ".join(f"{name}: {kind}" for name, kind in kinds.items())

@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from effbench.deploy.artifact import limits
-from effbench.deploy.artifact.judge import LIMITS
 from effbench.deploy.artifact.kinds import FLOORED
 from effbench.schema import OutputFidelity
 
@@ -24,16 +23,17 @@ class OutputErrors:
         name: The output's.
         kind: One of `kinds.KINDS`.
         expected: Reference outputs, shape (images, ...); axis 1 counts as channels.
-        population: The same of all reference images; the spread is taken from its first ``natural`` ones.
-        natural: How many of the first images are natural.
+        population: The same of all reference images, and how many of the first ones are natural: the spread is that
+            of these.
         precision: Storage precision; selects the limits.
     """
 
-    def __init__(self, name: str, kind: str, expected: Array, population: Array, natural: int, precision: str) -> None:
+    def __init__(self, name: str, kind: str, expected: Array, population: tuple[Array, int], precision: str) -> None:
         self.name, self.kind, self.expected, self.precision = name, kind, expected, precision
+        images, natural = population
         self.natural = natural
         self.exact = not np.issubdtype(expected.dtype, np.floating) or kind in ("integers", "booleans")
-        self._want, signal = _by_channel(expected), _by_channel(population[:natural])
+        self._want, signal = _by_channel(expected), _by_channel(images[:natural])
         self._center = signal.mean(axis=0)
         self.spread = float(np.sqrt(np.mean((signal - self._center) ** 2))) if signal.size else 0.0
         self.peak = float(np.abs(self._want).max(initial=0))
@@ -58,19 +58,22 @@ class OutputErrors:
         result: Array = np.abs(_by_channel(actual) - self._want) / self._scales
         return result
 
-    def compared(self, actual: Array, rounding: Array | None) -> tuple[OutputFidelity, list[str], str]:
+    def compared(
+        self, actual: Array, rounding: Array | float | None, slack: float = 1.0
+    ) -> tuple[OutputFidelity, list[str], str]:
         """Return the figures, the reasons of a failure, and why the comparison cannot tell; empty if it can.
 
         Args:
             actual: Outputs of the same shape.
-            rounding: The model's own, of the spread (`verdict.own_rounding`), or None.
+            rounding: The model's own, of the spread (`judge.own_rounding`), or None.
+            slack: How many times the limits of `limits.LIMITS` an error may be.
         """
         if self.exact:
             return self._compared_exactly(actual, rounding)
         finite = bool(np.isfinite(actual).all())
         have = np.nan_to_num(np.asarray(actual, np.float64))
         errors = self.errors(have)
-        limit, own = self._limits(rounding)
+        limit, own = self._limits(rounding, slack)
         above = (errors / limit[None, :, None]).reshape(-1)
         place = int(above.argmax()) if above.size else 0
         channel = np.unravel_index(place, errors.shape)[1] if above.size else 0
@@ -91,27 +94,33 @@ class OutputErrors:
             rounding=None if own is None else float(own[channel]),
         )
         reasons = [] if finite else [f"the output '{self.name}' holds NaN or infinity"]
-        failures = list(self._failures(output, place, int(cosines.argmin()) if len(cosines) else 0, have))
-        worst = figures["max_error"]
-        if finite and failures and own is not None and worst <= limits.ROUNDING_FACTOR * own[channel]:
-            # Another order of the model's sums may give any of these values.
-            text = f"the model's own rounding (fp32 against float64) is {own[channel]:.1e} of the spread of the output "
-            return output, [], f"{text}'{self.name}', so its error of {worst:.1e} proves nothing"
-        return output, reasons + failures, ""
+        failures = list(self._failures(output, place, int(cosines.argmin()) if len(cosines) else 0, have, slack))
+        doubt = self._doubt(output, own, bool(failures), slack) if finite and own is not None else ""
+        return output, [] if doubt else reasons + failures, doubt
 
-    def _limits(self, rounding: Array | None) -> tuple[Array, Array | None]:
+    def _doubt(self, output: OutputFidelity, own: Array, failed: bool, slack: float) -> str:
+        """Return why the comparison cannot tell: the model's own rounding is as large as the error or the limit."""
+        worst, least = float(own.max()), limits.resolution(limits.relaxed(limits.LIMITS[self.precision], slack))
+        if output.max_error > limits.EXPLAINED * worst if failed else worst <= least / limits.WELL_BELOW:
+            return ""
+        return (
+            f"the model's own rounding in fp32 is {worst:.2g} of the spread of '{self.name}' between images, and the "
+            f"limit is {least:.2g}, so that a difference of {output.max_error:.2g} proves nothing"
+        )
+
+    def _limits(self, rounding: Array | float | None, slack: float) -> tuple[Array, Array | None]:
         """Return by channel the largest error allowed in fp32 and the model's own rounding, relative to the scale."""
-        channels, most = self._want.shape[1], LIMITS["fp32"]["max_error"]
-        if rounding is None or self.constant or self.precision != "fp32":
+        channels, most = self._want.shape[1], slack * limits.LIMITS["fp32"]["max_error"]
+        if rounding is None or self.constant:
             return np.full(channels, most), None
         own = np.broadcast_to(np.asarray(rounding, np.float64), channels) * (self.spread / self.scale)
         # A channel whose few values happen to round exactly may differ as much as the others do.
         own = np.maximum(own, np.sqrt(np.mean(own**2)))
-        least = min(most, limits.LAST_BITS * self.peak / self.scale)
+        least = min(most, max(limits.LEAST, limits.LAST_BITS * self.peak / self.scale))
         return np.clip(limits.ROUNDING_FACTOR * own, least, most), own
 
-    def _failures(self, output: OutputFidelity, place: int, image: int, have: Array) -> Iterator[str]:
-        bounds = dict(LIMITS[self.precision])
+    def _failures(self, output: OutputFidelity, place: int, image: int, have: Array, slack: float) -> Iterator[str]:
+        bounds = limits.relaxed(limits.LIMITS[self.precision], slack)
         if output.limit is not None:
             bounds["max_error"] = output.limit
         for figure, bound in bounds.items():
@@ -127,7 +136,7 @@ class OutputErrors:
         want, value = self.expected.reshape(-1)[place], have.reshape(-1)[place]
         return f"element {index} of image {image}: expected {want:.6g}, observed {value:.6g}"
 
-    def _compared_exactly(self, actual: Array, rounding: Array | None) -> tuple[OutputFidelity, list[str], str]:
+    def _compared_exactly(self, actual: Array, rounding: Array | float | None) -> tuple[OutputFidelity, list[str], str]:
         differ = self.expected != actual
         share = float(differ.mean()) if differ.size else 0.0
         own = None if rounding is None else float(np.max(rounding, initial=0))

@@ -124,7 +124,7 @@ def write_reference(path: Path, source: Artifact, model: ModelProto, calibration
     expected = fidelity.run_all(run, fidelity.feeds(images, batch, spec, preprocessing))
     engine = f"{before.engine}; its graph by effbench's ONNX interpreter, on images of the calibration folder"
     held_out = f"held out of the folder '{calibration.folder}' (SHA-256 of its images {calibration.sha256[:12]})"
-    reference = fidelity.Reference(images, expected, engine, held_out, before.rounding)
+    reference = fidelity.Reference(images, expected, engine, held_out, before.rounding, before.kinds)
     example = encoded.make_example(run, spec, batch, preprocessing, calibration.decoded)
     fidelity.save_reference(path, reference, example)
 

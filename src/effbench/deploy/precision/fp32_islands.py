@@ -21,7 +21,8 @@ from torch import Tensor
 
 from effbench.deploy import Array
 from effbench.deploy.artifact import fidelity
-from effbench.deploy.artifact.judge import LIMITS, compare
+from effbench.deploy.artifact.judge import compare
+from effbench.deploy.artifact.limits import LIMITS
 from effbench.deploy.interpreter import Interpreter
 from effbench.deploy.interpreter.session import HALF_SUMS_SLACK
 from effbench.deploy.precision.float_nodes import shortest_prefix

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from effbench.deploy import Array
 from effbench.deploy.artifact import fidelity
-from effbench.deploy.artifact.judge import LIMITS, compare
+from effbench.deploy.artifact.judge import compare
+from effbench.deploy.artifact.limits import LIMITS
 from effbench.deploy.graph import onnx_file
 from effbench.deploy.graph.run_ort import runner
 from effbench.deploy.precision.float_nodes import shortest_prefix

@@ -78,8 +78,10 @@ def gain_of(exact: Array, error: Array) -> tuple[float, float]:
     if power == 0:
         return 0.0, 0.0
     gain = float((exact * error).sum()) / power
+    if exact.size == 1:
+        return gain, float("inf")
     rest = error - gain * exact
-    return gain, float(np.sqrt((rest**2).mean() / power))
+    return gain, float(np.sqrt((rest**2).sum() / (exact.size - 1) / power))
 
 
 def _fault(constant: PairedConstant, stored: Array, error: Array, text: str) -> OperatorFault:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from effbench.deploy.artifact import kinds
-from effbench.deploy.artifact.verdict import OutputVerdict, Terms, own_rounding, verdict
+from effbench.deploy.artifact.judge import OutputVerdict, Terms, own_rounding, verdict
 from effbench.errors import DataError, UsageError
 
 RNG = np.random.default_rng(3)
@@ -40,14 +40,14 @@ def test_the_limit_follows_the_models_own_rounding() -> None:
 
 def test_a_fault_in_one_exact_channel_is_not_hidden_by_the_rounding_of_another() -> None:
     wrong = LOGITS.copy()
-    wrong[:, 3] *= 1 + 3e-4
+    wrong[:, 3] *= 1 + 1e-3
     rounding = np.full(20, 1e-7)
-    rounding[11] = 2e-6
+    rounding[11] = 2e-5
     assert "element [3]" in judged(LOGITS, wrong, rounding=rounding).reasons[0]
 
 
 def test_an_error_within_the_models_own_rounding_proves_nothing() -> None:
-    result = judged(LOGITS, LOGITS * 1.05, rounding=0.02)
+    result = judged(LOGITS, LOGITS * 1.03, rounding=0.02)
     assert result.reasons == ()
     assert "own rounding" in result.unverifiable
     assert judged(LOGITS, -LOGITS, rounding=0.02).reasons
