@@ -304,7 +304,8 @@ def test_without_a_power_sensor_no_process_is_started(tmp_path, monkeypatch):
 
 
 def test_a_device_that_reports_throttling_is_at_best_a_c():
-    round_ = Round(tuple(10_000_000 + i for i in range(50)), 20, True, 1.0, 1.0, 1)
+    kernel = {"reference_compute_us": 800.0, "reference_memory_us": 3000.0}
+    round_ = Round(tuple(10_000_000 + i for i in range(50)), 20, True, 1.0, 1.0, 1, kernel)
     samples = Samples((round_,) * 10)
     state = {"thermal_status": "ok", "throttle_reasons": None}
     assert "C" > trust.grade(samples, state, state)[0]

@@ -16,7 +16,21 @@ QUIET = {
     "involuntary_switches": 3.0,
     "cpu_mhz_before": 2600.0,
     "cpu_mhz_after": 2600.0,
+    "reference_compute_us": 800.0,
+    "reference_memory_us": 3000.0,
 }
+KERNEL = {key: value for key, value in QUIET.items() if key.startswith("reference")}
+BEFORE = {
+    "cores_online": 2,
+    "reference_compute_us_best": 800.0,
+    "reference_memory_us_best": 3000.0,
+    "reference_earlier_runs": 3,
+}
+"""The machine of a measurement that is not the first there."""
+
+
+def graded(samples, before=BEFORE, after=None):
+    return trust.grade(samples, before, after)
 
 
 def series(count=60, scatter=0.01, seed=0):
@@ -35,11 +49,11 @@ def record(rounds=10, shape=lambda i, x: x, observed=(), **fields):
 
 
 def test_an_undisturbed_measurement_is_an_a_without_reasons():
-    assert trust.grade(record()) == ("A", ())
+    assert graded(record()) == ("A", ())
 
 
 def test_an_idle_measurement_of_six_rounds_of_a_slow_model_is_an_a():
-    assert trust.grade(record(rounds=6, shape=lambda i, x: 50 * x[:12])) == ("A", ())
+    assert graded(record(rounds=6, shape=lambda i, x: 50 * x[:12])) == ("A", ())
 
 
 @pytest.mark.parametrize(
@@ -69,50 +83,97 @@ def test_an_idle_measurement_of_six_rounds_of_a_slow_model_is_an_a():
     ],
 )
 def test_a_fault_is_named_and_graded(expected, reason, samples):
-    letter, reasons = trust.grade(samples)
+    letter, reasons = graded(samples)
     assert any(text.startswith(reason) for text in reasons), reasons
     assert expected == letter, reasons
 
 
 def test_load_in_some_rounds_is_detected_although_the_mean_is_low():
     quiet, busy = record(rounds=9), record(rounds=1, observed={"other_cpu_pct": 60.0})
-    assert trust.grade(Samples(quiet.rounds + busy.rounds))[0] == "A"
-    assert trust.grade(Samples(quiet.rounds[:7] + 3 * busy.rounds))[0] == "B"
+    assert graded(Samples(quiet.rounds + busy.rounds))[0] == "A"
+    assert graded(Samples(quiet.rounds[:7] + 3 * busy.rounds))[0] == "B"
 
 
 def observing_only(observed):
     return Samples(tuple(replace(round_, observed=observed) for round_ in record().rounds))
 
 
-def test_without_any_reading_of_other_load_the_best_grade_is_b():
-    expected = ("B", ("other load could not be observed on this machine",))
-    assert expected == trust.grade(observing_only({}))
-    assert expected == trust.grade(observing_only({"cpu_mhz_before": 2600.0, "cpu_mhz_after": 2600.0}))
+def test_what_was_not_observed_caps_the_grade():
+    unseen = "other load could not be observed on this machine"
+    kernel = "no reference kernel was timed: a machine that was slow in all rounds would not show"
+    assert ("C", (unseen, kernel)) == graded(observing_only({}))
+    assert ("B", (unseen,)) == graded(observing_only(KERNEL))
+    assert ("B", (kernel,)) == graded(observing_only({key: QUIET[key] for key in ("other_cpu_pct", "run_delay_pct")}))
+
+
+def test_the_first_run_on_a_machine_is_a_b():
+    letter, (reason,) = graded(record(), {**BEFORE, "reference_earlier_runs": 0})
+    assert "B" == letter
+    assert reason.startswith("first run on this machine")
 
 
 @pytest.mark.parametrize("reading", ["other_cpu_pct", "run_delay_pct", "involuntary_switches"])
-def test_one_reading_of_other_load_is_enough_for_an_a(reading):
-    assert ("A", ()) == trust.grade(observing_only({reading: QUIET[reading]}))
+def test_one_reading_of_other_load_and_the_kernel_are_enough_for_an_a(reading):
+    assert ("A", ()) == graded(observing_only({reading: QUIET[reading], **KERNEL}))
+
+
+def test_disturbances_that_are_each_small_add_up():
+    parts = {"steal_pct": 7.0, "other_cpu_pct": 35.0, "run_delay_pct": 4.5}
+    for key, value in parts.items():
+        assert "B" == graded(record(observed={key: value}))[0]
+    letter, reasons = graded(record(observed=parts))
+    assert "C" == letter
+    assert reasons[0].startswith("disturbances add up: preempted, other load, stolen time")
+
+
+def test_one_busy_core_of_64_is_not_what_one_of_two_is():
+    busy = record(observed={"other_cpu_pct": 100.0})
+    assert "C" == graded(busy)[0]
+    assert "A" == graded(busy, {**BEFORE, "cores_online": 64})[0]
+
+
+@pytest.mark.parametrize(("kernel", "us"), [("compute", 1000.0), ("memory", 3900.0)])
+def test_a_machine_slower_than_the_best_seen_on_it_is_a_c(kernel, us):
+    letter, reasons = graded(record(observed={f"reference_{kernel}_us": us}))
+    assert "C" == letter
+    assert (
+        f"slow machine: the {kernel} kernel took {100 * (us / QUIET[f'reference_{kernel}_us'] - 1):.0f} %" in reasons[0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        ({"governor": "performance"}, "A"),
+        ({"governor": "powersave"}, "C"),
+        ({"governor": "conservative"}, "B"),
+        ({"core_type": "performance"}, "A"),
+        ({"core_type": "efficiency"}, "C"),
+        ({"core_type": "mixed"}, "B"),
+    ],
+)
+def test_what_is_slow_in_all_rounds_caps_the_grade(state, expected):
+    assert expected == graded(record(), {**BEFORE, **state})[0]
 
 
 def test_involuntary_switches_replace_an_unknown_run_delay():
-    observed = {"other_cpu_pct": 2.0, "involuntary_switches": 300.0}
+    observed = {"other_cpu_pct": 2.0, "involuntary_switches": 300.0, **KERNEL}
     samples = Samples(tuple(replace(item, observed=observed) for item in record().rounds))
-    assert any(item.startswith("preempted") for item in trust.grade(samples)[1])
-    assert trust.grade(record(observed={"involuntary_switches": 300.0}))[0] == "A"
+    assert any(item.startswith("preempted") for item in graded(samples)[1])
+    assert graded(record(observed={"involuntary_switches": 300.0}))[0] == "A"
 
 
 def test_a_machine_that_changed_meanwhile_is_a_c():
     same = {"governor": "performance", "load_average_1m": 0.1}
-    assert trust.grade(record(), same, {**same, "load_average_1m": 0.9}) == ("A", ())
-    letter, reasons = trust.grade(record(), same, {**same, "governor": "powersave"})
+    assert graded(record(), BEFORE | same, {**same, "load_average_1m": 0.9}) == ("A", ())
+    letter, reasons = graded(record(), BEFORE | same, {**same, "governor": "powersave"})
     assert letter == "C"
     assert "governor was performance, then powersave" in reasons[0]
 
 
 def test_reasons_are_ordered_by_severity():
     samples = record(rounds=5, observed={"steal_pct": 3.0}, flags=("early return",))
-    starts = [reason.split(":")[0] for reason in trust.grade(samples)[1]]
+    starts = [reason.split(":")[0] for reason in graded(samples)[1]]
     assert starts == ["early return", "too few rounds", "stolen time"]
 
 

@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from effbench.boundary import quiet
-from effbench.profiles import sources
+from effbench.profiles import cores, sources
 
 Value = str | int | float | None
 
@@ -41,6 +41,7 @@ def observe(packages: Iterable[str] = ()) -> dict[str, Value]:
     return {
         **_identity(),
         "cores_online": os.cpu_count(),
+        "core_type": cores.core_type(SYS, cpus),
         "cores_allowed": len(cpus) if cpus else os.cpu_count(),
         "governor": _agreed(SYS / _CPUFREQ.format(cpu, "scaling_governor") for cpu in cpus),
         "cpu_mhz": cpu_mhz(),

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from effbench.errors import MeasurementError, UsageError
-from effbench.profiles import environment
+from effbench.profiles import environment, reference
 from effbench.profiles.power import Meter
 from effbench.profiles.protocol import BACK_TO_BACK, Between, Protocol
 from effbench.schema import Round
@@ -120,6 +120,8 @@ def measure_round(
     trace = between.trace.as_record() if between and between.trace else {}
     observed |= between.observed() if between else {}
     peak = environment.peak_rss_bytes()
+    # After the peak, since the kernels need memory of their own.
+    observed |= reference.readings(clock)
     if min(samples) <= 0:
         raise MeasurementError("The clock stood still during an inference; it is too coarse for this session.")
     settled = (warmup.inferences, warmup.stationary)

@@ -1,37 +1,30 @@
 """Grade how far a measurement can be trusted: A to D, with the reasons; a pure function of the record.
 
 A: every check passed. B: use with care. C: an indication only. D: not a latency of this model on this machine; never on
-a front. The grade is the worst of all checks. Without any reading of other load, the best grade is B.
+a front. The grade is the worst of all checks. Disturbances add up
+(`effbench.profiles.disturbances`), and what was not observed, or was slow in all rounds alike, caps the grade.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from effbench.profiles.cores import EFFICIENCY, MIXED
+from effbench.profiles.disturbances import TOGETHER, TrustThresholds, core_share, disturbances, observed
 from effbench.profiles.measure import FEWEST_TO_TELL
+from effbench.profiles.reference import KERNELS
 from effbench.schema import Measurement, Samples
 from effbench.statistics import percentiles
 
 Floats = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class TrustThresholds:
-    """The values above which a check grades B, C and D."""
-
-    b: float
-    c: float
-    d: float = float("inf")
-
-    def grade(self, value: float) -> str:
-        """Return the grade of a value."""
-        return "D" if value > self.d else "C" if value > self.c else "B" if value > self.b else "A"
-
+FAST_GOVERNORS = ("performance", "schedutil", "ondemand", "interactive")
+"""Those that run a busy core at its best clock; the reference kernel shows what others lose."""
 
 ROUNDS_FOR_INTERVAL = percentiles.MIN_ROUNDS
 MIN_SAMPLES_PER_ROUND = 10
@@ -40,20 +33,12 @@ MIN_SAMPLES_PER_ROUND = 10
 UNCERTAINTY_PCT = TrustThresholds(2, 5, 20)
 """Half-width of p50's interval. A means that p50 is known to within 2 %; above 20 % nothing is ranked."""
 
-OTHER_CPU_PCT = TrustThresholds(15, 40)
-"""CPU time of other processes, percent of one core, mean over rounds. An idle system with its services and the reading
-of the counters (10 ms ticks in rounds of half a second: 4 %) stays below 15; one busy process uses 100."""
 
 BUSY_ROUND_PCT = 50.0
 BUSY_ROUND_SHARE_PCT = TrustThresholds(20, 50)
 """Share of rounds in which other processes used more than half a core: the mean hides intermittent load, but from a
 fifth of the rounds on it moves the median of the mixture."""
 
-STEAL_PCT = TrustThresholds(2, 10, 50)
-"""Time the hypervisor gave to other guests, percent of one core: it appears in the samples as latency."""
-
-RUN_DELAY_PCT = TrustThresholds(1, 5, 50)
-"""Time this process's threads were ready but not running, percent of wall time; below 1 % it moves p50 by under 2 %."""
 
 SWITCHES_PER_SECOND = TrustThresholds(50, 200)
 """Involuntary context switches, used if the run delay is not readable: kernel threads preempt a lone process about ten
@@ -72,8 +57,6 @@ ORDER = 0.6
 """Kendall's tau between the order of rounds and their medians; above it, a slowdown is monotone and called throttling.
 Six rounds in random order exceed it in under 3 of 100 cases."""
 
-FREQUENCY_DROP_PCT = TrustThresholds(3, 10)
-"""Fall of the highest core frequency over a round, median over rounds: latency follows frequency one to one."""
 
 MISSED_FRAMES_PCT = TrustThresholds(1, 50)
 """Frames that passed during an inference: above one percent, the requested pace was not held."""
@@ -113,7 +96,10 @@ def grade(
         after: The same after the last round.
     """
     reasons = [entry for check in _CHECKS for entry in check(samples) if entry[0] != "A"]
-    reasons += _environment(before or {}, after or {})
+    state = before or {}
+    machine = (*_summed(samples, state), *_busy_rounds(samples, state), *_constant(state), *_unseen(samples, state))
+    reasons += [entry for entry in machine if entry[0] != "A"]
+    reasons += _environment(state, after or {})
     reasons.sort(key=lambda entry: entry[0], reverse=True)
     return (reasons[0][0] if reasons else "A"), tuple(reason for _, reason in reasons)
 
@@ -145,31 +131,55 @@ def _uncertainty(samples: Samples) -> Iterator[tuple[str, str]]:
         yield UNCERTAINTY_PCT.grade(100 * width), f"uncertain: p50 is known only to within ±{width:.1%}"
 
 
-def _load(samples: Samples) -> Iterator[tuple[str, str]]:
-    other = _observed(samples, "other_cpu_pct")
+def _busy_rounds(samples: Samples, before: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    other = observed(samples, "other_cpu_pct") * core_share(before)
     if len(other):
-        mean, busy = float(other.mean()), 100 * float((other > BUSY_ROUND_PCT).mean())
-        worse = max(OTHER_CPU_PCT.grade(mean), BUSY_ROUND_SHARE_PCT.grade(busy))
-        share = f"above {BUSY_ROUND_PCT:.0f} % in {busy:.0f} % of rounds"
-        yield worse, f"other load: other processes used {mean:.0f} % of a core on average, {share}"
-    stolen = _observed(samples, "steal_pct")
-    if len(stolen):
-        yield STEAL_PCT.grade(float(stolen.mean())), f"stolen time: the hypervisor took {stolen.mean():.1f} % of a core"
+        busy = 100 * float((other > BUSY_ROUND_PCT).mean())
+        share = f"more than {BUSY_ROUND_PCT:.0f} % of a core of two in {busy:.0f} % of rounds"
+        yield BUSY_ROUND_SHARE_PCT.grade(busy), f"other load: other processes used {share}"
 
 
-def _preemption(samples: Samples) -> Iterator[tuple[str, str]]:
-    delay = _observed(samples, "run_delay_pct")
-    switches = _observed(samples, "involuntary_switches")
-    if len(delay):
-        yield (
-            RUN_DELAY_PCT.grade(float(delay.mean())),
-            f"preempted: threads waited for a core {delay.mean():.1f} % of the time",
-        )
-    elif len(switches):
+def _switches(samples: Samples) -> Iterator[tuple[str, str]]:
+    switches = observed(samples, "involuntary_switches")
+    if len(switches) and not len(observed(samples, "run_delay_pct")):
         rate = float(switches.sum() / sum(sum(one.samples_ns) for one in samples.rounds) * 1e9)
         yield SWITCHES_PER_SECOND.grade(rate), f"preempted: {rate:.0f} involuntary context switches per second"
-    elif not len(_observed(samples, "other_cpu_pct")):
-        yield "B", "other load could not be observed on this machine"
+
+
+def _unseen(samples: Samples, before: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what the record cannot show: a grade of A needs a reading of each kind of disturbance."""
+    load = len(observed(samples, "other_cpu_pct"))
+    waiting = len(observed(samples, "run_delay_pct")) or len(observed(samples, "involuntary_switches"))
+    kernel = all(len(observed(samples, f"reference_{name}_us")) for name in KERNELS)
+    if not (load or waiting):
+        yield ("B" if kernel else "C"), "other load could not be observed on this machine"
+    elif not (load and waiting):
+        missing = "the waiting of threads" if load else "the load of other processes"
+        yield ("A" if kernel else "B"), f"{missing} could not be observed on this machine"
+    if not kernel:
+        yield "B", "no reference kernel was timed: a machine that was slow in all rounds would not show"
+    elif not before.get("reference_earlier_runs"):
+        yield "B", "first run on this machine: one that was slow in all rounds would not show; measure again"
+
+
+def _constant(before: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what holds in every round alike: the setting of the clock and the kind of core."""
+    governor = str(before.get("governor") or "")
+    slow = [name for name in governor.split("/") if name and name not in FAST_GOVERNORS]
+    if slow:
+        yield ("C" if "powersave" in slow else "B"), f"governor {governor}: the cores may run below their best clock"
+    kind = before.get("core_type")
+    if kind in (EFFICIENCY, MIXED):
+        yield ("C" if kind == EFFICIENCY else "B"), f"it ran on {kind} cores; others of this machine are faster"
+
+
+def _summed(samples: Samples, before: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the grade of each disturbance, and that of all together."""
+    found = list(disturbances(samples, before))
+    yield from ((item.thresholds.grade(item.size), item.text) for item in found)
+    total = sum(item.size / item.thresholds.c for item in found)
+    largest = sorted(found, key=lambda item: item.thresholds.c / max(item.size, 1e-9))[:3]
+    yield TOGETHER.grade(total), f"disturbances add up: {', '.join(item.text.partition(':')[0] for item in largest)}"
 
 
 def _warmup(samples: Samples) -> Iterator[tuple[str, str]]:
@@ -196,25 +206,12 @@ def _drift_across(samples: Samples) -> Iterator[tuple[str, str]]:
         yield DRIFT_ACROSS_PCT.grade(abs(drift)), f"{name}: {drift:+.1f} % from the first rounds to the last"
 
 
-def _frequency(samples: Samples) -> Iterator[tuple[str, str]]:
-    rounds = [
-        observed.observed
-        for observed in samples.rounds
-        if {"cpu_mhz_before", "cpu_mhz_after"} <= observed.observed.keys()
-    ]
-    if rounds:
-        drop = 100 * float(
-            np.median([1 - observed["cpu_mhz_after"] / observed["cpu_mhz_before"] for observed in rounds])
-        )
-        yield FREQUENCY_DROP_PCT.grade(drop), f"throttled: the clock frequency fell {drop:.0f} % during a round"
-
-
 def _protocol(samples: Samples) -> Iterator[tuple[str, str]]:
-    missed = _observed(samples, "missed_frames_pct")
+    missed = observed(samples, "missed_frames_pct")
     if len(missed):
         worst = float(missed.max())
         yield MISSED_FRAMES_PCT.grade(worst), f"behind the pace: {worst:.1f} % of frames were missed"
-    above = _observed(samples, "above_start_c")
+    above = observed(samples, "above_start_c")
     if len(above):
         yield (
             ABOVE_START_C.grade(float(above.max())),
@@ -234,12 +231,10 @@ _CHECKS: tuple[Check, ...] = (
     _early_return,
     _counts,
     _uncertainty,
-    _load,
-    _preemption,
+    _switches,
     _warmup,
     _drift_within,
     _drift_across,
-    _frequency,
     _protocol,
     _modes,
 )
@@ -291,10 +286,6 @@ def second_mode(rounds: Sequence[Sequence[int]]) -> tuple[float, float] | None:
 
 def _series(samples: Samples) -> list[tuple[int, ...]]:
     return [round_.samples_ns for round_ in samples.rounds]
-
-
-def _observed(samples: Samples, key: str) -> Floats:
-    return np.array([round_.observed[key] for round_ in samples.rounds if key in round_.observed])
 
 
 def _change(values: Floats) -> float:

@@ -16,7 +16,7 @@ from effbench import deploy, process
 from effbench.api.export import failures
 from effbench.api.export.stage import Notify
 from effbench.api.keywords import from_fields
-from effbench.api.profile import clocks
+from effbench.api.profile import clocks, references
 from effbench.api.profile.request import ROUNDS, Keep, ProfileRequest
 from effbench.api.profile.select import Selection
 from effbench.api.remote import Remote, RoundAnswer, device_of, lost
@@ -56,6 +56,7 @@ class _Conditions:
     batch: int
     budget_s: float
     keep: Keep
+    home: Path
     force: bool = False
     run: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
     start_c: float | None = None
@@ -139,6 +140,7 @@ def run_profile(request: ProfileRequest) -> Profile:
             batch=request.batch,
             budget_s=request.budget_s,
             keep=request.keep or Store(home).append,
+            home=home,
             force=request.force,
         )
         interrupted = _measure(lanes, conditions, remote, request.notify)
@@ -191,7 +193,9 @@ def _one_round(lane: _Lane, index: int, conditions: _Conditions, remote: Remote)
         doubts = _doubts(remote, answer, conditions)
         with process.reading_answer(f"'{remote.device.name}'"):
             measurement = _measurement(remote.finished(lane.artifact), answer, conditions, remote)
-        measurement = replace(measurement, doubts=doubts)
+        (measured,) = measurement.samples.rounds
+        state = (remote.device.name, conditions.run, measurement.before, measured.observed)
+        measurement = replace(measurement, doubts=doubts, before=references.with_best(conditions.home, *state))
         conditions.keep(measurement)
         lane.rounds.append(measurement)
         lane.lost_in_a_row = 0
