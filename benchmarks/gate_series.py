@@ -105,7 +105,7 @@ CELLS = (
 
 
 def rounds_of(
-    cell: Cell, replays: int, rounds: int, seed: int, slower: float = 0.0, stall: float = 0.0
+    cell: Cell, replays: int, rounds: int, seed: int, slower: float = 0.0, stall: float = 0.0, pairs: int = PAIRS
 ) -> tuple[Floats, Floats]:
     """Return the log ratios of the typical latency and of the tail, (replays, rounds) each.
 
@@ -116,11 +116,12 @@ def rounds_of(
         seed: Of everything drawn.
         slower: B's true slowdown of every inference, as a share.
         stall: B's true slowdown of every fifth inference, as a share.
+        pairs: Of each round.
     """
     rng = np.random.default_rng([seed, CELLS.index(cell)])
-    shape = (replays, rounds, PAIRS)
+    shape = (replays, rounds, pairs)
     logs = cell.make(rng, shape) + LAYOUT / math.sqrt(2) * rng.standard_normal((replays, rounds, 1, 2))
     logs[..., 1] += math.log1p(slower)
     logs[..., ::5, 1] += math.log1p(stall)
-    pairs = logs[..., 1] - logs[..., 0]
-    return np.median(pairs, axis=-1), tail(pairs)
+    ratios = logs[..., 1] - logs[..., 0]
+    return np.median(ratios, axis=-1), tail(ratios)

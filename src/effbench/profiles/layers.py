@@ -6,7 +6,6 @@ The profiler slows both sides, so its times explain a verdict but do not decide 
 from __future__ import annotations
 
 import random
-import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,7 +29,8 @@ def measure_layers(models: Sequence[Path], *, seed: int, runs: int, threads: int
         threads: Intra-operator threads.
 
     Returns:
-        For each side: ``layers`` (name -> [operator, median microseconds]) and ``operators`` (as executed, with count).
+        For each side: ``layers`` (name -> [operator, microseconds of each run]), in the order of execution, and
+        ``operators`` (as executed, with count). The n-th runs of both sides are a pair.
 
     Raises:
         MissingDependencyError: onnxruntime is not installed.
@@ -72,7 +72,7 @@ def profiled(models: Sequence[Path], *, seed: int, runs: int, threads: int, read
 
 
 def read_profile(file: Path) -> dict[str, Any]:
-    """Return the layers of a profile with their median times; warm-up runs are dropped."""
+    """Return the layers of a profile with the times of all runs; warm-up runs are dropped."""
     times: dict[str, list[int]] = {}
     operator: dict[str, str] = {}
     for event in reading.json_file(file, longest=None):
@@ -81,7 +81,5 @@ def read_profile(file: Path) -> dict[str, Any]:
             layer = name.removesuffix(SUFFIX)
             times.setdefault(layer, []).append(int(event["dur"]))
             operator[layer] = str(event["args"].get("op_name", ""))
-    layers = {
-        name: [operator[name], statistics.median(durations[WARMUP:] or durations)] for name, durations in times.items()
-    }
+    layers = {name: [operator[name], durations[WARMUP:] or durations] for name, durations in times.items()}
     return {"layers": layers, "operators": dict(Counter(operator.values()))}

@@ -39,7 +39,7 @@ MIN_BEYOND = 10
 SLOW_PCT = 5.0
 """A process counts as slow if its median exceeds that of the typical process by more than this."""
 
-MIN_INDEPENDENT = 3.0
+MIN_INDEPENDENT = 4.0
 """The p90 of a typical process is bounded from above only if this many samples beyond it are independent: those of a
 round that hardly changes within it say little about its slow end."""
 
@@ -157,7 +157,7 @@ def typical(rounds: Rounds, p: float, level: float = 0.95) -> Estimate | None:
     value = float(np.median(own))
     if len(rounds) < MIN_ROUNDS:
         return Estimate(value, None)
-    rank = _sign_rank(len(rounds), level)
+    rank = sign_rank(len(rounds), level)
     low, high = float(own[rank]), float(own[-1 - rank])
     usual = [samples for samples, slow in zip(rounds, _is_slow(rounds), strict=True) if not slow]
     if len(usual) >= MIN_ROUNDS and supported(usual, p):
@@ -192,8 +192,8 @@ def _is_slow(rounds: Rounds) -> npt.NDArray[np.bool_]:
     return np.asarray(medians > (1 + SLOW_PCT / 100) * np.median(medians))
 
 
-def _sign_rank(count: int, level: float) -> int:
-    """Return how many order statistics at each end the sign test's interval of a median leaves out."""
+def sign_rank(count: int, level: float) -> int:
+    """Return how many order statistics at each end the sign test's interval of a median leaves out; -1 for too few."""
     below, rank = 0.0, 0
     while True:
         below += math.comb(count, rank) / 2**count

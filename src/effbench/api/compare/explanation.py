@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import statistics
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,11 @@ from effbench.deploy.graph import onnx_file
 from effbench.device import PAIR_AGENT
 from effbench.errors import EffbenchError
 from effbench.schema import Artifact
+from effbench.statistics.percentiles import sign_rank
 from effbench.statistics.verdict import Explanation, LayerChange
 
 RUNS = 25
+LEVEL = 0.95
 SHOWN = 8
 ORT_FUSED = ("Fused", "BiasGelu", "QuickGelu", "SkipLayerNormalization", "Attention", "ConvActivation")
 FUSIBLE_PARTS = {"Gelu": ("Erf", "Tanh"), "LayerNormalization": ("ReduceMean",)}
@@ -56,8 +60,8 @@ def explain(a: Artifact, b: Artifact, settings: RoundSettings) -> Explanation:
         executed=executed,
         lost_fusions=lost_fusions(executed, operators),
         layers=changed_layers(left["layers"], right["layers"]),
-        total_a_us=sum(time for _, time in left["layers"].values()),
-        total_b_us=sum(time for _, time in right["layers"].values()),
+        total_a_us=sum(_median(times) for _, times in left["layers"].values()),
+        total_b_us=sum(_median(times) for _, times in right["layers"].values()),
         unknown_reason="" if target == "ort" else f"layers as ONNX Runtime runs them; the verdict is about {target}",
     )
 
@@ -96,10 +100,55 @@ def lost_fusions(executed: Mapping[str, int], operators: Mapping[str, int]) -> t
 
 
 def changed_layers(left: Mapping[str, Any], right: Mapping[str, Any]) -> tuple[LayerChange, ...]:
-    """Return the layers whose time changed most; a layer that one side lacks counts as zero there."""
-    layers = []
-    for name in {*left, *right}:
-        operator = (right.get(name) or left[name])[0]
-        layers.append(LayerChange(name, operator, float(left.get(name, (0, 0))[1]), float(right.get(name, (0, 0))[1])))
-    layers.sort(key=lambda layer: (-abs(layer.change_us), layer.name))
-    return tuple(layers[:SHOWN])
+    """Return the layers that changed, the largest change first; one that a side lacks counts as zero there.
+
+    A layer of both sides is listed only if the 95 % interval of its paired differences excludes zero.
+
+    Args:
+        left: Layers of A: name -> [operator, microseconds of each run].
+        right: Those of B; the n-th runs of both are a pair.
+    """
+    changed = []
+    for a_name, b_name in matched_layers(left, right):
+        operator = (right[b_name] if b_name else left[str(a_name)])[0]
+        a_us = left[a_name][1] if a_name else []
+        b_us = right[b_name][1] if b_name else []
+        if a_us and b_us and not _differ([b - a for a, b in zip(a_us, b_us, strict=False)]):
+            continue
+        changed.append(LayerChange(str(b_name or a_name), operator, *(_median(us) for us in (a_us, b_us))))
+    changed.sort(key=lambda layer: (-abs(layer.change_us), layer.name))
+    return tuple(changed[:SHOWN])
+
+
+def matched_layers(left: Mapping[str, Any], right: Mapping[str, Any]) -> list[tuple[str | None, str | None]]:
+    """Return the layers in pairs: by name, else by operator and name without its numbers, in the order of execution.
+
+    Exporters number nodes throughout a graph, so that one added node renames all behind it.
+    """
+    pairs: list[tuple[str | None, str | None]] = [(name, name) for name in left if name in right]
+    unmatched: dict[tuple[str, str], list[str]] = {}
+    for name in left:
+        if name not in right:
+            unmatched.setdefault(_structure(name, left), []).append(name)
+    for name in right:
+        if name not in left:
+            waiting = unmatched.get(_structure(name, right))
+            pairs.append((waiting.pop(0) if waiting else None, name))
+    return pairs + [(name, None) for names in unmatched.values() for name in names]
+
+
+def _structure(name: str, layers: Mapping[str, Any]) -> tuple[str, str]:
+    return layers[name][0], re.sub(r"\d+", "#", name)
+
+
+def _differ(differences: Sequence[float]) -> bool:
+    """Return whether the sign test's interval of the median excludes zero."""
+    rank = sign_rank(len(differences), LEVEL)
+    if rank < 0:
+        return False
+    ordered = sorted(differences)
+    return ordered[rank] > 0 or ordered[-1 - rank] < 0
+
+
+def _median(values: Sequence[float]) -> float:
+    return float(statistics.median(values)) if values else 0.0
