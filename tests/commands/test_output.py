@@ -81,7 +81,7 @@ def test_what_is_no_effbench_error_is_one_document_too(
 
 
 def test_claims_are_one_document(capsys: pytest.CaptureFixture[str], folder: Path):
-    cli.main(["claims", "iformer-m-params", "--json", "--page", "page.md"])
+    assert 0 == run("claims", "iformer-m-params", "--json", "--page", "page.md")
     data = json.loads(capsys.readouterr().out)["data"]
     assert ["iformer-m-params"] == [finding["name"] for finding in data["findings"]]
     assert ["page.md"] == data["files"]
