@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from effbench import models
-from effbench.api.export.dependencies.record import Places, project_of
+from effbench.api.export.dependencies.record import ABSENT, Places, file_state, project_of
 from effbench.codec import file_sha256
 from effbench.deploy.graph.external_data import external_files
 from effbench.errors import DataError, UsageError
@@ -173,7 +173,8 @@ def code_hashes(*import_strings: str) -> list[str]:
 
 def option_files(options: Mapping[str, str]) -> dict[str, str]:
     """Return the SHA-256 of each file that an option names, by the option's key."""
-    return {key: file_sha256(Path(value)) for key, value in options.items() if Path(value).is_file()}
+    states = {key: file_state(Path(value)) for key, value in options.items()}
+    return {key: state for key, state in states.items() if state != ABSENT}
 
 
 def _external_hashes(path: Path) -> dict[str, str]:

@@ -164,7 +164,7 @@ def test_external_data_outside_the_folder_is_not_read(tmp_path: Path):
 def test_a_file_that_an_option_names_counts_with_its_content(tmp_path: Path):
     labels = tmp_path / "labels.txt"
     labels.write_text("cat\n")
-    options = {"labels": str(labels), "device": "CPU"}
+    options = {"labels": str(labels), "device": "CPU", "folder": str(tmp_path), "long": "x" * 5000}
     before = option_files(options)
     assert ["labels"] == list(before)
     labels.write_text("dog\n")
