@@ -244,7 +244,14 @@ def single(events: Iterable[dict[str, Any]]) -> dict[str, Any]:
     return answer
 
 
-def output(command: Sequence[str], *, time_limit_s: float, stdin: bytes = b"", limit_bytes: int = 64 << 20) -> Output:
+def output(
+    command: Sequence[str],
+    *,
+    time_limit_s: float,
+    stdin: bytes = b"",
+    limit_bytes: int = 64 << 20,
+    cwd: Path | None = None,
+) -> Output:
     """Run a program to its end and return what it printed; it is ended with its own children at either limit.
 
     Raises:
@@ -255,7 +262,7 @@ def output(command: Sequence[str], *, time_limit_s: float, stdin: bytes = b"", l
     with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as printed, tempfile.TemporaryFile() as log:
         given.write(stdin)
         given.seek(0)
-        child = subprocess.Popen(command, stdin=given, stdout=printed, stderr=log, start_new_session=True)
+        child = subprocess.Popen(command, stdin=given, stdout=printed, stderr=log, start_new_session=True, cwd=cwd)
         _LIVE.add(child)
         deadline, pause_s = time.monotonic() + time_limit_s, 0.001
         try:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
+from effbench import reading
 from effbench.errors import DataError
 
 _IMAGENET = Path(__file__).with_name("imagenet.txt")
@@ -27,8 +28,8 @@ def read_classes(file: Path) -> tuple[str, ...]:
         DataError: It cannot be read, is empty, or names a class twice.
     """
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = reading.file_bytes(file, reading.TEXT_BYTES).decode().splitlines()
+    except (DataError, UnicodeDecodeError) as error:
         raise DataError(f"{file} cannot be read as a list of classes: {error}") from error
     names = [line.strip() for line in lines if line.strip()]
     if not names:

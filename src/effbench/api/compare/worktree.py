@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,10 @@ TREE_WORKER = "effbench.api.compare.tree_worker"
 LIMIT_S = 1800.0
 
 
+GIT_LIMIT_S = 600.0
+"""Of one command; a checkout of a large repository takes a minute."""
+
+
 def git(*arguments: str, cwd: Path) -> str:
     """Run git and return its output.
 
@@ -27,13 +30,13 @@ def git(*arguments: str, cwd: Path) -> str:
         UsageError: git is missing, or ends with an error.
     """
     try:
-        result = subprocess.run(["git", *arguments], cwd=cwd, capture_output=True, text=True, check=False)
+        result = process.output(["git", *arguments], time_limit_s=GIT_LIMIT_S, cwd=cwd)
     except FileNotFoundError:
         raise UsageError("git is not installed.", hint="--baseline PATH needs no git.") from None
     if result.returncode:
-        lines = result.stderr.strip().splitlines() or [f"exit code {result.returncode}"]
+        lines = result.errors.strip().splitlines() or [f"exit code {result.returncode}"]
         raise UsageError(f"git {' '.join(arguments[:2])}: {lines[-1]}")
-    return result.stdout.strip()
+    return result.text.strip()
 
 
 def top_of(folder: Path) -> Path:

@@ -48,6 +48,35 @@ def read(path: Path) -> onnx.ModelProto:
     return model
 
 
+def _check_text(model: onnx.ModelProto, path: Path) -> None:
+    """Refuse names that are no text and element types that ONNX lacks: protobuf finds the first only when it is read.
+
+    Raises:
+        DataError: It says which.
+    """
+    from onnx import TensorProto
+
+    graph = model.graph
+    try:
+        for node in graph.node:
+            _ = (
+                node.name,
+                node.op_type,
+                node.domain,
+                *node.input,
+                *node.output,
+                *(item.name for item in node.attribute),
+            )
+        named = (*graph.input, *graph.output, *graph.value_info, *graph.initializer)
+        _ = (graph.name, model.producer_name, *(item.name for item in named))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not a valid ONNX model: a name is no text ({error}).") from error
+    for value in (*graph.input, *graph.output):
+        kind = value.type.tensor_type.elem_type
+        if kind not in TensorProto.DataType.values():
+            raise DataError(f"{path}: not a valid ONNX model: '{value.name}' has an unknown element type {kind}.")
+
+
 def check(model: onnx.ModelProto, path: Path) -> None:
     """Check a model by the rules of the ONNX standard.
 
@@ -56,6 +85,7 @@ def check(model: onnx.ModelProto, path: Path) -> None:
     """
     import onnx
 
+    _check_text(model, path)
     # The checker wants a shape for every output; without one its rank is unknown, which runtimes accept.
     kinds = [value.type.tensor_type for value in model.graph.output if value.type.HasField("tensor_type")]
     shapeless = [kind for kind in kinds if not kind.HasField("shape")]
@@ -65,6 +95,8 @@ def check(model: onnx.ModelProto, path: Path) -> None:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
         raise DataError(f"{path}: not a valid ONNX model: {_reason(error)}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not a valid ONNX model: a name is no text ({error}).") from error
     finally:
         for kind in shapeless:
             kind.ClearField("shape")
