@@ -23,6 +23,7 @@ from effbench.api.claims.kinds import (
     combined,
     decide,
     exactly_quadratic,
+    weakness,
 )
 from effbench.api.claims.registry import CLAIMS, claims_named
 from effbench.api.claims.run import claims, write_page
@@ -51,6 +52,10 @@ def test_one_size_that_fails_fails_the_claim():
     ]  # fmt: skip
 
 
+OBSERVED = {"other_cpu_pct": 2.0, "run_delay_pct": 0.1, "reference_compute_us": 800.0, "reference_memory_us": 3000.0}
+"""On a quiet machine."""
+
+
 def measured(tmp_path: Path, values: dict[tuple[str, int], float], scatter: float = 0.01) -> Campaign:
     """Return a campaign of eight passes with scripted rounds: value x (1 +- scatter) ms and MiB in turn."""
     campaign = Campaign(tmp_path)
@@ -60,7 +65,7 @@ def measured(tmp_path: Path, values: dict[tuple[str, int], float], scatter: floa
         for index in range(8):
             scattered = value * (1 + scatter * (-1) ** (index + px // 64))
             samples_ns = (int(1e6 * scattered),) * 20
-            point.rounds.append(Round(samples_ns, 0, True, 0.0, 0.0, int(2**20 * scattered)))
+            point.rounds.append(Round(samples_ns, 0, True, 0.0, 0.0, int(2**20 * scattered), OBSERVED))
             point.states.append(({}, {}))
     return campaign
 
@@ -86,6 +91,20 @@ def test_linear_growth_holds_and_other_growth_does_not(tmp_path: Path):
     assert FAILS == grown(tmp_path, 1.6, 1).verdict
     # Latency alone is not enough: the MACs have to be proportional.
     assert FAILS == grown(tmp_path, 1.0, 2).verdict
+
+
+def test_evidence_of_grade_c_or_a_law_that_misses_its_points_gives_no_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    assert ("", "the evidence has grade C", "the law misses a point by 32 %") == (
+        weakness(0.02, "B"),
+        weakness(0.02, "C"),
+        weakness(0.32, "A"),
+    )
+    monkeypatch.setitem(OBSERVED, "other_cpu_pct", 90.0)
+    judgement = grown(tmp_path, 1.6, 1)
+    assert UNTESTED == judgement.verdict
+    assert "no verdict, the evidence has grade C" in judgement.result
 
 
 def test_growth_that_was_not_measured_is_open(tmp_path: Path):

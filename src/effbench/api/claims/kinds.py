@@ -25,6 +25,9 @@ from effbench.reports.scaling import exponent
 LINEAR = (0.9, 1.1)
 """A latency is called linear if its exponent lies within these."""
 
+LARGEST_MISFIT = 0.15
+"""A law that misses one of its points by more is not the law of these latencies; its exponent decides nothing."""
+
 MORE = "more passes on an idle machine: run `effbench claims` again"
 
 
@@ -94,6 +97,8 @@ class Grows:
             f"({law.passes} passes, misfit {100 * law.law.misfit:.0f} %, trust {measured.trust})"
         )
         verdict = timed if counted else FAILS
+        if counted and (weak := weakness(law.law.misfit, measured.trust)):
+            return Judgement(UNTESTED, f"{result}: no verdict, {weak}", MORE)
         return Judgement(verdict, result, MORE if verdict == UNTESTED else "")
 
 
@@ -103,6 +108,13 @@ def exactly_quadratic(item: Series) -> bool:
     # Second differences of MACs / N over N are zero, and the first are above.
     slopes = [(macs[i + 1] * n[i] - macs[i] * n[i + 1], (n[i + 1] - n[i]) * n[i] * n[i + 1]) for i in range(len(n) - 1)]
     return all(a * d == c * b for (a, b), (c, d) in pairwise(slopes)) and slopes[0][0] > 0
+
+
+def weakness(misfit: float, trust: str) -> str:
+    """Return why a fitted law decides nothing: it misses its own points, or they are no trusted latencies."""
+    if misfit > LARGEST_MISFIT:
+        return f"the law misses a point by {100 * misfit:.0f} %"
+    return f"the evidence has grade {trust}" if trust in ("C", "D") else ""
 
 
 def unmeasured(item: Series) -> Judgement:

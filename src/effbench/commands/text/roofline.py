@@ -54,8 +54,15 @@ def _line(roof: Roof) -> list[str]:
         "" if flop is None or moved is None else f"{flop / moved:.1f}",
         "" if flop is None else f"{flop / roof.p50_ms / 1e6:.1f}",
         "" if roof.roof_ms is None else f"{roof.roof_ms:.3f}",
-        "" if share is None else f"{100 * share[0]:.0f} % ({100 * share[1]:.0f} to {100 * share[2]:.0f})",
+        "" if share is None else _share(*share),
     ]
+
+
+def _share(middle: float, low: float, high: float) -> str:
+    """Return the share of the roof; one above it is impossible, so that a peak was measured too low."""
+    if low > 1:
+        return "above the roof: measure the peaks again"
+    return f"{100 * middle:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
 
 
 def _operators(roof: Roof) -> list[str]:
