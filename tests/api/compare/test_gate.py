@@ -8,6 +8,7 @@ import subprocess
 import sys
 import sysconfig
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -262,6 +263,9 @@ def test_an_unknown_figure_is_open_and_a_budget_of_other_artifacts_does_not_appl
     fidelity = Fidelity(True, "x", 1, 0, 0, 1, 1, True, True, {})
     verified = artifact(fidelity=fidelity, placement={"accelerator_share": 0.5})
     assert ["passed", "missed"] == [check.status for check in budgets.check(listed, verified, {}, None, "local")]
+    open_case = artifact(fidelity=replace(fidelity, passed=False, unverifiable="its outputs are constant"))
+    (check,) = budgets.check(listed[:1], open_case, {}, None, "local")[:1]
+    assert (check.status, check.note) == ("open", "its outputs are constant")
 
 
 def test_a_suite_file_with_a_wrong_key_is_refused(tmp_path: Path):
