@@ -154,7 +154,9 @@ def _signature_doubts(rows: Sequence[dict[str, Any]], head: KitHead, home: Path,
 def _claim(fidelity: Fidelity) -> str:
     """Say what the kit's run said of the outputs: a claim, since this home has not seen them."""
     if fidelity.unverifiable:
-        return f"claimed by the kit's run: no comparison can tell whether it is the same model ({fidelity.unverifiable})"
+        return (
+            f"claimed by the kit's run: no comparison can tell whether it is the same model ({fidelity.unverifiable})"
+        )
     found = "the same model" if fidelity.passed else "NOT the same model"
     return f"claimed by the kit's run: {found} (max error {fidelity.max_error:.1e})"
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from effbench import deploy
-from effbench.api.export.exporter import GRAPH_PACKAGES, WRITERS
+from effbench.api.export.exporter import GRAPH_PACKAGES, WRITERS, proof_sha256
 from effbench.api.export.request import ExportRequest, check_precisions
 from effbench.api.export.run import run_export
 from effbench.api.export.source import code_hashes, ingredients, resolve, versions
@@ -26,11 +26,7 @@ from effbench.errors import DataError, EffbenchError, UnavailableError
 from effbench.schema import CALIBRATED, DEFAULT_BATCH, Cell, Device, InputShapes, Resolution
 from effbench.store import BadLineWarning, append_line, read_lines
 
-CODE = (
-    "effbench.deploy.graph.from_torch:from_module",
-    "effbench.deploy.artifact.fidelity:check",
-    "effbench.api.export.graph_proof:prove_export",
-)
+CODE = ("effbench.deploy.graph.from_torch:from_module", "effbench.deploy.artifact.fidelity:check")
 SEARCHES = {"fp16": ("effbench.deploy.precision.diagnose:examine",)}
 """The search that repairs a precision which misses its limit."""
 PACKAGES = (*GRAPH_PACKAGES, "nncf")
@@ -227,7 +223,8 @@ def _model(model: str, weights: str | None, seed: int) -> str:
 
 @cache
 def _code(target: str, precision: str) -> str:
-    return fingerprint(code_hashes(*CODE, target, *WRITERS.get(precision, ()), *SEARCHES.get(precision, ())))
+    code = code_hashes(*CODE, target, *WRITERS.get(precision, ()), *SEARCHES.get(precision, ()))
+    return fingerprint([proof_sha256(), *code])
 
 
 class Journal:
