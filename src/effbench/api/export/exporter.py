@@ -39,6 +39,7 @@ _CALIBRATED_BY = tuple(
         "noise:quantization_noise",
         "mix:mixed",
         "calibration:write_reference",
+        "pairing:pair",
     )
 )
 WRITERS = {"fp16": ("effbench.deploy.precision.half:to_fp16",), **dict.fromkeys(CALIBRATED, _CALIBRATED_BY)}

@@ -56,6 +56,10 @@ def precision(job: dict[str, Any], emit: Any) -> None:
     bundle.write(Path(job["folder"]), build)
 
 
+PAIRED_IMAGES = 2
+"""Calibration images that a quantized graph is compared with its float graph on, operator by operator."""
+MOST_FAULTS = 20
+"""Operators that a record lists."""
 Written = tuple[Any, dict[str, Any], tuple[str, ...]]
 """A graph, the entries of its placement, and its notes."""
 
@@ -100,6 +104,9 @@ def _quantized(source: Artifact, model: Any, job: dict[str, Any], draft: Path, s
             entries |= {"float_nodes": list(result.float_nodes), "float_type": "fp32"}
         if result.clipping:
             entries["ranges"] = "extremes"
+    stages.begin("compare operator by operator")
+    paired, remarks = _paired(model, quantized, batches[: -(-PAIRED_IMAGES // (spec.shape[0] or 1))])
+    entries, notes = entries | paired, (*notes, *remarks)
     if calibration.check_images is not None:
         stages.begin("reference outputs on images of the calibration folder")
         try:
@@ -107,6 +114,22 @@ def _quantized(source: Artifact, model: Any, job: dict[str, Any], draft: Path, s
         except ConversionError as error:
             notes = (*notes, f"verified on synthetic images: {error.message}")
     return quantized, entries, notes
+
+
+def _paired(model: Any, quantized: Any, batches: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return what the comparison of a quantized graph with its float graph found, as entries of placement and notes."""
+    from effbench.deploy.precision.pairing import pair
+
+    try:
+        result = pair(model, quantized, batches)
+    except ConversionError as error:
+        return {}, (f"not compared operator by operator: {error.message}",)
+    faults = [str(fault) for fault in result.faults]
+    entries = {"paired_operators": result.compared, "operator_faults": faults[:MOST_FAULTS]}
+    if not faults:
+        return entries, ()
+    count = f"{len(faults)} of {result.compared} operators differ" if len(faults) > 1 else "an operator differs"
+    return entries, (f"{count} from the float graph by more than quantization explains: {faults[0]}",)
 
 
 def mix(job: dict[str, Any], emit: Any) -> None:
