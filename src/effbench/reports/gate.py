@@ -82,7 +82,7 @@ def notes(report: ComparisonReport) -> list[str]:
         if item.lost_rounds:
             lost = counted(item.lost_rounds, "round was", "rounds were")
             lines.append(f"{item.name}: {lost} lost and not counted")
-        lines += [f"{item.name}: {line}" for line in (*_processes(item), *_unseen(item), *_plan(item))]
+        lines += [f"{item.name}: {line}" for line in (*_processes(item), *_unseen(item), *_plan(item), *item.notes)]
         if item.latency_ms is not None:
             low_high = item.latency_interval_ms
             around = f" [{low_high[0]:.3f}, {low_high[1]:.3f}]" if low_high else ""

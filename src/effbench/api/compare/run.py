@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from effbench import deploy
-from effbench.api.compare import identity, noise
+from effbench.api.compare import caches, identity, noise
 from effbench.api.compare.noise import MachineNoise
 from effbench.api.compare.pairs import Pair, pairs_of
 from effbench.api.compare.request import BUDGET_S, CompareRequest
@@ -124,6 +124,10 @@ def compare_pairs(
         verdict = comparisons[pair.name].verdict() if pair.name in comparisons else _unchanged(pair, compared)
         if pair.name in comparisons and identity.identical(compared) and not verdict.reason:
             verdict = replace(verdict, reason=f"{identity.sentence(compared)}; timed all the same")
+        if pair.name in comparisons and remote.local:
+            sizes = (pair.a.subject.size_bytes, pair.b.subject.size_bytes)
+            hidden = caches.warning(*sizes, caches.last_level_bytes())
+            verdict = replace(verdict, notes=(*verdict.notes, *([hidden] if hidden else [])))
         verdicts.append(replace(verdict, identity=compared))
     return verdicts, interrupted
 
