@@ -77,7 +77,8 @@ def record_program(words: Sequence[str], folder: Path, home: Path, limit_s: floa
     Args:
         words: The program and its arguments.
         folder: The current folder.
-        home: The home folder; what is left there outside `~/.cache/effbench` and `~/.config/effbench` counts.
+        home: The home folder; what is left there outside `~/.cache/effbench` and `~/.config/effbench` counts,
+            and in the folder for temporary files outside `effbench-*`.
         limit_s: The command is killed after this time.
         env: Further environment variables.
     """
@@ -93,7 +94,8 @@ def record_program(words: Sequence[str], folder: Path, home: Path, limit_s: floa
     )
     lines = log.read_text(errors="replace").splitlines()
     log.unlink()
-    written = {*_written(lines, (folder, home, scratch)), *_left(home), *(str(path) for path in scratch.rglob("*"))}
+    left = (path for path in scratch.rglob("*") if not path.relative_to(scratch).parts[0].startswith("effbench-"))
+    written = {*_written(lines, (folder, home, scratch)), *_left(home), *map(str, left)}
     return Recorded(done.returncode, done.stdout + done.stderr, tuple(_attempts(lines)), tuple(sorted(written)))
 
 

@@ -38,9 +38,9 @@ def prove_inside(files: list[Path], root: Path, model: str) -> None:
         if not file.resolve().is_relative_to(root.resolve()):
             raise EffbenchError(
                 f"'{model}' would be exported from {file}, which is outside {root}.",
-                hint="An installed copy of the package takes precedence over the one in the tree. The gate puts the "
-                "tree and its src/ first on the module path. If the model lies elsewhere in the tree, give its folder "
-                "with --path; otherwise uninstall the copy.",
+                hint="Packages of the tree and its src/ come before installed copies; folders without __init__.py and "
+                "names of the standard library do not. If the model lies elsewhere in the tree, give its folder with "
+                "--path.",
             )
 
 

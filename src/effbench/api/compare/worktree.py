@@ -17,6 +17,8 @@ from effbench.schema import Cell
 
 TREE_WORKER = "effbench.api.compare.tree_worker"
 LIMIT_S = 1800.0
+IDENTITY = ("-c", "user.name=effbench", "-c", "user.email=effbench@localhost")
+"""For git's log of worktrees: where the user has set none, git looks the name of this machine up in the network."""
 
 
 GIT_LIMIT_S = 600.0
@@ -30,7 +32,7 @@ def git(*arguments: str, cwd: Path) -> str:
         UsageError: git is missing, or ends with an error.
     """
     try:
-        result = process.output(["git", *arguments], time_limit_s=GIT_LIMIT_S, cwd=cwd)
+        result = process.output(["git", *IDENTITY, *arguments], time_limit_s=GIT_LIMIT_S, cwd=cwd)
     except FileNotFoundError:
         raise UsageError("git is not installed.", hint="--baseline PATH needs no git.") from None
     if result.returncode:
