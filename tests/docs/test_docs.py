@@ -23,7 +23,7 @@ from effbench.cli import cli
 from effbench.deploy.artifact.limits import LIMITS
 from effbench.deploy.targets.qnn import snapdragon
 from effbench.errors import UsageError
-from effbench.profiles import devices, trust
+from effbench.profiles import devices, disturbances, trust
 
 EXAMPLES = ROOT / "examples"
 FIRST = ("install", "models", "first-model", "export", "verify", "profile", "state")
@@ -356,19 +356,21 @@ def rows(page: str, heading: str) -> dict[str, list[str]]:
 
 
 def test_the_table_of_grades_is_that_of_the_code():
-    def cells(limits: trust.TrustThresholds) -> list[str]:
+    def cells(limits: disturbances.TrustThresholds) -> list[str]:
         return [f"{value:g} %" if value != float("inf") else "" for value in (limits.b, limits.c, limits.d)]
 
     expected = {
         "half-width of p50's interval": trust.UNCERTAINTY_PCT,
-        "CPU time of other processes, of one core": trust.OTHER_CPU_PCT,
+        "CPU time of other processes, of one core of two": disturbances.OTHER_CPU_PCT,
         "share of rounds with other processes above half a core": trust.BUSY_ROUND_SHARE_PCT,
-        "time ready but not running": trust.RUN_DELAY_PCT,
-        "time taken by the hypervisor, of one core": trust.STEAL_PCT,
+        "time ready but not running": disturbances.RUN_DELAY_PCT,
+        "time taken by the hypervisor, of one core": disturbances.STEAL_PCT,
         "rounds that were not stationary": trust.NOT_STATIONARY_PCT,
         "drift within rounds": trust.DRIFT_WITHIN_PCT,
         "drift across rounds": trust.DRIFT_ACROSS_PCT,
-        "fall of the clock frequency": trust.FREQUENCY_DROP_PCT,
+        "fall of the clock frequency": disturbances.FREQUENCY_DROP_PCT,
+        "reference kernel slower than the best seen on the machine": disturbances.REFERENCE_LOSS_PCT,
+        "sum of the disturbances, in percent of their C thresholds": disturbances.TOGETHER_PCT,
         "frames missed by a paced round": trust.MISSED_FRAMES_PCT,
         "distance of a second mode": trust.MODE_GAP_PCT,
     }

@@ -52,8 +52,8 @@ FREQUENCY_DROP_PCT = TrustThresholds(3, 10)
 REFERENCE_LOSS_PCT = TrustThresholds(5, 10, 100)
 """How much slower the reference kernels were than the best ever seen on this machine, median over rounds."""
 
-TOGETHER = TrustThresholds(0.75, 1)
-"""The sum of all disturbances, each divided by its C threshold."""
+TOGETHER_PCT = TrustThresholds(75, 100)
+"""The sum of all disturbances, each in percent of its C threshold."""
 
 
 class Disturbance(NamedTuple):

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from effbench.profiles.cores import EFFICIENCY, MIXED
-from effbench.profiles.disturbances import TOGETHER, TrustThresholds, core_share, disturbances, observed
+from effbench.profiles.disturbances import TOGETHER_PCT, TrustThresholds, core_share, disturbances, observed
 from effbench.profiles.measure import FEWEST_TO_TELL
 from effbench.profiles.reference import KERNELS
 from effbench.schema import Measurement, Samples
@@ -177,9 +177,12 @@ def _summed(samples: Samples, before: Mapping[str, Any]) -> Iterator[tuple[str, 
     """Yield the grade of each disturbance, and that of all together."""
     found = list(disturbances(samples, before))
     yield from ((item.thresholds.grade(item.size), item.text) for item in found)
-    total = sum(item.size / item.thresholds.c for item in found)
+    total = sum(100 * item.size / item.thresholds.c for item in found)
     largest = sorted(found, key=lambda item: item.thresholds.c / max(item.size, 1e-9))[:3]
-    yield TOGETHER.grade(total), f"disturbances add up: {', '.join(item.text.partition(':')[0] for item in largest)}"
+    yield (
+        TOGETHER_PCT.grade(total),
+        f"disturbances add up: {', '.join(item.text.partition(':')[0] for item in largest)}",
+    )
 
 
 def _warmup(samples: Samples) -> Iterator[tuple[str, str]]:
