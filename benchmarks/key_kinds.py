@@ -169,8 +169,9 @@ def option_rows(bench: Bench) -> list[tuple[str, bool]]:
         _, after = bench.export(*arguments)
         rows.append((name, before != after))
         print(rows[-1], file=sys.stderr)
-    for name, option in {"--seed": ("--seed", "1"), "--batch": ("--batch", "2"), "--res": ("--res", "40")}.items():
+    for name, option in {"--seed": ("--seed", "1"), "--batch": ("--batch", "2")}.items():
         rows.append((name, bench.export(*factory)[1] != bench.export(*factory, *option)[1]))
+    rows.append(("--res", bench.export(*factory)[1] != bench.export(*factory[:-1], "40")[1]))
     torch = (FACTORY, "--target", "torch", "--res", SIZE)
     rows.append(("--set of a target", bench.export(*torch)[1] != bench.export(*torch, "--set", "mode=compile")[1]))
     return rows
