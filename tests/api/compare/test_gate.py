@@ -139,6 +139,9 @@ def test_most_changes_cost_nothing_and_a_slowdown_is_explained(repo: Path):
 @pytest.mark.slow
 def test_both_trees_alternate_inside_an_agent_of_a_device(repo: Path, tmp_path: Path, pipe: Any):
     (repo / "effbench.toml").write_text(SUITE + pipe("bench", tmp_path))
+    code, _, stderr = gate(repo, "--base", "HEAD", "--device", "bench")
+    assert (2, True) == (code, "Unknown device 'bench'" in stderr), stderr  # devices are those of the base
+    git(repo, "commit", "--quiet", "--all", "--message", "a device")
     code, report, stderr = gate(repo, "--base", "HEAD", "--device", "bench")
     assert (0, True) == (code, report["verdicts"][0]["identical"]), stderr
     assert not (tmp_path / "home").exists(), "identical files need no device"
