@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from effbench import reading
+from effbench.errors import DataError
 from effbench.profiles.reference import KERNELS
 from effbench.store import write_atomically
 
@@ -34,13 +36,16 @@ def with_best(home: Path, device: str, run: str, before: Mapping[str, Any], obse
         return before
     path = home / FILE
     try:
-        stored = json.loads(path.read_text())
-    except (OSError, ValueError):
+        stored = reading.json_file(path)
+    except DataError:
         stored = {}
     machine = " | ".join([device, *(str(before.get(key)) for key in IDENTITY)])
     entry = stored.get(machine) if isinstance(stored, dict) else None
     best: dict[str, Any] = entry if isinstance(entry, dict) else {}
-    runs = [one for one in best.get("runs", ()) if isinstance(one, str) and one != run]
+    earlier_runs = best.get("runs")
+    runs = [
+        one for one in (earlier_runs if isinstance(earlier_runs, list) else ()) if isinstance(one, str) and one != run
+    ]
     for key in keys:
         earlier = best.get(key)
         best[key] = min(observed[key], earlier) if isinstance(earlier, int | float) and earlier > 0 else observed[key]
