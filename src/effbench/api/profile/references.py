@@ -42,7 +42,7 @@ def with_best(home: Path, device: str, run: str, before: Mapping[str, Any], obse
     machine = " | ".join([device, *(str(before.get(key)) for key in IDENTITY)])
     entry = stored.get(machine) if isinstance(stored, dict) else None
     best: dict[str, Any] = entry if isinstance(entry, dict) else {}
-    earlier_runs = best.get("runs")
+    known = best.get("runs")
     runs = [
         one for one in (earlier_runs if isinstance(earlier_runs, list) else ()) if isinstance(one, str) and one != run
     ]
