@@ -43,9 +43,7 @@ def with_best(home: Path, device: str, run: str, before: Mapping[str, Any], obse
     entry = stored.get(machine) if isinstance(stored, dict) else None
     best: dict[str, Any] = entry if isinstance(entry, dict) else {}
     known = best.get("runs")
-    runs = [
-        one for one in (earlier_runs if isinstance(earlier_runs, list) else ()) if isinstance(one, str) and one != run
-    ]
+    runs = [one for one in (known if isinstance(known, list) else ()) if isinstance(one, str) and one != run]
     for key in keys:
         earlier = best.get(key)
         best[key] = min(observed[key], earlier) if isinstance(earlier, int | float) and earlier > 0 else observed[key]
