@@ -7,14 +7,14 @@ output, and last at the name. A user's word wins over it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any
 
 from effbench.errors import UsageError, unknown_name
 
-Array = npt.NDArray[Any]
+if TYPE_CHECKING:  # an export whose artifacts exist reads the names of kinds, and needs no numpy
+    import numpy.typing as npt
+
+    Array = npt.NDArray[Any]
 
 KINDS: dict[str, str] = {
     "logits": "relative to the spread between images",
@@ -87,10 +87,10 @@ def guess_all(
 
 def guess(name: str, value: Array, image: tuple[int, int], writer: str = "") -> str:
     """Return the guessed kind of one output, shape (images, ...)."""
-    if value.dtype == np.bool_:
+    if value.dtype.kind == "b":
         return "booleans"
     spatial = value.ndim >= 3 and any(min(shape) * 4 >= min(image) for shape in (value.shape[-2:],))
-    if np.issubdtype(value.dtype, np.integer):
+    if value.dtype.kind in "iu":
         return "mask" if spatial and value.ndim in (3, 4) else "integers"
     if value.shape[-1] == 4 and value.ndim == 3:
         return "boxes"
@@ -112,12 +112,16 @@ def _between_0_and_1(value: Array) -> bool:
 
 
 def _sums_to_1(value: Array) -> bool:
+    import numpy as np
+
     axes = {axis for axis in (1, value.ndim - 1) if 0 < axis < value.ndim and value.shape[axis] > 1}
     return any(np.allclose(value.sum(axis=axis), 1, atol=1e-3) for axis in axes)
 
 
 def _ranked(value: Array) -> bool:
     """Return whether the rows of every image are in descending order, as behind a TopK."""
+    import numpy as np
+
     if value.ndim != 2 or value.shape[1] < 3 or not np.isfinite(value).all():
         return False
     steps = np.diff(value.astype(np.float64), axis=1)
@@ -131,5 +135,7 @@ def batch_axis(shape: tuple[int, ...], batch: int) -> int | None:
 
 def images_first(value: Array, batch: int) -> Array:
     """Return one run's output with the batch axis first; an output without one becomes a single row."""
+    import numpy as np
+
     axis = batch_axis(value.shape, batch)
     return value[None] if axis is None else np.moveaxis(value, axis, 0)
