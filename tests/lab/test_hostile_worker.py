@@ -28,7 +28,10 @@ class Deep:
         return getattr, (Path, "home"), {"x": Bomb()}, iter([Bomb()]), iter([("key", Bomb())])
 
 
-@pytest.mark.parametrize("value", [Bomb(), Deep(), [Bomb()], {"a": Bomb()}, (Bomb(), "text")], ids=str)
+IDS = ("bare", "deep", "list", "dict", "tuple")
+
+
+@pytest.mark.parametrize("value", [Bomb(), Deep(), [Bomb()], {"a": Bomb()}, (Bomb(), "text")], ids=IDS)
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_a_pickle_runs_nothing(value: Any, protocol: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
