@@ -87,7 +87,7 @@ def test_a_hash_is_taken_once_and_again_when_a_image_changes(tmp_path: Path, mon
         read.append(args)
         return load_calibration(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("effbench.api.export.calibration_images.load_calibration", counted)
+    monkeypatch.setattr("effbench.deploy.precision.calibration.load_calibration", counted)
     model = Backbone("toy", "toy", "toy:net")
     first, again = (calibration_images(folder, model, [InputShapes((32, 32))], ["int8"]).hashes for _ in range(2))
     assert first == again

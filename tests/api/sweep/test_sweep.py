@@ -14,6 +14,7 @@ from effbench.api.export import exporter
 from effbench.api.export.dependencies.builds import Builds
 from effbench.api.export.dependencies.record import Places, file_state
 from effbench.api.export.source import code_hashes
+from effbench.api.export.stage import EXPORT_WORKER
 from effbench.api.sweep import jobs
 from effbench.api.sweep.jobs import CellJob, Journal
 from effbench.api.sweep.run import Run, graphs, split
@@ -90,7 +91,7 @@ def test_one_cell_of_a_graph_goes_first_and_everything_ends(tmp_path: Path):
 def test_a_failed_graph_is_tried_once(tmp_path: Path):
     record = tmp_path / "failures" / "g-graph"
     record.mkdir(parents=True)
-    (record / "failure.json").write_text(json.dumps({"job": {"op": "graph"}}))
+    (record / "failure.json").write_text(json.dumps({"module": EXPORT_WORKER, "job": {"op": "graph"}}))
     tried: list[CellJob] = []
     run = Run(PLAN, Journal(tmp_path), lambda text: None, len(PLAN))
 
