@@ -45,7 +45,8 @@ def test_a_pickle_runs_nothing(value: Any, protocol: int, tmp_path: Path, monkey
 def test_plain_values_stay_and_an_exception_keeps_its_name() -> None:
     value = {"status": "OK", "numbers": [1, 2.5, None, True], "bytes": b"x", "set": {1}}
     assert value == inert.loads(pickle.dumps(value))
-    error = inert.loads(pickle.dumps(ZeroDivisionError("by zero")))
+    # As the standard library pickles it; a package may have changed how this process pickles exceptions.
+    error = inert.loads(b"cbuiltins\nZeroDivisionError\n(Vby zero\ntR.")
     assert ("ZeroDivisionError", "by zero") == (type(error).__name__, str(error))
 
 

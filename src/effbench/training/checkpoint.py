@@ -108,6 +108,8 @@ def load(folder: Path) -> tuple[int, dict[str, Any]] | None:
         if file_sha256(newest / TENSORS) != data["sha256"]:
             raise DataError(f"{newest / TENSORS}: the checksum does not match.", hint=hint)
         return data["step"], unpack(data["state"], load_file(newest / TENSORS))
+    except DataError as error:
+        raise DataError(error.message, hint=hint) from error
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise DataError(f"{newest}: not a complete checkpoint ({error}).", hint=hint) from error
 

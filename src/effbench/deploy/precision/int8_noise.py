@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from effbench.deploy import Array
 from effbench.deploy.artifact import fidelity
 from effbench.deploy.artifact.judge import compare
@@ -271,4 +273,6 @@ def signal_to_noise_db(expected: Mapping[str, Array], outputs: Mapping[str, Arra
 
 def _figures(expected: Mapping[str, Array], outputs: Mapping[str, Array]) -> dict[str, float]:
     figures = compare(expected, outputs, len(next(iter(outputs.values()))))
+    if not all(np.isfinite(value).all() for value in outputs.values()):
+        return dict.fromkeys(figures, -math.inf)
     return {name: value if math.isfinite(value) else -math.inf for name, value in figures.items()}
