@@ -25,7 +25,7 @@ from effbench.api.export.run import export
 from effbench.data import pixels
 from effbench.deploy import get as target_of
 from effbench.deploy.artifact import bundle, fidelity
-from effbench.profiles.accuracy import evaluate, score_output
+from effbench.profiles.accuracy import EvaluationSettings, Images, evaluate, score_output
 
 MODEL, TARGETS, ROUNDS, PORTION, WORKERS = "regla_m", ("ort", "ov"), 8, 48, 1
 
@@ -62,7 +62,7 @@ def ratio(target: str, home: Path) -> tuple[float, float, float, float]:
                 for tensor in ready:
                     session({spec.name: tensor})
             else:
-                list(evaluate(session, load, indices, labels, spec=spec, output=output, batch=1, workers=WORKERS))
+                list(evaluate(session, Images(load, indices, labels), EvaluationSettings(spec, output, 1, WORKERS)))
             if number:  # the first round warms up
                 seconds.append((time.perf_counter() - start[0], time.thread_time() - start[1]))
     pairs = zip(bare_s, evaluate_s, strict=True)

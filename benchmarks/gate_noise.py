@@ -37,7 +37,8 @@ def stopped(typical: np.ndarray, rng: np.random.Generator, rules: Rules) -> np.n
     """Return the outcomes of runs at the rounds in which they stop."""
     codes, settled = outcomes(typical, typical + TAIL * rng.standard_normal(typical.shape), rules)
     last = np.where(settled.any(axis=1), settled.argmax(axis=1), typical.shape[1] - 1)
-    return codes[np.arange(len(codes)), last]
+    final: np.ndarray = codes[np.arange(len(codes)), last]
+    return final
 
 
 def main() -> None:

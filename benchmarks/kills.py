@@ -139,10 +139,10 @@ def rounds(place: Place) -> list[str]:
         except ValueError:
             if number < len(lines) - 1:
                 place.note("torn", f"line {number + 1} of the store")
-    for line, count in Counter(whole).items():
+    for record, count in Counter(whole).items():
         if count > 1:
-            place.note("doubled", f"a round is stored {count} times: {line[:120]}")
-    imported = [json.loads(line)["run"] for line in whole if json.loads(line)["origin"] == "imported"]
+            place.note("doubled", f"a round is stored {count} times: {record[:120]}")
+    imported = [one["run"] for one in map(json.loads, whole) if one["origin"] == "imported"]
     if len(imported) > len(set(imported)):
         place.note("doubled", "an import is stored twice")
     return whole

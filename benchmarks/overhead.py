@@ -25,7 +25,7 @@ from statistics import median
 
 import numpy as np
 
-from effbench.profiles.measure import Call, Feeds, sample
+from effbench.profiles.measure import Call, Feeds, RoundPlan, sample
 from effbench.statistics.percentiles import student_t
 
 LIMIT_US = 2.0
@@ -70,7 +70,7 @@ def harness_ns(session: Call, feeds: Feeds, calls: int) -> tuple[float, float, f
     The clock is the real one: a recording clock would be Python code too, and cold after a long inference.
     """
     start = time.perf_counter_ns()
-    samples = sample(session, feeds, calls, 0.0, 3600.0, time.perf_counter_ns)
+    samples = sample(session, feeds, RoundPlan(calls, 0.0, 3600.0), time.perf_counter_ns)
     wall = time.perf_counter_ns() - start
     inside, clock = 0, time.perf_counter_ns
     start = clock()

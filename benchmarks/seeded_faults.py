@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import onnx
@@ -152,7 +152,7 @@ def by_openvino(model: onnx.ModelProto) -> fidelity.Run:
     )
     names = [output.name for output in model.graph.output]
 
-    def run(feeds: dict[str, Array]) -> dict[str, Array]:
+    def run(feeds: Mapping[str, Array]) -> Mapping[str, Array]:
         return dict(zip(names, compiled(dict(feeds)).values(), strict=True))
 
     return run
@@ -160,7 +160,7 @@ def by_openvino(model: onnx.ModelProto) -> fidelity.Run:
 
 def false_failures(case: Case) -> list[str]:
     """Return why right conversions are called wrong: by two runtimes, and by the pairing of a quantized graph."""
-    reasons = []
+    reasons: list[str] = []
     # OpenVINO removes 16-bit quantizers from a graph, which then is no longer a16w8.
     runs = [runner(case.model), *([by_openvino(case.model)] if case.precision != "a16w8" else [])]
     for run in runs:
@@ -191,7 +191,7 @@ def main() -> int:
                     print(f"{text}: changes {item.change:.1e}", file=sys.stderr)
         print(kind, file=sys.stderr, flush=True)
     for precision in precisions:
-        every = Counter()
+        every: Counter[str] = Counter()
         for (name, fault), group in counts.items():
             every.update(group if name == precision and fault != "right" else {})
         counts[precision, "all"] = every

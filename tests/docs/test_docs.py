@@ -87,7 +87,8 @@ STAND_INS = (
     (r"\[224\]", "[64]"),
     (r"(?m)^((?:\$ )?effbench profile.*?) --(?:budget|rounds) \d+", r"\1"),
     (r"(?m)^((?:\$ )?effbench profile.*?) --(?:budget|rounds) \d+", r"\1"),
-    (r"(?m)^(?:\$ )?effbench profile.*$", r"\g<0> --budget 1 --rounds 1"),
+    # In front of a comment; a sustained run has a time of its own.
+    (r"(?m)^(?:\$ )?effbench profile(?:(?! --minutes)[^#\n])*(?= *#|$)(?<! )", r"\g<0> --budget 1 --rounds 1"),
     (r"budget_s=\d+, rounds=\d+", "budget_s=1, rounds=1"),
 )
 """In the quick run a small model takes the place of regla_m; the slow run takes the pages at their word."""
