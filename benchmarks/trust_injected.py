@@ -9,6 +9,7 @@ one by one and in pairs, in several strengths.
 
 from __future__ import annotations
 
+import argparse
 import itertools
 from dataclasses import dataclass, field
 
@@ -84,6 +85,7 @@ def record(injected: list[Injected], seed: int) -> tuple[float, str]:
 
 def main() -> int:
     """Print the records by grade; exit with 1 if an A or a B is off by more than 10 %."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     cases = [[item] for item in single()]
     cases += [list(pair) for pair in itertools.combinations(single(), 2) if pair[0].name != pair[1].name]
     rows: dict[str, list[float]] = {}

@@ -357,12 +357,8 @@ def test_a_bare_interpreter_with_numpy_imports_everything_but_the_models():
     expected = {m for m in MODULES if below(m, TORCH_ON_IMPORT) and m not in WITHOUT_TORCH}
     heavy = {m.removeprefix("effbench."): name for m, name in missing.items() if name in ("torch", "onnx")}
     assert expected == set(heavy)
-    toml = dict.fromkeys(
-        ("effbench.profiles.devices", "effbench.api.compare.run_gate", "effbench.api.compare.budgets"), "tomli"
-    )
     commands = {f"effbench.{m}": "click" for m in MODULES if below(m, ("cli", "commands")) and m not in LIGHT_COMMANDS}
     rest = {**commands, "effbench.pytest_plugin": "pytest"}
-    rest |= toml if sys.version_info < (3, 11) else {}
     assert rest == {module: name for module, name in missing.items() if module.removeprefix("effbench.") not in heavy}
 
 

@@ -19,11 +19,6 @@ from typing import IO, TYPE_CHECKING, Any
 
 from effbench.errors import DataError
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 if TYPE_CHECKING:
     import numpy.typing as npt
 
@@ -154,12 +149,22 @@ def toml_value(data: bytes, path: Path) -> dict[str, Any]:
         text = data.decode("utf-8-sig")
         if max((line.count(".") for line in text.splitlines()), default=0) > KEY_PARTS:
             raise _RefusedError(f"a line with more than {KEY_PARTS} dots")
-        table: dict[str, Any] = tomllib.loads(text)
+        table = _parsed(text)
         _check(table, half=True, numbers=True)
     except RecursionError:
         raise DataError(f"{path}: nested deeper than {DEPTH} levels.") from None
     except ValueError as error:
         raise DataError(f"{path}: not valid TOML ({_short(error)}).") from error
+    return table
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    # Imported here: a device reads no TOML, and has no tomli.
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    table: dict[str, Any] = tomllib.loads(text)
     return table
 
 
