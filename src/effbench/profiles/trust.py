@@ -175,10 +175,10 @@ def _constant(before: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _summed(samples: Samples, before: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the grade of each disturbance, and that of all together."""
-    found = list(disturbances(samples, before))
-    yield from ((item.thresholds.grade(item.size), item.text) for item in found)
-    total = sum(100 * item.size / item.thresholds.c for item in found)
-    largest = sorted(found, key=lambda item: item.thresholds.c / max(item.size, 1e-9))[:3]
+    present = list(disturbances(samples, before))
+    yield from ((item.thresholds.grade(item.size), item.text) for item in present)
+    total = sum(100 * item.size / item.thresholds.c for item in present)
+    largest = sorted(present, key=lambda item: item.thresholds.c / max(item.size, 1e-9))[:3]
     yield (
         TOGETHER_PCT.grade(total),
         f"disturbances add up: {', '.join(item.text.partition(':')[0] for item in largest)}",

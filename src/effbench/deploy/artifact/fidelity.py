@@ -157,15 +157,15 @@ def check(run: Run, setup: Setup) -> Fidelity:
     again = run_all(run, batches[:1], np.float64)
     finite = all(bool(np.isfinite(value).all()) for value in outputs.values())
     terms = Terms(reference.kinds, reference.rounding, setup.slack)
-    found = verdict(expected, outputs, precision, terms, population=population)
-    figures = found.figures()
+    judged = verdict(expected, outputs, precision, terms, population=population)
+    figures = judged.figures()
     start = {name: value[:batch] for name, value in outputs.items()}
     repeatable = all(
         np.array_equal(again[name], start[name], equal_nan=True) or _close(again[name], start[name]) for name in start
     )
-    limits = found.limits(precision, setup.slack)
-    reasons = [*([] if repeatable else ["the same input gave another output the second time"]), *found.reasons]
-    unverifiable = found.unverifiable if repeatable else ""
+    limits = judged.limits(precision, setup.slack)
+    reasons = [*([] if repeatable else ["the same input gave another output the second time"]), *judged.reasons]
+    unverifiable = judged.unverifiable if repeatable else ""
     level_error = None
     if setup.example is not None:
         level_error, wrong_input, wrong_output = _check_encoded(run, setup.example, setup)
@@ -190,7 +190,7 @@ def check(run: Run, setup: Setup) -> Fidelity:
         outputs=tuple(expected),
         rounding=dict(reference.rounding),
         blind_to=_blind_to(setup, limits),
-        by_output=found.outputs,
+        by_output=judged.outputs,
     )
 
 
@@ -270,9 +270,9 @@ def _check_encoded(run: Run, example: encoded.Example, setup: Setup) -> tuple[fl
         {name: np.concatenate([expected[name][:NATURAL], row[:1]]) for name, row in zip(expected, rows, strict=True)}
         for rows in (example.outputs.values(), outputs.values())
     )
-    found = verdict(want, have, "int8", Terms(setup.reference.kinds))
-    if found.reasons:
-        wrong_output = f"from an encoded image: {found.reasons[0]}"
+    judged = verdict(want, have, "int8", Terms(setup.reference.kinds))
+    if judged.reasons:
+        wrong_output = f"from an encoded image: {judged.reasons[0]}"
     return level_error, wrong_input, wrong_output
 
 

@@ -100,15 +100,15 @@ def verdict(
     }
     allowed = {name: SAME_ROW[precision] * item.scale for name, item in items.items()}
     actual = ranked_rows.aligned(expected, actual, terms.kinds, allowed)
-    found = [item.compared(actual[name], terms.rounding.get(name), terms.slack) for name, item in items.items()]
-    reasons = tuple(reason for _, texts, _ in found for reason in texts)
+    compared = [item.compared(actual[name], terms.rounding.get(name), terms.slack) for name, item in items.items()]
+    reasons = tuple(reason for _, texts, _ in compared for reason in texts)
     blind = [name for name, item in items.items() if item.blind]
-    unverifiable = next((text for _, _, text in found if text), "")
+    unverifiable = next((text for _, _, text in compared if text), "")
     if not reasons and len(blind) == len(items):
         unverifiable = (
             f"the reference outputs ({', '.join(blind)}) do not depend on the image, so nothing can be proved"
         )
-    return OutputVerdict(tuple(output for output, _, _ in found), reasons, unverifiable)
+    return OutputVerdict(tuple(output for output, _, _ in compared), reasons, unverifiable)
 
 
 def compare(
