@@ -5,7 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +190,25 @@ def test_annotations_change_the_manifest_and_not_the_digest(folder: Path) -> Non
     after = bundle.annotate(before, placement={"devices": ["CPU"]})
     assert bundle.load(folder).placement == {"devices": ["CPU"]}
     assert after.digest == before.digest
+
+
+def test_an_artifact_can_be_read_while_another_process_annotates_it(folder: Path) -> None:
+    artifact = bundle.load(folder)
+    stop = threading.Event()
+
+    def annotate() -> None:
+        while not stop.is_set():
+            bundle.annotate(artifact, placement={"cpu": 1})
+
+    with ThreadPoolExecutor(2) as pool:
+        writers = [pool.submit(annotate) for _ in range(2)]
+        try:
+            for _ in range(400):
+                bundle.load(folder)
+        finally:
+            stop.set()
+        for writer in writers:
+            writer.result()
 
 
 def test_an_unwritable_folder_is_one_sentence(tmp_path: Path) -> None:
