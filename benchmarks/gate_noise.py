@@ -53,7 +53,8 @@ def main() -> None:
         rng = np.random.default_rng([round(1000 * spread), round(10 * correlation)])
         alarms = stopped(effects(rng, spread, correlation, (options.replicates, RUN)), rng, Rules())
         truth = float(np.isin(alarms, (SLOWER, FASTER)).mean())
-        found = stopped(math.log1p(0.03) + effects(rng, spread, correlation, (options.replicates, RUN)), rng, Rules())
+        slower_runs = math.log1p(0.03) + effects(rng, spread, correlation, (options.replicates, RUN))
+        verdicts = stopped(slower_runs, rng, Rules())
         held = unbounded = lifted = 0
         after = []
         for measured in effects(rng, spread, correlation, (options.machines, ROUNDS)):
@@ -69,7 +70,7 @@ def main() -> None:
             after.append((stopped(shifted, rng, raised) == SLOWER).mean())
         rows.append([name, f"{100 * truth:.2f}", f"{100 * held / options.machines:.1f}",
                      f"{100 * unbounded / options.machines:.1f}", f"{100 * lifted / options.machines:.1f}",
-                     f"{100 * (found == SLOWER).mean():.1f}", f"{100 * np.mean(after):.1f}"])  # fmt: skip
+                     f"{100 * (verdicts == SLOWER).mean():.1f}", f"{100 * np.mean(after):.1f}"])  # fmt: skip
     print(f"{options.machines} measurements of {ROUNDS} rounds, {options.replicates} runs of {RUN}; percent")
     header = ("machine", "false alarms", "promise holds", "no bound given", "floor lifted", "+3 % before", "+3 % after")
     print(tabulate(rows, headers=header, disable_numparse=True))

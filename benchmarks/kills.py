@@ -56,7 +56,7 @@ class Place:
 
     folder: Path
     marker: str = field(default_factory=lambda: uuid.uuid4().hex)
-    found: Counter[str] = field(default_factory=Counter)
+    findings: Counter[str] = field(default_factory=Counter)
     details: list[str] = field(default_factory=list)
 
     @property
@@ -93,7 +93,7 @@ class Place:
 
     def note(self, kind: str, detail: str) -> None:
         """Count a finding."""
-        self.found[kind] += 1
+        self.findings[kind] += 1
         self.details.append(f"{kind}: {detail}")
 
 
@@ -234,15 +234,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = prepare(Path(folder).resolve() / "place")
         for name in names:
-            place.found.clear()
+            place.findings.clear()
             place.details.clear()
             count = -(-options.kills * COMMANDS[name][1] // whole)
             duration_s, hits = kill(place, name, count, options.seed)
-            figures = "  ".join(f"{place.found[kind]:8}" for kind in kinds)
+            figures = "  ".join(f"{place.findings[kind]:8}" for kind in kinds)
             print(f"{name:10} {count:6} {hits:13} {duration_s:9.1f}  {figures}", flush=True)
             for detail in place.details[:10]:
                 print(f"    {detail}")
-            total.update(kills=count, hits=hits, found=sum(place.found.values()))
+            total.update(kills=count, hits=hits, found=sum(place.findings.values()))
     print(f"{total['kills']} kills, {total['hits']} of them while the command ran: {total['found']} findings")
     sys.exit(1 if total["found"] else 0)
 

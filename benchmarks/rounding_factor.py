@@ -72,9 +72,12 @@ def main() -> int:
     artifacts = [item for item in bundle.artifacts(options.home) if item.subject.storage_precision == "fp32"]
     table = []
     for graph in (item for item in artifacts if item.subject.target == "onnx"):
-        made = [item for item in artifacts if item.graph_digest == graph.digest]
-        made = [item for item in made if item.subject.target not in ("onnx", "torch")]
-        table += rows(graph, made, options.images)
+        translations = [
+            item
+            for item in artifacts
+            if item.graph_digest == graph.digest and item.subject.target not in ("onnx", "torch")
+        ]
+        table += rows(graph, translations, options.images)
         print(graph.subject.model, file=sys.stderr, flush=True)
     header = ("model", "target", "output", "largest error, of the spread", "own rounding", "error / own rounding")
     print(tabulate(table, header, tablefmt="pipe", disable_numparse=True))

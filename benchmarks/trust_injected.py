@@ -44,20 +44,20 @@ class Injected:
 
 def single() -> list[Injected]:
     """Return the disturbances, each in several strengths."""
-    found = []
+    disturbances = []
     for share in (0.02, 0.05, 0.099, 0.2, 0.4):
         stolen, waiting = {"steal_pct": 100 * share}, {"run_delay_pct": 100 * share}
-        found.append(Injected(f"steal {share:.0%}", 1 / (1 - share), stolen))
-        found.append(Injected(f"waiting {share:.0%}", 1 / (1 - share), waiting))
+        disturbances.append(Injected(f"steal {share:.0%}", 1 / (1 - share), stolen))
+        disturbances.append(Injected(f"waiting {share:.0%}", 1 / (1 - share), waiting))
     for load, factor in ((20.0, 1.04), (39.0, 1.08), (60.0, 1.15), (100.0, 1.3)):
-        found.append(Injected(f"other load {load:.0f} %", factor, {"other_cpu_pct": load}, 1.0, factor))
+        disturbances.append(Injected(f"other load {load:.0f} %", factor, {"other_cpu_pct": load}, 1.0, factor))
     for factor in (1.05, 1.12, 1.3, 1.6):
-        found.append(Injected(f"neighbor on the shared cache x{factor}", factor, {}, 1.0, factor))
-        found.append(Injected(f"slow clock in all rounds x{factor}", factor, {}, factor, 1 + (factor - 1) / 2))
-    found.append(Injected("powersave", 1.4, {}, 1.4, 1.2, {"governor": "powersave"}))
-    found.append(Injected("powersave that costs nothing", 1.0, {}, 1.0, 1.0, {"governor": "powersave"}))
-    found.append(Injected("efficiency core", 1.8, {}, 1.8, 1.3, {"core_type": "efficiency"}))
-    return found
+        disturbances.append(Injected(f"neighbor on the shared cache x{factor}", factor, {}, 1.0, factor))
+        disturbances.append(Injected(f"slow clock in all rounds x{factor}", factor, {}, factor, 1 + (factor - 1) / 2))
+    disturbances.append(Injected("powersave", 1.4, {}, 1.4, 1.2, {"governor": "powersave"}))
+    disturbances.append(Injected("powersave that costs nothing", 1.0, {}, 1.0, 1.0, {"governor": "powersave"}))
+    disturbances.append(Injected("efficiency core", 1.8, {}, 1.8, 1.3, {"core_type": "efficiency"}))
+    return disturbances
 
 
 def record(injected: list[Injected], seed: int) -> tuple[float, str]:

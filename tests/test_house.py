@@ -127,6 +127,12 @@ ABSOLUTE = re.compile(r"(?<![\w.~$})*-])/(?:home|root|Users|tmp|work)/\w")
 
 LARGEST_BYTES = 2 * 2**20
 
+NO_NOUNS = (
+    *("found", "given", "made", "asked", "kept", "seen", "told", "said", "wanted"),
+    *("whatever", "whoever", "somebody", "ours", "theirs", "picture", "pictures"),
+)
+"""What no variable, parameter, function or field is called: a name says which thing it holds."""
+
 LINUX_ONLY = ("fcntl", "grp", "pwd", "resource", "termios")
 """Modules that Windows lacks."""
 
@@ -501,19 +507,19 @@ def test_a_class_name_means_one_thing():
 
 def functions_of_many_parameters(module: str, source: str) -> list[str]:
     """Return the functions with more than `MOST_PARAMETERS`, apart from those that mirror a list elsewhere."""
-    seen = []
+    names = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            taken = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
-            count = sum(argument.arg not in ("self", "cls") for argument in taken)
+            parameters = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            count = sum(argument.arg not in ("self", "cls") for argument in parameters)
             mirrors = any(ast.unparse(item).partition("(")[0] in MIRRORS for item in node.decorator_list)
-            seen += [f"{module}.{node.name}"] if count > MOST_PARAMETERS and not mirrors else []
-    return seen
+            names += [f"{module}.{node.name}"] if count > MOST_PARAMETERS and not mirrors else []
+    return names
 
 
 def test_a_function_takes_few_parameters():
-    seen = [name for module, path in MODULES.items() for name in functions_of_many_parameters(module, path.read_text())]
-    assert [] == sorted(seen)
+    sources = {module: path.read_text() for module, path in MODULES.items()}
+    assert [] == [name for module, text in sources.items() for name in functions_of_many_parameters(module, text)]
 
 
 @pytest.mark.parametrize(
@@ -528,6 +534,42 @@ def test_a_function_takes_few_parameters():
 )
 def test_many_parameters_are_noticed(text: str, count: int):
     assert count == len(functions_of_many_parameters("m", text))
+
+
+def names_that_hide_a_noun(source: str) -> list[str]:
+    """Return the names that some source text binds and that are in `NO_NOUNS`, with their lines."""
+    names: list[tuple[int, str]] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.append((node.lineno, node.id))
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            names.append((node.lineno, node.attr))
+        elif isinstance(node, ast.arg):
+            names.append((node.lineno, node.arg))
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.append((node.lineno, node.name))
+    return [f"{line}: {name}" for line, name in sorted(names) if name.strip("_") in NO_NOUNS]
+
+
+@pytest.mark.parametrize("folder", ["src", "tests", "benchmarks", "tools", "examples"])
+def test_names_are_nouns(folder: str):
+    paths = sorted((ROOT / folder).rglob("*.py"))
+    assert paths
+    assert [] == [f"{path}:{name}" for path in paths for name in names_that_hide_a_noun(path.read_text())]
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("found = search()", ["1: found"]),
+        ("def f(given): return [made for made in given]", ["1: given", "1: made"]),
+        ("class A:\n    def _kept(self): self.seen = 1", ["2: _kept", "2: seen"]),
+        ("if (found := f()): pass", ["1: found"]),
+        ("graphs = f(found)", []),
+    ],
+)
+def test_a_name_that_hides_a_noun_is_noticed(text: str, names: list[str]):
+    assert names == names_that_hide_a_noun(text)
 
 
 def test_every_module_says_what_it_is():
@@ -651,15 +693,15 @@ def test_no_file_is_large():
 
 
 def test_no_file_names_a_folder_of_one_machine():
-    seen = []
+    places = []
     for path in files():
         if path.is_relative_to(ROOT / "tests") or b"\0" in (data := path.read_bytes()):
             continue
         lines = enumerate(data.decode().splitlines(), 1)
-        seen += [
+        places += [
             f"{path.relative_to(ROOT)}:{number}: {line.strip()}" for number, line in lines if ABSOLUTE.search(line)
         ]
-    assert [] == seen
+    assert [] == places
 
 
 @pytest.mark.parametrize(

@@ -113,8 +113,8 @@ except EffbenchError as error:
 
 
 def test_the_file_uses_every_public_name():
-    used = {*re.findall(r"effbench\.(\w+)", USERS_FILE), *re.findall(r"\w+", USERS_FILE.partition("\nversion")[0])}
-    assert [] == [name for name in effbench.__all__ if name not in used]
+    names = {*re.findall(r"effbench\.(\w+)", USERS_FILE), *re.findall(r"\w+", USERS_FILE.partition("\nversion")[0])}
+    assert [] == [name for name in effbench.__all__ if name not in names]
 
 
 def test_right_calls_pass_and_each_wrong_one_is_an_error(tmp_path: Path, request: pytest.FixtureRequest):
@@ -128,8 +128,8 @@ def test_right_calls_pass_and_each_wrong_one_is_an_error(tmp_path: Path, request
     config = tmp_path / "mypy.ini"
     config.write_text("[mypy]\n[mypy-torch.*,onnx.*,onnxscript.*,matplotlib.*,distributed.*]\nfollow_imports = skip\n")
     options = ["--strict", "--follow-imports=silent", f"--config-file={config}", "--no-error-summary"]
-    kept = getattr(request.config, "cache", None)  # absent without pytest's cacheprovider
-    cache = kept.mkdir("mypy_users_file") if kept else tmp_path / "cache"
+    pytest_cache = getattr(request.config, "cache", None)  # absent without pytest's cacheprovider
+    cache = pytest_cache.mkdir("mypy_users_file") if pytest_cache else tmp_path / "cache"
     result = subprocess.run(
         [sys.executable, "-m", "mypy", *options, "--hide-error-context", f"--cache-dir={cache}", str(path)],
         env={**os.environ, "MYPYPATH": str(ROOT / "src")},

@@ -138,7 +138,7 @@ def check_tree(root: Path, version: Version) -> None:
 
 
 @contextmanager
-def restored_unless_kept(paths: Sequence[Path]) -> Iterator[list[Path]]:
+def restored_unless_cleared(paths: Sequence[Path]) -> Iterator[list[Path]]:
     """Put files back as they were at the end, also after an error, unless the caller clears the list that it gets."""
     before = {path: path.read_text() for path in paths}
     pending = list(paths)
@@ -181,7 +181,7 @@ def release(root: Path, version: Version, day: date, dry_run: bool) -> str:
     check_tree(root, version)
     changelog = with_release((root / CHANGELOG).read_text(), version, day)
     edited = [root / VERSION_FILE, root / CHANGELOG]
-    with restored_unless_kept(edited) as pending, tempfile.TemporaryDirectory() as scratch:
+    with restored_unless_cleared(edited) as pending, tempfile.TemporaryDirectory() as scratch:
         (root / VERSION_FILE).write_text(with_version((root / VERSION_FILE).read_text(), version))
         (root / CHANGELOG).write_text(changelog)
         files = build(root, Path(scratch))

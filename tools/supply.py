@@ -37,8 +37,9 @@ def agent_bill() -> dict[str, Any]:
 
 def environment_bill() -> dict[str, Any]:
     """Return the bill of the installed distributions."""
-    found = {item.metadata["Name"].lower(): item for item in distributions()}
-    return _bill({"type": "application", "name": "environment"}, [_package(found[name]) for name in sorted(found)])
+    packages = {item.metadata["Name"].lower(): item for item in distributions()}
+    components = [_package(packages[name]) for name in sorted(packages)]
+    return _bill({"type": "application", "name": "environment"}, components)
 
 
 def _bill(subject: dict[str, Any], components: list[dict[str, Any]]) -> dict[str, Any]:

@@ -52,8 +52,8 @@ def scratch() -> Iterator[Path]:
     """Yield an empty folder for one piece of work, private to this user; the next one removes those left by a kill."""
     root = Path(tempfile.gettempdir()) / f"effbench-{_user()}"
     root.mkdir(mode=0o700, exist_ok=True)
-    seen = root.lstat()
-    if root.is_symlink() or not root.is_dir() or (hasattr(os, "geteuid") and seen.st_uid != os.geteuid()):
+    status = root.lstat()
+    if root.is_symlink() or not root.is_dir() or (hasattr(os, "geteuid") and status.st_uid != os.geteuid()):
         raise PermissionError(errno.EACCES, "belongs to another user", str(root))
     with draft(root, "work-") as path:
         path.mkdir(mode=0o700)

@@ -259,10 +259,10 @@ def output(
         ChildFailure: It ran into the time limit, or printed more than so many bytes.
     """
     name = Path(command[0]).name
-    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as printed, tempfile.TemporaryFile() as log:
-        given.write(stdin)
-        given.seek(0)
-        child = subprocess.Popen(command, stdin=given, stdout=printed, stderr=log, start_new_session=True, cwd=cwd)
+    with tempfile.TemporaryFile() as stdin_file, tempfile.TemporaryFile() as printed, tempfile.TemporaryFile() as log:
+        stdin_file.write(stdin)
+        stdin_file.seek(0)
+        child = subprocess.Popen(command, stdin=stdin_file, stdout=printed, stderr=log, start_new_session=True, cwd=cwd)
         _LIVE.add(child)
         deadline, pause_s = time.monotonic() + time_limit_s, 0.001
         try:

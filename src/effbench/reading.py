@@ -264,19 +264,19 @@ def arrays(path: Path, limit: int = ARRAY_BYTES) -> dict[str, npt.NDArray[Any]]:
 def _members(path: Path, archive: Any, limit: int) -> dict[str, npt.NDArray[Any]]:
     import numpy as np
 
-    found: dict[str, npt.NDArray[Any]] = {}
+    arrays: dict[str, npt.NDArray[Any]] = {}
     infos = archive.infolist()
     if sum(info.file_size for info in infos) > limit:
         raise _RefusedError(f"it unpacks to more than {limit >> 20} MiB")
     for info in infos:
         name = info.filename.removesuffix(".npy")
-        if name in found:
+        if name in arrays:
             raise _RefusedError(f"'{name}' twice")
         with archive.open(info) as member:
             _check_header(member, info.file_size, limit)
         with archive.open(info) as member:
-            found[name] = np.lib.format.read_array(member, allow_pickle=False)
-    return found
+            arrays[name] = np.lib.format.read_array(member, allow_pickle=False)
+    return arrays
 
 
 def _check_header(stream: Any, size: int, limit: int) -> None:
@@ -324,12 +324,12 @@ def _no_constant(text: str) -> float:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        keys: set[str] = set()
+        twice = next(key for key, _ in pairs if key in keys or keys.add(key))  # type: ignore[func-returns-value]
         raise _RefusedError(f"the key {twice[:60]!r} twice in one object")
-    return found
+    return value
 
 
 def _check(data: Any, *, longest: int | None = None, half: bool = False, numbers: bool = False) -> None:

@@ -178,11 +178,11 @@ def _warn(message: str, skipped: int, stacklevel: int, torn: bool = False) -> No
 
 def merge(lines: Sequence[Evaluation]) -> Evaluation:
     """Merge the lines of one evaluation; an image that two of them hold counts once."""
-    seen: set[int] = set()
+    images: set[int] = set()
     columns: dict[str, list[Any]] = {name: [] for name in vars(lines[0].predictions)}
     for line in lines:
-        fresh = [index for index, image in enumerate(line.predictions.images) if image not in seen]
-        seen |= set(line.predictions.images)
+        fresh = [index for index, image in enumerate(line.predictions.images) if image not in images]
+        images |= set(line.predictions.images)
         for name, column in columns.items():
             values = getattr(line.predictions, name)
             column += [values[index] for index in fresh]

@@ -49,7 +49,7 @@ def artifact(tmp_path: Path) -> Path:
 
 @pytest.mark.target("ort")
 @pytest.mark.parametrize(
-    ("error", "code", "kept"),
+    ("error", "code", "has_record"),
     [
         (LostError("the cable"), 4, True),
         (MeasurementError("its clock jumped"), 5, True),
@@ -58,7 +58,7 @@ def artifact(tmp_path: Path) -> Path:
     ],
 )
 def test_a_profile_without_any_round_fails(
-    monkeypatch: pytest.MonkeyPatch, artifact: Path, error: EffbenchError, code: int, kept: bool
+    monkeypatch: pytest.MonkeyPatch, artifact: Path, error: EffbenchError, code: int, has_record: bool
 ):
     def lose(*_: Any, **__: Any) -> Iterator[dict[str, Any]]:
         raise error
@@ -69,8 +69,8 @@ def test_a_profile_without_any_round_fails(
     result = profile([str(artifact)], rounds=2, budget_s=1, out=home)
     assert ((), 1) == (result.measurements, len(result.cells))
     assert (code, error.message) == (exit_code(result.cells), result.cells[0].reason)
-    assert kept == bool(result.cells[0].record)
-    assert not kept or (Path(result.cells[0].record) / "log.txt").exists()
+    assert has_record == bool(result.cells[0].record)
+    assert not has_record or (Path(result.cells[0].record) / "log.txt").exists()
     assert [] == list(Store(home))
 
 

@@ -112,17 +112,17 @@ def test_a_tree_wins_over_installed_copies_but_not_over_the_standard_library(tmp
 def test_another_effbench_on_the_module_path_is_not_taken(tmp_path: Path) -> None:
     (tmp_path / "effbench").mkdir()
     (tmp_path / "effbench" / "__init__.py").write_text("raise SystemExit('another one')\n")
-    found = child(
+    printed = child(
         "import effbench; print(effbench.__file__)", tmp_path, PYTHONPATH=f"{tmp_path.parent}/modules:{tmp_path}"
     )
-    assert str(Path(isolation.__file__).parents[1] / "__init__.py") == found.strip()
+    assert str(Path(isolation.__file__).parents[1] / "__init__.py") == printed.strip()
 
 
 def test_secrets_and_the_files_of_ci_do_not_reach_the_code_of_a_tree() -> None:
     secret = "GITHUB_TOKEN GITHUB_ENV GITHUB_PATH GITHUB_OUTPUT ACTIONS_RUNTIME_URL AWS_SECRET_ACCESS_KEY MY_PASSWORD"
-    kept = {"PATH", "HOME", "GITHUB_SHA", "OMP_NUM_THREADS"}
-    environ = dict.fromkeys([*secret.split(), "api_key", "SSH_AUTH_SOCK", "BASH_ENV", *kept], "x")
-    assert kept == set(isolation.without_secrets(environ))
+    harmless = {"PATH", "HOME", "GITHUB_SHA", "OMP_NUM_THREADS"}
+    environ = dict.fromkeys([*secret.split(), "api_key", "SSH_AUTH_SOCK", "BASH_ENV", *harmless], "x")
+    assert harmless == set(isolation.without_secrets(environ))
 
 
 def test_telemetry_is_off_before_any_library_of_a_vendor_is_imported(tmp_path: Path) -> None:

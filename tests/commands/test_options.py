@@ -66,15 +66,15 @@ class Size:
 
 
 def test_options_of_a_record_reach_the_command_as_one():
-    taken = []
+    calls = []
 
     @_shared.grouped(Size, "size")
     def command(name: str, size: Size) -> None:
-        taken.append((name, size))
+        calls.append((name, size))
 
     assert ["name", "height", "width"] == list(inspect.signature(command).parameters)
     command(name="a", width=3, height=2)
-    assert [("a", Size(2, 3))] == taken
+    assert [("a", Size(2, 3))] == calls
     with pytest.raises(TypeError, match="depth"):
         command(name="a", width=3, height=2, depth=1)
     with pytest.raises(KeyError, match="width"):

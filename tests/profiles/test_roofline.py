@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 KINDS = ("arithmetic", "bandwidth")
 
 
-def seen(operator: str, inputs: list[list[int]], output: list[int]) -> dict[str, Any]:
+def event(operator: str, inputs: list[list[int]], output: list[int]) -> dict[str, Any]:
     return {
         "op_name": operator,
         "input_type_shape": [{"float": shape} for shape in inputs],
@@ -30,13 +30,13 @@ def seen(operator: str, inputs: list[list[int]], output: list[int]) -> dict[str,
 @pytest.mark.parametrize(
     ("expected", "args"),
     [
-        (16 * 32 * 32 * 3 * 25, seen("Conv", [[1, 3, 64, 64], [16, 3, 5, 5], [16]], [1, 16, 32, 32])),
-        (8 * 4 * 4 * 9, seen("Conv", [[1, 8, 4, 4], [8, 1, 3, 3]], [1, 8, 4, 4])),  # depthwise
-        (2 * 4 * 16 * 64 * 128, seen("FusedMatMul", [[2, 4, 16, 64], [2, 4, 128, 64]], [2, 4, 16, 128])),
-        (2 * 16 * 64 * 128, seen("MatMul", [[16, 64], [2, 64, 128]], [2, 16, 128])),  # the left side is broadcast
-        (256 * 1000, seen("Gemm", [[1, 256], [1000]], [1, 1000])),  # prepacked weights
-        (0, seen("Gelu", [[1, 8, 4, 4]], [1, 8, 4, 4])),
-        (None, seen("Conv", [[1, 8, 4, 4], [8]], [1, 8, 4, 4])),
+        (16 * 32 * 32 * 3 * 25, event("Conv", [[1, 3, 64, 64], [16, 3, 5, 5], [16]], [1, 16, 32, 32])),
+        (8 * 4 * 4 * 9, event("Conv", [[1, 8, 4, 4], [8, 1, 3, 3]], [1, 8, 4, 4])),  # depthwise
+        (2 * 4 * 16 * 64 * 128, event("FusedMatMul", [[2, 4, 16, 64], [2, 4, 128, 64]], [2, 4, 16, 128])),
+        (2 * 16 * 64 * 128, event("MatMul", [[16, 64], [2, 64, 128]], [2, 16, 128])),  # the left side is broadcast
+        (256 * 1000, event("Gemm", [[1, 256], [1000]], [1, 1000])),  # prepacked weights
+        (0, event("Gelu", [[1, 8, 4, 4]], [1, 8, 4, 4])),
+        (None, event("Conv", [[1, 8, 4, 4], [8]], [1, 8, 4, 4])),
     ],
 )
 def test_multiply_accumulates_from_shapes(expected: int | None, args: dict[str, Any]):
@@ -44,7 +44,7 @@ def test_multiply_accumulates_from_shapes(expected: int | None, args: dict[str, 
 
 
 def test_prepacked_weights_count_as_traffic(tmp_path: Path):
-    args = {**seen("Gemm", [[1, 256], [1000]], [1, 1000]), "activation_size": "1024", "output_size": "4000"}
+    args = {**event("Gemm", [[1, 256], [1000]], [1, 1000]), "activation_size": "1024", "output_size": "4000"}
     events = [
         {"cat": "Node", "name": "head_kernel_time", "dur": us, "args": {**args, "parameter_size": "4000"}}
         for us in (900, 900, 900, 900, 900, 70, 50, 60)

@@ -19,15 +19,15 @@ def rounds() -> np.ndarray:
 
 
 def test_a_plan_names_the_seconds_of_each_slowdown_and_of_unchanged(rounds: np.ndarray):
-    made = plan(rounds, 3 * rounds, 2.0, RULES)
-    found = [made.slower_s[pct] for pct in ("3", "5", "10", "20")]
-    assert all(seconds is not None for seconds in found)
-    assert found == sorted(found, reverse=True)
+    planned = plan(rounds, 3 * rounds, 2.0, RULES)
+    durations = [planned.slower_s[pct] for pct in ("3", "5", "10", "20")]
+    assert all(seconds is not None for seconds in durations)
+    assert durations == sorted(durations, reverse=True)
     # 10 rounds for a large slowdown, 23 processes for unchanged.
-    assert 20.0 == found[-1]
-    assert made.unchanged_s is not None
-    assert 46 <= made.unchanged_s <= 60
-    assert "+20 % in 20 s" in plan_line(made)
+    assert 20.0 == durations[-1]
+    assert planned.unchanged_s is not None
+    assert 46 <= planned.unchanged_s <= 60
+    assert "+20 % in 20 s" in plan_line(planned)
 
 
 def test_a_suite_and_a_noisy_machine_need_more(rounds: np.ndarray):

@@ -263,9 +263,9 @@ def _evaluations(data: bytes, folder: Path) -> None:
 
 
 def _evaluation() -> bytes:
-    said = Predictions((0, 1), (3, 4), (3, 5), (0, 2), (-0.1, -2.0), (0.9, 0.3), (2.0, 0.1))
+    predictions = Predictions((0, 1), (3, 4), (3, 5), (0, 2), (-0.1, -2.0), (0.9, 0.3), (2.0, 0.1))
     info = DataInfo("data", "s" * 64, 2)
-    item = Evaluation("d" * 64, SUBJECT, info, Preprocessing(), "ort", False, 10, said, "2026-01-01", 1.0)
+    item = Evaluation("d" * 64, SUBJECT, info, Preprocessing(), "ort", False, 10, predictions, "2026-01-01", 1.0)
     return _lines(to_json(item), to_json(item))
 
 
@@ -366,10 +366,10 @@ class _Channel:
 
 def _answers() -> bytes:
     facts = {"home": "/h", "session": "/h/s", "executable": "python3", "free_bytes": 1 << 40, "python": "3.11"}
-    said: list[dict[str, Any]] = [{"ready": True}, facts, {"have": ["agents/x"]}]
-    said += [{"line": json.dumps(ANSWER)}, {"line": '{"event": "done"}'}, {"exit": 0, "timed_out": False, "log": ""}]
-    said += [{"data": "AAAA"}, {"end": True}]
-    return b"".join(b"effbench1 " + json.dumps(item).encode() + b"\n" for item in said)
+    answers: list[dict[str, Any]] = [{"ready": True}, facts, {"have": ["agents/x"]}]
+    answers += [{"line": json.dumps(ANSWER)}, {"line": '{"event": "done"}'}, {"exit": 0, "timed_out": False, "log": ""}]
+    answers += [{"data": "AAAA"}, {"end": True}]
+    return b"".join(b"effbench1 " + json.dumps(item).encode() + b"\n" for item in answers)
 
 
 def _talk(data: bytes, folder: Path) -> None:
@@ -398,8 +398,8 @@ def _vendor(name: str) -> Callable[[bytes, Path], object]:
 
         text = reading.file_text(_write(folder, "output.txt", data))
         for form in (name, None):
-            _, found = vendors.read(text, "output.txt", form)
-        return Round(found.samples_ns, found.warmup, True, found.load_ms, found.first_ms, 0, dict(found.observed))
+            _, item = vendors.read(text, "output.txt", form)
+        return Round(item.samples_ns, item.warmup, True, item.load_ms, item.first_ms, 0, dict(item.observed))
 
     return door
 
@@ -509,7 +509,7 @@ def _png() -> bytes:
     )
 
 
-def _picture(data: bytes, folder: Path) -> None:
+def _image(data: bytes, folder: Path) -> None:
     from effbench.data.pixels import read
 
     read(data, "a.png", (8, 8), Preprocessing())
@@ -594,7 +594,7 @@ FORMATS = (
     Format("table", _constant(b"path,label\na.png,cat\n"), _table),
     Format("shard", _tar, _shard),
     Format("classes", _constant(b"cat\ndog\n"), _classes),
-    Format("image", _png, _picture),
+    Format("image", _png, _image),
     Format("ONNX", _onnx_model, _onnx),
     Format("machine noise", _machine_noise, _noise),
     Format("lab result", _constant(b'{"run": "abc", "rounds": 2, "digest": "d", "cell": {}}'), _lab),

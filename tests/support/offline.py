@@ -85,12 +85,12 @@ def record_program(words: Sequence[str], folder: Path, home: Path, limit_s: floa
     scratch, log = home.parent / "tmp", home.parent / "strace.txt"
     for path in (home, scratch):
         path.mkdir(exist_ok=True)
-    kept = {key: value for key, value in os.environ.items() if key in ("PATH", "LANG", "VIRTUAL_ENV")}
+    inherited = {key: value for key, value in os.environ.items() if key in ("PATH", "LANG", "VIRTUAL_ENV")}
     own = {"HOME": str(home), "TMPDIR": str(scratch), "PYTHONDONTWRITEBYTECODE": "1", **env}
     trace = ["strace", "-f", "--seccomp-bpf", "-qq", "-s", "300", "-e", f"trace={TRACED}", "-o", str(log)]
     command = ["unshare", "-rn", *trace, *words]
     done = subprocess.run(
-        command, cwd=folder, env={**kept, **own}, capture_output=True, text=True, timeout=limit_s, check=False
+        command, cwd=folder, env={**inherited, **own}, capture_output=True, text=True, timeout=limit_s, check=False
     )
     lines = log.read_text(errors="replace").splitlines()
     log.unlink()
@@ -100,14 +100,14 @@ def record_program(words: Sequence[str], folder: Path, home: Path, limit_s: floa
 
 
 def _attempts(lines: Sequence[str]) -> list[str]:
-    found = []
+    attempts = []
     for line in lines:
         match = CALL.match(line)
         name = match[1] if match else ""
         remote = REMOTE.search(line) if name in ("connect", "sendto", "sendmsg", "sendmmsg") else None
         if (remote and not LOOPBACK.search(line)) or LOOKUP.search(line):
-            found.append(re.sub(r"^\d+\s+", "", line)[:160])
-    return found
+            attempts.append(re.sub(r"^\d+\s+", "", line)[:160])
+    return attempts
 
 
 def _written(lines: Sequence[str], own: Sequence[Path]) -> set[str]:

@@ -25,10 +25,10 @@ def allow(folder: str, yes: bool, as_json: bool) -> None:
     from effbench.profiles import devices
     from effbench.profiles.devices import allowed
 
-    found = devices.project_file(Path(folder))
-    if found is None:
+    declared = devices.project_file(Path(folder))
+    if declared is None:
         raise DataError(f"{Path(folder) / devices.SUITE}: no such file.")
-    path, data = found
+    path, data = declared
     parts = allowed.sensitive_parts(data)
     text = json.dumps(parts, indent=1, ensure_ascii=True, default=str)
     if parts and not yes:

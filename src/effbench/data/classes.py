@@ -34,11 +34,11 @@ def read_classes(file: Path) -> tuple[str, ...]:
     names = [line.strip() for line in lines if line.strip()]
     if not names:
         raise DataError(f"{file} lists no class.", hint="One a line, in the order of the model's outputs.")
-    seen: set[str] = set()
+    listed: set[str] = set()
     for number, name in enumerate(names, start=1):
-        if name in seen:
+        if name in listed:
             raise DataError(f"{file}: the class '{name}' is listed twice (entry {number}).")
-        seen.add(name)
+        listed.add(name)
     return tuple(names)
 
 

@@ -101,11 +101,11 @@ def _item(file: Path, location: str, row: Mapping[str, Any]) -> Item:
     name = str(cell) if Path(str(cell)).suffix else f"{cell}.JPEG"
     try:
         path = file.parent / check_relative(name, "an image of this list")
-        found = path.is_file()
+        is_file = path.is_file()
     except DataError as error:
         raise DataError(f"{location}: {error.message}", hint="Move the list to a folder above its images.") from None
     except OSError as error:  # a name that is too long, say
         raise DataError(f"{location}: {name[:80]!r} cannot be read: {error.strerror}.") from error
-    if not found:
+    if not is_file:
         raise DataError(f"{location}: there is no {path}.")
     return Item(name, FileContent(path), tag)

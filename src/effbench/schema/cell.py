@@ -30,7 +30,7 @@ class Status(str, Enum):
         return self.value
 
     @property
-    def made(self) -> bool:
+    def has_artifact(self) -> bool:
         """Whether there is an artifact that may be measured."""
         return self in (Status.OK, Status.BUILT, Status.UNVERIFIABLE)
 

@@ -68,9 +68,9 @@ class Device:
         if self.evidence in ("emulated", "replayed from a recording"):
             return ()
         machine, cpu = str(observed.get("machine") or ""), str(observed.get("cpu_model") or "")
-        found = []
+        sentences = []
         if self.machine and machine and machine.lower() != self.machine.lower():
-            found.append(f"'{self.name}' is a {self.machine} machine, but it ran on {machine}.")
+            sentences.append(f"'{self.name}' is a {self.machine} machine, but it ran on {machine}.")
         if self.cpu and cpu and not any(part.lower() in cpu.lower() for part in self.cpu):
-            found.append(f"'{self.name}' has a {' or '.join(self.cpu)}, but it ran on '{cpu[:80]}'.")
-        return tuple(found)
+            sentences.append(f"'{self.name}' has a {' or '.join(self.cpu)}, but it ran on '{cpu[:80]}'.")
+        return tuple(sentences)

@@ -31,12 +31,12 @@ class Bias:
     high: float
     correlation: float
     dependent: bool
-    found: bool
+    significant: bool
 
     @property
     def floor_pct(self) -> float:
         """The slowdown that the bias may look like, in percent: 0 if none was found."""
-        if not self.found:
+        if not self.significant:
             return 0.0
         return 100 * math.expm1(max(abs(self.low), abs(self.high)))
 

@@ -181,8 +181,8 @@ def plan_line(plan: TimePlan) -> str:
     def within(seconds: float | None) -> str:
         return "in no reasonable time" if seconds is None else f"in {seconds:.0f} s"
 
-    found = ", ".join(f"+{pct} % {within(seconds)}" for pct, seconds in plan.slower_s.items())
+    durations = ", ".join(f"+{pct} % {within(seconds)}" for pct, seconds in plan.slower_s.items())
     return (
-        f"plan after {plan.rounds} rounds of {plan.seconds_per_round:.1f} s: found with 95 % probability: {found}; "
+        f"plan after {plan.rounds} rounds of {plan.seconds_per_round:.1f} s: found with 95 % probability: {durations}; "
         f"equal sides are unchanged {within(plan.unchanged_s)}"
     )

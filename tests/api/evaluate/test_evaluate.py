@@ -261,9 +261,9 @@ def test_alternatives_leave_out_what_is_alike():
 
 
 def test_agreement_names_the_images_that_part():
-    ours = Predictions((0, 2), (1, 1), (1, 5), (0, 1), (-0.1, -0.2), (0.9, 0.8), (2.0, 0.01))
-    theirs = Predictions((2, 1, 0), (1, 1, 1), (4, 4, 1), (2, 2, 0), (-1.0,) * 3, (0.5,) * 3, (0.02, 1.0, 3.0))
-    whole, parted = accuracy.agreement(theirs, ours, ["a", "b", "c"])
+    artifact = Predictions((0, 2), (1, 1), (1, 5), (0, 1), (-0.1, -0.2), (0.9, 0.8), (2.0, 0.01))
+    reference = Predictions((2, 1, 0), (1, 1, 1), (4, 4, 1), (2, 2, 0), (-1.0,) * 3, (0.5,) * 3, (0.02, 1.0, 3.0))
+    whole, parted = accuracy.agreement(reference, artifact, ["a", "b", "c"])
     assert (1, 2) == (whole and whole.hits, whole and whole.of)
     assert [("c", 1, 4, 5, 0.02, 0.01)] == [
         (one.image, one.label, one.reference_class, one.artifact_class, one.reference_margin, one.artifact_margin)

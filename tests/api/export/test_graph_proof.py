@@ -182,7 +182,7 @@ class Damaged(Flat):
 '''
 
 
-def made(folder: Path, monkeypatch: pytest.MonkeyPatch, factory: str, *targets: str) -> list[Cell]:
+def exported(folder: Path, monkeypatch: pytest.MonkeyPatch, factory: str, *targets: str) -> list[Cell]:
     (folder / "proof_factories.py").write_text(FACTORIES)
     monkeypatch.syspath_prepend(folder)
     return export(f"proof_factories:{factory}", targets, [16], precision="fp32", out=folder / "runs", reduce_s=0)
@@ -192,7 +192,7 @@ def made(folder: Path, monkeypatch: pytest.MonkeyPatch, factory: str, *targets: 
 def test_an_artifact_of_a_model_that_nothing_can_tell_is_unverifiable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cells = made(tmp_path, monkeypatch, "Flat", "ort", "trt")
+    cells = exported(tmp_path, monkeypatch, "Flat", "ort", "trt")
     assert [(Status.UNVERIFIABLE, 3)] * 2 == [(cell.status, cell.exit_code) for cell in cells], cells
     assert all("do not depend on the image" in cell.reason for cell in cells)
     artifact = bundle.load(Path(cells[0].artifact))
@@ -203,7 +203,7 @@ def test_an_artifact_of_a_model_that_nothing_can_tell_is_unverifiable(
 
 @pytest.mark.usefixtures("inline")
 def test_nothing_is_made_of_a_wrong_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cells = made(tmp_path, monkeypatch, "Damaged", "ort", "trt")
+    cells = exported(tmp_path, monkeypatch, "Damaged", "ort", "trt")
     assert [(Status.FAILED, 1)] * 2 == [(cell.status, cell.exit_code) for cell in cells], cells
     assert all("folding its BatchNorms changed it" in cell.reason for cell in cells)
     assert not list(bundle.artifacts(tmp_path / "runs"))

@@ -52,23 +52,23 @@ def case() -> Case:
 
 
 def test_faults_that_change_outputs_are_found_and_those_below_rounding_are_equivalent(case: Case) -> None:
-    found = outcomes(case, 4, "seed")
-    by_place = {item.place.partition(" (")[0]: item for item in found}
-    assert [item for item in found if item.outcome == MISSED] == []
+    results = outcomes(case, 4, "seed")
+    by_place = {item.place.partition(" (")[0]: item for item in results}
+    assert [item for item in results if item.outcome == MISSED] == []
     assert by_place["w1 of Conv"].outcome == FOUND
     assert "output 'output', element" in by_place["w1 of Conv"].reason
-    equivalent = [item for item in found if item.outcome == EQUIVALENT]
+    equivalent = [item for item in results if item.outcome == EQUIVALENT]
     assert {item.place.partition(" of ")[0] for item in equivalent if item.kind.startswith("weight")} <= {"w2", "tiny"}
     assert all(item.change is not None and item.change < 1e-6 for item in equivalent)
 
 
 def test_a_fault_above_rounding_that_the_limit_lets_pass_is_missed(case: Case) -> None:
     loose = replace(case, precision="int8")
-    found = outcomes(loose, 4, "seed")
-    missed = [item for item in found if item.outcome == MISSED]
+    results = outcomes(loose, 4, "seed")
+    missed = [item for item in results if item.outcome == MISSED]
     assert {item.kind for item in missed} >= {"weight scaled 2 %"}
     assert all(item.change is not None and item.change > 1e-4 for item in missed)
-    report = MutationReport("g", "int8", "ONNX Runtime", 8, tuple(found))
+    report = MutationReport("g", "int8", "ONNX Runtime", 8, tuple(results))
     assert report.share is not None
     assert report.share < 1
     lines = text.reports([report]).splitlines()
@@ -88,8 +88,8 @@ def test_a_graph_that_the_engine_refuses_is_counted_apart(case: Case, monkeypatc
     from effbench.api.export import worker_mutate
     from effbench.deploy.graph.mutations import Mutation
 
-    made = [Mutation("layer lost", "x", broken(case.model))]
-    monkeypatch.setattr(worker_mutate.mutations, "mutations", lambda *_: made)
+    wrong = [Mutation("layer lost", "x", broken(case.model))]
+    monkeypatch.setattr(worker_mutate.mutations, "mutations", lambda *_: wrong)
     (outcome,) = outcomes(case, 1, "")
     assert outcome.outcome == "refused"
     assert outcome.reason

@@ -129,8 +129,8 @@ def test_a_recorded_cell_runs_again_if_a_file_that_its_factory_reads_changed(
 
     def write(draft: Path, target: str, graph: str | None = None) -> Artifact:
         (draft / "model.onnx").write_text(target)
-        made = replace(subject, target=target)
-        return Artifact(draft, target, "", made, (), (), {}, "model.onnx", graph_digest=graph)
+        own = replace(subject, target=target)
+        return Artifact(draft, target, "", own, (), (), {}, "model.onnx", graph_digest=graph)
 
     def make(folder: Path) -> list[dict[str, object]]:
         bundle.write(folder, lambda draft: write(draft, "onnx"))

@@ -31,10 +31,10 @@ def model() -> onnx.ModelProto:
 
 def test_every_kind_gives_valid_graphs_of_the_same_outputs_and_other_values(model: onnx.ModelProto) -> None:
     expected = run_model(model, FEED)
-    made = list(mutations.mutations(model, 3, "a"))
-    assert {item.kind for item in made} == set(mutations.KINDS)
-    assert len({(item.kind, item.place) for item in made}) == len(made)
-    for item in made:
+    wrong = list(mutations.mutations(model, 3, "a"))
+    assert {item.kind for item in wrong} == set(mutations.KINDS)
+    assert len({(item.kind, item.place) for item in wrong}) == len(wrong)
+    for item in wrong:
         onnx.checker.check_model(item.model, full_check=True)
         outputs = run_model(item.model, FEED)
         assert {name: value.shape for name, value in outputs.items()} == {n: v.shape for n, v in expected.items()}

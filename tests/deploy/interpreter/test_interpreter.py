@@ -97,8 +97,8 @@ def test_an_fp16_graph_runs_in_the_types_it_declares() -> None:
 
 def test_a_trace_yields_every_step_with_its_values() -> None:
     graph = model("[first] a = Neg (x)  [second] y = Abs (a)")
-    seen = [(e.step.name, e.outputs[0].tolist()) for e in Interpreter(graph).trace({"x": np.array([2.0], np.float32)})]
-    assert seen == [("first", [-2.0]), ("second", [2.0])]
+    steps = [(e.step.name, e.outputs[0].tolist()) for e in Interpreter(graph).trace({"x": np.array([2.0], np.float32)})]
+    assert steps == [("first", [-2.0]), ("second", [2.0])]
 
 
 def test_a_local_function_is_inlined() -> None:

@@ -89,8 +89,8 @@ def test_boxes_suppress_each_other(center: int) -> None:
         "iou": np.array([0.3], np.float32),
         "score": np.array([0.2], np.float32),
     }
-    kept = check(one_node("NonMaxSuppression", feeds, center_point_box=center), feeds)["y0"]
-    assert 10 < len(kept) <= 2 * 3 * 7
+    selected = check(one_node("NonMaxSuppression", feeds, center_point_box=center), feeds)["y0"]
+    assert 10 < len(selected) <= 2 * 3 * 7
 
 
 @pytest.mark.parametrize("mode", ["avg", "max"])
@@ -178,10 +178,10 @@ def test_operators_of_quantized_files(op: str, inputs: list[np.ndarray], attribu
 
 def as_constants(model: onnx.ModelProto, feeds: Arrays) -> onnx.ModelProto:
     """Return a graph whose scales and zero points are initializers, as ONNX Runtime requires."""
-    kept = [value for value in model.graph.input if len(feeds[value.name].shape) > 0]
+    tensors = [value for value in model.graph.input if len(feeds[value.name].shape) > 0]
     fixed = [value.name for value in model.graph.input if len(feeds[value.name].shape) == 0]
     del model.graph.input[:]
-    model.graph.input.extend(kept)
+    model.graph.input.extend(tensors)
     model.graph.initializer.extend(numpy_helper.from_array(feeds[name], name) for name in fixed)
     return model
 

@@ -135,11 +135,11 @@ def test_an_overflow_is_a_culprit_before_the_inexact_operators_in_front_of_it() 
 def test_scenes_are_judged_together_and_extremes_by_themselves(
     count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[Any] = []
-    monkeypatch.setattr(diagnose, "examine", lambda *arguments: seen.extend(arguments) or examine(*arguments))
+    examined: list[Any] = []
+    monkeypatch.setattr(diagnose, "examine", lambda *arguments: examined.extend(arguments) or examine(*arguments))
     job = {"graph": str(graph_artifact(tmp_path, attention()).folder), "images": "", "precision": "fp16"}
     worker_precision.numerics({**job, "count": count}, lambda event: None)
-    feeds, natural = [next(iter(feed.values())) for feed in seen[1]], seen[3]
+    feeds, natural = [next(iter(feed.values())) for feed in examined[1]], examined[3]
     constant = [bool(np.ptp(feed, axis=(2, 3)).max() < 1e-6) for feed in feeds]
     assert (natural, constant) == (count, [False] * count + [True, True])
     assert len({feed.tobytes() for feed in feeds}) == count + 2

@@ -111,9 +111,9 @@ def test_a_fault_names_operator_element_and_values(graphs: tuple[onnx.ModelProto
 
 @pytest.mark.parametrize("name", ["w1_s", "w2_s", "b1"])
 def test_a_weight_scaled_by_two_percent_is_found(graphs: tuple[onnx.ModelProto, onnx.ModelProto], name: str) -> None:
-    found = pair(graphs[0], changed(graphs[1], scaled(name, 1.02)), FEEDS).faults
-    assert len(found) == 1
-    assert "1.02" in found[0].text or "1.01" in found[0].text
+    faults = pair(graphs[0], changed(graphs[1], scaled(name, 1.02)), FEEDS).faults
+    assert len(faults) == 1
+    assert "1.02" in faults[0].text or "1.01" in faults[0].text
 
 
 @pytest.mark.parametrize(("factor", "text"), [(0.2, "clips"), (1.02, None)])
@@ -121,8 +121,8 @@ def test_ranges_of_activations_that_clip_are_named(
     graphs: tuple[onnx.ModelProto, onnx.ModelProto], factor: float, text: str | None
 ) -> None:
     """Another step is another rounding, no fault; a range that clips a fifth of the values is one."""
-    found = pair(graphs[0], changed(graphs[1], scaled("s0", factor)), FEEDS).faults
-    assert ([text in fault.text for fault in found] == [True]) if text else not found
+    faults = pair(graphs[0], changed(graphs[1], scaled("s0", factor)), FEEDS).faults
+    assert ([text in fault.text for fault in faults] == [True]) if text else not faults
 
 
 def test_unequal_scales_of_a_pair_are_found(graphs: tuple[onnx.ModelProto, onnx.ModelProto]) -> None:
@@ -131,8 +131,8 @@ def test_unequal_scales_of_a_pair_are_found(graphs: tuple[onnx.ModelProto, onnx.
         (node,) = (node for node in model.graph.node if node.output[0] == "x0")
         node.input[1] = "other"
 
-    found = pair(graphs[0], changed(graphs[1], unequal), FEEDS).faults
-    assert "steps" in found[0].text
+    faults = pair(graphs[0], changed(graphs[1], unequal), FEEDS).faults
+    assert "steps" in faults[0].text
 
 
 def test_seeded_wrong_conversions_are_found(graphs: tuple[onnx.ModelProto, onnx.ModelProto]) -> None:

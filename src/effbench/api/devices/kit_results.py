@@ -111,10 +111,10 @@ def import_result(text: str, location: str, home: Path, *, force: bool = False) 
             check_clock(answer.round.samples_ns, answer.agent_s, line.seconds)
         except MeasurementError as error:
             raise DataError(f"{position}: {error.message}.", hint=error.hint) from error
-        found = _other_machine(head.device, answer, position, force)
+        contradictions = _other_machine(head.device, answer, position, force)
         notes = ("measured by a kit", *([claims[line.digest]] if line.digest in claims else ()))
         measured = _measurement(artifact, answer, head, run)
-        rounds.setdefault(artifact.digest, []).append(replace(measured, notes=notes, doubts=(*doubts, *found)))
+        rounds.setdefault(artifact.digest, []).append(replace(measured, notes=notes, doubts=(*doubts, *contradictions)))
     failures = tuple(f"{line.artifact}: {line.error}" for line in lines if line.error)
     if not rounds:
         raise DataError(f"{location}: no round was measured. {'; '.join(failures)}")
@@ -157,18 +157,18 @@ def _claim(fidelity: Fidelity) -> str:
         return (
             f"claimed by the kit's run: no comparison can tell whether it is the same model ({fidelity.unverifiable})"
         )
-    found = "the same model" if fidelity.passed else "NOT the same model"
-    return f"claimed by the kit's run: {found} (max error {fidelity.max_error:.1e})"
+    verdict = "the same model" if fidelity.passed else "NOT the same model"
+    return f"claimed by the kit's run: {verdict} (max error {fidelity.max_error:.1e})"
 
 
 def _other_machine(device: str, answer: RoundAnswer, position: str, force: bool) -> tuple[str, ...]:
     try:
-        found = devices.get(device).contradictions({**answer.after, **answer.before})
+        contradictions = devices.get(device).contradictions({**answer.after, **answer.before})
     except UsageError:  # a device that this home does not know contradicts nothing
         return ()
-    if found and not force:
-        raise DataError(f"{position}: {found[0]}", hint=FORCE)
-    return found
+    if contradictions and not force:
+        raise DataError(f"{position}: {contradictions[0]}", hint=FORCE)
+    return contradictions
 
 
 def _store_once(rounds: Mapping[str, Sequence[Measurement]], store: Store) -> None:

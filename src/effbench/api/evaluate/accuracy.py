@@ -147,7 +147,7 @@ def suspicions(declared: Evaluation, others: Mapping[str, Evaluation]) -> tuple[
             for image, row in zip(other.predictions.images, _rows(other.predictions), strict=True)
             if image in rows_by_image and row[0] >= 0
         ]
-        gains = np.array([theirs[1] - ours[1] for ours, theirs in pairs])
+        gains = np.array([other_row[1] - row[1] for row, other_row in pairs])
         if len(gains) < FEWEST or gains.mean() < MATERIAL_NATS:
             continue
         p_value = sign_flip_test(gains)

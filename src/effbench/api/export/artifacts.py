@@ -14,15 +14,15 @@ from effbench.errors import EffbenchError, UnavailableError
 from effbench.schema import Artifact, Cell, Status
 from effbench.store import home as home_of
 
-Found = tuple[list[Artifact], list[Cell]]
+Exported = tuple[list[Artifact], list[Cell]]
 """Artifacts, and a cell for each that could not be made."""
 
 
-def export_artifacts(request: ExportRequest) -> Found:
+def export_artifacts(request: ExportRequest) -> Exported:
     """Export, and return the artifacts with a cell for each that could not be made."""
     cells = run_export(request)
-    artifacts = [bundle.load(Path(cell.artifact)) for cell in cells if cell.status.made]
-    return artifacts, [cell for cell in cells if not cell.status.made]
+    artifacts = [bundle.load(Path(cell.artifact)) for cell in cells if cell.status.has_artifact]
+    return artifacts, [cell for cell in cells if not cell.status.has_artifact]
 
 
 def export_artifact(request: ExportRequest) -> Artifact:
@@ -40,7 +40,7 @@ def export_artifact(request: ExportRequest) -> Artifact:
 
 def find_or_export(
     names: Sequence[str], request: ExportRequest, targets: Callable[[], Sequence[str]] = at_hand
-) -> Found:
+) -> Exported:
     """Return the artifacts that names mean, in order; a name that is a model's is exported first.
 
     Args:

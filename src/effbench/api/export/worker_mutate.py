@@ -51,9 +51,9 @@ class Case:
     def reasons(self, wrong: ModelProto) -> tuple[str, ...]:
         """Return why the check fails for a graph in the place of ``model``; empty if it passes."""
         outputs = fidelity.run_all(runner(wrong), self.feeds)
-        found = verdict(self.expected, outputs, self.precision, self.terms).reasons
-        if found or self.exact is None:
-            return found
+        reasons = verdict(self.expected, outputs, self.precision, self.terms).reasons
+        if reasons or self.exact is None:
+            return reasons
         from effbench.deploy.precision.pairing import pair
 
         return tuple(str(fault) for fault in pair(self.exact, wrong, self.feeds[:PAIRED_IMAGES]).faults)
@@ -110,10 +110,10 @@ def mutate(job: dict[str, Any], emit: Any) -> None:
     emit({"event": "stage", "stage": "the model's own rounding"})
     case = case_of(artifact, exact)
     emit({"event": "stage", "stage": "check wrong conversions"})
-    found = outcomes(case, int(job["each"]), artifact.subject.model)
+    results = outcomes(case, int(job["each"]), artifact.subject.model)
     images = sum(len(next(iter(feed.values()))) for feed in case.feeds)
     report = MutationReport(
-        artifact.name, case.precision, "ONNX Runtime, against the model's reference", images, tuple(found)
+        artifact.name, case.precision, "ONNX Runtime, against the model's reference", images, tuple(results)
     )
     emit({"event": "result", "report": to_json(report)})
 

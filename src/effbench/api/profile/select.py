@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from effbench import deploy
-from effbench.api.export.artifacts import Found, export_artifacts, find_or_export
+from effbench.api.export.artifacts import Exported, export_artifacts, find_or_export
 from effbench.api.export.request import ExportRequest
 from effbench.api.export.run import at_hand
 from effbench.api.export.source import TIMM
@@ -30,7 +30,7 @@ class Selection:
         self.sizes = request.shapes
         self.sizes_of_models = self.sizes or [InputShapes.parse(DEFAULT_RESOLUTION)]
 
-    def choose(self) -> Found:
+    def choose(self) -> Exported:
         """Return the artifacts to measure, and a cell for each that cannot be exported or run."""
         if self.request.names:
             template = self._export_request("", self.sizes_of_models, self.request.targets)
@@ -45,7 +45,7 @@ class Selection:
             return self._runnable(artifacts, [])
         return self._runnable(*self._at_sizes(artifacts))
 
-    def _at_sizes(self, artifacts: Sequence[Artifact]) -> Found:
+    def _at_sizes(self, artifacts: Sequence[Artifact]) -> Exported:
         """Return every artifact at every size of the request, exported again where it exists at other sizes only."""
         chosen: list[Artifact] = []
         cells: list[Cell] = []
@@ -83,7 +83,7 @@ class Selection:
                 newest[stem] = artifact
         return list(newest.values())
 
-    def _export_again(self, artifact: Artifact, shapes: InputShapes) -> Found:
+    def _export_again(self, artifact: Artifact, shapes: InputShapes) -> Exported:
         subject = artifact.subject
         images = self.request.images if subject.storage_precision in CALIBRATED else None
         images = SYNTHETIC if subject.latency_only and images is None else images
@@ -115,7 +115,7 @@ class Selection:
             notify=self.request.notify,
         )
 
-    def _runnable(self, artifacts: Sequence[Artifact], cells: list[Cell]) -> Found:
+    def _runnable(self, artifacts: Sequence[Artifact], cells: list[Cell]) -> Exported:
         runnable: list[Artifact] = []
         for artifact in artifacts:
             subject = artifact.subject

@@ -16,8 +16,8 @@ def lines(cell: Cell) -> Iterator[str]:
             f"max error {graph.max_error:.1e} of the spread; limit: {_limits(graph.limits)}"
         )
     if own is not None and own.images:
-        seen = f"compared: {own.images}; {_outputs(own)}; limit: {_limits(own.limits)}; {_rounding(own)}"
-        yield f"{seen}; not seen: {', '.join(own.blind_to)}" if own.blind_to else seen
+        compared = f"compared: {own.images}; {_outputs(own)}; limit: {_limits(own.limits)}; {_rounding(own)}"
+        yield f"{compared}; not seen: {', '.join(own.blind_to)}" if own.blind_to else compared
 
 
 def _outputs(proof: Fidelity) -> str:

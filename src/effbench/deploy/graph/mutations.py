@@ -153,15 +153,15 @@ def mutations(
         kinds: Of `KINDS`.
     """
     for kind in kinds:
-        seen: set[str] = set()
+        places: set[str] = set()
         for attempt in range(each * SWAPS):
-            if len(seen) == each:
+            if len(places) == each:
                 break
             draft = Draft(model, random.Random(f"{seed} {kind} {attempt}"))
             try:
-                place = KINDS[kind](draft, len(seen))
+                place = KINDS[kind](draft, len(places))
             except NotPossibleError:
                 break
-            if place not in seen:
-                seen.add(place)
+            if place not in places:
+                places.add(place)
                 yield Mutation(kind, place, draft.model)

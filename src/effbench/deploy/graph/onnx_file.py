@@ -244,14 +244,14 @@ def _names_read(graph: onnx.GraphProto) -> set[str]:
     return names
 
 
-def _scoped_name(node: onnx.NodeProto, seen: Counter[str]) -> str:
+def _scoped_name(node: onnx.NodeProto, count: Counter[str]) -> str:
     """Name a node after its torch module, so that a layer in a profile can be found in the source."""
     scopes = next((item.value for item in node.metadata_props if item.key == "pkg.torch.onnx.name_scopes"), "[]")
     parts = [part.strip(" '\"") for part in scopes.strip("[]").split(",")]
     module = parts[-2] if len(parts) > 1 and parts[-2] else ""
     name = f"{module}/{node.op_type}" if module else node.op_type
-    seen[name] += 1
-    return name if seen[name] == 1 else f"{name}_{seen[name]}"
+    count[name] += 1
+    return name if count[name] == 1 else f"{name}_{count[name]}"
 
 
 MOVES = ("Identity", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Concat", "Slice", "Cast", "Gather")

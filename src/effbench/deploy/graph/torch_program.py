@@ -158,11 +158,11 @@ def _encoded_map(arguments: Mapping[str, Any], values: Mapping[Any, int]) -> dic
 
 def _needed(steps: Sequence[Step], outputs: Any) -> Iterator[Step]:
     """Yield the steps without arithmetic on sizes that only a check used."""
-    used = set(_references(outputs))
+    references = set(_references(outputs))
     needed = []
     for step in reversed(steps):
-        if step["to"] in used or not step["op"].startswith(("python.", "aten.sym_")):
-            used |= set(_references([step["args"], list(step["kwargs"].values())]))
+        if step["to"] in references or not step["op"].startswith(("python.", "aten.sym_")):
+            references |= set(_references([step["args"], list(step["kwargs"].values())]))
             needed.append(step)
     yield from reversed(needed)
 
@@ -187,14 +187,14 @@ def _operator(name: str) -> Callable[..., Any]:
         function: Callable[..., Any] = ARITHMETIC[name]
         return function
     match = OPERATOR.fullmatch(name)
-    found = getattr(getattr(torch.ops.aten, match[1], None), match[2], None) if match else None
-    if match is None or not isinstance(found, torch._ops.OpOverload):
+    operator = getattr(getattr(torch.ops.aten, match[1], None), match[2], None) if match else None
+    if match is None or not isinstance(operator, torch._ops.OpOverload):
         raise DataError(f"'{name}' is no operator that a torch program may use.")
-    for argument in found._schema.arguments:
+    for argument in operator._schema.arguments:
         kinds = set(re.findall(r"[A-Za-z]+", str(argument.type).replace("Optional", "").replace("List", "")))
         if not kinds <= PLAIN_TYPES and not (kinds == {"str"} and match[1] in WITH_TEXT):
             raise DataError(f"'{name}' takes {argument.type}, which a torch program may not use.")
-    return found
+    return operator
 
 
 class Program:
@@ -234,7 +234,7 @@ class Program:
             for number, step in enumerate(document["steps"])
             for index in _references([step["args"], list(step["kwargs"].values())])
         }
-        kept = {*known, *_references(document["outputs"])}
+        never_freed = {*known, *_references(document["outputs"])}
         self._steps: list[tuple[Callable[..., Any], Any, Any, int, tuple[int, ...]]] = []
         for number, step in enumerate(document["steps"]):
             arguments = (
@@ -245,7 +245,7 @@ class Program:
             if to in known or to < 0:
                 raise DataError(f"value {to} is defined twice.")
             known.add(to)
-            free = tuple(index for index, last in last_use.items() if last == number and index not in kept)
+            free = tuple(index for index, last in last_use.items() if last == number and index not in never_freed)
             function = _operator(str(step["op"]))
             self._steps.append((_bound(function, tuple(step["kwargs"])), *arguments, to, free))
         self._outputs = [_template(item, known, device) for item in document["outputs"]]

@@ -110,6 +110,6 @@ def rotary_embedding(
     cos, sin = angles
     first, second = (moved[..., ::2], moved[..., 1::2]) if interleaved else torch.split(moved, size // 2, -1)
     real, imaginary = cos * first - sin * second, sin * first + cos * second
-    turned = torch.stack([real, imaginary], -1).flatten(-2) if interleaved else torch.cat([real, imaginary], -1)
-    y = torch.cat([turned, rest], -1)
+    rotated = torch.stack([real, imaginary], -1).flatten(-2) if interleaved else torch.cat([real, imaginary], -1)
+    y = torch.cat([rotated, rest], -1)
     return y if x.dim() == 4 else y.transpose(1, 2).reshape(x.shape)

@@ -42,7 +42,7 @@ def non_max_suppression(
     most = int(max_output_boxes_per_class) if max_output_boxes_per_class is not None else 0
     overlap = float(iou_threshold) if iou_threshold is not None else 0.0
     least = float(score_threshold) if score_threshold is not None else None
-    kept = []
+    selected = []
     for batch, classes in enumerate(scores):
         corners = _corners(boxes[batch], center_point_box)
         for kind, values in enumerate(classes):
@@ -51,10 +51,10 @@ def non_max_suppression(
             chosen = 0
             while len(waiting) and chosen < most:
                 best, waiting = waiting[0], waiting[1:]
-                kept.append((batch, kind, int(best)))
+                selected.append((batch, kind, int(best)))
                 chosen += 1
                 waiting = waiting[_overlap(corners[best], corners[waiting]) <= overlap]
-    return torch.tensor(kept, dtype=torch.int64).reshape(-1, 3)
+    return torch.tensor(selected, dtype=torch.int64).reshape(-1, 3)
 
 
 def sample_corners(image: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:

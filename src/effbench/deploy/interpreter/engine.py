@@ -86,12 +86,11 @@ class Interpreter:
 
     def _last_uses(self) -> list[list[str]]:
         """Return for each step the tensors that nothing reads after it."""
-        seen, frees = set(self.outputs), []
+        later, frees = set(self.outputs), []
         for step in reversed(self.steps):
-            used = (*step.inputs, *step.captures, *step.outputs)
-            names = {name for name in used if name and name not in seen}
+            names = {name for name in (*step.inputs, *step.captures, *step.outputs) if name} - later
             frees.append([name for name in names if name not in self.constants])
-            seen |= names
+            later |= names
         return frees[::-1]
 
     def trace(

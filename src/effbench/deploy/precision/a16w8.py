@@ -79,12 +79,12 @@ def _unshare_vectors(model: ModelProto) -> None:
     from onnx import TensorProto
 
     vectors = {t.name: t for t in model.graph.initializer if len(t.dims) == 1 and t.data_type == TensorProto.FLOAT}
-    seen: set[str] = set()
+    have_reader: set[str] = set()
     for node in model.graph.node:
         for i, name in enumerate(node.input):
-            if name in seen:
+            if name in have_reader:
                 copy = model.graph.initializer.add()
                 copy.CopyFrom(vectors[name])
                 copy.name = node.input[i] = f"{name}/{node.output[0]}/{i}"
             elif name in vectors:
-                seen.add(name)
+                have_reader.add(name)

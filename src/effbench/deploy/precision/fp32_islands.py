@@ -248,11 +248,11 @@ def _next(
 def _producers_outside(judge: HalfPrecisionJudge, index: int, islands: Islands) -> Islands:
     """Return the nearest producers of a step that are not islands yet, looking back through those that are."""
     outside: set[str] = set()
-    waiting, seen = [index], {index}
+    waiting, visited = [index], {index}
     while waiting:
         step = judge.steps[waiting.pop()]
-        for i in {judge.producers[name] for name in step.inputs if name in judge.producers} - seen:
-            seen.add(i)
+        for i in {judge.producers[name] for name in step.inputs if name in judge.producers} - visited:
+            visited.add(i)
             if judge.name(i) in islands:
                 waiting.append(i)
             else:

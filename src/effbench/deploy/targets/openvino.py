@@ -30,8 +30,8 @@ def _openvino() -> Any:
 def reason(error: Exception) -> str:
     """Return what OpenVINO says without the places in its source, which come first, one line for each rethrow."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = [line for line in lines if not line.startswith("Exception from ") and " failed at src/" not in line]
-    return " ".join(told[:MOST_LINES] or lines[:1]) or type(error).__name__
+    sentences = [line for line in lines if not line.startswith("Exception from ") and " failed at src/" not in line]
+    return " ".join(sentences[:MOST_LINES] or lines[:1]) or type(error).__name__
 
 
 class OpenVinoSession(Session):

@@ -101,10 +101,10 @@ def _of_project(folder: Path | None) -> tuple[str, Mapping[str, Any]]:
     base = _BASE.get()
     if base is not None:
         return base
-    found = project_file(folder)
-    if found is None:
+    declared = project_file(folder)
+    if declared is None:
         return SUITE, {}
-    path, data = found
+    path, data = declared
     entries, parts = data.get("devices", {}), allowed.sensitive_parts(data)
     if parts and not allowed.is_allowed(path, data):
         entries = {name: entry for name, entry in entries.items() if name == LOCAL or f"devices.{name}" not in parts}
@@ -134,8 +134,8 @@ def get(name: str) -> Device:
         return _declared(read(Path(name)))
     if name == LOCAL:
         return packaged()[LOCAL]
-    if _BASE.get() is None and (found := project_file()) is not None:
-        allowed.check(*found, f"devices.{name}")
+    if _BASE.get() is None and (declared := project_file()) is not None:
+        allowed.check(*declared, f"devices.{name}")
     known = devices()
     if name not in known:
         raise unknown_name(name, known, "device")

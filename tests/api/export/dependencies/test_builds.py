@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from effbench.api.export.dependencies.builds import KEPT, Builds, files_of
+from effbench.api.export.dependencies.builds import MOST_BUILDS, Builds, files_of
 from effbench.api.export.dependencies.record import Places, file_state
 from effbench.api.export.source import option_files, request_of, resolve
 from effbench.deploy.artifact import bundle
@@ -116,10 +116,10 @@ def test_a_damaged_graph_or_record_is_built_again(project: Project, tmp_path: Pa
 
 
 def test_old_records_are_removed(project: Project, tmp_path: Path):
-    for depth in range(KEPT + 3):
+    for depth in range(MOST_BUILDS + 3):
         project.file.write_text(f"depth {depth}\n")
         project.builds(tmp_path).add(project.make)
-    assert KEPT == len([*(tmp_path / "builds").glob("*/*.json")])
+    assert MOST_BUILDS == len([*(tmp_path / "builds").glob("*/*.json")])
 
 
 def test_the_files_of_a_graph_are_known_whoever_built_it(project: Project, tmp_path: Path):

@@ -37,11 +37,11 @@ def project(traced: tuple[Project, Dependencies], tmp_path: Path, monkeypatch: p
     """Give the project, and put it back as it was."""
     original, _ = traced
     folder = original.root.parent
-    kept = shutil.copytree(folder, tmp_path / "kept")
+    copy = shutil.copytree(folder, tmp_path / "copy")
     monkeypatch.syspath_prepend(str(original.site))
     yield deepcopy(original)
     shutil.rmtree(folder)
-    shutil.copytree(kept, folder)
+    shutil.copytree(copy, folder)
 
 
 def changes(project: Project, dependencies: Dependencies) -> list[str]:

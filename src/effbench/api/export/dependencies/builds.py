@@ -23,7 +23,7 @@ from effbench.deploy.artifact import bundle
 from effbench.errors import DataError
 from effbench.schema import Artifact
 
-KEPT = 64
+MOST_BUILDS = 64
 """Builds of one request that are remembered: two trees of a gate, and the states of a project that come and go."""
 SHOWN = 3
 """Changes that a message names."""
@@ -81,11 +81,11 @@ class Builds:
             events = make(draft / "graph")
             traced = next((event["dependencies"] for event in events if "dependencies" in event), None)
             dependencies = observed(traced, os.environ) if traced else Dependencies()
-            graph = self._kept(bundle.load(draft / "graph"))
+            graph = self._place(bundle.load(draft / "graph"))
         self._write(Build(graph.key, str(self.places.project), dependencies))
         return graph
 
-    def _kept(self, graph: Artifact) -> Artifact:
+    def _place(self, graph: Artifact) -> Artifact:
         """Move a new graph to the folder of its content; if it is there already, keep that with the new proof."""
         key = content_key(graph)
         folder = self._graph_folder(key)
@@ -107,7 +107,7 @@ class Builds:
             with drafts.draft(self._folder) as draft:
                 draft.write_text(json.dumps(to_json(build), indent=1, sort_keys=True) + "\n")
                 draft.replace(path)
-            for old in self._paths()[KEPT:]:
+            for old in self._paths()[MOST_BUILDS:]:
                 old.unlink(missing_ok=True)
         except OSError as error:
             raise DataError(f"Cannot write {path}: {error.strerror}.", hint="Free space.") from error

@@ -40,7 +40,7 @@ class Origins:
     """
 
     def __init__(self, factory: str, output: Path) -> None:
-        self._ours = _below(os.path.dirname(effbench.__file__), str(output))
+        self._own_package = _below(os.path.dirname(effbench.__file__), str(output))
         python = {os.path.realpath(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")}
         base = os.path.realpath(sys.base_prefix)
         self._python = _below(*python, os.path.join(base, "bin"), os.path.join(base, "lib"))
@@ -50,7 +50,7 @@ class Origins:
 
     def _of(self, file: str) -> Origin:
         path = os.path.abspath(file)
-        if path.startswith(self._ours):
+        if path.startswith(self._own_package):
             return Origin.IGNORED
         if self._own and path.startswith(self._own):
             return Origin.USER

@@ -64,9 +64,9 @@ class Tracer:
         if flags & (os.O_WRONLY | os.O_RDWR):
             self._written.add(self.places.name(name))
         if not flags & os.O_WRONLY and not flags & os.O_TRUNC:
-            self.asked(name)
+            self.note_file(name)
 
-    def asked(self, name: str) -> None:
+    def note_file(self, name: str) -> None:
         """Note a file that is read, or whose existence is asked for."""
         key = self.places.name(name)
         if key not in self._read and self.origins.of(name) is not Origin.IGNORED:
@@ -90,7 +90,7 @@ class Tracer:
         if self.origins.called_by_user() and (name not in VOLATILE or self.origins.caller_is_user()):
             self._variables.add(name)
             if value and _is_file(value):
-                self.asked(value)
+                self.note_file(value)
 
     def result(self) -> dict[str, Any]:
         """Return what was recorded, with the state of each file now, as JSON data.
@@ -196,7 +196,7 @@ def _watch_questions(tracer: Tracer) -> Callable[[], None]:
     def noted_stat(path: Any, *arguments: Any, **options: Any) -> os.stat_result:
         name = _text(path)
         if name is not None and not name.startswith("<") and tracer.origins.called_by_user(through_imports=False):
-            tracer.asked(name)
+            tracer.note_file(name)
         return _stat(path, *arguments, **options)
 
     os.stat = noted_stat

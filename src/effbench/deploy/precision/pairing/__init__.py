@@ -77,7 +77,7 @@ def pair(model: ModelProto, quantized: ModelProto, feeds: Sequence[Mapping[str, 
                 border.add(values[border.before].numpy(), values[border.after].numpy())
             fed = {name: values[other].numpy() for name, other in graphs.fed.items()}
             means.add(exact, feed, values)
-            replaced = {name: values[other] for name, other in graphs.seen.items()}
+            replaced = {name: values[other] for name, other in graphs.as_read.items()}
             for executed in twin.trace({**feed, **fed}, replaced=replaced):
                 for name, y in zip(executed.step.outputs, executed.outputs, strict=False):
                     if name in graphs.computed and name not in operators:
@@ -127,17 +127,17 @@ class _MeanErrors:
     def __init__(self, graphs: PairedGraphs) -> None:
         names = {constant.operator for constant in graphs.constants if constant.compensated}
         self._graphs = graphs
-        self._wanted = {output for output, name in graphs.operators.items() if name in names}
+        self._outputs = {output for output, name in graphs.operators.items() if name in names}
         self._sums: dict[str, list[Array]] = {}
 
     def add(self, exact: Interpreter, feed: Mapping[str, Array], values: Mapping[str, Tensor]) -> None:
         """Run the float operators on one image's tensors of the quantized graph, before Q/DQ."""
-        if not self._wanted:
+        if not self._outputs:
             return
         replaced = {name: values[other] for name, other in self._graphs.computed.items()}
         for executed in exact.trace(feed, replaced=replaced):
             name = executed.step.outputs[0]
-            if name in self._wanted:
+            if name in self._outputs:
                 error = (replaced[name] - executed.outputs[0]).double().numpy()
                 channels = np.moveaxis(error, 1 if executed.step.op == "Conv" else -1, 0)
                 mean = channels.reshape(len(channels), -1).mean(axis=1)

@@ -61,7 +61,7 @@ class PairedGraphs:
         twin: The float graph; where an operator of the quantized graph reads a dequantized tensor or a constant, its
             pair reads an input of that name (`fed`).
         computed: By tensor of the float graph, the tensor of the quantized graph that its operator writes.
-        seen: The same, as the readers in the quantized graph see it: after Q/DQ.
+        as_read: The same, as the readers in the quantized graph see it: after Q/DQ.
         fed: The added inputs of the twin: their names, and the tensors of the quantized graph.
         operators: By first output the names of operators with a pair of the same type.
         unpaired: The other operators of the float graph: compared by their result, or with what reads it.
@@ -88,7 +88,7 @@ class PairedGraphs:
         for node in self.twin.graph.node:
             self._pair(node)
         self.twin.graph.input.extend(onnx.ValueInfoProto(name=name) for name in self.fed)
-        self.seen = {name: self._as_read(other) for name, other in self.computed.items()}
+        self.as_read = {name: self._as_read(other) for name, other in self.computed.items()}
         self.borders = [
             Border(node.input[0], after.output[0], node, after, self._is_clipped(after.output[0]))
             for node in quantized.graph.node

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import onnx
 
 RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
-KEPT = ("DequantizeLinear", *RANDOM)
+NOT_FOLDED = ("DequantizeLinear", *RANDOM)
 """Operators that are not folded: the package stores a weight's dequantization, and random values are unknown."""
 FROM_SHAPE = ("Shape", "Size", "EyeLike")
 """Operators whose result depends only on the shape of their input, which is known."""
@@ -31,7 +31,7 @@ def foldable(node: onnx.NodeProto) -> bool:
     import onnx
 
     nested = any(item.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for item in node.attribute)
-    return node.op_type not in KEPT and not nested
+    return node.op_type not in NOT_FOLDED and not nested
 
 
 def fold(node: onnx.NodeProto, values: Mapping[str, Array], opset: int) -> list[Array]:
