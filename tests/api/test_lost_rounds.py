@@ -89,6 +89,24 @@ def test_one_round_of_two_is_a_measurement(monkeypatch: pytest.MonkeyPatch, arti
     assert ("1 round lost: the cable",) == measured.notes
 
 
+@pytest.mark.target("ort")
+@pytest.mark.parametrize(("rounds", "cold"), [(3, [True, True, False]), (1, [False])])
+def test_the_first_round_that_is_measured_starts_cold(
+    monkeypatch: pytest.MonkeyPatch, artifact: Path, rounds: int, cold: list[bool]
+):
+    jobs: list[Any] = []
+
+    def run(_: Remote, __: str, job: Any, **___: Any) -> Iterator[dict[str, Any]]:
+        jobs.append(job)
+        if len(jobs) == 1 and rounds > 1:
+            raise LostError("the cable")
+        yield ANSWER
+
+    monkeypatch.setattr(Remote, "run", run)
+    profile([str(artifact)], rounds=rounds, budget_s=1, out=artifact.parent.parent)
+    assert cold == [job["cold_start"] for job in jobs]
+
+
 @pytest.mark.parametrize(
     "answer",
     [

@@ -143,6 +143,10 @@ class Target(ABC):
             UnavailableError: It cannot be loaded here at all, not even to verify it.
         """
 
+    def kept_compiled(self, options: Mapping[str, str]) -> str:
+        """Return what the runtime keeps compiled between two starts, which a cold start finds; empty if nothing."""
+        return ""
+
     def finish(self, folder: Path, home: Path, options: Mapping[str, str]) -> Artifact:
         """Build, on the device that will run it, what `convert` left as a bundle elsewhere.
 

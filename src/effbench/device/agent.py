@@ -6,8 +6,10 @@ needs only Python >= 3.10, numpy and the runtime of the artifact.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +21,51 @@ WARMUP_SHARE_S = 0.3
 
 
 def _open(job: dict[str, Any], emit: Any) -> tuple[Any, Any]:
+    from effbench.profiles.start import StartClock
+
+    return _open_timed(job, emit, StartClock())
+
+
+def _open_timed(job: dict[str, Any], emit: Any, clock: Any) -> tuple[Any, Any]:
+    """Load an artifact and time the parts; with ``cold_start`` in the job, from the disk."""
     from effbench import deploy
     from effbench.deploy.artifact import bundle
 
+    folder, threads = Path(job["artifact"]), int(job.get("threads", 1))
+    if job.get("cold_start"):
+        _drop_caches(folder, job, clock)
     emit({"event": "stage", "stage": "check files"})
-    artifact = bundle.load(Path(job["artifact"]))
+    with clock.part("read"):
+        artifact = bundle.load(folder)
     if artifact.subject.target == "onnx":
         # The graph itself belongs to no runtime: it is the reference of a model given as an .onnx file.
-        from effbench.deploy.interpreter.session import InterpreterSession
+        with clock.part("import"):
+            from effbench.deploy.interpreter.session import InterpreterSession
 
-        return artifact, InterpreterSession(artifact, int(job.get("threads", 1)), job.get("options", {}))
+        with clock.part("session"):
+            return artifact, InterpreterSession(artifact, threads, job.get("options", {}))
     target = deploy.get(artifact.subject.target)
     emit({"event": "stage", "stage": f"load in {target.title}"})
-    return artifact, target.open(artifact, int(job.get("threads", 1)), {**artifact.options, **job.get("options", {})})
+    with clock.part("import"):
+        for module in target.modules:
+            with contextlib.suppress(ImportError):  # `open` says what is missing
+                import_module(module)
+    with clock.part("session"):
+        return artifact, target.open(artifact, threads, {**artifact.options, **job.get("options", {})})
+
+
+def _drop_caches(folder: Path, job: dict[str, Any], clock: Any) -> None:
+    from effbench import deploy
+    from effbench.deploy.artifact import bundle
+    from effbench.profiles.start import files_of
+
+    artifact = bundle.load(folder, check_files=False)
+    kept = ""
+    if artifact.subject.target != "onnx":
+        options = {**artifact.options, **job.get("options", {})}
+        kept = deploy.get(artifact.subject.target).kept_compiled(options)
+    files = [folder / name for name in (*artifact.files, bundle.MANIFEST)]
+    clock.drop([*files, *files_of(job.get("packages", ()))], (kept,) if kept else ())
 
 
 def _batch(artifact: Any, requested: int | None) -> int:
@@ -102,6 +136,7 @@ def measure(job: dict[str, Any], emit: Any) -> None:
     from effbench.profiles.power import meter
     from effbench.profiles.promise import check_promise
     from effbench.profiles.protocol import Protocol, cool_down
+    from effbench.profiles.start import StartClock
 
     protocol = Protocol.of(job)
     cooled: dict[str, float] = {}
@@ -109,10 +144,9 @@ def measure(job: dict[str, Any], emit: Any) -> None:
         emit({"event": "stage", "stage": f"cool down to {job['cool_to_c']:.0f} °C"})
         cooled = cool_down(float(job["cool_to_c"]))
     before = environment.observe(job.get("packages", ()))
-    start = time.perf_counter_ns()
     clocks = time.time() - time.perf_counter()
-    artifact, session = _open(job, emit)
-    load_ms = (time.perf_counter_ns() - start) / 1e6
+    start = StartClock()
+    artifact, session = _open_timed(job, emit, start)
     batch = _batch(artifact, job.get("batch"))
     feeds, contrast = _inputs(artifact, batch, 2)
     emit({"event": "stage", "stage": "measure"})
@@ -126,9 +160,10 @@ def measure(job: dict[str, Any], emit: Any) -> None:
             session,
             feeds,
             RoundPlan(int(job["min_samples"]), seconds, max(seconds, SLOW_MODEL_S), protocol=protocol),
-            load_ms=load_ms,
+            load_ms=start.load_ms,
             meter=power,
         )
+    measured = replace(measured, start=start.start())
     if job.get("check_promise"):
         # After the timed phase, since it sleeps, which would undo the warm-up.
         measured = replace(measured, flags=check_promise(session, feeds, contrast))
@@ -222,7 +257,6 @@ def _remote_images(job: dict[str, Any]) -> tuple[Any, Any]:
 
 def load(job: dict[str, Any], emit: Any) -> None:
     """Import the packages of a target, to check that they work; emit their versions."""
-    from importlib import import_module
     from importlib.metadata import version
 
     from effbench import deploy

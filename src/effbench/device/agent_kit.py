@@ -87,6 +87,7 @@ def _lines(folder: Path, plan: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             seconds = plan["budget_s"] / plan["rounds"]
             job = {"op": "measure", **_folders(folder, item), "threads": plan["threads"], "round_seconds": seconds}
             job |= {"min_samples": 20, "min_seconds": 0.3, "packages": item["packages"], "check_promise": index == 0}
+            job["cold_start"] = index == 0 and plan["rounds"] > 1
             line = _answer(job, item, max(120.0, 4 * plan["budget_s"]))
             print(f"round {index + 1}/{plan['rounds']}  {item['name']}  {line.get('error') or _median(line)}")
             if "error" in line:

@@ -196,8 +196,8 @@ def _with_statistics(row: Row, samples: Samples) -> Row:
         slow_processes=share.slow,
         slow_processes_interval=share.interval,
         images_per_s=percentiles.images_per_second(rounds, row.batch),
-        load_ms=median(round_.load_ms for round_ in samples.rounds),
-        first_ms=median(round_.first_ms for round_ in samples.rounds),
+        load_ms=median(round_.load_ms for round_ in samples.cached_starts),
+        first_ms=median(round_.first_ms for round_ in samples.cached_starts),
         peak_rss_bytes=max(round_.peak_rss_bytes for round_ in samples.rounds),
     )
 

@@ -20,7 +20,7 @@ from effbench.schema.artifact import (
 from effbench.schema.cell import Cell, Status
 from effbench.schema.device import DECLARED, EVIDENCE, Device, Fact
 from effbench.schema.evaluation import DataInfo, Evaluation, Predictions
-from effbench.schema.measurement import Measurement, Round, Samples, finite
+from effbench.schema.measurement import Measurement, Round, Samples, Start, finite
 from effbench.schema.model import CALIBRATED, PRECISIONS, WEIGHT_KINDS, Backbone, Preprocessing, Weights
 from effbench.schema.mutation import MutationOutcome, MutationReport
 from effbench.schema.row import Row
@@ -63,6 +63,7 @@ __all__ = [
     "Row",
     "Samples",
     "Stage",
+    "Start",
     "Status",
     "Subject",
     "TensorSpec",

@@ -18,9 +18,28 @@ QUANTITIES = ("_c", "_pct", "_bytes", "_mhz", "_s", "_ms", "_1m")
 
 
 @dataclass(frozen=True)
+class Start:
+    """The parts of loading an artifact in a fresh process, in milliseconds; the first inference is `Round.first_ms`.
+
+    ``import_ms`` is for importing the runtime (numpy is imported before), ``read_ms`` for reading and checking the
+    artifact's files, ``session_ms`` for the runtime to open them. If ``cold``, the files of the artifact and of the
+    runtime were dropped from the system's file cache before. ``disk_bytes`` were read from the disk during the round;
+    None if the system does not count them. ``kept`` names what could not be dropped.
+    """
+
+    import_ms: float
+    read_ms: float
+    session_ms: float
+    cold: bool = False
+    disk_bytes: int | None = None
+    kept: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Round:
     """One fresh process: its raw samples in nanoseconds, in order, and what was seen while it ran.
 
+    ``load_ms`` is the time of loading as a whole, ``start`` its parts; None if they were not timed apart.
     ``observed`` holds plain numbers (other_cpu_pct, steal_pct, involuntary_switches, cpu_mhz, ...); a key that the
     machine cannot tell is absent. ``trace`` holds series of one length along a sustained round: ``time_s``, ``samples``
     (how many there were by then), ``cpu_mhz``, ``temperature_c``.
@@ -35,6 +54,7 @@ class Round:
     observed: dict[str, float] = field(default_factory=dict)
     flags: tuple[str, ...] = ()
     trace: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    start: Start | None = None
 
     def __post_init__(self) -> None:
         if not self.samples_ns:
@@ -66,6 +86,11 @@ class Samples:
             raise DataError("A measurement holds no rounds.")
         if self.scope not in ("end-to-end", "device-only"):
             raise DataError(f"Scope '{self.scope}' is neither end-to-end nor device-only.")
+
+    @property
+    def cached_starts(self) -> tuple[Round, ...]:
+        """The rounds that did not start cold: those that load and first inference are stated for. All, if none."""
+        return tuple(item for item in self.rounds if item.start is None or not item.start.cold) or self.rounds
 
 
 @dataclass(frozen=True)

@@ -178,6 +178,8 @@ def _one_round(lane: _Lane, index: int, conditions: _Conditions, remote: Remote)
         "round_seconds": max(0.0, (conditions.budget_s - lane.spent_s) / (conditions.rounds - index)),
         "packages": deploy.get(lane.artifact.subject.target).packages,
         "check_promise": index == 0,
+        # The other rounds start from cached files; with a single one there would be nothing to compare with.
+        "cold_start": not lane.rounds and conditions.rounds > 1,
         **_description(lane.artifact),
         **conditions.job,
     }

@@ -93,7 +93,7 @@ def _reason(cell: Cell) -> str:
 
 def profile(result: Profile) -> str:
     """Return the latencies, their conditions and their trust, and why some artifacts have none."""
-    from effbench.commands.text import protocol
+    from effbench.commands.text import protocol, starts
     from effbench.profiles.trust import grade_of
 
     measurements = result.measurements
@@ -104,6 +104,7 @@ def profile(result: Profile) -> str:
         lines += [table(LATENCY, body), *_conditions(measurements)]
         shares = [(measured(item), _slow_processes(item)) for item in measurements]
         lines += grouped(shares, len(measurements), ranges=True)
+        lines += [f"{measured(item)}: {text}" for item in measurements for text in starts.lines(item.samples)]
         lines += [f"{measured(item)}: {text}" for item in measurements for text in protocol.lines(item)]
         doubts = [
             (measured(item), reason)
@@ -232,7 +233,7 @@ def _throughput_and_memory(item: Measurement) -> tuple[str, ...]:
 
     rounds = item.samples.rounds
     rate = images_per_second([one.samples_ns for one in rounds], item.subject.batch)
-    middle = len(rounds) // 2
-    first, load = (sorted(values)[middle] for values in ([r.first_ms for r in rounds], [r.load_ms for r in rounds]))
+    starts = item.samples.cached_starts
+    first, load = (statistics.median(values) for values in ([r.first_ms for r in starts], [r.load_ms for r in starts]))
     peak = max(one.peak_rss_bytes for one in rounds) / 2**20
     return ("-" if item.samples.aggregate else f"{rate:.1f}", f"{first:.1f}", f"{load:.0f}", f"{peak:.0f}")

@@ -43,6 +43,10 @@ class RtxTarget(EngineTarget):
         """Return None if a latency can be measured here: with an NVIDIA GPU."""
         return RTX.missing() or cuda.missing()
 
+    def kept_compiled(self, options: Mapping[str, str]) -> str:
+        """Return that kernels of earlier starts are kept, if the options name a file for them."""
+        return "the kernels compiled for this GPU (runtime_cache)" if options.get("runtime_cache") else ""
+
     def convert(self, graph: Artifact, out: Path, options: Mapping[str, str]) -> Converted:
         """Build one engine for the stated compute capabilities, strongly typed.
 

@@ -52,6 +52,10 @@ class CoreMLTarget(Target):
         """Return whether a package is opened on the simulator: everywhere except on macOS."""
         return sys.platform != "darwin"
 
+    def kept_compiled(self, options: Mapping[str, str]) -> str:
+        """Return that macOS keeps what it compiled for its units; only the system may remove that."""
+        return "what macOS compiled for the Neural Engine and the GPU" if sys.platform == "darwin" else ""
+
     def convert(self, graph: Artifact, out: Path, options: Mapping[str, str]) -> Converted:
         """Translate the graph into an ML program of the same precision.
 
