@@ -5,7 +5,7 @@
 It exports EfficientNet-Lite0 with its trained weights (examples/lite0.py; two small packages, see there) to
 ``yours.onnx``, writes ``slower.onnx`` in which every Clip is a Max and a Min (the same function, but no runtime fuses
 it into a convolution), runs the three commands of the README on them, and writes their real output to
-``docs/img/terminal.svg``. Lines are shortened to the width of the picture, nothing else is changed. Measure on an idle
+``docs/img/terminal.svg``. Lines are shortened to the width of the image, nothing else is changed. Measure on an idle
 machine.
 """
 
