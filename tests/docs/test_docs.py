@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import pkgutil
 import re
 import shlex
 import shutil
@@ -18,6 +19,7 @@ import pytest
 import torch
 from places import ROOT
 
+from effbench import deploy
 from effbench.api.compare import budgets
 from effbench.cli import cli
 from effbench.deploy.artifact.limits import LIMITS
@@ -226,6 +228,29 @@ def test_a_script_exists(line: str):
         assert (ROOT / "src" / rest[0].replace(".", "/")).with_suffix(".py").is_file()
     else:
         assert rest[0] in ("pip", "torch.distributed.run")
+
+
+PLACEHOLDERS = ("effbench.old", "effbench.new")
+"""Of CONTRIBUTING's example of a deprecation."""
+
+
+def named_objects() -> list[str]:
+    """Return the dotted names below effbench that pages put between backticks, calls and files left out."""
+    names = {name for text in PAGES.values() for name in re.findall(r"`(effbench(?:\.\w+)+)`", text)}
+    return sorted(names - {"effbench.toml", *PLACEHOLDERS})
+
+
+@pytest.mark.parametrize("name", named_objects())
+def test_an_object_that_a_page_names_exists(name: str):
+    assert pkgutil.resolve_name(name) is not None
+
+
+def test_a_key_of_set_that_a_page_names_is_an_option_of_a_target():
+    keys = {(page, key) for page, text in PAGES.items() for key in re.findall(r"--set ([\w-]+)=[^\s`]", text)}
+    options = {option for target in deploy.registered().values() for option in target.options}
+    conditions = {("docs/how-to/import.md", "power")}  # `import --set` notes a condition of the device
+    assert {"cc", "size", "htp"} <= {key for _, key in keys}
+    assert [] == sorted((page, key) for page, key in keys - conditions if key not in options | {"key"})
 
 
 def environment(**more: str) -> dict[str, str]:
