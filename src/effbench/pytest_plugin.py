@@ -39,7 +39,7 @@ class LatencyGate:
         """
         __tracebackhide__ = True
         from effbench.api.compare.run_gate import gate
-        from effbench.reports.gate import headline, terminal
+        from effbench.reports.gate.text import headline, terminal
 
         if "baseline" not in options:
             options.setdefault("base", self._base)

@@ -14,7 +14,7 @@ from effbench.commands import _shared
 from effbench.commands._shared import Command
 from effbench.errors import UsageError
 from effbench.profiles import vendors
-from effbench.reports import gate, matrix, rows
+from effbench.reports import gate, rows
 from effbench.schema import DEFAULT_BATCH, DEFAULT_RESOLUTION, DEFAULT_THREADS, InputShapes
 from effbench.statistics.verdict import WHEN_INCONCLUSIVE
 
@@ -118,7 +118,7 @@ def choices(command: str, option: str) -> set[str]:
         ("report", "--format", reports.FORMATS.keys() - {"terminal"}),
         ("report", "--metric", set(reports.METRICS)),
         ("report", "--published", set(rows.PUBLISHED_CHOICES)),
-        ("sweep", "--format", set(matrix.FORMATS)),
+        ("sweep", "--format", set(reports.TABLE_FORMATS)),
         ("import", "--format", set(vendors.readers())),
     ],
 )

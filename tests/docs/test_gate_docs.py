@@ -44,7 +44,7 @@ def test_the_page_has_files_and_commands():
 def test_every_format_and_file_of_the_page_exists():
     from effbench.reports.gate import FORMATS
 
-    for name, (file, _) in FORMATS.items():
+    for name, (_, file) in FORMATS.items():
         if name != "terminal":
             assert f"`{file}`" in PAGE
             assert re.search(rf"[`| ]{name}[`|]", PAGE)

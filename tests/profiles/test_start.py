@@ -24,7 +24,7 @@ def test_the_parts_of_a_start_are_timed_apart():
             pass
     measured = clock.start()
     assert (7.0, 2.0, 0.5, 9.5) == (measured.read_ms, measured.import_ms, measured.session_ms, clock.load_ms)
-    assert (False, ()) == (measured.cold, measured.kept)
+    assert (False, ()) == (measured.cold, measured.still_cached)
 
 
 def on_disk(path: Path) -> bool:
@@ -47,16 +47,16 @@ def test_a_file_leaves_the_cache_and_a_mapped_one_stays(tmp_path: Path):
     assert 0 == start.cached_bytes(path)
     path.read_bytes()
     measured = clock.start()
-    assert (True, ()) == (measured.cold, measured.kept)
+    assert (True, ()) == (measured.cold, measured.still_cached)
     assert (measured.disk_bytes or 0) >= 1 << 21
 
 
 def test_a_system_without_the_call_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.delattr(os, "posix_fadvise", raising=False)
     clock = start.StartClock()
-    clock.drop([tmp_path], kept=("kernels",))
+    clock.drop([tmp_path], still_cached=("kernels",))
     measured = clock.start()
-    assert (False, (start.NOT_DROPPED, "kernels")) == (measured.cold, measured.kept)
+    assert (False, (start.NOT_DROPPED, "kernels")) == (measured.cold, measured.still_cached)
 
 
 def test_a_start_that_reads_nothing_is_not_cold(monkeypatch: pytest.MonkeyPatch):
@@ -65,7 +65,7 @@ def test_a_start_that_reads_nothing_is_not_cold(monkeypatch: pytest.MonkeyPatch)
     clock = start.StartClock()
     clock.drop([])
     measured = clock.start()
-    assert (False, 0, (start.NOTHING_READ,)) == (measured.cold, measured.disk_bytes, measured.kept)
+    assert (False, 0, (start.NOTHING_READ,)) == (measured.cold, measured.disk_bytes, measured.still_cached)
 
 
 def test_what_other_processes_use_is_named():
@@ -84,7 +84,7 @@ def test_load_is_that_of_the_cached_starts():
 
 
 def test_a_start_that_could_not_be_cold_says_why():
-    samples = Samples((replace(ROUND, start=replace(CACHED, kept=(start.NOT_DROPPED,))), ROUND))
+    samples = Samples((replace(ROUND, start=replace(CACHED, still_cached=(start.NOT_DROPPED,))), ROUND))
     (line,) = starts.lines(samples)
     assert line.startswith("first start, not cold: 12 ms (")
     assert line.endswith(f"; still cached: {start.NOT_DROPPED}")

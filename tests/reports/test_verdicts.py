@@ -11,6 +11,8 @@ import pytest
 
 from effbench.errors import UsageError
 from effbench.reports import gate as reports
+from effbench.reports.gate import ci
+from effbench.reports.gate.text import markdown, notes, terminal
 from effbench.statistics.verdict import (
     BudgetCheck,
     ComparisonReport,
@@ -72,7 +74,7 @@ def test_the_exit_code_is_that_of_the_most_serious_verdict(verdicts: tuple[Verdi
 
 
 def test_the_table_shows_ratio_interval_detectable_change_rounds_and_seconds():
-    text = reports.terminal(report(SLOWER, SAME))
+    text = terminal(report(SLOWER, SAME))
     for part in ("+5.0 %", "+3.0 % to +7.0 %", "12", "20 s", "+2.5 %", "not bounded yet", "unchanged (identical)"):
         assert part in text
     assert "layer a/Conv (Conv): 90 us, new; 90 % of the change" in text
@@ -83,7 +85,7 @@ def test_the_table_shows_ratio_interval_detectable_change_rounds_and_seconds():
 def test_the_notes_say_how_many_processes_were_slow_and_what_unchanged_does_not_exclude():
     ratios = (Ratio("typical", 1.0, 0.99, 1.019, 2.5, "unchanged"), Ratio("tail", 1.0, 0.96, 1.04, None, "unchanged"))
     verdict = Verdict("tiny", "unchanged", ratios=ratios, rounds=23, processes=Processes(23, 0, 1, 7.2, 0.0, 12.2))
-    text = reports.terminal(report(verdict, replace(verdict, name="lottery", processes=Processes(34, 4, 0, 7, 3, 27))))
+    text = terminal(report(verdict, replace(verdict, name="lottery", processes=Processes(34, 4, 0, 7, 3, 27))))
     assert "slower by more than 7 % in 0 of 23 processes, faster in 1: with 95 % confidence, at most 12 % of" in text
     assert "in 4 of 34 processes, faster in 0: with 95 % confidence, 3 to 27 % of all processes are slower" in text
     assert "tiny: unchanged does not exclude a slowdown of up to +1.9 %" in text
@@ -91,7 +93,7 @@ def test_the_notes_say_how_many_processes_were_slow_and_what_unchanged_does_not_
 
 
 def test_junit_counts_match_its_test_cases():
-    root = ElementTree.fromstring(reports.junit(report(SLOWER, SAME, OPEN, BROKEN)))
+    root = ElementTree.fromstring(ci.junit(report(SLOWER, SAME, OPEN, BROKEN)))
     suite = root[0]
     assert ("4", "1", "1", "1") == tuple(suite.get(key) for key in ("tests", "failures", "errors", "skipped"))
     kinds = [sorted(child.tag for child in case) for case in suite]
@@ -99,14 +101,14 @@ def test_junit_counts_match_its_test_cases():
 
 
 def test_annotations_are_one_line_each_and_escaped():
-    lines = reports.github(report(SLOWER, SAME, OPEN, BROKEN)).splitlines()
+    lines = ci.github(report(SLOWER, SAME, OPEN, BROKEN)).splitlines()
     assert ["error", "notice", "warning", "error"] == [line[2:].split(" ")[0] for line in lines]
     assert "%0A" in lines[0]
     assert "+5.0 %25" in lines[0]
 
 
 def test_bencher_holds_values_with_their_bounds():
-    metrics = json.loads(reports.bencher(report(SLOWER, SAME)))
+    metrics = json.loads(ci.bencher(report(SLOWER, SAME)))
     assert {"value": 2e6, "lower_value": 1.9e6, "upper_value": 2.1e6} == metrics["tiny 64 px"]["latency"]
     assert {"value": 1.04} == metrics["tiny 64 px"]["ratio-tail"]
     assert 1.0 == metrics["same 64 px"]["ratio-typical"]["value"]
@@ -114,20 +116,20 @@ def test_bencher_holds_values_with_their_bounds():
 
 
 def test_github_action_benchmark_holds_a_list_of_entries():
-    entries = json.loads(reports.action_benchmark(report(SLOWER, SAME)))
+    entries = json.loads(ci.action_benchmark(report(SLOWER, SAME)))
     assert {"name", "unit", "value"} <= set.intersection(*(set(entry) for entry in entries))
     assert [2.0, 1.05, 1.04] == [entry["value"] for entry in entries]
 
 
 def test_markdown_is_one_table_and_a_list():
-    text = reports.markdown(report(SLOWER, BROKEN))
+    text = markdown(report(SLOWER, BROKEN))
     assert text.startswith("### Latency gate: 1 slower, 1 failed")
     assert "&lt;If>" in text
     assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
 
 
 def test_json_holds_everything_and_the_exit_code():
-    data = json.loads(reports.as_json(report(SLOWER)))["data"]
+    data = json.loads(ci.as_json(report(SLOWER)))["data"]
     assert (1, "slower") == (data["exit_code"], data["verdicts"][0]["outcome"])
 
 
@@ -144,7 +146,7 @@ def test_a_failure_ends_with_its_own_code():
 
 def test_a_reason_that_several_comparisons_share_is_printed_once():
     broken = [replace(BROKEN, name=name) for name in ("a", "b", "c", "d")]
-    lines = reports.notes(report(SLOWER, *broken))
+    lines = notes(report(SLOWER, *broken))
     assert ["on 4 comparisons: failed: no such operator: <If> 100 %\n  export again"] == [
         line for line in lines if "no such operator" in line
     ]

@@ -109,6 +109,12 @@ FILE = NameParam("file", path="file")
 FOLDER = NameParam("folder", path="dir")
 
 
+def alternatives(names: Iterable[str]) -> str:
+    """Return names as a help text lists them: ``a, b or c``."""
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last
+
+
 def one_of(*names: str) -> NameParam:
     """Return the type of an option with a few fixed names."""
     return NameParam("name", lambda _: names)

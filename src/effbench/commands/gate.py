@@ -12,14 +12,13 @@ import click
 
 from effbench.boundary.names import printable
 from effbench.commands import _shared as shared
-from effbench.commands._types import DEVICE, FILE, FOLDER, MODEL, MODEL_OR_ARTIFACT, TARGET, one_of
+from effbench.commands._types import DEVICE, FILE, FOLDER, MODEL, MODEL_OR_ARTIFACT, TARGET, alternatives, one_of
+from effbench.reports import gate as reports
 
 if TYPE_CHECKING:
     from effbench.schema import InputShapes
     from effbench.statistics.sequential import Rules
     from effbench.statistics.verdict import ComparisonReport
-
-FORMATS = ("markdown", "junit", "json", "github", "bencher", "action-benchmark")
 
 
 @dataclass(frozen=True)
@@ -79,8 +78,8 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
                      help="Processes per round, 1 or 2 (default: 1, or as measured)."),
         click.option("--latency", is_flag=True, help="Also measure the candidate's latency, in separate runs."),
         click.option("--plan", is_flag=True, help="Measure a few rounds only, and say how long verdicts take."),
-        click.option("--format", "formats", type=one_of(*FORMATS), multiple=True, metavar="NAME",
-                     help=f"Also write a file: {', '.join(FORMATS)}. Repeatable."),
+        click.option("--format", "formats", type=one_of(*reports.FILES), multiple=True, metavar="NAME",
+                     help=f"Also write a file: {alternatives(reports.FILES)}. Repeatable."),
         shared.out,
         shared.json,
     ]  # fmt: skip
@@ -205,11 +204,11 @@ def gate(
 
 def _finish(report: ComparisonReport, options: PairOptions) -> None:
     """Write and print a report, and end with its exit code."""
-    from effbench.reports import gate as reports
     from effbench.store import home
 
-    files = reports.write(report, list(options.formats), home(options.out))
-    click.echo((reports.as_json(report) if options.as_json else printable(reports.terminal(report))).rstrip())
+    files = reports.write(report, options.formats, home(options.out))
+    text = reports.render(report, "json") if options.as_json else printable(reports.render(report, "terminal"))
+    click.echo(text.rstrip())
     for path in files:
         click.echo(f"wrote {path}", err=options.as_json)
     sys.exit(130 if report.interrupted else report.exit_code())

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import click
 
 from effbench.commands import _shared as shared
-from effbench.commands._types import ARTIFACT, DEVICE, FILE, one_of
+from effbench.commands._types import ARTIFACT, DEVICE, FILE, alternatives, one_of
 
 FORMATS = ("trtexec", "benchmark_app", "litert", "qnn", "onnxruntime", "samples")
 
@@ -21,7 +21,7 @@ FORMATS = ("trtexec", "benchmark_app", "litert", "qnn", "onnxruntime", "samples"
     "form",
     type=one_of(*FORMATS),
     metavar="NAME",
-    help=f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]} (default: recognized from the file).",
+    help=f"{alternatives(FORMATS)} (default: recognized from the file).",
 )
 @click.option("--threads", type=int, metavar="N", help=f"{shared.THREADS_HELP}, if the file does not state them.")
 @click.option(

@@ -8,7 +8,8 @@ import click
 
 from effbench.boundary.names import printable
 from effbench.commands import _shared as shared
-from effbench.commands._types import one_of
+from effbench.commands._types import alternatives, one_of
+from effbench.reports import FILES
 
 
 @shared.command()
@@ -23,10 +24,10 @@ from effbench.commands._types import one_of
 @click.option(
     "--format",
     "formats",
-    type=one_of("markdown", "csv", "json", "html", "latex"),
+    type=one_of(*FILES),
     multiple=True,
     metavar="NAME",
-    help="Also write a file: markdown, csv, json, html or latex. Repeatable.",
+    help=f"Also write a file: {alternatives(FILES)}. Repeatable.",
 )
 @click.option("--plot", is_flag=True, help="Also draw the Pareto plots (PNG, SVG).")
 @click.option("--paper", is_flag=True, help="Also write a LaTeX table, its caption, the methods, and BibTeX.")

@@ -10,7 +10,8 @@ import click
 
 from effbench.boundary.names import printable
 from effbench.commands import _shared as shared
-from effbench.commands._types import DEVICE, MODEL, one_of
+from effbench.commands._types import DEVICE, MODEL, alternatives, one_of
+from effbench.reports import TABLE_FORMATS
 
 if TYPE_CHECKING:
     from effbench.schema import InputShapes
@@ -51,10 +52,10 @@ INTERRUPTED = "Interrupted: cells that ended are kept; the same command continue
 @click.option(
     "--format",
     "formats",
-    type=one_of("markdown", "csv", "json"),
+    type=one_of(*TABLE_FORMATS),
     multiple=True,
     metavar="NAME",
-    help="Also write a file: markdown, csv or json. Repeatable.",
+    help=f"Also write a file: {alternatives(TABLE_FORMATS)}. Repeatable.",
 )
 @shared.out
 @shared.json

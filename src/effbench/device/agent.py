@@ -60,12 +60,12 @@ def _drop_caches(folder: Path, job: dict[str, Any], clock: Any) -> None:
     from effbench.profiles.start import files_of
 
     artifact = bundle.load(folder, check_files=False)
-    kept = ""
+    compiled = ""
     if artifact.subject.target != "onnx":
         options = {**artifact.options, **job.get("options", {})}
-        kept = deploy.get(artifact.subject.target).kept_compiled(options)
+        compiled = deploy.get(artifact.subject.target).kept_compiled(options)
     files = [folder / name for name in (*artifact.files, bundle.MANIFEST)]
-    clock.drop([*files, *files_of(job.get("packages", ()))], (kept,) if kept else ())
+    clock.drop([*files, *files_of(job.get("packages", ()))], (compiled,) if compiled else ())
 
 
 def _batch(artifact: Any, requested: int | None) -> int:

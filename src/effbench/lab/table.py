@@ -10,7 +10,8 @@ from effbench.lab.engine import JobOutcome
 from effbench.lab.job import OK, LabJob
 from effbench.lab.sweep import LabSweep
 from effbench.profiles.trust import grade_of
-from effbench.reports.lab import FORMATS, NOT_RUN, render
+from effbench.reports import TABLE_FORMATS
+from effbench.reports.lab import NOT_RUN, render
 from effbench.statistics import percentiles
 from effbench.store import home as home_of
 from effbench.store import write_atomically
@@ -57,7 +58,7 @@ def write(sweep: LabSweep, formats: Sequence[str], out: str | None) -> list[Path
     files = []
     for form in formats:
         text = render(records(sweep), sweep.set_aside, form)
-        path = home_of(out) / f"lab.{FORMATS.get(form, 'txt')}"
+        path = home_of(out) / f"lab.{TABLE_FORMATS.get(form, 'txt')}"
         write_atomically(path, text)
         files.append(path)
     return files

@@ -31,7 +31,7 @@ class StartClock:
         self._spent_ns = {"import": 0, "read": 0, "session": 0}
         self._read_before = disk_bytes()
         self._cold = False
-        self._kept: tuple[str, ...] = ()
+        self._still_cached: tuple[str, ...] = ()
 
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -42,17 +42,17 @@ class StartClock:
         finally:
             self._spent_ns[name] += self._clock() - begin
 
-    def drop(self, files: Iterable[Path], kept: tuple[str, ...] = ()) -> None:
+    def drop(self, files: Iterable[Path], still_cached: tuple[str, ...] = ()) -> None:
         """Drop files from the system's file cache, so that this start is cold.
 
         Args:
             files: Those of the artifact and of its runtime, before either is read.
-            kept: What else stays cached.
+            still_cached: What else stays cached.
         """
         paths = list(files)
         self._cold = drop_from_cache(paths)
         shared = in_use(sum(map(cached_bytes, paths))) if self._cold else NOT_DROPPED
-        self._kept = (*((shared,) if shared else ()), *kept)
+        self._still_cached = (*((shared,) if shared else ()), *still_cached)
 
     @property
     def load_ms(self) -> float:
@@ -63,9 +63,9 @@ class StartClock:
         """Return the parts; call it after the first inference, which may still read weights from the disk."""
         after, before = disk_bytes(), self._read_before
         moved = None if after is None or before is None else after - before
-        kept = (*self._kept, NOTHING_READ) if self._cold and moved == 0 else self._kept
+        still_cached = (*self._still_cached, NOTHING_READ) if self._cold and moved == 0 else self._still_cached
         parts = {f"{name}_ms": spent_ns / 1e6 for name, spent_ns in self._spent_ns.items()}
-        return Start(**parts, cold=self._cold and moved != 0, disk_bytes=moved, kept=kept)
+        return Start(**parts, cold=self._cold and moved != 0, disk_bytes=moved, still_cached=still_cached)
 
 
 def disk_bytes() -> int | None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from effbench.reports.rows import METRICS, build_rows
     from effbench.schema import Row
 
-__all__ = ["FORMATS", "METRICS", "Accuracy", "build_rows", "frame", "render", "write_report"]
+__all__ = ["FILES", "FORMATS", "METRICS", "TABLE_FORMATS", "Accuracy", "build_rows", "frame", "render", "write_report"]
 
 FORMATS = {
     "terminal": ("effbench.reports.table:terminal", "txt"),
@@ -31,6 +31,12 @@ FORMATS = {
     "latex": ("effbench.reports.paper:latex", "tex"),
 }
 """Format name: the function (rows, metric) -> text, and the suffix of its file."""
+
+FILES = tuple(name for name in FORMATS if name != "terminal")
+"""The formats that a command writes to files."""
+
+TABLE_FORMATS = {"markdown": "md", "json": "json", "csv": "csv"}
+"""Format of the table of a sweep, over targets or over devices: the suffix of its file."""
 
 
 def render(rows: Sequence[Row], format: str = "terminal", metric: str = "top1") -> str:

@@ -11,8 +11,8 @@ from typing import Any
 
 from effbench.codec import document
 from effbench.errors import unknown_name
+from effbench.reports import TABLE_FORMATS
 
-FORMATS = {"markdown": "md", "json": "json", "csv": "csv"}
 NOT_RUN = "not run yet"
 HEAD = ("device", "model", "px", "precision", "target", "rounds", "p50 ms", "95 % interval", "trust", "status")
 WIDTH = 118
@@ -34,7 +34,7 @@ def render(records: Sequence[Mapping[str, Any]], set_aside: Mapping[str, str], f
     if form == "csv":
         return _csv(records)
     if form not in ("terminal", "markdown"):
-        raise unknown_name(form, ("terminal", *FORMATS), "format")
+        raise unknown_name(form, ("terminal", *TABLE_FORMATS), "format")
     return _text(records, set_aside, form)
 
 

@@ -14,7 +14,6 @@ from effbench.codec import document
 from effbench.errors import unknown_name
 from effbench.schema import Cell
 
-FORMATS = {"markdown": "md", "json": "json", "csv": "csv"}
 NOT_RUN = "not run yet"
 WIDTH = 118
 

@@ -24,7 +24,7 @@ class Start:
     ``import_ms`` is for importing the runtime (numpy is imported before), ``read_ms`` for reading and checking the
     artifact's files, ``session_ms`` for the runtime to open them. If ``cold``, the files of the artifact and of the
     runtime were dropped from the system's file cache before. ``disk_bytes`` were read from the disk during the round;
-    None if the system does not count them. ``kept`` names what could not be dropped.
+    None if the system does not count them. ``still_cached`` names what could not be dropped.
     """
 
     import_ms: float
@@ -32,7 +32,7 @@ class Start:
     session_ms: float
     cold: bool = False
     disk_bytes: int | None = None
-    kept: tuple[str, ...] = ()
+    still_cached: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

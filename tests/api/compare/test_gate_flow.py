@@ -14,7 +14,7 @@ from test_gate import MODEL, git, repository
 from effbench.api.compare import rounds
 from effbench.api.compare.run_gate import gate
 from effbench.profiles.paired import PairedRound
-from effbench.reports.gate import markdown, terminal
+from effbench.reports.gate.text import markdown, terminal
 from effbench.schema import Artifact
 from effbench.statistics.verdict import ComparisonReport
 

@@ -13,7 +13,8 @@ from effbench.api.sweep.request import SweepRequest
 from effbench.api.sweep.run import Sweep
 from effbench.errors import DataError, UsageError
 from effbench.profiles.devices import allowed
-from effbench.reports.matrix import FORMATS, Matrix, render
+from effbench.reports import TABLE_FORMATS
+from effbench.reports.matrix import Matrix, render
 from effbench.schema import Measurement
 from effbench.statistics import percentiles
 from effbench.store import home as home_of
@@ -103,7 +104,7 @@ def write(matrix: Matrix, formats: Sequence[str], out: str | None) -> list[Path]
     files = []
     for form in formats:
         text = render(matrix, form)
-        path = home_of(out) / f"matrix.{FORMATS.get(form, 'txt')}"
+        path = home_of(out) / f"matrix.{TABLE_FORMATS.get(form, 'txt')}"
         write_atomically(path, text)
         files.append(path)
     return files

@@ -13,7 +13,7 @@ def lines(samples: Samples) -> list[str]:
     cached = [item for item in samples.cached_starts if item.start is not None]
     result = []
     for item in samples.rounds:
-        if item.start is not None and (item.start.cold or item.start.kept):
+        if item.start is not None and (item.start.cold or item.start.still_cached):
             result.append(_first(item, item.start))
             cached = [other for other in cached if other is not item]
     if cached:
@@ -27,7 +27,7 @@ def _first(item: Round, start: Start) -> str:
     text = f"{head}: {_parts([item])}"
     if start.cold and start.disk_bytes is not None:
         text += f"; {start.disk_bytes / 2**20:.0f} MiB read from the disk"
-    return f"{text}; still cached: {'; '.join(start.kept)}" if start.kept else text
+    return f"{text}; still cached: {'; '.join(start.still_cached)}" if start.still_cached else text
 
 
 def _parts(rounds: Sequence[Round]) -> str:

@@ -1,18 +1,10 @@
-"""Render verdicts: terminal, Markdown, JUnit, JSON, GitHub annotations, Bencher and github-action-benchmark."""
+"""Verdicts as text that a person reads: the table, its notes, and a sentence per verdict."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-from xml.etree import ElementTree
-
-from effbench.codec import document, plain
-from effbench.errors import counted, unknown_name
+from effbench.errors import counted
 from effbench.reports.grouping import grouped
 from effbench.statistics.verdict import (
-    FAILED,
     INCONCLUSIVE,
     PLANNED,
     UNCHANGED,
@@ -20,10 +12,8 @@ from effbench.statistics.verdict import (
     Explanation,
     Ratio,
     Verdict,
-    code_of,
     plan_line,
 )
-from effbench.store import write_atomically
 
 SHOWN_LAYERS = 5
 
@@ -41,14 +31,15 @@ def span(item: Ratio) -> str:
     return f"{low} to {high}"
 
 
-def _word(item: Verdict) -> str:
+def word(item: Verdict) -> str:
+    """Return the outcome, and whether the sides are identical."""
     return f"{item.outcome} (identical)" if item.identical else item.outcome
 
 
 def _rows(report: ComparisonReport) -> list[list[str]]:
     rows = []
     for item in report.verdicts:
-        head = [item.name, _word(item)]
+        head = [item.name, word(item)]
         tail = [str(item.rounds) if item.rounds else "", f"{item.seconds:.0f} s" if item.rounds else ""]
         if not item.ratios:
             rows.append([*head, "", "", "", "", *tail])
@@ -87,7 +78,7 @@ def notes(report: ComparisonReport) -> list[str]:
             low_high = item.latency_interval_ms
             around = f" [{low_high[0]:.3f}, {low_high[1]:.3f}]" if low_high else ""
             lines.append(f"{item.name}: p50 {item.latency_ms:.3f} ms{around}, measured separately, not in alternation")
-        lines += [f"{item.name}: {line}" for line in _budgets(item)]
+        lines += [f"{item.name}: {line}" for line in budgets(item)]
         if item.why is not None:
             lines += [f"{item.name}: {line}" for line in explanation(item.why)]
     lines += [f"policy: {line}" for line in report.policy_changes]
@@ -122,7 +113,8 @@ def _unseen(item: Verdict) -> list[str]:
     return [f"unchanged does not exclude a slowdown of up to {percent(max(1.0, *highs))}; small ones can add up"]
 
 
-def _budgets(item: Verdict) -> list[str]:
+def budgets(item: Verdict) -> list[str]:
+    """Return a line for each budget: its value, limit and status."""
     lines = []
     for budget in item.budgets:
         value = "unknown" if budget.value is None else f"{budget.value:g}"
@@ -187,147 +179,11 @@ def headline(report: ComparisonReport) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "nothing compared"
 
 
-def junit(report: ComparisonReport) -> str:
-    """Return JUnit XML: a regression or missed budget is a failure, inconclusive a skip, a breakdown an error."""
-    suite = ElementTree.Element("testsuite", name="effbench gate", tests=str(len(report.verdicts)))
-    counts = {"failures": 0, "errors": 0, "skipped": 0}
-    for item in report.verdicts:
-        case = ElementTree.SubElement(
-            suite, "testcase", classname="effbench.gate", name=item.name, time=f"{item.seconds:.3f}"
-        )
-        message = one_line(item)
-        if item.outcome == FAILED:
-            counts["errors"] += 1
-            ElementTree.SubElement(case, "error", message=message)
-        elif code_of(item, report.inconclusive) in (1, 2):
-            counts["failures"] += 1
-            ElementTree.SubElement(case, "failure", message=message).text = "\n".join(_budgets(item) + _why(item))
-        elif item.outcome == INCONCLUSIVE:
-            counts["skipped"] += 1
-            ElementTree.SubElement(case, "skipped", message=message)
-        ElementTree.SubElement(case, "system-out").text = message
-    for name, count in counts.items():
-        suite.set(name, str(count))
-    root = ElementTree.Element("testsuites")
-    root.append(suite)
-    ElementTree.indent(root)
-    return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
-
-
-def _why(item: Verdict) -> list[str]:
-    return [] if item.why is None else explanation(item.why)
-
-
 def one_line(item: Verdict) -> str:
     """Return a verdict as a sentence."""
-    parts = [f"{item.name}: {_word(item)}"]
+    parts = [f"{item.name}: {word(item)}"]
     parts += [f"{ratio.question} {percent(ratio.ratio)} ({span(ratio)})" for ratio in item.ratios]
     if item.rounds:
         parts.append(f"{item.rounds} rounds, {item.seconds:.0f} s")
     parts += [f"missed: {budget.quantity}" for budget in item.budgets if budget.status == "missed"]
     return "; ".join([*parts, *([item.reason] if item.reason else [])])
-
-
-def github(report: ComparisonReport) -> str:
-    """Return GitHub workflow commands: errors, warnings and notices that show up beside the change.
-
-    Source: docs.github.com, "Workflow commands for GitHub Actions".
-    """
-    lines = []
-    for item in report.verdicts:
-        code = code_of(item, report.inconclusive)
-        level = "error" if code in (1, 2, 4, 5) else "warning" if item.outcome == INCONCLUSIVE else "notice"
-        body = "\n".join([one_line(item), *_budgets(item), *_why(item)])
-        lines.append(f"::{level} title=effbench {_word(item)}::{_command_data(body)}")
-    lines += [f"::warning title=effbench policy::{_command_data(line)}" for line in report.policy_changes]
-    return "\n".join(lines) + "\n"
-
-
-def _command_data(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-
-def bencher(report: ComparisonReport) -> str:
-    """Return Bencher Metric Format: latency in nanoseconds if it was measured separately, and the ratio with bounds.
-
-    Source: bencher.dev/docs/reference/bencher-metric-format.
-    """
-    metrics: dict[str, Any] = {}
-    for item in report.verdicts:
-        measures: dict[str, Any] = {}
-        if item.latency_ms is not None:
-            measures["latency"] = _metric(item.latency_ms * 1e6, *_scaled(item.latency_interval_ms, 1e6))
-        for ratio in item.ratios:
-            measures[f"ratio-{ratio.question}"] = _metric(ratio.ratio, ratio.low, ratio.high)
-        if item.identical:
-            measures["ratio-typical"] = _metric(1.0, 1.0, 1.0)
-        if item.size_bytes:
-            measures["file-size"] = _metric(float(item.size_bytes), None, None)
-        if measures:
-            metrics[item.name] = measures
-    return json.dumps(metrics, indent=1, sort_keys=True) + "\n"
-
-
-def _metric(value: float, low: float | None, high: float | None) -> dict[str, float]:
-    bounds = {"lower_value": low, "upper_value": high}
-    return {"value": value, **{key: edge for key, edge in bounds.items() if edge is not None}}
-
-
-def _scaled(interval: tuple[float, float] | None, factor: float) -> tuple[float | None, float | None]:
-    return (None, None) if interval is None else (interval[0] * factor, interval[1] * factor)
-
-
-def action_benchmark(report: ComparisonReport) -> str:
-    """Return the ``customSmallerIsBetter`` list of github-action-benchmark.
-
-    Source: github.com/benchmark-action/github-action-benchmark, README, "Custom benchmark".
-    """
-    entries = []
-    for item in report.verdicts:
-        if item.latency_ms is not None:
-            interval = item.latency_interval_ms
-            wide = f"± {(interval[1] - interval[0]) / 2:.4g}" if interval else ""
-            entries.append({"name": f"{item.name} p50", "unit": "ms", "value": item.latency_ms, "range": wide})
-        for ratio in item.ratios:
-            entry = {
-                "name": f"{item.name} {ratio.question} ratio",
-                "unit": "ratio",
-                "value": ratio.ratio,
-                "extra": span(ratio),
-            }
-            entries.append(entry)
-    return json.dumps(entries, indent=1) + "\n"
-
-
-def as_json(report: ComparisonReport) -> str:
-    """Return the whole report, including the log ratios of all rounds."""
-    return document({**plain(report), "exit_code": report.exit_code()})
-
-
-FORMATS: dict[str, tuple[str, Callable[[ComparisonReport], str]]] = {
-    "terminal": ("gate.txt", terminal),
-    "markdown": ("gate.md", markdown),
-    "junit": ("gate.xml", junit),
-    "json": ("gate.json", as_json),
-    "github": ("gate-annotations.txt", github),
-    "bencher": ("gate-bencher.json", bencher),
-    "action-benchmark": ("gate-action-benchmark.json", action_benchmark),
-}
-"""Name -> file it is written to, and renderer."""
-
-
-def write(report: ComparisonReport, formats: list[str], folder: Path) -> list[Path]:
-    """Write a report in several formats below a folder and return the files.
-
-    Raises:
-        UsageError: A format is unknown.
-        DataError: The folder cannot be written.
-    """
-    written = []
-    for name in formats:
-        if name not in FORMATS:
-            raise unknown_name(name, FORMATS, "format")
-        file, render = FORMATS[name]
-        write_atomically(folder / file, render(report))
-        written.append(folder / file)
-    return written
