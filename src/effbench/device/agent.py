@@ -87,12 +87,15 @@ def _inputs(artifact: Any, batch: int, count: int) -> list[dict[str, Any]]:
 
 
 def verify(job: dict[str, Any], emit: Any) -> None:
-    """Compare an artifact with its expected outputs; emit the fidelity and the placement."""
+    """Compare an artifact with its expected outputs; emit the fidelity and the placement.
+
+    A job with ``outputs``, a path, also keeps there the outputs that were compared.
+    """
     from importlib.util import find_spec
 
     from effbench import deploy
     from effbench.codec import to_json
-    from effbench.deploy.artifact import bundle, encoded, fidelity
+    from effbench.deploy.artifact import bundle, encoded, fidelity, observed
 
     reference = fidelity.load_reference(Path(job["reference"]))
     # Decoding needs Pillow, which a device may lack; the record then states that decoding was not checked.
@@ -106,7 +109,7 @@ def verify(job: dict[str, Any], emit: Any) -> None:
     else:
         target = deploy.get(subject.target)
         checks, title = target.checks, target.title
-    results = []
+    results, outputs = [], []
     for options in checks:
         artifact, session = _open({**job, "options": {**job.get("options", {}), **options}}, emit)
         # An open batch is checked with more than one image: a graph with a hidden fixed batch fails here.
@@ -115,16 +118,17 @@ def verify(job: dict[str, Any], emit: Any) -> None:
         emit({"event": "stage", "stage": "verify"})
         # A slow simulator limits the number of images; the check records that number.
         shape, prepared = artifact.inputs[0], artifact.preprocessing
-        result = fidelity.check(
-            session,
-            fidelity.Setup(reference, batch, shape, prepared, precision, example, session.max_images, session.slack),
-        )
+        setup = fidelity.Setup(reference, batch, shape, prepared, precision, example, session.max_images, session.slack)
+        outputs.append(fidelity.observe(session, setup))
+        result = fidelity.decide(outputs[-1], setup)
         settings = "".join(f", {key} {value}" for key, value in options.items())
         engine = f"{title}{', simulated' if session.simulated else ''}{settings}"
         results.append(replace(result, engine=engine, proved_by=session.proof))
         placement = session.placement()  # some runtimes determine the compute precision here
         answer = {"placement": placement, "compute_precision": session.compute_precision}
         session.close()
+    if "outputs" in job:
+        observed.save(Path(job["outputs"]), outputs)
     emit({"event": "result", "fidelity": to_json(fidelity.worst(results)), **answer})
 
 

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from effbench import process, reading
-from effbench.codec import canonical
+from effbench.codec import canonical, file_sha256
 from effbench.device import AGENT
 from effbench.device.signature import Chain
 from effbench.errors import DataError, EffbenchError
 from effbench.schema import FORMAT_VERSION
 
-PLAN, RESULT = "kit.json", "result.jsonl"
+PLAN, RESULT, OUTPUTS = "kit.json", "result.jsonl", "outputs"
 
 
 def run(folder: Path) -> int:
@@ -51,7 +51,8 @@ def run(folder: Path) -> int:
             write(line)
             count += 1
         write({"lines": count + 1})
-    print(f"\nwrote {folder / RESULT}; copy it to your work station and run: effbench import {RESULT}")
+    print(f"\nwrote {folder / RESULT} and {OUTPUTS}/")
+    print(f"copy both to your work station, and run there: effbench import {RESULT}")
     return 5 if failed else 0
 
 
@@ -75,8 +76,12 @@ def _check(plan: Any, path: Path) -> None:
 def _lines(folder: Path, plan: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     usable = []
     for item in plan["artifacts"]:
-        job = {"op": "verify", **_folders(folder, item), "threads": plan["threads"]}
+        outputs = folder / OUTPUTS / f"{item['name']}.npz"
+        outputs.unlink(missing_ok=True)
+        job = {"op": "verify", **_folders(folder, item), "threads": plan["threads"], "outputs": str(outputs)}
         line = _answer(job, item, 600.0)
+        if "answer" in line and outputs.exists():
+            line["outputs"] = file_sha256(outputs)
         print(f"{item['name']}: {line.get('error') or ('verified' if _passed(line) else 'NOT THE SAME MODEL')}")
         usable += [] if "error" in line else [item]
         yield line

@@ -56,7 +56,8 @@ def test_a_kit_is_run_elsewhere_and_brought_home(own: Any, tmp_path: Path):
     assert ("imported", "box", 2) == (one.origin, one.device, len(one.samples.rounds))
     assert all(len(item.samples_ns) >= 20 for item in one.samples.rounds)
     assert () == one.doubts
-    assert "claimed by the kit's run: the same model" in " ".join(one.notes)
+    assert "recomputed here from the outputs of the kit's run: the same model" in " ".join(one.notes)
+    assert "recomputed here" in back.stdout
     again = own("import", str(away / "result.jsonl"))
     assert (0, [one]) == (again.returncode, list(Store(own.folder / "runs")))  # nothing is added
 

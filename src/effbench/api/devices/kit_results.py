@@ -1,7 +1,7 @@
 """The result of a kit's run, stored as measurements.
 
-It is taken as what its signature makes of it (`effbench.device.signature`), measured where the machine that it names
-contradicts no fact of the device, and once: a result that is imported again adds nothing.
+Its signature has to hold (`effbench.device.signature`), and the machine that it names may contradict no fact of the
+device. Returned outputs are judged here (`returned`). A result that is imported again adds nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from effbench import reading
+from effbench.api.devices import returned
+from effbench.api.devices.returned import DeviceCheck
 from effbench.api.remote import RoundAnswer, check_clock
 from effbench.codec import fingerprint, from_json, to_json
 from effbench.deploy.artifact import bundle
@@ -25,6 +27,7 @@ from effbench.schema import FORMAT_VERSION, Artifact, Fidelity, Measurement, Sam
 from effbench.store import Store, write_atomically
 
 ID = re.compile(r"[0-9a-f]{16}")
+UNCHECKED = DeviceCheck("its outputs were not verified on the device")
 FORCE = "--force keeps it, with a mark that every table shows."
 
 
@@ -56,6 +59,8 @@ class KitLine:
     artifact: str = ""
     digest: str = ""
     op: str = ""
+    outputs: str = ""
+    """SHA-256 of the file with the outputs that were verified; it is `device.agent_kit.OUTPUTS` / NAME.npz."""
     seconds: float = 0.0
     answer: dict[str, Any] = field(default_factory=dict)
     error: str = ""
@@ -80,7 +85,7 @@ def import_result(text: str, location: str, home: Path, *, force: bool = False) 
 
     Args:
         text: The file that the run wrote.
-        location: Its path, for messages.
+        location: Its path, for messages; returned outputs lie beside it.
         home: The folder with the artifacts, the store, and the record of the kit.
         force: Keep a result without a valid signature, or from another machine than the device's; it is marked.
 
@@ -95,7 +100,7 @@ def import_result(text: str, location: str, home: Path, *, force: bool = False) 
     artifacts = {artifact.digest: artifact for artifact in bundle.artifacts(home)}
     run = fingerprint(rows)[:12]
     rounds: dict[str, list[Measurement]] = {}
-    claims: dict[str, str] = {}
+    checks: dict[str, DeviceCheck] = {}
     for at, line in enumerate(lines, start=2):
         position = f"{location}:{at}"
         if line.lines or line.error:
@@ -104,7 +109,11 @@ def import_result(text: str, location: str, home: Path, *, force: bool = False) 
             raise DataError(f"{position}: {line.artifact[:80]} is not below {home}.", hint="Set --out to its home.")
         artifact = artifacts[line.digest]
         if line.op == "verify":
-            claims[line.digest] = _claim(from_json(Fidelity, line.answer.get("fidelity"), position))
+            claim = from_json(Fidelity, line.answer.get("fidelity"), position)
+            checked = returned.check(claim, artifact, home, Path(location).parent, line.outputs)
+            if checked.doubts and not force:
+                raise DataError(checked.doubts[0], hint=FORCE)
+            checks[line.digest] = checked
             continue
         answer = RoundAnswer.of(line.answer, position)
         try:
@@ -112,9 +121,15 @@ def import_result(text: str, location: str, home: Path, *, force: bool = False) 
         except MeasurementError as error:
             raise DataError(f"{position}: {error.message}.", hint=error.hint) from error
         contradictions = _other_machine(head.device, answer, position, force)
-        notes = ("measured by a kit", *([claims[line.digest]] if line.digest in claims else ()))
+        checked = checks.get(line.digest, UNCHECKED)
         measured = _measurement(artifact, answer, head, run)
-        rounds.setdefault(artifact.digest, []).append(replace(measured, notes=notes, doubts=(*doubts, *contradictions)))
+        measured = replace(
+            measured,
+            subject=checked.of(measured.subject),
+            notes=("measured by a kit", checked.note),
+            doubts=(*doubts, *checked.doubts, *contradictions),
+        )
+        rounds.setdefault(artifact.digest, []).append(measured)
     failures = tuple(f"{line.artifact}: {line.error}" for line in lines if line.error)
     if not rounds:
         raise DataError(f"{location}: no round was measured. {'; '.join(failures)}")
@@ -151,16 +166,6 @@ def _signature_doubts(rows: Sequence[dict[str, Any]], head: KitHead, home: Path,
     return ()
 
 
-def _claim(fidelity: Fidelity) -> str:
-    """Say what the kit's run said of the outputs: a claim, since this home has not seen them."""
-    if fidelity.unverifiable:
-        return (
-            f"claimed by the kit's run: no comparison can tell whether it is the same model ({fidelity.unverifiable})"
-        )
-    verdict = "the same model" if fidelity.passed else "NOT the same model"
-    return f"claimed by the kit's run: {verdict} (max error {fidelity.max_error:.1e})"
-
-
 def _other_machine(device: str, answer: RoundAnswer, position: str, force: bool) -> tuple[str, ...]:
     try:
         contradictions = devices.get(device).contradictions({**answer.after, **answer.before})
@@ -178,9 +183,9 @@ def _store_once(rounds: Mapping[str, Sequence[Measurement]], store: Store) -> No
             store.append(measurement)
 
 
-def _joined(rounds: list[Measurement], notes: tuple[str, ...]) -> Measurement:
+def _joined(rounds: list[Measurement], failures: tuple[str, ...]) -> Measurement:
     samples = Samples(tuple(item for measurement in rounds for item in measurement.samples.rounds))
-    return replace(rounds[0], samples=samples, notes=notes)
+    return replace(rounds[0], samples=samples, notes=(*rounds[0].notes, *failures))
 
 
 def _measurement(artifact: Artifact, answer: RoundAnswer, head: KitHead, run: str) -> Measurement:

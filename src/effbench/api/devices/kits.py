@@ -21,7 +21,7 @@ from effbench.api.profile.request import ProfileRequest
 from effbench.api.profile.select import Selection
 from effbench.boundary.names import check_name
 from effbench.deploy.artifact import bundle
-from effbench.device.agent_kit import PLAN, RESULT
+from effbench.device.agent_kit import OUTPUTS, PLAN, RESULT
 from effbench.errors import DataError, UsageError
 from effbench.profiles import devices, transports
 from effbench.profiles.transports import adb, android
@@ -162,7 +162,7 @@ def _steps(device: Device, artifacts: Sequence[Artifact], home: Path) -> list[st
     return [
         f"1. On the device: Python 3.10 or newer with numpy and {', '.join(packages)}.",
         "2. Close other programs and run: sh run.sh   (PYTHON=/path/to/python3 sh run.sh for another interpreter)",
-        f"3. At home: {_import(RESULT, home)}",
+        f"3. Bring home {RESULT} and the folder {OUTPUTS}, side by side, and run there: {_import(RESULT, home)}",
     ]
 
 

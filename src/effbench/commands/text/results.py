@@ -134,7 +134,7 @@ def imported(measurements: Sequence[Measurement], next_line: str) -> str:
     remarks = []
     for item in measurements:
         aggregate = item.samples.aggregate
-        notes = (*([aggregate_note(aggregate)] if aggregate else []), *item.notes)
+        notes = (*([aggregate_note(aggregate)] if aggregate else []), *item.notes, *item.doubts)
         remarks += [(measured(item), note) for note in notes]
     lines = [table(header, map(_imported, measurements)), *grouped(remarks, len(measurements))]
     return "\n".join([*lines, next_line])

@@ -7,19 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from effbench import reading
 from effbench.data.pixels import normalize, read
 from effbench.deploy.artifact import encoded, judge, kinds
 from effbench.deploy.artifact.bundle import REFERENCE as REFERENCE
 from effbench.deploy.artifact.judge import Terms, verdict
 from effbench.deploy.artifact.limits import resolution
+from effbench.deploy.artifact.observed import Observed
+from effbench.deploy.artifact.reference import SYNTHETIC_IMAGES
+from effbench.deploy.artifact.reference import Reference as Reference
+from effbench.deploy.artifact.reference import first as first
+from effbench.deploy.artifact.reference import load_reference as load_reference
+from effbench.deploy.artifact.reference import save_reference as save_reference
 from effbench.deploy.artifact.synthetic import NATURAL as NATURAL
 from effbench.deploy.artifact.synthetic import reference_images as reference_images
 from effbench.errors import DataError
@@ -59,62 +62,6 @@ def run_all(run: Run, batches: Sequence[Mapping[str, Array]], dtype: type[Any] =
     return {name: np.concatenate(values) for name, values in collected.items()}
 
 
-SYNTHETIC_IMAGES = f"{NATURAL} synthetic scenes, then black, white, noise and further scenes"
-
-
-class Reference(NamedTuple):
-    """Images and the outputs that the model has for them.
-
-    ``engine`` computed ``outputs``; ``source`` says what the images are; ``rounding`` is the model's own
-    (`rounding_of`), by output, and empty if it is unknown; ``kinds`` says how each output is judged.
-    """
-
-    images: npt.NDArray[np.uint8]
-    outputs: Mapping[str, Array]
-    engine: str
-    source: str = SYNTHETIC_IMAGES
-    rounding: Mapping[str, float] = MappingProxyType({})
-    kinds: Mapping[str, str] = MappingProxyType({})
-
-
-def save_reference(path: Path, reference: Reference, example: encoded.Example | None = None) -> None:
-    """Write images and expected outputs: all that a device needs to verify an artifact."""
-    arrays = {f"output:{name}": value for name, value in reference.outputs.items()}
-    arrays |= {f"rounding:{name}": np.array(value) for name, value in reference.rounding.items()}
-    arrays |= {f"kind:{name}": np.array(value) for name, value in reference.kinds.items()}
-    arrays |= {name: np.array(text) for name, text in (("engine", reference.engine), ("source", reference.source))}
-    arrays |= encoded.arrays(example) if example else {}
-    np.savez(path, images=reference.images, **arrays)  # type: ignore[arg-type]
-
-
-def load_reference(path: Path) -> Reference:
-    """Read a file of expected outputs.
-
-    Raises:
-        DataError: The file is missing or not a reference.
-    """
-    try:
-        data = reading.arrays(path)
-        outputs, rounding, stored = (
-            {name.removeprefix(prefix): data[name] for name in data if name.startswith(prefix)}
-            for prefix in ("output:", "rounding:", "kind:")
-        )
-        own = {name: float(value) for name, value in rounding.items()}
-        by_kind = {name: str(value) for name, value in stored.items()}
-        return Reference(data["images"], outputs, str(data["engine"]), str(data["source"]), own, by_kind)
-    except KeyError as error:
-        raise DataError(f"{path}: not a file of expected outputs (no {error}).", hint="Export again.") from error
-
-
-def first(reference: Reference, limit: int | None, batch: int) -> Reference:
-    """Return the first images of a reference with their expected outputs, in full batches; None takes all."""
-    if limit is None:
-        return reference
-    count = min(len(reference.images), -(-limit // batch) * batch)
-    outputs = {name: value[:count] for name, value in reference.outputs.items()}
-    return reference._replace(images=reference.images[:count], outputs=outputs)
-
-
 @dataclass(frozen=True)
 class Setup:
     """What a check compares with, and how it feeds the session.
@@ -146,20 +93,44 @@ def check(run: Run, setup: Setup) -> Fidelity:
     Raises:
         DataError: The number or shape of outputs differs from the reference's.
     """
-    reference, batch, precision = setup.reference, setup.batch, setup.precision
-    if precision in CALIBRATED:
-        reference = first(reference, NATURAL, batch)
-    images, expected = first(reference, setup.limit, batch)[:2]
-    population = reference.outputs
-    batches = feeds(images, batch, setup.spec, setup.preprocessing)
+    return decide(observe(run, setup), setup)
+
+
+def observe(run: Run, setup: Setup) -> Observed:
+    """Run an artifact over the reference images and the encoded one; `decide` judges the outputs, here or elsewhere."""
+    images = _selected(setup).images
+    batches = feeds(images, setup.batch, setup.spec, setup.preprocessing)
     # In float64 the outputs of an exact engine keep their digits.
     outputs = run_all(run, batches, np.float64)
     again = run_all(run, batches[:1], np.float64)
+    if setup.example is None:
+        return Observed(outputs, again)
+    spec, preprocessing = setup.spec, setup.preprocessing
+    height, width = spec.shape[2:]
+    content = setup.example.content
+    image = read(content, "the encoded image", (height or 0, width or 0), preprocessing, spec.shape[1] or 3)
+    tensor = normalize(image[None], preprocessing, spec.dtype)
+    decoded = run_all(run, [{spec.name: np.repeat(tensor, setup.batch, axis=0)}])
+    return Observed(outputs, again, tensor[0], decoded)
+
+
+def decide(observed: Observed, setup: Setup) -> Fidelity:
+    """Decide from its outputs whether an artifact is still the same model.
+
+    Raises:
+        DataError: The number or shape of outputs differs from the reference's.
+    """
+    reference, precision = setup.reference, setup.precision
+    images, expected = (chosen := _selected(setup)).images, chosen.outputs
+    population = first(reference, NATURAL, setup.batch).outputs if precision in CALIBRATED else reference.outputs
+    outputs, again = observed.outputs, observed.again
     finite = all(bool(np.isfinite(value).all()) for value in outputs.values())
     terms = Terms(reference.kinds, reference.rounding, setup.slack)
     judged = verdict(expected, outputs, precision, terms, population=population)
     figures = judged.figures()
-    start = {name: value[:batch] for name, value in outputs.items()}
+    start = {name: value[: setup.batch] for name, value in outputs.items()}
+    if any(again[name].shape != value.shape for name, value in start.items()):
+        raise DataError("The second run of the first batch gave outputs of another shape.")
     repeatable = all(
         np.array_equal(again[name], start[name], equal_nan=True) or _close(again[name], start[name]) for name in start
     )
@@ -167,8 +138,8 @@ def check(run: Run, setup: Setup) -> Fidelity:
     reasons = [*([] if repeatable else ["the same input gave another output the second time"]), *judged.reasons]
     unverifiable = judged.unverifiable if repeatable else ""
     level_error = None
-    if setup.example is not None:
-        level_error, wrong_input, wrong_output = _check_encoded(run, setup.example, setup)
+    if setup.example is not None and observed.decoded is not None:
+        level_error, wrong_input, wrong_output = _check_encoded(observed, setup.example, reference)
         reasons += [reason for reason in (wrong_input, "" if unverifiable else wrong_output) if reason]
         unverifiable = "" if wrong_input else unverifiable
     return Fidelity(
@@ -189,7 +160,7 @@ def check(run: Run, setup: Setup) -> Fidelity:
         images=_described(reference.source, len(images)),
         outputs=tuple(expected),
         rounding=dict(reference.rounding),
-        blind_to=_blind_to(setup, limits),
+        blind_to=_blind_to(setup, limits, level_error is None),
         by_output=judged.outputs,
     )
 
@@ -215,13 +186,13 @@ def _described(source: str, count: int) -> str:
     return ", ".join([*parts, *([f"{count - NATURAL - 3} more scenes"] if count > NATURAL + 3 else [])])
 
 
-def _blind_to(setup: Setup, limits: Mapping[str, float]) -> tuple[str, ...]:
+def _blind_to(setup: Setup, limits: Mapping[str, float], undecoded: bool) -> tuple[str, ...]:
     """Name the faults that a check cannot see."""
     texts = [f"a change of the outputs below {resolution(limits):.2g} of their spread"]
     if setup.precision in CALIBRATED:
         texts.append("a fault of one operator that is smaller than the noise of quantization")
     texts.append("a fault that only other images show")
-    if setup.example is None:
+    if undecoded:
         texts.append("wrong decoding or preprocessing of image files")
     return tuple(texts)
 
@@ -250,27 +221,33 @@ def worst(checks: Sequence[Fidelity]) -> Fidelity:
     )
 
 
-def _check_encoded(run: Run, example: encoded.Example, setup: Setup) -> tuple[float, str, str]:
+def _selected(setup: Setup) -> Reference:
+    """Return the images of a check with their expected outputs, in full batches."""
+    reference = setup.reference
+    if setup.precision in CALIBRATED:
+        reference = first(reference, NATURAL, setup.batch)
+    return first(reference, setup.limit, setup.batch)
+
+
+def _check_encoded(observed: Observed, example: encoded.Example, reference: Reference) -> tuple[float, str, str]:
     """Return the error of the input decoded from an encoded image, in levels of 255, and the reasons of a failure.
 
     They are empty if the input, and the outputs for it, are as expected.
     """
-    spec, preprocessing, expected = setup.spec, setup.preprocessing, setup.reference.outputs
-    height, width = spec.shape[2:]
-    image = read(example.content, "the encoded image", (height or 0, width or 0), preprocessing, spec.shape[1] or 3)
-    tensor = normalize(image[None], preprocessing, spec.dtype)
-    level_error, wrong_input, wrong_output = encoded.level_error(tensor[0], example.tensor), "", ""
+    expected, decoded = reference.outputs, observed.decoded
+    if decoded is None or decoded.shape != example.tensor.shape or len(observed.of_decoded) != len(expected):
+        raise DataError("The encoded image, or its outputs, have another shape than the reference.")
+    level_error, wrong_input, wrong_output = encoded.level_error(decoded, example.tensor), "", ""
     if level_error > encoded.MAX_LEVEL_ERROR:
         wrong_input = (
             f"an encoded image, decoded and preprocessed here, is {level_error:.1f} levels of 255 from the reference "
             "path's input: the preprocessing differs"
         )
-    outputs = run_all(run, [{spec.name: np.repeat(tensor, setup.batch, axis=0)}])
     want, have = (
         {name: np.concatenate([expected[name][:NATURAL], row[:1]]) for name, row in zip(expected, rows, strict=True)}
-        for rows in (example.outputs.values(), outputs.values())
+        for rows in (example.outputs.values(), observed.of_decoded.values())
     )
-    judged = verdict(want, have, "int8", Terms(setup.reference.kinds))
+    judged = verdict(want, have, "int8", Terms(reference.kinds))
     if judged.reasons:
         wrong_output = f"from an encoded image: {judged.reasons[0]}"
     return level_error, wrong_input, wrong_output
@@ -278,6 +255,6 @@ def _check_encoded(run: Run, example: encoded.Example, setup: Setup) -> tuple[fl
 
 def _close(left: Array, right: Array) -> bool:
     """Return whether two runs agree but for the last bits, which a multi-threaded sum may change."""
-    if not np.issubdtype(right.dtype, np.floating):
+    if not np.issubdtype(right.dtype, np.floating) or not np.isfinite(right).all():
         return False
     return bool(np.allclose(left, right, rtol=1e-5, atol=1e-6 * float(np.abs(right).max())))
