@@ -12,6 +12,7 @@ import pytest
 
 from effbench import process
 from effbench.errors import ConversionError, DataError
+from effbench.process import answers, parent
 
 CHILD = """
 import os, signal, sys, time
@@ -120,13 +121,13 @@ def test_an_error_carries_the_log_of_the_child(child: str) -> None:
 def test_children_of_other_threads_are_killed(child: str) -> None:
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(lambda: list(process.run(child, {"op": "hangs"}, time_limit_s=600)))
-        while not process._LIVE:
+        while not parent._LIVE:
             time.sleep(0.01)
         process.kill_all()
         with pytest.raises(process.ChildFailure, match="SIGKILL") as caught:
             waiting.result(timeout=60)
     assert caught.value.killed
-    assert process._LIVE == set()
+    assert parent._LIVE == set()
 
 
 def _alive(pid: int) -> bool:
@@ -171,6 +172,6 @@ def test_a_killed_parent_leaves_no_child(child: str) -> None:
 
 
 def test_an_unknown_error_class_is_still_an_error(child: str) -> None:
-    error = process._rebuild({"kind": "NoSuchClass", "message": "m"})
+    error = answers._rebuild({"kind": "NoSuchClass", "message": "m"})
     assert str(error) == "m"
-    assert isinstance(process._rebuild({"kind": "DataError", "message": "m"}), DataError)
+    assert isinstance(answers._rebuild({"kind": "DataError", "message": "m"}), DataError)

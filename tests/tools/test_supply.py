@@ -12,8 +12,8 @@ from effbench.profiles.transports.zipapp import agent
 def test_the_bill_of_the_agent_has_every_file_with_its_hash():
     bill = supply.agent_bill()
     hashes = {item["name"]: item["hashes"][0]["content"] for item in bill["components"]}
-    source = supply.ROOT / "src" / "effbench" / "process.py"
-    assert hashlib.sha256(source.read_bytes()).hexdigest() == hashes["effbench/process.py"]
+    source = supply.ROOT / "src" / "effbench" / "process" / "child.py"
+    assert hashlib.sha256(source.read_bytes()).hexdigest() == hashes["effbench/process/child.py"]
     assert agent().sha256 == bill["metadata"]["component"]["hashes"][0]["content"]
     assert {"__main__.py", "effbench/device/agent.py"} <= set(hashes)
     assert not [name for name in hashes if "/api/" in name]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from effbench import process, reading
+from effbench.boundary import isolation
 from effbench.codec import file_sha256
 from effbench.errors import DataError, DeviceError, EffbenchError, UsageError
 from effbench.profiles.transports.channel import Channel, LostError
@@ -39,7 +40,7 @@ GET_BYTES, GET_LIMIT_S = 4 << 30, 3600.0
 """The most that a file of a session may be, and take."""
 
 CHUNK = 1 << 18
-SUPERVISOR = Path(process.__file__).parent / "device" / "supervisor.py"
+SUPERVISOR = Path(isolation.ROOT) / "effbench" / "device" / "supervisor.py"
 MARK = b"effbench1 "
 T = TypeVar("T")
 
