@@ -28,7 +28,7 @@ import numpy as np
 
 from effbench import process
 from effbench.api.export.run import export
-from effbench.statistics.percentiles import student_t
+from effbench.statistics.student_t import student_t
 
 Side = Callable[[str, float], float]
 Pair = Callable[[dict[str, Side], str, float], dict[str, float]]

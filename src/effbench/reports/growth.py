@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from effbench.errors import UsageError
-from effbench.statistics.percentiles import MIN_ROUNDS, student_t
+from effbench.statistics.percentiles import MIN_ROUNDS
+from effbench.statistics.student_t import student_t
 
 Floats = npt.NDArray[np.float64]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from effbench.statistics.betting import SMALLEST_SCALE, Floats, robust_deviation
-from effbench.statistics.percentiles import student_t
+from effbench.statistics.student_t import student_t
 
 OUTLIER = 3.0
 """Rounds farther from the median than this many robust deviations count as if they lay there."""

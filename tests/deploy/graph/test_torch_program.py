@@ -13,7 +13,7 @@ import pytest
 from effbench import deploy
 from effbench.boundary.names import cache_file
 from effbench.deploy.graph import torch_program
-from effbench.deploy.graph.torch_program import PROGRAM, WEIGHTS, Program
+from effbench.deploy.graph.torch_program import PROGRAM, WEIGHTS, Program, form
 from effbench.errors import DataError
 from effbench.schema import Artifact, InputShapes, Subject, TensorSpec, Weights
 
@@ -132,7 +132,7 @@ def test_no_operator_that_takes_a_string_takes_the_name_of_a_file() -> None:
     import torch
 
     named = {"filename", "path", "file", "name"}
-    for name in torch_program.WITH_TEXT:
+    for name in form.WITH_TEXT:
         packet = getattr(torch.ops.aten, name)
         for overload in packet.overloads():
             for argument in getattr(packet, overload)._schema.arguments:
