@@ -12,7 +12,7 @@ from effbench import process
 from effbench.codec import from_json
 from effbench.deploy.artifact import bundle
 from effbench.device import AGENT
-from effbench.errors import DataError, DeviceError, EffbenchError, MeasurementError, UnavailableError
+from effbench.errors import DataError, DeviceError, EffbenchError, MeasurementError, UnavailableError, UsageError
 from effbench.profiles import devices, transports
 from effbench.profiles.transports.channel import LostError
 from effbench.profiles.transports.session import timeout_of
@@ -122,6 +122,24 @@ class Remote:
             return {}
         with process.reading_answer(f"'{self.device.name}'"):
             return {**answer["environment"]}
+
+    def contradictions(self, observed: Mapping[str, Any], force: bool) -> tuple[str, ...]:
+        """Return what a machine contradicts of the device.
+
+        Args:
+            observed: Its environment, as a measurement records it.
+            force: Return contradictions instead of refusing them.
+
+        Raises:
+            UsageError: It contradicts something, without ``force``.
+        """
+        sentences = self.device.contradictions(observed)
+        if sentences and not force:
+            hint = (
+                "Declare the device that it is (`effbench devices`); --force measures it, with a mark in every table."
+            )
+            raise UsageError(sentences[0], hint=hint)
+        return sentences
 
     def check_clock(self, samples_ns: Sequence[int], counted_s: float, elapsed_s: float) -> None:
         """Compare the device's clock with this machine's (`check_clock`); a replay takes no time and is not checked."""

@@ -30,6 +30,7 @@ class PairOptions:
     threads: int | None
     device: str | None
     record: str | None
+    force: bool
     budget_s: float | None
     floor_pct: float | None
     margin_pct: float | None
@@ -63,6 +64,8 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--device", type=DEVICE, metavar="NAME", help="Where both sides run (default: this machine)."),
         click.option("--record", type=FILE, metavar="FILE",
                      help="Record the exchange with the device, for the transport 'replay'."),
+        click.option("--force", is_flag=True,
+                     help="Measure also where the machine is not the device; verdicts say so."),
         click.option("--budget", "budget_s", type=float, metavar="S", help="Seconds per comparison (default: 60)."),
         click.option("--floor", "floor_pct", type=float, metavar="PCT", help="Noise floor (default: 1)."),
         click.option("--margin", "margin_pct", type=float, metavar="PCT",
@@ -117,6 +120,7 @@ def compare(a: str, b: str, options: PairOptions) -> None:
             plan=options.plan,
             inconclusive=options.inconclusive or CompareRequest.inconclusive,
             record=options.record,
+            force=options.force,
             out=options.out,
             notify=notify,
         )
@@ -196,6 +200,7 @@ def gate(
             always_time=always_time,
             path=path,
             record=options.record,
+            force=options.force,
             out=options.out,
             notify=notify,
         )

@@ -79,6 +79,7 @@ def pair(job: dict[str, Any], emit: Any) -> None:
     )
     observed = environment.changes(before, environment.counters())
     answer = {"round": {**plain(measured), "observed": observed}, "first_ms": [first[0], first[1]]}
+    answer["machine"] = environment.identity()
     emit({"event": "round", **answer, "agent_s": (time.perf_counter_ns() - agent.STARTED_NS) / 1e9})
     for session in opened.values():
         session.close()

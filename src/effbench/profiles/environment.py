@@ -39,7 +39,7 @@ def observe(packages: Iterable[str] = ()) -> dict[str, Value]:
     """
     cpus = _allowed_cpus()
     return {
-        **_identity(),
+        **identity(),
         "cores_online": os.cpu_count(),
         "core_type": cores.core_type(SYS, cpus),
         "cores_allowed": len(cpus) if cpus else os.cpu_count(),
@@ -144,7 +144,8 @@ def peak_rss_bytes() -> int:
 
 
 @cache
-def _identity() -> dict[str, Value]:
+def identity() -> dict[str, Value]:
+    """Return which machine this is: its processor, architecture, system and Python."""
     cpuinfo = _lines(PROC / "cpuinfo")
 
     def first(*names: str) -> str | None:

@@ -69,6 +69,7 @@ class GatePlan:
     path: tuple[str, ...]
     folder: Path
     record: Path | None
+    force: bool
     home: Path
     notify: Notify
     policy: Policy
@@ -140,6 +141,7 @@ def gate_plan(request: GateRequest) -> GatePlan:
         path=tuple(request.path) or tuple(suite.gate.get("path", ())),
         folder=folder,
         record=Path(request.record) if request.record else None,
+        force=request.force,
         home=home,
         notify=request.notify,
         policy=policy,

@@ -39,6 +39,7 @@ class CompareRequest:
         inconclusive: ``code`` (exit 3), ``pass`` or ``fail``.
         seed: Of the order of sides; None draws one.
         record: Write the exchange with the device to this file.
+        force: Measure on a device also where the machine that answers contradicts its profile; verdicts say so.
         out: The folder to write below (`store.home`).
         notify: Called with one line per step.
 
@@ -63,6 +64,7 @@ class CompareRequest:
     inconclusive: str = "code"
     seed: int | None = None
     record: str | Path | None = None
+    force: bool = False
     out: str | Path | None = None
     notify: Notify = silent
 
@@ -100,6 +102,7 @@ class GateRequest:
         always_time: Time both sides even if they are identical; None means the value in ``effbench.toml``, else not.
         path: Further folders of the tree that hold modules, beside ``src`` and the tree itself.
         record: Write the exchange with the device to this file.
+        force: As in `CompareRequest`.
         folder: The current folder; ``effbench.toml`` is read from it.
         out: The folder to write below (`store.home`).
         notify: Called with one line per step.
@@ -133,6 +136,7 @@ class GateRequest:
     always_time: bool | None = None
     path: Sequence[str] = ()
     record: str | Path | None = None
+    force: bool = False
     folder: str | Path = "."
     out: str | Path | None = None
     notify: Notify = silent

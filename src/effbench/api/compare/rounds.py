@@ -107,13 +107,27 @@ def run_round(a: Artifact, b: Artifact, settings: RoundSettings, seed: int) -> P
     return _paired(answer)
 
 
-def on_device(remote: Remote) -> MeasureRound:
-    """Return the function that measures a round on a device, where one agent runs both sides.
+class DeviceRounds:
+    """Measures rounds on a device, where one agent runs both sides.
 
-    The function raises `UsageError` for two workers, and `MeasurementError` if the device's clock jumped.
+    Args:
+        remote: The device in use.
+        force: Measure also where the machine that answers contradicts the device; ``doubts`` then holds how.
     """
 
-    def measure(a: Artifact, b: Artifact, settings: RoundSettings, seed: int) -> PairedRound:
+    def __init__(self, remote: Remote, force: bool = False) -> None:
+        self.remote, self.force = remote, force
+        self.doubts: dict[str, None] = {}
+        """Sentences, in their order."""
+
+    def __call__(self, a: Artifact, b: Artifact, settings: RoundSettings, seed: int) -> PairedRound:
+        """Measure one round of A and B, under settings and a seed.
+
+        Raises:
+            UsageError: There are two workers, or the machine contradicts the device.
+            MeasurementError: The device's clock jumped, or its answer is malformed.
+        """
+        remote = self.remote
         if settings.workers == 2:
             text = "On a device both sides run in one process."
             raise UsageError(text, hint="Leave --workers and --base-python out.")
@@ -123,10 +137,9 @@ def on_device(remote: Remote) -> MeasureRound:
         measured = _paired(answer)
         with process.reading_answer(f"'{remote.device.name}'"):
             counted_s = float(answer.get("agent_s", 0.0))
+            self.doubts |= dict.fromkeys(remote.contradictions({**answer.get("machine", {})}, self.force))
         remote.check_clock([*measured.a_ns, *measured.b_ns], counted_s, time.monotonic() - start)
         return measured
-
-    return measure
 
 
 def _paired(answer: dict[str, Any]) -> PairedRound:

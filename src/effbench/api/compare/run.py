@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from effbench.api.compare import caches, identity, noise
 from effbench.api.compare.noise import MachineNoise
 from effbench.api.compare.pairs import Pair, pairs_of
 from effbench.api.compare.request import BUDGET_S, CompareRequest
-from effbench.api.compare.rounds import Comparison, RoundSettings, on_device, run_comparisons
+from effbench.api.compare.rounds import Comparison, DeviceRounds, RoundSettings, run_comparisons
 from effbench.api.export.stage import Notify
 from effbench.api.keywords import from_fields
 from effbench.api.remote import Remote, device_of
@@ -53,11 +53,12 @@ def compare(request: CompareRequest) -> ComparisonReport:
     )
     settings = replace(settings, plan_only=request.plan)
     with Remote(device, Path(request.record) if request.record else None) as remote:
-        verdicts, interrupted = compare_pairs(pairs, settings, rules, notify, remote)
+        verdicts, interrupted = compare_pairs(pairs, settings, rules, notify, remote, force=request.force)
         observed = None if remote.local else remote.observe()
     if request.latency:
         candidates = [pair.b for pair in pairs]
-        verdicts = with_latency(verdicts, candidates, request.threads, request.device, home, notify)
+        conditions = {"threads": request.threads, "device": request.device, "force": request.force}
+        verdicts = with_latency(verdicts, candidates, conditions, home, notify)
     if local:  # layers are timed on this machine
         verdicts = with_explanations(verdicts, pairs, settings, notify)
     report = comparison_report((request.a, request.b), verdicts, rules, settings, request.inconclusive, observed)
@@ -100,10 +101,12 @@ def compare_pairs(
     notify: Notify,
     remote: Remote,
     always_time: bool = False,
+    force: bool = False,
 ) -> tuple[list[Verdict], bool]:
     """Return a verdict per pair, and whether the user interrupted.
 
     Identical pairs are unchanged without a measurement, unless ``always_time``; the others share the error budget.
+    With ``force`` a device may contradict its profile; the verdicts say so.
 
     Raises:
         UnavailableError: A side cannot run on this machine.
@@ -116,7 +119,7 @@ def compare_pairs(
             if reason is not None:
                 raise UnavailableError(f"{artifact.name} cannot run here: {reason}.", hint="effbench doctor")
     comparisons = {pair.name: Comparison(*pair, settings, rules, len(timed)) for pair in timed}
-    measure = None if remote.local else on_device(remote)
+    measure = None if remote.local else DeviceRounds(remote, force)
     interrupted = run_comparisons(list(comparisons.values()), notify, measure)
     verdicts = []
     for pair in pairs:
@@ -128,6 +131,8 @@ def compare_pairs(
             sizes = (pair.a.subject.size_bytes, pair.b.subject.size_bytes)
             hidden = caches.warning(*sizes, caches.last_level_bytes())
             verdict = replace(verdict, notes=(*verdict.notes, *([hidden] if hidden else [])))
+        if pair.name in comparisons and measure is not None:
+            verdict = replace(verdict, notes=(*verdict.notes, *measure.doubts))
         verdicts.append(replace(verdict, identity=compared))
     return verdicts, interrupted
 
@@ -160,9 +165,16 @@ def with_explanations(
 
 
 def with_latency(
-    verdicts: Sequence[Verdict], candidates: Sequence[Artifact], threads: int, device: str, home: Path, notify: Notify
+    verdicts: Sequence[Verdict],
+    candidates: Sequence[Artifact],
+    conditions: Mapping[str, Any],
+    home: Path,
+    notify: Notify,
 ) -> list[Verdict]:
-    """Return the verdicts with the candidates' latencies, measured in separate runs: these are the ones to report."""
+    """Return the verdicts with the candidates' latencies, measured in separate runs: these are the ones to report.
+
+    ``conditions`` are arguments of `profile`: threads, device, force.
+    """
     from effbench.api.profile.run import profile
     from effbench.statistics.percentiles import estimate
 
@@ -173,12 +185,11 @@ def with_latency(
             continue
         result = profile(
             [str(artifact.folder)],
-            threads=threads,
-            device=device,
             budget_s=LATENCY_BUDGET_S,
             rounds=LATENCY_ROUNDS,
             out=home,
             notify=notify,
+            **conditions,
         )
         if not result.measurements:
             measured.append(replace(verdict, notes=(*verdict.notes, "latency not measured")))

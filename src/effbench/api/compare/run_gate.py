@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from effbench.api.compare import budgets
 from effbench.api.compare.baseline import (
@@ -48,12 +48,12 @@ def gate(request: GateRequest) -> ComparisonReport:
         plan.notify(f"policy: {line}")
     with plan.policy.in_force():
         if plan.base is not None:
-            verdicts, interrupted = _against_git(plan, plan.base)
+            result = _against_git(plan, plan.base)
         else:
-            verdicts, interrupted = _against_files(plan, Path(str(plan.baseline)))
+            result = _against_files(plan, Path(str(plan.baseline)))
     sides = (plan.base or str(plan.baseline), "working tree")
-    report = comparison_report(sides, verdicts, plan.rules, plan.settings, plan.inconclusive)
-    return replace(report, interrupted=interrupted, policy_changes=plan.policy.changes)
+    report = comparison_report(sides, result.verdicts, plan.rules, plan.settings, plan.inconclusive, result.machine)
+    return replace(report, interrupted=result.interrupted, policy_changes=plan.policy.changes)
 
 
 class _Sides(NamedTuple):
@@ -71,7 +71,15 @@ class _Settled(NamedTuple):
     artifact: Artifact | None = None
 
 
-def _against_git(plan: GatePlan, base: str) -> tuple[list[Verdict], bool]:
+class _Result(NamedTuple):
+    """The verdicts, whether the user interrupted, and the machine that measured; None is this one."""
+
+    verdicts: list[Verdict]
+    interrupted: bool = False
+    machine: dict[str, Any] | None = None
+
+
+def _against_git(plan: GatePlan, base: str) -> _Result:
     top = top_of(plan.folder)
     subfolder = plan.folder.relative_to(top.resolve())
     refuse_tracked(plan.home, top)
@@ -93,7 +101,7 @@ def _with_images_of(exports: TreeExport, top: Path, tree: Path) -> TreeExport:
     return replace(exports, images=str(images)) if images.is_dir() else exports
 
 
-def _against_files(plan: GatePlan, path: Path) -> tuple[list[Verdict], bool]:
+def _against_files(plan: GatePlan, path: Path) -> _Result:
     try:
         root = top_of(plan.folder)
     except UsageError:
@@ -102,11 +110,10 @@ def _against_files(plan: GatePlan, path: Path) -> tuple[list[Verdict], bool]:
     candidates = [(model, _exported(plan, root, model, subfolder)) for model in plan.models]
     if holds_measurements(path):
         measurements = baseline_measurements(path)
-        return [
-            verdict
-            for model, candidate in candidates
-            for verdict in _against_measurements(plan, model, candidate, measurements)
-        ], False
+        judged = [_against_measurements(plan, model, candidate, measurements) for model, candidate in candidates]
+        with Remote(device_of(plan.device)) as remote:
+            machine = None if remote.local else remote.observe()
+        return _Result([verdict for verdicts in judged for verdict in verdicts], machine=machine)
     artifacts = baseline_artifacts(path)
     return _decide(plan, [_Sides(model, artifacts, candidate) for model, candidate in candidates])
 
@@ -125,7 +132,7 @@ def _exported(
         return error
 
 
-def _decide(plan: GatePlan, sides: Sequence[_Sides]) -> tuple[list[Verdict], bool]:
+def _decide(plan: GatePlan, sides: Sequence[_Sides]) -> _Result:
     pairs: list[Pair] = []
     settled: list[_Settled] = []
     for model, base, candidate in sides:
@@ -140,15 +147,17 @@ def _decide(plan: GatePlan, sides: Sequence[_Sides]) -> tuple[list[Verdict], boo
                 settled.append(decision)
     with Remote(device_of(plan.device), plan.record) as remote:
         verdicts, interrupted = compare_pairs(
-            pairs, plan.settings, plan.rules, plan.notify, remote, always_time=plan.always_time
+            pairs, plan.settings, plan.rules, plan.notify, remote, always_time=plan.always_time, force=plan.force
         )
+        machine = None if remote.local or not any(item.rounds for item in verdicts) else remote.observe()
     if remote.local:  # layers are timed on this machine
         verdicts = with_explanations(verdicts, pairs, plan.settings, plan.notify)
     artifacts = [pair.b for pair in pairs]
     if plan.latency:
-        verdicts = with_latency(verdicts, artifacts, plan.settings.threads, plan.device, plan.home, plan.notify)
+        conditions = {"threads": plan.settings.threads, "device": plan.device, "force": plan.force}
+        verdicts = with_latency(verdicts, artifacts, conditions, plan.home, plan.notify)
     decided = [*map(_Settled, verdicts, artifacts), *settled]
-    return [_with_budgets(plan, verdict, artifact) for verdict, artifact in decided], interrupted
+    return _Result([_with_budgets(plan, *item) for item in decided], interrupted, machine)
 
 
 def _paired(plan: GatePlan, cell: Cell, base: Sequence[Cell | Artifact]) -> Pair | _Settled:
@@ -223,6 +232,7 @@ def _measured(plan: GatePlan, artifact: Artifact, budget_s: float) -> tuple[Meas
         [str(artifact.folder)],
         threads=plan.settings.threads,
         device=plan.device,
+        force=plan.force,
         budget_s=budget_s,
         out=plan.home,
         notify=plan.notify,

@@ -22,7 +22,7 @@ from effbench.api.profile.select import Selection
 from effbench.api.remote import Remote, RoundAnswer, device_of, lost
 from effbench.deploy.artifact import bundle
 from effbench.device import AGENT
-from effbench.errors import EffbenchError, UnavailableError, UsageError, counted
+from effbench.errors import EffbenchError, UnavailableError, counted
 from effbench.profiles.protocol import COOL_LIMIT_S, Protocol
 from effbench.schema import DEFAULT_THREADS, Artifact, Cell, Measurement, Samples
 from effbench.store import Store
@@ -192,7 +192,7 @@ def _one_round(lane: _Lane, index: int, conditions: _Conditions, remote: Remote)
             answer = RoundAnswer.of(event, "round")
         remote.check_clock(answer.round.samples_ns, answer.agent_s, time.monotonic() - began)
         conditions.began(answer.before)
-        doubts = _doubts(remote, answer, conditions)
+        doubts = remote.contradictions({**answer.after, **answer.before}, conditions.force)
         with process.reading_answer(f"'{remote.device.name}'"):
             measurement = _measurement(remote.finished(lane.artifact), answer, conditions, remote)
         (measured,) = measurement.samples.rounds
@@ -208,19 +208,6 @@ def _one_round(lane: _Lane, index: int, conditions: _Conditions, remote: Remote)
             lane.failure = error
     finally:
         lane.spent_s += time.monotonic() - start
-
-
-def _doubts(remote: Remote, answer: RoundAnswer, conditions: _Conditions) -> tuple[str, ...]:
-    """Return what the machine that ran contradicts of the device.
-
-    Raises:
-        UsageError: It contradicts something, and nothing says to measure it all the same.
-    """
-    doubts = remote.device.contradictions({**answer.after, **answer.before})
-    if doubts and not conditions.force:
-        hint = "Declare the device that it is (`effbench devices`); --force measures it, with a mark in every table."
-        raise UsageError(doubts[0], hint=hint)
-    return doubts
 
 
 def _description(artifact: Artifact) -> dict[str, Any]:
