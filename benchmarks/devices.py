@@ -30,7 +30,7 @@ from effbench.profiles import transports
 from effbench.profiles.paired import log_ratios
 from effbench.profiles.transports.zipapp import agent
 from effbench.profiles.turns import join_turns
-from effbench.statistics.percentiles import student_t
+from effbench.statistics.student_t import student_t
 from reference import trimmed
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))

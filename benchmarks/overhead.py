@@ -26,7 +26,7 @@ from statistics import median
 import numpy as np
 
 from effbench.profiles.measure import Call, Feeds, RoundPlan, sample
-from effbench.statistics.percentiles import student_t
+from effbench.statistics.student_t import student_t
 
 LIMIT_US = 2.0
 

@@ -22,7 +22,7 @@ from effbench.api.export.run import export
 from effbench.deploy.artifact import bundle
 from effbench.profiles.paired import log_ratios
 from effbench.schema import Artifact
-from effbench.statistics.percentiles import student_t
+from effbench.statistics.student_t import student_t
 
 
 def paired(a: Artifact, b: Artifact, setting: RoundSettings, rounds: int, name: str = "") -> tuple[float, float, float]:
