@@ -25,7 +25,9 @@ import numpy as np
 from tabulate import tabulate
 
 import gate_live
+import gate_pace
 import gate_traces
+from effbench.profiles.paired import FEWEST_PAIRS, MIN_PAIRS
 from effbench.statistics.sequential import OUTCOMES, Rules, outcomes
 from gate_rules import RULES
 from gate_series import CELLS, rounds_of
@@ -85,8 +87,8 @@ class Replays:
 
     Attributes:
         index: Rounds of the pool, shape (replays, rounds).
-        over: The round in which the budget ran out, shape (replays,).
-        typical: Log ratio of the typical latency of each round of the pool.
+        over: The round in which the budget runs out if all rounds hold all their pairs, shape (replays,).
+        typical: Log ratio of the typical latency of each whole round of the pool.
         tail: Log ratio of its tail.
         final: Index into `OUTCOMES`, shape (replays,).
         seconds: Until the outcome, shape (replays,).
@@ -109,23 +111,30 @@ def replayed(
 ) -> Replays:
     """Run the gate over random blocks of neighboring rounds of a pool; the same pool gives the same runs.
 
+    Rounds are as long as the gate would make them: it leaves out the last pairs of a round where time is short.
     ``slower`` makes every latency of B longer by that share: a known slowdown on recorded noise.
     """
-    length = np.array([trace.seconds for trace in pool])
+    cuts = [[trace.cut(pairs) for trace in pool] for pairs in range(FEWEST_PAIRS, MIN_PAIRS + 1)]
+    seconds = np.array([[trace.seconds for trace in cut] for cut in cuts])
+    ratios = [[trace.log_ratios(quantile) for trace in cut] for cut in cuts]
+    typical = np.array([[ratio.typical for ratio in row] for row in ratios]) + math.log1p(slower)
+    tail = np.array([[ratio.tail for ratio in row] for row in ratios]) + math.log1p(slower)
+    length = seconds[-1]
     rounds = int(budget_s / length.mean() * 1.5) + BLOCK
     rng = np.random.default_rng(pool[0].load)
     starts = rng.integers(0, max(1, len(pool) - BLOCK + 1), (replays, -(-rounds // BLOCK)))
     index = (starts[..., None] + np.arange(BLOCK)).reshape(replays, -1)[:, :rounds] % len(pool)
-    ratios = [trace.log_ratios(quantile) for trace in pool]
-    typical = np.array([ratio.typical for ratio in ratios]) + math.log1p(slower)
-    tail = np.array([ratio.tail for ratio in ratios]) + math.log1p(slower)
-    clock = np.cumsum(length[index], axis=1)
-    codes, settled = outcomes(typical[index], tail[index], Rules())
-    # A round that begins within the budget is finished.
-    over = np.argmax(clock >= budget_s, axis=1)
-    settled |= np.arange(clock.shape[1]) >= over[:, None]
-    final, last = _stopped(codes, settled)
-    return Replays(index, over, typical, tail, final, clock[np.arange(replays), last])
+
+    def measure(round_: int, allowed_s: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Take the fewest pairs after which the round has used its time, or all."""
+        drawn = index[:, round_]
+        enough = seconds[:, drawn] >= allowed_s
+        pairs = np.where(enough.any(axis=0), enough.argmax(axis=0), len(cuts) - 1)
+        return typical[pairs, drawn], tail[pairs, drawn], seconds[pairs, drawn]
+
+    runs = gate_pace.run(measure, replays, rounds, budget_s)
+    over = np.argmax(np.cumsum(length[index], axis=1) >= budget_s, axis=1)
+    return Replays(index, over, typical[-1], tail[-1], runs.final, runs.seconds)
 
 
 def replay(quantile: float, with_rules: bool, budget_s: float) -> None:

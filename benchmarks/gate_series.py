@@ -107,7 +107,15 @@ CELLS = (
 def rounds_of(
     cell: Cell, replays: int, rounds: int, seed: int, slower: float = 0.0, stall: float = 0.0, pairs: int = PAIRS
 ) -> tuple[Floats, Floats]:
-    """Return the log ratios of the typical latency and of the tail, (replays, rounds) each.
+    """Return the log ratios of the typical latency and of the tail, (replays, rounds) each; see `pairs_of`."""
+    ratios = pairs_of(cell, replays, rounds, seed, slower, stall, pairs)
+    return np.median(ratios, axis=-1), tail(ratios)
+
+
+def pairs_of(
+    cell: Cell, replays: int, rounds: int, seed: int, slower: float = 0.0, stall: float = 0.0, pairs: int = PAIRS
+) -> Floats:
+    """Return the log ratios of the pairs, (replays, rounds, pairs).
 
     Args:
         cell: The noise.
@@ -123,5 +131,4 @@ def rounds_of(
     logs = cell.make(rng, shape) + LAYOUT / math.sqrt(2) * rng.standard_normal((replays, rounds, 1, 2))
     logs[..., 1] += math.log1p(slower)
     logs[..., ::5, 1] += math.log1p(stall)
-    ratios = logs[..., 1] - logs[..., 0]
-    return np.median(ratios, axis=-1), tail(ratios)
+    return np.asarray(logs[..., 1] - logs[..., 0])

@@ -25,7 +25,7 @@ from effbench.codec import file_sha256
 from effbench.deploy.artifact import bundle
 from effbench.errors import EffbenchError
 from effbench.profiles import environment
-from effbench.profiles.paired import LogRatios, PairedRound, log_ratios
+from effbench.profiles.paired import LogRatios, PairedRound, log_ratios, pairs_seconds
 from effbench.schema import Artifact
 
 UNIT_NS = 10_000
@@ -51,6 +51,14 @@ class Trace:
     def log_ratios(self, quantile: float = 0.5) -> LogRatios:
         """Return the two log ratios that the gate computes from the round."""
         return log_ratios(self.paired_round, quantile)
+
+
+    def cut(self, pairs: int) -> Trace:
+        """Return the round as it would have been with so many pairs, or fewer if it had fewer."""
+        item = self.paired_round
+        columns = ("a_ns", "b_ns", "a_wait_ns", "b_wait_ns", "b_first")
+        shorter = replace(item, **{name: getattr(item, name)[:pairs] for name in columns})
+        return replace(self, seconds=self.seconds - pairs_seconds(item, pairs), paired_round=shorter)
 
 
 @contextlib.contextmanager

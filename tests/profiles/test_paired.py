@@ -110,6 +110,14 @@ def test_a_late_round_is_not_warmed_up_again():
     assert PairBounds(0.1, target_s=0.0).warm(0.0)
 
 
+def test_a_slow_model_is_not_warmed_up_where_that_would_cost_a_pair():
+    # A quarter of the time is 0.5 s.
+    assert not PairBounds(0.1, target_s=2.0, pair_s=0.4).warm(0.0)
+    assert PairBounds(0.1, target_s=2.0, pair_s=0.4).warm(0.2)
+    assert PairBounds(0.1, target_s=2.0, pair_s=0.9).warm(0.0)
+    assert not PairBounds(0.1, pair_s=100.0).warm(100.0)
+
+
 def test_swapped_sides_swap_everything():
     item = PairedRound((1, 2), (3, 4), (0, 1), (1, 0), (True, False), {"wall_s": 1.0})
     assert PairedRound((3, 4), (1, 2), (1, 0), (0, 1), (False, True), {"wall_s": 1.0}) == item.swapped()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from effbench.api.profile.roofline import LayerTiming, Peak, Peaks, Roof, declared
+from effbench.api.profile import roofline as api_roofline
+from effbench.api.profile.roofline import LayerTiming, Peak, Peaks, Roof, Roofline, declared, rising
+from effbench.commands.text import roofline as roofline_text
 from effbench.deploy.artifact import bundle
 from effbench.profiles import devices, roofline
 
@@ -95,6 +98,68 @@ def test_declared_peaks_name_their_source():
     assert (165_150, 1008) == (pytest.approx(peaks.arithmetic.value), peaks.bandwidth.value)
     assert peaks.arithmetic.source.startswith("declared: http")
     assert declared(devices.get("iphone-13"), "fp16", 1).arithmetic is None
+
+
+def peaks_of(threads: int, gflops: float, gb_per_s: float) -> Peaks:
+    return Peaks(threads, measured(gflops, gflops / 2), measured(gb_per_s, gb_per_s / 2))
+
+
+def test_a_peak_below_that_of_fewer_threads_is_measured_again():
+    repeated: list[int] = []
+
+    def better(threads: int) -> Peaks:
+        repeated.append(threads)
+        return peaks_of(threads, 180, 30)
+
+    peaks = rising({1: peaks_of(1, 100, 20), 2: peaks_of(2, 90, 25)}, better)
+    assert [2] == repeated
+    assert peaks[2].arithmetic == Peak(180, 45, 180, "measured")
+    assert peaks[2].bandwidth == Peak(30, 12.5, 30, "measured")
+
+
+def test_a_peak_that_stays_below_that_of_fewer_threads_says_so():
+    peaks = rising({1: peaks_of(1, 100, 20), 2: peaks_of(2, 90, 25)}, lambda threads: peaks_of(threads, 95, 5))
+    assert peaks[2].arithmetic == Peak(100, 50, 100, "measured with 1 thread; 2 were slower, 95")
+    assert peaks[2].bandwidth is not None
+    assert 25 == peaks[2].bandwidth.value
+    result = Roofline("local", (), tuple(peaks.values()))
+    assert "100 GFLOP/s (measured with 1 thread; 2 were slower, 95; 50 to 100)" in roofline_text.text(result)
+
+
+@pytest.mark.parametrize("source", ["measured", "declared: a page"])
+def test_a_model_above_the_arithmetic_peak_has_no_share(source: str):
+    peaks = Peaks(1, Peak(100, 50, 100, source), Peak(20, 10, 20, source))
+    roof = Roof("r", "m", (64, 64), "fp32", "ov", 0.1, 12_750_000, peaks)
+    assert roof.share() is None
+    text = roofline_text.text(Roofline("local", (roof,), ()))
+    assert "refused: p50 would need 255 % of the arithmetic peak" in text
+    assert ("declared peak is too low" in text) == (source != "measured")
+
+
+def test_a_model_faster_than_the_memory_is_in_a_cache():
+    peaks = peaks_of(1, 100, 20)
+    layers = (LayerTiming("a", "Gelu", 40, 0, 4_000_000), LayerTiming("b", "Conv", 40, 1_000_000, 1000))
+    roof = Roof("r", "m", (64, 64), "fp32", "ort", 0.1, 1_000_000, peaks, layers)
+    assert (None, True, None) == (roof.share(), roof.cached, roof.impossible_pct)
+    lines = roofline_text.text(Roofline("local", (roof,), ())).splitlines()
+    assert "%" not in next(line for line in lines if line.startswith("r "))
+    assert any("they stay in a cache" in line for line in lines)
+    assert "in a cache" in next(line for line in lines if line.startswith("Gelu"))
+
+
+@pytest.mark.parametrize(("second", "repeats", "refused"), [(200.0, 1, False), (60.0, 2, True)])
+def test_an_impossible_share_is_measured_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, second: float, repeats: int, refused: bool
+):
+    rates = iter([100.0, *[second] * 5])
+    monkeypatch.setattr(api_roofline, "measured", lambda remote, threads, notify=None: peaks_of(threads, next(rates), 20))
+    monkeypatch.setattr(api_roofline, "_cores", lambda: 1)
+    roof = Roof("r", "m", (64, 64), "fp32", "ov", 0.1, 7_500_000, peaks_of(1, 100, 20))
+    monkeypatch.setattr(api_roofline, "_roof", lambda *_: roof)
+    notes: list[str] = []
+    result = api_roofline.roofline([SimpleNamespace(settings={})], out=tmp_path, notify=notes.append)  # type: ignore[list-item]
+    assert repeats == sum("measured again" in note for note in notes)
+    assert refused == (result.roofs[0].impossible_pct is not None)
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from effbench.statistics.planning import in_reach, plan
+from effbench.statistics.planning import in_reach, plan, round_seconds
 from effbench.statistics.sequential import Rules
 from effbench.statistics.verdict import plan_line
 
@@ -48,3 +48,19 @@ def test_a_verdict_is_in_reach_if_the_clearest_rounds_would_bring_one(rounds: np
 def test_rounds_without_a_change_may_still_become_unchanged(rounds: np.ndarray):
     assert not in_reach(rounds, rounds, 9, RULES)
     assert in_reach(rounds, rounds, 18, RULES)
+
+
+@pytest.mark.parametrize(("typical", "tail", "rounds"), [(0.0, 0.0, 23), (0.02, 0.0, 15), (0.0, -0.08, 15)])
+def test_equal_sides_get_more_and_shorter_rounds(typical: float, tail: float, rounds: int):
+    ratios = np.full(5, typical), np.full(5, tail)
+    assert 50 / (rounds - 5 + 1) == pytest.approx(float(round_seconds(ratios, np.array(10.0), 60.0, RULES)))
+
+
+def test_the_length_of_rounds_follows_each_of_several_runs():
+    typical = np.array([[0.0] * 4, [0.1] * 4])
+    assert [40 / 20, 30 / 12] == pytest.approx(round_seconds((typical, typical), np.array([20.0, 30.0]), 60.0, RULES))
+
+
+def test_no_time_is_left_after_the_budget():
+    nothing = np.empty(0)
+    assert 0 == round_seconds((nothing, nothing), np.array(61.0), 60.0, RULES)

@@ -26,15 +26,20 @@ def _feeds(artifact: Any, job: dict[str, Any]) -> list[dict[str, Any]]:
     return feeds[start:] + feeds[:start]
 
 
-def _bounds(job: dict[str, Any]) -> Any:
-    """Return the length of the timed phase; what this process has taken so far is part of the round."""
+def _bounds(job: dict[str, Any], pair_s: float = 0.0) -> Any:
+    """Return the length of the timed phase; what this process has taken so far is part of the round.
+
+    Args:
+        job: Of the round.
+        pair_s: The time of both sides' first inferences.
+    """
     from effbench.profiles.paired import PairBounds
 
     bounds = PairBounds(float(job["seconds"]), int(job["min_pairs"]))
     if job.get("round_s") is None:
         return bounds
     spent_s = (time.perf_counter_ns() - agent.STARTED_NS) / 1e9
-    return replace(bounds, target_s=max(0.0, float(job["round_s"]) - spent_s))
+    return replace(bounds, target_s=max(0.0, float(job["round_s"]) - spent_s), pair_s=pair_s)
 
 
 def _input_key(artifact: Any) -> tuple[Any, ...]:
@@ -73,7 +78,7 @@ def pair(job: dict[str, Any], emit: Any) -> None:
     measured = measure_pairs(
         (opened[0], opened[1]),
         (feeds[0], feeds[1]),
-        _bounds(job),
+        _bounds(job, sum(first.values()) / 1e3),
         order,
         settle=int(job.get("threads", 1)) > 1,
     )

@@ -113,6 +113,11 @@ def tail(pairs: Floats) -> npt.NDArray[Any]:
     return np.asarray(high + low - middle)
 
 
+def pairs_seconds(item: PairedRound, beyond: int = 0) -> float:
+    """Return the wall time of the pairs of a round, of those beyond the first ones."""
+    return (sum(item.a_ns[beyond:]) + sum(item.b_ns[beyond:])) / 1e9
+
+
 def net_times(item: PairedRound) -> tuple[Floats, Floats]:
     """Return wall time minus foreign waiting of both sides, in nanoseconds, pair by pair."""
     net = []
@@ -137,12 +142,14 @@ class PairBounds:
         max_seconds: Ends it; it always holds at least one pair.
         target_s: The time that is left for warm-up and timed phase if the round is to fit into its part of the budget:
             after it, `FEWEST_PAIRS` are enough. Slow models get fewer pairs a round, and so enough rounds.
+        pair_s: How long the first inferences of both sides took: what a pair of warm-up will take at the most.
     """
 
     seconds: float
     min_pairs: int = MIN_PAIRS
     max_seconds: float = 30.0
     target_s: float = math.inf
+    pair_s: float = 0.0
 
     def met(self, pairs: int, seconds: float, warmup_s: float = 0.0) -> bool:
         """Return whether this many pairs in this time, after a warm-up, are enough."""
@@ -150,8 +157,8 @@ class PairBounds:
         return late or seconds >= self.max_seconds or (seconds >= self.seconds and pairs >= self.min_pairs)
 
     def warm(self, warmup_s: float) -> bool:
-        """Return whether warm-up has used its share of the time: as much as a timed pair may."""
-        return warmup_s >= self.target_s / (FEWEST_PAIRS + 1)
+        """Return whether another pair would exceed warm-up's share of the time: as much as a timed pair may take."""
+        return warmup_s + self.pair_s >= self.target_s / (FEWEST_PAIRS + 1)
 
 
 def measure_pairs(

@@ -25,6 +25,12 @@ REPLAYS = 100
 LONGEST = 90
 """Rounds of a replay; a verdict that needs more has no time in the plan."""
 
+LEANING = 1.5
+"""The sides seem to differ if the median of the typical ratios so far exceeds the floor by this factor."""
+
+SLACK = 1.5
+"""Sides that differ get this many times the fewest rounds that prove it, since not every round agrees."""
+
 PRIOR_ROUNDS = 3
 """A few rounds may agree by chance, so that their spread counts together with this many of the usual one."""
 
@@ -62,6 +68,35 @@ def plan(typical: Floats, tail: Floats, seconds_per_round: float, rules: Rules, 
         slower_s={f"{pct:g}": seconds(pct, SLOWER, POWER) for pct in SLOWDOWNS_PCT},
         unchanged_s=seconds(0.0, UNCHANGED, CALM),
     )
+
+
+def round_seconds(
+    ratios: tuple[Floats, Floats], spent_s: Floats, budget_s: float, rules: Rules, comparisons: int = 1
+) -> Floats:
+    """Return how long the next round may take, beyond which it gets fewer pairs.
+
+    Equal sides need many processes, so that their rounds have to be short where the budget is; sides that differ need
+    fewer, longer rounds. The length depends on earlier rounds only, so that the bets stay fair.
+
+    Args:
+        ratios: Log ratios of the typical latency and of the tail of the rounds so far, shape (..., n); n may be 0.
+        spent_s: The seconds that they took, shape (...,).
+        budget_s: Of the comparison.
+        rules: Floor, margin, error probability.
+        comparisons: How many comparisons share the error probability.
+
+    Returns:
+        Seconds, shape (...,), at least 0.
+    """
+    slower, unchanged = rules.fewest_rounds(comparisons)
+    count = ratios[0].shape[-1]
+    unequal: Floats | bool = True
+    if count >= PRIOR_ROUNDS:
+        typical, tail = (np.abs(np.median(rounds, axis=-1)) for rounds in ratios)
+        unequal = (typical > LEANING * rules.floor) | (tail > rules.margin)
+    needed = np.where(unequal, SLACK * slower, unchanged)
+    # One is to spare: a round takes a little longer than it may.
+    return np.asarray(np.maximum(0.0, budget_s - spent_s) / np.maximum(1, needed - count + 1))
 
 
 def _spread(rounds: Floats, usual: float) -> float:

@@ -166,7 +166,7 @@ def test_a_comparison_stops_early_when_no_verdict_is_in_reach(monkeypatch: pytes
     comparison = slow_rounds(monkeypatch, 10, 60)
     verdict = comparison.verdict()
     assert ("inconclusive", 3) == (verdict.outcome, verdict.rounds)
-    assert "no verdict is in reach: a round takes 10.0 s, and the budget of 60 s holds 6" in verdict.reason
+    assert "no verdict is in reach: a round takes 9.6 s at the least, and the budget of 60 s holds 7" in verdict.reason
     assert verdict.plan is not None
     assert verdict.plan.unchanged_s is not None
     assert f"Give --budget {10 * math.ceil(0.11 * verdict.plan.unchanged_s)}." == verdict.next_step
@@ -197,9 +197,30 @@ def test_the_seed_decides_which_of_two_workers_leads(monkeypatch: pytest.MonkeyP
     assert f"p{leads}" == jobs[0][1].python[0][0]
 
 
-def test_a_round_has_its_part_of_the_budget():
-    comparison = Comparison("x", artifact("a"), artifact("b"), RoundSettings(budget_s=52), Rules())
-    assert 2.0 == comparison.settings.round_s
+def paced(monkeypatch: pytest.MonkeyPatch, ratio: float, rounds: int) -> list[float]:
+    """Return how long each round of two seconds was allowed to take, with 60 s in all."""
+    clock = (2.0 * ((reading + 1) // 2) for reading in itertools.count())
+    monkeypatch.setattr("effbench.api.compare.rounds.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    comparison = Comparison("x", artifact("a"), artifact("b"), RoundSettings(budget_s=60), Rules())
+    allowed: list[float] = []
+
+    def measure(a: Artifact, b: Artifact, settings: RoundSettings, seed: int) -> PairedRound:
+        assert settings.round_s is not None
+        allowed.append(settings.round_s)
+        return paired_round(ratio)
+
+    for _ in range(rounds):
+        comparison.add_round(measure)
+    return allowed
+
+
+def test_a_round_has_its_part_of_what_is_left_of_the_budget(monkeypatch: pytest.MonkeyPatch):
+    # Three rounds as if the sides differed, then 23 processes in all and one to spare; each round takes 2 s.
+    assert [60 / 16, 58 / 15, 56 / 14, 54 / 21] == pytest.approx(paced(monkeypatch, 1.0, 4))
+
+
+def test_sides_that_seem_to_differ_have_fewer_and_longer_rounds(monkeypatch: pytest.MonkeyPatch):
+    assert [60 / 16, 58 / 15, 56 / 14, 54 / 13] == pytest.approx(paced(monkeypatch, 1.1, 4))
 
 
 def test_a_verdict_below_fail_above_is_slower_and_passes():

@@ -21,7 +21,7 @@ from effbench.api.export.stage import Notify
 from effbench.api.remote import Remote, lost
 from effbench.device import PAIR_AGENT
 from effbench.errors import DataError, EffbenchError, MeasurementError, UsageError
-from effbench.profiles.paired import MIN_PAIRS, PairedRound, log_ratios
+from effbench.profiles.paired import FEWEST_PAIRS, MIN_PAIRS, PairedRound, log_ratios, pairs_seconds
 from effbench.profiles.turns import join_turns
 from effbench.schema import Artifact
 from effbench.statistics import planning, sequential
@@ -41,8 +41,8 @@ from effbench.statistics.verdict import (
 
 ROUND_LIMIT_S = 120.0
 
-SPARE_ROUNDS = 3
-"""Rounds in a budget beyond those that a verdict needs at the least."""
+SHORTEST_S = 0.01
+"""No round takes less, whatever the clock of a device says of its pairs."""
 
 PLAN_FROM = 3
 PLAN_ROUNDS = 5
@@ -58,8 +58,8 @@ class RoundSettings:
 
     ``workers`` is 1 (both sides in one process) or 2 (taking turns). ``round_seconds`` and ``min_pairs`` are the least
     length of the timed phase. About the time in which a process starts is best: starts and samples both add evidence.
-    ``round_s`` is the time of a whole round beyond which a slow model gets fewer pairs. With ``plan_only``, a
-    comparison ends after `PLAN_ROUNDS`.
+    ``round_s`` is the time of a whole round beyond which it gets fewer pairs; a comparison sets it for each round from
+    what is left of the budget. With ``plan_only``, a comparison ends after `PLAN_ROUNDS`.
     """
 
     threads: int = 1
@@ -213,11 +213,8 @@ class Comparison:
     stop_reason: str = ""
     plan: TimePlan | None = None
     _lost_in_a_row: int = 0
-
-    def __post_init__(self) -> None:
-        if self.settings.round_s is None:
-            rounds = max(self.rules.fewest_rounds(self.comparisons)) + SPARE_ROUNDS
-            self.settings = replace(self.settings, round_s=self.settings.budget_s / rounds)
+    _least_s: list[float] = field(default_factory=list)
+    """What each round would have taken with the fewest pairs."""
 
     @property
     def finished(self) -> bool:
@@ -229,8 +226,10 @@ class Comparison:
         """Run one more round and judge again; a round that is lost adds no evidence."""
         start = time.monotonic()
         seed = self.settings.seed + len(self.typical) + len(self.lost)
+        more_s: float | None = None
         try:
-            ratios = log_ratios(measure(self.a, self.b, self.settings, seed), self.settings.quantile)
+            item = measure(self.a, self.b, self._next_settings(), seed)
+            ratios = log_ratios(item, self.settings.quantile)
             if not (math.isfinite(ratios.typical) and math.isfinite(ratios.tail)):
                 raise DataError("A round's ratio is not finite.")
         except EffbenchError as error:
@@ -239,9 +238,18 @@ class Comparison:
             self._lost_in_a_row = 0
             self.typical.append(ratios.typical)
             self.tail.append(ratios.tail)
+            more_s = pairs_seconds(item, FEWEST_PAIRS)
             self.decision = sequential.judge(np.array(self.typical), np.array(self.tail), self.rules, self.comparisons)
-        self.spent_s += time.monotonic() - start
+        took_s = time.monotonic() - start
+        self.spent_s += took_s
+        if more_s is not None:
+            self._least_s.append(took_s - more_s)
         self._look_ahead()
+
+    def _next_settings(self) -> RoundSettings:
+        ratios, spent_s = (np.array(self.typical), np.array(self.tail)), np.array(self.spent_s)
+        round_s = planning.round_seconds(ratios, spent_s, self.settings.budget_s, self.rules, self.comparisons)
+        return replace(self.settings, round_s=float(round_s))
 
     def _look_ahead(self) -> None:
         """Make the plan after some rounds, and stop where the rest of the budget cannot bring a verdict."""
@@ -256,12 +264,13 @@ class Comparison:
         if self.settings.plan_only:
             self.stop_reason = "only the plan was asked for"
             return
-        # A round that begins within the budget is finished.
-        left = math.ceil((self.settings.budget_s - self.spent_s) / round_s)
+        # A round that begins within the budget is finished; the next ones may be shorter than those so far.
+        least_s = max(SHORTEST_S, float(np.mean(self._least_s)))
+        left = math.ceil((self.settings.budget_s - self.spent_s) / least_s)
         open_ = self.decision is not None and self.decision.outcome == INCONCLUSIVE
         if open_ and not planning.in_reach(*ratios, left, self.rules, self.comparisons):
             self.stop_reason = (
-                f"no verdict is in reach: a round takes {round_s:.1f} s, and the budget of "
+                f"no verdict is in reach: a round takes {least_s:.1f} s at the least, and the budget of "
                 f"{self.settings.budget_s:.0f} s holds {rounds + left}"
             )
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from effbench import process
@@ -22,6 +23,8 @@ from effbench.store import write_atomically
 
 ROUNDS = 5
 """Fresh processes that measure the peaks; the best value and the range are kept."""
+REPEATS = 2
+"""Times that peaks are measured again if they contradict something: noise only lowers a peak."""
 RUNS = 30
 LIMIT_S = 180.0
 ON_CPU = ("ort", "ov", "torch", "litert")
@@ -40,7 +43,7 @@ class Peak:
     @property
     def declared(self) -> bool:
         """Whether it comes from the device's profile and was not measured here."""
-        return self.source != "measured"
+        return self.source.startswith("declared")
 
 
 @dataclass(frozen=True)
@@ -96,8 +99,24 @@ class Roof:
         times = [layer.roof_us(self.peaks) for layer in self.layers]
         return None if None in times else sum(time for time in times if time is not None) / 1e3
 
+    @property
+    def impossible_pct(self) -> float | None:
+        """The share of the arithmetic peak that p50 needs, if it is above 100 %: then the peak, or p50, is wrong."""
+        least = roof_us(self.macs, 0, self.peaks)
+        return None if least is None or least <= 1e3 * self.p50_ms else least / self.p50_ms / 10
+
+    @property
+    def cached(self) -> bool:
+        """Whether it is faster than the memory allows, and not than the arithmetic: its data stay in a cache."""
+        return self.impossible_pct is None and self.roof_ms is not None and self.roof_ms > self.p50_ms
+
     def share(self) -> tuple[float, float, float] | None:
-        """Return the share of the roof that is reached, with its range from the range of the peaks."""
+        """Return the share of the roof that is reached, with its range from the range of the peaks.
+
+        None where the peaks are unknown or the share is impossible, and where the memory is no bound (`cached`).
+        """
+        if self.impossible_pct is not None or self.cached:
+            return None
         edges = (self.peaks, _edge(self.peaks, "high"), _edge(self.peaks, "low"))
         roofs_ms = [replace(self, peaks=edge).roof_ms for edge in edges]
         if None in roofs_ms:
@@ -142,8 +161,15 @@ def roofline(
     counts = sorted({int(measurement.settings.get("threads", 1)) for measurement in measurements} or {1})
     extra = [1, _cores()] if profiled.transport == "local" else []
     with Remote(profiled) as remote:
-        peaks = {n: measured(remote, n, notify) for n in sorted({*counts, *extra})} if _has_agent(profiled) else {}
+        measure = partial(measured, remote, notify=notify)
+        peaks = rising({n: measure(n) for n in sorted({*counts, *extra})} if _has_agent(profiled) else {}, measure)
         roofs = [_roof(measurement, peaks, profiled, remote, home, notify) for measurement in measurements]
+        for _ in range(REPEATS):
+            again = {roof.peaks.threads for roof in roofs if roof.impossible_pct is not None} & set(peaks)
+            for threads in again:
+                notify(f"above the peaks at {counted(threads, 'thread')}, which is impossible: measured again")
+                peaks[threads] = best(peaks[threads], measure(threads))
+            roofs = [_under(roof, peaks) for roof in roofs]
     if not peaks and all(roof.peaks.arithmetic is None for roof in roofs):
         hint = (
             f"Declare them: [devices.{profiled.name}.facts.fp32_tflops] and bandwidth_gb_per_s, with value and source."
@@ -168,6 +194,60 @@ def measured(remote: Remote, threads: int, notify: Notify = silent) -> Peaks:
     return Peaks(
         threads, _peak([answer["gflops"] for answer in rounds]), _peak([answer["gb_per_s"] for answer in rounds])
     )
+
+
+def best(first: Peaks, second: Peaks) -> Peaks:
+    """Return the higher of two peaks each, with the range of both: noise only lowers a peak."""
+
+    def higher(one: Peak | None, other: Peak | None) -> Peak | None:
+        if one is None or other is None:
+            return one or other
+        top = max(one, other, key=lambda peak: peak.value)
+        return replace(top, low=min(one.low, other.low), high=max(one.high, other.high))
+
+    return Peaks(
+        first.threads, higher(first.arithmetic, second.arithmetic), higher(first.bandwidth, second.bandwidth)
+    )
+
+
+def rising(peaks: dict[int, Peaks], measure: Callable[[int], Peaks]) -> dict[int, Peaks]:
+    """Return peaks that do not fall with the number of threads, as more of them can do what fewer do.
+
+    Those that do are measured again. If they stay below, the peak of fewer threads counts, and its source says so.
+
+    Args:
+        peaks: By the number of threads.
+        measure: Measures the peaks at a number of threads once more.
+    """
+    result: dict[int, Peaks] = {}
+    lower: Peaks | None = None
+    for threads in sorted(peaks):
+        own = peaks[threads]
+        for _ in range(REPEATS):
+            if lower is not None and _at_least(lower, own) != own:
+                own = best(own, measure(threads))
+        lower = result[threads] = own if lower is None else _at_least(lower, own)
+    return result
+
+
+def _at_least(fewer: Peaks, more: Peaks) -> Peaks:
+    """Return the peaks of more threads, with those of fewer where these are higher."""
+
+    def of(one: Peak | None, other: Peak | None) -> Peak | None:
+        if one is None or other is None or other.value >= one.value:
+            return other
+        source = f"measured with {counted(fewer.threads, 'thread')}; {more.threads} were slower, {other.value:.4g}"
+        return replace(one, source=source)
+
+    return replace(more, arithmetic=of(fewer.arithmetic, more.arithmetic), bandwidth=of(fewer.bandwidth, more.bandwidth))
+
+
+def _under(roof: Roof, peaks: dict[int, Peaks]) -> Roof:
+    """Return the roof under the present peaks; declared ones stay, and so does the arithmetic that is not fp32."""
+    now = peaks.get(roof.peaks.threads)
+    if now is None or roof.peaks.arithmetic is None or roof.peaks.arithmetic.declared:
+        return roof
+    return replace(roof, peaks=now)
 
 
 def _peak(values: Sequence[float]) -> Peak:

@@ -22,7 +22,8 @@ def text(roofline: Roofline) -> str:
     roofs = roofline.roofs
     declared = {roof.peaks: None for roof in roofs if _declared(roof.peaks)}
     lines = [_peaks(peaks) for peaks in (*roofline.peaks, *declared)]
-    notes = grouped([(roof.name, roof.note) for roof in roofs if roof.note], len(roofs))
+    remarks = [(roof.name, text) for roof in roofs for text in (roof.note, _contradiction(roof)) if text]
+    notes = grouped(remarks, len(roofs))
     operators = [line for roof in roofs for line in _operators(roof)]
     return "\n".join([*lines, "", table(HEADER, map(_line, roofs)), *notes, *operators])
 
@@ -35,7 +36,7 @@ def _peaks(peaks: Peaks) -> str:
 
 
 def _peak(peak: Peak, unit: str) -> str:
-    source = f"[{peak.source}]" if peak.declared else f"(measured, {peak.low:.4g} to {peak.high:.4g})"
+    source = f"[{peak.source}]" if peak.declared else f"({peak.source}; {peak.low:.4g} to {peak.high:.4g})"
     return f"{peak.value:.4g} {unit} {source}"
 
 
@@ -54,15 +55,30 @@ def _line(roof: Roof) -> list[str]:
         "" if flop is None or moved is None else f"{flop / moved:.1f}",
         "" if flop is None else f"{flop / roof.p50_ms / 1e6:.1f}",
         "" if roof.roof_ms is None else f"{roof.roof_ms:.3f}",
-        "" if share is None else _share(*share),
+        _without_share(roof) if share is None else _share(*share),
     ]
 
 
 def _share(middle: float, low: float, high: float) -> str:
-    """Return the share of the roof; one above it is impossible, so that a peak was measured too low."""
-    if low > 1:
-        return "above the roof: measure the peaks again"
     return f"{100 * middle:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
+
+
+def _without_share(roof: Roof) -> str:
+    if roof.impossible_pct is not None:
+        return "refused"
+    return "in a cache" if roof.cached else ""
+
+
+def _contradiction(roof: Roof) -> str:
+    """Return why a roof has no share although its peaks are known; empty if it has one."""
+    if roof.impossible_pct is not None:
+        arithmetic = roof.peaks.arithmetic
+        declared = arithmetic is not None and arithmetic.declared
+        cause = "the declared peak is too low" if declared else "the peak was measured too low, although it was repeated"
+        return f"refused: p50 would need {roof.impossible_pct:.0f} % of the arithmetic peak, so that {cause}"
+    if roof.cached:
+        return "faster than its bytes could come from the memory: they stay in a cache, and that roof does not bound it"
+    return ""
 
 
 def _operators(roof: Roof) -> list[str]:
@@ -73,13 +89,13 @@ def _operators(roof: Roof) -> list[str]:
     for operator, group in groupby(sorted(roof.layers, key=lambda item: item.operator), key=lambda item: item.operator):
         layers = list(group)
         us = sum(layer.us for layer in layers)
-        roof_us = sum(layer.roof_us(roof.peaks) or 0.0 for layer in layers)
+        least_us = sum(layer.roof_us(roof.peaks) or 0.0 for layer in layers)
         bound = sum(layer.us for layer in layers if bound_by_arithmetic(layer, roof.peaks)) / us if us else 0.0
         known = all(layer.macs is not None for layer in layers)
-        share = f"{100 * roof_us / us:.0f} %" if us and known else ""
         limit = "arithmetic" if bound > 0.5 else "bandwidth"
+        share = _operator_share(least_us / us, limit) if us and known else ""
         line = (operator, str(len(layers)), f"{us / 1e3:.3f}", f"{100 * us / total_us:.0f} %", share, limit)
-        rows.append((us - roof_us, line))
+        rows.append((us - least_us, line))
     rows.sort(key=lambda row: -row[0])
     title = f"{roof.model} at {roof.shapes} px, {roof.target}: {total_us / 1e3:.3f} ms in the profiler"
     return [
@@ -87,6 +103,13 @@ def _operators(roof: Roof) -> list[str]:
         f"{title}; the operators that lose the most first",
         table(OPERATORS, [line for _, line in rows[:WORST]]),
     ]
+
+
+def _operator_share(share: float, limit: str) -> str:
+    """Return the share of the roof of layers; above it, their data came from a cache, or the peak is too low."""
+    if share <= 1:
+        return f"{100 * share:.0f} %"
+    return "in a cache" if limit == "bandwidth" else "refused: above the peak"
 
 
 def bound_by_arithmetic(layer: LayerTiming, peaks: Peaks) -> bool:
