@@ -296,10 +296,11 @@ class Exporter:
     def _mixed(self, shapes: InputShapes, int8: Artifact, mix: Mix) -> Artifact:
         graph = self.in_precision(shapes, "fp32")
         options = {"float_nodes": list(mix.float_nodes), "float_type": mix.float_type, "note": mix.note}
-        code = code_hashes("effbench.deploy.precision.mix:mixed")
+        code = code_hashes("effbench.deploy.precision.mix:mixed", "effbench.deploy.precision.pairing:pair")
         key = bundle.make_key({"graph": graph.key, "int8": int8.key, **options, "code": code})
         folder = bundle.folder_of(self.home, self._name(shapes, "int8", "onnx"), key)
         job = {"op": "mix", "graph": str(graph.folder), "int8": str(int8.folder), **options}
+        job["images"] = self.calibration.place
         return self._make(folder, key, job, f"write a {mix.note}")[0]
 
     def _name(self, shapes: InputShapes, precision: str, target: str) -> str:

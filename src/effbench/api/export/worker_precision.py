@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from effbench.codec import to_json
 from effbench.deploy.artifact import bundle, fidelity
 from effbench.deploy.graph import onnx_file
 from effbench.deploy.precision.calibration import SYNTHETIC
-from effbench.errors import ConversionError, DataError, UnsupportedError
-from effbench.schema import CALIBRATED, Artifact
+from effbench.errors import ConversionError, DataError, FidelityError, UnsupportedError
+from effbench.schema import CALIBRATED, Artifact, TensorSpec
 
 
 def precision(job: dict[str, Any], emit: Any) -> None:
@@ -58,8 +59,8 @@ def precision(job: dict[str, Any], emit: Any) -> None:
 
 PAIRED_IMAGES = 2
 """Calibration images that a quantized graph is compared with its float graph on, operator by operator."""
-MOST_FAULTS = 20
-"""Operators that a record lists."""
+NAMED_FAULTS = 3
+"""Operators that a message names."""
 Written = tuple[Any, dict[str, Any], tuple[str, ...]]
 """A graph, the entries of its placement, and its notes."""
 
@@ -105,7 +106,7 @@ def _quantized(source: Artifact, model: Any, job: dict[str, Any], draft: Path, s
         if result.clipping:
             entries["ranges"] = "extremes"
     stages.begin("compare operator by operator")
-    paired, remarks = _paired(model, quantized, batches[: -(-PAIRED_IMAGES // (spec.shape[0] or 1))])
+    paired, remarks = _paired(model, quantized, _few(batches, spec), job["precision"])
     entries, notes = entries | paired, (*notes, *remarks)
     if calibration.check_images is not None:
         stages.begin("reference outputs on images of the calibration folder")
@@ -116,41 +117,64 @@ def _quantized(source: Artifact, model: Any, job: dict[str, Any], draft: Path, s
     return quantized, entries, notes
 
 
-def _paired(model: Any, quantized: Any, batches: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return what the comparison of a quantized graph with its float graph found, as entries of placement and notes."""
+def _few(batches: Sequence[Any], spec: TensorSpec) -> Sequence[Any]:
+    """Return the batches that two graphs are paired on."""
+    return batches[: -(-PAIRED_IMAGES // (spec.shape[0] or 1))]
+
+
+def _paired(model: Any, quantized: Any, batches: Any, precision: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Compare a quantized graph with its float graph; return the entries of its placement, and notes.
+
+    Raises:
+        FidelityError: An operator differs by more than quantization explains.
+    """
     from effbench.deploy.precision.pairing import pair
 
     try:
         result = pair(model, quantized, batches)
     except ConversionError as error:
         return {}, (f"not compared operator by operator: {error.message}",)
-    faults = [str(fault) for fault in result.faults]
-    entries = {"paired_operators": result.compared, "operator_faults": faults[:MOST_FAULTS]}
-    if not faults:
-        return entries, ()
-    count = f"{len(faults)} of {result.compared} operators differ" if len(faults) > 1 else "an operator differs"
-    return entries, (f"{count} from the float graph by more than quantization explains: {faults[0]}",)
+    if not result.faults:
+        return {"paired_operators": result.compared}, ()
+    named = "; ".join(str(fault) for fault in result.faults[:NAMED_FAULTS])
+    rest = len(result.faults) - NAMED_FAULTS
+    raise FidelityError(
+        f"The {precision} graph is not its float graph, by more than quantization explains: {named}"
+        f"{f'; and {rest} more' if rest > 0 else ''}.",
+        hint=f"{result.compared} operators were compared. Use another precision, and report this graph.",
+    )
 
 
 def mix(job: dict[str, Any], emit: Any) -> None:
     """Make a graph artifact with some nodes in int8 and the others in ``float_type``: fp32 or fp16."""
     import onnx
 
+    from effbench.deploy.precision.calibration import load_calibration
     from effbench.deploy.precision.mix import in_half, mixed
 
     source, int8 = bundle.load(Path(job["graph"])), bundle.load(Path(job["int8"]))
+    spec = source.inputs[0]
 
     def build(draft: Path) -> Artifact:
         emit({"event": "stage", "stage": "mix int8 and float in the graph"})
-        model = mixed(onnx_file.load(source.path), onnx_file.load(int8.path), job["float_nodes"])
+        exact = onnx_file.load(source.path)
+        model = mixed(exact, onnx_file.load(int8.path), job["float_nodes"])
+        emit({"event": "stage", "stage": "compare operator by operator"})
+        calibration = load_calibration(
+            job["images"], source.subject.resolution, source.preprocessing, spec.shape[1] or 3
+        )
+        batches = calibration.feeds(spec.shape[0] or 1, spec, source.preprocessing)
+        # Before the float part is in half precision, whose rounding is not that of quantization.
+        entries, remarks = _paired(exact, model, _few(batches, spec), "int8")
         model = in_half(model) if job["float_type"] == "fp16" else model
         onnx.save(model, draft / "model.onnx")
         shutil.copyfile(int8.folder / bundle.REFERENCE, draft / bundle.REFERENCE)
-        subject = replace(int8.subject, fidelity_passed=None, notes=(*int8.subject.notes, job["note"]))
+        subject = replace(int8.subject, fidelity_passed=None, notes=(*int8.subject.notes, job["note"], *remarks))
         placement = {
             "operators": onnx_file.operators(model),
             "float_nodes": job["float_nodes"],
             "float_type": job["float_type"],
+            **entries,
         }
         return replace(
             int8,
