@@ -8,7 +8,7 @@ and runs on the device, with numpy, the standard library and the target's runtim
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     Array = npt.NDArray[Any]
 else:
     Array = Any  # numpy takes longer to import than listing the targets
+
+
+Traced = Callable[[Mapping[str, Array]], Mapping[str, Array]]
+"""Runs one batch on a runtime, and returns its outputs and levels of quantized activations, by the graph's names."""
 
 
 class Session(ABC):
@@ -147,6 +151,19 @@ class Target(ABC):
         """Return what the runtime keeps compiled between two starts, which a cold start finds; empty if nothing."""
         return ""
 
+    def traced(self, artifact: Artifact, options: Mapping[str, str], tensors: Sequence[str]) -> Traced | None:
+        """Return the runtime with inner tensors of the graph as further outputs, on one thread.
+
+        Args:
+            artifact: Made from a quantized graph.
+            options: As of `open`.
+            tensors: Names in that graph of quantized activations. Those that the runtime cannot return are left out.
+
+        Returns:
+            A function of inputs by name, which returns outputs and levels by name; None if the runtime cannot do it.
+        """
+        return None
+
     def finish(self, folder: Path, home: Path, options: Mapping[str, str]) -> Artifact:
         """Build, on the device that will run it, what `convert` left as a bundle elsewhere.
 
@@ -219,4 +236,4 @@ def _target_of_module(name: str) -> Target | None:
     return target if target is not None and target.name == name else None
 
 
-__all__ = ["Array", "Converted", "Session", "Target", "abbreviate", "get", "installed", "registered"]
+__all__ = ["Array", "Converted", "Session", "Target", "Traced", "abbreviate", "get", "installed", "registered"]

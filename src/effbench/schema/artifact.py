@@ -155,6 +155,9 @@ class Fidelity:
     by_output: tuple[OutputFidelity, ...] = ()
     """The figures of each output; those above are the worst of them."""
 
+    paired: int = 0
+    """How many tensors of the runtime were compared with its quantized graph, each on the runtime's own levels."""
+
     @property
     def failed(self) -> bool:
         """Whether it is shown to be another model."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,14 @@ from onnx import numpy_helper, parser
 
 from effbench.api.export.request import ExportRequest
 from effbench.api.export.run import export, prepared
+from effbench.api.export.verification import verify
 from effbench.api.export.worker_precision import _paired
 from effbench.deploy.artifact import bundle
 from effbench.deploy.graph import onnx_file
 from effbench.deploy.precision import int8_noise, mix
 from effbench.deploy.precision.mix import Mix
 from effbench.errors import FidelityError
-from effbench.schema import Status
+from effbench.schema import Artifact, Status
 
 pytestmark = pytest.mark.target("torch")
 
@@ -117,3 +120,42 @@ def test_a_mix_is_compared_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     cell = exporter.cell(shapes, "ort", "int8", verify=True)
     assert cell.status is (Status.FAILED if broken else Status.OK), cell
     assert ("Conv stem: input 1: its values are 1.0" in cell.reason) is broken
+
+
+@pytest.mark.usefixtures("inline")
+@pytest.mark.parametrize(("target", "file"), [("ort", "model.onnx"), ("ov", "model.bin")])
+def test_a_runtime_with_one_wrong_weight_fails(tmp_path: Path, target: str, file: str) -> None:
+    """The artifact's weights are 2 % too large: far below the noise of int8 at the outputs, and named all the same."""
+    pytest.importorskip("openvino" if target == "ov" else "onnxruntime")
+    onnx.save(network(), tmp_path / "net.onnx")
+    (cell,) = export(
+        str(tmp_path / "net.onnx"), [target], [16], precision="int8", images="synthetic", out=tmp_path / "runs"
+    )
+    assert cell.status is Status.OK, cell
+    assert cell.fidelity is not None
+    assert cell.fidelity.paired == 3
+    assert not any("smaller than the noise" in text for text in cell.fidelity.blind_to)
+
+    def wrong(draft: Path) -> Artifact:
+        right = bundle.load(Path(cell.artifact))
+        for name in right.files:
+            shutil.copyfile(right.folder / name, draft / name)
+        content = (draft / file).read_bytes()
+        scale = next(
+            numpy_helper.to_array(t) for t in onnx.load(quantized.path).graph.initializer if t.name == weight_scale
+        )
+        assert content.count(scale.tobytes()) == 1
+        (draft / file).write_bytes(content.replace(scale.tobytes(), (scale * np.float32(1.02)).tobytes()))
+        return replace(right, folder=draft, fidelity=None)
+
+    quantized = next(g for g in bundle.artifacts(tmp_path / "runs") if g.subject.target == "onnx" and g.graph_digest)
+    model = onnx.load(quantized.path)
+    (stem,) = (node for node in model.graph.node if node.name == "stem")
+    (border,) = (node for node in model.graph.node if node.output[0] == stem.input[1])
+    weight_scale = border.input[1]
+    folder = Path(cell.artifact).with_name("net-16-b1-int8-wrong")
+    bundle.write(folder, wrong)
+    (again,) = verify([str(folder)], out=tmp_path / "runs")
+    assert (again.status, again.exit_code) == (Status.FAILED, 1), again
+    assert "the runtime does not compute its quantized graph: QuantizeLinear" in again.reason
+    assert ", observed " in again.reason

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from effbench import deploy, process
+from effbench.api.export import runtime_pairing
 from effbench.api.export.source import is_model
 from effbench.api.export.stage import STAGE_LIMIT_S, Limits, Notify, run, silent
 from effbench.api.remote import Remote, device_of
@@ -46,6 +47,8 @@ def verify_artifact(
         fidelity = from_json(Fidelity, answer["fidelity"], "the child's answer")
         computed = None if answer["compute_precision"] is None else str(answer["compute_precision"])
         placement = {**artifact.placement, **answer["placement"]}
+    if remote.local and runtime_pairing.possible(artifact, fidelity):
+        fidelity = runtime_pairing.paired((artifact, source_graph(artifact)), fidelity, reference, home, limits)
     subject = replace(artifact.subject, compute_precision=computed)
     if remote.finished(artifact) is not artifact:
         return replace(artifact, subject=subject, fidelity=fidelity, placement=placement)

@@ -16,7 +16,7 @@ from effbench.api.export.source import versions
 from effbench.api.export.stages import Stages
 from effbench.api.export.worker_graph import graph, read_graph
 from effbench.api.export.worker_mutate import mutate
-from effbench.api.export.worker_precision import fp32_islands, mix, numerics, precision
+from effbench.api.export.worker_precision import fp32_islands, mix, numerics, pair_runtime, precision
 from effbench.deploy.artifact import bundle
 from effbench.deploy.graph import onnx_file
 from effbench.errors import DataError
@@ -83,6 +83,7 @@ HANDLERS = {
     "read_graph": read_graph,
     "precision": precision,
     "mix": mix,
+    "pair_runtime": pair_runtime,
     "numerics": numerics,
     "fp32_islands": fp32_islands,
     "convert": convert,

@@ -145,6 +145,30 @@ def _paired(model: Any, quantized: Any, batches: Any, precision: str) -> tuple[d
     )
 
 
+def pair_runtime(job: dict[str, Any], emit: Any) -> None:
+    """Compare a runtime with the quantized graph it was given, part by part; emit the count and the faults."""
+    from effbench import deploy
+    from effbench.deploy.precision.pairing import runtime
+
+    artifact, graph = bundle.load(Path(job["artifact"])), bundle.load(Path(job["graph"]))
+    target, spec = deploy.get(artifact.subject.target), graph.inputs[0]
+    emit({"event": "stage", "stage": f"compare {target.title} operator by operator"})
+    model = onnx_file.load(graph.path)
+    traced = target.traced(artifact, artifact.options, runtime.quantized_activations(model))
+    if traced is None:
+        emit({"event": "result", "compared": 0, "faults": []})
+        return
+    batch = spec.shape[0] or 1
+    reference = fidelity.first(fidelity.load_reference(Path(job["reference"])), PAIRED_IMAGES, batch)
+    feeds = fidelity.feeds(reference.images, batch, spec, graph.preprocessing)
+    try:
+        result = runtime.pair_runtime(model, traced, feeds)
+    except ConversionError as error:  # the interpreter lacks an operator
+        emit({"event": "result", "compared": 0, "faults": [], "reason": error.message})
+        return
+    emit({"event": "result", "compared": result.compared, "faults": [str(fault) for fault in result.faults]})
+
+
 def mix(job: dict[str, Any], emit: Any) -> None:
     """Make a graph artifact with some nodes in int8 and the others in ``float_type``: fp32 or fp16."""
     import onnx

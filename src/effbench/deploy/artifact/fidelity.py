@@ -186,11 +186,15 @@ def _described(source: str, count: int) -> str:
     return ", ".join([*parts, *([f"{count - NATURAL - 3} more scenes"] if count > NATURAL + 3 else [])])
 
 
+BELOW_NOISE = "a fault of one operator that is smaller than the noise of quantization"
+"""What a check of int8 outputs cannot see."""
+
+
 def _blind_to(setup: Setup, limits: Mapping[str, float], undecoded: bool) -> tuple[str, ...]:
     """Name the faults that a check cannot see."""
     texts = [f"a change of the outputs below {resolution(limits):.2g} of their spread"]
     if setup.precision in CALIBRATED:
-        texts.append("a fault of one operator that is smaller than the noise of quantization")
+        texts.append(BELOW_NOISE)
     texts.append("a fault that only other images show")
     if undecoded:
         texts.append("wrong decoding or preprocessing of image files")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from effbench.deploy import Array, Converted, Session, Target
+from effbench.deploy import Array, Converted, Session, Target, Traced
 from effbench.deploy.artifact.placement import record
 from effbench.errors import ConversionError, MissingDependencyError, UnavailableError
 from effbench.schema import Artifact
@@ -27,14 +27,14 @@ class OrtSession(Session):
             import onnxruntime as ort
         except ImportError as error:
             raise MissingDependencyError("Target 'ort'", "onnxruntime", "ort") from error
+        from effbench.deploy.graph.run_ort import session_options
+
         if provider not in ort.get_available_providers():
             available = ", ".join(ort.get_available_providers())
             raise UnavailableError(f"ONNX Runtime here has no {provider}.", hint=f"It has {available}.")
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
+        options = session_options(threads)
         options.inter_op_num_threads = 1
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-        options.log_severity_level = 3
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         try:
             self._session = ort.InferenceSession(
@@ -110,6 +110,15 @@ class OrtTarget(Target):
     def open(self, artifact: Artifact, threads: int, options: Mapping[str, str]) -> OrtSession:
         """Load the graph for inference."""
         return OrtSession(artifact, threads, options.get("provider", CPU))
+
+    def traced(self, artifact: Artifact, options: Mapping[str, str], tensors: Sequence[str]) -> Traced | None:
+        """Make the tensors outputs of the graph; on the CPU only."""
+        from effbench.deploy.graph import onnx_file
+        from effbench.deploy.graph.run_ort import runner
+
+        if options.get("provider", CPU) != CPU:
+            return None
+        return runner(onnx_file.load(artifact.path), tensors)
 
 
 TARGET = OrtTarget()
