@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from effbench.api.compare import noise
 from effbench.api.compare.budgets import Budget, Suite, read_suite
+from effbench.api.compare.noise import MachineNoise
 from effbench.api.compare.pairs import TARGET
 from effbench.api.compare.policy import Policy, policy_of
 from effbench.api.compare.request import (
@@ -85,9 +86,7 @@ def gate_plan(request: GateRequest) -> GatePlan:
     """
     folder = Path(request.folder).resolve()
     own = read_suite(folder)
-    base = request.base if request.baseline is not None else _first(request.base, own.gate.get("base"))
-    if (base is None) == (request.baseline is None):
-        raise UsageError("A gate needs a base.", hint="Give --base REF (a git ref) or --baseline PATH, one of them.")
+    base = _base(request, own)
     policy = policy_of(folder, base, own)
     suite = policy.suite
     device = _device(request.device, suite)
@@ -95,45 +94,21 @@ def gate_plan(request: GateRequest) -> GatePlan:
         local = device_of(device).transport == "local"
     if request.base_python is not None and not local:
         raise UsageError("--base-python is an interpreter of this machine.", hint=f"Leave --device {device} out.")
-    models = tuple(request.models) or tuple(suite.suite.get("models", ()))
-    if not models:
-        raise UsageError(
-            "No model is named.",
-            hint='Name one (package.module:factory), or write [suite] models = ["..."] in effbench.toml.',
-        )
+    models = _models(request, suite)
     inconclusive = _first(request.inconclusive, suite.gate.get("inconclusive"), "code")
-    threads = _first(request.threads, suite.suite.get("threads"), 1)
-    budget_s = float(_first(request.budget_s, suite.gate.get("budget_s"), BUDGET_S))
-    exports = _tree_export(request, suite, folder)
-    if REFERENCE in exports.targets:
-        raise UsageError(
-            f"Target '{REFERENCE}' runs the module of the current folder, so that both sides would run the same code.",
-            hint="Gate a target that is exported, such as ort.",
-        )
     check_inconclusive(inconclusive)
-    check_positive(budget=budget_s, threads=threads, batch=exports.batch)
+    exports = _tree_export(request, suite, folder)
     home = home_of(request.out)
+    threads = _first(request.threads, suite.suite.get("threads"), 1)
     machine_noise = noise.load(home, threads) if local else None  # it is that of this machine
-    rules = request.rules or rules_of(suite)
     return GatePlan(
         models=models,
         exports=exports,
         base=base,
         baseline=None if request.baseline is None else Path(request.baseline),
         device=device,
-        rules=noise.raise_floor(rules, machine_noise.bias_pct if machine_noise else 0.0),
-        settings=replace(
-            round_settings(
-                machine_noise,
-                threads,
-                batch=exports.batch,
-                budget_s=budget_s,
-                workers=request.workers,
-                base_python=request.base_python,
-                seed=request.order_seed,
-            ),
-            plan_only=request.plan,
-        ),
+        rules=noise.raise_floor(request.rules or rules_of(suite), machine_noise.bias_pct if machine_noise else 0.0),
+        settings=_settings(request, suite, machine_noise, threads, exports.batch),
         inconclusive=inconclusive,
         budgets=suite.budgets,
         latency=request.latency,
@@ -146,6 +121,41 @@ def gate_plan(request: GateRequest) -> GatePlan:
         notify=request.notify,
         policy=policy,
     )
+
+
+def _base(request: GateRequest, own: Suite) -> str | None:
+    """Return the git ref to compare with; None for a stored baseline."""
+    base = request.base if request.baseline is not None else _first(request.base, own.gate.get("base"))
+    if (base is None) == (request.baseline is None):
+        raise UsageError("A gate needs a base.", hint="Give --base REF (a git ref) or --baseline PATH, one of them.")
+    return base
+
+
+def _models(request: GateRequest, suite: Suite) -> tuple[str, ...]:
+    models = tuple(request.models) or tuple(suite.suite.get("models", ()))
+    if not models:
+        raise UsageError(
+            "No model is named.",
+            hint='Name one (package.module:factory), or write [suite] models = ["..."] in effbench.toml.',
+        )
+    return models
+
+
+def _settings(
+    request: GateRequest, suite: Suite, machine_noise: MachineNoise | None, threads: int, batch: int
+) -> RoundSettings:
+    budget_s = float(_first(request.budget_s, suite.gate.get("budget_s"), BUDGET_S))
+    check_positive(budget=budget_s, threads=threads, batch=batch)
+    settings = round_settings(
+        machine_noise,
+        threads,
+        batch=batch,
+        budget_s=budget_s,
+        workers=request.workers,
+        base_python=request.base_python,
+        seed=request.order_seed,
+    )
+    return replace(settings, plan_only=request.plan)
 
 
 def rules_of(suite: Suite) -> Rules:
@@ -184,8 +194,14 @@ def _tree_export(request: GateRequest, suite: Suite, folder: Path) -> TreeExport
             f"{' and '.join(calibrated)}: needs images to calibrate with.",
             hint="Give --images FOLDER, or images in [suite]; both sides are calibrated with the same ones.",
         )
+    targets = tuple(request.targets or keys.get("targets", (TARGET,)))
+    if REFERENCE in targets:
+        raise UsageError(
+            f"Target '{REFERENCE}' runs the module of the current folder, so that both sides would run the same code.",
+            hint="Gate a target that is exported, such as ort.",
+        )
     return TreeExport(
-        targets=tuple(request.targets or keys.get("targets", (TARGET,))),
+        targets=targets,
         resolutions=tuple(str(InputShapes.parse(size)) for size in sizes),
         precisions=precisions,
         batch=_first(request.batch, keys.get("batch"), 1),

@@ -102,6 +102,65 @@ def _segments(model: ModelProto) -> Iterator[list[NodeProto]]:
         yield segment
 
 
+class _Mixture:
+    """A copy of the fp32 graph that takes over quantized nodes, with their constants and the Q/DQ in front of them."""
+
+    def __init__(self, model: ModelProto, int8: ModelProto) -> None:
+        import onnx
+
+        self.graph = onnx.ModelProto()
+        self.graph.CopyFrom(model)
+        self.nodes: list[NodeProto] = []
+        self._originals = {tensor.name: tensor for tensor in model.graph.initializer}
+        self._constants = {tensor.name: tensor for tensor in int8.graph.initializer}
+        self._producers = {name: node for node in int8.graph.node for name in node.output}
+        self._copied: dict[str, str] = {}
+
+    def add(self, node: NodeProto, quantized: NodeProto | None) -> None:
+        """Append a node of the fp32 graph, with the inputs of its quantized form if there is one."""
+        copy = type(node)()
+        copy.CopyFrom(node)
+        if quantized is not None:
+            copy.input[:] = [self._input(name) if name else "" for name in quantized.input]
+        self.nodes.append(copy)
+
+    def _input(self, name: str) -> str:
+        """Return the name of an input of a quantized node in the mix; copy the Q/DQ in front of it first."""
+        if name in self._constants:
+            return self._constant(name)
+        producer = self._producers.get(name)
+        if producer is None or producer.op_type not in BORDER:
+            return name
+        if name not in self._copied:
+            border = type(producer)()
+            border.CopyFrom(producer)
+            border.input[:] = [self._input(part) for part in producer.input]
+            self.nodes.append(border)
+            self._copied[name] = name
+        return name
+
+    def _constant(self, name: str) -> str:
+        """Copy a constant of the quantized graph, under a new name if the fp32 graph has another value of that name."""
+        if name not in self._copied:
+            value, original = self._constants[name], self._originals.get(name)
+            self._copied[name] = name if original is None or original == value else f"{name}/int8"
+            if original != value:
+                tensor = self.graph.graph.initializer.add()
+                tensor.CopyFrom(value)
+                tensor.name = self._copied[name]
+        return self._copied[name]
+
+    def finished(self) -> ModelProto:
+        """Return the graph without the constants that no node reads."""
+        graph = self.graph.graph
+        del graph.node[:], graph.value_info[:]
+        graph.node.extend(self.nodes)
+        read = {name for node in self.nodes for name in node.input} | {output.name for output in graph.output}
+        for tensor in [tensor for tensor in graph.initializer if tensor.name not in read]:
+            graph.initializer.remove(tensor)
+        return onnx_file.infer_shapes(self.graph, "the mixed graph")
+
+
 def mixed(model: ModelProto, int8: ModelProto, float_nodes: Collection[str]) -> ModelProto:
     """Return the fp32 graph with the quantized nodes of another graph in it, except for those that stay in float.
 
@@ -113,59 +172,15 @@ def mixed(model: ModelProto, int8: ModelProto, float_nodes: Collection[str]) -> 
     Raises:
         ConversionError: The two are not the same graph.
     """
-    import onnx
-
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    originals = {tensor.name: tensor for tensor in model.graph.initializer}
-    constants = {tensor.name: tensor for tensor in int8.graph.initializer}
-    producers = {name: node for node in int8.graph.node for name in node.output}
     names = set(quantized(int8)) - set(float_nodes)
     chosen = {node.output[0]: node for node in int8.graph.node if node.output[0] in names}
     missing = set(chosen) - {node.output[0] for node in model.graph.node}
     if missing:
         raise ConversionError("int8 mix", "the quantized graph has other nodes", node=min(missing))
-    nodes: list[NodeProto] = []
-    copied: dict[str, str] = {}
-
-    def constant(name: str) -> str:
-        """Copy a constant of the quantized graph, under a new name if the fp32 graph has another value of that name."""
-        if name not in copied:
-            same = name in originals and originals[name] == constants[name]
-            copied[name] = name if same or name not in originals else f"{name}/int8"
-            if not same:
-                tensor = result.graph.initializer.add()
-                tensor.CopyFrom(constants[name])
-                tensor.name = copied[name]
-        return copied[name]
-
-    def input_name(name: str) -> str:
-        """Return the name of an input of a quantized node in the mix; copy the Q/DQ in front of it first."""
-        if name in constants:
-            return constant(name)
-        producer = producers.get(name)
-        if producer is None or producer.op_type not in BORDER:
-            return name
-        if name not in copied:
-            border = onnx.NodeProto()
-            border.CopyFrom(producer)
-            border.input[:] = [input_name(part) for part in producer.input]
-            nodes.append(border)
-            copied[name] = name
-        return name
-
+    mixture = _Mixture(model, int8)
     for node in model.graph.node:
-        copy = onnx.NodeProto()
-        copy.CopyFrom(node)
-        if node.output[0] in chosen:
-            copy.input[:] = [input_name(name) if name else "" for name in chosen[node.output[0]].input]
-        nodes.append(copy)
-    del result.graph.node[:], result.graph.value_info[:]
-    result.graph.node.extend(nodes)
-    read = {name for node in nodes for name in node.input} | {output.name for output in result.graph.output}
-    for tensor in [tensor for tensor in result.graph.initializer if tensor.name not in read]:
-        result.graph.initializer.remove(tensor)
-    return onnx_file.infer_shapes(result, "the mixed graph")
+        mixture.add(node, chosen.get(node.output[0]))
+    return mixture.finished()
 
 
 def in_half(model: ModelProto) -> ModelProto:
