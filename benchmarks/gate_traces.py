@@ -52,7 +52,6 @@ class Trace:
         """Return the two log ratios that the gate computes from the round."""
         return log_ratios(self.paired_round, quantile)
 
-
     def cut(self, pairs: int) -> Trace:
         """Return the round as it would have been with so many pairs, or fewer if it had fewer."""
         item = self.paired_round

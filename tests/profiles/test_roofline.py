@@ -152,7 +152,11 @@ def test_an_impossible_share_is_measured_again(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, second: float, repeats: int, refused: bool
 ):
     rates = iter([100.0, *[second] * 5])
-    monkeypatch.setattr(api_roofline, "measured", lambda remote, threads, notify=None: peaks_of(threads, next(rates), 20))
+
+    def measure(remote: Any, threads: int, notify: Any) -> Peaks:
+        return peaks_of(threads, next(rates), 20)
+
+    monkeypatch.setattr(api_roofline, "measured", measure)
     monkeypatch.setattr(api_roofline, "_cores", lambda: 1)
     roof = Roof("r", "m", (64, 64), "fp32", "ov", 0.1, 7_500_000, peaks_of(1, 100, 20))
     monkeypatch.setattr(api_roofline, "_roof", lambda *_: roof)

@@ -90,10 +90,10 @@ def round_seconds(
     """
     slower, unchanged = rules.fewest_rounds(comparisons)
     count = ratios[0].shape[-1]
-    unequal: Floats | bool = True
+    unequal = np.array(True)
     if count >= PRIOR_ROUNDS:
         typical, tail = (np.abs(np.median(rounds, axis=-1)) for rounds in ratios)
-        unequal = (typical > LEANING * rules.floor) | (tail > rules.margin)
+        unequal = np.asarray((typical > LEANING * rules.floor) | (tail > rules.margin))
     needed = np.where(unequal, SLACK * slower, unchanged)
     # One is to spare: a round takes a little longer than it may.
     return np.asarray(np.maximum(0.0, budget_s - spent_s) / np.maximum(1, needed - count + 1))

@@ -205,9 +205,7 @@ def best(first: Peaks, second: Peaks) -> Peaks:
         top = max(one, other, key=lambda peak: peak.value)
         return replace(top, low=min(one.low, other.low), high=max(one.high, other.high))
 
-    return Peaks(
-        first.threads, higher(first.arithmetic, second.arithmetic), higher(first.bandwidth, second.bandwidth)
-    )
+    return Peaks(first.threads, higher(first.arithmetic, second.arithmetic), higher(first.bandwidth, second.bandwidth))
 
 
 def rising(peaks: dict[int, Peaks], measure: Callable[[int], Peaks]) -> dict[int, Peaks]:
@@ -239,7 +237,8 @@ def _at_least(fewer: Peaks, more: Peaks) -> Peaks:
         source = f"measured with {counted(fewer.threads, 'thread')}; {more.threads} were slower, {other.value:.4g}"
         return replace(one, source=source)
 
-    return replace(more, arithmetic=of(fewer.arithmetic, more.arithmetic), bandwidth=of(fewer.bandwidth, more.bandwidth))
+    arithmetic, bandwidth = of(fewer.arithmetic, more.arithmetic), of(fewer.bandwidth, more.bandwidth)
+    return Peaks(more.threads, arithmetic, bandwidth)
 
 
 def _under(roof: Roof, peaks: dict[int, Peaks]) -> Roof:

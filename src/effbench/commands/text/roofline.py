@@ -74,7 +74,7 @@ def _contradiction(roof: Roof) -> str:
     if roof.impossible_pct is not None:
         arithmetic = roof.peaks.arithmetic
         declared = arithmetic is not None and arithmetic.declared
-        cause = "the declared peak is too low" if declared else "the peak was measured too low, although it was repeated"
+        cause = "the declared peak is too low" if declared else "the peak was measured too low, also when repeated"
         return f"refused: p50 would need {roof.impossible_pct:.0f} % of the arithmetic peak, so that {cause}"
     if roof.cached:
         return "faster than its bytes could come from the memory: they stay in a cache, and that roof does not bound it"
