@@ -13,7 +13,7 @@ import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,16 +26,22 @@ TRIES = 100
 
 
 @contextlib.contextmanager
-def draft(parent: Path, prefix: str = PREFIX) -> Iterator[Path]:
+def draft(parent: Path, prefix: str = PREFIX, remove: Callable[[Path], None] | None = None) -> Iterator[Path]:
     """Yield the path of a draft in a folder, where nothing is yet; what is left of it at the end is removed.
 
     The caller makes a file or a folder there, with the permissions that its umask gives, and renames it into place.
+
+    Args:
+        parent: The folder.
+        prefix: Of the draft's name.
+        remove: Also removes what a draft that a kill left stands for elsewhere; after an OSError it is tried again by
+            the next draft.
 
     Raises:
         OSError: The folder cannot be written.
     """
     parent.mkdir(parents=True, exist_ok=True)
-    sweep(parent, prefix)
+    sweep(parent, prefix, remove)
     path = parent / f"{prefix}{secrets.token_hex(8)}"
     lock = path.with_name(path.name + LOCK)
     handle = _claim(lock)
@@ -74,8 +80,8 @@ def file_lock(path: Path, limit_s: float) -> FileLock:
     return FileLock(path, timeout=limit_s, mode=stat.S_IMODE(path.parent.stat().st_mode) & 0o666)
 
 
-def sweep(parent: Path, prefix: str = PREFIX) -> None:
-    """Remove the drafts of a folder that nobody holds."""
+def sweep(parent: Path, prefix: str = PREFIX, remove: Callable[[Path], None] | None = None) -> None:
+    """Remove the drafts of a folder that nobody holds (see `draft`)."""
     for lock in parent.glob(f"{prefix}*{LOCK}"):
         try:
             handle = os.open(lock, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
@@ -83,7 +89,10 @@ def sweep(parent: Path, prefix: str = PREFIX) -> None:
             continue  # gone, or another user's
         try:
             if _take(handle):
-                _remove(lock.with_name(lock.name.removesuffix(LOCK)))
+                path = lock.with_name(lock.name.removesuffix(LOCK))
+                if remove is not None:
+                    remove(path)
+                _remove(path)
                 lock.unlink(missing_ok=True)
         except OSError:
             pass  # a file system without locks: better a draft too many than one that is still being made

@@ -10,6 +10,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -145,3 +146,25 @@ def test_battery_and_thermal_status_are_read():
     assert {"thermal_status": 1, "temperature_c": 36.9} == android.thermal(THERMAL)
     assert "light" == android.environment(android.thermal(THERMAL))["thermal_status"]
     assert ({}, {}) == (android.battery(""), android.thermal("no such service"))
+
+
+def test_a_session_that_a_kill_left_on_a_phone_is_removed_by_the_next_one(
+    phone: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("EFFBENCH_CACHE", str(tmp_path / "cache"))
+    script = (
+        "import os, sys; from effbench.profiles import transports; from effbench.schema import Device;"
+        f"transports.connect(Device('phone', 'phone', 'x', 'adb', ('litert',), connection={phone.connection!r}));"
+        "os.kill(os.getpid(), 9)"
+    )
+    active = transports.connect(phone)
+    (held,) = (tmp_path / "phone").iterdir()
+    assert -9 == subprocess.run([sys.executable, "-c", script], check=False).returncode
+    assert 2 == len(list((tmp_path / "phone").iterdir()))
+    other = Device("phone", "phone", "x", "adb", ("litert",), connection={**phone.connection, "serial": "another"})
+    transports.connect(other).close()  # another phone's sessions are not looked at
+    assert 2 == len(list((tmp_path / "phone").iterdir()))
+    transports.connect(phone).close()
+    assert [held] == list((tmp_path / "phone").iterdir())
+    active.close()
+    assert [] == [*(tmp_path / "phone").iterdir(), *(tmp_path / "cache" / "adb").iterdir()]

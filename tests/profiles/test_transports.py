@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from effbench.device import supervisor
 from effbench.errors import DataError, DeviceError, UsageError
 from effbench.process import ChildFailure
 from effbench.profiles import transports
@@ -268,3 +270,23 @@ def test_a_file_that_is_no_recording_is_refused(tmp_path: Path, text: str):
 def test_a_wrong_declaration_is_refused_with_a_reason(transport: str, connection: dict[str, Any], message: str):
     with pytest.raises(UsageError, match=message):
         transports.connect(Device("bench", "host", "", transport, ("ort",), connection=connection))
+
+
+def test_a_session_that_starts_is_not_swept_by_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The other one looks for ended sessions between the first one's folder and its lock."""
+    answers: list[dict[str, Any]] = []
+    take = fcntl.flock
+
+    def sweep_before(handle: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", take)
+        other = supervisor.Supervisor(supervisor.Input())
+        other.home = tmp_path
+        other.sweep()
+        take(handle, operation)
+
+    monkeypatch.setattr(supervisor, "answer", lambda **fields: answers.append(fields))
+    monkeypatch.setattr(fcntl, "flock", sweep_before)
+    own = supervisor.Supervisor(supervisor.Input())
+    own.hello({"home": str(tmp_path)})
+    assert Path(answers[0]["session"]).is_dir()
+    os.close(own.lock)

@@ -10,6 +10,7 @@ from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from effbench import drafts
 from effbench.errors import DataError
 from effbench.training import checkpoint
 
@@ -85,3 +86,13 @@ def test_tensors_that_share_memory_are_saved(tmp_path: Path):
     _, state = checkpoint.load(tmp_path)
     assert torch.equal(base.view(2, 3), state["b"])
     assert torch.equal(base[:2], state["c"])
+
+
+def test_the_draft_of_another_process_stays_and_that_of_a_killed_one_goes(tmp_path: Path):
+    with drafts.draft(tmp_path, checkpoint.DRAFT) as held:
+        held.mkdir()
+        (tmp_path / ".step-killed").mkdir()
+        (tmp_path / ".step-killed.lock").touch()
+        checkpoint.save(tmp_path, 1, {"x": torch.zeros(1)})
+        assert {held, tmp_path / f"{held.name}.lock", tmp_path / "step-000000001"} == set(tmp_path.iterdir())
+    assert [tmp_path / "step-000000001"] == list(tmp_path.iterdir())

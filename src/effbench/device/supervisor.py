@@ -118,8 +118,11 @@ class Supervisor:
             (self.home / "agents").mkdir(mode=0o700, parents=True, exist_ok=True)
             self.sweep()
             self.session = Path(tempfile.mkdtemp(prefix=f"session-{os.getpid()}-", dir=self.home))
-            self.lock = os.open(self.session / LOCK, os.O_CREAT | os.O_RDWR)
+            # Locked before it has its name: a session that starts meanwhile removes what it finds unlocked.
+            draft = self.session / f"{LOCK}.new"
+            self.lock = os.open(draft, os.O_CREAT | os.O_RDWR)
             fcntl.flock(self.lock, fcntl.LOCK_EX)
+            draft.rename(self.session / LOCK)
             free = os.statvfs(self.home)
         except OSError as error:
             answer(error=f"{self.home}: {words(error)}")
@@ -168,7 +171,7 @@ class Supervisor:
         try:
             path = self.place(request["path"])
             path.parent.mkdir(parents=True, exist_ok=True)
-            draft = path.with_name(f"{path.name}.{os.getpid()}.part")
+            draft = (self.session or path.parent) / f"{os.urandom(8).hex()}.part"  # it goes with the session
             digest = hashlib.sha256()
             with draft.open("wb") as file:
                 for piece in rest:

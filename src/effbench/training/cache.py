@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from effbench import drafts
 from effbench.codec import fingerprint
 from effbench.errors import DataError
 from effbench.training.checkpoint import sync
@@ -74,21 +73,20 @@ class FeatureCache:
             pixels = torch.stack([self.source[view][0] for view in views[start : start + BATCH]])
             for kind, value in self.teacher(pixels.to(device), self.grid).kinds().items():
                 parts.setdefault(kind, []).append(value.half().cpu().numpy())
-        draft = self.folder / f".{shard:06d}.{os.getpid()}"
         try:
-            draft.mkdir(parents=True, exist_ok=True)
-            for kind, arrays in parts.items():
-                joined = np.concatenate(arrays)
-                if not np.isfinite(joined).all():
-                    raise DataError(
-                        f"{self.teacher.name} has {kind} features outside the range of half precision.",
-                        hint="Run it without the cache: --views 0.",
-                    )
-                np.save(draft / f"{kind}.npy", joined)
-                sync(draft / f"{kind}.npy")
-            draft.rename(self._path(shard))
+            with drafts.draft(self.folder, f".{shard:06d}-") as draft:
+                draft.mkdir()
+                for kind, arrays in parts.items():
+                    joined = np.concatenate(arrays)
+                    if not np.isfinite(joined).all():
+                        raise DataError(
+                            f"{self.teacher.name} has {kind} features outside the range of half precision.",
+                            hint="Run it without the cache: --views 0.",
+                        )
+                    np.save(draft / f"{kind}.npy", joined)
+                    sync(draft / f"{kind}.npy")
+                draft.rename(self._path(shard))
         except OSError as error:
-            shutil.rmtree(draft, ignore_errors=True)
             if self._path(shard).is_dir():  # another training wrote it meanwhile
                 return
             raise DataError(

@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from effbench import reading
+from effbench import drafts, reading
 from effbench.codec import file_sha256
 from effbench.errors import DataError
 
 TENSORS, STATE = "tensors.safetensors", "state.json"
+DRAFT = ".step-"
 KEEP_NEWEST = 2
 """Checkpoints that are kept: the newest, and one more in case it is damaged."""
 
@@ -65,27 +66,24 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
     tensors: dict[str, Tensor] = {}
     packed = pack(state, "state", tensors)
     final = folder / f"step-{step:09d}"
-    draft = folder / f".step-{step:09d}.{os.getpid()}"
     try:
-        draft.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, draft / TENSORS)
-        text = json.dumps({"step": step, "sha256": file_sha256(draft / TENSORS), "state": packed})
-        (draft / STATE).write_text(text)
-        for name in (TENSORS, STATE):
-            sync(draft / name)
-        shutil.rmtree(final, ignore_errors=True)
-        draft.rename(final)
-        sync(folder)
+        with drafts.draft(folder, DRAFT) as draft:
+            draft.mkdir()
+            save_file(tensors, draft / TENSORS)
+            text = json.dumps({"step": step, "sha256": file_sha256(draft / TENSORS), "state": packed})
+            (draft / STATE).write_text(text)
+            for name in (TENSORS, STATE):
+                sync(draft / name)
+            shutil.rmtree(final, ignore_errors=True)
+            draft.rename(final)
+            sync(folder)
     except OSError as error:
-        shutil.rmtree(draft, ignore_errors=True)
         raise DataError(
             f"Cannot write {final}: {error.strerror or error}.",
             hint="The previous checkpoint is kept; free space and run the same command again.",
         ) from error
     for old in _checkpoints(folder)[:-KEEP_NEWEST]:
         shutil.rmtree(old, ignore_errors=True)
-    for draft in folder.glob(".step-*"):
-        shutil.rmtree(draft, ignore_errors=True)
     return final
 
 

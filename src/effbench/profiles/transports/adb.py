@@ -9,16 +9,18 @@ Written from documentation (the help of adb, the runners' READMEs); not tested o
 
 from __future__ import annotations
 
-import os
+import contextlib
+import errno
 import re
 import shutil
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from effbench import drafts, process
-from effbench.errors import DeviceError, MeasurementError, UnavailableError, UsageError
+from effbench.boundary.names import cache_folder
+from effbench.codec import fingerprint
+from effbench.errors import DataError, DeviceError, EffbenchError, MeasurementError, UnavailableError, UsageError
 from effbench.profiles import vendors
 from effbench.profiles.transports import android
 from effbench.profiles.transports.channel import LostError
@@ -54,9 +56,32 @@ class Adb:
         self.name, self._device = device.name, device
         self._adb = [program, *(["-s", str(connection["serial"])] if "serial" in connection else [])]
         self._timeout_s = timeout_of(device)
-        self._home = f"{connection.get('home', HOME)}/session-{os.getpid()}-{time.time_ns():x}"
-        self.shell(["mkdir", "-p", self._home])
+        home = str(connection.get("home", HOME))
+        self._hold = contextlib.ExitStack()
+        self._home = f"{home}/{self._session(home)}"
+        try:
+            self.shell(["mkdir", "-p", self._home])
+        except BaseException:
+            self._hold.close()
+            raise
         self._runner = ""
+
+    def _session(self, home: str) -> str:
+        """Hold the name of a session on this machine, and remove the sessions on the phone that a kill left behind."""
+        prefix = f"session-{fingerprint([self._adb[1:], home])[:12]}-"
+
+        def remove(session: Path) -> None:
+            try:
+                self.shell(["rm", "-rf", f"{home}/{session.name}"])
+            except EffbenchError as error:
+                raise OSError(errno.EIO, error.message) from error  # the next session tries again
+
+        folder = cache_folder() / "adb"
+        try:
+            return self._hold.enter_context(drafts.draft(folder, prefix, remove)).name
+        except OSError as error:
+            hint = "Name another folder with EFFBENCH_CACHE."
+            raise DataError(f"Cannot write {folder}: {error.strerror}.", hint=hint) from error
 
     def facts(self) -> dict[str, Any]:
         """Return the device's facts: build, processor, battery, thermal status, governor, free space."""
@@ -127,6 +152,8 @@ class Adb:
             self.shell(["rm", "-rf", self._home])
         except DeviceError:
             return  # a lost device cannot be cleaned up
+        finally:
+            self._hold.close()
 
     def shell(self, command: Sequence[str], limit_s: float | None = None, env: Mapping[str, str] | None = None) -> str:
         """Run a program on the device and return its output.
