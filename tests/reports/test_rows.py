@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from report_builder import campaign, grade_a, grade_of, measurement_of
@@ -159,6 +160,34 @@ def test_the_latest_of_repeated_measurements_is_shown() -> None:
     for order in ([old, new], [new, old]):
         (row,) = build_rows(order, grade=grade_a, published_rows="none")
         assert row.p50_ms == pytest.approx(10.0, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("later", "note"),
+    [
+        ({"rounds": 2}, "measured on 2026-01-01, 6 days before a later, weaker measurement (2 rounds, trust A)"),
+        ({"p50_ms": 12.0}, "measured on 2026-01-01, 6 days before a later, weaker measurement (10 rounds, trust C)"),
+    ],
+)
+def test_the_best_evidence_wins_and_says_how_old_it_is(later: dict[str, Any], note: str) -> None:
+    old = measurement_of(p50_ms=10.0, time="2026-01-01T12:00:00+00:00")
+    new = measurement_of(time="2026-01-07T15:00:00+00:00", **{"p50_ms": 11.0, **later})
+    weak = 11.5e6
+
+    def grade(item: Measurement) -> tuple[str, tuple[str, ...]]:
+        return ("C" if item.samples.rounds[0].samples_ns[0] > weak else "A"), ()
+
+    for order in ([old, new], [new, old]):
+        row = only(build_rows(order, grade=grade, published_rows="none"))
+        assert row.p50_ms == pytest.approx(10.0, rel=0.02)
+        assert note in row.notes
+
+
+def test_better_evidence_of_an_earlier_runtime_does_not_win() -> None:
+    old = measurement_of(before={"runtime": "onnxruntime 9.8.0"}, time="2026-01-01T00:00:00+00:00")
+    new = measurement_of(rounds=2, time="2026-01-02T00:00:00+00:00")
+    row = only(build_rows([old, new], grade=grade_a, published_rows="none"))
+    assert ("onnxruntime 9.9.1", ()) == (row.runtime, row.notes)
 
 
 def test_another_version_of_the_runtime_replaces_the_row() -> None:

@@ -69,7 +69,9 @@ INTRODUCTION = (
     "`effbench claims --page docs/generated/claims.md` writes this page. "
     "A claim *holds here* or *does not hold here* if the whole 95 % interval supports that verdict on the machine "
     "named below. If the interval is inconclusive, or the claim concerns other hardware, it is *not testable here*, "
-    "and the page lists what a test needs. A measurement on a CPU supports no claim about a phone.",
+    "and the page lists what a test needs. Evidence of grade C or D, and a law that misses one of its points by more "
+    "than 15 %, decide nothing; ratios of alternating inferences have no grade, because a load meets both sides. "
+    "A measurement on a CPU supports no claim about a phone.",
     "ReGLA is a reconstruction from an abstract; a result for it here need not hold for the authors' network. "
     "Weights are untrained, so no claim about accuracy can be tested.",
 )

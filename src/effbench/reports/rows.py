@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from statistics import median
 from typing import Any
 
-from effbench.errors import DataError, unknown_name
+from effbench.errors import DataError, counted, unknown_name
 from effbench.reports import pareto, published
 from effbench.reports.accuracy import Accuracy, accuracy_of, beside_latency, with_accuracy
 from effbench.schema import InputShapes, Measurement, Row, Samples
@@ -32,7 +33,7 @@ def build_rows(
 ) -> tuple[Row, ...]:
     """Turn measurements into rows with their fronts marked, in a fixed order.
 
-    Of several measurements of one artifact under the same settings and conditions, the latest is used.
+    Of several measurements of one artifact in the same state, the best evidence is used (`best_evidence`).
 
     Args:
         measurements: All measurements, repeats included, in any order.
@@ -48,10 +49,11 @@ def build_rows(
     check_metric(metric)
     if published_rows not in PUBLISHED_CHOICES:
         raise unknown_name(published_rows, PUBLISHED_CHOICES, "choice of published rows")
-    measured = latest(measurements)
-    if not measured:
+    graded = best_evidence(measurements, grade)
+    if not graded:
         raise DataError("There is nothing to report yet: no measurement was found.", hint="Next: effbench profile")
-    rows = [measured_row(item, metric, grade(item), (accuracies or {}).get(item.digest)) for item in measured]
+    measured = [item for item, _ in graded]
+    rows = [measured_row(item, metric, trust, (accuracies or {}).get(item.digest)) for item, trust in graded]
     names = {item.subject.published for item in measured if item.subject.published}
     sizes = {max(item.subject.resolution) for item in measured}
     rows += _published_rows(metric, names, sizes, published_rows)
@@ -69,17 +71,56 @@ def check_metric(metric: str) -> str:
     return METRICS[metric]
 
 
-def latest(measurements: Iterable[Measurement]) -> tuple[Measurement, ...]:
-    """Return the latest measurement of each artifact, device, settings and conditions; the last one wins a tie."""
-    latest_by_key: dict[str, Measurement] = {}
+Graded = tuple[Measurement, tuple[str, Sequence[str]]]
+"""A measurement, its trust letter and the reasons for it."""
+
+
+def best_evidence(measurements: Iterable[Measurement], grade: Grader) -> tuple[Graded, ...]:
+    """Return the best measurement of each artifact, device, settings and conditions, with its grade.
+
+    One with enough rounds for an interval wins over one without, then the better grade, then the later one. Its notes
+    say how old it is if a later one was weaker. Another version of the runtime is another state: the latest version
+    replaces all earlier ones, because a table does not compare versions.
+
+    Args:
+        measurements: All measurements, repeats included, in any order.
+        grade: Returns a measurement's trust letter (A to D) and the reasons.
+    """
+    by_key: dict[str, list[Measurement]] = {}
     for measurement in measurements:
-        # A measurement with another version of the runtime replaces the row: a table does not compare versions.
         conditions = {name: value for name, value in measurement.must_match().items() if name != "runtime"}
         artifact = (measurement.digest, measurement.subject.model)  # two models may have equal files
-        key = repr((artifact, sorted(conditions.items(), key=lambda item: item[0])))
-        if key not in latest_by_key or measurement.time >= latest_by_key[key].time:
-            latest_by_key[key] = measurement
-    return tuple(latest_by_key.values())
+        by_key.setdefault(repr((artifact, sorted(conditions.items(), key=lambda item: item[0]))), []).append(measurement)
+    return tuple(_best(items, grade) for items in by_key.values())
+
+
+def _best(items: Sequence[Measurement], grade: Grader) -> Graded:
+    # Of equal times, the last one counts as the latest.
+    latest = max(enumerate(items), key=lambda entry: (entry[1].time, entry[0]))[1]
+    graded = [(item, grade(item)) for item in items if item.before.get("runtime") == latest.before.get("runtime")]
+
+    def strength(entry: tuple[int, Graded]) -> tuple[bool, int, str, int]:
+        index, (item, (letter, _)) = entry
+        return len(item.samples.rounds) >= percentiles.MIN_ROUNDS, -ord(letter[:1] or "Z"), item.time, index
+
+    best, trust = max(enumerate(graded), key=strength)[1]
+    if best is latest:
+        return best, trust
+    rounds, (letter, _) = len(latest.samples.rounds), next(own for item, own in graded if item is latest)
+    note = (
+        f"measured {_age(best.time, latest.time)} a later, weaker measurement "
+        f"({counted(rounds, 'round')}, trust {letter})"
+    )
+    return replace(best, notes=(*best.notes, note)), trust
+
+
+def _age(time: str, later: str) -> str:
+    """Return ``on 2026-11-24, 6 days before``."""
+    try:
+        days = (datetime.fromisoformat(later) - datetime.fromisoformat(time)).days
+    except (TypeError, ValueError):  # a time of another tool
+        return f"on {time[:10]}, before"
+    return f"on {time[:10]}, {counted(days, 'day')} before" if days else f"on {time[:10]}, the same day as"
 
 
 def order(row: Row) -> tuple[Any, ...]:
