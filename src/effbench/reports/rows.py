@@ -90,7 +90,8 @@ def best_evidence(measurements: Iterable[Measurement], grade: Grader) -> tuple[G
     for measurement in measurements:
         conditions = {name: value for name, value in measurement.must_match().items() if name != "runtime"}
         artifact = (measurement.digest, measurement.subject.model)  # two models may have equal files
-        by_key.setdefault(repr((artifact, sorted(conditions.items(), key=lambda item: item[0]))), []).append(measurement)
+        key = repr((artifact, sorted(conditions.items(), key=lambda item: item[0])))
+        by_key.setdefault(key, []).append(measurement)
     return tuple(_best(items, grade) for items in by_key.values())
 
 
