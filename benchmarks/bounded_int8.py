@@ -146,7 +146,7 @@ def by_effbench(home: Path, weights: Path, labelled: int) -> Quantized:
     (cell,) = result.cells
     for note in cell.notes:
         print(f"  {note}", file=sys.stderr, flush=True)
-    if not cell.status.has_artifact or result.outcome is None:
+    if not cell.has_artifact or result.outcome is None:
         raise SystemExit(f"{cell.status}: {cell.reason}")
     trials = result.outcome.trials
     # Besides the trials: fp32 once over all images, and the images of fp32's and each block's sensitivity.
@@ -195,7 +195,7 @@ def imported(file: Path, preprocessing: Preprocessing, home: Path) -> Artifact:
     from effbench.api.export.run import export
 
     (cell,) = export(str(file), [TARGET], [SIZE], out=home, verify=False, reduce_s=0)
-    if not cell.status.has_artifact:
+    if not cell.has_artifact:
         raise SystemExit(f"{file.name} on {TARGET}: {cell.reason}")
     return bundle.annotate(replace(bundle.load(Path(cell.artifact)), preprocessing=preprocessing))
 

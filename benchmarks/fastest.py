@@ -104,7 +104,7 @@ def _export(candidate: Candidate, size: int, images: str, out: Path) -> Artifact
     except EffbenchError as error:
         return error.message
     print(f"{candidate}: {cell.status} {cell.reason}", file=sys.stderr, flush=True)
-    if not cell.status.has_artifact or not cell.artifact:
+    if not cell.has_artifact or not cell.artifact:
         return f"{cell.status}: {cell.reason}"
     return bundle.load(Path(cell.artifact))
 

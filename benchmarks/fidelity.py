@@ -44,7 +44,7 @@ def main() -> int:
         cells += exported
         print(*(_line(cell) for cell in exported), sep="\n", file=sys.stderr, flush=True)
     print(table(cells, targets, options.precision))
-    return 0 if all(cell.status.has_artifact for cell in cells) else 1
+    return 0 if all(cell.has_artifact for cell in cells) else 1
 
 
 def table(cells: list[Cell], targets: list[str], precision: str) -> str:
@@ -52,7 +52,7 @@ def table(cells: list[Cell], targets: list[str], precision: str) -> str:
     for cell in cells:
         by_model.setdefault(cell.model, {})[cell.target] = cell
     rows = [[name, *(_figure(by_target.get(target)) for target in targets)] for name, by_target in by_model.items()]
-    compared = [cell for cell in cells if cell.status.has_artifact and cell.fidelity]
+    compared = [cell for cell in cells if cell.has_artifact and cell.fidelity]
     passed = Counter(cell.target for cell in compared if cell.fidelity and cell.fidelity.passed)
     rows.append(["passed", *(f"{passed[target]} of {len(by_model)}" for target in targets)])
     header = ("model", *(f"{target}: {FIGURES[precision]}" for target in targets))

@@ -69,7 +69,7 @@ def check(model: str, size: int, case: Case, out: Path, budget_s: float) -> tupl
     )
     row = [model, str(size), case.target, case.text, cell.precision]
     notes = [cell.reason, *cell.notes]
-    if not cell.status.has_artifact or cell.fidelity is None:
+    if not cell.has_artifact or cell.fidelity is None:
         return [*row, _status(cell), *[""] * 5], notes
     p50, problems = _measure(Path(cell.artifact), out, budget_s)
     return [*row, "ok", f"{cell.fidelity.cosine:.6f}", p50, *_device_only(Path(cell.artifact))], notes + problems
@@ -79,7 +79,7 @@ def _status(cell: Cell) -> str:
     """Return a cell's status; an artifact that does not load is unsupported on this GPU, or its library is missing."""
     from effbench import deploy
 
-    if not cell.status.has_artifact:
+    if not cell.has_artifact:
         return cell.status
     return "unsupported" if deploy.get(cell.target).measurable() is None else "unavailable"
 

@@ -90,6 +90,7 @@ WITHOUT_TORCH = (
     "models.parts",
     "models.sources",
     "models.torchvision_operators",
+    "models.user_code",
     "models.weights",
     "training",
     "training.journal",

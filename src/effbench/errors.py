@@ -10,6 +10,7 @@
     │   └── UnsupportedError         a target that takes this precision or form on no machine
     ├── ConversionError           5  a stage of an export failed (stage, node, op)
     ├── FidelityError             1  the artifact's outputs differ from the model's
+    ├── UnverifiableError         3  no comparison can tell whether it is the same model
     ├── DeviceError               4  a device was lost or refused
     └── MeasurementError          5  a measurement could not be completed
 
@@ -109,6 +110,13 @@ class FidelityError(EffbenchError):
     """An artifact's outputs differ from those of its source model."""
 
     exit_code = 1
+
+
+class UnverifiableError(EffbenchError):
+    """A model that no comparison can be made with, such as a random one."""
+
+    exit_code = 3
+    status = "unverifiable"
 
 
 class DeviceError(EffbenchError):

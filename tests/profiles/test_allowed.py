@@ -128,3 +128,8 @@ def test_commands_in_a_hostile_folder_start_nothing(run: Any, tmp_path: Path) ->
     assert (0, True) == (done.returncode, "allowed" in done.stdout)
     run("doctor", "--device", "bench", **own)
     assert (tmp_path / "escaped").exists()  # so the rule above is what kept it from starting
+
+
+def test_a_program_of_a_suite_counts_as_a_factory() -> None:
+    parts = allowed.sensitive_parts({"suite": {"models": ["regla_t", "nets/own.PT2", "x.onnx"]}})
+    assert {"suite.models": ["nets/own.PT2"]} == parts

@@ -69,7 +69,7 @@ def export_for(job: CellJob, device: Device, out: str | None) -> Cell:
     """
     local = device.transport == "local"
     exported = export_cell(replace(job, out=out), None if local else device)
-    if not exported.status.has_artifact:
+    if not exported.has_artifact:
         raise _error(exported)
     return exported
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,20 @@ from torch import nn
 
 from effbench.boundary import isolation, quiet
 from effbench.errors import DataError, UsageError
+from effbench.models.exported_program import FACTORY as PROGRAM_FACTORY
+from effbench.models.exported_program import ProgramModule
 from effbench.models.initialise import initialise
 from effbench.models.layers import evaluating, fuse
+from effbench.models.user_code import user_code
 from effbench.models.weights import check_weights_file
 from effbench.schema import Backbone, Weights
 
 EFFBENCH_FACTORIES, TIMM_FACTORIES = "effbench.models.", "effbench.models.timm_zoo:"
 """Prefixes of factories. Those of this package leave their weights to `initialise`; others set their own."""
+
+
+_TRAINING_DIFFERS = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm, nn.RReLU)
+"""Modules that compute something else in train mode."""
 
 
 def build(backbone: Backbone, weights: Weights, state_path: Path | None = None) -> nn.Module:
@@ -42,17 +50,41 @@ def build(backbone: Backbone, weights: Weights, state_path: Path | None = None) 
 
 def build_unfused(backbone: Backbone, weights: Weights, state_path: Path | None = None) -> nn.Module:
     """Build a backbone for training, with its BatchNorms; arguments and errors as in `build`."""
+    return build_with_notes(backbone, weights, state_path)[0]
+
+
+def build_with_notes(
+    backbone: Backbone, weights: Weights, state_path: Path | None = None
+) -> tuple[nn.Module, tuple[str, ...]]:
+    """Build as `build_unfused` does, and say what was changed of the module that the factory returned."""
+    model = _weighted(backbone, weights, state_path)
+    notes = tuple(_changes(model)) if backbone.family == "user" else ()
+    return evaluating(model.float()), notes
+
+
+def _changes(model: nn.Module) -> Iterator[str]:
+    """Yield what a fp32 model in eval mode will do otherwise than the model that the factory returned."""
+    modes = {type(item).__name__ for item in model.modules() if item.training and isinstance(item, _TRAINING_DIFFERS)}
+    if modes:
+        yield f"left in train mode ({', '.join(sorted(modes))}); evaluated in eval mode"
+    types = {str(value.dtype).removeprefix("torch.") for value in model.parameters() if value.is_floating_point()}
+    if types - {"float32"}:
+        yield f"weights of {', '.join(sorted(types))}; computed in float32"
+
+
+def _weighted(backbone: Backbone, weights: Weights, state_path: Path | None) -> nn.Module:
     if weights.kind == "pretrained":
         return _pretrained(backbone)
-    if weights.kind == "file" and state_path is None:
+    whole = backbone.factory.startswith(PROGRAM_FACTORY)
+    if weights.kind == "file" and state_path is None and not whole:
         raise UsageError("Weights of kind 'file' need a file.")
     seed = weights.seed or 0
     model = fresh(backbone, seed)
     if weights.kind == "file" and state_path is not None:
         load_state(model, state_path)
-    elif backbone.factory.startswith(EFFBENCH_FACTORIES) and not _has_fixed_size(model):
+    elif backbone.factory.startswith(EFFBENCH_FACTORIES) and not whole and not _has_fixed_size(model):
         initialise(model, seed)
-    return evaluating(model.float())
+    return model
 
 
 def _has_fixed_size(model: nn.Module) -> bool:
@@ -67,7 +99,7 @@ def _pretrained(backbone: Backbone) -> nn.Module:
         )
     quiet.allow_downloads()
     model: nn.Module = load_factory(backbone.factory)(pretrained=True)
-    return evaluating(model.float())
+    return model
 
 
 def fit_resolution(model: nn.Module, resolution: tuple[int, int]) -> tuple[str, ...]:
@@ -95,19 +127,20 @@ def load_factory(import_string: str) -> Callable[..., Any]:
 
     Raises:
         UsageError: It is not of that form, its module cannot be imported, or the object is not callable.
+        ConversionError: The module raises something else when it is imported.
     """
     module_name, _, attribute = import_string.partition(":")
     if not module_name or not attribute:
         raise UsageError(f"'{import_string}' is not a factory.", hint="Write it like package.module:factory.")
     isolation.import_also_from(str(Path.cwd()))
-    try:
-        module = import_module(module_name)
-    except ImportError as error:
-        raise UsageError(
-            f"Cannot import '{module_name}' for the factory '{import_string}': {error}.",
-            hint="Install its package, or run in the folder that holds it.",
-        ) from error
-    factory = getattr(module, attribute, None)
+    with user_code(f"import of {module_name}"):
+        try:
+            factory = getattr(import_module(module_name), attribute, None)
+        except ImportError as error:
+            raise UsageError(
+                f"Cannot import '{module_name}' for the factory '{import_string}': {error}.",
+                hint="Install its package, or run in the folder that holds it.",
+            ) from error
     if not callable(factory):
         problem = "has no" if factory is None else "has no callable"
         raise UsageError(
@@ -118,12 +151,18 @@ def load_factory(import_string: str) -> Callable[..., Any]:
 
 def _call(factory: Callable[..., Any], import_string: str) -> nn.Module:
     try:
-        model = factory()
+        inspect.signature(factory).bind()
     except TypeError as error:
         raise UsageError(
             f"Cannot call the factory '{import_string}' without arguments: {error}.",
             hint="Wrap it in a function without parameters.",
         ) from error
+    except ValueError:  # a callable of another language tells no signature
+        pass
+    with user_code(f"call of {import_string}"):
+        model = factory()
+    if isinstance(model, torch.export.ExportedProgram):
+        return ProgramModule(model)
     if not isinstance(model, nn.Module):
         raise UsageError(f"The factory '{import_string}' returned a {type(model).__name__}, not a torch.nn.Module.")
     return model

@@ -93,7 +93,7 @@ def _text(cell: Cell, latency: Mapping[str, str], notes: _Notes) -> str:
     parts += [text for text in (shared(cell.placement),) if text]
     marks = [notes.mark(_reason(cell))] if cell.reason else []
     # What was tried before a failure is in its record; an artifact that exists keeps its notes.
-    marks += [notes.mark(_plain(note, cell)) for note in cell.notes] if cell.status.has_artifact else []
+    marks += [notes.mark(_plain(note, cell)) for note in cell.notes] if cell.has_artifact else []
     return " ".join([", ".join(parts), *marks])
 
 

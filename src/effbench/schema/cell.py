@@ -19,7 +19,7 @@ class Status(str, Enum):
     BUILT = "built"
     """Made, but not run here."""
     UNVERIFIABLE = "unverifiable"
-    """Made and run, but no comparison can tell whether it is the same model."""
+    """No comparison can tell whether it is the same model; without an artifact, the model itself is random."""
     FAILED = "failed"
     UNSUPPORTED = "unsupported"
     """The target takes this precision or form of graph on no machine."""
@@ -28,11 +28,6 @@ class Status(str, Enum):
 
     def __str__(self) -> str:
         return self.value
-
-    @property
-    def has_artifact(self) -> bool:
-        """Whether there is an artifact that may be measured."""
-        return self in (Status.OK, Status.BUILT, Status.UNVERIFIABLE)
 
 
 UNVERIFIABLE_EXIT_CODE = 3
@@ -77,6 +72,11 @@ class Cell:
             raise DataError(f"A cell that is {self.status} needs a reason.")
         if (self.status is Status.OK) != (self.proved_by is not None):
             raise DataError(f"A cell that is {self.status} is proved by {self.proved_by}.")
+
+    @property
+    def has_artifact(self) -> bool:
+        """Whether there is an artifact that may be measured; a random model is unverifiable without one."""
+        return self.status in (Status.OK, Status.BUILT, Status.UNVERIFIABLE) and bool(self.artifact)
 
     @property
     def verdict(self) -> str:

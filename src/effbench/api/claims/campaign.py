@@ -128,7 +128,7 @@ class Campaign:
                 point.failure = error.message
             return
         for point, cell in zip(points, cells, strict=True):
-            if cell.status.has_artifact:
+            if cell.has_artifact:
                 point.artifact = bundle.load(Path(cell.artifact), check_files=False)
             else:
                 point.failure = cell.reason

@@ -162,7 +162,7 @@ def _decide(plan: GatePlan, sides: Sequence[_Sides]) -> _Result:
 
 def _paired(plan: GatePlan, cell: Cell, base: Sequence[Cell | Artifact]) -> Pair | _Settled:
     """Return the candidate of a cell with its base, or the verdict where there is no pair to measure."""
-    if not cell.status.has_artifact:
+    if not cell.has_artifact:
         return _Settled(_failed(_name(cell), f"candidate: {cell.reason}", cell.next_step, cell.exit_code or 5))
     candidate = bundle.load(Path(cell.artifact))
     partner = next((item for item in map(_artifact, base) if item and _same_cell(item, candidate)), None)
@@ -184,7 +184,7 @@ def _against_measurements(
         return [_failed(model, candidate.message, candidate.hint or "")]
     verdicts = []
     for cell in candidate:
-        if not cell.status.has_artifact:
+        if not cell.has_artifact:
             verdicts.append(_failed(_name(cell), cell.reason, cell.next_step, cell.exit_code or 5))
             continue
         artifact = bundle.load(Path(cell.artifact))
@@ -245,7 +245,7 @@ def _measured(plan: GatePlan, artifact: Artifact, budget_s: float) -> tuple[Meas
 def _artifact(item: Cell | Artifact) -> Artifact | None:
     if isinstance(item, Artifact):
         return item
-    if not item.status.has_artifact:
+    if not item.has_artifact:
         return None
     artifact = bundle.load(Path(item.artifact))
     if item.digest and artifact.digest != item.digest:
@@ -262,7 +262,7 @@ def _draws_weights(artifact: Artifact) -> bool:
 def _fails_for(cell: Cell, artifact: Artifact) -> bool:
     """Return whether a cell is that of an artifact and failed."""
     subject = artifact.subject
-    return not cell.status.has_artifact and (cell.shapes, cell.target, cell.precision) == (
+    return not cell.has_artifact and (cell.shapes, cell.target, cell.precision) == (
         subject.shapes,
         subject.target,
         subject.storage_precision,

@@ -81,7 +81,7 @@ def export_side(job: dict[str, Any], emit: Any) -> None:
         prove_inside(own_files(model), root, model)
         emit({"event": "stage", "stage": f"export {model}"})
         for cell in _cells(model, job, emit):
-            if job["other"] and cell.status.has_artifact:
+            if job["other"] and cell.has_artifact:
                 prove_apart(_built_with(cell), Path(job["other"]), model)
             noted = replace(cell, notes=(*cell.notes, f"python {sys.version.split()[0]}"))
             emit({"event": "cell", "cell": to_json(noted)})

@@ -21,8 +21,8 @@ Exported = tuple[list[Artifact], list[Cell]]
 def export_artifacts(request: ExportRequest) -> Exported:
     """Export, and return the artifacts with a cell for each that could not be made."""
     cells = run_export(request)
-    artifacts = [bundle.load(Path(cell.artifact)) for cell in cells if cell.status.has_artifact]
-    return artifacts, [cell for cell in cells if not cell.status.has_artifact]
+    artifacts = [bundle.load(Path(cell.artifact)) for cell in cells if cell.has_artifact]
+    return artifacts, [cell for cell in cells if not cell.has_artifact]
 
 
 def export_artifact(request: ExportRequest) -> Artifact:

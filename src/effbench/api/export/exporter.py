@@ -352,7 +352,7 @@ def _computed(artifact: Artifact) -> tuple[str, ...]:
 
 def _line(cell: Cell) -> str:
     name = f"{cell.model} {cell.shapes} px {cell.precision} {cell.target}"
-    if not cell.status.has_artifact:
+    if not cell.has_artifact:
         return f"{name}: {cell.status}: {cell.reason}"
     checked = f"max error {cell.fidelity.max_error:.1e} of the spread" if cell.fidelity else cell.reason
     return f"{name}: {cell.status}{' (cached)' if cell.cached else ''}, {checked}, {cell.seconds:.1f} s"

@@ -22,7 +22,7 @@ import numpy as np
 from effbench.deploy import installed
 from effbench.deploy.artifact import fidelity, limits
 from effbench.deploy.artifact.fidelity import Setup
-from effbench.errors import ConversionError, FidelityError
+from effbench.errors import ConversionError, FidelityError, UnverifiableError
 from effbench.schema import Fidelity, Proof
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 IMAGES = 3
 """Images that the graph is run over in float64, which takes some five times as long as fp32; all are scenes."""
+REPEATABLE = 1e-4
+"""Of the largest output: the difference between two runs that the order of sums can explain."""
 SLOW_IMAGES = 1
 """Images for an evaluator that takes seconds for each."""
 
@@ -167,6 +169,51 @@ def _checked(run: fidelity.Run, setup: Setup, engine: GraphEngine) -> Fidelity:
     return replace(fidelity.check(run, setup), engine=engine.title, proved_by=Proof.SECOND_ENGINE)
 
 
+def check_repeatable(run: fidelity.Run, batch: Mapping[str, Any]) -> None:
+    """Run the model twice over the same inputs.
+
+    Raises:
+        UnverifiableError: The outputs differ by more than the order of sums can explain.
+    """
+    first, second = ({name: np.array(value) for name, value in run(batch).items()} for _ in range(2))
+    for name, value in first.items():
+        again = second[name]
+        if value.shape != again.shape:
+            raise _not_repeatable(name, f"shape {list(value.shape)}, then {list(again.shape)}")
+        if not np.issubdtype(value.dtype, np.number) or not value.size:
+            continue
+        wide, wide_again = value.astype(np.float64), again.astype(np.float64)
+        finite = np.isfinite(wide) & np.isfinite(wide_again)
+        distance = np.where(finite, np.abs(np.where(finite, wide - wide_again, 0)), 0)
+        if distance.max() > REPEATABLE * np.abs(wide[finite]).max(initial=0):
+            place = tuple(int(index) for index in np.unravel_index(int(distance.argmax()), distance.shape))
+            raise _not_repeatable(name, f"{wide[place]:.6g}, then {wide_again[place]:.6g} at {list(place)}")
+
+
+def _not_repeatable(name: str, difference: str) -> UnverifiableError:
+    return UnverifiableError(
+        f"The model gives other outputs when it runs again on the same inputs ('{name}': {difference}): it is random, "
+        "or keeps a state.",
+        hint="Take the noise out, or make the state an input and an output.",
+    )
+
+
+def check_defined(outputs: Mapping[str, Any]) -> None:
+    """Refuse expected outputs that are no numbers: no comparison with them can hold.
+
+    Raises:
+        FidelityError: It names the output and the first such element.
+    """
+    for name, value in outputs.items():
+        undefined = np.isnan(value) if np.issubdtype(value.dtype, np.floating) else np.zeros(0, bool)
+        if undefined.any():
+            place = [int(index) for index in np.argwhere(undefined)[0]]
+            raise FidelityError(
+                f"The model's own output '{name}' is NaN at {place} ({int(undefined.sum())} of {value.size} values).",
+                hint="The model divides by zero or overflows on ordinary inputs; check its weights and its inputs.",
+            )
+
+
 def _exact_engines() -> Iterator[GraphEngine]:
     """Yield the interpreter in float64, then the engines that have more operators."""
     yield GraphEngine("effbench's ONNX interpreter on torch, float64", _interpreter("float64"))
@@ -179,7 +226,8 @@ def _opened(
     reasons = []
     for engine in candidates:
         try:
-            run = _Remembered(engine.open(model))
+            opened = engine.open(model)
+            run = _Remembered(opened)
             run(batch)
         except ConversionError as error:
             reasons.append(f"{engine.title}: {error.message}.")

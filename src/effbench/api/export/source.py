@@ -1,4 +1,4 @@
-"""The model that an argument names: a registered name, a path to an ``.onnx`` file, or ``package.module:factory``."""
+"""The model that an argument names: a registered name, an ``.onnx`` or ``.pt2`` file, or ``package.module:factory``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from effbench import models
+from effbench.api.export import other_files
 from effbench.api.export.dependencies.record import ABSENT, Places, file_state, project_of
 from effbench.codec import file_sha256
 from effbench.deploy.graph.external_data import external_files
@@ -18,6 +19,8 @@ from effbench.models.weights import weights_of
 from effbench.schema import Artifact, Backbone, Weights
 
 BUILDER = "effbench.models.build:build"
+ONNX, PROGRAM = ".onnx", ".pt2"
+"""The files that hold a model, in lower case; the second is of `torch.export.save`."""
 TIMM, PRETRAINED = "timm/", "pretrained"
 """The prefix of timm's models, and the word that asks for trained weights in place of a file."""
 
@@ -44,11 +47,12 @@ def is_model(argument: str, exported: Iterable[Artifact]) -> bool:
         UsageError: It names neither; the names of models are listed.
     """
     path = Path(argument)
-    if path.suffix == ".onnx" or argument.startswith(TIMM) or (":" in argument and not path.exists()):
+    if argument in models.models() or argument.startswith(TIMM):
         return True
-    if argument in models.models():
+    if path.suffix.lower() in (ONNX, PROGRAM) or (":" in argument and not path.exists()):
         return True
     if not path.is_dir() and not any(item.name.startswith(argument) for item in exported):
+        other_files.refuse(argument)
         models.get(argument)
     return False
 
@@ -60,8 +64,11 @@ def resolve(argument: str, weights: str | None = None, seed: int = 0) -> Source:
         UsageError: The name is unknown, or weights were given for an .onnx file.
         DataError: A file does not exist or is of a kind that effbench does not load.
     """
-    if argument.endswith(".onnx"):
+    suffix = Path(argument).suffix.lower()
+    if suffix == ONNX:
         return _from_onnx(Path(argument), weights)
+    if suffix == PROGRAM:
+        return _from_program(Path(argument), weights)
     if argument.startswith(TIMM):
         return _from_timm(argument, weights, seed)
     if weights == PRETRAINED:
@@ -77,6 +84,7 @@ def resolve(argument: str, weights: str | None = None, seed: int = 0) -> Source:
             source=f"module {module}",
         )
     else:
+        other_files.refuse(argument)
         backbone = models.get(argument)
     if weights is None:
         return Source(backbone, Weights("untrained", seed))
@@ -115,6 +123,22 @@ def _from_onnx(path: Path, weights: str | None) -> Source:
         name=path.stem, family="user", factory="", stride=1, min_resolution=1, source=f"file {path.name}"
     )
     return Source(backbone, Weights("file", None, path.name, file_sha256(path)), path=path)
+
+
+def _from_program(path: Path, weights: str | None) -> Source:
+    if weights is not None:
+        raise UsageError(f"'{path}' brings its own weights; --weights has no meaning for it.")
+    if not path.is_file():
+        raise DataError(f"{path}: no such file.")
+    backbone = Backbone(
+        name=path.stem,
+        family="user",
+        factory=f"effbench.models.exported_program:{path.resolve()}",
+        stride=1,
+        min_resolution=1,
+        source=f"file {path.name}",
+    )
+    return Source(backbone, Weights("file", None, path.name, file_sha256(path)))
 
 
 def ingredients(source: Source) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from effbench.api.export.stages import Stages
 from effbench.codec import from_json, to_json
 from effbench.deploy.artifact import bundle, encoded, fidelity, kinds
 from effbench.deploy.graph import normalize, onnx_file
-from effbench.errors import ConversionError
 from effbench.schema import Artifact, Backbone, Fidelity, InputShapes, Subject, TensorSpec, Weights
 
 
@@ -56,29 +55,34 @@ def _from_factory(job: dict[str, Any], draft: Path, stages: Stages) -> Artifact:
 
     from effbench.deploy.graph import from_torch as torch_graph
     from effbench.deploy.graph import torch_program
-    from effbench.models.build import build_unfused, fit_resolution
+    from effbench.models import results
+    from effbench.models.build import build_unfused, build_with_notes, fit_resolution
     from effbench.models.layers import fuse
 
     torch.set_num_threads(int(job["threads"]))
     backbone = from_json(Backbone, job["backbone"], "job")
     weights = from_json(Weights, job["weights"], "job")
     stages.begin("build the model")
-    module = build_unfused(backbone, weights, Path(job["state"]) if job["state"] else None)
+    module, notes = build_with_notes(backbone, weights, Path(job["state"]) if job["state"] else None)
     if backbone.family == "user":
         backbone, job = _with_declaration(backbone, module, job)
     resolution, batch = tuple(job["resolution"]), job["batch"]
-    notes = fit_resolution(module, resolution)
+    notes += fit_resolution(module, resolution)
     stages.begin("reference outputs")
     images = fidelity.reference_images(fidelity.count_for(batch), backbone.in_channels, resolution)
     spec = TensorSpec(torch_graph.INPUT, "float32", (batch, backbone.in_channels, *resolution))
     run = _eager(module, spec)
-    expected = fidelity.run_all(run, fidelity.feeds(images, batch, spec, backbone.preprocessing))
+    batches = fidelity.feeds(images, batch, spec, backbone.preprocessing)
+    graph_proof.check_repeatable(run, batches[0])
+    expected = fidelity.run_all(run, batches)
+    graph_proof.check_defined(expected)
     example = encoded.make_example(run, spec, batch, backbone.preprocessing)
     state = {name: value.clone() for name, value in module.state_dict().items()}
     module = fuse(module)
     stages.begin("torch -> ONNX")
     shape = None if job["dynamic_batch"] else batch
-    model, program = torch_graph.export(module, backbone.in_channels, resolution, shape, len(expected))
+    with results.as_tuple(module):
+        model, program = torch_graph.export(module, backbone.in_channels, resolution, shape, tuple(expected))
     import onnx
 
     onnx.save(model, draft / "model.onnx")
@@ -131,15 +135,14 @@ def _with_declaration(backbone: Backbone, module: Any, job: dict[str, Any]) -> t
 def _eager(module: Any, spec: TensorSpec) -> fidelity.Run:
     import torch
 
+    from effbench.models import results
+    from effbench.models.user_code import user_code
+
     def run(feeds: Any) -> dict[str, Any]:
-        try:
-            with torch.inference_mode():
-                image = torch.from_numpy(feeds[spec.name])
-                result = module(image.to(next((value.dtype for value in module.parameters()), image.dtype)))
-        except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
-            raise ConversionError("forward pass", f"{type(error).__name__}: {error}") from error
-        outputs = (result,) if torch.is_tensor(result) else tuple(result)
-        return {str(index): value.numpy() for index, value in enumerate(outputs)}
+        with user_code("forward pass"), torch.inference_mode():
+            image = torch.from_numpy(feeds[spec.name])
+            result = module(image.to(next((value.dtype for value in module.parameters()), image.dtype)))
+        return {name: value.numpy() for name, value in results.tensors(result).items()}
 
     return run
 
@@ -162,6 +165,7 @@ def _from_file(job: dict[str, Any], draft: Path, stages: Stages) -> Artifact:
     batches = fidelity.feeds(images, batch, spec, backbone.preprocessing)
     engine, run = graph_proof.reference_engine(static, batches[0])
     expected = fidelity.run_all(run, batches)
+    graph_proof.check_defined(expected)
     example = encoded.make_example(run, spec, batch, backbone.preprocessing)
     onnx.save(dynamic, draft / "model.onnx")
     stages.begin("prove the graph")

@@ -127,7 +127,7 @@ def split(
     for job in planned:
         key = jobs.identity(job)
         cell = recorded.get(key)
-        if cell is not None and (_is_valid(job, cell) if cell.status.has_artifact else not retry):
+        if cell is not None and (_is_valid(job, cell) if cell.has_artifact else not retry):
             cells[key] = replace(cell, cached=True)
         else:
             waiting.append(job)
@@ -224,7 +224,7 @@ def _profiled(cells: Sequence[Cell], request: SweepRequest, home: Path) -> Profi
         if measurement.settings.get("threads") == str(request.threads)
         and len(measurement.samples.rounds) >= request.rounds
     }
-    measurable = [cell for cell in cells if cell.status.has_artifact and deploy.get(cell.target).measurable() is None]
+    measurable = [cell for cell in cells if cell.has_artifact and deploy.get(cell.target).measurable() is None]
     names = dict.fromkeys(cell.artifact for cell in measurable if cell.digest not in complete)
     if not names:
         return None

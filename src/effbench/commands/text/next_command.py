@@ -37,7 +37,7 @@ def after_export(cells: Sequence[Cell], device: str | None, out: str | None) -> 
     from effbench import deploy
     from effbench.profiles import devices
 
-    exported = [cell for cell in cells if cell.status.has_artifact and cell.target in deploy.registered()]
+    exported = [cell for cell in cells if cell.has_artifact and cell.target in deploy.registered()]
     if not exported:
         return None
     chosen = devices.get(device or "local")

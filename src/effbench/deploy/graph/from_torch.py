@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -30,14 +30,14 @@ class Exported(NamedTuple):
 
 
 def from_module(
-    module: nn.Module, channels: int, resolution: tuple[int, int], batch: int | None, outputs: int = 1
+    module: nn.Module, channels: int, resolution: tuple[int, int], batch: int | None, names: Sequence[str] = (OUTPUT,)
 ) -> onnx.ModelProto:
     """Export an eval-mode module to ONNX; arguments and errors as in `export`."""
-    return export(module, channels, resolution, batch, outputs).model
+    return export(module, channels, resolution, batch, names).model
 
 
 def export(
-    module: nn.Module, channels: int, resolution: tuple[int, int], batch: int | None, outputs: int = 1
+    module: nn.Module, channels: int, resolution: tuple[int, int], batch: int | None, names: Sequence[str] = (OUTPUT,)
 ) -> Exported:
     """Export an eval-mode module that takes one image tensor (B, C, H, W).
 
@@ -46,7 +46,7 @@ def export(
         channels: Input channels.
         resolution: Height and width in pixels.
         batch: The fixed batch size, or None for a dynamic one.
-        outputs: How many tensors the module returns.
+        names: Of the tensors that the module returns, in order.
 
     Returns:
         The graph with opset 20 and IR version 10, shapes inferred, exporter notes removed.
@@ -63,29 +63,50 @@ def export(
     # With an example batch of 1, a dynamic batch is silently exported as a static 1.
     example = torch.zeros(2 if batch is None else batch, channels, *resolution)
     dynamic = None if batch is not None else ({0: torch.export.Dim("batch")},)
-    names = [OUTPUT] if outputs == 1 else [f"{OUTPUT}_{index}" for index in range(outputs)]
     quiet = io.StringIO()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), redirect_stdout(quiet), redirect_stderr(quiet), _captured() as programs:
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                module,
+                _exportable(module, example),
                 (example,),
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=[INPUT],
-                output_names=names,
+                output_names=list(names),
                 dynamic_shapes=dynamic,
                 optimize=True,
                 verbose=False,
             )
     except (torch.onnx.OnnxExporterError, torch.onnx.errors.OnnxExporterError) as error:
-        raise ConversionError("torch.onnx.export", _root_cause(error)) from error
+        raise ConversionError("torch.onnx.export", _root_cause(error), hint=_advice(error)) from error
     assert program is not None
     model = onnx_file.infer_shapes(onnx_file.tidy(program.model_proto), "the exported graph")
     _check_batch(model, batch)
     return Exported(model, programs[-1] if programs else None)
+
+
+def _exportable(module: nn.Module, example: Any) -> Any:
+    """Return a module as it is, or the program of a scripted or traced one, which torch.export does not take.
+
+    Raises:
+        ConversionError: torch cannot convert it.
+    """
+    import torch
+
+    if not isinstance(module, torch.jit.ScriptModule):
+        return module
+    from torch._export.converter import TS2EPConverter
+
+    try:
+        converted = TS2EPConverter(module, (example,)).convert()
+        # It leaves every size open; captured again, the program has those of the example.
+        return torch.export.export(converted.module(), (example,))
+    except Exception as error:  # of any class: it interprets the script, and has no class of its own
+        raise ConversionError(
+            "torch.export of a scripted module", _root_cause(error), hint="Return the module before torch.jit."
+        ) from error
 
 
 @contextmanager
@@ -112,6 +133,14 @@ def _root_cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), 'no message')}"
+
+
+def _advice(error: BaseException) -> str | None:
+    """Return what to change where the cause is of a known kind."""
+    cause = _root_cause(error)
+    if any(word in cause for word in ("data-dependent", "GuardOnDataDependent", "DynamicControlFlow", "unbacked")):
+        return "The model branches on the values of a tensor; write that with torch.cond or torch.where."
+    return None
 
 
 def _check_batch(model: onnx.ModelProto, batch: int | None) -> None:

@@ -36,7 +36,9 @@ def sensitive_parts(data: Mapping[str, Any]) -> dict[str, Any]:
         if chosen:
             parts[f"devices.{name}"] = chosen
     models = suite.get("models", []) if isinstance(suite, dict) else []
-    factories = [name for name in models if ":" in str(name)] if isinstance(models, list) else []
+    # A .pt2 file is read by torch, which runs code over what the file names: it counts as a factory.
+    named = models if isinstance(models, list) else []
+    factories = [name for name in named if ":" in str(name) or str(name).lower().endswith(".pt2")]
     return {**parts, **({"suite.models": factories} if factories else {})}
 
 
