@@ -14,7 +14,8 @@ from tabulate import tabulate
 
 import gate_traces
 from effbench import process
-from effbench.api.compare.rounds import Comparison, RoundSettings, run_comparisons
+from effbench.api.compare.comparison import Comparison, run_comparisons
+from effbench.api.compare.rounds import RoundSettings
 from effbench.profiles.paired import PairedRound
 from effbench.schema import Artifact
 from effbench.statistics.proportions import wilson

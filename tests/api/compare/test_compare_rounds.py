@@ -19,7 +19,8 @@ import pytest
 from small_graphs import chain, converted, graph_artifact
 
 from effbench import deploy
-from effbench.api.compare.rounds import GIVE_UP, Comparison, RoundSettings, run_comparisons, run_round
+from effbench.api.compare.comparison import GIVE_UP, Comparison, run_comparisons
+from effbench.api.compare.rounds import RoundSettings, run_round
 from effbench.errors import ConversionError, DataError
 from effbench.process import CRASHED, ChildFailure
 from effbench.profiles.paired import PairedRound, log_ratios
@@ -155,7 +156,7 @@ def slow_rounds(monkeypatch: pytest.MonkeyPatch, round_s: float, budget_s: float
     """Run a comparison whose rounds take so many scripted seconds each, B 10 % slower."""
     # The clock is read before and after each round.
     clock = (round_s * ((reading + 1) // 2) for reading in itertools.count())
-    monkeypatch.setattr("effbench.api.compare.rounds.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr("effbench.api.compare.comparison.time", SimpleNamespace(monotonic=lambda: next(clock)))
     sides = artifact("a"), artifact("b")
     comparison = Comparison("x", *sides, RoundSettings(budget_s=budget_s, **settings), Rules())
     run_comparisons([comparison], lambda text: None, lambda a, b, settings, seed: paired_round(1.1))
@@ -200,7 +201,7 @@ def test_the_seed_decides_which_of_two_workers_leads(monkeypatch: pytest.MonkeyP
 def paced(monkeypatch: pytest.MonkeyPatch, ratio: float, rounds: int) -> list[float]:
     """Return how long each round of two seconds was allowed to take, with 60 s in all."""
     clock = (2.0 * ((reading + 1) // 2) for reading in itertools.count())
-    monkeypatch.setattr("effbench.api.compare.rounds.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr("effbench.api.compare.comparison.time", SimpleNamespace(monotonic=lambda: next(clock)))
     comparison = Comparison("x", artifact("a"), artifact("b"), RoundSettings(budget_s=60), Rules())
     allowed: list[float] = []
 

@@ -11,7 +11,8 @@ import pytest
 from small_graphs import SIDE, chain
 from test_gate import MODEL, git, repository
 
-from effbench.api.compare import rounds
+from effbench.api.compare import comparison
+from effbench.api.compare.rounds import RoundSettings
 from effbench.api.compare.run_gate import gate
 from effbench.profiles.paired import PairedRound
 from effbench.reports.gate.text import markdown, terminal
@@ -40,7 +41,7 @@ def statuses(report: ComparisonReport) -> dict[str, str]:
     return {check.quantity: check.status for check in report.verdicts[0].budgets}
 
 
-def slower(a: Artifact, b: Artifact, settings: rounds.RoundSettings, seed: int) -> PairedRound:
+def slower(a: Artifact, b: Artifact, settings: RoundSettings, seed: int) -> PairedRound:
     """Return a round in which B takes half as long again."""
     return PairedRound((10_000,) * 12, (15_000,) * 12, (0,) * 12, (0,) * 12)
 
@@ -61,7 +62,7 @@ def test_a_gate_from_two_trees_to_its_report(tmp_path: Path, monkeypatch: pytest
 
     write(5)
     with monkeypatch.context() as scripted:
-        scripted.setattr(rounds, "run_round", slower)
+        scripted.setattr(comparison, "run_round", slower)
         report = run_gate(repo)
     (verdict,) = report.verdicts
     assert (1, "slower", 1) == (report.exit_code(), verdict.outcome, report.compared), verdict.reason
@@ -87,7 +88,7 @@ def test_a_gate_from_two_trees_to_its_report(tmp_path: Path, monkeypatch: pytest
     assert base == candidate
     assert f"identical: equal on both sides: graph and weights {base[:12]}" in terminal(report)
 
-    monkeypatch.setattr(rounds, "run_round", slower)
+    monkeypatch.setattr(comparison, "run_round", slower)
     report = run_gate(repo, always_time=True)
     assert (1, "slower", 1) == (report.exit_code(), report.verdicts[0].outcome, report.compared)
 
@@ -106,6 +107,6 @@ def test_other_weights_in_a_file_of_any_name_are_timed(tmp_path: Path, monkeypat
 
     weights = np.fromfile(repo / "tensors", np.float32)
     (2 * weights).tofile(repo / "tensors")
-    monkeypatch.setattr(rounds, "run_round", slower)
+    monkeypatch.setattr(comparison, "run_round", slower)
     report = run_gate(repo)
     assert (False, 1) == (report.verdicts[0].identical, report.compared)

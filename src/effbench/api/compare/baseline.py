@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from effbench.api.compare.rounds import ratio
+from effbench.api.compare.comparison import ratio
 from effbench.deploy.artifact import bundle
 from effbench.errors import DataError
 from effbench.schema import Artifact, Measurement

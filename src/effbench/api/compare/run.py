@@ -9,10 +9,11 @@ from typing import Any
 
 from effbench import deploy
 from effbench.api.compare import caches, identity, noise
+from effbench.api.compare.comparison import Comparison, run_comparisons
 from effbench.api.compare.noise import MachineNoise
 from effbench.api.compare.pairs import Pair, pairs_of
 from effbench.api.compare.request import BUDGET_S, CompareRequest
-from effbench.api.compare.rounds import Comparison, DeviceRounds, RoundSettings, run_comparisons
+from effbench.api.compare.rounds import DeviceRounds, RoundSettings
 from effbench.api.export.stage import Notify
 from effbench.api.keywords import from_fields
 from effbench.api.remote import Remote, device_of
