@@ -1,7 +1,7 @@
 """Drafts: what is being made lies beside its place until it is whole, and a kill leaves nothing for long.
 
 A draft is held by the lock of a file beside it (``NAME.lock``), not by a process number: a number means nothing on
-another host that shares the folder. Whoever makes a draft first removes those that nobody holds any more.
+another host that shares the folder. A process that makes a draft first removes those that no process holds any more.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def scratch() -> Iterator[Path]:
 def file_lock(path: Path, limit_s: float) -> FileLock:
     """Return a lock that several processes share; taking it waits so long, then raises ``filelock.Timeout``.
 
-    Who may write the folder may take the lock, whoever made it first: a home can belong to a group.
+    Who may write the folder may take the lock, also if another user made it: a home can belong to a group.
 
     Raises:
         OSError: The folder cannot be made.

@@ -59,7 +59,7 @@ class Net:
     def model(
         self, inputs: list[onnx.ValueInfoProto], outputs: list[str], opset: int = 17, ir: int = 8
     ) -> onnx.ModelProto:
-        """Return the model; shapes of outputs are inferred by whoever reads it."""
+        """Return the model; its reader infers the shapes of outputs."""
         graph = helper.make_graph(
             self.nodes, "net", inputs, [helper.make_tensor_value_info(n, FLOAT, None) for n in outputs], self.constants
         )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
-"""Pillow tries no other decoder, whatever the file's name: that of EPS starts Ghostscript, and others open files."""
+"""Pillow tries no other decoder, under any file name: that of EPS starts Ghostscript, and others open files."""
 MOST_PIXELS = 80_000_000
 """Several times a photograph, decoded about 0.3 GB; below the number at which Pillow warns of a bomb."""
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, OverflowError, TypeError, struct.error)

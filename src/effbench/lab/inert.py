@@ -1,6 +1,6 @@
 """Unpickle what a lab sends without running any of it: values stay, and every object becomes an inert one.
 
-Dask unpickles whatever a scheduler or a worker puts into a message, and a pickle can call any function. `protect`
+Dask unpickles anything that a scheduler or a worker puts into a message, and a pickle can call any function. `protect`
 replaces that in the process of the client: a name in a pickle gives a class that does nothing but keep the name.
 Answers of jobs are JSON text (`effbench.lab.job`), so that nothing is lost.
 """

@@ -1,4 +1,4 @@
-"""The script beside a failure holds no data, and its record names no module of somebody else's choice."""
+"""The script beside a failure holds no data, and its record names no module that its author chose."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def test_the_digest_covers_what_runs(folder: Path, changes: dict[str, Any], mess
 
 
 def _rewrite(folder: Path, **changes: Any) -> None:
-    """Write a manifest whose digest and checksum hold, as somebody would who wants it to be believed."""
+    """Write a manifest whose digest and checksum hold, as an attacker would write it."""
     data = {**json.loads((folder / bundle.MANIFEST).read_text()), **plain(changes)}
     del data["checksum"]
     data["digest"] = fingerprint({name: info["sha256"] for name, info in data["files"].items()})

@@ -1,7 +1,7 @@
 """The policy of a gate comes from its base: a change cannot raise its own limits, or name the device it is measured on.
 
 Thresholds, budgets, devices, and how models are exported are those of the base's ``effbench.toml``. The change may add
-models and folders of modules; whatever else differs is reported and not applied.
+models and folders of modules; every other difference is reported and not applied.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ class TensorRtTarget(EngineTarget):
 
 
 def _timings(options: Mapping[str, str]) -> Path | None:
-    """Return the file of kernel timings; a manifest can name one too, so it lies in the cache whatever its name."""
+    """Return the file of kernel timings; a manifest can name one too, so it lies in the cache under any name."""
     return cache_file("timing_cache", options["timing_cache"]) if "timing_cache" in options else None
 
 

@@ -1,8 +1,8 @@
 """A torch program as data: ATen operators by name in JSON, tensors in safetensors. Reading it runs nothing.
 
 torch's own file (`torch.export.save`) would not do: its reader unpickles tensors and inputs, evaluates expressions, and
-calls whatever below ``torch`` the file names. Here a name is an operator of ATen that computes with tensors alone, and
-an argument is a number, a name of a type, or an earlier value.
+calls any function below ``torch`` that the file names. Here a name is an operator of ATen that computes with tensors
+alone, and an argument is a number, a name of a type, or an earlier value.
 """
 
 from __future__ import annotations
