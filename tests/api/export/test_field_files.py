@@ -12,10 +12,13 @@ from effbench.schema import Status
 PASSING = (
     "captured_weights",
     "constant_weights",
+    "huge_batch_norm",
     "initializers_as_inputs",
     "out_of_order",
     "plain",
     "punctuated_outputs",
+    "sparse_map",
+    "suppressed_boxes",
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.target("ort"), pytest.mark.target("ov")]

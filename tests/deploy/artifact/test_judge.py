@@ -63,16 +63,31 @@ def test_own_rounding_is_by_channel_and_relative_to_the_spread() -> None:
     assert not rounding[:4].any()
 
 
-def test_a_sparse_map_that_is_zero_on_every_scene_passes_and_proves_nothing() -> None:
+def test_a_sparse_map_that_is_zero_on_every_scene_has_an_absolute_scale_and_says_what_it_hides() -> None:
     zero = np.zeros((9, 1, 8, 8), np.float32)
     almost = zero + np.float32(1e-7)
     result = judged(zero, almost, "probabilities")
-    assert (result.reasons, "do not depend on the image" in result.unverifiable) == ((), True)
+    assert (result.reasons, result.unverifiable) == ((), "")
+    assert result.blind_to == ("a fault that leaves 'y' near zero, as it is here",)
+    assert judged(zero, zero + 1e-5, "probabilities").reasons
     assert judged(zero, zero + 0.1, "probabilities").reasons
-    # Beside an output that tells, it neither fails nor makes the comparison worthless.
     terms = Terms({"map": "probabilities", "y": "logits"})
     both = verdict({"map": zero, "y": LOGITS}, {"map": almost, "y": LOGITS}, "fp32", terms)
     assert (both.reasons, both.unverifiable) == ((), "")
+
+
+@pytest.mark.parametrize(("precision", "within", "beyond"), [("fp32", 1e-5, 2e-4), ("int8", 5e-2, 0.2)])
+def test_a_constant_output_beside_others_is_compared_by_value(precision: str, within: float, beyond: float) -> None:
+    """Its last bits differ between images, which is rounding; the other output still proves the model."""
+    constant = np.full((9, 4), 3.0, np.float32) + RNG.standard_normal((9, 4)).astype(np.float32) * np.float32(2e-7)
+    expected = {"constant": constant, "y": LOGITS}
+    terms = Terms({}, {"constant": 0.4, "y": 1e-6})
+    for error, right in ((within, True), (beyond, False)):
+        result = verdict(expected, {"constant": constant * np.float32(1 + error), "y": LOGITS}, precision, terms)
+        assert (not result.reasons, result.unverifiable) == (right, ""), result
+        assert "a fault of 'constant' alone, which is the same for all images" in result.blind_to
+    alone = verdict({"constant": constant}, {"constant": constant}, precision, terms)
+    assert "do not depend on the image" in alone.unverifiable
 
 
 def test_probabilities_near_zero_are_not_held_to_the_spread_of_their_tails() -> None:
@@ -199,8 +214,10 @@ def test_a_users_word_wins_and_a_wrong_one_is_refused() -> None:
 
 def test_the_batch_axis_is_found() -> None:
     time_first = RNG.standard_normal((7, 2, 5))
-    assert np.array_equal(kinds.images_first(time_first, 2), time_first.transpose(1, 0, 2))
-    assert kinds.images_first(RNG.standard_normal((7, 5)), 2).shape == (1, 7, 5)
+    assert np.array_equal(kinds.images_first([time_first], [2])[0], time_first.transpose(1, 0, 2))
+    assert kinds.images_first([RNG.standard_normal((7, 5))], [2])[0].shape == (1, 7, 5)
+    by_image = kinds.images_first([np.zeros((1, 3)), np.zeros((4, 3))], [1, 1])  # one row, then four: no batch axis
+    assert [(1, 1, 3), (1, 4, 3)] == [value.shape for value in by_image]
 
 
 def test_other_shapes_are_an_error() -> None:

@@ -79,7 +79,9 @@ def make_example(
         pixels[..., 3] = 255  # Pillow scales colors by their opacity
     tensor = preprocess(pixels, (height, width), preprocessing)
     feed = np.repeat(tensor[None], batch, axis=0).astype(spec.dtype)
-    first = {name: kinds.images_first(np.asarray(value), batch)[:1] for name, value in run({spec.name: feed}).items()}
+    first = {
+        name: kinds.images_first([np.asarray(value)], [batch])[0][:1] for name, value in run({spec.name: feed}).items()
+    }
     outputs = {name: np.array(value, _stored(value)) for name, value in first.items()}
     return Example(png(pixels), tensor, outputs)
 

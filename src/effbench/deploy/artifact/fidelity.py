@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from effbench.data.pixels import normalize, read
-from effbench.deploy.artifact import encoded, judge, kinds
+from effbench.deploy.artifact import encoded, judge, kinds, row_sets
 from effbench.deploy.artifact.bundle import REFERENCE as REFERENCE
 from effbench.deploy.artifact.judge import Terms, verdict
 from effbench.deploy.artifact.limits import resolution
@@ -50,16 +50,17 @@ def run_all(run: Run, batches: Sequence[Mapping[str, Array]], dtype: type[Any] =
     """Run every batch and return the outputs, images first; copies, because a runtime may reuse buffers.
 
     The batch axis is found by its length (`kinds.images_first`); integers keep their type, other numbers get ``dtype``.
+    An output of variable length is filled at the end (`row_sets`).
     """
     collected: dict[str, list[Array]] = {}
+    counts = [len(next(iter(batch.values()))) for batch in batches]
     for batch in batches:
-        count = len(next(iter(batch.values())))
         for name, value in run(batch).items():
             array = np.asarray(value)
             floating = np.issubdtype(array.dtype, np.floating)
             copy = np.array(array, dtype=dtype if floating else array.dtype)
-            collected.setdefault(name, []).append(kinds.images_first(copy, count))
-    return {name: np.concatenate(values) for name, values in collected.items()}
+            collected.setdefault(name, []).append(copy)
+    return {name: row_sets.stacked(kinds.images_first(values, counts)) for name, values in collected.items()}
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def observe(run: Run, setup: Setup) -> Observed:
     batches = feeds(images, setup.batch, setup.spec, setup.preprocessing)
     # In float64 the outputs of an exact engine keep their digits.
     outputs = run_all(run, batches, np.float64)
-    again = run_all(run, batches[:1], np.float64)
+    again = row_sets.like(run_all(run, batches[:1], np.float64), outputs)
     if setup.example is None:
         return Observed(outputs, again)
     spec, preprocessing = setup.spec, setup.preprocessing
@@ -124,7 +125,8 @@ def decide(observed: Observed, setup: Setup) -> Fidelity:
     images, expected = (chosen := _selected(setup)).images, chosen.outputs
     population = first(reference, NATURAL, setup.batch).outputs if precision in CALIBRATED else reference.outputs
     outputs, again = observed.outputs, observed.again
-    finite = all(bool(np.isfinite(value).all()) for value in outputs.values())
+    by_rows = {name for name, kind in reference.kinds.items() if kind == row_sets.KIND}  # they end in NaN
+    finite = all(bool(np.isfinite(value).all()) for name, value in outputs.items() if name not in by_rows)
     terms = Terms(reference.kinds, reference.rounding, setup.slack)
     judged = verdict(expected, outputs, precision, terms, population=population)
     figures = judged.figures()
@@ -160,7 +162,7 @@ def decide(observed: Observed, setup: Setup) -> Fidelity:
         images=_described(reference.source, len(images)),
         outputs=tuple(expected),
         rounding=dict(reference.rounding),
-        blind_to=_blind_to(setup, limits, level_error is None),
+        blind_to=(*_blind_to(setup, limits, level_error is None), *judged.blind_to),
         by_output=judged.outputs,
     )
 
@@ -247,9 +249,10 @@ def _check_encoded(observed: Observed, example: encoded.Example, reference: Refe
             f"an encoded image, decoded and preprocessed here, is {level_error:.1f} levels of 255 from the reference "
             "path's input: the preprocessing differs"
         )
+    both = (example.outputs, observed.of_decoded)
+    pairs = (row_sets.like(dict(zip(expected, rows.values(), strict=True)), expected) for rows in both)
     want, have = (
-        {name: np.concatenate([expected[name][:NATURAL], row[:1]]) for name, row in zip(expected, rows, strict=True)}
-        for rows in (example.outputs.values(), observed.of_decoded.values())
+        {name: row_sets.stacked([expected[name][:NATURAL], row[:1]]) for name, row in rows.items()} for rows in pairs
     )
     judged = verdict(want, have, "int8", Terms(reference.kinds))
     if judged.reasons:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from effbench.deploy.artifact import ranked_rows
+from effbench.deploy.artifact import ranked_rows, row_sets
 from effbench.deploy.artifact.limits import LIMITS, SAME_ROW, relaxed
 from effbench.deploy.artifact.output_errors import OutputErrors
 from effbench.deploy.artifact.synthetic import NATURAL
@@ -52,6 +52,8 @@ class OutputVerdict:
     outputs: tuple[OutputFidelity, ...]
     reasons: tuple[str, ...] = ()
     unverifiable: str = ""
+    blind_to: tuple[str, ...] = ()
+    """Faults that cannot be seen since an output is near zero, or the same for all images."""
 
     def figures(self) -> dict[str, float]:
         """Return the worst figures over all outputs."""
@@ -93,22 +95,33 @@ def verdict(
         DataError: The number of outputs or a shape differs.
     """
     terms, population = terms or Terms(), population or expected
-    actual = _matched(expected, actual)
+    chosen = _kinds(expected, terms)
+    actual = _matched(expected, actual, chosen)
     items = {
-        name: OutputErrors(name, terms.kinds.get(name, "features"), value, (population[name], natural), precision)
+        name: OutputErrors(name, chosen[name], value, (population[name], natural), precision)
         for name, value in expected.items()
+        if chosen[name] != row_sets.KIND
     }
+    sets = {name: value for name, value in expected.items() if name not in items}
     allowed = {name: SAME_ROW[precision] * item.scale for name, item in items.items()}
-    actual = ranked_rows.aligned(expected, actual, terms.kinds, allowed)
-    compared = [item.compared(actual[name], terms.rounding.get(name), terms.slack) for name, item in items.items()]
-    reasons = tuple(reason for _, texts, _ in compared for reason in texts)
-    blind = [name for name, item in items.items() if item.blind]
-    unverifiable = next((text for _, _, text in compared if text), "")
-    if not reasons and len(blind) == len(items):
+    fixed = {name: expected[name] for name in items}
+    actual = ranked_rows.aligned(fixed, actual, {name: chosen[name] for name in items}, allowed)
+    compared = {
+        name: item.compared(actual[name], terms.rounding.get(name), terms.slack) for name, item in items.items()
+    }
+    by_rows = row_sets.compared(sets, actual, precision, natural)
+    reasons = [reason for _, texts, _ in compared.values() for reason in texts]
+    reasons += [reason for _, texts, _ in by_rows.values() for reason in texts]
+    blind = [name for name in expected if (by_rows[name][2] if name in sets else items[name].blind)]
+    unverifiable = next((text for _, _, text in compared.values() if text), "")
+    if not reasons and len(blind) == len(expected):
         unverifiable = (
             f"the reference outputs ({', '.join(blind)}) do not depend on the image, so nothing can be proved"
         )
-    return OutputVerdict(tuple(output for output, _, _ in compared), reasons, unverifiable)
+    figures = {name: result[0] for name, result in (*compared.items(), *by_rows.items())}
+    unseen = [f"a fault of '{name}' alone, which is the same for all images" for name in blind]
+    unseen += [f"a fault that leaves '{name}' near zero, as it is here" for name, i in items.items() if i.near_zero]
+    return OutputVerdict(tuple(figures[name] for name in expected), tuple(reasons), unverifiable, tuple(unseen))
 
 
 def compare(
@@ -133,6 +146,9 @@ def own_rounding(single: Mapping[str, Array], double: Mapping[str, Array], natur
     """
     result = {}
     for name, value in single.items():
+        if row_sets.is_filled(value):
+            result[name] = np.array([row_sets.compared({name: value}, double, "fp32")[name][0].max_error])
+            continue
         item = OutputErrors(name, "features", value, (value, natural), "fp32")
         if item.exact:
             result[name] = np.array([np.mean(value != double[name])])
@@ -141,12 +157,21 @@ def own_rounding(single: Mapping[str, Array], double: Mapping[str, Array], natur
     return result
 
 
-def _matched(expected: Mapping[str, Array], actual: Mapping[str, Array]) -> dict[str, Array]:
+def _kinds(expected: Mapping[str, Array], terms: Terms) -> dict[str, str]:
+    """Return the kind of each output; of variable length if it is filled, else features, unless it is named."""
+    otherwise = {name: row_sets.KIND if row_sets.is_filled(value) else "features" for name, value in expected.items()}
+    return {name: terms.kinds.get(name, kind) for name, kind in otherwise.items()}
+
+
+def _matched(expected: Mapping[str, Array], actual: Mapping[str, Array], chosen: Mapping[str, str]) -> dict[str, Array]:
     if len(expected) != len(actual):
         raise DataError(f"{len(actual)} outputs, expected {len(expected)}.")
     if set(expected) != set(actual):
         actual = dict(zip(expected, actual.values(), strict=True))
     for name, want in expected.items():
-        if want.shape != actual[name].shape:
+        have = actual[name]
+        if chosen[name] == row_sets.KIND and have.ndim == want.ndim and len(have) == len(want):
+            continue
+        if want.shape != have.shape:
             raise DataError(f"The output '{name}' has shape {list(actual[name].shape)}, expected {list(want.shape)}.")
     return dict(actual)

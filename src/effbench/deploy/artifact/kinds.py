@@ -6,7 +6,7 @@ output, and last at the name. A user's word wins over it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from effbench.errors import UsageError, unknown_name
@@ -26,6 +26,7 @@ KINDS: dict[str, str] = {
     "mask": "relative to the spread, with the agreement of labels; labels themselves by the share that differs",
     "integers": "by the share of elements that differ",
     "booleans": "by the share of elements that differ",
+    "rows": "as a set of rows, as many as an image has; by the share of rows without a partner",
 }
 """The kinds, and how each is judged."""
 FLOORED = ("probabilities", "scores")
@@ -87,6 +88,10 @@ def guess_all(
 
 def guess(name: str, value: Array, image: tuple[int, int], writer: str = "") -> str:
     """Return the guessed kind of one output, shape (images, ...)."""
+    from effbench.deploy.artifact import row_sets
+
+    if writer in row_sets.WRITERS or row_sets.is_filled(value):
+        return row_sets.KIND
     if value.dtype.kind == "b":
         return "booleans"
     spatial = value.ndim >= 3 and any(min(shape) * 4 >= min(image) for shape in (value.shape[-2:],))
@@ -133,9 +138,18 @@ def batch_axis(shape: tuple[int, ...], batch: int) -> int | None:
     return next((axis for axis, size in enumerate(shape) if size == batch), None)
 
 
-def images_first(value: Array, batch: int) -> Array:
-    """Return one run's output with the batch axis first; an output without one becomes a single row."""
+def images_first(values: Sequence[Array], counts: Sequence[int]) -> list[Array]:
+    """Return an output of several runs with the batch axis first; without one, each becomes a single row.
+
+    Args:
+        values: The output of each run.
+        counts: The number of images of each run. The batch axis has that length in every run.
+    """
     import numpy as np
 
-    axis = batch_axis(value.shape, batch)
-    return value[None] if axis is None else np.moveaxis(value, axis, 0)
+    axes = [
+        {axis for axis, size in enumerate(value.shape) if size == count}
+        for value, count in zip(values, counts, strict=True)
+    ]
+    axis = min(set.intersection(*axes), default=None)
+    return [value[None] if axis is None else np.moveaxis(value, axis, 0) for value in values]

@@ -35,6 +35,12 @@ MISMATCHES = {"fp32": 1e-4, "fp16": 2e-2, "int8": 1e-1, "a16w8": 1e-1}
 """The share of integers, labels and booleans that may differ."""
 SAME_ROW = {"fp32": 1e-3, "fp16": 1e-1, "int8": 3e-1, "a16w8": 3e-1}
 """The error of an element, relative to the scale, up to which two rows of ranked detections are the same detection."""
+ROWS = {"fp32": 1e-3, "fp16": 5e-2, "int8": 3e-1, "a16w8": 3e-1}
+"""The share of rows of an output of variable length that may lack a partner: a suppression decides by a threshold."""
+MANY_ROWS = 20
+"""If there are so many rows, one may lack a partner in every precision."""
+CONSTANT_ERROR = {"fp32": 5e-5, "fp16": 2e-2, "int8": 1e-1, "a16w8": 1e-1}
+"""The largest error of an output that is the same for all images, relative to its largest value."""
 VISIBLE = {"fp32": 1e-3, "fp16": 2e-2, "int8": 2e-2, "a16w8": 2e-2}
 """The smallest error that a comparison sees, relative to the scale."""
 

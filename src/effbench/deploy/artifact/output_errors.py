@@ -39,6 +39,7 @@ class OutputErrors:
         self.peak = float(np.abs(self._want).max(initial=0))
         self.constant = self.spread <= limits.CONSTANT * max(self.peak, _TINY)
         smallest = limits.SMALLEST_SCALE[precision] if kind in FLOORED else 0.0
+        self.near_zero = not self.exact and smallest > 0 and self.peak <= smallest
         self.scale = max(self.peak if self.constant else self.spread, smallest, _TINY)
         distance = np.sqrt(np.mean((self._want - self._center) ** 2, axis=(1, 2), keepdims=True))
         self._distance = distance
@@ -47,10 +48,17 @@ class OutputErrors:
         self._scales[natural:] = np.maximum(self.scale, distance[natural:])
 
     @property
+    def _alike(self) -> bool:
+        """Whether the output is compared value by value, as it is the same for all images."""
+        return self.constant and not self.near_zero
+
+    @property
     def blind(self) -> bool:
         """Whether a comparison proves nothing, as the output hardly depends on the image."""
         if self.exact:
             return self.constant
+        if self.near_zero:  # a map without a hit has an absolute scale
+            return False
         return self.constant or self.spread < 10 * limits.VISIBLE[self.precision] * self.scale
 
     def errors(self, actual: Array) -> Array:
@@ -70,6 +78,8 @@ class OutputErrors:
         """
         if self.exact:
             return self._compared_exactly(actual, rounding)
+        if rounding is not None and self._in_last_bits(rounding):
+            self._set_constant()
         finite = bool(np.isfinite(actual).all())
         have = np.nan_to_num(np.asarray(actual, np.float64))
         errors = self.errors(have)
@@ -90,13 +100,23 @@ class OutputErrors:
             top1_agreement=self._agreement(have),
             spread=self.spread / max(self.peak, _TINY),
             snr_db=_signal_to_noise_db(self.spread**2, self._noise(have)),
-            limit=float(limit[channel]) if self.precision == "fp32" else None,
+            limit=float(limit[channel]) if self.precision == "fp32" or self._alike else None,
             rounding=None if own is None else float(own[channel]),
         )
         reasons = [] if finite else [f"the output '{self.name}' holds NaN or infinity"]
         failures = list(self._failures(output, place, int(cosines.argmin()) if len(cosines) else 0, have, slack))
         doubt = self._doubt(output, own, bool(failures), slack) if finite and own is not None else ""
         return output, [] if doubt else reasons + failures, doubt
+
+    def _in_last_bits(self, rounding: Array | float) -> bool:
+        """Return whether images differ by no more than the last bits of fp32, which are rounding."""
+        own = float(np.max(rounding, initial=0))
+        unclear = own > limits.LIMITS["fp32"]["max_error"] / limits.WELL_BELOW
+        return not self.near_zero and unclear and self.spread * min(own, 1.0) <= limits.LAST_BITS * self.peak
+
+    def _set_constant(self) -> None:
+        self.constant, self.scale = True, max(self.peak, _TINY)
+        self._scales = np.full_like(self._scales, self.scale)
 
     def _doubt(self, output: OutputFidelity, own: Array, failed: bool, slack: float) -> str:
         """Return why the comparison cannot tell: the model's own rounding is as large as the error or the limit."""
@@ -111,7 +131,9 @@ class OutputErrors:
     def _limits(self, rounding: Array | float | None, slack: float) -> tuple[Array, Array | None]:
         """Return by channel the largest error allowed in fp32 and the model's own rounding, relative to the scale."""
         channels, most = self._want.shape[1], slack * limits.LIMITS["fp32"]["max_error"]
-        if rounding is None or self.constant:
+        if self._alike:
+            return np.full(channels, limits.CONSTANT_ERROR[self.precision]), None
+        if rounding is None or self.near_zero:
             return np.full(channels, most), None
         own = np.broadcast_to(np.asarray(rounding, np.float64), channels) * (self.spread / self.scale)
         # A channel whose few values happen to round exactly may differ as much as the others do.
@@ -121,11 +143,13 @@ class OutputErrors:
 
     def _failures(self, output: OutputFidelity, place: int, image: int, have: Array, slack: float) -> Iterator[str]:
         bounds = limits.relaxed(limits.LIMITS[self.precision], slack)
+        if self._alike:
+            bounds = {}
         if output.limit is not None:
             bounds["max_error"] = output.limit
         for figure, bound in bounds.items():
             value = getattr(output, figure)
-            if figure == "cosine" and value < bound and not self.constant:
+            if figure == "cosine" and value < bound:
                 yield f"cosine {value:.4g} is below {bound:g}: output '{self.name}', image {image}"
             elif figure != "cosine" and value > bound:
                 text = f"{figure.replace('_', ' ')} {value:.3g} is above {bound:.3g} of the spread"

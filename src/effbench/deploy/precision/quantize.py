@@ -93,7 +93,7 @@ def _nncf(model: ModelProto, batches: Sequence[Mapping[str, Array]], extremes: b
                     activations_range_estimator_params=ranges,
                 ),
             )
-        except (RuntimeError, ValueError, KeyError) as error:
+        except (RuntimeError, ValueError, KeyError, AttributeError) as error:
             raise ConversionError("int8", f"NNCF: {str(error).splitlines()[0]}") from error
     quantized: ModelProto = result
     return quantized
