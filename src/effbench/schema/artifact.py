@@ -155,6 +155,8 @@ class Fidelity:
     by_output: tuple[OutputFidelity, ...] = ()
     """The figures of each output; those above are the worst of them."""
 
+    independent: bool = True
+    """Whether the engine has other code than the one that computed the expected outputs."""
     paired: int = 0
     """How many tensors of the runtime were compared with its quantized graph, each on the runtime's own levels."""
 

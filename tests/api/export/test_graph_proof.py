@@ -11,11 +11,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from effbench.api.export import graph_proof
-from effbench.api.export.graph_proof import GraphEngine
+from effbench.api.export import graph_engines, graph_proof
+from effbench.api.export.graph_engines import GraphEngine
 from effbench.api.export.run import export
 from effbench.deploy.artifact import bundle, fidelity
-from effbench.errors import ConversionError, FidelityError
+from effbench.errors import ConversionError, FidelityError, UnverifiableError
 from effbench.schema import Cell, Preprocessing, Proof, Status, TensorSpec
 
 pytestmark = [pytest.mark.target("torch"), pytest.mark.target("ort")]
@@ -111,11 +111,13 @@ def without_an_operator(monkeypatch: pytest.MonkeyPatch) -> None:
     def opened(model: onnx.ModelProto) -> fidelity.Run:
         raise ConversionError("interpret", "the interpreter has no such operator", op=model.graph.node[-1].op_type)
 
-    monkeypatch.setattr(graph_proof, "_interpreter", lambda mode: opened)
+    monkeypatch.setattr(graph_engines, "interpreter", lambda mode: opened)
 
 
 @pytest.mark.usefixtures("without_an_operator")
-def test_where_the_interpreter_lacks_an_operator_another_engine_runs_the_graph() -> None:
+def test_where_the_interpreter_lacks_an_operator_another_engine_runs_the_graph(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     wide = graph()
     proof, _ = graph_proof.prove_export(wide, setup_of(model), in_float64, model)
     assert proof.passed
@@ -124,6 +126,10 @@ def test_where_the_interpreter_lacks_an_operator_another_engine_runs_the_graph()
     assert engine.title.startswith("ONNX Runtime")
     proof, _ = graph_proof.prove_file(wide, setup_of(run), engine)
     assert proof.passed
+    assert not proof.engine.startswith("ONNX Runtime")
+    assert proof.independent
+    monkeypatch.setattr(graph_engines, "installed", lambda package: package in ("torch", "onnxruntime"))
+    proof, _ = graph_proof.prove_file(wide, setup_of(run), engine)
     assert proof.engine.startswith("the reference evaluator of onnx")
     assert proof.inputs == 1
 
@@ -137,19 +143,107 @@ def test_engines_that_differ_prove_nothing(monkeypatch: pytest.MonkeyPatch) -> N
 
     def faulty() -> Iterator[GraphEngine]:
         yield first
-        yield GraphEngine("another", lambda _: graph_proof._onnxruntime(graph(activation="Sigmoid")))
+        yield GraphEngine("another", lambda _: graph_engines.onnxruntime(graph(activation="Sigmoid")))
 
-    monkeypatch.setattr(graph_proof, "engines", faulty)
+    monkeypatch.setattr(graph_engines, "engines", faulty)
     with pytest.raises(FidelityError, match=r"Two engines compute different outputs .* against another"):
         graph_proof.prove_file(graph(), setup_of(run), first)
 
 
 @pytest.mark.usefixtures("without_an_operator")
 def test_without_any_engine_nothing_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    only = GraphEngine("the interpreter", graph_proof._interpreter("float32"))
-    monkeypatch.setattr(graph_proof, "engines", lambda: iter([only]))
+    only = GraphEngine("the interpreter", graph_engines.interpreter("float32"))
+    monkeypatch.setattr(graph_engines, "engines", lambda: iter([only]))
     with pytest.raises(ConversionError, match="no engine here runs it, so nothing can be made of it"):
         graph_proof.reference_engine(graph(), {"image": IMAGES[:1].astype(np.float32)})
+
+
+@pytest.mark.usefixtures("without_an_operator")
+def test_a_graph_that_one_engine_runs_is_not_independently_proved(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(model: onnx.ModelProto) -> fidelity.Run:
+        raise ConversionError("compile", "no such operator")
+
+    monkeypatch.setattr(graph_engines, "openvino", refuses)
+    monkeypatch.setattr(graph_engines, "evaluator", refuses)
+    first, run = graph_proof.reference_engine(graph(), {"image": np.zeros((1, 3, 8, 8), np.float32)})
+    proof, _ = graph_proof.prove_file(graph(), setup_of(run), first)
+    assert (True, False, first.title) == (proof.passed, proof.independent, proof.engine)
+    constant, zeros = graph(0 * WEIGHT), graph_engines.onnxruntime(graph(0 * WEIGHT))
+    proof, _ = graph_proof.prove_file(constant, setup_of(zeros), first)
+    assert proof.unverifiable, "outputs that do not depend on the image"
+
+
+def test_a_third_engine_decides_where_the_second_has_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, run = graph_proof.reference_engine(graph(), {"image": np.zeros((1, 3, 8, 8), np.float32)})
+
+    def three() -> Iterator[GraphEngine]:
+        yield first
+        yield GraphEngine("faulty", lambda _: graph_engines.onnxruntime(graph(activation="Sigmoid")))
+        yield GraphEngine("sound", graph_engines.onnxruntime)
+
+    monkeypatch.setattr(graph_engines, "engines", three)
+    proof, _ = graph_proof.prove_file(graph(), setup_of(run), first)
+    assert (True, "sound") == (proof.passed, proof.engine)
+
+
+@pytest.mark.target("ov")
+def test_every_engine_computes_the_same() -> None:
+    feed = {"image": np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)}
+    outputs = {engine.title: engine.open(graph())(feed)["output"] for engine in graph_engines.engines()}
+    assert 4 == len(outputs)
+    for title, value in outputs.items():
+        np.testing.assert_allclose(value, model(feed)["0"], atol=1e-5, err_msg=title)
+
+
+def test_without_torch_other_engines_run_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph_engines, "installed", lambda package: package != "torch")
+    monkeypatch.setattr(graph_proof, "installed", lambda package: package != "torch")
+    monkeypatch.setattr(graph_engines, "interpreter", None)
+    first, run = graph_proof.reference_engine(graph(), {"image": np.zeros((1, 3, 8, 8), np.float32)})
+    proof, rounding = graph_proof.prove_file(graph(), setup_of(run), first)
+    assert (True, True, {}) == (proof.passed, proof.independent, rounding)
+
+
+def test_the_reference_evaluator_stops_at_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    from onnx.reference import ReferenceEvaluator
+
+    monkeypatch.setattr(graph_engines, "EVALUATOR_S", 0.05)
+    monkeypatch.setattr(ReferenceEvaluator, "run", lambda *_: [sum(1 for _ in iter(int, 1))])
+    run = graph_engines.evaluator(graph())
+    with pytest.raises(ConversionError, match=r"more than 0.05 s for one run"):
+        run({"image": np.zeros((1, 3, 8, 8), np.float32)})
+
+
+def test_an_engine_that_fails_while_it_runs_is_no_crash() -> None:
+    nodes = [helper.make_node("MatMul", ["image", "weight"], ["output"])]
+    for engine in graph_engines.engines():
+        with pytest.raises(ConversionError):
+            engine.open(small(nodes, WEIGHT))({"image": np.zeros((1, 3, 8, 8), np.float32)})
+
+
+@pytest.mark.parametrize("value", [np.nan, 1.0])
+def test_an_undefined_reference_is_a_fidelity_failure(value: float) -> None:
+    outputs = {"fine": np.ones((2, 3)), "integers": np.ones(2, int), "odd": np.array([[1, 2], [3, value]])}
+    if value == 1.0:
+        graph_proof.check_defined(outputs)
+        return
+    with pytest.raises(FidelityError, match=r"'odd' is NaN at \[1, 1\] \(1 of 4 values\)"):
+        graph_proof.check_defined(outputs)
+
+
+@pytest.mark.parametrize("jump", [0.0, 1e-6, 0.5])
+def test_a_model_that_changes_between_runs_is_unverifiable(jump: float) -> None:
+    runs = iter([0.0, jump])
+
+    def changing(feeds: Mapping[str, Any]) -> dict[str, Any]:
+        return {"output": np.array([[1.0, np.inf]]) + next(runs)}
+
+    if jump < 1e-3:
+        graph_proof.check_repeatable(changing, {})
+        return
+    with pytest.raises(UnverifiableError, match=r"'output': 1, then 1.5 at \[0, 0\]") as caught:
+        graph_proof.check_repeatable(changing, {})
+    assert 3 == caught.value.exit_code
 
 
 FACTORIES = '''

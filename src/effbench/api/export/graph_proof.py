@@ -6,19 +6,20 @@ which is thereby known: it is the floor of every later check. If they differ by 
 float64 as well, which tells a wrong graph from a model that fp32 cannot compute.
 
 The expected outputs of an ``.onnx`` file are those of one engine, and another one with different code runs the graph
-too. Of the engines, the first that has all operators is taken.
+too. Of the engines (`graph_engines`), the first that has all operators is taken. If no second one has them, the proof
+says that it is not independent.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from importlib.metadata import version
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from effbench.api.export import graph_engines
+from effbench.api.export.graph_engines import GraphEngine
 from effbench.deploy import installed
 from effbench.deploy.artifact import fidelity, limits
 from effbench.deploy.artifact.fidelity import Setup
@@ -36,30 +37,13 @@ SLOW_IMAGES = 1
 """Images for an evaluator that takes seconds for each."""
 
 
-@dataclass(frozen=True)
-class GraphEngine:
-    """Something that runs an ONNX graph: its name, whether it is slow, and how it is opened."""
-
-    title: str
-    open: Callable[[ModelProto], fidelity.Run]
-    slow: bool = False
-
-
-def engines() -> Iterator[GraphEngine]:
-    """Yield the engines that are installed, each with code of its own, the preferred one first."""
-    yield GraphEngine("effbench's ONNX interpreter on torch, fp32", _interpreter("float32"))
-    if installed("onnxruntime"):
-        yield GraphEngine(f"ONNX Runtime {version('onnxruntime')}, unoptimized", _onnxruntime)
-    yield GraphEngine(f"the reference evaluator of onnx {version('onnx')}", _evaluator, slow=True)
-
-
 def reference_engine(model: ModelProto, batch: Mapping[str, Any]) -> tuple[GraphEngine, fidelity.Run]:
     """Return the engine that computes the expected outputs of an ``.onnx`` file: the first that runs it.
 
     Raises:
         ConversionError: None does; the message has the reason of each.
     """
-    return _opened(engines(), model, batch)
+    return graph_engines.opened(graph_engines.engines(), model, batch)
 
 
 def prove_file(model: ModelProto, setup: Setup, first: GraphEngine) -> tuple[Fidelity, Mapping[str, float]]:
@@ -71,24 +55,37 @@ def prove_file(model: ModelProto, setup: Setup, first: GraphEngine) -> tuple[Fid
         first: That engine.
 
     Returns:
-        The record, and the model's own rounding, by output.
+        The record, which is not independent where no second engine runs the graph, and the model's own rounding, by
+        output.
 
     Raises:
-        FidelityError: The engines differ by more than the model's own rounding explains.
-        ConversionError: No second engine runs this graph.
+        FidelityError: Every other engine differs by more than the model's own rounding explains.
     """
     batch = fidelity.feeds(setup.reference.images[: setup.batch], setup.batch, setup.spec, setup.preprocessing)[0]
-    second, run = _opened((engine for engine in engines() if engine.title != first.title), model, batch)
     rounding = _rounding_of_graph(model, replace(setup, limit=IMAGES))
     setup = replace(setup, reference=setup.reference._replace(rounding=rounding))
-    proof = _checked(run, replace(setup, limit=SLOW_IMAGES if second.slow else None), second)
-    if proof.failed:
-        raise FidelityError(
-            f"Two engines compute different outputs from this graph: {'; '.join(proof.reasons)} ({first.title}, "
-            f"against {second.title}).",
-            hint="One of them has a fault, or the graph uses an operator beyond its definition.",
-        )
-    return proof, rounding
+    others = (engine for engine in graph_engines.engines() if engine.title != first.title)
+    reasons: list[str] = []
+    refuted: list[tuple[str, Fidelity]] = []
+    for second, run in graph_engines.running(others, model, batch, reasons):
+        proof = _checked(run, replace(setup, limit=SLOW_IMAGES if second.slow else None), second)
+        if not proof.failed:
+            return proof, rounding
+        refuted.append((second.title, proof))
+    if not refuted:
+        return _alone(model, setup, first), rounding
+    title, proof = refuted[0]
+    raise FidelityError(
+        f"Two engines compute different outputs from this graph: {'; '.join(proof.reasons)} ({first.title}, against "
+        f"{title}).",
+        hint="One of them has a fault, or the graph uses an operator beyond its definition.",
+    )
+
+
+def _alone(model: ModelProto, setup: Setup, engine: GraphEngine) -> Fidelity:
+    """Return the proof of a graph that only one engine here runs: it shows that the outputs tell inputs apart."""
+    few = replace(setup, limit=SLOW_IMAGES if engine.slow else IMAGES)
+    return replace(_checked(engine.open(model), few, engine), independent=False)
 
 
 def prove_export(
@@ -110,9 +107,9 @@ def prove_export(
         ConversionError: No engine here runs the graph.
     """
     first = fidelity.feeds(setup.reference.images[: setup.batch], setup.batch, setup.spec, setup.preprocessing)[0]
-    engine, graph = _opened(_exact_engines(), model, first)
+    engine, graph = graph_engines.opened(graph_engines.exact_engines(), model, first)
     few = replace(setup, limit=SLOW_IMAGES if engine.slow else IMAGES)
-    graph = _Remembered(graph)
+    graph = graph_engines.Remembered(graph)
     rounding = _rounding(graph, few)
     if max(rounding.values()) > limits.resolution(limits.LIMITS[setup.precision]):
         try:
@@ -131,20 +128,6 @@ def prove_export(
     return proof, rounding
 
 
-class _Remembered:
-    """A function of inputs that runs once for equal ones."""
-
-    def __init__(self, run: fidelity.Run) -> None:
-        self._run = run
-        self._outputs: dict[bytes, Mapping[str, Any]] = {}
-
-    def __call__(self, feeds: Mapping[str, Any]) -> Mapping[str, Any]:
-        key = b"".join(value.tobytes() for value in feeds.values())
-        if key not in self._outputs:
-            self._outputs[key] = self._run(feeds)
-        return self._outputs[key]
-
-
 def _rounding(exact: fidelity.Run, setup: Setup) -> dict[str, float]:
     """Return the error of the expected outputs against an engine that is exact, by output, of the spread."""
     few = fidelity.first(setup.reference, setup.limit, setup.batch)
@@ -154,11 +137,14 @@ def _rounding(exact: fidelity.Run, setup: Setup) -> dict[str, float]:
 
 def _rounding_of_graph(model: ModelProto, setup: Setup) -> dict[str, float]:
     """Return how far the interpreter in fp32 is from itself in float64; empty if it lacks an operator of the graph."""
+    if not installed("torch"):
+        return {}
     few = fidelity.first(setup.reference, setup.limit, setup.batch)
     batches = fidelity.feeds(few.images, setup.batch, setup.spec, setup.preprocessing)
     try:
         single, exact = (
-            fidelity.run_all(_interpreter(mode)(model), batches, np.float64) for mode in ("float32", "float64")
+            fidelity.run_all(graph_engines.interpreter(mode)(model), batches, np.float64)
+            for mode in ("float32", "float64")
         )
     except ConversionError:
         return {}
@@ -184,7 +170,7 @@ def check_repeatable(run: fidelity.Run, batch: Mapping[str, Any]) -> None:
             continue
         wide, wide_again = value.astype(np.float64), again.astype(np.float64)
         finite = np.isfinite(wide) & np.isfinite(wide_again)
-        distance = np.where(finite, np.abs(np.where(finite, wide - wide_again, 0)), 0)
+        distance = np.abs(np.where(finite, wide, 0) - np.where(finite, wide_again, 0))
         if distance.max() > REPEATABLE * np.abs(wide[finite]).max(initial=0):
             place = tuple(int(index) for index in np.unravel_index(int(distance.argmax()), distance.shape))
             raise _not_repeatable(name, f"{wide[place]:.6g}, then {wide_again[place]:.6g} at {list(place)}")
@@ -212,63 +198,3 @@ def check_defined(outputs: Mapping[str, Any]) -> None:
                 f"The model's own output '{name}' is NaN at {place} ({int(undefined.sum())} of {value.size} values).",
                 hint="The model divides by zero or overflows on ordinary inputs; check its weights and its inputs.",
             )
-
-
-def _exact_engines() -> Iterator[GraphEngine]:
-    """Yield the interpreter in float64, then the engines that have more operators."""
-    yield GraphEngine("effbench's ONNX interpreter on torch, float64", _interpreter("float64"))
-    yield from itertools.islice(engines(), 1, None)
-
-
-def _opened(
-    candidates: Iterable[GraphEngine], model: ModelProto, batch: Mapping[str, Any]
-) -> tuple[GraphEngine, fidelity.Run]:
-    reasons = []
-    for engine in candidates:
-        try:
-            opened = engine.open(model)
-            run = _Remembered(opened)
-            run(batch)
-        except ConversionError as error:
-            reasons.append(f"{engine.title}: {error.message}.")
-        else:
-            return engine, run
-    raise ConversionError(
-        "proof of the graph",
-        f"no engine here runs it, so nothing can be made of it. {' '.join(reasons)}",
-        hint="Install another engine: pip install 'effbench[ort]'",
-    )
-
-
-def _interpreter(mode: str) -> Callable[[ModelProto], fidelity.Run]:
-    from effbench.deploy.interpreter import Interpreter
-
-    def opened(model: ModelProto) -> fidelity.Run:
-        interpreter = Interpreter(model)
-        return lambda feeds: interpreter.run(feeds, mode)
-
-    return opened
-
-
-def _onnxruntime(model: ModelProto) -> fidelity.Run:
-    from effbench.deploy.graph.run_ort import runner
-
-    return runner(model, optimized=False)
-
-
-def _evaluator(model: ModelProto) -> fidelity.Run:
-    from onnx.reference import ReferenceEvaluator
-
-    names = [output.name for output in model.graph.output]
-    try:
-        session = ReferenceEvaluator(model)
-    except NotImplementedError as error:
-        raise ConversionError("reference evaluator", str(error).splitlines()[0]) from error
-
-    def run(feeds: Mapping[str, Any]) -> Mapping[str, Any]:
-        try:
-            return dict(zip(names, session.run(None, dict(feeds)), strict=True))
-        except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
-            raise ConversionError("reference evaluator", str(error).split("\n")[0]) from error
-
-    return run

@@ -13,6 +13,7 @@ from effbench.api.export.dependencies.trace import Tracer
 from effbench.api.export.source import versions
 from effbench.api.export.stages import Stages
 from effbench.codec import from_json, to_json
+from effbench.deploy import installed
 from effbench.deploy.artifact import bundle, encoded, fidelity, kinds
 from effbench.deploy.graph import normalize, onnx_file
 from effbench.schema import Artifact, Backbone, Fidelity, InputShapes, Subject, TensorSpec, Weights
@@ -149,9 +150,11 @@ def _eager(module: Any, spec: TensorSpec) -> fidelity.Run:
 
 def _from_file(job: dict[str, Any], draft: Path, stages: Stages) -> Artifact:
     import onnx
-    import torch
 
-    torch.set_num_threads(int(job["threads"]))
+    if installed("torch"):  # for the interpreter; other engines do without
+        import torch
+
+        torch.set_num_threads(int(job["threads"]))
     stages.begin("read the .onnx file")
     path = Path(job["path"])
     model, steps = normalize.load(path)
@@ -164,6 +167,7 @@ def _from_file(job: dict[str, Any], draft: Path, stages: Stages) -> Artifact:
     images = fidelity.reference_images(fidelity.count_for(batch), spec.shape[1] or 3, resolution)
     batches = fidelity.feeds(images, batch, spec, backbone.preprocessing)
     engine, run = graph_proof.reference_engine(static, batches[0])
+    graph_proof.check_repeatable(engine.open(static), batches[0])
     expected = fidelity.run_all(run, batches)
     graph_proof.check_defined(expected)
     example = encoded.make_example(run, spec, batch, backbone.preprocessing)

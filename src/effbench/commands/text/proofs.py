@@ -11,13 +11,19 @@ def lines(cell: Cell) -> Iterator[str]:
     """Yield what was compared to prove a cell's graph, and its artifact."""
     graph, own = cell.graph_fidelity, cell.fidelity
     if graph is not None and graph.images:
+        by = f"graph compared with the model by {graph.engine}" if graph.independent else alone(graph)
         yield (
-            f"graph compared with the model by {graph.engine}: {graph.images}; {_outputs(graph)}; "
+            f"{by}: {graph.images}; {_outputs(graph)}; "
             f"max error {graph.max_error:.1e} of the spread; limit: {_limits(graph.limits)}"
         )
     if own is not None and own.images:
         compared = f"compared: {own.images}; {_outputs(own)}; limit: {_limits(own.limits)}; {_rounding(own)}"
         yield f"{compared}; not seen: {', '.join(own.blind_to)}" if own.blind_to else compared
+
+
+def alone(graph: Fidelity) -> str:
+    """Return what the proof of a graph that only one engine runs is worth."""
+    return f"graph not checked by a second engine (none here runs it): ok against {graph.reference}"
 
 
 def _outputs(proof: Fidelity) -> str:

@@ -45,7 +45,7 @@ def _cell(cell: Cell) -> tuple[str, ...]:
         str(cell.shapes),
         cell.precision,
         cell.target,
-        cell.verdict + (" (cached)" if cell.cached else ""),
+        cell.verdict + _mark(cell) + (" (cached)" if cell.cached else ""),
         "" if cell.proved_by is None else str(cell.proved_by),
         "" if fidelity is None else f"{fidelity.max_error:.1e}",
         "" if fidelity is None else f"{fidelity.cosine:.6f}",
@@ -53,6 +53,11 @@ def _cell(cell: Cell) -> tuple[str, ...]:
         f"{cell.seconds:.1f} s",
         cell.artifact,
     )
+
+
+def _mark(cell: Cell) -> str:
+    """Mark a cell whose graph only one engine ran; the line about its proof explains it."""
+    return "" if cell.graph_fidelity is None or cell.graph_fidelity.independent else " (one engine)"
 
 
 def _remarks(rows: Sequence[Cell]) -> Iterator[tuple[str, str]]:

@@ -94,7 +94,7 @@ def check(model: onnx.ModelProto, path: Path) -> None:
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
-        raise DataError(f"{path}: not a valid ONNX model: {_reason(error)}") from error
+        raise DataError(f"{path}: not a valid ONNX model: {reason(error)}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not a valid ONNX model: a name is no text ({error}).") from error
     finally:
@@ -102,7 +102,7 @@ def check(model: onnx.ModelProto, path: Path) -> None:
             kind.ClearField("shape")
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """Return what a library says, up to its stack; a line that ends in a colon goes on in the next."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     count = next((i + 1 for i, line in enumerate(lines) if not line.endswith(":")), len(lines))
@@ -208,7 +208,7 @@ def infer_shapes(model: onnx.ModelProto, label: str) -> onnx.ModelProto:
     try:
         return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     except onnx.shape_inference.InferenceError as error:
-        raise DataError(f"{label}: its shapes do not fit together: {_reason(error)}") from error
+        raise DataError(f"{label}: its shapes do not fit together: {reason(error)}") from error
 
 
 def tidy(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from effbench import drafts
 from effbench.deploy.artifact import fidelity
+from effbench.deploy.graph import onnx_file
 from effbench.errors import ConversionError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -43,9 +44,16 @@ def runner(model: ModelProto, tensors: Sequence[str] = (), optimized: bool = Tru
         session = ort.InferenceSession(_with_outputs(model, tensors), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         # The exception classes of onnxruntime share no public base class.
-        raise ConversionError("onnxruntime load", str(error).splitlines()[0]) from error
+        raise ConversionError("onnxruntime load", onnx_file.reason(error)) from error
     names = [output.name for output in session.get_outputs()]
-    return lambda feeds: dict(zip(names, session.run(names, dict(feeds)), strict=True))
+
+    def run(feeds: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+        except Exception as error:
+            raise ConversionError("onnxruntime run", onnx_file.reason(error)) from error
+
+    return run
 
 
 def session_options(threads: int) -> Any:
