@@ -13,6 +13,7 @@ import secrets
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,6 +54,22 @@ def draft(parent: Path, prefix: str = PREFIX, remove: Callable[[Path], None] | N
         os.close(handle)
 
 
+def replace_folder(draft: Path, folder: Path) -> None:
+    """Move a folder into the place of another one, which is removed; another process may be doing the same.
+
+    Raises:
+        OSError: It cannot be moved there.
+    """
+    for attempt in range(TRIES):
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            draft.rename(folder)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY) or attempt == TRIES - 1:
+                raise
+
+
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
     """Yield an empty folder for one piece of work, private to this user; the next one removes those left by a kill."""
@@ -78,6 +95,37 @@ def file_lock(path: Path, limit_s: float) -> FileLock:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(path, timeout=limit_s, mode=stat.S_IMODE(path.parent.stat().st_mode) & 0o666)
+
+
+@contextlib.contextmanager
+def folder_lock(folder: Path, limit_s: float) -> Iterator[None]:
+    """Hold the lock of a folder itself, which leaves no file in it; on a file system without locks it holds nothing.
+
+    Raises:
+        TimeoutError: Another process has held it for so long.
+        OSError: There is no such folder.
+    """
+    handle, deadline = os.open(folder, os.O_RDONLY), time.monotonic() + limit_s
+    try:
+        with contextlib.suppress(_NoLocksError):
+            while not _locked(handle):
+                if time.monotonic() > deadline:
+                    raise TimeoutError(errno.ETIMEDOUT, f"another process has held it for {limit_s:g} s", str(folder))
+                time.sleep(0.02)
+        yield
+    finally:
+        os.close(handle)
+
+
+class _NoLocksError(OSError):
+    """The file system has no locks."""
+
+
+def _locked(handle: int) -> bool:
+    try:
+        return _take(handle)
+    except OSError as error:
+        raise _NoLocksError from error
 
 
 def sweep(parent: Path, prefix: str = PREFIX, remove: Callable[[Path], None] | None = None) -> None:

@@ -6,6 +6,7 @@ import os
 import stat
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -69,9 +70,23 @@ class Store:
             DataError: The record could not be read back, the folder cannot be written or the disk is full; earlier
                 lines stay as they were.
         """
-        line = canonical(to_json(record))
-        _record(type(record), line, f"this {type(record).__name__.lower()}")
-        append_line(self.path if isinstance(record, Measurement) else self.evaluations_path, line)
+        append_line(self.path if isinstance(record, Measurement) else self.evaluations_path, _line_of(record))
+
+    def append_missing(self, measurements: Sequence[Measurement]) -> None:
+        """Append those rounds of one run of an artifact that are not stored yet; two imports at once store each once.
+
+        Raises:
+            DataError: As for `append`.
+        """
+        lines = [_line_of(item) for item in measurements]
+        with locked(self.path):
+            ends = {(item.run, item.digest): len(item.samples.rounds) for item in self}
+            for item, line in zip(measurements, lines, strict=True):
+                rounds, key = len(item.samples.rounds), (item.run, item.digest)
+                if ends.get(key, 0) >= rounds:
+                    ends[key] -= rounds
+                else:
+                    _append(self.path, line)
 
     def __iter__(self) -> Iterator[Measurement]:
         """Yield every measurement with all its rounds; a line that cannot be read is named in a warning and skipped."""
@@ -90,6 +105,13 @@ class Store:
         return [merge(lines) for lines in joined.values()]
 
 
+def _line_of(record: Measurement | Evaluation) -> bytes:
+    """Return the line of a record, which can be read back."""
+    line = canonical(to_json(record))
+    _record(type(record), line, f"this {type(record).__name__.lower()}")
+    return line
+
+
 def append_line(path: Path, line: bytes) -> None:
     """Append a line to a file and wait until it is on the disk.
 
@@ -97,20 +119,22 @@ def append_line(path: Path, line: bytes) -> None:
         DataError: The folder cannot be written, the disk is full, or another process does not release the file;
             earlier lines stay as they were.
     """
+    with locked(path):
+        _append(path, line)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a file below a home: what is read and written inside, no other process changes meanwhile.
+
+    Raises:
+        DataError: Another process does not release it, or the folder cannot be written; also for an OSError inside.
+    """
     from filelock import Timeout
 
     try:
-        with drafts.file_lock(path.with_suffix(".lock"), LOCK_S), _appending(path) as stream:
-            size = stream.tell()
-            try:
-                # A line that an earlier kill cut short must not swallow this one.
-                pending = (b"\n" if _is_torn(path, size) else b"") + line + b"\n"
-                while pending:  # unbuffered: after a failure nothing is left to be written
-                    pending = pending[stream.write(pending) :]
-                os.fsync(stream.fileno())
-            except OSError:
-                stream.truncate(size)
-                raise
+        with drafts.file_lock(path.with_suffix(".lock"), LOCK_S):
+            yield
     except Timeout:
         raise DataError(
             f"{path}: another process has held its lock for {LOCK_S:g} s.", hint="Nothing was lost; run it again."
@@ -120,6 +144,20 @@ def append_line(path: Path, line: bytes) -> None:
             f"Cannot write {path}: {error.strerror}.",
             hint="Nothing earlier was lost; free space or choose another folder with --out.",
         ) from error
+
+
+def _append(path: Path, line: bytes) -> None:
+    with _appending(path) as stream:
+        size = stream.tell()
+        try:
+            # A line that an earlier kill cut short must not swallow this one.
+            pending = (b"\n" if _is_torn(path, size) else b"") + line + b"\n"
+            while pending:  # unbuffered: after a failure nothing is left to be written
+                pending = pending[stream.write(pending) :]
+            os.fsync(stream.fileno())
+        except OSError:
+            stream.truncate(size)
+            raise
 
 
 def _appending(path: Path) -> IO[bytes]:

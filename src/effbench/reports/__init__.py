@@ -120,7 +120,9 @@ def _paper(rows: Sequence[Row], metric: str, folder: Path) -> list[Path]:
 
 
 def _write(path: Path, text: str) -> Path:
-    path.write_text(text, encoding="utf-8", newline="\n")
+    from effbench.store import write_atomically
+
+    write_atomically(path, text)
     return path
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from effbench.errors import MissingDependencyError
+from effbench.reports.figures import save
 from effbench.reports.plot import COLORS, GRID, INK, SOFT, STYLE
 
 
@@ -61,6 +62,6 @@ def draw(lines: Sequence[Line], title: str, path: Path) -> list[Path]:
         if len(lines) > 1:
             axes.legend(frameon=False, labelcolor=SOFT, loc="lower right")
         files = [path.with_name(f"{path.name}.png"), path.with_name(f"{path.name}.svg")]
-        figure.savefig(files[0], dpi=160, metadata={"Software": None})
-        figure.savefig(files[1], metadata={"Date": None, "Creator": None})
+        for file in files:
+            save(figure, file)
     return files

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from effbench.errors import MissingDependencyError
 from effbench.reports import pareto
+from effbench.reports.figures import save
 from effbench.reports.labels import place_labels
 from effbench.reports.layout import conditions, conditions_in_words, section_key, title
 from effbench.reports.rows import check_metric, order
@@ -55,8 +56,8 @@ def write_plots(rows: Iterable[Row], metric: str, folder: Path) -> list[tuple[Ha
         with matplotlib.rc_context(STYLE):
             figure = draw(group, metric)
             FigureCanvasAgg(figure)
-            figure.savefig(folder / f"{name}.png", dpi=160, metadata={"Software": None})
-            figure.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
+            for suffix in (".png", ".svg"):
+                save(figure, folder / f"{name}{suffix}")
         written.append((section_key(group[0]), folder / f"{name}.svg"))
     return written
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from effbench.errors import MissingDependencyError
+from effbench.reports.figures import save
 from effbench.reports.plot import COLORS, GRID, INK, SHAPES, SOFT, STYLE
 
 if TYPE_CHECKING:
@@ -65,8 +66,8 @@ def draw(layers: Sequence[Dot], model: Dot, roofs: Sequence[Sequence[float]], ti
         axes.spines[["top", "right"]].set_visible(False)
         _draw_legend(axes)
         files = [path.with_name(f"{path.name}.png"), path.with_name(f"{path.name}.svg")]
-        figure.savefig(files[0], dpi=160, metadata={"Software": None})
-        figure.savefig(files[1], metadata={"Date": None, "Creator": None})
+        for file in files:
+            save(figure, file)
     return files
 
 

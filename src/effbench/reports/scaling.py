@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from effbench.errors import MissingDependencyError
+from effbench.reports.figures import save
 from effbench.reports.growth import Growth, Series
 from effbench.reports.plot import COLORS, GRID, SHAPES, SOFT, STYLE
 
@@ -111,8 +112,8 @@ def draw_series(series: Sequence[Series], folder: Path, name: str) -> tuple[Path
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8.2, frameon=False)
         paths = folder / f"{name}.svg", folder / f"{name}.png"
-        figure.savefig(paths[0], metadata={"Date": None, "Creator": None})
-        figure.savefig(paths[1], dpi=160, metadata={"Software": None})
+        for path in paths:
+            save(figure, path)
     return paths
 
 

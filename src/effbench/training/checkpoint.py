@@ -74,8 +74,7 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
             (draft / STATE).write_text(text)
             for name in (TENSORS, STATE):
                 sync(draft / name)
-            shutil.rmtree(final, ignore_errors=True)
-            draft.rename(final)
+            drafts.replace_folder(draft, final)
             sync(folder)
     except OSError as error:
         raise DataError(

@@ -20,6 +20,7 @@ from effbench.profiles import environment
 from effbench.reports.claims import Finding, markdown
 from effbench.reports.growth import Series
 from effbench.store import home as home_of
+from effbench.store import write_atomically
 
 PREFERRED = ("ort", "ov")
 """Growth is measured on the first of these that is installed, ratios on all."""
@@ -85,7 +86,7 @@ def write_page(
         plots = draw_series(drawable, page.parent / "img", "claims")[:1] if drawable else ()
         image = plots[0].relative_to(page.parent).as_posix() if plots else ""
         laws = table(drawable, "github") if drawable else ""
-        page.write_text(markdown(findings, machine(targets, threads), laws, image))
+        write_atomically(page, markdown(findings, machine(targets, threads), laws, image))
     except OSError as error:
         raise DataError(f"Cannot write {page}: {error.strerror}.", hint="Choose another with --page.") from error
     return (page, *plots)

@@ -24,7 +24,7 @@ from effbench.statistics import betting, sequential
 from effbench.statistics.bias import persistent
 from effbench.statistics.proportions import wilson
 from effbench.statistics.sequential import Rules
-from effbench.store import write_atomically
+from effbench.store import locked, write_atomically
 
 QUANTILES = (0.5, 0.25)
 REPLAYS = 2000
@@ -109,8 +109,9 @@ def _entries(path: Path) -> list[Any]:
 def save(home: Path, noise: MachineNoise) -> Path:
     """Append a record to those of a home; older ones stay."""
     path = home / FILE
-    entries = _entries(path) if path.exists() else []
-    write_atomically(path, json.dumps([*entries, to_json(noise)], indent=1, sort_keys=True) + "\n")
+    with locked(path):
+        entries = _entries(path) if path.exists() else []
+        write_atomically(path, json.dumps([*entries, to_json(noise)], indent=1, sort_keys=True) + "\n")
     return path
 
 

@@ -43,9 +43,7 @@ def imported(request: ImportRequest) -> list[Measurement]:
         hint = "Add --artifact NAME and --device NAME; only a kit's result names them itself."
         raise UsageError("Which artifact was measured, and on what device?", hint=hint)
     measurement = _measurement(texts, find_artifact(request.artifact, home), devices.get(request.device), request)
-    store = Store(home)
-    if all(measurement.run != item.run for item in store):
-        store.append(measurement)
+    Store(home).append_missing([measurement])
     return [measurement]
 
 

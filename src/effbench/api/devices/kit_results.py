@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -133,7 +132,8 @@ def import_result(text: str, location: str, home: Path, *, force: bool = False) 
     failures = tuple(f"{line.artifact}: {line.error}" for line in lines if line.error)
     if not rounds:
         raise DataError(f"{location}: no round was measured. {'; '.join(failures)}")
-    _store_once(rounds, Store(home))
+    for group in rounds.values():
+        Store(home).append_missing(group)
     return [_joined(group, failures) for group in rounds.values()]
 
 
@@ -174,13 +174,6 @@ def _other_machine(device: str, answer: RoundAnswer, position: str, force: bool)
     if contradictions and not force:
         raise DataError(f"{position}: {contradictions[0]}", hint=FORCE)
     return contradictions
-
-
-def _store_once(rounds: Mapping[str, Sequence[Measurement]], store: Store) -> None:
-    present = Counter({(item.run, item.digest): len(item.samples.rounds) for item in store})
-    for digest, group in rounds.items():
-        for measurement in group[present[group[0].run, digest] :]:
-            store.append(measurement)
 
 
 def _joined(rounds: list[Measurement], failures: tuple[str, ...]) -> Measurement:

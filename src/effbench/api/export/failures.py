@@ -23,6 +23,7 @@ from effbench import drafts, reading
 from effbench.boundary import isolation
 from effbench.errors import ConversionError, DataError, EffbenchError, UnavailableError, UsageError
 from effbench.process import MEMORY_LIMIT, TIME_LIMIT, ChildFailure, exit_text
+from effbench.store import write_atomically
 
 RECORD, LOG, SCRIPT, MODEL, REDUCED = "failure.json", "log.txt", "reproduce.py", "model.onnx", "reduced.onnx"
 MODULES = ("effbench.api.export.worker", "effbench.device.agent")
@@ -59,8 +60,7 @@ def keep(home: Path, name: str, module: str, job: Mapping[str, Any], error: Effb
         with drafts.draft(folder.parent) as draft:
             draft.mkdir()
             _write(draft, home.resolve(), name, module, job, error)
-            shutil.rmtree(folder, ignore_errors=True)
-            draft.rename(folder)
+            drafts.replace_folder(draft, folder)
         error.record = str(folder)
     except OSError as failure:
         hint = f"Its log could not be written to {folder}: {failure.strerror}."
@@ -167,7 +167,7 @@ def reduce(folder: Path, limit_s: float = REDUCE_S) -> str:
     record = read(folder)
     outcome = _unreducible(record) or _reduce(folder, record, limit_s)
     record = reading.json_file(folder / RECORD)
-    (folder / RECORD).write_text(json.dumps({**record, "reduced": outcome}, indent=1, sort_keys=True) + "\n")
+    write_atomically(folder / RECORD, json.dumps({**record, "reduced": outcome}, indent=1, sort_keys=True) + "\n")
     return outcome
 
 

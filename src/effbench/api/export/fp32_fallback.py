@@ -143,5 +143,5 @@ def islands(full: Artifact, half: Artifact, home: Path, limits: Limits, notify: 
         job = {"op": "fp32_islands", "graph": str(full.folder), "images": IMAGES}
         (answer,) = stage.run(EXPORT_WORKER, job, limits, home, full.name)
         result = {"code": code, "islands": answer["islands"]}
-        bundle.annotate(half, placement={**half.placement, SEARCH: result})
+        bundle.annotate(half, placement={SEARCH: result})
     return tuple(result["islands"])

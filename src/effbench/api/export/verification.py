@@ -52,7 +52,7 @@ def verify_artifact(
     subject = replace(artifact.subject, compute_precision=computed)
     if remote.finished(artifact) is not artifact:
         return replace(artifact, subject=subject, fidelity=fidelity, placement=placement)
-    return bundle.annotate(replace(artifact, subject=subject), fidelity=fidelity, placement=placement)
+    return bundle.annotate(artifact, subject=subject, fidelity=fidelity, placement=placement)
 
 
 def reference_of(artifact: Artifact, home: Path) -> Path:

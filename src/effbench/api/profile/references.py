@@ -10,7 +10,7 @@ from typing import Any
 from effbench import reading
 from effbench.errors import DataError
 from effbench.profiles.reference import KERNELS
-from effbench.store import write_atomically
+from effbench.store import locked, write_atomically
 
 FILE = "reference-kernels.json"
 
@@ -35,18 +35,22 @@ def with_best(home: Path, device: str, run: str, before: Mapping[str, Any], obse
     if not keys:
         return before
     path = home / FILE
-    try:
-        stored = reading.json_file(path)
-    except DataError:
-        stored = {}
-    machine = " | ".join([device, *(str(before.get(key)) for key in IDENTITY)])
-    entry = stored.get(machine) if isinstance(stored, dict) else None
-    best: dict[str, Any] = entry if isinstance(entry, dict) else {}
-    known = best.get("runs")
-    runs = [one for one in (known if isinstance(known, list) else ()) if isinstance(one, str) and one != run]
-    for key in keys:
-        earlier = best.get(key)
-        best[key] = min(observed[key], earlier) if isinstance(earlier, int | float) and earlier > 0 else observed[key]
-    best["runs"] = [*runs[-9:], run]
-    write_atomically(path, json.dumps({**(stored if isinstance(stored, dict) else {}), machine: best}, indent=1) + "\n")
+    with locked(path):
+        try:
+            stored = reading.json_file(path)
+        except DataError:
+            stored = {}
+        stored = stored if isinstance(stored, dict) else {}
+        machine = " | ".join([device, *(str(before.get(key)) for key in IDENTITY)])
+        entry = stored.get(machine)
+        best: dict[str, Any] = entry if isinstance(entry, dict) else {}
+        known = best.get("runs")
+        runs = [one for one in (known if isinstance(known, list) else ()) if isinstance(one, str) and one != run]
+        for key in keys:
+            earlier = best.get(key)
+            if not isinstance(earlier, int | float) or earlier <= 0:
+                earlier = observed[key]
+            best[key] = min(observed[key], earlier)
+        best["runs"] = [*runs[-9:], run]
+        write_atomically(path, json.dumps({**stored, machine: best}, indent=1) + "\n")
     return {**before, **{f"{key}_best": best[key] for key in keys}, "reference_earlier_runs": len(runs)}

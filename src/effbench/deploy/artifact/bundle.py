@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import re
+import secrets
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -23,6 +26,9 @@ REFERENCE = "reference.npz"
 
 DRAFT = f".{MANIFEST}."
 """How the drafts of a manifest begin."""
+
+LOCK_S = 60.0
+"""Longest wait for another process that writes the same manifest."""
 
 NAME = re.compile(r"(?!\.{1,2}$)[^/\\\x00-\x1f]{1,255}")
 """One part of the path of a file in an artifact."""
@@ -56,7 +62,7 @@ def find(folder: Path, key: str) -> Artifact | None:
 def write(folder: Path, build: Callable[[Path], Artifact]) -> Artifact:
     """Build an artifact in a draft folder and move it into place in one step.
 
-    A kill at any moment leaves nothing or the complete artifact. If two processes make the same one, the last stays.
+    A kill at any moment leaves nothing or the complete artifact. If two processes make the same one, the first stays.
 
     Args:
         folder: The artifact's folder.
@@ -74,17 +80,16 @@ def write(folder: Path, build: Callable[[Path], Artifact]) -> Artifact:
             size = sum(info.size_bytes for name, info in files.items() if name != REFERENCE)
             artifact = replace(artifact, subject=replace(artifact.subject, size_bytes=size))
             save_manifest(artifact)
-            if folder.exists():
-                # A tampered artifact, or one of a parallel export: this one is complete and has the same key.
-                folder.rename(aside)
-            draft.rename(folder)
+            return _placed(artifact, folder, aside)
     except OSError as error:
         raise _unwritable(folder, error) from error
-    return replace(artifact, folder=folder)
 
 
 def move(artifact: Artifact, folder: Path) -> Artifact:
     """Write an artifact's manifest, and move it in one step to another folder on the same disk.
+
+    Returns:
+        The artifact there: one that another process has put there meanwhile, with the same key, stays.
 
     Raises:
         DataError: The folder cannot be written, or the disk is full.
@@ -92,12 +97,27 @@ def move(artifact: Artifact, folder: Path) -> Artifact:
     save_manifest(artifact)
     try:
         with drafts.draft(folder.parent) as aside:
-            if folder.exists():  # tampered with, or left by a parallel export: this one is complete
-                folder.rename(aside)
-            artifact.folder.rename(folder)
+            return _placed(artifact, folder, aside)
     except OSError as error:
         raise _unwritable(folder, error) from error
-    return replace(artifact, folder=folder)
+
+
+def _placed(artifact: Artifact, folder: Path, aside: Path) -> Artifact:
+    """Move a complete artifact to its folder, in place of a damaged one; a whole one with its key stays."""
+    for _ in range(drafts.TRIES):
+        try:
+            artifact.folder.rename(folder)
+            return replace(artifact, folder=folder)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+        with contextlib.suppress(DataError):
+            if (present := find(folder, artifact.key)) is not None:
+                return present
+        aside.mkdir(exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # another process was faster
+            folder.rename(aside / secrets.token_hex(4))
+    raise OSError(errno.EBUSY, "is replaced by other processes all the time", str(folder))
 
 
 def save_manifest(artifact: Artifact) -> None:
@@ -158,15 +178,36 @@ def artifacts(home: Path) -> Iterator[Artifact]:
     if root.is_dir():
         for folder in sorted(root.iterdir()):
             if not folder.name.startswith(".") and (folder / MANIFEST).exists():
-                yield load(folder, check_files=False)
+                try:
+                    artifact = load(folder, check_files=False)
+                except DataError:
+                    if (folder / MANIFEST).exists():
+                        raise
+                    continue  # another process has removed it since
+                yield artifact
 
 
 def annotate(artifact: Artifact, **changes: Any) -> Artifact:
-    """Write results (fidelity, placement, stages) into an artifact's manifest; its digest stays."""
-    updated = replace(artifact, **changes)
-    if updated.fidelity is not None:
-        updated = replace(updated, subject=replace(updated.subject, fidelity_passed=updated.fidelity.proved))
-    save_manifest(updated)
+    """Write results (fidelity, placement, stages) into an artifact's manifest; its digest stays.
+
+    What another process has written there meanwhile stays, apart from the fields that change here; placements merge.
+
+    Raises:
+        DataError: Other files are there by now, or the folder cannot be written.
+    """
+    try:
+        with drafts.folder_lock(artifact.folder, LOCK_S):
+            current = load(artifact.folder, check_files=False)
+            if current.digest != artifact.digest:
+                raise DataError(f"{artifact.folder}: another process has replaced it.", hint="Run it again.")
+            if "placement" in changes:
+                changes["placement"] = {**current.placement, **changes["placement"]}
+            updated = replace(current, **changes)
+            if updated.fidelity is not None:
+                updated = replace(updated, subject=replace(updated.subject, fidelity_passed=updated.fidelity.proved))
+            save_manifest(updated)
+    except OSError as error:
+        raise _unwritable(artifact.folder, error) from error
     return updated
 
 

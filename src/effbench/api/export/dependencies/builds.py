@@ -113,7 +113,10 @@ class Builds:
             raise DataError(f"Cannot write {path}: {error.strerror}.", hint="Free space.") from error
 
     def _paths(self) -> list[Path]:
-        paths = [(path.stat().st_mtime_ns, path) for path in self._folder.glob("*.json")]
+        paths = []
+        for path in self._folder.glob("*.json"):
+            with contextlib.suppress(FileNotFoundError):  # another export has removed an old one
+                paths.append((path.stat().st_mtime_ns, path))
         return [path for _, path in sorted(paths, reverse=True)]
 
 
