@@ -12,10 +12,11 @@ from typing import Any
 
 from effbench.codec import document
 from effbench.errors import unknown_name
-from effbench.schema import Cell
+from effbench.schema import Cell, Status
 
 NOT_RUN = "not run yet"
 WIDTH = 118
+NOTED = (Status.OK, Status.BUILT, Status.UNVERIFIABLE)
 
 CellKey = tuple[str, str, str, str]
 
@@ -92,8 +93,8 @@ def _text(cell: Cell, latency: Mapping[str, str], notes: _Notes) -> str:
         parts.append(latency[cell.digest])
     parts += [text for text in (shared(cell.placement),) if text]
     marks = [notes.mark(_reason(cell))] if cell.reason else []
-    # What was tried before a failure is in its record; an artifact that exists keeps its notes.
-    marks += [notes.mark(_plain(note, cell)) for note in cell.notes] if cell.has_artifact else []
+    # What was tried before a failure is in its record, so that a failed cell needs no notes.
+    marks += [notes.mark(_plain(note, cell)) for note in cell.notes] if cell.status in NOTED else []
     return " ".join([", ".join(parts), *marks])
 
 
