@@ -2,10 +2,10 @@
 
     python benchmarks/timm_families.py --choose > benchmarks/timm_families.csv    (after an update of timm)
     python benchmarks/timm_families.py                     fusion of all families
-    python benchmarks/timm_families.py --export            verified exports for ONNX Runtime
+    python benchmarks/timm_families.py --export --px 64    verified exports for ONNX Runtime
     python benchmarks/timm_families.py --only levit --only tiny_vit
 
-Images are of 224 px, or of the model's own size if it does not run at 224 px. *error* is the largest one, over three
+Images are of 224 px or ``--px``, else of 224 px, else of the model's own size: the first that the model runs at. *error* is the largest one, over three
 scenes, of the spread between images. *rounding* is that of the unfused model in fp32 against float64; a fusion within
 the limit (0.001) is *ok* without it.
 """
@@ -116,20 +116,20 @@ def exported(name: str, px: int) -> tuple[str, float, float]:
     return f"{cell['status']}{reason}", proof["max_error"], own
 
 
-def measured(name: str, export: bool) -> tuple[int, str, float, float]:
-    """Return the size and the result of a model: at 224 px, or at its own size if it does not run at 224 px."""
+def measured(name: str, export: bool, first_px: int) -> tuple[int, str, float, float]:
+    """Return the size and the result of a model, at the first size that it runs at."""
     run = exported if export else fused
-    for px in dict.fromkeys((PX, own_size(name))):
+    for px in dict.fromkeys((first_px, PX, own_size(name))):
         try:
             result = run(name, px)
         except (EffbenchError, AssertionError, RuntimeError, ValueError, TypeError, IndexError) as error:
             result = f"failed: {type(error).__name__}: {error}", float("nan"), float("nan")
-        if "forward pass" not in result[0]:
+        if not any(text in result[0] for text in ("forward pass", "px or more", "multiples of", "px only")):
             break
     return px, *result
 
 
-def table(families: Sequence[tuple[str, str, int]], export: bool) -> list[tuple[Any, ...]]:
+def table(families: Sequence[tuple[str, str, int]], export: bool, first_px: int) -> list[tuple[Any, ...]]:
     """Return a row per family; each is printed to standard error when it is done."""
     rows = []
     for family, name, params in sorted(families, key=lambda row: row[2]):  # the quick ones first
@@ -137,7 +137,7 @@ def table(families: Sequence[tuple[str, str, int]], export: bool) -> list[tuple[
         if params > MOST_PARAMS:
             row: tuple[Any, ...] = (PX, f"not run: {params / 1e6:.0f} M parameters", float("nan"), float("nan"))
         else:
-            row = measured(name, export)
+            row = measured(name, export, first_px)
         px, result, error, own = row
         seconds = time.perf_counter() - start
         rows.append((family, name, px, result, f"{error:.1e}", f"{own:.1e}", f"{seconds:.0f}"))
@@ -151,6 +151,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--choose", action="store_true", help="print the smallest model of each family")
     parser.add_argument("--export", action="store_true", help="export and verify instead of only fusing")
+    parser.add_argument("--px", type=int, default=PX, help="the height and width to try first")
     parser.add_argument("--only", action="append", default=[], metavar="FAMILY")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -162,7 +163,7 @@ def main() -> int:
     with FAMILIES.open() as stream:
         families = [(row["family"], row["model"], int(row["params"])) for row in csv.DictReader(stream)]
     chosen = [row for row in families if not args.only or row[0] in args.only]
-    rows = table(chosen, args.export)
+    rows = table(chosen, args.export, args.px)
     print(tabulate(rows, HEAD, tablefmt="pipe", disable_numparse=True))
     counts = Counter(str(row[3]).partition(":")[0] for row in rows)
     print(f"\n{len(rows)} families: {', '.join(f'{number} {name}' for name, number in counts.most_common())}")

@@ -73,6 +73,13 @@ def test_a_wrong_graph_is_refused_and_the_export_is_blamed() -> None:
         graph_proof.prove_export(graph(WEIGHT * np.float32(1.02)), setup_of(model), in_float64, model)
 
 
+def test_an_error_of_the_graph_is_not_taken_for_the_rounding_of_the_model() -> None:
+    """Below 1e-3 of the spread, and a thousand times what fp32 rounds."""
+    wrong = graph(WEIGHT * np.float32(1.0003))
+    with pytest.raises(FidelityError, match=r"the export to ONNX changed it: max error .* is above 5e-05"):
+        graph_proof.prove_export(wrong, setup_of(model), in_float64, model)
+
+
 def test_a_wrong_fusion_is_blamed() -> None:
     wrong = WEIGHT * np.float32(1.02)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import numpy_helper, parser
 from test_pairing import FEEDS, changed, graphs, scaled
 
 from effbench.deploy import Array, Traced
@@ -59,6 +59,15 @@ def test_a_level_may_fall_either_way_at_a_border_alone(graphs: Pair, from_border
 
     faults = pair_runtime(graphs[1], traced, [feed]).faults
     assert [fault.operator for fault in faults] == ([] if right else ["image"])
+
+
+@pytest.mark.parametrize(("error", "right"), [(5e-7, True), (1e-5, False)])
+def test_a_sigmoid_may_have_a_small_absolute_error(error: float, right: bool) -> None:
+    """ONNX Runtime writes 0 where the exact value is 1e-26."""
+    text = '<ir_version: 10, opset_import: ["" : 20]> g (float[1, 4] x) => (float[1, 4] y) { y = Sigmoid (x) }'
+    feed = {"x": np.full((1, 4), -60, np.float32)}
+    traced = {"y": np.full((1, 4), error, np.float32)}
+    assert (not pair_runtime(parser.parse_model(text), lambda _: traced, [feed]).faults) is right
 
 
 def test_a_bias_may_be_rounded_to_an_integer_of_32_bits(graphs: Pair) -> None:

@@ -23,11 +23,12 @@ EVALUATOR_S = 60.0
 
 @dataclass(frozen=True)
 class GraphEngine:
-    """Something that runs an ONNX graph: its name, whether it is slow, and how it is opened."""
+    """Something that runs an ONNX graph: its name, how it is opened, whether it is slow, and whether it is exact."""
 
     title: str
     open: Callable[[ModelProto], Run]
     slow: bool = False
+    exact: bool = False
 
 
 def engines() -> Iterator[GraphEngine]:
@@ -43,7 +44,7 @@ def engines() -> Iterator[GraphEngine]:
 
 def exact_engines() -> Iterator[GraphEngine]:
     """Yield the interpreter in float64, then the engines that have more operators."""
-    yield GraphEngine("effbench's ONNX interpreter on torch, float64", interpreter("float64"))
+    yield GraphEngine("effbench's ONNX interpreter on torch, float64", interpreter("float64"), exact=True)
     yield from itertools.islice(engines(), 1, None)
 
 

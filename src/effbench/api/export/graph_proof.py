@@ -1,9 +1,9 @@
 """The first proof of an export: the graph is the model, shown by a second engine before anything is made of the graph.
 
 The expected outputs of a factory are those of the unfused model in eager torch. effbench's interpreter runs the
-exported graph in float64, over a few images. If the graph is the model, the two differ by the rounding of fp32 alone,
-which is thereby known: it is the floor of every later check. If they differ by more than the limit, the model runs in
-float64 as well, which tells a wrong graph from a model that fp32 cannot compute.
+exported graph in float64, over a few images, and in fp32: between the two lies the graph's own rounding, which is the
+floor of every later check. If the model differs from the graph by more than that explains, the model runs in float64 as
+well, which tells a wrong graph from a model that fp32 cannot compute.
 
 The expected outputs of an ``.onnx`` file are those of one engine, and another one with different code runs the graph
 too. Of the engines (`graph_engines`), the first that has all operators is taken. If no second one has them, the proof
@@ -12,6 +12,7 @@ says that it is not independent.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ import numpy as np
 from effbench.api.export import graph_engines
 from effbench.api.export.graph_engines import GraphEngine
 from effbench.deploy import installed
-from effbench.deploy.artifact import fidelity, limits
+from effbench.deploy.artifact import fidelity
 from effbench.deploy.artifact.fidelity import Setup
 from effbench.errors import ConversionError, FidelityError, UnverifiableError
 from effbench.schema import Fidelity, Proof
@@ -96,7 +97,8 @@ def prove_export(
     Args:
         model: The exported graph.
         setup: The expected outputs, by eager torch, before the model was fused.
-        in_float64: Returns that model in float64; called only if the graph is not within the limit of fp32.
+        in_float64: Returns that model in float64; called only if the graph differs by more than its own rounding
+            explains.
         fused: The fused model, which the graph was exported from.
 
     Returns:
@@ -110,14 +112,15 @@ def prove_export(
     engine, graph = graph_engines.opened(graph_engines.exact_engines(), model, first)
     few = replace(setup, limit=SLOW_IMAGES if engine.slow else IMAGES)
     graph = graph_engines.Remembered(graph)
-    rounding = _rounding(graph, few)
-    if max(rounding.values()) > limits.resolution(limits.LIMITS[setup.precision]):
-        try:
-            rounding = _rounding(in_float64(), few)
-        except ConversionError:  # a model may create tensors of a fixed type
-            rounding = _rounding_of_graph(model, few)
+    # What the graph differs from the model by is no rounding of the model, and must not widen the limit.
+    rounding = _rounding_of_graph(model, few, graph if engine.exact else None)
     few = replace(few, reference=few.reference._replace(rounding=rounding))
     proof = _checked(graph, few, engine)
+    if not proof.passed:
+        with contextlib.suppress(ConversionError):  # a model may create tensors of a fixed type
+            rounding = _rounding(in_float64(), few)
+        few = replace(few, reference=few.reference._replace(rounding=rounding))
+        proof = _checked(graph, few, engine)
     if proof.failed:
         step = "folding its BatchNorms" if fidelity.check(fused, few).failed else "the export to ONNX"
         own = ", ".join(f"{value:.1e} ({name})" for name, value in rounding.items()) or "unknown"
@@ -135,20 +138,26 @@ def _rounding(exact: fidelity.Run, setup: Setup) -> dict[str, float]:
     return fidelity.rounding_of(few.outputs, fidelity.run_all(exact, batches, np.float64), setup.reference.outputs)
 
 
-def _rounding_of_graph(model: ModelProto, setup: Setup) -> dict[str, float]:
-    """Return how far the interpreter in fp32 is from itself in float64; empty if it lacks an operator of the graph."""
+def _rounding_of_graph(model: ModelProto, setup: Setup, exact: fidelity.Run | None = None) -> dict[str, float]:
+    """Return how far the interpreter in fp32 is from itself in float64; empty if it lacks an operator of the graph.
+
+    ``exact`` is the latter, if it ran already.
+    """
     if not installed("torch"):
         return {}
     few = fidelity.first(setup.reference, setup.limit, setup.batch)
     batches = fidelity.feeds(few.images, setup.batch, setup.spec, setup.preprocessing)
     try:
-        single, exact = (
-            fidelity.run_all(graph_engines.interpreter(mode)(model), batches, np.float64)
-            for mode in ("float32", "float64")
+        single, double = (
+            fidelity.run_all(run, batches, np.float64)
+            for run in (
+                graph_engines.interpreter("float32")(model),
+                exact or graph_engines.interpreter("float64")(model),
+            )
         )
     except ConversionError:
         return {}
-    return fidelity.rounding_of(single, exact, setup.reference.outputs)
+    return fidelity.rounding_of(single, double, setup.reference.outputs)
 
 
 def _checked(run: fidelity.Run, setup: Setup, engine: GraphEngine) -> Fidelity:
