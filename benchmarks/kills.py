@@ -1,11 +1,12 @@
 """Kill commands at random moments, and look for what a kill must not leave: torn, lost, doubled, orphans, residue.
 
-``python benchmarks/kills.py [--kills N] [--seed S] [COMMAND ...]`` kills with SIGKILL; the moment is drawn between the
-start of the command and the end of an unhurt run, or its first 8 s. After each kill it checks that no process of the
-command lives, that every artifact loads, that no stored round is gone or twice. After the kills of a command the same
-command runs to its end, and nothing of the killed ones may be left: no draft, no lock of one, no scratch folder, no
-worktree. It needs torch and ONNX Runtime; the model is that of the tests (`tests/support/toy.py`). It exits with 1 if
-anything was found.
+``python benchmarks/kills.py [--kills N] [--seed S] [--latest S] [COMMAND ...]`` kills with SIGKILL; the moment is drawn
+between the start of the command and the end of an unhurt run, or its first 8 s (``--latest`` gives another limit).
+After each kill it checks that no process of the command lives, that every artifact loads, that no stored round is gone
+or
+twice. After the kills of a command the same command runs to its end, and nothing of the killed ones may be left: no
+draft, no lock of one, no scratch folder, no worktree. It needs torch and ONNX Runtime; the model is that of the tests
+(`tests/support/toy.py`). It exits with 1 if anything was found.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from pathlib import Path
 
 SUPPORT = Path(__file__).resolve().parents[1] / "tests" / "support"
 LATEST_S = 8.0
-"""No kill later than this: what a long command does after it, it has done before."""
+"""No kill later than this, by default: what a long command does after it, it has done before."""
 
 ORPHAN_S = 3.0
 """A child may take this long to notice that its parent is gone: it is looking for it while Python starts."""
@@ -46,6 +47,19 @@ COMMANDS: dict[str, tuple[tuple[str, ...], int]] = {
     ),
     "report": (("report", "--format", "markdown", "--format", "html"), 19),
     "import": (("import", "times.txt", "-a", "{artifact}", "-d", "raspberry-pi-5"), 19),
+    "kit": (("kit", "{artifact}", "--device", "raspberry-pi-5", "--to", "kit-{n}"), 8),
+    "evaluate": (("evaluate", "{artifact}", "--data", "images", "--max-images", "1{n}"), 8),
+    "distill": (
+        (
+            *("distill", "own:student", "--teacher", "own:teacher", "--data", "images", "--res", "16", "--batch", "8"),
+            *("--epochs", "3", "--warmup-epochs", "0", "--threads", "1", "--seed", "{n}", "--views", "2"),
+        ),
+        8,
+    ),
+    "claims": (
+        ("claims", "--scaling", "regla_t", "--res", "32..128", "-t", "ort", "--passes", "1", "--minutes", "0.3"),
+        8,
+    ),
 }
 """What is run, and its share of the kills in percent."""
 
@@ -99,12 +113,17 @@ class Place:
 
 def prepare(folder: Path) -> Place:
     """Make a place with one exported artifact and one measurement, under git."""
+    sys.path.append(str(SUPPORT))
+    from images_on_disk import per_class
+
     place = Place(folder)
     for name in ("tmp", "cache"):
         (folder / name).mkdir(parents=True)
-    shutil.copy(SUPPORT / "toy.py", folder)
+    for name in ("toy.py", "own.py"):
+        shutil.copy(SUPPORT / name, folder)
+    per_class(folder / "images", [f"class{index}" for index in range(10)])
     (folder / "times.txt").write_text("1.5\n1.6\n1.4\n")
-    (folder / ".gitignore").write_text("runs\ntmp\ncache\noutput.txt\ntimes.txt\n__pycache__\n")
+    (folder / ".gitignore").write_text("runs\ntmp\ncache\noutput*.txt\ntimes*.txt\n__pycache__\nkit-*\nimages\n")
     for words in (["init", "-q"], ["add", "-A"], ["-c", "user.name=k", "-c", "user.email=k@k", "commit", "-qm", "k"]):
         subprocess.run(["git", *words], cwd=folder, check=True)
     finish(place, ("export", "toy:net", "--res", "32", "-t", "ort"))
@@ -130,21 +149,25 @@ def finish(place: Place, arguments: tuple[str, ...]) -> float:
 
 def rounds(place: Place) -> list[str]:
     """Return the whole lines of the store; count torn ones in the middle, and doubled ones."""
-    path = place.home / "measurements.jsonl"
-    lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
-    whole = []
-    for number, line in enumerate(lines):
-        try:
-            whole.append(json.dumps(json.loads(line))) if line else None
-        except ValueError:
-            if number < len(lines) - 1:
-                place.note("torn", f"line {number + 1} of the store")
+    by_file = {path.name: _whole_lines(place, path) for path in place.home.glob("*.jsonl")}
+    whole = by_file.get("measurements.jsonl", [])
     for record, count in Counter(whole).items():
         if count > 1:
             place.note("doubled", f"a round is stored {count} times: {record[:120]}")
     imported = [one["run"] for one in map(json.loads, whole) if one["origin"] == "imported"]
     if len(imported) > len(set(imported)):
         place.note("doubled", "an import is stored twice")
+    return whole
+
+
+def _whole_lines(place: Place, path: Path) -> list[str]:
+    lines, whole = path.read_bytes().split(b"\n"), []
+    for number, line in enumerate(lines):
+        try:
+            whole.append(json.dumps(json.loads(line))) if line else None
+        except ValueError:
+            if number < len(lines) - 1:
+                place.note("torn", f"line {number + 1} of {path.name}")
     return whole
 
 
@@ -179,6 +202,7 @@ def residue(place: Place) -> None:
         path for path in place.home.rglob("*") if path.name.startswith((".making-", "work-")) or ".tmp" in path.name
     ]
     drafts += [path for path in place.home.rglob(".*.lock") if path.parent.name != ".locks"]
+    drafts += [*place.folder.glob(".kit-*"), *place.home.rglob(".step-*")]
     drafts += list((place.folder / "tmp").glob("*/*"))
     drafts += [path for path in (place.folder / "tmp").iterdir() if not path.name.startswith("effbench-")]
     worktrees = subprocess.run(
@@ -190,7 +214,7 @@ def residue(place: Place) -> None:
         place.note("residue", f"worktree {line}")
 
 
-def kill(place: Place, name: str, count: int, seed: int) -> tuple[float, int]:
+def kill(place: Place, name: str, count: int, seed: int, latest_s: float = LATEST_S) -> tuple[float, int]:
     """Kill a command so many times; return its duration unhurt, and how many kills hit it while it ran."""
     words, _ = COMMANDS[name]
     random_ = random.Random(f"{name} {seed}")
@@ -204,7 +228,7 @@ def kill(place: Place, name: str, count: int, seed: int) -> tuple[float, int]:
     for number in range(1, count + 1):
         child = place.start(arguments(number))
         try:
-            child.wait(random_.uniform(0.05, min(duration_s, LATEST_S)))
+            child.wait(random_.uniform(0.05, min(duration_s, latest_s)))
         except subprocess.TimeoutExpired:
             hits += 1
         child.send_signal(signal.SIGKILL)
@@ -221,6 +245,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--latest", type=float, default=LATEST_S, metavar="S")
     parser.add_argument("commands", nargs="*", help=f"some of {', '.join(COMMANDS)}")
     options = parser.parse_args()
     names = options.commands or list(COMMANDS)
@@ -237,7 +262,7 @@ def main() -> None:
             place.findings.clear()
             place.details.clear()
             count = -(-options.kills * COMMANDS[name][1] // whole)
-            duration_s, hits = kill(place, name, count, options.seed)
+            duration_s, hits = kill(place, name, count, options.seed, options.latest)
             figures = "  ".join(f"{place.findings[kind]:8}" for kind in kinds)
             print(f"{name:10} {count:6} {hits:13} {duration_s:9.1f}  {figures}", flush=True)
             for detail in place.details[:10]:

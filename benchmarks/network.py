@@ -2,6 +2,7 @@
 
     python benchmarks/network.py              each command once
     python benchmarks/network.py --long       also each runtime for a minute, and ten processes at a time
+    python benchmarks/network.py --long ort   the same for some
 
 Needs Linux, strace and unprivileged user namespaces.
 """
@@ -26,7 +27,9 @@ def main() -> None:
     from tabulate import tabulate
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--long", action="store_true", help="also each runtime for a minute, and ten at a time")
+    parser.add_argument(
+        "--long", nargs="*", choices=RUNTIMES, help="also these runtimes (or all) for a minute, and ten at a time"
+    )
     arguments = parser.parse_args()
     reason = offline.why_not()
     if reason is not None:
@@ -47,7 +50,7 @@ def main() -> None:
             print(
                 *done.attempts, *done.files, sep="\n", end="\n" if done.attempts or done.files else "", file=sys.stderr
             )
-        for target in RUNTIMES if arguments.long else ():
+        for target in () if arguments.long is None else arguments.long or RUNTIMES:
             done = run(("profile", "-t", target, "--minutes", "1"))
             rows.append([f"profile -t {target} --minutes 1", done.code, len(done.attempts), len(done.files)])
             with ThreadPoolExecutor(10) as pool:

@@ -20,7 +20,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from kills import SUPPORT, Place, artifact_of, check, prepare, residue, rounds
+from kills import COMMANDS, Place, artifact_of, check, prepare, residue, rounds
 
 EXPORT = ("export", "toy:net", "--res", "32", "-t", "ort", "--seed", "{n}")
 PROFILE = ("profile", "{artifact}", "--rounds", "2", "--budget", "1")
@@ -30,10 +30,7 @@ SWEEP = ("sweep", "toy:net", "-t", "ort", "--res", "32", "--rounds", "1", "--bud
 GATE = ("gate", "--base", "HEAD", "toy:net", "--target", "ort", "--res", "32", "--budget", "3", "--always-time")
 KIT = ("kit", "{artifact}", "--device", "raspberry-pi-5", "--to", "kit-{n}")
 EVALUATE = ("evaluate", "{artifact}", "--data", "images", "--max-images", "1{n}")
-DISTILL = (
-    *("distill", "own:student", "--teacher", "own:teacher", "--data", "photographs", "--res", "16", "--epochs", "1"),
-    *("--batch", "8", "--warmup-epochs", "0", "--threads", "1", "--seed", "{n}"),
-)
+DISTILL = COMMANDS["distill"][0]
 IMPORT = ("import", "times-{n}.txt", "-a", "{artifact}", "-d", "raspberry-pi-5")
 PAIRS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "export export": (EXPORT, EXPORT),
@@ -60,48 +57,6 @@ ADDED = {"profile profile": 4, "export profile": 2, "verify profile": 2, "profil
 """Rounds that a pair adds to the store; where it depends on the moment, it is left out."""
 
 KINDS = ("torn", "lost", "doubled", "orphan", "residue", "code", "count")
-
-
-def prepare_all(folder: Path) -> Place:
-    """Make a place for all pairs: one artifact, one measurement, labelled images, a student and a teacher."""
-    sys.path.append(str(SUPPORT))
-    from images_on_disk import per_class
-
-    place = prepare(folder)
-    per_class(folder / "images", [f"class{index}" for index in range(10)])
-    for split in ("train", "val"):
-        per_class(folder / "photographs" / split, ["green", "red"], each=8)
-    (folder / "own.py").write_text(MODELS)
-    return place
-
-
-MODELS = '''"""A student and a teacher."""
-
-import torch
-from torch import nn
-
-
-class Net(nn.Module):
-    def __init__(self, width):
-        super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(3, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
-        self.head = nn.Linear(width, 2)
-
-    def forward_features(self, x):
-        return (self.body(x),)
-
-    def forward(self, x):
-        return self.head(self.forward_features(x)[-1].mean((2, 3)))
-
-
-def student():
-    return Net(4)
-
-
-def teacher():
-    torch.manual_seed(1)
-    return Net(6)
-'''
 
 
 def both(place: Place, pair: str, number: int, delay_s: float) -> float:
@@ -154,7 +109,7 @@ def main() -> None:
     print(f"{'pair':18} {'times':>5} {'seconds':>8}  " + "  ".join(f"{kind:>7}" for kind in KINDS))
     total: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
-        prepared = prepare_all(Path(folder).resolve() / "prepared")
+        prepared = prepare(Path(folder).resolve() / "prepared")
         for number, pair in enumerate(options.pairs or PAIRS):
             place = Place(prepared.folder.with_name(f"place-{number}"))
             shutil.copytree(prepared.folder, place.folder)

@@ -29,6 +29,13 @@ COMMANDS = (
     ("kit", EXPORTED, "--device", "raspberry-pi-5"),
     ("gate", "--base", "HEAD", "--budget", "10", MODEL, "--res", "64"),
     ("gate", "--measure-noise", "--minutes", "0.1", MODEL, "--res", "64"),
+    ("sweep", MODEL, "--res", "64", "-t", "ort", "--devices", "local", "--rounds", "1", "--budget", "2"),
+    ("import", "times.txt", "--artifact", EXPORTED, "--device", "raspberry-pi-5"),
+    (
+        *("distill", "own:student", "--teacher", "own:teacher", "--data", "images", "--res", "16", "--epochs", "1"),
+        *("--batch", "8", "--warmup-epochs", "0", "--threads", "1"),
+    ),
+    ("export", "own:student", "--res", "64", "-t", "ort"),
     ("claims", "--scaling", "regla_t", "--res", "64..64", "-t", "ort", "--passes", "1", "--minutes", "0.2"),
 )
 """One of each command and of each target, in an order in which each finds what it needs."""
@@ -136,7 +143,9 @@ def prepare(folder: Path) -> None:
     from images_on_disk import per_class
 
     folder.mkdir(parents=True)
-    shutil.copy(Path(__file__).with_name("toy.py"), folder)
+    for name in ("toy.py", "own.py"):
+        shutil.copy(Path(__file__).with_name(name), folder)
+    (folder / "times.txt").write_text("1.5\n1.6\n1.4\n")
     (folder / "effbench.toml").write_text('[devices.bench]\nbase = "local"\n')
     per_class(folder / "images", [f"class{index}" for index in range(10)])
     who = ("-c", "user.name=x", "-c", "user.email=x@example.org", "-c", "commit.gpgsign=false")
