@@ -2,8 +2,7 @@
 
 ``python benchmarks/kills.py [--kills N] [--seed S] [--latest S] [COMMAND ...]`` kills with SIGKILL; the moment is drawn
 between the start of the command and the end of an unhurt run, or its first 8 s (``--latest`` gives another limit).
-After each kill it checks that no process of the command lives, that every artifact loads, that no stored round is gone
-or
+After each kill it checks that no process of the command lives, that every artifact loads, that no stored round is gone or
 twice. After the kills of a command the same command runs to its end, and nothing of the killed ones may be left: no
 draft, no lock of one, no scratch folder, no worktree. It needs torch and ONNX Runtime; the model is that of the tests
 (`tests/support/toy.py`). It exits with 1 if anything was found.
@@ -234,7 +233,7 @@ def kill(place: Place, name: str, count: int, seed: int, latest_s: float = LATES
         child.send_signal(signal.SIGKILL)
         child.wait()
         stored = check(place, stored)
-    finish(place, arguments(count))
+    finish(place, arguments(count + 1))
     check(place, stored)
     residue(place)
     return duration_s, hits
