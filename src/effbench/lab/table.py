@@ -10,11 +10,10 @@ from effbench.lab.engine import JobOutcome
 from effbench.lab.job import OK, LabJob
 from effbench.lab.sweep import LabSweep
 from effbench.profiles.trust import grade_of
-from effbench.reports import TABLE_FORMATS
+from effbench.reports import write_tables
 from effbench.reports.lab import NOT_RUN, render
 from effbench.statistics import percentiles
 from effbench.store import home as home_of
-from effbench.store import write_atomically
 
 
 def records(sweep: LabSweep) -> list[dict[str, Any]]:
@@ -55,10 +54,4 @@ def write(sweep: LabSweep, formats: Sequence[str], out: str | None) -> list[Path
         UsageError: A format is unknown.
         DataError: The folder cannot be written.
     """
-    files = []
-    for form in formats:
-        text = render(records(sweep), sweep.set_aside, form)
-        path = home_of(out) / f"lab.{TABLE_FORMATS.get(form, 'txt')}"
-        write_atomically(path, text)
-        files.append(path)
-    return files
+    return write_tables("lab", lambda form: render(records(sweep), sweep.set_aside, form), formats, home_of(out))

@@ -20,7 +20,18 @@ if TYPE_CHECKING:
     from effbench.reports.rows import METRICS, build_rows
     from effbench.schema import Row
 
-__all__ = ["FILES", "FORMATS", "METRICS", "TABLE_FORMATS", "Accuracy", "build_rows", "frame", "render", "write_report"]
+__all__ = [
+    "FILES",
+    "FORMATS",
+    "METRICS",
+    "TABLE_FORMATS",
+    "Accuracy",
+    "build_rows",
+    "frame",
+    "render",
+    "write_report",
+    "write_tables",
+]
 
 FORMATS = {
     "terminal": ("effbench.reports.table:terminal", "txt"),
@@ -88,6 +99,30 @@ def write_report(
     except OSError as error:
         raise DataError(f"Cannot write the report to {folder}: {error.strerror}.") from error
     return tuple(written)
+
+
+def write_tables(stem: str, text: Callable[[str], str], formats: Sequence[str], folder: Path) -> list[Path]:
+    """Write the table of a sweep in several formats and return the files.
+
+    Args:
+        stem: The name of each file, without its suffix.
+        text: Returns the table in a format.
+        formats: Of `TABLE_FORMATS`.
+        folder: Where the files go.
+
+    Raises:
+        UsageError: A format is unknown.
+        DataError: The folder cannot be written.
+    """
+    from effbench.store import write_atomically
+
+    files = []
+    for name in formats:
+        if name not in TABLE_FORMATS:
+            raise unknown_name(name, TABLE_FORMATS, "format")
+        files.append(folder / f"{stem}.{TABLE_FORMATS[name]}")
+        write_atomically(files[-1], text(name))
+    return files
 
 
 def _writer(format: str) -> Callable[[Sequence[Row], str], str]:

@@ -1,9 +1,9 @@
-"""Group remarks: a remark that several rows share is printed once, with the rows that it is about."""
+"""Group and count: a remark that several rows share is printed once, with the rows that it is about."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 NUMBER = re.compile(r"(?<![\w.\-])[+\-±]?\d+(?:\.\d+)?(?![\w.\-]*\w)")
 """A number by itself, with its sign; digits inside a word or a version are part of its name."""
@@ -57,3 +57,10 @@ def _subject(names: Sequence[str], rows: int, noun: str) -> str:
     if len(names) == rows and rows > 1:
         return "all"
     return ", ".join(names) if len(names) <= MOST_NAMES else f"on {len(names)} {noun}"
+
+
+def tally(counts: Mapping[str, int]) -> str:
+    """Return how many there are of each kind, the most frequent first: ``3 ok, 1 failed``."""
+    return ", ".join(
+        f"{number} {kind}" for kind, number in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    )

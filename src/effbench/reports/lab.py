@@ -12,6 +12,7 @@ from typing import Any
 from effbench.codec import document
 from effbench.errors import unknown_name
 from effbench.reports import TABLE_FORMATS
+from effbench.reports.grouping import tally
 
 NOT_RUN = "not run yet"
 HEAD = ("device", "model", "px", "precision", "target", "rounds", "p50 ms", "95 % interval", "trust", "status")
@@ -41,9 +42,8 @@ def render(records: Sequence[Mapping[str, Any]], set_aside: Mapping[str, str], f
 def counts(records: Sequence[Mapping[str, Any]]) -> str:
     """Count the jobs by status, in one line."""
     statuses = Counter(str(record["status"]) for record in records)
-    parts = [f"{number} {status}" for status, number in sorted(statuses.items(), key=lambda item: (-item[1], item[0]))]
     cached = sum(bool(record.get("cached")) for record in records)
-    return f"{len(records)} job{'s' * (len(records) != 1)}: {', '.join(parts)}" + (
+    return f"{len(records)} job{'s' * (len(records) != 1)}: {tally(statuses)}" + (
         f" ({cached} of them from an earlier sweep)" if cached else ""
     )
 

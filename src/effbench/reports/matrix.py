@@ -12,6 +12,7 @@ from typing import Any
 
 from effbench.codec import document
 from effbench.errors import unknown_name
+from effbench.reports.grouping import tally
 from effbench.schema import Cell, Status
 
 NOT_RUN = "not run yet"
@@ -45,9 +46,7 @@ def render(matrix: Matrix, form: str) -> str:
 def counts(matrix: Matrix) -> str:
     """Count all cells by status, in one line."""
     verdicts = Counter(cell.verdict for cell in matrix.cells)
-    parts = [
-        f"{number} {verdict}" for verdict, number in sorted(verdicts.items(), key=lambda item: (-item[1], item[0]))
-    ]
+    parts = [tally(verdicts)] if verdicts else []
     parts += [f"{len(matrix.not_run)} {NOT_RUN}"] if matrix.not_run else []
     return f"{len(matrix.cells) + len(matrix.not_run)} cells: {', '.join(parts)}"
 

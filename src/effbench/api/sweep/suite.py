@@ -13,12 +13,11 @@ from effbench.api.sweep.request import SweepRequest
 from effbench.api.sweep.run import Sweep
 from effbench.errors import DataError, UsageError
 from effbench.profiles.devices import allowed
-from effbench.reports import TABLE_FORMATS
+from effbench.reports import write_tables
 from effbench.reports.matrix import Matrix, render
 from effbench.schema import Measurement
 from effbench.statistics import percentiles
 from effbench.store import home as home_of
-from effbench.store import write_atomically
 
 
 def arguments(names: Sequence[str], flags: Mapping[str, Any], folder: Path = Path()) -> dict[str, Any]:
@@ -101,10 +100,4 @@ def write(matrix: Matrix, formats: Sequence[str], out: str | None) -> list[Path]
         UsageError: A format is unknown.
         DataError: The folder cannot be written.
     """
-    files = []
-    for form in formats:
-        text = render(matrix, form)
-        path = home_of(out) / f"matrix.{TABLE_FORMATS.get(form, 'txt')}"
-        write_atomically(path, text)
-        files.append(path)
-    return files
+    return write_tables("matrix", lambda form: render(matrix, form), formats, home_of(out))
