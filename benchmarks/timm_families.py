@@ -5,9 +5,9 @@
     python benchmarks/timm_families.py --export --px 64    verified exports for ONNX Runtime
     python benchmarks/timm_families.py --only levit --only tiny_vit
 
-Images are of 224 px or ``--px``, else of 224 px, else of the model's own size: the first that the model runs at. *error* is the largest one, over three
-scenes, of the spread between images. *rounding* is that of the unfused model in fp32 against float64; a fusion within
-the limit (0.001) is *ok* without it.
+Images are of 224 px or ``--px``, else of 224 px, else of the model's own size: the first that the model runs at.
+*error* is the largest one, over three scenes, of the spread between images. *rounding* is that of the unfused model in
+fp32 against float64; a fusion within the limit (0.001) is *ok* without it.
 """
 
 from __future__ import annotations
