@@ -4,17 +4,20 @@
 
 Nine small networks of random weights at 64 px, one for each kind of output, are converted wrongly in six ways
 (`deploy.graph.mutations`). ONNX Runtime runs the wrong graphs. The reference is effbench's interpreter. In int8 and
-a16w8 the graph is also paired with the float graph, operator by operator. *equivalent*: no output changes by more than
-the model's own rounding; in int8 and a16w8, no output changes at all. *false failed*: right conversions, run by ONNX
-Runtime and OpenVINO, that the check calls wrong.
+a16w8 the graph is also paired with the float graph, operator by operator. *runtime*: ONNX Runtime is given the wrong
+copy of a right int8 or a16w8 graph, and paired with the right one, level by level. *equivalent*: no output changes by
+more than the model's own rounding; in int8 and a16w8, no output changes at all. *false failed*: right conversions, run
+by ONNX Runtime and OpenVINO, that the check calls wrong.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -22,7 +25,7 @@ from onnx import numpy_helper, parser
 from tabulate import tabulate
 
 from effbench.api.export.worker_mutate import Case, outcomes
-from effbench.deploy import Array
+from effbench.deploy import Array, Traced
 from effbench.deploy.artifact import fidelity, kinds
 from effbench.deploy.artifact.judge import Terms, own_rounding, verdict
 from effbench.deploy.graph import onnx_file
@@ -31,7 +34,9 @@ from effbench.deploy.interpreter import Interpreter
 from effbench.deploy.precision.a16w8 import to_a16w8
 from effbench.deploy.precision.calibration import load_calibration
 from effbench.deploy.precision.pairing import pair
+from effbench.deploy.precision.pairing.runtime import pair_runtime, quantized_activations
 from effbench.deploy.precision.quantize import to_int8
+from effbench.deploy.targets.openvino import TARGET as OPENVINO
 from effbench.schema import Preprocessing
 from effbench.schema.mutation import EQUIVALENT, FOUND, MISSED, REFUSED
 from effbench.threads import one_thread
@@ -142,6 +147,15 @@ def cases(kind: str, precisions: list[str]) -> Iterator[Case]:
         yield Case(quantized, natural, feeds[: fidelity.NATURAL], precision, Terms(guessed), model)
 
 
+class RuntimeCase(Case):
+    """A right quantized graph, and a runtime that runs a wrong copy of it."""
+
+    def reasons(self, wrong: onnx.ModelProto) -> tuple[str, ...]:
+        """Return the faults of the runtime; empty if there are none."""
+        traced = runner(wrong, quantized_activations(self.model))
+        return tuple(str(fault) for fault in pair_runtime(self.model, traced, self.feeds).faults)
+
+
 def by_openvino(model: onnx.ModelProto) -> fidelity.Run:
     """Return a function that runs a graph with OpenVINO in fp32."""
     import openvino as ov
@@ -158,15 +172,25 @@ def by_openvino(model: onnx.ModelProto) -> fidelity.Run:
     return run
 
 
+def _openvino_traced(model: onnx.ModelProto, tensors: Sequence[str]) -> Traced:
+    with tempfile.TemporaryDirectory() as folder:
+        onnx.save(model, path := Path(folder) / "model.onnx")
+        traced = OPENVINO.traced_file(path, tensors)
+    return traced
+
+
 def false_failures(case: Case) -> list[str]:
     """Return why right conversions are called wrong: by two runtimes, and by the pairing of a quantized graph."""
     reasons: list[str] = []
+    tensors = quantized_activations(case.model) if case.exact is not None else ()
     # OpenVINO removes 16-bit quantizers from a graph, which then is no longer a16w8.
     runs = [runner(case.model), *([by_openvino(case.model)] if case.precision != "a16w8" else [])]
     for run in runs:
         reasons += verdict(case.expected, fidelity.run_all(run, case.feeds), case.precision, case.terms).reasons
     if case.exact is not None:
         reasons += [str(fault) for fault in pair(case.exact, case.model, case.feeds).faults]
+        for traced in (runner(case.model, tensors), _openvino_traced(case.model, tensors)):
+            reasons += [str(fault) for fault in pair_runtime(case.model, traced, case.feeds).faults]
     return reasons
 
 
@@ -184,13 +208,17 @@ def main() -> int:
             total.update(made=1, **{"false failed": int(bool(failures))})
             for text in failures:
                 print(f"{case.precision} {kind}: FALSE: {text}", file=sys.stderr)
-            for item in outcomes(case, options.each, kind):
-                counts.setdefault((case.precision, item.kind), Counter()).update({"made": 1, item.outcome: 1})
-                if item.outcome in (MISSED, EQUIVALENT):
-                    text = f"{case.precision} {kind}: {item.outcome}: {item.kind}, {item.place}"
-                    print(f"{text}: changes {item.change:.1e}", file=sys.stderr)
+            tried = {case.precision: case}
+            if case.exact is not None:
+                tried[f"{case.precision}, runtime"] = RuntimeCase(**vars(case))
+            for name, one in tried.items():
+                for item in outcomes(one, options.each, kind):
+                    counts.setdefault((name, item.kind), Counter()).update({"made": 1, item.outcome: 1})
+                    if item.outcome in (MISSED, EQUIVALENT):
+                        text = f"{name} {kind}: {item.outcome}: {item.kind}, {item.place}"
+                        print(f"{text}: changes {item.change:.1e}", file=sys.stderr)
         print(kind, file=sys.stderr, flush=True)
-    for precision in precisions:
+    for precision in dict.fromkeys(name for name, _ in tuple(counts)):
         every: Counter[str] = Counter()
         for (name, fault), group in counts.items():
             every.update(group if name == precision and fault != "right" else {})

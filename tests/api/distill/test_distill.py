@@ -15,7 +15,9 @@ from safetensors.torch import load_file
 
 from conftest import Run
 from effbench.api.distill import teachers
-from effbench.api.distill.run import distill
+from effbench.api.distill.request import DistillRequest
+from effbench.api.distill.run import _images, _job, distill
+from effbench.api.export.source import resolve
 from effbench.errors import DataError, UsageError
 from effbench.training.recipe import Recipe
 
@@ -138,7 +140,7 @@ def test_the_features_in_front_of_a_classifier_are_found(tmp_path: Path):
 @pytest.mark.parametrize("batch", ["N", 1, 3])
 def test_a_graph_of_any_batch_can_teach(tmp_path: Path, batch: int | str):
     (source,) = teachers.sources([str(classifier(tmp_path / "a.onnx", batch))])
-    teacher = teachers.build(source, (32, 32), 1)
+    teacher = teachers.build(source, (32, 32), 1, tmp_path)
     assert (16, 16) == teacher.size
     pixels = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)
     features = teacher(pixels, (2, 2))
@@ -189,3 +191,40 @@ def test_students_of_other_families_train_without_teachers(run: Run, student: st
     record = json.loads(done.stdout)["data"]
     assert (10 * epochs, 200, {}) == (record["steps"], record["labelled"], record["teachers"])
     assert record["top1"] > 0.5
+
+
+FROM_FILE = """
+import json
+from pathlib import Path
+import torch
+from torch import nn
+
+def student():
+    torch.manual_seed(0)
+    settings = json.loads((Path(__file__).parent / "cfg.json").read_text())
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    model.register_forward_hook(lambda module, args, output: output * settings["gain"])
+    return model
+"""
+
+
+@pytest.mark.parametrize(("content", "same"), [('{"gain": 1.0, "note": 1}', True), ('{"gain": 2.0, "note": 1}', False)])
+def test_a_data_file_that_the_factory_reads_is_part_of_the_key(
+    desk: Run, monkeypatch: pytest.MonkeyPatch, content: str, same: bool
+) -> None:
+    """The gain is neither in the weights nor in the modules: a finished training must not be taken for the new one."""
+    name = f"reads_{same}".lower()
+    (desk.folder / f"{name}.py").write_text(FROM_FILE)
+    (desk.folder / "cfg.json").write_text('{"gain": 1.0, "note": 1}')
+    monkeypatch.chdir(desk.folder)
+    monkeypatch.syspath_prepend(desk.folder)
+    images, held_out = _images("images", None, None)
+    request = DistillRequest(f"{name}:student", "images", resolution=16, recipe=RECIPE, out="runs")
+    folders, identities = [], []
+    for text in ('{"gain": 1.0, "note": 1}', content):
+        (desk.folder / "cfg.json").write_text(text)
+        source = resolve(f"{name}:student", None, 0)
+        folders.append(_job(source, images, held_out, [], request)[0].folder)
+        identities.append(teachers.build(source, (16, 16), 1, Path("runs")).identity)
+    assert (folders[0] == folders[1]) is same
+    assert (identities[0] == identities[1]) is same

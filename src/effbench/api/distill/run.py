@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from effbench import drafts, reading
 from effbench.api.distill import teachers as teacher_sources
+from effbench.api.distill.dependencies import recorded
 from effbench.api.distill.request import DistillRequest
 from effbench.api.export.run import check_shapes
-from effbench.api.export.source import Source, ingredients, resolve
+from effbench.api.export.source import Source, resolve
 from effbench.api.export.stage import Notify
 from effbench.api.keywords import from_fields
 from effbench.codec import canonical, file_sha256, fingerprint, from_json, to_json
@@ -122,12 +123,12 @@ def _job(
     source: Source, images: Dataset, held_out: Dataset | None, frozen: Sequence[Source], request: DistillRequest
 ) -> tuple[TrainingJob, dict[str, str]]:
     """Return the training, with the identity of each teacher by its name."""
-    from effbench.models.build import fit_resolution, fresh, load_factory, load_state
+    from effbench.models.build import fit_resolution, fresh, load_factory, load_state, state_sha256
     from effbench.models.declared import declaration
     from effbench.training.job import TrainingJob
 
     backbone, size, home = source.backbone, request.shapes.image, home_of(request.out)
-    module = fresh(backbone, request.recipe.seed)
+    module, parts = recorded(source, home, lambda: fresh(backbone, request.recipe.seed))
     if source.state is not None:
         load_state(module, source.state)
     fit_resolution(module, size)
@@ -135,12 +136,12 @@ def _job(
     teachers = []
     for number, teacher in enumerate(frozen, start=1):
         request.notify(f"teacher {teacher.name}")
-        teachers.append(teacher_sources.build(teacher, size, number))
+        teachers.append(teacher_sources.build(teacher, size, number, home))
     identities = {teacher.name: teacher.identity for teacher in teachers}
     request.notify("hashing the images")
     key = fingerprint(
         {
-            "student": ingredients(source),
+            "student": {**parts, "state": state_sha256(module), "structure": str(module)},
             "size": size,
             "preprocessing": preprocessing,
             "recipe": request.recipe,

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from effbench.api.distill.dependencies import recorded
 from effbench.api.export.source import Source, resolve
 from effbench.codec import fingerprint
 from effbench.deploy.graph import onnx_file
@@ -48,19 +51,26 @@ def sources(arguments: Sequence[str], seed: int = 0) -> list[Source]:
     return teachers
 
 
-def build(source: Source, size: tuple[int, int], number: int) -> Teacher:
+def build(source: Source, size: tuple[int, int], number: int, home: Path) -> Teacher:
     """Build a frozen teacher for views of about the student's size.
 
     Args:
         source: The teacher.
         size: Of the student's images; a teacher of fixed size keeps its own.
         number: Its position among the teachers, which makes its name unique.
+        home: Where effbench writes.
 
     Raises:
         UsageError: Its factory cannot be called, or it has no features.
         DataError: Its weights do not fit.
     """
     name = f"{number}-{source.name}"
+    teacher, parts = recorded(source, home, lambda: _teacher(source, size, name))
+    # Its outputs are kept from run to run, so its identity covers what it is made from.
+    return replace(teacher, identity=fingerprint({"outputs": teacher.identity, **parts}))
+
+
+def _teacher(source: Source, size: tuple[int, int], name: str) -> Teacher:
     if source.path is not None:
         return _from_onnx(source, size, name)
     from effbench.models.build import build_unfused, fit_resolution, load_factory

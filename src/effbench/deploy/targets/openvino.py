@@ -166,10 +166,12 @@ class OpenVinoTarget(Target):
 
     def traced(self, artifact: Artifact, options: Mapping[str, str], tensors: Sequence[str]) -> Traced | None:
         """Add the tensors as outputs of the model, which keeps the names of the graph; on the CPU only."""
-        if options.get("device", "CPU") != "CPU":
-            return None
+        return self.traced_file(artifact.path, tensors) if options.get("device", "CPU") == "CPU" else None
+
+    def traced_file(self, path: Path, tensors: Sequence[str]) -> Traced:
+        """Return a model's file on the CPU, with the tensors as outputs, as `traced` does."""
         core = _openvino().Core()
-        model = core.read_model(str(artifact.path))
+        model = core.read_model(str(path))
         names = [output.get_any_name() for output in model.outputs]
         for tensor in tensors:
             try:
