@@ -27,32 +27,32 @@ def counts(backbone: Backbone) -> dict[str, int]:
     with torch.device("meta"):
         model = fuse(load_factory(backbone.factory)())
     params = sum(parameter.numel() for parameter in model.parameters())
-    sides = {}
-    for side in (224, 512):
-        fit_resolution(model, (side, side))
-        sides[side] = macs(model, side, backbone.in_channels)
+    macs_by_px = {}
+    for px in (224, 512):
+        fit_resolution(model, (px, px))
+        macs_by_px[px] = macs(model, px, backbone.in_channels)
     return {
         "params": params,
-        **{f"macs_{side}": count for side, count in sides.items()},
+        **{f"macs_{px}": count for px, count in macs_by_px.items()},
         "receptive_field_px": receptive_field(model),
     }
 
 
 def stages(backbone: Backbone) -> tuple[tuple[int, int], ...]:
     """Return channels and stride of each map that ``forward_features`` returns."""
-    side = 224
+    px = 224
     with torch.device("meta"), torch.no_grad():
         model = load_factory(backbone.factory)()
-        fit_resolution(model, (side, side))
-        maps = model.forward_features(torch.empty(1, backbone.in_channels, side, side))
-    return tuple((features.shape[1], side // features.shape[2]) for features in maps)
+        fit_resolution(model, (px, px))
+        maps = model.forward_features(torch.empty(1, backbone.in_channels, px, px))
+    return tuple((features.shape[1], px // features.shape[2]) for features in maps)
 
 
-def macs(model: nn.Module, side: int, channels: int = 3) -> int:
+def macs(model: nn.Module, px: int, channels: int = 3) -> int:
     """Return the MACs of one square image; the model may be on the meta device."""
     device = next(model.parameters()).device
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.empty(1, channels, side, side, device=device))
+        model(torch.empty(1, channels, px, px, device=device))
     return int(counter.get_total_flops()) // 2
 
 

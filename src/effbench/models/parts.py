@@ -49,5 +49,5 @@ def model_argument(name: str, px: int) -> tuple[str, int]:
             f"{name} has stride {part.stride}; {px} px is not a multiple of it.",
             hint=f"Use multiples of {part.stride}.",
         )
-    side = px // part.stride
-    return f"effbench.models.probe:{name.replace('-', '_')}_at_{side}", side
+    positions = px // part.stride
+    return f"effbench.models.probe:{name.replace('-', '_')}_at_{positions}", positions

@@ -54,10 +54,10 @@ class Device:
     def __post_init__(self) -> None:
         check_name(self.name, "the name of a device")
         if self.evidence not in EVIDENCE:
-            raise DataError(f"Evidence '{self.evidence}'; one of {', '.join(EVIDENCE)} is meant.")
+            raise DataError(f"Evidence '{self.evidence}'; valid are {', '.join(EVIDENCE)}.")
         for name, precision in self.precisions.items():
             if precision not in PRECISIONS:
-                raise DataError(f"Precision '{precision}' of target {name}; one of {', '.join(PRECISIONS)} is meant.")
+                raise DataError(f"Precision '{precision}' of target {name}; valid are {', '.join(PRECISIONS)}.")
 
     def contradictions(self, observed: Mapping[str, Any]) -> tuple[str, ...]:
         """Return, a sentence each, which observed facts of a machine this device cannot have.

@@ -64,4 +64,4 @@ class Weights:
 
     def __post_init__(self) -> None:
         if self.kind not in WEIGHT_KINDS:
-            raise DataError(f"Weights of kind '{self.kind}'; one of {', '.join(WEIGHT_KINDS)} is meant.")
+            raise DataError(f"Weights of kind '{self.kind}'; valid are {', '.join(WEIGHT_KINDS)}.")

@@ -42,7 +42,7 @@ class KitRecord:
 
 @dataclass(frozen=True)
 class KitHead:
-    """The first line of a result: which kit ran, when, on what it is meant to be."""
+    """The first line of a result: which kit ran, when, and on which device by its own account."""
 
     kit: str
     device: str

@@ -61,9 +61,9 @@ class LocalAttention(nn.Module):
 
     def _shifted(self, x: Tensor, height: int, width: int) -> list[Tensor]:
         """Return the map shifted by each offset of the neighbourhood, with zeros beyond the border."""
-        side = self.kernel
-        padded = F.pad(x, [side // 2] * 4)
-        return [padded[..., i : i + height, j : j + width] for i in range(side) for j in range(side)]
+        kernel = self.kernel
+        padded = F.pad(x, [kernel // 2] * 4)
+        return [padded[..., i : i + height, j : j + width] for i in range(kernel) for j in range(kernel)]
 
     @torch.no_grad()
     def untrained(self) -> Watchers:
