@@ -9,7 +9,8 @@
     python benchmarks/gate.py tally                           what the live verdicts were
 
 `record` and `live` need an otherwise idle machine: any other process is unstated load. Their files are in --home
-(default runs/gate). The rounds of live verdicts are traces too; `record` adds rounds of the scenarios with the fewest.
+(default runs/gate). Equal sides are a model and a rebuilt copy of it (renamed, reordered, other weights), `same` is the
+file itself. The rounds of live verdicts are traces too; `record` adds rounds of the scenarios with the fewest.
 """
 
 from __future__ import annotations

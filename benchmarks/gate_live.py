@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from tabulate import tabulate
 
+import gate_models
 import gate_traces
 from effbench import process
 from effbench.api.compare.comparison import Comparison, run_comparisons
@@ -33,15 +34,15 @@ def live(home: Path, load: int, same: int, slower: int, streams: int, budget_s: 
     Args:
         home: The folder of the verdicts and the traces.
         load: Busy cores.
-        same: Verdicts on equal models.
+        same: Verdicts on a model and a rebuilt copy of it: renamed, reordered or with other weights.
         slower: Verdicts on slower models.
         streams: Verdicts in parallel.
         budget_s: Of each verdict.
     """
-    artifacts = gate_traces.models(home, ["same", *SLOWER_MODELS])
+    artifacts = gate_traces.models(home, ["same", *gate_models.REBUILT, *SLOWER_MODELS])
     recorded = [entry["scenario"] for entry in read(home) if entry["load"] == load]
-    equal = recorded.count("same")
-    pending = ["same"] * (same - equal)
+    equal = sum(scenario in gate_traces.EQUAL for scenario in recorded)
+    pending = [gate_models.REBUILT[index % len(gate_models.REBUILT)] for index in range(same - equal)]
     pending += [SLOWER_MODELS[index % len(SLOWER_MODELS)] for index in range(slower - (len(recorded) - equal))]
     random.shuffle(pending)
     finished = threading.Barrier(streams)
@@ -109,11 +110,11 @@ def tally(home: Path) -> None:
     entries = read(home)
     rows = []
     for load in sorted({int(str(entry["load"])) for entry in entries}):
-        for scenario in ("same", *SLOWER_MODELS):
+        for scenario in (*gate_traces.EQUAL, *SLOWER_MODELS):
             group = [entry for entry in entries if (entry["load"], entry["scenario"]) == (load, scenario)]
             rows += _row(str(load), scenario, group)
-    rows += _row("all", "same", [entry for entry in entries if entry["scenario"] == "same"])
-    rows += _row("all", "slower", [entry for entry in entries if entry["scenario"] != "same"])
+    rows += _row("all", "equal sides", [entry for entry in entries if entry["scenario"] in gate_traces.EQUAL])
+    rows += _row("all", "slower", [entry for entry in entries if entry["scenario"] not in gate_traces.EQUAL])
     print(tabulate(rows, headers=("busy cores", "scenario", *OUTCOMES, "median time"), disable_numparse=True))
 
 

@@ -1,12 +1,14 @@
-"""Slower models for the benchmark of the gate: graph edits of regla_m that leave its outputs the same.
+"""Models for the benchmark of the gate: graph edits of regla_m that make it slower, and rebuilt copies that are not.
 
-Each edit happens in practice: an added layer, a lost fusion, a larger kernel, a branch that only some images take. The
-amounts bring the slowdown near the one in the name; `gate.py replay` prints the median over recorded rounds.
+Slower ones leave the outputs the same. Each edit happens in practice: an added layer, a lost fusion, a larger kernel, a
+branch that only some images take. The amounts bring the slowdown near the one in the name; `gate.py replay` prints the
+median over recorded rounds.
 """
 
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -153,8 +155,56 @@ def darkest_of(count: int, resolution: tuple[int, int]) -> float:
     return (means[0] + means[1]) / 2
 
 
+def renamed(model: Any) -> None:
+    """Give all nodes, weights and inner tensors other names, as another version of an exporter does."""
+    boundary = {item.name for item in (*model.graph.input, *model.graph.output)} | {""}
+
+    def name(old: str) -> str:
+        return old if old in boundary else f"v2.{old}"
+
+    for node in model.graph.node:
+        node.name = name(node.name)
+        node.input[:] = [name(item) for item in node.input]
+        node.output[:] = [name(item) for item in node.output]
+    for tensor in model.graph.initializer:
+        tensor.name = name(tensor.name)
+
+
+def reordered(model: Any) -> None:
+    """Write nodes in another order in which each comes after its inputs, and weights in another order."""
+    rng = random.Random(0)
+    weights = list(model.graph.initializer)
+    rng.shuffle(weights)
+    known = {item.name for item in (*model.graph.input, *weights)} | {""}
+    waiting, ordered = list(model.graph.node), []
+    while waiting:
+        node = rng.choice([item for item in waiting if known.issuperset(item.input)])
+        waiting.remove(node)
+        ordered.append(node)
+        known |= set(node.output)
+    del model.graph.node[:]
+    model.graph.node.extend(ordered)
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(weights)
+
+
+def reseeded(model: Any) -> None:
+    """Shuffle the values of each weight of two or more dimensions, as another seed does."""
+    rng = np.random.default_rng(1)
+    for tensor in model.graph.initializer:
+        if len(tensor.dims) >= 2 and tensor.data_type == TensorProto.FLOAT:
+            value = numpy_helper.to_array(tensor)
+            tensor.CopyFrom(numpy_helper.from_array(rng.permutation(value.ravel()).reshape(value.shape), tensor.name))
+
+
+REBUILT = ("renamed", "reordered", "reseeded")
+"""Copies that take as long as the model, and are other files: a gate never times a file against itself."""
+
 EDITS: dict[str, Callable[[], Callable[[Any], None]]] = {
     "same": lambda: lambda model: None,
+    "renamed": lambda: renamed,
+    "reordered": lambda: reordered,
+    "reseeded": lambda: reseeded,
     "layer_3": lambda: added_layers(9),
     "fusion_5": lambda: lost_fusion(23),
     "kernel_10": lambda: heavier_kernel(8, 4),

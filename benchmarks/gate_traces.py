@@ -33,7 +33,9 @@ BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
 """A busy loop that ends with the benchmark that started it, even if that is killed."""
 RECORDED = "traces.jsonl"
 PACKED = Path(__file__).with_name("gate_traces.npz")
-SHARES = {"same": 3, "layer_3": 1, "fusion_5": 1, "kernel_10": 1, "layer_20": 1, "stall_10": 1}
+EQUAL = ("same", *gate_models.REBUILT)
+"""Scenarios whose sides take equally long: the file itself, and rebuilt copies of it."""
+SHARES = {**dict.fromkeys(EQUAL, 1), "layer_3": 1, "fusion_5": 1, "kernel_10": 1, "layer_20": 1, "stall_10": 1}
 """Share of the rounds per scenario: false alarms are rare, so equal sides need the most rounds."""
 
 Measure = Callable[[Artifact, Artifact, RoundSettings, int], PairedRound]

@@ -35,7 +35,7 @@ def _bounds(job: dict[str, Any], pair_s: float = 0.0) -> Any:
     """
     from effbench.profiles.paired import PairBounds
 
-    bounds = PairBounds(float(job["seconds"]), int(job["min_pairs"]))
+    bounds = PairBounds(float(job["seconds"]), int(job["min_pairs"]), block=int(job.get("block", 1)))
     if job.get("round_s") is None:
         return bounds
     spent_s = (time.perf_counter_ns() - agent.STARTED_NS) / 1e9

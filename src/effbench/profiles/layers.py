@@ -16,7 +16,9 @@ from effbench.errors import MissingDependencyError
 
 T = TypeVar("T")
 SUFFIX = "_kernel_time"
-WARMUP = 5
+WARMUP = 2
+STRUCTURE = ("input_type_shape", "output_type_shape", "parameter_size")
+"""What ONNX Runtime's profiler records of a node beside its operator and its name."""
 
 
 def measure_layers(models: Sequence[Path], *, seed: int, runs: int, threads: int) -> list[dict[str, Any]]:
@@ -29,8 +31,9 @@ def measure_layers(models: Sequence[Path], *, seed: int, runs: int, threads: int
         threads: Intra-operator threads.
 
     Returns:
-        For each side: ``layers`` (name -> [operator, microseconds of each run]), in the order of execution, and
-        ``operators`` (as executed, with count). The n-th runs of both sides are a pair.
+        For each side: ``layers`` (name -> [operator, microseconds of each run, structure]), in the order of execution,
+        and ``operators`` (as executed, with count). The n-th runs of both sides are a pair. The structure is a text
+        that is equal for equal operators with equal shapes of inputs, outputs and weights.
 
     Raises:
         MissingDependencyError: onnxruntime is not installed.
@@ -75,11 +78,16 @@ def read_profile(file: Path) -> dict[str, Any]:
     """Return the layers of a profile with the times of all runs; warm-up runs are dropped."""
     times: dict[str, list[int]] = {}
     operator: dict[str, str] = {}
+    structure: dict[str, str] = {}
     for event in reading.json_file(file, longest=None):
         name = str(event.get("name", ""))
         if event.get("cat") == "Node" and name.endswith(SUFFIX):
             layer = name.removesuffix(SUFFIX)
             times.setdefault(layer, []).append(int(event["dur"]))
-            operator[layer] = str(event["args"].get("op_name", ""))
-    layers = {name: [operator[name], durations[WARMUP:] or durations] for name, durations in times.items()}
+            args = event["args"]
+            operator[layer] = str(args.get("op_name", ""))
+            structure[layer] = repr([operator[layer], *(args.get(key) for key in STRUCTURE)])
+    layers = {
+        name: [operator[name], durations[WARMUP:] or durations, structure[name]] for name, durations in times.items()
+    }
     return {"layers": layers, "operators": dict(Counter(operator.values()))}

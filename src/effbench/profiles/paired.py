@@ -31,6 +31,9 @@ MIN_PAIRS = 10
 eight pairs, a stall in one image of five is sometimes missed.
 """
 
+BLOCK = 3
+"""Inferences of one side in a row where the weights of both sides do not fit into the last-level cache together."""
+
 FEWEST_PAIRS = 3
 """Of a round of a slow model, for which ten would leave too few rounds: rounds are the evidence."""
 
@@ -142,6 +145,8 @@ class PairBounds:
         max_seconds: Ends it; it always holds at least one pair.
         target_s: The time that is left for warm-up and timed phase if the round is to fit into its part of the budget:
             after it, `FEWEST_PAIRS` are enough. Slow models get fewer pairs a round, and so enough rounds.
+        block: Inferences of one side in a row, with those of the other side after them; each is a pair with the one
+            at its place. With more than one, an inference that is not timed fills the cache before each block.
         pair_s: How long the first inferences of both sides took: what a pair of warm-up will take at the most.
     """
 
@@ -150,6 +155,7 @@ class PairBounds:
     max_seconds: float = 30.0
     target_s: float = math.inf
     pair_s: float = 0.0
+    block: int = 1
 
     def met(self, pairs: int, seconds: float, warmup_s: float = 0.0) -> bool:
         """Return whether this many pairs in this time, after a warm-up, are enough."""
@@ -171,7 +177,7 @@ def measure_pairs(
     clock: Clock = time.perf_counter_ns,
     waits: Waits | None = None,
 ) -> PairedRound:
-    """Warm both sides, then time them in pairs, the first of each pair drawn at random.
+    """Warm both sides, then time them in pairs, the first of each pair, or of each block of them, drawn at random.
 
     Args:
         sessions: Side A and side B, loaded.
@@ -197,13 +203,17 @@ def measure_pairs(
                 sessions[side](feeds[side][index % len(feeds[side])])
         begin = clock()
         while True:
-            sample: list[tuple[int, int]] = [(0, 0), (0, 0)]
+            samples: list[list[tuple[int, int]]] = [[], []]
             sides = draw_order(order)
             for side in sides:
-                if settle:
-                    wait_until_idle()
-                sample[side] = time_with_wait(sessions[side], feeds[side][len(rows) % len(feeds[side])], clock, waits)
-            rows.append((sample[0], sample[1], sides[0] == 1))
+                turn = [feeds[side][(len(rows) + place) % len(feeds[side])] for place in range(bounds.block)]
+                if bounds.block > 1:
+                    sessions[side](turn[0])
+                for item in turn:
+                    if settle:
+                        wait_until_idle()
+                    samples[side].append(time_with_wait(sessions[side], item, clock, waits))
+            rows += [(a, b, sides[0] == 1) for a, b in zip(*samples, strict=True)]
             if bounds.met(len(rows), (clock() - begin) / 1e9, (begin - start) / 1e9):
                 break
     return PairedRound(

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import re
-import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from effbench import process
+from effbench.api.compare import layer_changes
 from effbench.api.compare.rounds import ROUND_LIMIT_S, RoundSettings
 from effbench.deploy.artifact import bundle
 from effbench.deploy.graph import onnx_file
 from effbench.device import PAIR_AGENT
 from effbench.errors import EffbenchError
 from effbench.schema import Artifact
-from effbench.statistics.percentiles import sign_rank
-from effbench.statistics.verdict import Explanation, LayerChange
+from effbench.statistics.verdict import Explanation
 
-RUNS = 25
-LEVEL = 0.95
-SHOWN = 8
+PROCESSES, RUNS = 8, 5
+"""Processes that time the layers of both sides, and the pairs of runs of each."""
 ORT_FUSED = ("Fused", "BiasGelu", "QuickGelu", "SkipLayerNormalization", "Attention", "ConvActivation")
 FUSIBLE_PARTS = {"Gelu": ("Erf", "Tanh"), "LayerNormalization": ("ReduceMean",)}
 """An operator that is itself a fusion, and the operators that it is made of."""
@@ -42,28 +39,35 @@ def explain(a: Artifact, b: Artifact, settings: RoundSettings) -> Explanation:
     job = {
         "op": "layers",
         "sides": [{"model": str(path.resolve())} for path in paths],
-        "seed": settings.seed,
         "runs": RUNS,
         "threads": settings.threads,
     }
     try:
-        answer = process.single(process.run(PAIR_AGENT, job, time_limit_s=ROUND_LIMIT_S))
+        answers = [_timed({**job, "seed": settings.seed + index}) for index in range(PROCESSES)]
     except EffbenchError as error:
         return Explanation(operators=operators, unknown_reason=f"layers were not timed: {error.message}")
-    left, right = answer["layers"]
-    for profile, model in zip((left, right), models, strict=True):
-        profile["layers"] = _renamed(profile["layers"], model)
-    executed = _difference(left["operators"], right["operators"])
+    left, right = (
+        layer_changes.joined([_renamed(answer[side]["layers"], model) for answer in answers])
+        for side, model in enumerate(models)
+    )
+    executed = _difference(*(side["operators"] for side in answers[0]))
     target = b.subject.target
     return Explanation(
         operators=operators,
         executed=executed,
         lost_fusions=lost_fusions(executed, operators),
-        layers=changed_layers(left["layers"], right["layers"]),
-        total_a_us=sum(_median(times) for _, times in left["layers"].values()),
-        total_b_us=sum(_median(times) for _, times in right["layers"].values()),
+        layers=layer_changes.changed(left, right),
+        total_a_us=sum(layer.us for layer in left),
+        total_b_us=sum(layer.us for layer in right),
         unknown_reason="" if target == "ort" else f"layers as ONNX Runtime runs them; the verdict is about {target}",
     )
+
+
+def _timed(job: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what one process measured of the layers of both sides."""
+    answer = process.single(process.run(PAIR_AGENT, job, time_limit_s=ROUND_LIMIT_S))
+    with process.reading_answer("timed layers"):
+        return [{**side} for side in answer["layers"]]
 
 
 def source_onnx_path(artifact: Artifact) -> Path | None:
@@ -97,58 +101,3 @@ def lost_fusions(executed: Mapping[str, int], operators: Mapping[str, int]) -> t
         if change < 0 and any(operators.get(part, 0) > 0 for part in parts):
             lost.append(f"{fused} ({change:+d}), now in parts")
     return tuple(lost)
-
-
-def changed_layers(left: Mapping[str, Any], right: Mapping[str, Any]) -> tuple[LayerChange, ...]:
-    """Return the layers that changed, the largest change first; one that a side lacks counts as zero there.
-
-    A layer of both sides is listed only if the 95 % interval of its paired differences excludes zero.
-
-    Args:
-        left: Layers of A: name -> [operator, microseconds of each run].
-        right: Those of B; the n-th runs of both are a pair.
-    """
-    changed = []
-    for a_name, b_name in matched_layers(left, right):
-        operator = (right[b_name] if b_name else left[str(a_name)])[0]
-        a_us = left[a_name][1] if a_name else []
-        b_us = right[b_name][1] if b_name else []
-        if a_us and b_us and not _differ([b - a for a, b in zip(a_us, b_us, strict=False)]):
-            continue
-        changed.append(LayerChange(str(b_name or a_name), operator, *(_median(us) for us in (a_us, b_us))))
-    changed.sort(key=lambda layer: (-abs(layer.change_us), layer.name))
-    return tuple(changed[:SHOWN])
-
-
-def matched_layers(left: Mapping[str, Any], right: Mapping[str, Any]) -> list[tuple[str | None, str | None]]:
-    """Return the layers in pairs: by name, else by operator and name without its numbers, in the order of execution.
-
-    Exporters number nodes throughout a graph, so that one added node renames all behind it.
-    """
-    pairs: list[tuple[str | None, str | None]] = [(name, name) for name in left if name in right]
-    unmatched: dict[tuple[str, str], list[str]] = {}
-    for name in left:
-        if name not in right:
-            unmatched.setdefault(_structure(name, left), []).append(name)
-    for name in right:
-        if name not in left:
-            waiting = unmatched.get(_structure(name, right))
-            pairs.append((waiting.pop(0) if waiting else None, name))
-    return pairs + [(name, None) for names in unmatched.values() for name in names]
-
-
-def _structure(name: str, layers: Mapping[str, Any]) -> tuple[str, str]:
-    return layers[name][0], re.sub(r"\d+", "#", name)
-
-
-def _differ(differences: Sequence[float]) -> bool:
-    """Return whether the sign test's interval of the median excludes zero."""
-    rank = sign_rank(len(differences), LEVEL)
-    if rank < 0:
-        return False
-    ordered = sorted(differences)
-    return ordered[rank] > 0 or ordered[-1 - rank] < 0
-
-
-def _median(values: Sequence[float]) -> float:
-    return float(statistics.median(values)) if values else 0.0

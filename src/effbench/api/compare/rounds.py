@@ -31,7 +31,8 @@ class RoundSettings:
     ``workers`` is 1 (both sides in one process) or 2 (taking turns). ``round_seconds`` and ``min_pairs`` are the least
     length of the timed phase. About the time in which a process starts is best: starts and samples both add evidence.
     ``round_s`` is the time of a whole round beyond which it gets fewer pairs; a comparison sets it for each round from
-    what is left of the budget. With ``plan_only``, a comparison ends after a few rounds.
+    what is left of the budget. With ``plan_only``, a comparison ends after a few rounds. ``block`` is the number of
+    inferences of one side in a row, with one worker.
     """
 
     threads: int = 1
@@ -42,6 +43,7 @@ class RoundSettings:
     min_pairs: int = MIN_PAIRS
     round_s: float | None = None
     plan_only: bool = False
+    block: int = 1
     quantile: float = 0.5
     python: tuple[tuple[str, ...], tuple[str, ...]] = ((sys.executable,), (sys.executable,))
     seed: int = field(default_factory=lambda: secrets.randbits(31))
@@ -62,6 +64,7 @@ def job_of(a: Artifact, b: Artifact, settings: RoundSettings, seed: int) -> dict
         "seconds": settings.round_seconds,
         "min_pairs": settings.min_pairs,
         "round_s": settings.round_s,
+        "block": settings.block,
     }
 
 

@@ -119,7 +119,10 @@ def compare_pairs(
             reason = deploy.get(artifact.subject.target).measurable()
             if reason is not None:
                 raise UnavailableError(f"{artifact.name} cannot run here: {reason}.", hint="effbench doctor")
-    comparisons = {pair.name: Comparison(*pair, settings, rules, len(timed)) for pair in timed}
+    cache_bytes = caches.last_level_bytes() if remote.local else None
+    comparisons = {
+        pair.name: Comparison(*pair, _in_blocks(pair, settings, cache_bytes), rules, len(timed)) for pair in timed
+    }
     measure = None if remote.local else DeviceRounds(remote, force)
     interrupted = run_comparisons(list(comparisons.values()), notify, measure)
     verdicts = []
@@ -128,14 +131,20 @@ def compare_pairs(
         verdict = comparisons[pair.name].verdict() if pair.name in comparisons else _unchanged(pair, compared)
         if pair.name in comparisons and identity.identical(compared) and not verdict.reason:
             verdict = replace(verdict, reason=f"{identity.sentence(compared)}; timed all the same")
-        if pair.name in comparisons and remote.local:
-            sizes = (pair.a.subject.size_bytes, pair.b.subject.size_bytes)
-            hidden = caches.warning(*sizes, caches.last_level_bytes())
-            verdict = replace(verdict, notes=(*verdict.notes, *([hidden] if hidden else [])))
+        if pair.name in comparisons and (text := caches.note(*_sizes(pair), cache_bytes, settings.workers)):
+            verdict = replace(verdict, notes=(*verdict.notes, text))
         if pair.name in comparisons and measure is not None:
             verdict = replace(verdict, notes=(*verdict.notes, *measure.doubts))
         verdicts.append(replace(verdict, identity=compared))
     return verdicts, interrupted
+
+
+def _sizes(pair: Pair) -> tuple[int, int]:
+    return pair.a.subject.size_bytes, pair.b.subject.size_bytes
+
+
+def _in_blocks(pair: Pair, settings: RoundSettings, cache_bytes: int | None) -> RoundSettings:
+    return replace(settings, block=caches.block(*_sizes(pair), cache_bytes, settings.workers))
 
 
 def _unchanged(pair: Pair, compared: identity.Compared) -> Verdict:
