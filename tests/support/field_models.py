@@ -285,6 +285,26 @@ def captured_weights() -> onnx.ModelProto:
     return net.model([image()], ["logits"])
 
 
+def unknown_rank() -> onnx.ModelProto:
+    """The rank of the output depends on a computed shape."""
+    net = Net()
+    net.head(net.backbone("x"))
+    net.node("Shape", ["logits"], "sizes")
+    keep = net.constant("keep", np.array([True, True]))
+    net.nodes.append(helper.make_node("Compress", ["sizes", keep], ["kept"], axis=0))
+    net.node("Reshape", ["logits", "kept"], "y")
+    return net.model([image()], ["y"])
+
+
+def stale_shape() -> onnx.ModelProto:
+    """A body states a shape that its tensor does not have."""
+    model = captured_weights()
+    branch = next(node for node in model.graph.node if node.op_type == "If").attribute[0].g
+    branch.node.append(helper.make_node("ReduceSum", [branch.node[0].output[0]], ["sum"], keepdims=0))
+    branch.value_info.append(helper.make_tensor_value_info("sum", FLOAT, [1]))
+    return model
+
+
 def external(folder: Path) -> Path:
     """Write a model whose weights are in ``weights.bin``, and return its path."""
     path = folder / "external.onnx"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import field_models
 import numpy as np
 import onnx
 import pytest
@@ -164,3 +165,15 @@ def test_tidying_removes_metadata_and_unused_initializers() -> None:
     assert model.graph.node[0].name == "stages.0/Conv"
     names = [node.name for node in model.graph.node]
     assert len(set(names)) == len(names)
+
+
+def test_a_shape_that_a_body_states_wrongly_does_not_count():
+    model = onnx_file.infer_shapes(field_models.stale_shape(), "m")
+    assert (1, 10) == onnx_file.shapes(model)["logits"]
+
+
+def test_shapes_that_contradict_each_other_are_refused():
+    model = field_models.plain()
+    model.graph.value_info.append(onnx.helper.make_tensor_value_info("pooled", 1, [1, 99, 1, 1]))
+    with pytest.raises(DataError, match="its shapes do not fit together"):
+        onnx_file.infer_shapes(model, "m")

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import field_models
 import numpy as np
 import onnx
 import pytest
@@ -246,3 +247,34 @@ def test_a_long_softmax_survives_flushing() -> None:
     ]
     assert errors[0] > 0.05
     assert errors[1] < 0.002
+
+
+def test_an_output_of_unknown_rank():
+    model = to_fp16(onnx_file.infer_shapes(field_models.unknown_rank(), "m"))
+    assert not model.graph.output[0].type.tensor_type.HasField("shape")
+    assert TensorProto.FLOAT16 in {tensor.data_type for tensor in model.graph.initializer}
+
+
+def test_arithmetic_that_decides_a_shape_stays_in_fp32():
+    model = parser.parse_model("""
+        <ir_version: 10, opset_import: ["" : 20]>
+        example (float[1, 4, 1369] x) => (float[1, 4, 37, 37] y)
+        <float half = {0.5}, int64[2] front = {1, 4}, int64[1] zero = {0}, int64 axis = {2}>
+        {
+            sizes = Shape (x)
+            count = Gather (sizes, axis)
+            area = Cast <to = 1> (count)
+            root = Pow (area, half)
+            whole = Cast <to = 7> (root)
+            side = Unsqueeze (whole, zero)
+            shape = Concat <axis = 0> (front, side, side)
+            doubled = Add (x, x)
+            y = Reshape (doubled, shape)
+        }
+    """)
+    half = to_fp16(onnx_file.infer_shapes(model, "m"))
+    x = np.random.default_rng(0).standard_normal((1, 4, 1369)).astype(np.float32)
+    outputs = Interpreter(half).run({"x": x}, "float32")
+    assert (1, 4, 37, 37) == outputs["y"].shape
+    types = {value.name: value.type.tensor_type.elem_type for value in half.graph.value_info}
+    assert TensorProto.FLOAT16 == types["doubled_half"]

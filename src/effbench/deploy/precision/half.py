@@ -12,6 +12,7 @@ import numpy as np
 
 from effbench.deploy.graph import onnx_file
 from effbench.deploy.graph.half_types import HALF_MAX, half_slots
+from effbench.deploy.precision.shape_arithmetic import shape_arithmetic
 from effbench.errors import ConversionError, UsageError, unknown_name
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class _Rewriter:
 
         self.onnx = onnx
         self.model = shorten_means(model, islands)
-        self.islands = islands | long_softmaxes(self.model)
+        self.islands = islands | long_softmaxes(self.model) | shape_arithmetic(self.model)
         self.opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
         self.half, self.single = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
         graph = self.model.graph
@@ -102,7 +103,7 @@ class _Rewriter:
         read = {name for node in graph.node for name in node.input} | {o.name for o in graph.output}
         graph.initializer.extend(t for t in self.initializers.values() if t.name in read)
         result = onnx_file.infer_shapes(self.model, "the fp16 graph")
-        self.onnx.checker.check_model(result)
+        onnx_file.check(result, "the fp16 graph")
         return result
 
     def _add(self, node: NodeProto) -> None:

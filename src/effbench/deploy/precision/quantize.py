@@ -93,8 +93,9 @@ def _nncf(model: ModelProto, batches: Sequence[Mapping[str, Array]], extremes: b
                     activations_range_estimator_params=ranges,
                 ),
             )
-        except (RuntimeError, ValueError, KeyError, AttributeError) as error:
-            raise ConversionError("int8", f"NNCF: {str(error).splitlines()[0]}") from error
+        except Exception as error:  # NNCF has no class of its own, and meets graphs that its rules do not foresee
+            text = next(iter(str(error).strip().splitlines()), "no message")
+            raise ConversionError("int8", f"NNCF: {type(error).__name__}: {text}") from error
     quantized: ModelProto = result
     return quantized
 
