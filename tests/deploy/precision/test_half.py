@@ -11,9 +11,10 @@ from onnx import TensorProto, parser
 from effbench import models
 from effbench.deploy.artifact import fidelity, judge, limits
 from effbench.deploy.graph import from_torch, onnx_file
+from effbench.deploy.graph.run_ort import runner
 from effbench.deploy.interpreter import Interpreter
 from effbench.deploy.precision.half import HALF_MAX, long_softmaxes, to_fp16
-from effbench.errors import ConversionError, UsageError
+from effbench.errors import UsageError
 from effbench.models.build import build
 from effbench.schema import Preprocessing, Weights
 
@@ -121,15 +122,35 @@ def test_an_input_that_is_an_output_and_an_output_that_is_read() -> None:
     assert {v.dtype for v in outputs.values()} == {np.dtype("float32")}
 
 
-def test_unknown_islands_and_control_flow_are_refused() -> None:
+def test_unknown_islands_are_refused() -> None:
     with pytest.raises(UsageError, match="skware"):
         to_fp16(example(), islands=["skware"])
-    branch = parser.parse_graph("g () => (float[2] y) { y = Identity (x) }")
-    node = onnx.helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)
-    values = [onnx.helper.make_tensor_value_info(n, t, s) for n, t, s in (("x", 1, [2]), ("c", 9, []), ("y", 1, [2]))]
-    model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", values[:2], values[2:]), ir_version=10)
-    with pytest.raises(ConversionError, match="control flow"):
-        to_fp16(model)
+
+
+@pytest.mark.target("ort")
+def test_bodies_of_control_flow_stay_in_fp32() -> None:
+    model = onnx_file.infer_shapes(field_models.captured_weights(), "m")
+    half = to_fp16(model)
+    x = np.random.default_rng(0).uniform(size=(1, 3, 64, 64)).astype(np.float32)
+    expected, actual = (runner(graph)({"x": x})["logits"] for graph in (model, half))
+    assert 2e-3 > np.abs(expected - actual).max() / np.abs(expected).max()
+    assert not np.array_equal(expected, actual), "the convolutions are in half"
+
+
+def test_bodies_read_inputs_constants_and_outputs_as_they_are() -> None:
+    branch = parser.parse_graph("g () => (float[2] b) { s = Add (x, k)   t = Mul (s, h)   b = Add (t, h) }")
+    nodes = parser.parse_graph("g (float[2] x) => (float[2] h) { h = Relu (x) }").node
+    choice = onnx.helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)
+    again = onnx.helper.make_node("Mul", ["y", "h"], ["z"])
+    specs = (("x", 1, [2]), ("c", 9, []), ("z", 1, [2]), ("h", 1, [2]))
+    values = [onnx.helper.make_tensor_value_info(*spec) for spec in specs]
+    k = onnx.helper.make_tensor("k", 1, [2], [1.0, 2.0])
+    graph = onnx.helper.make_graph([*nodes, choice, again], "g", values[:2], values[2:], [k])
+    model = onnx.helper.make_model(graph, ir_version=10, opset_imports=[onnx.helper.make_opsetid("", 20)])
+    outputs = Interpreter(to_fp16(onnx_file.infer_shapes(model, "m"))).run(
+        {"x": np.float32([1, 3]), "c": np.array(True)}
+    )
+    assert [[3, 54], [1, 3]] == [outputs[name].tolist() for name in ("z", "h")]
 
 
 @pytest.mark.target("ort")

@@ -221,7 +221,7 @@ def infer_shapes(model: onnx.ModelProto, label: str) -> onnx.ModelProto:
 
 def tidy(model: onnx.ModelProto) -> onnx.ModelProto:
     """Remove exporter metadata, which holds local paths, and unused initializers, in place."""
-    read = _names_read(model.graph)
+    read = names_read(model.graph)
     for tensor in [item for item in model.graph.initializer if item.name not in read]:
         model.graph.initializer.remove(tensor)
     scopes: Counter[str] = Counter()
@@ -242,14 +242,15 @@ def tidy(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _names_read(graph: onnx.GraphProto) -> set[str]:
+def names_read(graph: onnx.GraphProto) -> set[str]:
     """Return the tensors that the nodes of a graph read, those of its subgraphs included, and its outputs."""
     names = {name for node in graph.node for name in node.input} | {out.name for out in graph.output}
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-                names |= _names_read(inner)
-    return names
+    return names.union(*(names_read(body) for node in graph.node for body in bodies(node)))
+
+
+def bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """Return the subgraphs of a node of control flow; none of another node."""
+    return [body for a in node.attribute for body in (*a.graphs, *([a.g] if a.HasField("g") else []))]
 
 
 def _scoped_name(node: onnx.NodeProto, count: Counter[str]) -> str:

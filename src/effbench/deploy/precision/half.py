@@ -5,7 +5,7 @@ int8 is in `effbench.deploy.precision.quantize`, a16w8 in `a16w8` beside it. Tar
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from effbench.deploy.graph import onnx_file
 from effbench.deploy.graph.half_types import HALF_MAX, half_slots
 from effbench.deploy.precision.shape_arithmetic import shape_arithmetic
-from effbench.errors import ConversionError, UsageError, unknown_name
+from effbench.errors import UsageError, unknown_name
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto
@@ -56,11 +56,10 @@ def to_fp16(model: ModelProto, islands: Collection[str] = ()) -> ModelProto:
     well.
 
     Args:
-        model: An fp32 graph without control flow.
+        model: An fp32 graph; the bodies of its control flow keep computing in float32.
         islands: Nodes (by name or output) that keep computing in float32.
 
     Raises:
-        ConversionError: The graph has control flow.
         UsageError: An island is no node of the graph.
     """
     return _Rewriter(model, node_names(model, islands)).run()
@@ -99,22 +98,26 @@ class _Rewriter:
         for output in graph.output:
             self._deliver(output.name, self.types[output.name])
         del graph.node[:], graph.initializer[:], graph.value_info[:]
-        graph.node.extend(_without_unread(self.nodes, {o.name for o in graph.output}))
-        read = {name for node in graph.node for name in node.input} | {o.name for o in graph.output}
+        graph.node.extend(self.nodes)
+        read = onnx_file.names_read(graph)
+        unread = [node for node in graph.node if node.op_type == "Cast" and node.output[0] not in read]
+        for node in unread:
+            graph.node.remove(node)
         graph.initializer.extend(t for t in self.initializers.values() if t.name in read)
         result = onnx_file.infer_shapes(self.model, "the fp16 graph")
         onnx_file.check(result, "the fp16 graph")
         return result
 
     def _add(self, node: NodeProto) -> None:
-        if any(a.HasField("g") or a.graphs for a in node.attribute):
-            raise ConversionError("fp16", "the graph has control flow", node=node.name, op=node.op_type)
+        bodies = onnx_file.bodies(node)
+        for name in sorted(set().union(*map(onnx_file.names_read, bodies))):
+            self._capture(name)
         if node.op_type == "Constant" and any(a.name == "value" for a in node.attribute):
             tensor = next(a.t for a in node.attribute if a.name == "value")
             self.constants[node.output[0]] = tensor
             self.types[node.output[0]] = tensor.data_type
             return
-        island = node.output[0] in self.islands
+        island = bool(bodies) or node.output[0] in self.islands
         ins, outs = half_slots(node, self.opset)
         if island or node.op_type == "Constant":
             ins, outs = (False,) * len(ins), (False,) * len(outs)
@@ -186,6 +189,17 @@ class _Rewriter:
             tensor.CopyFrom(self.constants[name])
             tensor.name = name
             self.initializers[name] = tensor
+
+    def _capture(self, name: str) -> None:
+        """Let a tensor exist under its own name in its own type, for a body that reads it, which stays as it is."""
+        if name in self.constants:
+            self._keep_constant(name)
+        elif name in self.types and not self._exists(name):
+            self._deliver(name, self.types[name])
+            self.names[name, self.types[name]] = name
+
+    def _exists(self, name: str) -> bool:
+        return any(value.name == name for value in self.model.graph.input) or self._producer(name) is not None
 
     def _deliver(self, output: str, kind: int) -> None:
         """Add a Cast or an Identity, so that an output exists under its own name in its own type."""
@@ -289,9 +303,3 @@ def long_softmaxes(model: ModelProto) -> frozenset[str]:
             if node.op_type in (*_PASS_THROUGH, "Softmax"):
                 probabilities.update(node.output)
     return frozenset(names)
-
-
-def _without_unread(nodes: list[NodeProto], outputs: set[str]) -> Iterator[NodeProto]:
-    """Leave out casts that no node reads any more."""
-    read = {name for node in nodes for name in node.input} | outputs
-    return (node for node in nodes if node.op_type != "Cast" or node.output[0] in read)

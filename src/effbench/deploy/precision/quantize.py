@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from effbench.deploy import Array
+from effbench.deploy.graph import onnx_file
 from effbench.errors import ConversionError, MissingDependencyError, UsageError
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def to_int8(model: ModelProto, batches: Sequence[Mapping[str, Array]], extremes:
 
     if not batches:
         raise UsageError("int8 needs calibration images.", hint="Give --images FOLDER.")
+    model = _recent(model)
     quantized = _nncf(model, batches, extremes)
     _fold_weights(quantized)
     _halve_range(quantized)
@@ -58,6 +60,32 @@ def to_int8(model: ModelProto, batches: Sequence[Mapping[str, Array]], extremes:
     result = mixed(model, quantized, ())  # NNCF lets some nodes in float read Q/DQ as well
     check_form(result)
     return result
+
+
+LEAST_OPSET = 13
+"""From opset 13 on, QuantizeLinear has scales per channel."""
+
+
+def _recent(model: ModelProto) -> ModelProto:
+    """Return a model in an opset that has Q/DQ as it is written here.
+
+    Raises:
+        ConversionError: It has control flow, or the package onnx cannot raise its opset.
+    """
+    import onnx
+
+    for node in model.graph.node:
+        if onnx_file.bodies(node):
+            raise ConversionError("int8", "the graph has control flow", node=node.name, op=node.op_type)
+    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), LEAST_OPSET)
+    if opset >= LEAST_OPSET:
+        return model
+    try:
+        raised = onnx.version_converter.convert_version(model, LEAST_OPSET)
+    except Exception as error:  # its C++ code raises what its checks raise
+        text = next(iter(str(error).strip().splitlines()), "no message")
+        raise ConversionError("int8", f"opset {opset} cannot be raised to {LEAST_OPSET}: {text}") from error
+    return onnx.shape_inference.infer_shapes(raised, data_prop=True)
 
 
 def _nncf(model: ModelProto, batches: Sequence[Mapping[str, Array]], extremes: bool) -> ModelProto:

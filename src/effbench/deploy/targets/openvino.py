@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from effbench.deploy import Array, Converted, Session, Target, Traced
 from effbench.deploy.artifact.placement import record
-from effbench.errors import ConversionError, FidelityError, MissingDependencyError, UnavailableError
+from effbench.errors import ConversionError, FidelityError, MissingDependencyError, UnavailableError, UnsupportedError
 from effbench.schema import Artifact
 
 if TYPE_CHECKING:
@@ -150,13 +151,17 @@ class OpenVinoTarget(Target):
         """Write the graph as OpenVINO IR (``model.xml``, ``model.bin``), with the weights of the graph.
 
         Raises:
-            ConversionError: OpenVINO refuses the graph.
+            UnsupportedError: OpenVINO lacks an operator.
+            ConversionError: It refuses the graph for another reason.
         """
         ov = _openvino()
         try:
             model = ov.Core().read_model(str(graph.path))
             ov.save_model(model, str(out / "model.xml"), compress_to_fp16=False)
         except RuntimeError as error:
+            operators = re.search(r"No conversion rule found for operations: ([\w., :]*\w)", str(error))
+            if operators is not None:
+                raise UnsupportedError(f"OpenVINO has no {operators[1]}, an operator of this graph.") from error
             raise ConversionError("OpenVINO conversion", reason(error)) from error
         return Converted("model.xml", graph.subject.storage_precision)
 
