@@ -32,9 +32,9 @@ def test_the_reason_is_in_its_later_lines(message: str, expected: str):
 @pytest.mark.target("ov")
 def test_an_operator_that_it_lacks_is_unsupported(tmp_path: Path):
     model = field_models.plain()
-    model.opset_import.append(onnx.helper.make_opsetid("ai.onnx.ml", 3))
-    model.graph.node.append(onnx.helper.make_node("Normalizer", ["logits"], ["y"], domain="ai.onnx.ml", norm="L1"))
+    model.opset_import.append(onnx.helper.make_opsetid("own", 1))
+    model.graph.node.append(onnx.helper.make_node("Nonsense", ["logits"], ["y"], domain="own"))
     model.graph.output[0].name = "y"
     onnx.save(model, tmp_path / "model.onnx")
-    with pytest.raises(UnsupportedError, match=r"OpenVINO has no ai\.onnx\.ml\.Normalizer, an operator of this graph"):
+    with pytest.raises(UnsupportedError, match=r"OpenVINO has no own\.Nonsense, an operator of this graph"):
         deploy.get("ov").convert(SimpleNamespace(path=tmp_path / "model.onnx"), tmp_path, {})
