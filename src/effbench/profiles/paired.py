@@ -2,7 +2,8 @@
 
 A disturbance of the machine that lasts several inferences (another process, a slower clock, a full cache) affects both
 sides alike, and the first side of every pair is drawn at random. So the log ratio of a round is symmetric about zero
-if the sides are equal, on any machine: the test in `effbench.statistics.sequential` assumes nothing else.
+if the sides are equal, under any noise that does not depend on the side: the test in `effbench.statistics.sequential`
+assumes nothing else.
 
 Numpy and the standard library only: this runs on devices.
 """
