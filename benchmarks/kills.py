@@ -2,8 +2,8 @@
 
 ``python benchmarks/kills.py [--kills N] [--seed S] [--latest S] [COMMAND ...]`` kills with SIGKILL; the moment is drawn
 between the start of the command and the end of an unhurt run, or its first 8 s (``--latest`` gives another limit).
-After each kill it checks that no process of the command lives, that every artifact loads, that no stored round is gone or
-twice. After the kills of a command the same command runs to its end, and nothing of the killed ones may be left: no
+After each kill it checks that no process of the command lives, that every artifact loads, that no stored round is gone
+or twice. After the kills of a command the same command runs to its end, and nothing of the killed ones may be left: no
 draft, no lock of one, no scratch folder, no worktree. It needs torch and ONNX Runtime; the model is that of the tests
 (`tests/support/toy.py`). It exits with 1 if anything was found.
 """
@@ -201,7 +201,7 @@ def residue(place: Place) -> None:
         path for path in place.home.rglob("*") if path.name.startswith((".making-", "work-")) or ".tmp" in path.name
     ]
     drafts += [path for path in place.home.rglob(".*.lock") if path.parent.name != ".locks"]
-    drafts += [*place.folder.glob(".kit-*"), *place.home.rglob(".step-*")]
+    drafts += [*place.folder.glob(".effbench-kit-*"), *place.home.rglob(".step-*")]
     drafts += list((place.folder / "tmp").glob("*/*"))
     drafts += [path for path in (place.folder / "tmp").iterdir() if not path.name.startswith("effbench-")]
     worktrees = subprocess.run(

@@ -191,7 +191,11 @@ def _show_warning(
 ) -> None:
     """Show a warning of effbench as a sentence, and any other as Python does."""
     own = category.__module__.startswith("effbench")
-    text = f"effbench: {message}\n" if own else warnings.formatwarning(message, category, filename, lineno, line)
+    text = (
+        printable(f"effbench: {message}\n")
+        if own
+        else warnings.formatwarning(message, category, filename, lineno, line)
+    )
     click.echo(text, file=file, err=True, nl=False)
 
 

@@ -124,7 +124,7 @@ def test_github_action_benchmark_holds_a_list_of_entries():
 def test_markdown_is_one_table_and_a_list():
     text = markdown(report(SLOWER, BROKEN))
     assert text.startswith("### Latency gate: 1 slower, 1 failed")
-    assert "&lt;If>" in text
+    assert r"\<If\>" in text
     assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
 
 

@@ -122,7 +122,7 @@ def _show(result: Profile, roofs: Roofline | None, plot: bool, out: str | None, 
     else:
         click.echo(printable(results.profile(result)))
         if roofs is not None:
-            click.echo(f"\n{roofline_text.text(roofs)}")
+            click.echo(printable(f"\n{roofline_text.text(roofs)}"))
     for path in files:
         click.echo(f"wrote {path}", err=as_json)
     if result.measurements and not as_json:

@@ -31,8 +31,8 @@ def grouped(remarks: Iterable[tuple[str, str]], rows: int, *, ranges: bool = Fal
 
 
 def template(text: str) -> str:
-    """Return a text with a mark in place of each number."""
-    return NUMBER.sub("#", text)
+    """Return a text with a mark in place of each number, one that no text has by itself."""
+    return NUMBER.sub("\0", text.replace("\0", ""))
 
 
 def merged(texts: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from effbench.codec import document
 from effbench.errors import unknown_name
-from effbench.reports import TABLE_FORMATS
+from effbench.reports import TABLE_FORMATS, cells
 from effbench.reports.grouping import tally
 
 NOT_RUN = "not run yet"
@@ -52,14 +52,15 @@ def _text(records: Sequence[Mapping[str, Any]], set_aside: Mapping[str, str], fo
     from tabulate import tabulate
 
     notes: dict[str, int] = {}
-    lines = [_line(record, notes) for record in records]
+    shown = cells.one_line if form == "terminal" else cells.markdown
+    lines = [list(map(shown, _line(record, notes))) for record in records]
     table = tabulate(lines, headers=HEAD, tablefmt="simple" if form == "terminal" else "pipe", disable_numparse=True)
     below = [counts(records), *(f"[{number}] {text}" for text, number in notes.items())]
     below += [f"{unit} was set aside: {reason}" for unit, reason in set_aside.items()]
     if form == "terminal":
         wrapped = [line for text in below for line in textwrap.wrap(text, WIDTH, subsequent_indent="    ")]
         return "\n".join([table, *wrapped]) + "\n"
-    return "\n\n".join([table, *below]) + "\n"
+    return "\n\n".join([table, *map(cells.markdown, below)]) + "\n"
 
 
 def _line(record: Mapping[str, Any], notes: dict[str, int]) -> list[str]:
@@ -84,5 +85,5 @@ def _csv(records: Sequence[Mapping[str, Any]]) -> str:
     stream = io.StringIO()
     writer = csv.DictWriter(stream, fields or ["device"], restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(records)
+    writer.writerows({key: cells.spreadsheet(value) for key, value in record.items()} for record in records)
     return stream.getvalue()

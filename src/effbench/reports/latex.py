@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from effbench.reports import cells
 from effbench.reports.layout import Section
 
 SIGNS = {
@@ -30,7 +31,7 @@ SIGNS = {
 
 def escape(text: str) -> str:
     """Escape text for LaTeX."""
-    printed = "".join(SIGNS.get(sign, sign) for sign in text)
+    printed = "".join(SIGNS.get(sign, sign) for sign in cells.one_line(text))
     return printed.replace("--", "-{}-")  # two hyphens would print as one dash
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from effbench.codec import document
 from effbench.errors import unknown_name
+from effbench.reports import cells
 from effbench.reports.grouping import tally
 from effbench.schema import Cell, Status
 
@@ -139,17 +140,11 @@ def _markdown(matrix: Matrix) -> str:
     from tabulate import tabulate
 
     head, lines, notes, unreached = _grid(matrix)
-    escaped = [[_escape(text) for text in line] for line in lines]
+    escaped = [[cells.markdown(text) for text in line] for line in lines]
     table = tabulate(escaped, headers=head, tablefmt="pipe", disable_numparse=True)
-    listed = "\n".join(f"{number}. {_escape(text)}" for number, text in enumerate(notes, 1))
-    parts = [counts(matrix), table, listed, _escape(_unreached(unreached))]
+    listed = "\n".join(f"{number}. {cells.markdown(text)}" for number, text in enumerate(notes, 1))
+    parts = [counts(matrix), table, listed, cells.markdown(_unreached(unreached))]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _escape(text: str) -> str:
-    for sign in "\\*_|<>`":
-        text = text.replace(sign, f"\\{sign}")
-    return text
 
 
 def records(matrix: Matrix) -> list[dict[str, Any]]:
@@ -194,5 +189,5 @@ def _csv(matrix: Matrix) -> str:
     stream = io.StringIO()
     writer = csv.DictWriter(stream, list(lines[0]) if lines else ["model"], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(lines)
+    writer.writerows({key: cells.spreadsheet(value) for key, value in line.items()} for line in lines)
     return stream.getvalue()

@@ -6,6 +6,7 @@ import html
 import re
 from collections.abc import Hashable, Iterable, Sequence
 
+from effbench.reports import cells
 from effbench.reports.layout import EMPTY, Section, section_key, sections
 from effbench.schema import Row
 
@@ -82,17 +83,17 @@ def _section(section: Section, figures: Sequence[str]) -> str:
     ]
     table = tabulate(
         lines,
-        headers=[html.escape(name) for name in section.columns],
+        headers=[_escaped(name) for name in section.columns],
         tablefmt="unsafehtml",
         disable_numparse=True,
         colalign=["right" if numeric else "left" for numeric in section.numeric],
     )
     for side, kind in (("right", ' class="number"'), ("left", "")):
         table = table.replace(f' style="text-align: {side};"', kind)
-    header = "".join(f"<li>{html.escape(text)}</li>" for text in (*section.header, section.legend) if text)
-    notes = "".join(f"<li>{html.escape(text)}</li>" for text in section.footnotes)
+    header = "".join(f"<li>{_escaped(text)}</li>" for text in (*section.header, section.legend) if text)
+    notes = "".join(f"<li>{_escaped(text)}</li>" for text in section.footnotes)
     return (
-        f'<section>\n<h2>{html.escape(section.title)}</h2>\n<p class="facts">{html.escape(section.facts)}</p>\n'
+        f'<section>\n<h2>{_escaped(section.title)}</h2>\n<p class="facts">{_escaped(section.facts)}</p>\n'
         f'<ul class="header">{header}</ul>\n<div class="scroll">\n{table}\n</div>\n'
         + (f'<ol class="notes">{notes}</ol>\n' if notes else "")
         + "".join(f"<figure>{_inline(figure)}</figure>\n" for figure in figures)
@@ -103,7 +104,7 @@ def _section(section: Section, figures: Sequence[str]) -> str:
 def _cell(column: str, text: str, row: Row) -> str:
     match = _NOTE.search(text)
     body, note = (text[: match.start()], f"<sup>{match.group(1)}</sup>") if match else (text, "")
-    body = html.escape(body)
+    body = _escaped(body)
     if column == "trust" and body != EMPTY:
         body = f'<span class="badge trust-{body}">{body}</span>'
     elif column == "front" and row.on_front:
@@ -116,3 +117,7 @@ def _cell(column: str, text: str, row: Row) -> str:
 def _inline(svg: str) -> str:
     # The XML prolog and the doctype of an SVG file are not valid inside HTML.
     return svg[svg.index("<svg") :]
+
+
+def _escaped(text: str) -> str:
+    return html.escape(cells.one_line(text))

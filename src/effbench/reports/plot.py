@@ -25,6 +25,7 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#00
 SHAPES = ("o", "s", "^", "D", "v", "P", "X")
 INK, SOFT, GRID = "#222222", "#666666", "#E4E7EB"
 STYLE: dict[Any, Any] = {
+    "text.parse_math": False,  # a dollar in a name is no formula
     "svg.hashsalt": "effbench",
     "svg.fonttype": "path",
     "font.family": "DejaVu Sans",

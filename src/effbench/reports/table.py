@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from effbench.codec import document
-from effbench.reports import pareto
+from effbench.reports import cells, pareto
 from effbench.reports.layout import Section, sections
 from effbench.reports.rows import order
 from effbench.schema import Row
@@ -35,7 +35,10 @@ def frame(rows: Iterable[Row]) -> pandas.DataFrame:
 
 def csv_text(rows: Iterable[Row], metric: str) -> str:
     """Return the `frame` as CSV."""
-    return str(frame(rows).to_csv(index=False, lineterminator="\n"))
+    table = frame(rows)
+    for name in table.select_dtypes(exclude="number").columns:
+        table[name] = table[name].map(cells.spreadsheet, na_action="ignore")
+    return str(table.to_csv(index=False, lineterminator="\n"))
 
 
 def json_text(rows: Iterable[Row], metric: str) -> str:
@@ -149,19 +152,19 @@ def _markdown_section(section: Section) -> str:
     from tabulate import tabulate
 
     table = tabulate(
-        [[_escape_markdown(cell) for cell in line] for line in section.cells],
-        headers=section.columns,
+        [list(map(cells.markdown, line)) for line in section.cells],
+        headers=[cells.markdown(name) for name in section.columns],
         tablefmt="pipe",
         disable_numparse=True,
         colalign=["right" if numeric else "left" for numeric in section.numeric],
     )
-    header = [f"- {_escape_markdown(text)}" for text in (*section.header, section.legend) if text]
-    notes = [f"{number}. {_escape_markdown(text)}" for number, text in enumerate(section.footnotes, 1)]
-    parts = [f"## {section.title}", _escape_markdown(section.facts), "\n".join(header), table, "\n".join(notes)]
+    header = [f"- {cells.markdown(text)}" for text in (*section.header, section.legend) if text]
+    notes = [f"{number}. {cells.markdown(text)}" for number, text in enumerate(section.footnotes, 1)]
+    parts = [
+        f"## {cells.markdown(section.title)}",
+        cells.markdown(section.facts),
+        "\n".join(header),
+        table,
+        "\n".join(notes),
+    ]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _escape_markdown(text: str) -> str:
-    for sign in "\\*_|<>`":
-        text = text.replace(sign, f"\\{sign}")
-    return text

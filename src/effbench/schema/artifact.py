@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from effbench.boundary.names import check_name, check_relative
+from effbench.errors import DataError
 from effbench.schema.model import Preprocessing, Weights
 from effbench.schema.shapes import InputShapes
 
@@ -192,6 +193,12 @@ class Subject:
     latency_only: bool = False
     """Whether no accuracy may be stated for it, measured or borrowed."""
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("model", "family", "target", "storage_precision", "compute_precision", "published"):
+            text = getattr(self, name)
+            if text is not None and not text.isprintable():
+                raise DataError(f"{text[:80]!r} cannot be the {name} of an artifact: it has control characters.")
 
     @property
     def resolution(self) -> tuple[int, int]:

@@ -231,12 +231,15 @@ def test_a_result_of_other_artifacts_is_refused(own: Any, tmp_path: Path):
 
 
 def test_a_kit_for_a_phone_says_what_its_holder_does(own: Any):
+    (own.folder / f"{kits.DRAFT}killed").mkdir()  # of a kit with another name
+    (own.folder / f"{kits.DRAFT}killed.lock").touch()
     result = own("kit", "toy.net-64-b1-fp32-ort", "--device", "pixel-8")
     assert 0 == result.returncode, result.stderr
     script = (own.folder / "kit-pixel-8" / "run.sh").read_text()
     assert "adb push onnxruntime /data/local/tmp/effbench-kit/onnxruntime" in script
     assert 0 == subprocess.run(["sh", "-n"], input=script, text=True, check=False).returncode
     assert "--device pixel-8" in result.stdout
+    assert [] == list(own.folder.glob("*killed*"))
 
 
 def test_what_the_device_does_not_run_makes_no_kit(own: Any):

@@ -36,6 +36,9 @@ cd -- "$(dirname -- "$0")" && exec "${{PYTHON:-python3}}" -I agent.pyz effbench.
 PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*(?:/[A-Za-z0-9._+-]+)*")
 """Names in a kit: they become parts of scripts and paths."""
 
+DRAFT = ".effbench-kit-"
+"""How the drafts of kits begin, whatever the kit is called: the next kit beside one that was killed removes them."""
+
 KIT_FOLDER = "/data/local/tmp/effbench-kit"
 """On the phone."""
 MIN_SAMPLES, ROUND_SECONDS = 50, 2.0
@@ -69,7 +72,7 @@ def kit(request: KitRequest) -> Kit:
     artifacts, cells = _artifacts(request, home, device)
     steps = _steps(device, artifacts, home)
     try:
-        with drafts.draft(folder.parent, f".{folder.name}.") as draft:
+        with drafts.draft(folder.parent, DRAFT) as draft:
             _write(draft, artifacts, device, home, request)
             (draft / "README.txt").write_text("\n".join([f"effbench kit for {device.description}", "", *steps, ""]))
             draft.rename(folder)

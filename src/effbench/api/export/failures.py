@@ -21,6 +21,7 @@ from typing import Any
 
 from effbench import drafts, reading
 from effbench.boundary import isolation
+from effbench.boundary.names import printable
 from effbench.errors import ConversionError, DataError, EffbenchError, UnavailableError, UsageError
 from effbench.process import MEMORY_LIMIT, TIME_LIMIT, ChildFailure, exit_text
 from effbench.store import write_atomically
@@ -147,8 +148,8 @@ def again(folder: Path, *, reduced: bool = False) -> int:
             for event in process.run(module, job, time_limit_s=float(job.pop("time_limit_s", 600))):
                 print(event)
         except EffbenchError as error:
-            print(error.log, file=sys.stderr)
-            print(f"fails again: {error}")
+            print(printable(error.log), file=sys.stderr)
+            print(printable(f"fails again: {error}"))
             return 1
     print("does not fail now")
     return 0

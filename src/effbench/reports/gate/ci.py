@@ -6,6 +6,7 @@ import json
 from typing import Any
 from xml.etree import ElementTree
 
+from effbench.boundary.names import printable
 from effbench.codec import document, plain
 from effbench.reports.gate.text import budgets, explanation, one_line, span, word
 from effbench.statistics.verdict import FAILED, INCONCLUSIVE, ComparisonReport, Verdict, code_of
@@ -40,7 +41,8 @@ def junit(report: ComparisonReport) -> str:
     root = ElementTree.Element("testsuites")
     root.append(suite)
     ElementTree.indent(root)
-    return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
+    # Control characters are no XML, in no notation.
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + printable(ElementTree.tostring(root, encoding="unicode")) + "\n"
 
 
 def _why(item: Verdict) -> list[str]:

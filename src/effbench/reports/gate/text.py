@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from effbench.errors import counted
+from effbench.reports import cells
 from effbench.reports.grouping import grouped
 from effbench.statistics.verdict import (
     INCONCLUSIVE,
@@ -148,7 +149,7 @@ def _table(report: ComparisonReport, style: str) -> str:
 
     rows = _rows(report)
     if style == "github":
-        rows = [[_escaped(cell) for cell in row] for row in rows]
+        rows = [[cells.markdown(cell) for cell in row] for row in rows]
     return tabulate(rows, headers=HEADER, tablefmt=style, disable_numparse=True)
 
 
@@ -161,12 +162,8 @@ def terminal(report: ComparisonReport) -> str:
 def markdown(report: ComparisonReport) -> str:
     """Return a section for a job summary or a pull request."""
     table = _table(report, "github")
-    listed = "\n".join(f"- {_escaped(line.strip())}" for line in notes(report))
+    listed = "\n".join(f"- {cells.markdown(line.strip())}" for line in notes(report))
     return f"### Latency gate: {headline(report)}\n\n{table}\n\n{listed}\n"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("<", "&lt;").replace("|", "\\|")
 
 
 def headline(report: ComparisonReport) -> str:
