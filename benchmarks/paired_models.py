@@ -35,7 +35,7 @@ from effbench.deploy.precision.a16w8 import to_a16w8
 from effbench.deploy.precision.calibration import SYNTHETIC, load_calibration
 from effbench.deploy.precision.int8_noise import to_mixed_int8
 from effbench.deploy.precision.pairing import pair
-from effbench.deploy.precision.pairing.runtime import pair_runtime, quantized_activations
+from effbench.deploy.precision.pairing.runtime import pair_runtime, inner_tensors
 from effbench.errors import ConversionError, EffbenchError
 from effbench.schema import Artifact, InputShapes
 
@@ -76,7 +76,7 @@ def row(graph: Artifact, precision: str, each: int) -> list[Any]:
     quantized, feeds = onnx_file.infer_shapes(quantized, graph.name), batches[:PAIRED_IMAGES]
     result = pair(model, quantized, feeds)
     faults = {"": result.faults}
-    tensors = quantized_activations(quantized)
+    tensors = inner_tensors(quantized)
     for name in ("ort", "ov"):
         with tempfile.TemporaryDirectory() as folder:
             traced = deploy.get(name).traced(_written(graph, quantized, Path(folder)), {}, tensors)
@@ -95,7 +95,7 @@ def _written(graph: Artifact, quantized: onnx.ModelProto, folder: Path) -> Artif
 
 
 def _outcomes(quantized: onnx.ModelProto, feeds: Any, each: int, seed: str) -> list[str]:
-    tensors, outcomes = quantized_activations(quantized), []
+    tensors, outcomes = inner_tensors(quantized), []
     right = runner(quantized, tensors, optimized=False)(feeds[0])
     for mutation in mutations.mutations(quantized, each, seed, SEEDED):
         try:

@@ -34,7 +34,7 @@ from effbench.deploy.interpreter import Interpreter
 from effbench.deploy.precision.a16w8 import to_a16w8
 from effbench.deploy.precision.calibration import load_calibration
 from effbench.deploy.precision.pairing import pair
-from effbench.deploy.precision.pairing.runtime import pair_runtime, quantized_activations
+from effbench.deploy.precision.pairing.runtime import pair_runtime, inner_tensors
 from effbench.deploy.precision.quantize import to_int8
 from effbench.deploy.targets.openvino import TARGET as OPENVINO
 from effbench.schema import Preprocessing
@@ -152,7 +152,7 @@ class RuntimeCase(Case):
 
     def reasons(self, wrong: onnx.ModelProto) -> tuple[str, ...]:
         """Return the faults of the runtime; empty if there are none."""
-        traced = runner(wrong, quantized_activations(self.model))
+        traced = runner(wrong, inner_tensors(self.model))
         return tuple(str(fault) for fault in pair_runtime(self.model, traced, self.feeds).faults)
 
 
@@ -182,7 +182,7 @@ def _openvino_traced(model: onnx.ModelProto, tensors: Sequence[str]) -> Traced:
 def false_failures(case: Case) -> list[str]:
     """Return why right conversions are called wrong: by two runtimes, and by the pairing of a quantized graph."""
     reasons: list[str] = []
-    tensors = quantized_activations(case.model) if case.exact is not None else ()
+    tensors = inner_tensors(case.model) if case.exact is not None else ()
     # OpenVINO removes 16-bit quantizers from a graph, which then is no longer a16w8.
     runs = [runner(case.model), *([by_openvino(case.model)] if case.precision != "a16w8" else [])]
     for run in runs:

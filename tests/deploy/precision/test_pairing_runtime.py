@@ -13,7 +13,7 @@ from test_pairing import FEEDS, changed, graphs, scaled
 from effbench.deploy import Array, Traced
 from effbench.deploy.graph import mutations
 from effbench.deploy.graph.run_ort import runner
-from effbench.deploy.precision.pairing.runtime import pair_runtime, quantized_activations
+from effbench.deploy.precision.pairing.runtime import inner_tensors, pair_runtime
 
 pytestmark = pytest.mark.target("ort")
 Pair = tuple[onnx.ModelProto, onnx.ModelProto]
@@ -21,7 +21,7 @@ __all__ = ["graphs"]  # the fixture
 
 
 def on_ort(model: onnx.ModelProto, right: onnx.ModelProto | None = None) -> Traced:
-    return runner(model, quantized_activations(right or model))
+    return runner(model, inner_tensors(right or model))
 
 
 def test_a_right_runtime_has_no_fault(graphs: Pair) -> None:
@@ -83,3 +83,15 @@ def test_a_bias_may_be_rounded_to_an_integer_of_32_bits(graphs: Pair) -> None:
     for steps, right in ((1, True), (40, False)):
         wrong = changed(graphs[1], lambda model, steps=steps: rounded(model, steps))
         assert bool(pair_runtime(graphs[1], on_ort(wrong), FEEDS).faults) is not right
+
+
+@pytest.mark.parametrize(("places", "right"), [([0, 2], True), ([2, 0], True), ([1, 0], False)])
+def test_of_tied_values_any_may_be_selected_and_what_follows_reads_the_same(places: list[int], right: bool) -> None:
+    text = """<ir_version: 10, opset_import: ["" : 20]>
+        g (float[1, 4] x, float[1, 4] z) => (float[1, 2] best, float[1, 2] y) <int64[1] k = {2}>
+        { best, at = TopK (x, k)  y = GatherElements <axis = 1> (z, at) }"""
+    feed = {"x": np.array([[3, 1, 3, 2]], np.float32), "z": np.array([[10, 20, 30, 40]], np.float32)}
+    at = np.array([places])
+    traced = {"at": at, "best": np.array([[3, 3]], np.float32), "y": np.take_along_axis(feed["z"], at, 1)}
+    faults = pair_runtime(parser.parse_model(text), lambda _: traced, [feed]).faults
+    assert [fault.op for fault in faults] == ([] if right else ["TopK"])

@@ -154,7 +154,7 @@ def pair_runtime(job: dict[str, Any], emit: Any) -> None:
     target, spec = deploy.get(artifact.subject.target), graph.inputs[0]
     emit({"event": "stage", "stage": f"compare {target.title} operator by operator"})
     model = onnx_file.load(graph.path)
-    traced = target.traced(artifact, artifact.options, runtime.quantized_activations(model))
+    traced = target.traced(artifact, artifact.options, runtime.inner_tensors(model))
     if traced is None:
         emit({"event": "result", "compared": 0, "faults": []})
         return

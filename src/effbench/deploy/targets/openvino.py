@@ -177,15 +177,22 @@ class OpenVinoTarget(Target):
         """Return a model's file on the CPU, with the tensors as outputs, as `traced` does."""
         core = _openvino().Core()
         model = core.read_model(str(path))
-        names = [output.get_any_name() for output in model.outputs]
+        names = [output.get_names() for output in model.outputs]
         for tensor in tensors:
+            if any(tensor in same for same in names):
+                continue
             try:
                 model.add_outputs(tensor)
-            except RuntimeError:  # the converter folded or renamed it
+            except RuntimeError:  # the converter folded it
                 continue
-            names.append(tensor)
+            names.append({tensor})
         compiled = core.compile_model(model, "CPU", _config("CPU", 1))
-        return lambda feeds: dict(zip(names, (value.copy() for value in compiled(dict(feeds)).values()), strict=True))
+
+        def run(feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+            values = [value.copy() for value in compiled(dict(feeds)).to_tuple()]
+            return {name: value for same, value in zip(names, values, strict=True) for name in same}
+
+        return run
 
 
 TARGET = OpenVinoTarget()

@@ -29,6 +29,8 @@ ROUNDED = 5e-5
 HALF_LEVEL = 0.5
 SQUASHED = 1e-6
 """The absolute error of a sigmoid or softmax: runtimes approximate them between 0 and 1."""
+SELECTING = {"TopK": 1, "ArgMax": 0, "ArgMin": 0, "NonMaxSuppression": 0}
+"""Operators whose result is places, and which of their outputs these are."""
 TIES, TIED = 2, 1e-3
 """Integers of an output, and the share of them, that may differ because values tie."""
 
@@ -43,11 +45,16 @@ class RuntimePairing:
     faults: tuple[OperatorFault, ...]
 
 
-def quantized_activations(model: ModelProto) -> tuple[str, ...]:
-    """Return the tensors of a graph that hold levels of activations: the outputs of QuantizeLinear."""
+def inner_tensors(model: ModelProto) -> tuple[str, ...]:
+    """Return the tensors that a runtime is asked for: levels of activations, and places that an operator selects."""
     constants = {tensor.name for tensor in model.graph.initializer}
-    nodes = (node for node in model.graph.node if node.op_type == "QuantizeLinear" and node.input[0] not in constants)
-    return tuple(node.output[0] for node in nodes)
+    names = []
+    for node in model.graph.node:
+        if node.op_type in SELECTING:
+            names.append(node.output[SELECTING[node.op_type]])
+        elif node.op_type == "QuantizeLinear" and node.input[0] not in constants:
+            names.append(node.output[0])
+    return tuple(names)
 
 
 def pair_runtime(model: ModelProto, traced: Traced, feeds: Sequence[Mapping[str, Array]]) -> RuntimePairing:
@@ -62,19 +69,22 @@ def pair_runtime(model: ModelProto, traced: Traced, feeds: Sequence[Mapping[str,
         ConversionError: The interpreter lacks an operator of the graph.
     """
     interpreter, biases = Interpreter(model), _IntegerBiases(model)
-    outputs, levels = {value.name for value in model.graph.output}, set(quantized_activations(model))
+    outputs, inner = {value.name for value in model.graph.output}, set(inner_tensors(model))
+    places = {step.outputs[SELECTING[step.op]] for step in interpreter.steps if step.op in SELECTING}
     compared: set[str] = set()
     faults: dict[str, OperatorFault] = {}
     with one_thread():
         for feed in feeds:
             observed = traced(feed)
-            replaced = {name: from_numpy(value) for name, value in observed.items() if name in levels}
+            replaced = {name: from_numpy(value) for name, value in observed.items() if name in inner}
             for executed in interpreter.trace(feed, replaced=replaced):
                 name = executed.step.outputs[0]
-                if name in replaced:
+                if set(executed.step.outputs) & set(replaced) and executed.step.op in SELECTING:
+                    fault = _selection_fault(executed, observed) or _output_fault(executed, observed, ties=False)
+                elif name in replaced:
                     fault = _level_fault(executed, np.asarray(observed[name]), biases.steps_of(executed.step.inputs[0]))
                 elif outputs & set(executed.step.outputs):
-                    fault = _output_fault(executed, observed)
+                    fault = _output_fault(executed, observed, ties=not places <= set(observed))
                 else:
                     continue
                 compared.add(name)
@@ -110,9 +120,43 @@ def _level_fault(executed: Executed, observed: Array, bias: float) -> OperatorFa
     )
 
 
-def _output_fault(executed: Executed, observed: Mapping[str, Array]) -> OperatorFault | None:
+def _selection_fault(executed: Executed, observed: Mapping[str, Array]) -> OperatorFault | None:
+    """Return the fault of selected places: where values tie, any of them is right, and what follows reads the same."""
+    step = executed.step
+    name = step.outputs[SELECTING[step.op]]
+    x = executed.inputs[0]
+    if step.op == "NonMaxSuppression" or x is None:
+        return None  # which boxes stay is judged at the outputs
+    places = np.asarray(observed[name])
+    axis = int(step.attributes.get("axis", -1 if step.op == "TopK" else 0))
+    values = x.double().numpy()
+    if step.op != "TopK":
+        places = places.reshape([1 if i == axis % values.ndim else n for i, n in enumerate(values.shape)])
+    have = np.take_along_axis(values, places, axis)
+    best = executed.outputs[0].double().numpy() if step.op == "TopK" else None
+    if best is None:
+        best = values.max(axis, keepdims=True) if step.op == "ArgMax" else values.min(axis, keepdims=True)
+    error = np.abs(have - best)
+    if not error.size or error.max() <= ROUNDED * float(np.abs(values).max()):
+        return None
+    place = int(error.argmax())
+    index = [int(i) for i in np.unravel_index(place, error.shape)]
+    return OperatorFault(
+        name,
+        step.op,
+        "it selects other values than the graph on the same levels",
+        element=f"{index}",
+        expected=float(best.reshape(-1)[place]),
+        observed=float(have.reshape(-1)[place]),
+    )
+
+
+def _output_fault(executed: Executed, observed: Mapping[str, Array], ties: bool) -> OperatorFault | None:
+    """Return the fault of a graph's output; ``ties`` tells whether a selection in front of it was not returned."""
+    places = SELECTING.get(executed.step.op)
+    selected = None if ties or places is None else executed.step.outputs[places]
     for name, value in zip(executed.step.outputs, executed.outputs, strict=False):
-        if name not in observed:
+        if name not in observed or name == selected:
             continue
         want, have = value.double().numpy(), np.asarray(observed[name], np.float64)
         if want.shape != have.shape:
@@ -124,7 +168,7 @@ def _output_fault(executed: Executed, observed: Mapping[str, Array]) -> Operator
         if value.is_floating_point():
             right = error.max() <= ROUNDED * float(np.abs(want).max()) + SQUASHED * (executed.step.op in _SQUASHING)
         else:  # ranks and labels fall either way where values tie
-            right = np.count_nonzero(error) <= max(TIES, TIED * error.size)
+            right = np.count_nonzero(error) <= ties * max(TIES, TIED * error.size)
         if right:
             continue
         place = int(error.argmax())
