@@ -35,7 +35,7 @@ from effbench.deploy.precision.a16w8 import to_a16w8
 from effbench.deploy.precision.calibration import SYNTHETIC, load_calibration
 from effbench.deploy.precision.int8_noise import to_mixed_int8
 from effbench.deploy.precision.pairing import pair
-from effbench.deploy.precision.pairing.runtime import pair_runtime, inner_tensors
+from effbench.deploy.precision.pairing.runtime import inner_tensors, pair_runtime
 from effbench.errors import ConversionError, EffbenchError
 from effbench.schema import Artifact, InputShapes
 

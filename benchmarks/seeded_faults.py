@@ -34,7 +34,7 @@ from effbench.deploy.interpreter import Interpreter
 from effbench.deploy.precision.a16w8 import to_a16w8
 from effbench.deploy.precision.calibration import load_calibration
 from effbench.deploy.precision.pairing import pair
-from effbench.deploy.precision.pairing.runtime import pair_runtime, inner_tensors
+from effbench.deploy.precision.pairing.runtime import inner_tensors, pair_runtime
 from effbench.deploy.precision.quantize import to_int8
 from effbench.deploy.targets.openvino import TARGET as OPENVINO
 from effbench.schema import Preprocessing
