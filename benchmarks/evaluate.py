@@ -24,7 +24,7 @@ from tabulate import tabulate
 from effbench.api.export.run import export
 from effbench.data import pixels
 from effbench.deploy import get as target_of
-from effbench.deploy.artifact import bundle, fidelity
+from effbench.deploy.artifact import bundle, synthetic
 from effbench.profiles.accuracy import EvaluationSettings, Images, evaluate, score_output
 
 MODEL, TARGETS, ROUNDS, PORTION, WORKERS = "regla_m", ("ort", "ov"), 8, 48, 1
@@ -32,7 +32,7 @@ MODEL, TARGETS, ROUNDS, PORTION, WORKERS = "regla_m", ("ort", "ov"), 8, 48, 1
 
 def photographs(count: int) -> list[bytes]:
     files = []
-    for image in fidelity.reference_images(count, 3, (375, 500), 50):
+    for image in synthetic.reference_images(count, 3, (375, 500), 50):
         stream = io.BytesIO()
         Image.fromarray(image.transpose(1, 2, 0)).save(stream, "JPEG", quality=90)
         files.append(stream.getvalue())

@@ -44,7 +44,7 @@ from onnx import ModelProto
 
 import bounded_int8
 from effbench.api.export.run import export
-from effbench.deploy.artifact import bundle, fidelity
+from effbench.deploy.artifact import bundle, feeding, synthetic
 from effbench.deploy.artifact.limits import LIMITS
 from effbench.deploy.graph import onnx_file
 from effbench.schema import Artifact
@@ -95,8 +95,8 @@ def fp16_rows(home: Path) -> Iterator[Row]:
 
     for name, size, factor in FP16:
         graph, model = exported(name, size, home)
-        images = fidelity.reference_images(8, 3, (size, size))
-        feeds = fidelity.feeds(images, 1, graph.inputs[0], graph.preprocessing)[:FP16_IMAGES]
+        images = synthetic.reference_images(8, 3, (size, size))
+        feeds = feeding.feeds({graph.inputs[0].name: images}, 1, graph.inputs, graph.preprocessing)[:FP16_IMAGES]
         limits = LIMITS["fp16"]
         tighter = {"p99_error": limits["p99_error"] / factor, "cosine": 1 - (1 - limits["cosine"]) / factor**2}
         with mock.patch.dict(limits, tighter):
@@ -111,8 +111,10 @@ def int8_rows(home: Path) -> Iterator[Row]:
 
     for name, size in INT8:
         graph, model = exported(name, size, home)
-        images = fidelity.reference_images(INT8_IMAGES, 3, (size, size))
-        result = to_mixed_int8(model, fidelity.feeds(images, 1, graph.inputs[0], graph.preprocessing))
+        images = synthetic.reference_images(INT8_IMAGES, 3, (size, size))
+        result = to_mixed_int8(
+            model, feeding.feeds({graph.inputs[0].name: images}, 1, graph.inputs, graph.preprocessing)
+        )
         counts = f"{len(result.float_nodes)} of {result.quantizable}"
         yield "int8", name, size, "", counts, digest(result.model)
 

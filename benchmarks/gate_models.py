@@ -146,11 +146,12 @@ def stall(threshold: float, count: int) -> Callable[[Any], None]:
 
 def darkest_of(count: int, resolution: tuple[int, int]) -> float:
     """Return a threshold with exactly one of the agent's first images below it, on the normalized scale."""
-    from effbench.deploy.artifact import fidelity
-    from effbench.schema import Preprocessing, TensorSpec
+    from effbench.deploy.artifact import feeding
+    from effbench.deploy.graph.from_torch import image_inputs
+    from effbench.schema import Preprocessing
 
-    images = fidelity.reference_images(count, 3, resolution)
-    feeds = fidelity.feeds(images, 1, TensorSpec("image", "float32", (1, 3, *resolution)), Preprocessing())
+    inputs = image_inputs(3, resolution, 1)
+    feeds = feeding.feeds(feeding.synthetic(inputs, count), 1, inputs, Preprocessing())
     means = sorted(float(item["image"].mean()) for item in feeds)
     return (means[0] + means[1]) / 2
 

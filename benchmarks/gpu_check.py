@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from effbench.deploy.artifact import feeding
 from effbench.deploy.targets.tensorrt import cuda
 from effbench.schema import Cell
 from effbench.statistics import percentiles
@@ -103,14 +104,13 @@ def _measure(artifact: Path, out: Path, budget_s: float) -> tuple[str, list[str]
 def _device_only(folder: Path) -> list[str]:
     """Return phases, first run and CUDA graph of a TensorRT artifact; blanks for other targets."""
     from effbench import deploy
-    from effbench.deploy.artifact import bundle, fidelity
+    from effbench.deploy.artifact import bundle
 
     artifact = bundle.load(folder)
     if artifact.subject.target not in ("trt", "trt-rtx"):
         return ["", "", ""]
     session: Any = deploy.get(artifact.subject.target).open(artifact, 1, artifact.options)
-    images = fidelity.reference_images(1, 3, artifact.subject.resolution)
-    (feeds,) = fidelity.feeds(images, 1, artifact.inputs[0], artifact.preprocessing)
+    (feeds,) = feeding.feeds(feeding.synthetic(artifact.inputs, 1), 1, artifact.inputs, artifact.preprocessing)
     for _ in range(20):
         session(feeds)
     runs = [session.phases(feeds) for _ in range(51)]

@@ -21,8 +21,8 @@ import torch
 from tabulate import tabulate
 
 from effbench.deploy import Array
-from effbench.deploy.artifact import fidelity
-from effbench.deploy.graph import from_torch, onnx_file
+from effbench.deploy.artifact import feeding, synthetic
+from effbench.deploy.graph import from_torch, onnx_file, signature
 from effbench.deploy.precision import diagnose
 from effbench.deploy.precision.fp32_islands import HalfPrecisionJudge
 from effbench.deploy.precision.half import node_names
@@ -67,14 +67,14 @@ def export(name: str, resolution: int = RESOLUTION) -> onnx.ModelProto:
         torch.manual_seed(0)
         size = {"img_size": resolution} if name.startswith("vit") else {}
         module = timm.create_model(name, pretrained=False, **size).eval()
-    return from_torch.from_module(module, 3, (resolution, resolution), 1)
+    return from_torch.from_module(module, from_torch.image_inputs(3, (resolution, resolution), 1), 1)
 
 
 def prepare(name: str) -> Base:
     model = export(name)
-    spec = onnx_file.inputs(model)[0]
-    images = fidelity.reference_images(IMAGES, 3, (RESOLUTION, RESOLUTION))
-    feeds = fidelity.feeds(images, 1, spec, Preprocessing())
+    spec = signature.guessed(model)[0]
+    images = synthetic.reference_images(IMAGES, 3, (RESOLUTION, RESOLUTION))
+    feeds = feeding.feeds({spec.name: images}, 1, (spec,), Preprocessing())
     return Base(model, feeds, diagnose.examine(model, feeds))
 
 

@@ -68,9 +68,8 @@ SEEDED = ("weight scaled 2 %", "axis mirrored")
 
 def row(graph: Artifact, precision: str, each: int) -> list[Any]:
     """Quantize a graph artifact, and return its `COUNTS`."""
-    spec = graph.inputs[0]
-    calibration = load_calibration(SYNTHETIC, graph.subject.resolution, graph.preprocessing, spec.shape[1] or 3)
-    batches = calibration.feeds(1, spec, graph.preprocessing)
+    calibration = load_calibration(SYNTHETIC, graph.subject.resolution, graph.preprocessing)
+    batches = calibration.feeds(1, graph.inputs, graph.preprocessing)
     model = onnx_file.load(graph.path)
     quantized = to_a16w8(model, batches) if precision == "a16w8" else to_mixed_int8(model, batches).model
     quantized, feeds = onnx_file.infer_shapes(quantized, graph.name), batches[:PAIRED_IMAGES]

@@ -23,8 +23,8 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from tabulate import tabulate
 
 from effbench.deploy import Array
-from effbench.deploy.artifact import fidelity
-from effbench.deploy.graph import onnx_file
+from effbench.deploy.artifact import feeding, fidelity, synthetic
+from effbench.deploy.graph import signature
 from effbench.deploy.graph.run_ort import runner
 from effbench.deploy.precision.a16w8 import to_a16w8
 from effbench.deploy.precision.calibration import load_calibration
@@ -120,11 +120,11 @@ def run() -> int:
     rows = []
     for name in options.models:
         model = export(name, RESOLUTION)
-        spec = onnx_file.inputs(model)[0]
+        spec = signature.guessed(model)[0]
         preprocessing, size = Preprocessing(), (RESOLUTION, RESOLUTION)
-        batches = load_calibration("synthetic", size, preprocessing).feeds(1, spec, preprocessing)
-        image_sets = [fidelity.reference_images(fidelity.NATURAL, 3, size, seed) for seed in JUDGE_SEEDS]
-        judges = [fidelity.feeds(images, 1, spec, preprocessing) for images in image_sets]
+        batches = load_calibration("synthetic", size, preprocessing).feeds(1, (spec,), preprocessing)
+        image_sets = [synthetic.reference_images(fidelity.NATURAL, 3, size, seed) for seed in JUDGE_SEEDS]
+        judges = [feeding.feeds({spec.name: images}, 1, (spec,), preprocessing) for images in image_sets]
         graphs, figures = (in_int8 if options.precision == "int8" else in_a16w8)(model, batches)
         row: Row = {"untrained model": name, "px": RESOLUTION}
         for label, graph in graphs.items():

@@ -17,7 +17,7 @@ import numpy as np
 from tabulate import tabulate
 
 from effbench import deploy
-from effbench.deploy.artifact import bundle, fidelity
+from effbench.deploy.artifact import bundle, feeding, fidelity
 from effbench.deploy.artifact.judge import own_rounding
 from effbench.deploy.artifact.output_errors import OutputErrors
 from effbench.deploy.graph import onnx_file
@@ -28,13 +28,13 @@ from effbench.threads import one_thread
 
 def rows(graph: Artifact, artifacts: list[Artifact], count: int) -> list[list[str]]:
     """Return a row per artifact of a graph: its largest error, and that error over the model's own rounding."""
-    images, expected = fidelity.load_reference(graph.folder / bundle.REFERENCE)[:2]
-    batch, spec = graph.inputs[0].shape[0] or 1, graph.inputs[0]
-    feeds = fidelity.feeds(images[:count], batch, spec, graph.preprocessing)
+    samples, expected = fidelity.load_reference(graph.folder / bundle.REFERENCE)[:2]
+    batch = graph.fixed_batch or 1
+    feeds = feeding.feeds(feeding.take(samples, slice(count)), batch, graph.inputs, graph.preprocessing)
     expected = {name: value[:count] for name, value in expected.items()}
     interpreter = Interpreter(onnx_file.load(graph.path))
     with one_thread():
-        single = fidelity.run_all(interpreter.run, feeds)
+        single = fidelity.run_all(interpreter.run, feeds, batch)
         collected = [interpreter.run(feed, "float64") for feed in feeds]
     double = {name: np.concatenate([one[name] for one in collected]) for name in collected[0]}
     own = own_rounding(single, double)
@@ -43,7 +43,7 @@ def rows(graph: Artifact, artifacts: list[Artifact], count: int) -> list[list[st
         target = deploy.get(artifact.subject.target)
         for options in target.checks:
             session = target.open(artifact, 1, {**artifact.options, **options})
-            outputs = fidelity.run_all(session, feeds)
+            outputs = fidelity.run_all(session, feeds, batch)
             session.close()
             for (name, want), have in zip(expected.items(), outputs.values(), strict=True):
                 errors = OutputErrors(name, "features", want, (want, fidelity.NATURAL), "fp32").errors(have)

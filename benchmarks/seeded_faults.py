@@ -26,9 +26,9 @@ from tabulate import tabulate
 
 from effbench.api.export.worker_mutate import Case, outcomes
 from effbench.deploy import Array, Traced
-from effbench.deploy.artifact import fidelity, kinds
+from effbench.deploy.artifact import feeding, fidelity, kinds, synthetic
 from effbench.deploy.artifact.judge import Terms, own_rounding, verdict
-from effbench.deploy.graph import onnx_file
+from effbench.deploy.graph import onnx_file, signature
 from effbench.deploy.graph.run_ort import runner
 from effbench.deploy.interpreter import Interpreter
 from effbench.deploy.precision.a16w8 import to_a16w8
@@ -114,8 +114,8 @@ HEADS: dict[str, tuple[str, str, dict[str, tuple[int, ...]], str]] = {
 def network(kind: str) -> onnx.ModelProto:
     """Return the network of one kind of output, with seeded weights and biases."""
     outputs, constants, weights, head = HEADS[kind]
-    signature = f"g (float[1, 3, {SIZE}, {SIZE}] image) => ({outputs})"
-    text = f'<ir_version: 10, opset_import: ["" : 20]> {signature} <{constants}> {{ {BODY} {head} }}'
+    header = f"g (float[1, 3, {SIZE}, {SIZE}] image) => ({outputs})"
+    text = f'<ir_version: 10, opset_import: ["" : 20]> {header} <{constants}> {{ {BODY} {head} }}'
     model = parser.parse_model(text)
     rng = np.random.default_rng(sum(map(ord, kind)))
     for name, shape in (WEIGHTS | weights).items():
@@ -128,15 +128,15 @@ def network(kind: str) -> onnx.ModelProto:
 def cases(kind: str, precisions: list[str]) -> Iterator[Case]:
     """Yield the case of one kind of output in each precision."""
     model = network(kind)
-    spec, preprocessing = onnx_file.inputs(model)[0], Preprocessing()
-    images = fidelity.reference_images(fidelity.count_for(1), 3, (SIZE, SIZE))
-    feeds = fidelity.feeds(images, 1, spec, preprocessing)
+    spec, preprocessing = signature.guessed(model)[0], Preprocessing()
+    images = synthetic.reference_images(fidelity.count_for(1), 3, (SIZE, SIZE))
+    feeds = feeding.feeds({spec.name: images}, 1, (spec,), preprocessing)
     with one_thread():
         expected = fidelity.run_all(Interpreter(model).run, feeds)
     guessed = kinds.guess_all(expected, (SIZE, SIZE), onnx_file.writers(model))
     case = Case(model, expected, feeds, "fp32", Terms(guessed))
     terms = Terms(guessed, own_rounding(expected, case.exact_outputs(model)))
-    calibration = load_calibration("synthetic", (SIZE, SIZE), preprocessing).feeds(1, spec, preprocessing)
+    calibration = load_calibration("synthetic", (SIZE, SIZE), preprocessing).feeds(1, (spec,), preprocessing)
     for precision in precisions:
         if precision == "fp32":
             yield Case(model, expected, feeds, "fp32", terms)

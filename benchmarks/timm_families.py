@@ -32,12 +32,12 @@ from tabulate import tabulate
 
 from effbench.api.export.source import resolve
 from effbench.api.export.worker_graph import _eager
-from effbench.deploy.artifact import fidelity
+from effbench.deploy.artifact import feeding, fidelity, synthetic
 from effbench.errors import EffbenchError
 from effbench.models.build import build_unfused, fit_resolution
 from effbench.models.layers import fuse
 from effbench.models.torchvision_operators import import_timm
-from effbench.schema import Preprocessing, TensorSpec
+from effbench.schema import InputSpec, Preprocessing
 
 FAMILIES = Path(__file__).with_suffix(".csv")
 PX, SCENES = 224, 3
@@ -76,17 +76,17 @@ def own_size(name: str) -> int:
 def fused(name: str, px: int) -> tuple[str, float, float]:
     """Return how the fused model compares with the unfused one: the result, the error and the model's own rounding."""
     module = unfused(name, px)
-    spec = TensorSpec("image", "float32", (1, 3, px, px))
-    images = fidelity.reference_images(fidelity.NATURAL, 3, (px, px))
-    batches = fidelity.feeds(images, 1, spec, Preprocessing())
-    expected = fidelity.run_all(_eager(module, spec), batches)
-    reference = fidelity.Reference(images, expected, "eager")
-    setup = fidelity.Setup(reference, 1, spec, Preprocessing(), "fp32", limit=SCENES)
-    run = _eager(fuse(module), spec)
+    spec = InputSpec("image", "float32", (1, 3, px, px))
+    images = synthetic.reference_images(fidelity.NATURAL, 3, (px, px))
+    batches = feeding.feeds({spec.name: images}, 1, (spec,), Preprocessing())
+    expected = fidelity.run_all(_eager(module, (spec,)), batches)
+    reference = fidelity.Reference({"image": images}, expected, "eager")
+    setup = fidelity.Setup(reference, 1, (spec,), Preprocessing(), "fp32", limit=SCENES)
+    run = _eager(fuse(module), (spec,))
     proof = fidelity.check(run, setup)
     if proof.passed:
         return "ok", proof.max_error, float("nan")
-    exact = fidelity.run_all(_eager(unfused(name, px).double(), spec), batches[:SCENES], np.float64)
+    exact = fidelity.run_all(_eager(unfused(name, px).double(), (spec,)), batches[:SCENES], dtype=np.float64)
     rounding = fidelity.rounding_of({key: value[:SCENES] for key, value in expected.items()}, exact, expected)
     proof = fidelity.check(run, replace(setup, reference=reference._replace(rounding=rounding)))
     result = "unverifiable" if proof.unverifiable else f"failed: {'; '.join(proof.reasons)}"

@@ -28,7 +28,7 @@ def row(name: str) -> list[str]:
     torch.set_num_threads(1)
     backbone = models.get(name)
     module = build(backbone, Weights())
-    exported = from_torch.export(module, backbone.in_channels, SIZE, 1)
+    exported = from_torch.export(module, from_torch.image_inputs(backbone.in_channels, SIZE, 1), 1)
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         torch_program.save(exported.program, Path(folder))
         program = torch_program.Program(Path(folder))

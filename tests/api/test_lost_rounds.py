@@ -18,7 +18,7 @@ from effbench.lab.job import LabJob
 from effbench.lab.results import Results
 from effbench.process import CRASHED, ChildFailure, single
 from effbench.profiles.transports.channel import LostError
-from effbench.schema import FORMAT_VERSION, Artifact, InputShapes, Subject, TensorSpec, Weights
+from effbench.schema import FORMAT_VERSION, Artifact, InputShapes, InputSpec, Subject, Weights
 from effbench.store import Store
 
 ROUND = {
@@ -38,9 +38,7 @@ def artifact(tmp_path: Path) -> Path:
     def make(draft: Path) -> Artifact:
         (draft / "model.onnx").write_bytes(b"x")
         subject = Subject("net", "user", Weights(), InputShapes((64, 64)), 1, "ort", "fp32")
-        return Artifact(
-            draft, "k", "", subject, (TensorSpec("image", "float32", (1, 3, 64, 64)),), (), {}, "model.onnx"
-        )
+        return Artifact(draft, "k", "", subject, (InputSpec("image", "float32", (1, 3, 64, 64)),), (), {}, "model.onnx")
 
     folder = tmp_path / "runs" / "artifacts" / "net-64"
     bundle.write(folder, make)

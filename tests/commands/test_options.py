@@ -15,7 +15,7 @@ from effbench.commands._shared import Command
 from effbench.errors import UsageError
 from effbench.profiles import vendors
 from effbench.reports import gate, rows
-from effbench.schema import DEFAULT_BATCH, DEFAULT_RESOLUTION, DEFAULT_THREADS, InputShapes
+from effbench.schema import DEFAULT_RESOLUTION, DEFAULT_THREADS, InputShapes
 from effbench.statistics.verdict import WHEN_INCONCLUSIVE
 
 COMMANDS = sorted(cli.commands.values(), key=lambda command: str(command.name))
@@ -98,9 +98,7 @@ def test_defaults_are_those_of_the_records():
     assert InputShapes.parse(DEFAULT_RESOLUTION) == distill.params["resolution"]
     evaluate = cli.commands["evaluate"].make_context("evaluate", ["--data", "x"])
     assert DEFAULT_THREADS == evaluate.params["threads"]
-    export = cli.commands["export"].make_context("export", ["regla_m"])
-    assert DEFAULT_BATCH == export.params["batch"]
-    assert f"[default: {DEFAULT_BATCH}]" in export.get_help()
+    assert f"[default: {DEFAULT_THREADS}]" in evaluate.get_help()
 
 
 def choices(command: str, option: str) -> set[str]:

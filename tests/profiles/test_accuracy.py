@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from effbench.errors import DataError
 from effbench.profiles.accuracy import EvaluationSettings, Images, evaluate, predictions, score_output
-from effbench.schema import Predictions, TensorSpec
+from effbench.schema import InputSpec, Predictions, TensorSpec
 
-SPEC = TensorSpec("image", "float32", (1, 1, 2, 2))
+SPEC = InputSpec("image", "float32", (1, 1, 2, 2))
 
 
 @seed(2)

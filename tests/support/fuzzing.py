@@ -35,6 +35,7 @@ from effbench.schema import (
     Evaluation,
     FileInfo,
     InputShapes,
+    InputSpec,
     Measurement,
     Predictions,
     Preprocessing,
@@ -42,7 +43,6 @@ from effbench.schema import (
     Samples,
     Status,
     Subject,
-    TensorSpec,
     Weights,
 )
 
@@ -207,7 +207,7 @@ def _write(folder: Path, name: str, data: bytes) -> Path:
 
 def _manifest() -> bytes:
     files = {"model.onnx": FileInfo(hashlib.sha256(b"graph").hexdigest(), 5)}
-    spec = TensorSpec("image", "float32", (1, 3, 64, 64))
+    spec = InputSpec("image", "float32", (1, 3, 64, 64))
     artifact = Artifact(Path(), "k", digest_of(files), SUBJECT, (spec,), (), files, "model.onnx")
     return json.dumps(to_json(artifact)).encode()
 
@@ -526,10 +526,10 @@ def _onnx_model() -> bytes:
 
 
 def _onnx(data: bytes, folder: Path) -> None:
-    from effbench.deploy.graph import onnx_file
+    from effbench.deploy.graph import onnx_file, signature
 
     model = onnx_file.load(_write(folder, "m.onnx", data))
-    onnx_file.image_input(model, "m")
+    signature.image_input(model, "m")
     onnx_file.count_params(model)
 
 

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import numpy_helper, parser
 
-from effbench.deploy.graph import onnx_file
+from effbench.deploy.graph import onnx_file, signature
 from effbench.deploy.precision.calibration import load_calibration
 from effbench.deploy.precision.quantize import to_int8
 from effbench.schema import Preprocessing
@@ -56,7 +56,7 @@ def network() -> onnx.ModelProto:
 def calibration() -> Feeds:
     """Return the synthetic calibration images as inputs of the network, one image each."""
     images = load_calibration("synthetic", (32, 32), Preprocessing())
-    return images.feeds(1, onnx_file.inputs(network())[0], Preprocessing())
+    return images.feeds(1, signature.guessed(network()), Preprocessing())
 
 
 @lru_cache(1)

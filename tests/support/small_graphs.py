@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from effbench.deploy.artifact import bundle, fidelity
-from effbench.deploy.graph import onnx_file
+from effbench.deploy.artifact import bundle, feeding, fidelity, synthetic
+from effbench.deploy.graph import onnx_file, signature
 from effbench.deploy.interpreter import run_model
 from effbench.deploy.precision.half import to_fp16
 from effbench.schema import Artifact, InputShapes, Preprocessing, Subject, Weights
@@ -103,14 +103,14 @@ def graph_artifact(
 ) -> Artifact:
     """Write a graph artifact with its expected outputs, by the interpreter in fp32."""
     stored = to_fp16(model) if precision == "fp16" else model
-    inputs = onnx_file.inputs(stored)
-    images = fidelity.reference_images(fidelity.count_for(1), 3, (SIDE, SIDE))
-    batches = fidelity.feeds(images, 1, inputs[0], Preprocessing())
+    inputs = signature.guessed(stored)
+    images = synthetic.reference_images(fidelity.count_for(1), 3, (SIDE, SIDE))
+    batches = feeding.feeds({inputs[0].name: images}, 1, (inputs[0],), Preprocessing())
 
     def build(draft: Path) -> Artifact:
         onnx.save(stored, draft / "model.onnx")
         outputs = fidelity.run_all(lambda feeds: run_model(expected or model, feeds), batches)
-        reference = fidelity.Reference(images, outputs, "interpreter, fp32")
+        reference = fidelity.Reference({"image": images}, outputs, "interpreter, fp32")
         fidelity.save_reference(draft / fidelity.REFERENCE, reference)
         subject = Subject("small", "user", Weights(), InputShapes((SIDE, SIDE)), 1, "onnx", precision)
         specs = onnx_file.specs(stored.graph.output)

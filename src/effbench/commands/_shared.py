@@ -34,13 +34,6 @@ def default_resolution() -> int:
     return DEFAULT_RESOLUTION
 
 
-def default_batch() -> int:
-    """Return the number of images per inference by default."""
-    from effbench.schema import DEFAULT_BATCH
-
-    return DEFAULT_BATCH
-
-
 def default_threads() -> int:
     """Return the number of threads of a runtime by default."""
     from effbench.schema import DEFAULT_THREADS
@@ -85,9 +78,6 @@ weights = click.option(
     "--weights", type=FILE, metavar="FILE", help="A .safetensors file (default: untrained weights from --seed)."
 )
 seed = click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Seed of untrained weights.")
-batch = click.option(
-    "--batch", cls=LazyDefault, type=int, default=default_batch, show_default=True, metavar="N", help=f"{BATCH_HELP}."
-)
 threads = click.option(
     "--threads",
     cls=LazyDefault,
@@ -98,6 +88,32 @@ threads = click.option(
     help=f"{THREADS_HELP}.",
 )
 device = click.option("--device", type=DEVICE, default="local", show_default=True, metavar="NAME", help=DEVICE_HELP)
+
+
+def inputs(function: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say what the inputs of an .onnx file take."""
+    options = (
+        click.option(
+            "--input",
+            "input_roles",
+            multiple=True,
+            metavar="NAME=ROLE",
+            help="What an input takes, where the guess is wrong: image[:LAYOUT], tokens:N, normal, uniform, "
+            "constant:VALUE, size. Repeatable.",
+        ),
+        click.option(
+            "--shape",
+            "input_shapes",
+            multiple=True,
+            metavar="NAME=SHAPE",
+            help="Shape of an input, such as x=1x3x48x320. Repeatable.",
+        ),
+        click.option("--inputs", type=FILE, metavar="FILE", help="A .npz file with samples of inputs to verify with."),
+        click.option("--vocabulary", type=int, metavar="N", help="How many tokens there are."),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
 
 
 class Command(click.Command):

@@ -102,7 +102,7 @@ def _text(trained: Trained, student: str, out: str | None) -> str:
     teachers = f"{len(trained.teachers)} teachers" if len(trained.teachers) != 1 else "one teacher"
     accuracy = "" if trained.top1 is None else f", validation top-1 {100 * trained.top1:.2f} %"
     lines = [
-        f"{trained.student} at {trained.shapes} px: {trained.steps} steps on {trained.images} images, "
+        f"{trained.student} at {trained.shapes.label}: {trained.steps} steps on {trained.images} images, "
         f"{trained.labelled} of them labelled, {teachers}",
         f"last loss {trained.loss:.4f}{accuracy}",
         f"weights {trained.weights} (sha256 {trained.sha256[:12]})",

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @click.option("--max-drop", type=float, metavar="POINTS", help="With int8: the top-1 accuracy that it may cost.")
 @click.option("--data", type=FILE, metavar="PATH", help="Images that --max-drop is judged on (see `evaluate`).")
 @click.option("--classes", type=FILE, metavar="FILE", help="Classes of --data in the order of the outputs.")
-@shared.batch
+@click.option("--batch", type=int, metavar="N", help="Images per inference (default: the file's, else 1).")
 @click.option("--dynamic-batch", is_flag=True, help="Leave the batch open.")
 @shared.weights
 @click.option("--pretrained", is_flag=True, help="For timm/NAME: trained weights; timm may download them.")
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     metavar="NAME=KIND",
     help="How an output is judged, where the guess is wrong. Repeatable.",
 )
+@shared.inputs
 @click.option("--verify/--no-verify", default=True, help="Compare with the fp32 reference.", show_default=True)
 @click.option("--time-limit", "time_limit_s", default=600.0, show_default=True, metavar="S", help="Seconds per stage.")
 @click.option(
@@ -59,7 +60,7 @@ def export(
     max_drop: float | None,
     data: str | None,
     classes: str | None,
-    batch: int,
+    batch: int | None,
     dynamic_batch: bool,
     weights: str | None,
     pretrained: bool,
@@ -67,6 +68,10 @@ def export(
     settings: Sequence[str],
     device: str | None,
     output_kinds: Sequence[str],
+    input_roles: Sequence[str],
+    input_shapes: Sequence[str],
+    inputs: str | None,
+    vocabulary: int | None,
     verify: bool,
     time_limit_s: float,
     memory_limit_mib: float | None,
@@ -86,7 +91,7 @@ def export(
     from effbench.commands.text import next_command, results
     from effbench.deploy.artifact import kinds
     from effbench.errors import UsageError
-    from effbench.schema import DEFAULT_RESOLUTION
+    from effbench.schema import parse_roles, parse_shapes
 
     if bool(models) == (bundle is not None):
         raise UsageError("Name a MODEL to export, or a bundle with --finish.", hint="effbench export regla_m")
@@ -98,7 +103,7 @@ def export(
             ExportRequest(
                 model=model,
                 targets=targets,
-                resolutions=resolutions or (DEFAULT_RESOLUTION,),
+                resolutions=resolutions,
                 precision=precision,
                 images=images,
                 batch=batch,
@@ -108,6 +113,10 @@ def export(
                 options=options,
                 device=device,
                 output_kinds=kinds.parse(output_kinds),
+                input_roles=parse_roles(input_roles),
+                input_shapes=parse_shapes(input_shapes),
+                inputs=inputs,
+                vocabulary=vocabulary,
                 verify=verify,
                 out=out,
                 allow_fallback=allow_fallback,

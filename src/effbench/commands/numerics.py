@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from effbench.commands import _shared as shared
-from effbench.commands._types import FOLDER, MODEL, PRECISION
+from effbench.commands._types import FOLDER, MODEL, PRECISION, SIZE
 
 if TYPE_CHECKING:
     from effbench.deploy.precision.diagnose import NumericsReport
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @shared.command()
 @click.argument("model", type=MODEL)
-@shared.resolution
+@click.option("--res", "resolution", type=SIZE, metavar="PX", help="Image size (default: the file's, else 224).")
 @click.option("--precision", type=PRECISION, default="fp16", show_default=True, metavar="NAME", help="Only fp16.")
 @click.option("--images", type=FOLDER, metavar="FOLDER", help="Images to examine (default: synthetic ones).")
 @click.option("--max-images", default=3, show_default=True, metavar="N", help="At most N images, two or more.")
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @shared.json
 def numerics(
     model: str,
-    resolution: InputShapes,
+    resolution: InputShapes | None,
     precision: str,
     images: str | None,
     max_images: int,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @shared.resolutions
 @shared.targets
 @click.option("--threads", type=int, metavar="N", help=f"{shared.THREADS_HELP} (default: the device's, or 1).")
-@shared.batch
+@click.option("--batch", type=int, metavar="N", help="Images per inference (default: the artifact's, else 1).")
 @shared.device
 @click.option("--budget", "budget_s", default=20.0, show_default=True, metavar="S", help="Seconds per artifact.")
 @click.option(
@@ -52,7 +52,7 @@ def profile(
     resolutions: Sequence[InputShapes],
     targets: Sequence[str],
     threads: int | None,
-    batch: int,
+    batch: int | None,
     device: str,
     budget_s: float,
     rounds: int | None,

@@ -71,7 +71,7 @@ def _drop_caches(folder: Path, job: dict[str, Any], clock: Any) -> None:
 def _batch(artifact: Any, requested: int | None) -> int:
     from effbench.errors import UsageError
 
-    fixed = artifact.inputs[0].shape[0]
+    fixed = artifact.fixed_batch
     if requested is not None and fixed is not None and requested != fixed:
         hint = f"Export it again with --batch {requested}, or with --dynamic-batch."
         raise UsageError(f"{artifact.name} was exported with batch {fixed}, not {requested}.", hint=hint)
@@ -79,11 +79,10 @@ def _batch(artifact: Any, requested: int | None) -> int:
 
 
 def _inputs(artifact: Any, batch: int, count: int) -> list[dict[str, Any]]:
-    from effbench.deploy.artifact import fidelity
+    from effbench.deploy.artifact import feeding
 
-    spec = artifact.inputs[0]
-    images = fidelity.reference_images(count * batch, spec.shape[1], artifact.subject.resolution)
-    return fidelity.feeds(images, batch, spec, artifact.preprocessing)
+    inputs = feeding.unsampled(artifact.inputs)
+    return feeding.feeds(feeding.synthetic(inputs, count * batch), batch, inputs, artifact.preprocessing)
 
 
 def verify(job: dict[str, Any], emit: Any) -> None:
@@ -113,12 +112,14 @@ def verify(job: dict[str, Any], emit: Any) -> None:
     for options in checks:
         artifact, session = _open({**job, "options": {**job.get("options", {}), **options}}, emit)
         # An open batch is checked with more than one image: a graph with a hidden fixed batch fails here.
-        batch = artifact.inputs[0].shape[0] or 3
+        batch = artifact.fixed_batch or 3
         precision = artifact.subject.storage_precision
         emit({"event": "stage", "stage": "verify"})
         # A slow simulator limits the number of images; the check records that number.
-        shape, prepared = artifact.inputs[0], artifact.preprocessing
-        setup = fidelity.Setup(reference, batch, shape, prepared, precision, example, session.max_images, session.slack)
+        inputs, prepared = artifact.inputs, artifact.preprocessing
+        setup = fidelity.Setup(
+            reference, batch, inputs, prepared, precision, example, session.max_images, session.slack
+        )
         outputs.append(fidelity.observe(session, setup))
         result = fidelity.decide(outputs[-1], setup)
         settings = "".join(f", {key} {value}" for key, value in options.items())
@@ -208,14 +209,14 @@ def evaluate(job: dict[str, Any], emit: Any) -> None:
     import os
 
     from effbench.codec import from_json, plain
-    from effbench.data import pixels
+    from effbench.deploy.artifact import feeding
     from effbench.profiles import accuracy
     from effbench.schema import Preprocessing
 
     emit({"event": "stage", "stage": "find the images"})
     cut, label_of = _remote_images(job) if "images" in job else _decoded(job)
     artifact, session = _open(job, emit)
-    batch, spec = _batch(artifact, job.get("batch")), artifact.inputs[0]
+    batch, spec = _batch(artifact, job.get("batch")), artifact.image_input()
     output = accuracy.score_output(artifact.outputs, artifact.name).name
     workers = int(job.get("workers") or max(1, min(8, (os.cpu_count() or 2) - 1)))
     for task in job["tasks"]:
@@ -224,7 +225,7 @@ def evaluate(job: dict[str, Any], emit: Any) -> None:
 
         def load(index: int, preprocessing: Preprocessing = preprocessing) -> Any:
             image = cut(index, artifact, preprocessing)
-            return pixels.normalize(image[None], preprocessing, spec.dtype)[0]
+            return feeding.images_in(image[None], spec, preprocessing)[0]
 
         labels = [-1 if label is None else label for label in map(label_of, indices)]
         emit({"event": "stage", "stage": "evaluate"})
@@ -244,7 +245,7 @@ def _decoded(job: dict[str, Any]) -> tuple[Any, Any]:
 
     def cut(index: int, artifact: Any, preprocessing: Any) -> Any:
         item = data.items[index]
-        size, channels = artifact.subject.resolution, artifact.inputs[0].shape[1] or 3
+        size, channels = artifact.subject.shapes.pixels, artifact.image_input().channels
         return pixels.read(item.read(), item.name, size, preprocessing, channels)
 
     return cut, lambda index: data.items[index].label

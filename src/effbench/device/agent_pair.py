@@ -44,7 +44,7 @@ def _bounds(job: dict[str, Any], pair_s: float = 0.0) -> Any:
 
 def _input_key(artifact: Any) -> tuple[Any, ...]:
     """Return the properties that determine an artifact's inputs; sides that agree share them, to save time."""
-    return artifact.inputs[0], artifact.subject.resolution, artifact.preprocessing
+    return artifact.inputs, artifact.preprocessing
 
 
 def _first(session: Any, feeds: dict[str, Any]) -> float:

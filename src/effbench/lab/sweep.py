@@ -26,7 +26,7 @@ from effbench.lab.job import OK, UNSUPPORTED, LabJob
 from effbench.lab.measure import FUNCTION, checked, export_for, has_rounds, rounds_of
 from effbench.lab.results import Results
 from effbench.lab.threads import Threads
-from effbench.schema import DEFAULT_BATCH, DEFAULT_RESOLUTION, Device, Measurement, Resolution
+from effbench.schema import DEFAULT_BATCH, DEFAULT_RESOLUTION, Device, InputShapes, Measurement, Resolution
 from effbench.store import Store
 from effbench.store import home as home_of
 
@@ -256,7 +256,7 @@ class _Run:
 def title(job: LabJob) -> str:
     """Return a job in words."""
     cell = _cell(job)
-    return f"{job.device}: {cell.model} {cell.resolution} px {cell.precision} {cell.target}"
+    return f"{job.device}: {cell.model} {InputShapes.parse(cell.resolution).label} {cell.precision} {cell.target}"
 
 
 def _cell(job: LabJob) -> cells.CellJob:

@@ -81,7 +81,7 @@ def sections(rows: Iterable[Row], metric: str) -> tuple[Section, ...]:
 def title(row: Row) -> str:
     """Name the device and the size of a row's table, and its origin if it was not measured here."""
     origin = "" if row.source == "measured" else f" ({row.source})"
-    return f"{row.device or 'device not stated'}, {row.shapes} px{origin}"
+    return f"{row.device or 'device not stated'}, {row.shapes.label}{origin}"
 
 
 def section_key(row: Row) -> tuple[Hashable, ...]:

@@ -78,7 +78,7 @@ def _where(rows: Sequence[Row]) -> str:
 
 
 def _how(rows: Sequence[Row]) -> str:
-    sizes = _unique(f"{row.shapes} px" for row in rows)
+    sizes = _unique(f"{row.shapes.label}" for row in rows)
     runs = _unique(conditions_in_words(row) for row in rows)
     return escape(f"Input sizes were {_listed(sizes)}; conditions: {'; '.join(runs)}.") if rows else ""
 

@@ -190,7 +190,7 @@ def _subtitle(rows: Sequence[Row], metric: str) -> str:
             )
     sizes = sorted({row.accuracy_px for row in rows if row.accuracy_px and (row.accuracy_px,) * 2 != row.shapes.image})
     if metric == "top1" and sizes:
-        lines.append(f"accuracy at {', '.join(map(str, sizes))} px beside latency at {rows[0].shapes} px")
+        lines.append(f"accuracy at {', '.join(map(str, sizes))} px beside latency at {rows[0].shapes.label}")
     if any(row.accuracy_status == "implied" for row in rows):
         lines.append("some accuracies are implied by published gains; see the table")
     return "\n".join(lines)

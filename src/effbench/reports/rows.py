@@ -55,7 +55,7 @@ def build_rows(
     measured = [item for item, _ in graded]
     rows = [measured_row(item, metric, trust, (accuracies or {}).get(item.digest)) for item, trust in graded]
     names = {item.subject.published for item in measured if item.subject.published}
-    sizes = {max(item.subject.resolution) for item in measured}
+    sizes = {max(item.subject.resolution) for item in measured if item.subject.resolution}
     rows += _published_rows(metric, names, sizes, published_rows)
     return tuple(sorted(pareto.mark_fronts(rows), key=order))
 

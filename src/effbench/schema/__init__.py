@@ -15,7 +15,6 @@ from effbench.schema.artifact import (
     Proof,
     Stage,
     Subject,
-    TensorSpec,
 )
 from effbench.schema.cell import Cell, Status
 from effbench.schema.device import DECLARED, EVIDENCE, Device, Fact
@@ -25,8 +24,18 @@ from effbench.schema.model import CALIBRATED, PRECISIONS, WEIGHT_KINDS, Backbone
 from effbench.schema.mutation import MutationOutcome, MutationReport
 from effbench.schema.row import Row
 from effbench.schema.shapes import DEFAULT_BATCH, DEFAULT_RESOLUTION, DEFAULT_THREADS, InputShapes, Resolution
+from effbench.schema.signature import (
+    LAYOUTS,
+    ROLES,
+    InputSpec,
+    InputTerms,
+    TensorSpec,
+    image_of,
+    parse_roles,
+    parse_shapes,
+)
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Written into every manifest and measurement; a reader refuses any other."""
 
 __all__ = [
@@ -38,7 +47,9 @@ __all__ = [
     "EVIDENCE",
     "FORMAT_VERSION",
     "LATENCY_ONLY",
+    "LAYOUTS",
     "PRECISIONS",
+    "ROLES",
     "WEIGHT_KINDS",
     "Artifact",
     "Backbone",
@@ -50,6 +61,8 @@ __all__ = [
     "Fidelity",
     "FileInfo",
     "InputShapes",
+    "InputSpec",
+    "InputTerms",
     "Measurement",
     "MutationOutcome",
     "MutationReport",
@@ -69,4 +82,7 @@ __all__ = [
     "TensorSpec",
     "Weights",
     "finite",
+    "image_of",
+    "parse_roles",
+    "parse_shapes",
 ]

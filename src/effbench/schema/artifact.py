@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from effbench.boundary.names import check_name, check_relative
-from effbench.errors import DataError
+from effbench.errors import DataError, UsageError
 from effbench.schema.model import Preprocessing, Weights
 from effbench.schema.shapes import InputShapes
+from effbench.schema.signature import InputSpec, TensorSpec
 
 LATENCY_ONLY = "latency only: calibrated with synthetic images, so it has no accuracy"
 """How `Subject.latency_only` reads in tables."""
@@ -30,15 +31,6 @@ class Proof(str, Enum):
 
     def __str__(self) -> str:
         return self.value
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """Name, numpy dtype name and shape of one input or output; a dimension that may vary is None."""
-
-    name: str
-    dtype: str
-    shape: tuple[int | None, ...]
 
 
 @dataclass(frozen=True)
@@ -201,8 +193,8 @@ class Subject:
                 raise DataError(f"{text[:80]!r} cannot be the {name} of an artifact: it has control characters.")
 
     @property
-    def resolution(self) -> tuple[int, int]:
-        """Height and width of the image input, in pixels."""
+    def resolution(self) -> tuple[int, int] | None:
+        """Height and width of the image input, in pixels; None if there is none."""
         return self.shapes.image
 
     @property
@@ -222,7 +214,7 @@ class Artifact:
     key: str
     digest: str
     subject: Subject
-    inputs: tuple[TensorSpec, ...]
+    inputs: tuple[InputSpec, ...]
     outputs: tuple[TensorSpec, ...]
     files: dict[str, FileInfo]
     entry: str
@@ -251,3 +243,20 @@ class Artifact:
     def name(self) -> str:
         """The folder's name, which is what a user types."""
         return self.folder.name
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """How many images an inference takes; None if the batch is open."""
+        sides = [spec.shape[spec.batch_axis] for spec in self.inputs if spec.batch_axis is not None]
+        return self.subject.batch if None not in sides else None
+
+    def image_input(self) -> InputSpec:
+        """Return the image input of a model that takes one image and nothing else.
+
+        Raises:
+            UsageError: It takes something else.
+        """
+        if len(self.inputs) == 1 and self.inputs[0].role == "image":
+            return self.inputs[0]
+        text = "; ".join(map(str, self.inputs))
+        raise UsageError(f"{self.name} takes more than one image: {text}.", hint="Only image models have an accuracy.")

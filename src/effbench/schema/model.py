@@ -14,7 +14,10 @@ WEIGHT_KINDS = ("untrained", "file", "pretrained")
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an encoded image becomes the input tensor; belongs to the model and is the same on every target."""
+    """How an encoded image becomes the input tensor; belongs to the model and is the same on every target.
+
+    ``assumed`` tells that nobody declared it: an .onnx file does not say how its images are prepared.
+    """
 
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
@@ -22,7 +25,7 @@ class Preprocessing:
     interpolation: str = "bicubic"
     crop_pct: float = 0.875
     channel_order: str = "RGB"
-    layout: str = "NCHW"
+    assumed: bool = False
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from effbench.api.compare.worktree import module_folders_of, refuse_tracked
 from effbench.deploy.artifact import bundle
 from effbench.errors import DataError, UsageError
 from effbench.profiles import devices
-from effbench.schema import Artifact, Cell, InputShapes, Subject, TensorSpec, Weights
+from effbench.schema import Artifact, Cell, InputShapes, InputSpec, Subject, Weights
 
 BASE = """
 [suite]
@@ -129,7 +129,7 @@ def test_artifacts_of_the_repository_are_not_taken_for_cached_ones(repo: Path) -
 
 def test_an_artifact_that_the_other_tree_replaced_is_refused(tmp_path: Path) -> None:
     subject = Subject("toy", "user", Weights(), InputShapes((8, 8)), 1, "ort", "fp32")
-    image = TensorSpec("image", "float32", (1, 3, 8, 8))
+    image = InputSpec("image", "float32", (1, 3, 8, 8))
     (tmp_path / "model.onnx").write_bytes(b"slow")
 
     def build(draft: Path) -> Artifact:

@@ -17,7 +17,7 @@ from effbench.codec import digest_of
 from effbench.deploy.artifact import bundle
 from effbench.errors import DataError
 from effbench.profiles import devices
-from effbench.schema import Artifact, FileInfo, InputShapes, Subject, TensorSpec, Weights
+from effbench.schema import Artifact, FileInfo, InputShapes, InputSpec, Subject, Weights
 
 ENTRIES = (
     "$(touch escaped).onnx",
@@ -31,7 +31,7 @@ ENTRIES = (
 
 def artifact(folder: Path, entry: str = "model.onnx", **changes: Any) -> Artifact:
     subject = Subject("toy", "user", Weights(), InputShapes((8, 8)), 1, "ort", "fp32")
-    image = TensorSpec("image", "float32", (1, 3, 8, 8))
+    image = InputSpec("image", "float32", (1, 3, 8, 8))
     files = {entry: FileInfo("0" * 64, 1)}
     return replace(Artifact(folder, "key", "digest", subject, (image,), (image,), files, entry), **changes)
 

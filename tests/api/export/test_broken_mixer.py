@@ -59,7 +59,7 @@ def check(run: Run, factory: str, size: int, reference: Path | None = None) -> t
     expected = fidelity.load_reference(reference or own)
     # Held to the looser limits of half precision: what fails these fails all.
     result = fidelity.check(
-        session, fidelity.Setup(expected, 1, exported["ort"].inputs[0], exported["ort"].preprocessing, "fp16")
+        session, fidelity.Setup(expected, 1, exported["ort"].inputs, exported["ort"].preprocessing, "fp16")
     )
     return result.passed, own
 

@@ -15,7 +15,7 @@ from PIL import Image
 from conftest import Run
 from effbench.api.export.calibration_images import calibration_images
 from effbench.data.pixels import normalize, read
-from effbench.deploy.artifact import bundle, encoded, fidelity
+from effbench.deploy.artifact import bundle, encoded, fidelity, synthetic
 from effbench.deploy.precision.calibration import IMAGES, load_calibration, write_reference
 from effbench.errors import FidelityError
 from effbench.schema import Backbone, InputShapes, Preprocessing
@@ -48,7 +48,7 @@ def images(folder: Path, count: int, pale: bool = False) -> Path:
     """Write images; pale ones differ by 64 levels of gray alone, as scans of one kind may."""
     folder.mkdir()
     for seed in range(count):
-        (image,) = fidelity.reference_images(1, 3, (80, 100), 7000 + seed)
+        (image,) = synthetic.reference_images(1, 3, (80, 100), 7000 + seed)
         image = 92 + image // 4 if pale else image
         Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"{seed:03d}.png")
     return folder
@@ -118,7 +118,7 @@ def test_a_image_of_any_size_is_prepared_as_the_reference_says(tmp_path: Path, s
     folder = tmp_path / "some"
     folder.mkdir()
     for seed in range(2):
-        (image,) = fidelity.reference_images(1, 3, size, seed)
+        (image,) = synthetic.reference_images(1, 3, size, seed)
         Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"{seed}.png")
     calibration = load_calibration(folder, (64, 64), Preprocessing())
     assert calibration.decoded is not None
@@ -158,7 +158,9 @@ def test_scales_from_pale_images_hold_for_pale_images_and_not_for_synthetic_ones
     spec = artifact.inputs[0]
     clipped = fidelity.check(
         get("ort").open(artifact, 1, {}),
-        fidelity.Setup(fidelity.load_reference(run.folder / "synthetic.npz"), 1, spec, artifact.preprocessing, "int8"),
+        fidelity.Setup(
+            fidelity.load_reference(run.folder / "synthetic.npz"), 1, (spec,), artifact.preprocessing, "int8"
+        ),
     )
     assert not clipped.passed
 

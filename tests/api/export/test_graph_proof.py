@@ -14,14 +14,14 @@ from onnx import TensorProto, helper, numpy_helper
 from effbench.api.export import graph_engines, graph_proof
 from effbench.api.export.graph_engines import GraphEngine
 from effbench.api.export.run import export
-from effbench.deploy.artifact import bundle, fidelity
+from effbench.deploy.artifact import bundle, feeding, fidelity, synthetic
 from effbench.errors import ConversionError, FidelityError, UnverifiableError
-from effbench.schema import Cell, Preprocessing, Proof, Status, TensorSpec
+from effbench.schema import Cell, InputSpec, Preprocessing, Proof, Status
 
 pytestmark = [pytest.mark.target("torch"), pytest.mark.target("ort")]
 
-SPEC = TensorSpec("image", "float32", (1, 3, 8, 8))
-IMAGES = fidelity.reference_images(fidelity.count_for(1), 3, (8, 8))
+SPEC = InputSpec("image", "float32", (1, 3, 8, 8))
+IMAGES = synthetic.reference_images(fidelity.count_for(1), 3, (8, 8))
 WEIGHT = np.random.default_rng(1).standard_normal((3 * 8 * 8, 5)).astype(np.float32)
 
 
@@ -53,9 +53,9 @@ def in_float64() -> fidelity.Run:
 
 
 def setup_of(run: Any) -> fidelity.Setup:
-    expected = fidelity.run_all(run, fidelity.feeds(IMAGES, 1, SPEC, Preprocessing()))
+    expected = fidelity.run_all(run, feeding.feeds({SPEC.name: IMAGES}, 1, (SPEC,), Preprocessing()))
     named = dict(zip(["output"], expected.values(), strict=True))
-    return fidelity.Setup(fidelity.Reference(IMAGES, named, "torch"), 1, SPEC, Preprocessing(), "fp32")
+    return fidelity.Setup(fidelity.Reference({"image": IMAGES}, named, "torch"), 1, (SPEC,), Preprocessing(), "fp32")
 
 
 def test_a_graph_of_the_model_is_proved_and_its_rounding_is_known() -> None:

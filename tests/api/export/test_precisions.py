@@ -13,7 +13,7 @@ from conftest import Run
 from effbench.api.export import exporter
 from effbench.api.export.request import ExportRequest
 from effbench.api.export.source import Source
-from effbench.deploy.artifact import bundle, fidelity
+from effbench.deploy.artifact import bundle, fidelity, synthetic
 from effbench.errors import UnavailableError
 from effbench.schema import LATENCY_ONLY, Backbone, Weights
 
@@ -24,7 +24,7 @@ INT8 = ("export", "toy:net", "--res", "64", "-t", "ort", "--precision", "int8")
 
 def photographs(folder: Path, seed: int) -> Path:
     folder.mkdir()
-    for index, image in enumerate(fidelity.reference_images(3, 3, (80, 100), seed)):
+    for index, image in enumerate(synthetic.reference_images(3, 3, (80, 100), seed)):
         Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"{index}.png")
     return folder
 

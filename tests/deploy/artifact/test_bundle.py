@@ -16,14 +16,14 @@ import pytest
 from effbench.codec import fingerprint, plain
 from effbench.deploy.artifact import bundle
 from effbench.errors import DataError
-from effbench.schema import Artifact, FileInfo, InputShapes, Subject, TensorSpec, Weights
+from effbench.schema import Artifact, FileInfo, InputShapes, InputSpec, Subject, Weights
 
 
 def make(draft: Path, content: bytes = b"graph") -> Artifact:
     (draft / "model.onnx").write_bytes(content)
     (draft / "reference.npz").write_bytes(b"x" * 100)
     subject = Subject("net", "user", Weights(), InputShapes((64, 64)), 1, "onnx", "fp32")
-    spec = TensorSpec("image", "float32", (1, 3, 64, 64))
+    spec = InputSpec("image", "float32", (1, 3, 64, 64))
     return Artifact(draft, "key", "", subject, (spec,), (), {}, "model.onnx")
 
 

@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from effbench.data.pixels import decode, normalize, read
-from effbench.deploy.artifact import encoded, fidelity
+from effbench.deploy.artifact import encoded, feeding, fidelity, synthetic
 from effbench.deploy.artifact.synthetic import natural
 from effbench.errors import UsageError
-from effbench.schema import Fidelity, Preprocessing, TensorSpec
+from effbench.schema import Fidelity, InputSpec, Preprocessing
 
-SPEC = TensorSpec("image", "float32", (1, 3, 32, 48))
+SPEC = InputSpec("image", "float32", (1, 3, 32, 48))
 WEIGHTS = np.random.default_rng(5).standard_normal((3 * 32 * 48, 10)).astype(np.float32) / 50
 DECLARED = Preprocessing()
-IMAGES = fidelity.reference_images(9, 3, (32, 48))
+IMAGES = synthetic.reference_images(9, 3, (32, 48))
 
 
 def model(feeds: Mapping[str, Any]) -> dict[str, Any]:
@@ -29,11 +29,13 @@ def model(feeds: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def checked(preprocessing: Preprocessing, precision: str = "fp32", batch: int = 1) -> Fidelity:
-    expected = fidelity.run_all(model, fidelity.feeds(IMAGES, 1, SPEC, DECLARED))
-    example = encoded.make_example(model, SPEC, 1, DECLARED)
+    expected = fidelity.run_all(model, feeding.feeds({SPEC.name: IMAGES}, 1, (SPEC,), DECLARED))
+    example = encoded.make_example(model, (SPEC,), 1, DECLARED)
     return fidelity.check(
         model,
-        fidelity.Setup(fidelity.Reference(IMAGES, expected, "numpy"), batch, SPEC, preprocessing, precision, example),
+        fidelity.Setup(
+            fidelity.Reference({"image": IMAGES}, expected, "numpy"), batch, (SPEC,), preprocessing, precision, example
+        ),
     )
 
 
@@ -54,7 +56,7 @@ def test_a_decoder_reads_the_png(channels: int):
 def test_any_declared_preprocessing_passes(size: tuple[int, int], interpolation: str, crop: float, order: str):
     preprocessing = replace(DECLARED, interpolation=interpolation, crop_pct=crop, channel_order=order)
     spec = replace(SPEC, shape=(1, 3, *size))
-    example = encoded.make_example(lambda feeds: {"output": feeds["image"].mean((2, 3))}, spec, 1, preprocessing)
+    example = encoded.make_example(lambda feeds: {"output": feeds["image"].mean((2, 3))}, (spec,), 1, preprocessing)
     assert example is not None
     deployed = normalize(read(example.content, "x", size, preprocessing)[None], preprocessing)[0]
     assert encoded.level_error(deployed, example.tensor) < encoded.MAX_LEVEL_ERROR
@@ -109,8 +111,8 @@ def test_a_decoder_that_shifts_by_a_pixel_fails(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_runtime_that_is_wrong_only_on_the_encoded_image_fails():
-    expected = fidelity.run_all(model, fidelity.feeds(IMAGES, 1, SPEC, DECLARED))
-    example = encoded.make_example(model, SPEC, 1, DECLARED)
+    expected = fidelity.run_all(model, feeding.feeds({SPEC.name: IMAGES}, 1, (SPEC,), DECLARED))
+    example = encoded.make_example(model, (SPEC,), 1, DECLARED)
     assert example is not None
 
     def off(feeds: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,22 +120,23 @@ def test_a_runtime_that_is_wrong_only_on_the_encoded_image_fails():
         return {"output": model(feeds)["output"][:, :: -1 if wrong else 1]}
 
     record = fidelity.check(
-        off, fidelity.Setup(fidelity.Reference(IMAGES, expected, "numpy"), 1, SPEC, DECLARED, "fp32", example)
+        off,
+        fidelity.Setup(fidelity.Reference({"image": IMAGES}, expected, "numpy"), 1, (SPEC,), DECLARED, "fp32", example),
     )
     (reason,) = record.reasons
     assert reason.startswith("from an encoded image: cosine ")
 
 
 def test_images_have_one_three_or_four_channels():
-    assert encoded.make_example(model, TensorSpec("image", "float32", (1, 5, 32, 32)), 1, DECLARED) is None
+    assert encoded.make_example(model, (InputSpec("image", "float32", (1, 5, 32, 32)),), 1, DECLARED) is None
     with pytest.raises(UsageError, match="Interpolation 'area' is none of"):
         checked(replace(DECLARED, interpolation="area"))
 
 
 def test_an_example_is_read_back(tmp_path: Any):
-    example = encoded.make_example(model, SPEC, 1, DECLARED)
+    example = encoded.make_example(model, (SPEC,), 1, DECLARED)
     assert example is not None
-    reference = fidelity.Reference(IMAGES, model({"image": np.zeros((9, 3, 32, 48))}), "n")
+    reference = fidelity.Reference({"image": IMAGES}, model({"image": np.zeros((9, 3, 32, 48))}), "n")
     fidelity.save_reference(tmp_path / "with.npz", reference, example)
     fidelity.save_reference(tmp_path / "without.npz", reference._replace(outputs={}))
     loaded = encoded.load(tmp_path / "with.npz")

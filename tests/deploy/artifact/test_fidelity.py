@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from effbench.data.scenes import KINDS, scene
-from effbench.deploy.artifact import fidelity, judge
+from effbench.deploy.artifact import feeding, fidelity, judge, synthetic
 from effbench.errors import DataError
-from effbench.schema import Fidelity, Preprocessing, TensorSpec
+from effbench.schema import Fidelity, InputSpec, Preprocessing
 
-SPEC = TensorSpec("image", "float32", (1, 3, 32, 32))
+SPEC = InputSpec("image", "float32", (1, 3, 32, 32))
 WEIGHTS = np.random.default_rng(5).standard_normal((3 * 32 * 32, 10)).astype(np.float32) / 50
-IMAGES = fidelity.reference_images(9, 3, (32, 32))
+IMAGES = synthetic.reference_images(9, 3, (32, 32))
 
 
 def model(feeds: Mapping[str, Any], weights: Any = WEIGHTS) -> dict[str, Any]:
@@ -25,13 +25,17 @@ def model(feeds: Mapping[str, Any], weights: Any = WEIGHTS) -> dict[str, Any]:
     return {"output": np.tanh(x @ weights) + np.float32(100)}
 
 
+def setup_of(expected: dict[str, Any]) -> fidelity.Setup:
+    return fidelity.Setup(fidelity.Reference({"image": IMAGES}, expected, "numpy"), 1, (SPEC,), Preprocessing(), "fp32")
+
+
 def reference() -> fidelity.Reference:
-    expected = fidelity.run_all(model, fidelity.feeds(IMAGES, 1, SPEC, Preprocessing()))
-    return fidelity.Reference(IMAGES, expected, "numpy")
+    expected = fidelity.run_all(model, feeding.feeds({SPEC.name: IMAGES}, 1, (SPEC,), Preprocessing()))
+    return fidelity.Reference({"image": IMAGES}, expected, "numpy")
 
 
 def checked(run: Any, precision: str = "fp32") -> Fidelity:
-    return fidelity.check(run, fidelity.Setup(reference(), 1, SPEC, Preprocessing(), precision))
+    return fidelity.check(run, fidelity.Setup(reference(), 1, (SPEC,), Preprocessing(), precision))
 
 
 def test_the_model_itself_passes() -> None:
@@ -54,7 +58,7 @@ def test_the_spread_is_over_all_images_if_few_are_run() -> None:
         return {"output": model(feeds)["output"] + np.float32(0.01)}
 
     full = checked(shifted, "fp16")
-    few = fidelity.check(shifted, fidelity.Setup(reference(), 1, SPEC, Preprocessing(), "fp16", limit=2))
+    few = fidelity.check(shifted, fidelity.Setup(reference(), 1, (SPEC,), Preprocessing(), "fp16", limit=2))
     assert (full.inputs, few.inputs) == (9, 2)
     assert few.snr_db == pytest.approx(full.snr_db, abs=0.01)
     expected = reference()[1]["output"][: fidelity.NATURAL].astype(np.float64)
@@ -125,9 +129,10 @@ def test_constant_outputs_prove_nothing() -> None:
     def dead(feeds: Any) -> dict[str, Any]:
         return {"output": np.ones((1, 10), np.float32)}
 
-    expected = fidelity.run_all(dead, fidelity.feeds(IMAGES, 1, SPEC, Preprocessing()))
+    expected = fidelity.run_all(dead, feeding.feeds({SPEC.name: IMAGES}, 1, (SPEC,), Preprocessing()))
     record = fidelity.check(
-        dead, fidelity.Setup(fidelity.Reference(IMAGES, expected, "numpy"), 1, SPEC, Preprocessing(), "fp32")
+        dead,
+        setup_of(expected),
     )
     assert not record.passed
     assert "do not depend on the image" in record.unverifiable
@@ -159,16 +164,16 @@ def test_errors_do_not_depend_on_scale_or_offset(scale: float, offset: float) ->
 @pytest.mark.parametrize("size", [(32, 32), (64, 96), (33, 47)])
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_reference_images_have_the_stated_shape_and_extremes(size: tuple[int, int], channels: int) -> None:
-    images = fidelity.reference_images(10, channels, size)
+    images = synthetic.reference_images(10, channels, size)
     assert images.shape == (10, channels, *size)
     assert images.dtype == np.uint8
     assert (images[fidelity.NATURAL] == 0).all()
     assert (images[fidelity.NATURAL + 1] == 255).all()
-    assert np.array_equal(images, fidelity.reference_images(10, channels, size))
+    assert np.array_equal(images, synthetic.reference_images(10, channels, size))
 
 
 def test_natural_images_are_of_six_kinds_and_so_are_further_ones() -> None:
-    images = fidelity.reference_images(fidelity.NATURAL + 3 + len(KINDS), 3, (64, 64))
+    images = synthetic.reference_images(fidelity.NATURAL + 3 + len(KINDS), 3, (64, 64))
     for index in (*range(fidelity.NATURAL), *range(fidelity.NATURAL + 3, len(images))):
         assert np.array_equal(images[index], scene(3, (64, 64), index, KINDS[index % len(KINDS)]))
     assert fidelity.NATURAL == len(KINDS)
@@ -180,13 +185,14 @@ def test_image_counts_fill_whole_batches() -> None:
         assert count % batch == 0
         assert count >= fidelity.NATURAL + 3
         assert [
-            len(f["image"]) for f in fidelity.feeds(IMAGES[: batch * (9 // batch)], batch, SPEC, Preprocessing())
+            len(f["image"])
+            for f in feeding.feeds({SPEC.name: IMAGES[: batch * (9 // batch)]}, batch, (SPEC,), Preprocessing())
         ] == [batch] * (9 // batch)
 
 
 def test_preprocessing_scales_and_normalizes() -> None:
     image = np.full((1, 3, 2, 2), 255, np.uint8)
-    (feed,) = fidelity.feeds(image, 1, SPEC, Preprocessing(mean=(0.5, 0.25, 0.0), std=(0.5, 0.5, 2.0)))
+    (feed,) = feeding.feeds({SPEC.name: image}, 1, (SPEC,), Preprocessing(mean=(0.5, 0.25, 0.0), std=(0.5, 0.5, 2.0)))
     assert np.allclose(feed["image"][0, :, 0, 0], [1.0, 1.5, 0.5])
 
 
@@ -195,7 +201,7 @@ def test_a_reference_is_read_back(tmp_path: Path) -> None:
     fidelity.save_reference(tmp_path / "reference.npz", saved)
     loaded = fidelity.load_reference(tmp_path / "reference.npz")
     assert (loaded.engine, loaded.source, loaded.rounding) == ("torch 2", "photographs", {"output": 3e-6})
-    assert np.array_equal(loaded.images, saved.images)
+    assert np.array_equal(loaded.samples["image"], saved.samples["image"])
     assert np.array_equal(loaded.outputs["output"], saved.outputs["output"])
 
 
@@ -239,7 +245,7 @@ def test_the_models_own_rounding_is_the_floor(rounding: float, error: float, rep
     def shifted(feeds: Mapping[str, Any]) -> dict[str, Any]:
         return {"output": model(feeds)["output"].astype(np.float64) + error * spread}
 
-    record = fidelity.check(shifted, fidelity.Setup(rounded, 1, SPEC, Preprocessing(), "fp32"))
+    record = fidelity.check(shifted, fidelity.Setup(rounded, 1, (SPEC,), Preprocessing(), "fp32"))
     assert bool(record.unverifiable) != reported
     assert record.passed == (reported and error < 1e-4)
     assert record.failed == (reported and error > 1e-4)
@@ -252,22 +258,24 @@ def test_constant_outputs_that_agree_are_unverifiable_and_others_fail() -> None:
     def constant(value: float) -> fidelity.Run:
         return lambda feeds: {"output": np.full((1, 10), value, np.float32)}
 
-    expected = fidelity.run_all(constant(1), fidelity.feeds(IMAGES, 1, SPEC, Preprocessing()))
-    setup = fidelity.Setup(fidelity.Reference(IMAGES, expected, "numpy"), 1, SPEC, Preprocessing(), "fp32")
+    expected = fidelity.run_all(constant(1), feeding.feeds({SPEC.name: IMAGES}, 1, (SPEC,), Preprocessing()))
+    setup = fidelity.Setup(
+        fidelity.Reference({"image": IMAGES}, expected, "numpy"), 1, (SPEC,), Preprocessing(), "fp32"
+    )
     same, other = (fidelity.check(constant(value), setup) for value in (1, 2))
     assert "do not depend on the image" in same.unverifiable
     assert (same.proved, other.proved) == (None, False)
 
 
 def test_a_record_says_what_was_compared() -> None:
-    record = fidelity.check(model, fidelity.Setup(reference(), 1, SPEC, Preprocessing(), "fp32"))
+    record = fidelity.check(model, fidelity.Setup(reference(), 1, (SPEC,), Preprocessing(), "fp32"))
     assert record.images == "6 synthetic scenes, black, white, noise"
     assert record.outputs == ("output",)
     assert "a change of the outputs below 0.001 of their spread" in record.blind_to
     assert "wrong decoding or preprocessing of image files" in record.blind_to
-    few = fidelity.check(model, fidelity.Setup(reference(), 1, SPEC, Preprocessing(), "int8", limit=2))
+    few = fidelity.check(model, fidelity.Setup(reference(), 1, (SPEC,), Preprocessing(), "int8", limit=2))
     assert few.images == "2 synthetic scenes"
     assert any("quantization" in text for text in few.blind_to)
     photographs = reference()._replace(source="held out of the folder 'photos'")
-    record = fidelity.check(model, fidelity.Setup(photographs, 1, SPEC, Preprocessing(), "fp32"))
-    assert record.images == "9 images: held out of the folder 'photos'"
+    record = fidelity.check(model, fidelity.Setup(photographs, 1, (SPEC,), Preprocessing(), "fp32"))
+    assert record.images == "9 samples: held out of the folder 'photos'"

@@ -58,25 +58,9 @@ def test_a_transposed_convolution_and_a_gemm_are_counted() -> None:
 
 
 def test_an_open_model_is_fixed_to_a_size() -> None:
-    fixed = onnx_file.fix_shape(conv_model("b", "s"), (16, 24), 2, "m")
+    fixed = onnx_file.fix_shapes(conv_model("b", "s"), {"x": (2, 3, 16, 24)}, "m")
     assert onnx_file.inputs(fixed)[0].shape == (2, 3, 16, 24)
     assert onnx_file.specs(fixed.graph.output)[0].shape == (2, 5)
-
-
-def test_a_fixed_model_takes_only_its_size() -> None:
-    assert onnx_file.fix_shape(conv_model(), (8, 8), 1, "m") is not None
-    with pytest.raises(DataError, match="height is fixed to 8, not 16"):
-        onnx_file.fix_shape(conv_model(), (16, 16), 1, "m")
-    with pytest.raises(DataError, match="batch is fixed to 1, not 4"):
-        onnx_file.fix_shape(conv_model(), (8, 8), 4, "m")
-
-
-def test_a_model_without_an_image_is_refused() -> None:
-    x = helper.make_tensor_value_info("ids", TensorProto.INT64, [1, 128])
-    y = helper.make_tensor_value_info("y", TensorProto.INT64, [1, 128])
-    model = helper.make_model(helper.make_graph([helper.make_node("Identity", ["ids"], ["y"])], "g", [x], [y]))
-    with pytest.raises(DataError, match="one image input"):
-        onnx_file.image_input(model, "bert.onnx")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from effbench.boundary.names import cache_file
 from effbench.deploy.graph import torch_program
 from effbench.deploy.graph.torch_program import PROGRAM, WEIGHTS, Program, form
 from effbench.errors import DataError
-from effbench.schema import Artifact, InputShapes, Subject, TensorSpec, Weights
+from effbench.schema import Artifact, InputShapes, InputSpec, Subject, TensorSpec, Weights
 
 pytestmark = pytest.mark.target("torch")
 
@@ -147,7 +147,7 @@ def test_a_manifest_that_names_code_runs_none_of_it(
     code = "open('escaped', 'w').write('x')"
     options = {"loader": "cProfile:run", "factory": code, "python": "./evil", "runtime_cache": "../escaped"}
     subject = Subject("toy", "user", Weights(), InputShapes((9, 9)), 2, "torch", "fp32")
-    image, output = TensorSpec("image", "float32", (None, 3, 9, 9)), TensorSpec("output", "float32", (None, 5))
+    image, output = InputSpec("image", "float32", (None, 3, 9, 9)), TensorSpec("output", "float32", (None, 5))
     artifact = Artifact(saved[1], "key", "", subject, (image,), (output, output), {}, PROGRAM, options=options)
     session = deploy.get("torch").open(artifact, 1, artifact.options)
     session.placement()

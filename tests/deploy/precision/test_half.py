@@ -9,14 +9,14 @@ import pytest
 from onnx import TensorProto, parser
 
 from effbench import models
-from effbench.deploy.artifact import fidelity, judge, limits
+from effbench.deploy.artifact import feeding, fidelity, judge, limits, synthetic
 from effbench.deploy.graph import from_torch, onnx_file
 from effbench.deploy.graph.run_ort import runner
 from effbench.deploy.interpreter import Interpreter
 from effbench.deploy.precision.half import HALF_MAX, long_softmaxes, to_fp16
 from effbench.errors import UsageError
 from effbench.models.build import build
-from effbench.schema import Preprocessing, Weights
+from effbench.schema import InputSpec, Preprocessing, Weights
 
 EXAMPLE = """
 <ir_version: 10, opset_import: ["" : 20]>
@@ -38,13 +38,13 @@ example (float[1, 3, 8, 8] image) => (float[1, 4] output)
 
 @pytest.fixture(scope="module")
 def regla() -> onnx.ModelProto:
-    return from_torch.from_module(build(models.get("regla_t"), Weights()), 3, (64, 64), 1)
+    return from_torch.from_module(build(models.get("regla_t"), Weights()), from_torch.image_inputs(3, (64, 64), 1), 1)
 
 
 @pytest.fixture(scope="module")
 def images() -> list[dict[str, np.ndarray]]:
-    spec = onnx_file.TensorSpec("image", "float32", (1, 3, 64, 64))
-    return fidelity.feeds(fidelity.reference_images(6, 3, (64, 64)), 1, spec, Preprocessing())
+    spec = InputSpec("image", "float32", (1, 3, 64, 64))
+    return feeding.feeds({spec.name: synthetic.reference_images(6, 3, (64, 64))}, 1, (spec,), Preprocessing())
 
 
 def example() -> onnx.ModelProto:

@@ -9,8 +9,8 @@ import onnx
 import pytest
 from mixed_graphs import network, network_in_int8
 
-from effbench.deploy.artifact import fidelity
-from effbench.deploy.graph import onnx_file
+from effbench.deploy.artifact import feeding, fidelity
+from effbench.deploy.graph import onnx_file, signature
 from effbench.deploy.graph.run_ort import count_unfused
 from effbench.deploy.interpreter import Interpreter
 from effbench.deploy.precision.int8_noise import signal_to_noise_db
@@ -31,8 +31,8 @@ def int8() -> onnx.ModelProto:
 
 
 def outputs(model: onnx.ModelProto) -> dict[str, np.ndarray]:
-    spec = onnx_file.inputs(model)[0]
-    feeds = fidelity.feeds(fidelity.reference_images(6, 3, (32, 32)), 1, spec, Preprocessing())
+    inputs = signature.guessed(model)
+    feeds = feeding.feeds(feeding.synthetic(inputs, 6), 1, inputs, Preprocessing())
     interpreter = Interpreter(model)
     return fidelity.run_all(interpreter.run, feeds)
 

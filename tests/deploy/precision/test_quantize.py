@@ -9,8 +9,9 @@ import onnx
 import pytest
 from onnx import numpy_helper, parser
 
-from effbench.deploy.artifact import fidelity
-from effbench.deploy.graph import onnx_file
+from effbench.deploy.artifact import feeding, fidelity
+from effbench.deploy.artifact.synthetic import reference_images
+from effbench.deploy.graph import onnx_file, signature
 from effbench.deploy.interpreter import Interpreter
 from effbench.deploy.precision.a16w8 import to_a16w8
 from effbench.deploy.precision.calibration import Calibration, load_calibration
@@ -59,7 +60,12 @@ def synthetic() -> Calibration:
 
 
 def batches(model: onnx.ModelProto, calibration: Calibration) -> list[dict[str, np.ndarray]]:
-    return calibration.feeds(1, onnx_file.inputs(model)[0], Preprocessing())
+    return calibration.feeds(1, signature.guessed(model), Preprocessing())
+
+
+def feeds_of(model: onnx.ModelProto) -> list[dict[str, np.ndarray]]:
+    inputs = signature.guessed(model)
+    return feeding.feeds(feeding.synthetic(inputs, 6), 1, inputs, Preprocessing())
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +78,7 @@ def photographs(folder: Path, count: int, seed: int = 0) -> Path:
     from PIL import Image
 
     folder.mkdir(exist_ok=True)
-    for i, image in enumerate(fidelity.reference_images(count, 3, (40, 60), seed)):
+    for i, image in enumerate(reference_images(count, 3, (40, 60), seed)):
         Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"{i:03d}.png")
     return folder
 
@@ -140,7 +146,7 @@ def test_qdq_is_directly_in_front_of_quantized_operators_and_nowhere_else(synthe
 
 def test_noise_is_low_on_images_outside_the_calibration(model: onnx.ModelProto, quantized: onnx.ModelProto) -> None:
     ort = pytest.importorskip("onnxruntime")
-    feeds = fidelity.feeds(fidelity.reference_images(6, 3, (32, 32)), 1, onnx_file.inputs(model)[0], Preprocessing())
+    feeds = feeds_of(model)
     expected = fidelity.run_all(lambda x: Interpreter(model).run(x), feeds)
     session = ort.InferenceSession(quantized.SerializeToString(), providers=["CPUExecutionProvider"])
     on_ort = fidelity.run_all(lambda x: {"output": session.run(None, dict(x))[0]}, feeds)
@@ -191,7 +197,7 @@ def test_openvino_takes_the_form(model: onnx.ModelProto, quantized: onnx.ModelPr
     onnx.save(quantized, tmp_path / "model.onnx")
     hint = {"INFERENCE_PRECISION_HINT": "f32"}
     compiled = ov.Core().compile_model(str(tmp_path / "model.onnx"), "CPU", hint)
-    feeds = fidelity.feeds(fidelity.reference_images(6, 3, (32, 32)), 1, onnx_file.inputs(model)[0], Preprocessing())
+    feeds = feeds_of(model)
     expected = fidelity.run_all(lambda x: Interpreter(model).run(x), feeds)
     outputs = fidelity.run_all(lambda x: {"output": compiled(dict(x))[0]}, feeds)
     assert signal_to_noise_db(expected, outputs) > 18

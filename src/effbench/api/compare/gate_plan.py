@@ -24,7 +24,7 @@ from effbench.api.export.stage import Notify
 from effbench.api.remote import device_of
 from effbench.deploy.precision.calibration import SYNTHETIC
 from effbench.errors import DataError, UsageError
-from effbench.schema import CALIBRATED, DEFAULT_RESOLUTION, InputShapes
+from effbench.schema import CALIBRATED, InputShapes
 from effbench.statistics.sequential import Rules
 from effbench.store import home as home_of
 
@@ -40,7 +40,7 @@ class TreeExport:
     targets: tuple[str, ...]
     resolutions: tuple[str, ...]
     precisions: tuple[str, ...]
-    batch: int
+    batch: int | None
     seed: int
     weights: str | None
     images: str | None
@@ -142,7 +142,7 @@ def _models(request: GateRequest, suite: Suite) -> tuple[str, ...]:
 
 
 def _settings(
-    request: GateRequest, suite: Suite, machine_noise: MachineNoise | None, threads: int, batch: int
+    request: GateRequest, suite: Suite, machine_noise: MachineNoise | None, threads: int, batch: int | None
 ) -> RoundSettings:
     budget_s = float(_first(request.budget_s, suite.gate.get("budget_s"), BUDGET_S))
     check_positive(budget=budget_s, threads=threads, batch=batch)
@@ -184,7 +184,7 @@ def _device(name: str | None, suite: Suite) -> str:
 
 def _tree_export(request: GateRequest, suite: Suite, folder: Path) -> TreeExport:
     keys = suite.suite
-    sizes = list(request.resolutions or keys.get("resolutions", (DEFAULT_RESOLUTION,)))
+    sizes = list(request.resolutions or keys.get("resolutions", ()))
     precisions = tuple(request.precisions or keys.get("precisions", ()))
     check_precisions(precisions)
     images = _images(_first(request.images, keys.get("images")), folder)
@@ -204,7 +204,7 @@ def _tree_export(request: GateRequest, suite: Suite, folder: Path) -> TreeExport
         targets=targets,
         resolutions=tuple(str(InputShapes.parse(size)) for size in sizes),
         precisions=precisions,
-        batch=_first(request.batch, keys.get("batch"), 1),
+        batch=_first(request.batch, keys.get("batch"), None),
         seed=_first(request.seed, keys.get("seed"), 0),
         weights=str(Path(request.weights).resolve()) if request.weights else None,
         images=images,

@@ -9,7 +9,7 @@ from effbench.api.compare.request import CompareRequest
 from effbench.api.export.artifacts import export_artifact
 from effbench.api.export.request import ExportRequest
 from effbench.api.export.verification import find_exported
-from effbench.schema import DEFAULT_BATCH, DEFAULT_RESOLUTION, Artifact, InputShapes
+from effbench.schema import Artifact, InputShapes
 
 TARGET = "ort"
 
@@ -32,9 +32,8 @@ def pairs_of(request: CompareRequest, home: Path) -> list[Pair]:
     arguments = (request.a, request.b)
     artifacts = [find_exported(argument, home) for argument in arguments]
     first = next((artifact for artifact in artifacts if artifact is not None), None)
-    sizes = [InputShapes.parse(text) for text in request.resolutions] or [
-        first.subject.shapes if first else InputShapes.parse(DEFAULT_RESOLUTION)
-    ]
+    sizes: list[InputShapes | None] = [InputShapes.parse(text) for text in request.resolutions]
+    sizes = sizes or [first.subject.shapes if first else None]
     targets = list(request.targets) or [first.subject.target if first else TARGET]
     pairs: list[Pair] = []
     for size in sizes:
@@ -49,10 +48,12 @@ def pairs_of(request: CompareRequest, home: Path) -> list[Pair]:
     return pairs
 
 
-def _export_request(model: str, target: str, shapes: InputShapes, request: CompareRequest, home: Path) -> ExportRequest:
+def _export_request(
+    model: str, target: str, shapes: InputShapes | None, request: CompareRequest, home: Path
+) -> ExportRequest:
     """Return the export of one side; a comparison asks for latency, so its fidelity is not checked."""
-    batch = request.batch or DEFAULT_BATCH
-    return ExportRequest(model, [target], [shapes], batch=batch, out=home, notify=request.notify, verify=False)
+    sizes = () if shapes is None else (shapes,)
+    return ExportRequest(model, [target], sizes, batch=request.batch, out=home, notify=request.notify, verify=False)
 
 
 def name_of(a: Artifact, b: Artifact) -> str:
@@ -60,4 +61,4 @@ def name_of(a: Artifact, b: Artifact) -> str:
     left, right = a.subject, b.subject
     names = left.model if left.model == right.model else f"{left.model} -> {right.model}"
     targets = left.target if left.target == right.target else f"{left.target} -> {right.target}"
-    return f"{names} {right.shapes} px {right.storage_precision} {targets}"
+    return f"{names} {right.shapes.label} {right.storage_precision} {targets}"

@@ -281,7 +281,7 @@ def _same_cell(a: Artifact, b: Artifact) -> bool:
 
 
 def _name(cell: Cell) -> str:
-    return f"{cell.model} {cell.shapes} px {cell.precision} {cell.target}"
+    return f"{cell.model} {cell.shapes.label} {cell.precision} {cell.target}"
 
 
 def _failed(name: str, reason: str, next_step: str, exit_code: int = 5) -> Verdict:

@@ -75,7 +75,7 @@ def recomputed(artifact: Artifact, home: Path, path: Path) -> Fidelity:
     """
     reference_path = reference_of(artifact, home)
     reference, example = fidelity.load_reference(reference_path), encoded.load(reference_path)
-    checks, spec = observed.load(path), artifact.inputs[0]
+    checks = observed.load(path)
     expected = len(deploy.get(artifact.subject.target).checks)
     if len(checks) != expected:
         raise DataError(f"{path}: outputs of {len(checks)} checks, expected {expected}.")
@@ -86,7 +86,13 @@ def recomputed(artifact: Artifact, home: Path, path: Path) -> Fidelity:
             raise DataError(f"{path}: outputs of no image.")
         precision = artifact.subject.storage_precision
         setup = fidelity.Setup(
-            reference, spec.shape[0] or 3, spec, artifact.preprocessing, precision, example, limit=count
+            reference,
+            artifact.fixed_batch or 3,
+            artifact.inputs,
+            artifact.preprocessing,
+            precision,
+            example,
+            limit=count,
         )
         try:
             results.append(fidelity.decide(item, setup))

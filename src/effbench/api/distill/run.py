@@ -127,7 +127,7 @@ def _job(
     from effbench.models.declared import declaration
     from effbench.training.job import TrainingJob
 
-    backbone, size, home = source.backbone, request.shapes.image, home_of(request.out)
+    backbone, size, home = source.backbone, request.shapes.pixels, home_of(request.out)
     module, parts = recorded(source, home, lambda: fresh(backbone, request.recipe.seed))
     if source.state is not None:
         load_state(module, source.state)

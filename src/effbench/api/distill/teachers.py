@@ -13,6 +13,7 @@ from effbench.api.distill.dependencies import recorded
 from effbench.api.export.source import Source, resolve
 from effbench.codec import fingerprint
 from effbench.deploy.graph import onnx_file
+from effbench.deploy.graph.signature import image_input
 from effbench.errors import ConversionError, UsageError
 from effbench.schema import Backbone
 
@@ -104,7 +105,7 @@ def _from_onnx(source: Source, size: tuple[int, int], name: str) -> Teacher:
 
     assert source.path is not None
     model = onnx_file.load(source.path)
-    spec = onnx_file.image_input(model, source.path.name)
+    spec = image_input(model, source.path.name)
     teacher_size = (spec.shape[2] or size[0], spec.shape[3] or size[1])
     batch, (pooled, spatial) = spec.shape[0], taps(model)
     outputs = [item.name for item in model.graph.output]
@@ -121,7 +122,7 @@ def _from_onnx(source: Source, size: tuple[int, int], name: str) -> Teacher:
     identity = fingerprint(
         {"sha256": source.weights.sha256, "size": teacher_size, "how": source.backbone.preprocessing}
     )
-    return Teacher(name, identity, teacher_size, source.backbone.preprocessing, answer, spec.shape[1] or 3)
+    return Teacher(name, identity, teacher_size, source.backbone.preprocessing, answer, spec.channels)
 
 
 def _answer(

@@ -34,15 +34,13 @@ def evaluate(
         DataError: An image cannot be read; earlier events stay valid.
         DeviceError: The device cannot be reached, or was lost.
     """
-    spec, size = artifact.inputs[0], artifact.subject.resolution
+    spec, size = artifact.image_input(), artifact.subject.shapes.pixels
     with drafts.scratch() as scratch:
         for name, (preprocessing, places) in tasks.items():
             for start in range(0, len(places), PORTION):
                 portion = list(places[start : start + PORTION])
                 items = [data.items[place] for place in portion]
-                images = [
-                    pixels.read(item.read(), item.name, size, preprocessing, spec.shape[1] or 3) for item in items
-                ]
+                images = [pixels.read(item.read(), item.name, size, preprocessing, spec.channels) for item in items]
                 np.save(file := Path(scratch) / "images.npy", np.stack(images))
                 job = {
                     "op": "evaluate",

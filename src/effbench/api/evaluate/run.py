@@ -16,7 +16,7 @@ from effbench.data import open_dataset
 from effbench.deploy.artifact import bundle
 from effbench.errors import DataError, EffbenchError, UnavailableError, UsageError
 from effbench.profiles.accuracy import score_output
-from effbench.schema import DEFAULT_RESOLUTION, Artifact, Cell, DataInfo
+from effbench.schema import Artifact, Cell, DataInfo
 from effbench.store import home as home_of
 
 
@@ -107,7 +107,7 @@ def _artifacts(request: EvaluateRequest) -> tuple[list[Artifact], list[Cell]]:
     template = ExportRequest(
         "",
         request.targets,
-        request.resolutions or (DEFAULT_RESOLUTION,),
+        request.resolutions,
         precision=request.precision,
         weights=request.weights,
         seed=request.seed,

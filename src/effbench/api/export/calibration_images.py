@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+from effbench.api.export.inputs import Inputs
 from effbench.errors import UsageError
-from effbench.schema import CALIBRATED, Backbone, InputShapes, Preprocessing
+from effbench.schema import CALIBRATED, InputShapes, Preprocessing
 
 
 @dataclass(frozen=True)
@@ -20,9 +21,11 @@ class CalibrationImages:
 
 
 def calibration_images(
-    folder: str | Path | None, backbone: Backbone, sizes: Sequence[InputShapes], precisions: Iterable[str]
+    folder: str | Path | None, inputs: Inputs, preprocessing: Preprocessing, precisions: Iterable[str]
 ) -> CalibrationImages:
     """Read the calibration images if a precision needs them.
+
+    A model without an image input, or one that is fed from a user's file of arrays, needs none.
 
     Raises:
         UsageError: They are missing, or no precision needs them.
@@ -34,11 +37,12 @@ def calibration_images(
         return CalibrationImages()
     from effbench.deploy.precision.calibration import SYNTHETIC, stamps  # numpy, which most exports do not need here
 
+    if folder is None and inputs.needs_no_images:
+        folder = SYNTHETIC
     place = None if folder is None else SYNTHETIC if str(folder) == SYNTHETIC else str(Path(folder).resolve())
     stamp = stamps(place) if place not in (None, SYNTHETIC) else ()
-    preprocessing, channels = backbone.preprocessing, backbone.in_channels
     return CalibrationImages(
-        place or "", {shapes: _sha256(place, shapes, preprocessing, channels, stamp) for shapes in sizes}
+        place or "", {shapes: _sha256(place, shapes, preprocessing, inputs.channels, stamp) for shapes in inputs.sizes}
     )
 
 

@@ -13,7 +13,7 @@ from effbench.api.export.stage import EXPORT_WORKER, STAGE_LIMIT_S, Limits, Noti
 from effbench.api.keywords import from_fields
 from effbench.codec import from_json
 from effbench.errors import UsageError
-from effbench.schema import DEFAULT_RESOLUTION, InputShapes, Resolution
+from effbench.schema import Resolution
 from effbench.store import home as home_of
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class NumericsRequest:
     """
 
     model: str
-    resolution: Resolution = DEFAULT_RESOLUTION
+    resolution: Resolution | None = None
     _: KW_ONLY
     precision: str = "fp16"
     images: str | Path | None = None
@@ -76,7 +76,7 @@ def numerics(request: NumericsRequest) -> NumericsReport:
 
     home, limits, precision = home_of(request.out), Limits.of(request.time_limit_s), request.precision
     source = resolve(request.model, request.weights, request.seed)
-    graph = fp32_graph(source, InputShapes.parse(request.resolution), home, limits, request.notify)
+    graph = fp32_graph(source, request.resolution, home, limits, request.notify)
     synthetic = request.images is None or str(request.images) == SYNTHETIC
     job = {
         "op": "numerics",

@@ -14,7 +14,7 @@ from effbench import deploy, drafts
 from effbench.api.export import fp32_fallback, stage
 from effbench.api.export.calibration_images import CalibrationImages
 from effbench.api.export.dependencies.builds import Builds
-from effbench.api.export.output_kinds import declared
+from effbench.api.export.inputs import Inputs
 from effbench.api.export.request import ExportRequest
 from effbench.api.export.source import Source, code_hashes, option_files, places_of, request_of, versions
 from effbench.api.export.stage import EXPORT_WORKER, Limits
@@ -62,13 +62,16 @@ class Exporter:
     not choose them by noise: the caller sets ``mixes``.
     """
 
-    def __init__(self, request: ExportRequest, source: Source, device: Device | None, whole_int8: bool = False) -> None:
+    def __init__(
+        self, request: ExportRequest, source: Source, device: Device | None, inputs: Inputs, whole_int8: bool = False
+    ) -> None:
         self.request, self.source, self.device, self.whole_int8 = request, source, device, whole_int8
-        self.batch, self.dynamic, self.options = request.batch, request.dynamic_batch, dict(request.options)
+        self.inputs, self.batch = inputs, inputs.batch
+        self.dynamic, self.options = request.dynamic_batch, dict(request.options)
         self.allow_fallback, self.notify = request.allow_fallback, request.notify
         self.home = home_of(request.out)
         self.limits = Limits.of(request.time_limit_s, request.memory_limit_bytes, request.cell_limit_s)
-        self.output_kinds = {**declared(request.model, Path()), **request.output_kinds}
+        self.output_kinds = {**inputs.declarations.outputs, **request.output_kinds}
         self.calibration = CalibrationImages()
         self.mixes: dict[InputShapes, Mix] = {}
         self.half_targets: Sequence[str] = ()
@@ -233,7 +236,8 @@ class Exporter:
         source = self.source
         request = {
             "model": request_of(source),
-            "resolution": shapes.image,
+            "shapes": shapes,
+            "inputs": replace(self.inputs.terms, samples=None),
             "batch": self.batch,
             "dynamic_batch": self.dynamic,
             "versions": versions(*GRAPH_PACKAGES),
@@ -252,7 +256,8 @@ class Exporter:
             "weights": to_json(source.weights),
             "path": str(source.path) if source.path else None,
             "state": str(source.state) if source.state else None,
-            "resolution": shapes.image,
+            "shapes": to_json(shapes),
+            "terms": to_json(self.inputs.terms),
             "batch": self.batch,
             "dynamic_batch": self.dynamic,
             "threads": 1,
@@ -351,7 +356,7 @@ def _computed(artifact: Artifact) -> tuple[str, ...]:
 
 
 def _line(cell: Cell) -> str:
-    name = f"{cell.model} {cell.shapes} px {cell.precision} {cell.target}"
+    name = f"{cell.model} {cell.shapes.label} {cell.precision} {cell.target}"
     if not cell.has_artifact:
         return f"{name}: {cell.status}: {cell.reason}"
     checked = f"max error {cell.fidelity.max_error:.1e} of the spread" if cell.fidelity else cell.reason

@@ -23,6 +23,7 @@ from effbench.api.export import graph_engines
 from effbench.api.export.graph_engines import GraphEngine
 from effbench.deploy import installed
 from effbench.deploy.artifact import fidelity
+from effbench.deploy.artifact.feeding import feeds
 from effbench.deploy.artifact.fidelity import Setup
 from effbench.errors import ConversionError, FidelityError, UnverifiableError
 from effbench.schema import Fidelity, Proof
@@ -62,7 +63,7 @@ def prove_file(model: ModelProto, setup: Setup, first: GraphEngine) -> tuple[Fid
     Raises:
         FidelityError: Every other engine differs by more than the model's own rounding explains.
     """
-    batch = fidelity.feeds(setup.reference.images[: setup.batch], setup.batch, setup.spec, setup.preprocessing)[0]
+    batch = _batches(fidelity.first(setup.reference, 1, setup.batch), setup)[0]
     rounding = _rounding_of_graph(model, replace(setup, limit=IMAGES))
     setup = replace(setup, reference=setup.reference._replace(rounding=rounding))
     others = (engine for engine in graph_engines.engines() if engine.title != first.title)
@@ -108,7 +109,7 @@ def prove_export(
         FidelityError: The graph is not the model; the message says which step changed it.
         ConversionError: No engine here runs the graph.
     """
-    first = fidelity.feeds(setup.reference.images[: setup.batch], setup.batch, setup.spec, setup.preprocessing)[0]
+    first = _batches(fidelity.first(setup.reference, 1, setup.batch), setup)[0]
     engine, graph = graph_engines.opened(graph_engines.exact_engines(), model, first)
     few = replace(setup, limit=SLOW_IMAGES if engine.slow else IMAGES)
     graph = graph_engines.Remembered(graph)
@@ -131,11 +132,15 @@ def prove_export(
     return proof, rounding
 
 
+def _batches(reference: fidelity.Reference, setup: Setup) -> list[dict[str, Any]]:
+    return feeds(reference.samples, setup.batch, setup.inputs, setup.preprocessing)
+
+
 def _rounding(exact: fidelity.Run, setup: Setup) -> dict[str, float]:
     """Return the error of the expected outputs against an engine that is exact, by output, of the spread."""
     few = fidelity.first(setup.reference, setup.limit, setup.batch)
-    batches = fidelity.feeds(few.images, setup.batch, setup.spec, setup.preprocessing)
-    return fidelity.rounding_of(few.outputs, fidelity.run_all(exact, batches, np.float64), setup.reference.outputs)
+    outputs = fidelity.run_all(exact, _batches(few, setup), setup.batch, np.float64)
+    return fidelity.rounding_of(few.outputs, outputs, setup.reference.outputs)
 
 
 def _rounding_of_graph(model: ModelProto, setup: Setup, exact: fidelity.Run | None = None) -> dict[str, float]:
@@ -146,10 +151,10 @@ def _rounding_of_graph(model: ModelProto, setup: Setup, exact: fidelity.Run | No
     if not installed("torch"):
         return {}
     few = fidelity.first(setup.reference, setup.limit, setup.batch)
-    batches = fidelity.feeds(few.images, setup.batch, setup.spec, setup.preprocessing)
+    batches = _batches(few, setup)
     try:
         single, double = (
-            fidelity.run_all(run, batches, np.float64)
+            fidelity.run_all(run, batches, setup.batch, np.float64)
             for run in (
                 graph_engines.interpreter("float32")(model),
                 exact or graph_engines.interpreter("float64")(model),

@@ -12,7 +12,7 @@ from effbench.api.export.stage import EXPORT_WORKER, STAGE_LIMIT_S, Limits, Noti
 from effbench.api.export.verification import find_exported, source_graph
 from effbench.codec import from_json
 from effbench.errors import UsageError
-from effbench.schema import CALIBRATED, DEFAULT_RESOLUTION, Artifact, InputShapes, MutationReport, Resolution
+from effbench.schema import CALIBRATED, Artifact, MutationReport, Resolution
 from effbench.store import home as home_of
 
 EACH = 6
@@ -23,7 +23,7 @@ def mutate(
     names: Iterable[str],
     *,
     each: int = EACH,
-    resolution: Resolution = DEFAULT_RESOLUTION,
+    resolution: Resolution | None = None,
     out: str | Path | None = None,
     time_limit_s: float = STAGE_LIMIT_S,
     notify: Notify = silent,
@@ -33,7 +33,7 @@ def mutate(
     Args:
         names: Artifacts, whose graphs are changed, or models, whose fp32 graphs are exported for it.
         each: How many of each kind of fault.
-        resolution: Of the models.
+        resolution: Of the models; None means the size that an .onnx file fixes, else 224.
         out: The folder to write below.
         time_limit_s: For each graph.
         notify: Called with one line per step.
@@ -56,10 +56,10 @@ def mutate(
     return reports
 
 
-def _graph(name: str, resolution: Resolution, home: Path, limits: Limits, notify: Notify) -> Artifact:
+def _graph(name: str, resolution: Resolution | None, home: Path, limits: Limits, notify: Notify) -> Artifact:
     artifact = find_exported(name, home)
     if artifact is None:
-        return fp32_graph(resolve(name, None, 0), InputShapes.parse(resolution), home, limits, notify)
+        return fp32_graph(resolve(name, None, 0), resolution, home, limits, notify)
     return artifact if artifact.subject.target == "onnx" else source_graph(artifact)
 
 

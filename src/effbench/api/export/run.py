@@ -11,13 +11,15 @@ from effbench import deploy
 from effbench.api.export import failures
 from effbench.api.export.calibration_images import calibration_images
 from effbench.api.export.exporter import Exporter
+from effbench.api.export.inputs import Inputs, inputs_of
 from effbench.api.export.request import ExportRequest
 from effbench.api.export.source import Source, resolve
 from effbench.api.export.stage import Limits, Notify, silent
 from effbench.api.keywords import from_fields
 from effbench.errors import EffbenchError, UnavailableError, UsageError, unknown_name
 from effbench.profiles import devices
-from effbench.schema import Artifact, Cell, Device, InputShapes
+from effbench.schema import DEFAULT_RESOLUTION, Artifact, Cell, Device, InputShapes, Resolution
+from effbench.store import home as home_of
 
 Request = TypeVar("Request", bound=ExportRequest)
 
@@ -58,7 +60,7 @@ def run_exports(requests: Sequence[Request], run: Callable[[Request], list[Cell]
         try:
             cells += run(request)
         except EffbenchError as error:
-            for shapes in request.shapes:
+            for shapes in request.shapes or [InputShapes.parse(DEFAULT_RESOLUTION)]:
                 for target in targets:
                     precision = request.precision or deploy.get(target).precision
                     cells.append(Cell.of(source.name, shapes, precision, target, error))
@@ -94,25 +96,40 @@ def prepared(request: ExportRequest, whole_int8: bool = False) -> tuple[Exporter
         DataError: A file is not what it should be.
     """
     source, device, names = check_request(request)
-    sizes = request.shapes
-    exporter = Exporter(request, source, device, whole_int8)
+    home, limits = home_of(request.out), Limits.of(request.time_limit_s, request.memory_limit_bytes)
+    inputs = inputs_of(request, source, home, limits)
+    source, sizes = _prepared_as(source, inputs), inputs.sizes
+    exporter = Exporter(request, source, device, inputs, whole_int8)
     precisions = [exporter.storage_precision(name, request.precision) for name in names]
     exporter.half_targets = [name for name, stored in zip(names, precisions, strict=True) if stored == "fp16"]
-    exporter.calibration = calibration_images(request.images, source.backbone, sizes, precisions)
+    preprocessing = source.backbone.preprocessing
+    exporter.calibration = calibration_images(request.images, inputs, preprocessing, precisions)
     exporter.prepare(sizes)
     declared = exporter.declared()
-    if declared is not None and declared != source.backbone.preprocessing:
-        backbone = replace(source.backbone, preprocessing=declared)
-        exporter.calibration = calibration_images(request.images, backbone, sizes, precisions)
+    if declared is not None and declared != preprocessing:
+        exporter.calibration = calibration_images(request.images, inputs, declared, precisions)
     return exporter, [(shapes, name) for shapes in sizes for name in names]
 
 
-def fp32_graph(source: Source, shapes: InputShapes, home: Path, limits: Limits, notify: Notify = silent) -> Artifact:
-    """Return the fp32 graph of a model at one size and batch 1, exported if it is not cached."""
-    check_shapes(source, shapes)
-    exporter = Exporter(ExportRequest(source.name, out=home, notify=notify), source, None)
+def _prepared_as(source: Source, inputs: Inputs) -> Source:
+    """Return an .onnx file with the preprocessing that its project declares; without one, it is assumed."""
+    if source.path is None:
+        return source
+    preprocessing = inputs.terms.preprocessing or replace(source.backbone.preprocessing, assumed=True)
+    return replace(source, backbone=replace(source.backbone, preprocessing=preprocessing))
+
+
+def fp32_graph(
+    source: Source, resolution: Resolution | None, home: Path, limits: Limits, notify: Notify = silent
+) -> Artifact:
+    """Return the fp32 graph of a model at one size, exported if it is not cached; None takes the model's own size."""
+    model = str(source.path) if source.path is not None else source.name
+    request = ExportRequest(model, resolutions=() if resolution is None else (resolution,), out=home, notify=notify)
+    inputs = inputs_of(request, source, home, limits)
+    check_shapes(source, inputs.sizes[0])
+    exporter = Exporter(request, _prepared_as(source, inputs), None, inputs)
     exporter.limits = limits
-    return exporter.graph(shapes)
+    return exporter.graph(inputs.sizes[0])
 
 
 def at_hand() -> list[str]:
@@ -164,6 +181,8 @@ def check_shapes(source: Source, shapes: InputShapes) -> None:
         UsageError: Below the model's smallest size, or not a multiple of its strides.
     """
     backbone = source.backbone
+    if shapes.image is None:
+        return
     if min(shapes.image) < backbone.min_resolution:
         raise UsageError(f"{source.name} takes {backbone.min_resolution} px or more, not {shapes}.")
     if any(length % backbone.stride for length in shapes.image):

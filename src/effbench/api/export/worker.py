@@ -71,9 +71,9 @@ def attempt(job: dict[str, Any], emit: Any) -> None:
         (out := Path(scratch) / "made").mkdir()
         shutil.copytree(source.folder, folder, ignore=shutil.ignore_patterns(source.entry))
         shutil.copyfile(job["model"], folder / source.entry)
-        graph = replace(
-            source, folder=folder, inputs=onnx_file.inputs(model), outputs=onnx_file.specs(model.graph.output)
-        )
+        names = {spec.name for spec in onnx_file.inputs(model)}
+        inputs = tuple(spec for spec in source.inputs if spec.name in names)
+        graph = replace(source, folder=folder, inputs=inputs, outputs=onnx_file.specs(model.graph.output))
         emit({"event": "stage", "stage": f"convert to {target.title}"})
         target.convert(graph, out, job["options"])
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from effbench import reading
 from effbench.api.export import graph_proof
 from effbench.api.export.dependencies.origins import Origins
 from effbench.api.export.dependencies.record import Places
@@ -14,9 +16,21 @@ from effbench.api.export.source import versions
 from effbench.api.export.stages import Stages
 from effbench.codec import from_json, to_json
 from effbench.deploy import installed
-from effbench.deploy.artifact import bundle, encoded, fidelity, kinds
-from effbench.deploy.graph import normalize, onnx_file
-from effbench.schema import Artifact, Backbone, Fidelity, InputShapes, Subject, TensorSpec, Weights
+from effbench.deploy.artifact import bundle, encoded, feeding, fidelity, kinds
+from effbench.deploy.graph import normalize, onnx_file, signature
+from effbench.deploy.graph.from_torch import image_inputs
+from effbench.schema import (
+    Artifact,
+    Backbone,
+    Fidelity,
+    InputShapes,
+    InputSpec,
+    InputTerms,
+    Preprocessing,
+    Subject,
+    Weights,
+    image_of,
+)
 
 
 def graph(job: dict[str, Any], emit: Any) -> None:
@@ -38,7 +52,7 @@ def _subject(job: dict[str, Any], params: int, macs: int | None, notes: tuple[st
         model=backbone.name,
         family=backbone.family,
         weights=from_json(Weights, job["weights"], "job"),
-        shapes=InputShapes(tuple(job["resolution"])),
+        shapes=from_json(InputShapes, job["shapes"], "job"),
         batch=job["batch"],
         target="onnx",
         storage_precision="fp32",
@@ -67,23 +81,24 @@ def _from_factory(job: dict[str, Any], draft: Path, stages: Stages) -> Artifact:
     module, notes = build_with_notes(backbone, weights, Path(job["state"]) if job["state"] else None)
     if backbone.family == "user":
         backbone, job = _with_declaration(backbone, module, job)
-    resolution, batch = tuple(job["resolution"]), job["batch"]
-    notes += fit_resolution(module, resolution)
+    inputs, batch = _declared_inputs(backbone, job), job["batch"]
+    resolution = _resolution(inputs)
+    if resolution:
+        notes += fit_resolution(module, resolution)
     stages.begin("reference outputs")
-    images = fidelity.reference_images(fidelity.count_for(batch), backbone.in_channels, resolution)
-    spec = TensorSpec(torch_graph.INPUT, "float32", (batch, backbone.in_channels, *resolution))
-    run = _eager(module, spec)
-    batches = fidelity.feeds(images, batch, spec, backbone.preprocessing)
+    samples, source = _samples(inputs, job)
+    run = _eager(module, inputs)
+    batches = feeding.feeds(samples, batch, inputs, backbone.preprocessing)
     graph_proof.check_repeatable(run, batches[0])
-    expected = fidelity.run_all(run, batches)
+    expected = fidelity.run_all(run, batches, batch)
     graph_proof.check_defined(expected)
-    example = encoded.make_example(run, spec, batch, backbone.preprocessing)
+    example = encoded.make_example(run, inputs, batch, backbone.preprocessing)
     state = {name: value.clone() for name, value in module.state_dict().items()}
     module = fuse(module)
     stages.begin("torch -> ONNX")
     shape = None if job["dynamic_batch"] else batch
     with results.as_tuple(module):
-        model, program = torch_graph.export(module, backbone.in_channels, resolution, shape, tuple(expected))
+        model, program = torch_graph.export(module, inputs, shape, tuple(expected))
     import onnx
 
     onnx.save(model, draft / "model.onnx")
@@ -92,28 +107,32 @@ def _from_factory(job: dict[str, Any], draft: Path, stages: Stages) -> Artifact:
     expected = dict(zip(names, expected.values(), strict=True))
     example = example and replace(example, outputs=dict(zip(names, example.outputs.values(), strict=True)))
     stages.begin("prove the graph")
-    reference = fidelity.Reference(images, expected, f"torch {torch.__version__} eager fp32, unfused")
+    reference = fidelity.Reference(samples, expected, f"torch {torch.__version__} eager fp32, unfused", source)
     reference = _with_kinds(reference, model, job)
     # An open batch is checked with more than one image: a graph with a hidden fixed batch fails here.
-    setup = fidelity.Setup(reference, 3 if shape is None else batch, spec, backbone.preprocessing, "fp32")
+    setup = fidelity.Setup(reference, 3 if shape is None else batch, inputs, backbone.preprocessing, "fp32")
 
     def in_float64() -> fidelity.Run:
         again = build_unfused(backbone, weights, Path(job["state"]) if job["state"] else None)
-        fit_resolution(again, resolution)
+        if resolution:
+            fit_resolution(again, resolution)
         again.load_state_dict(state)
-        return _eager(again.double(), spec)
+        return _eager(again.double(), inputs)
 
-    proof, rounding = graph_proof.prove_export(model, setup, in_float64, _eager(module, spec))
+    proof, rounding = graph_proof.prove_export(model, setup, in_float64, _eager(module, inputs))
     fidelity.save_reference(draft / bundle.REFERENCE, reference._replace(rounding=rounding), example)
     params = sum(item.numel() for item in module.parameters())
-    macs = onnx_file.count_macs(_static(model, resolution, job["batch"]) if job["dynamic_batch"] else model)
+    static = onnx_file.fix_shapes(model, {spec.name: spec.shape for spec in inputs}, "the exported graph")
+    macs = onnx_file.count_macs(static if job["dynamic_batch"] else model)
+    job = {**job, "inputs": _opened(inputs) if job["dynamic_batch"] else inputs}
     artifact = _artifact(job, draft, model, _subject(job, params, macs, notes), stages, backbone)
     return _proved(artifact, proof)
 
 
 def _with_kinds(reference: fidelity.Reference, model: Any, job: dict[str, Any]) -> fidelity.Reference:
     """Return the reference with the kind of each output: the user's word, else a guess."""
-    guesses = kinds.guess_all(reference.outputs, tuple(job["resolution"]), onnx_file.writers(model))
+    image = from_json(InputShapes, job["shapes"], "job").image
+    guesses = kinds.guess_all(reference.outputs, image, onnx_file.writers(model))
     return reference._replace(kinds=kinds.chosen(guesses, job.get("output_kinds", {})))
 
 
@@ -133,7 +152,7 @@ def _with_declaration(backbone: Backbone, module: Any, job: dict[str, Any]) -> t
     return replace(backbone, preprocessing=declared.preprocessing or backbone.preprocessing), job
 
 
-def _eager(module: Any, spec: TensorSpec) -> fidelity.Run:
+def _eager(module: Any, inputs: Sequence[InputSpec]) -> fidelity.Run:
     import torch
 
     from effbench.models import results
@@ -141,8 +160,9 @@ def _eager(module: Any, spec: TensorSpec) -> fidelity.Run:
 
     def run(feeds: Any) -> dict[str, Any]:
         with user_code("forward pass"), torch.inference_mode():
-            image = torch.from_numpy(feeds[spec.name])
-            result = module(image.to(next((value.dtype for value in module.parameters()), image.dtype)))
+            own = next((value.dtype for value in module.parameters() if value.is_floating_point()), None)
+            tensors = [torch.from_numpy(feeds[spec.name]) for spec in inputs]
+            result = module(*(t.to(own) if own and t.is_floating_point() else t for t in tensors))
         return {name: value.numpy() for name, value in results.tensors(result).items()}
 
     return run
@@ -158,31 +178,72 @@ def _from_file(job: dict[str, Any], draft: Path, stages: Stages) -> Artifact:
     stages.begin("read the .onnx file")
     path = Path(job["path"])
     model, steps = normalize.load(path)
-    resolution, batch = tuple(job["resolution"]), job["batch"]
-    static = onnx_file.fix_shape(model, resolution, batch, path.name)
+    batch, terms = job["batch"], from_json(InputTerms, job["terms"], "job")
+    inputs = signature.stated(signature.guessed(model), terms, _sampled(terms))
+    inputs = signature.settled(inputs, from_json(InputShapes, job["shapes"], "job"), batch, path.name)
+    static = onnx_file.fix_shapes(model, {spec.name: spec.shape for spec in inputs}, path.name)
     dynamic = onnx_file.infer_shapes(model, path.name) if job["dynamic_batch"] else static
     backbone = from_json(Backbone, job["backbone"], "job")
     stages.begin("reference outputs")
-    spec = onnx_file.image_input(static, path.name)
-    images = fidelity.reference_images(fidelity.count_for(batch), spec.shape[1] or 3, resolution)
-    batches = fidelity.feeds(images, batch, spec, backbone.preprocessing)
+    samples, source = _samples(inputs, job)
+    batches = feeding.feeds(samples, batch, inputs, backbone.preprocessing)
     engine, run = graph_proof.reference_engine(static, batches[0])
     graph_proof.check_repeatable(engine.open(static), batches[0])
-    expected = fidelity.run_all(run, batches)
+    expected = fidelity.run_all(run, batches, batch)
     graph_proof.check_defined(expected)
-    example = encoded.make_example(run, spec, batch, backbone.preprocessing)
+    example = encoded.make_example(run, inputs, batch, backbone.preprocessing)
     onnx.save(dynamic, draft / "model.onnx")
     stages.begin("prove the graph")
-    reference = _with_kinds(fidelity.Reference(images, expected, engine.title), static, job)
-    setup = fidelity.Setup(reference, batch, spec, backbone.preprocessing, "fp32")
+    reference = _with_kinds(fidelity.Reference(samples, expected, engine.title, source), static, job)
+    setup = fidelity.Setup(reference, batch, inputs, backbone.preprocessing, "fp32")
     proof, rounding = graph_proof.prove_file(static, setup, engine)
     fidelity.save_reference(draft / bundle.REFERENCE, reference._replace(rounding=rounding), example)
-    subject = _subject(job, onnx_file.count_params(static), onnx_file.count_macs(static), steps)
+    notes = (*_fed(inputs, backbone.preprocessing), *steps)
+    subject = _subject(job, onnx_file.count_params(static), onnx_file.count_macs(static), notes)
+    job = {**job, "inputs": _opened(inputs) if job["dynamic_batch"] else inputs}
     return _proved(_artifact(job, draft, dynamic, subject, stages, backbone), proof)
 
 
-def _static(model: Any, resolution: tuple[int, ...], batch: int) -> Any:
-    return onnx_file.fix_shape(model, (resolution[0], resolution[1]), batch, "the exported graph")
+def _samples(inputs: Sequence[InputSpec], job: dict[str, Any]) -> tuple[feeding.Samples, str]:
+    """Return the samples that a check feeds, and what they are: by role, and from the user's file where it has some."""
+    terms, count = from_json(InputTerms, job["terms"], "job"), fidelity.count_for(job["batch"])
+    samples = feeding.synthetic(inputs, count)
+    if terms.samples is None:
+        return samples, feeding.described(inputs)
+    path = Path(terms.samples)
+    return {**samples, **feeding.from_file(path, inputs, count)}, feeding.described(inputs, path.name)
+
+
+def _fed(inputs: Sequence[InputSpec], preprocessing: Preprocessing) -> Iterator[str]:
+    """Say what the inputs of a file are taken for, and how images are prepared where nobody declared it."""
+    yield f"inputs: {'; '.join(map(str, inputs))}"
+    fractions = any(spec.role == "image" and spec.dtype.startswith("float") and not spec.sampled for spec in inputs)
+    if fractions and preprocessing.assumed:
+        yield "images are normalized as for ImageNet, which nobody declared for this file (docs/own-model.md)"
+
+
+def _sampled(terms: InputTerms) -> tuple[str, ...]:
+    return () if terms.samples is None else tuple(reading.arrays(Path(terms.samples)))
+
+
+def _opened(inputs: Sequence[InputSpec]) -> tuple[InputSpec, ...]:
+    """Return inputs with an open batch."""
+    return tuple(
+        replace(spec, shape=tuple(None if axis == spec.batch_axis else side for axis, side in enumerate(spec.shape)))
+        for spec in inputs
+    )
+
+
+def _resolution(inputs: Sequence[InputSpec]) -> tuple[int, int] | None:
+    image = image_of(inputs)
+    return None if image is None else (image.size[0] or 1, image.size[1] or 1)
+
+
+def _declared_inputs(backbone: Backbone, job: dict[str, Any]) -> tuple[InputSpec, ...]:
+    """Return the inputs of a factory's model: one image, unless it declares others."""
+    image = from_json(InputShapes, job["shapes"], "job").image
+    assert image is not None
+    return image_inputs(backbone.in_channels, image, job["batch"])
 
 
 def _artifact(
@@ -193,7 +254,7 @@ def _artifact(
         key=job["key"],
         digest="",
         subject=subject,
-        inputs=onnx_file.inputs(model),
+        inputs=tuple(job["inputs"]),
         outputs=onnx_file.specs(model.graph.output),
         files={},
         entry="model.onnx",
@@ -205,6 +266,6 @@ def _artifact(
 
 
 def read_graph(job: dict[str, Any], emit: Any) -> None:
-    """Return the input of an .onnx file, so that the parent can choose a size without importing onnx."""
-    spec = onnx_file.image_input(normalize.load(Path(job["path"]))[0], Path(job["path"]).name)
-    emit({"event": "result", "input": to_json(spec)})
+    """Return the inputs of an .onnx file, so that the parent can choose sizes without importing onnx."""
+    inputs = signature.guessed(normalize.load(Path(job["path"]))[0])
+    emit({"event": "result", "inputs": [to_json(spec) for spec in inputs]})

@@ -11,7 +11,8 @@ import numpy as np
 
 from effbench.codec import to_json
 from effbench.deploy import Array
-from effbench.deploy.artifact import bundle, fidelity
+from effbench.deploy.artifact import bundle, feeding, fidelity
+from effbench.deploy.artifact.feeding import count_of
 from effbench.deploy.artifact.judge import Terms, own_rounding, verdict
 from effbench.deploy.graph import mutations, onnx_file
 from effbench.deploy.graph.run_ort import runner
@@ -39,6 +40,7 @@ class Case:
         precision: Stored in the graph.
         terms: Kinds and the model's own rounding.
         exact: The float graph, if ``model`` is quantized.
+        batch: Samples in each of the feeds.
     """
 
     model: ModelProto
@@ -47,10 +49,11 @@ class Case:
     precision: str
     terms: Terms
     exact: ModelProto | None = None
+    batch: int = 1
 
     def reasons(self, wrong: ModelProto) -> tuple[str, ...]:
         """Return why the check fails for a graph in the place of ``model``; empty if it passes."""
-        outputs = fidelity.run_all(runner(wrong), self.feeds)
+        outputs = fidelity.run_all(runner(wrong), self.feeds, self.batch)
         reasons = verdict(self.expected, outputs, self.precision, self.terms).reasons
         if reasons or self.exact is None:
             return reasons
@@ -63,7 +66,7 @@ class Case:
         from effbench.deploy.interpreter import Interpreter
 
         with one_thread():
-            return fidelity.run_all(lambda feed: Interpreter(model).run(feed, "float64"), self.feeds)
+            return fidelity.run_all(lambda feed: Interpreter(model).run(feed, "float64"), self.feeds, self.batch)
 
 
 def outcomes(case: Case, each: int, seed: str) -> list[MutationOutcome]:
@@ -111,7 +114,7 @@ def mutate(job: dict[str, Any], emit: Any) -> None:
     case = case_of(artifact, exact)
     emit({"event": "stage", "stage": "check wrong conversions"})
     results = outcomes(case, int(job["each"]), artifact.subject.model)
-    images = sum(len(next(iter(feed.values()))) for feed in case.feeds)
+    images = case.batch * len(case.feeds)
     report = MutationReport(
         artifact.name, case.precision, "ONNX Runtime, against the model's reference", images, tuple(results)
     )
@@ -122,22 +125,25 @@ def case_of(artifact: Artifact, exact: Artifact | None) -> Case:
     """Return the case of a graph artifact with its reference; ``exact`` is the fp32 graph of a quantized one."""
     from effbench.deploy.interpreter import Interpreter
 
-    subject, spec = artifact.subject, artifact.inputs[0]
+    subject = artifact.subject
     model, float_model = _static(artifact), None if exact is None else _static(exact)
     reference = fidelity.load_reference(artifact.folder / bundle.REFERENCE)
-    count = fidelity.NATURAL if subject.storage_precision in CALIBRATED else len(reference.images)
+    count = fidelity.NATURAL if subject.storage_precision in CALIBRATED else count_of(reference.samples)
     reference = fidelity.first(reference, count, subject.batch)
-    feeds = fidelity.feeds(reference.images, subject.batch, spec, artifact.preprocessing)
+    feeds = feeding.feeds(reference.samples, subject.batch, artifact.inputs, artifact.preprocessing)
     terms = Terms(reference.kinds, reference.rounding)
-    case = Case(model, reference.outputs, feeds, subject.storage_precision, terms, float_model)
+    case = Case(model, reference.outputs, feeds, subject.storage_precision, terms, float_model, subject.batch)
     if subject.storage_precision != "fp32" or reference.rounding:
         return case
     with one_thread():
-        single = fidelity.run_all(Interpreter(model).run, feeds)
+        single = fidelity.run_all(Interpreter(model).run, feeds, subject.batch)
     rounding = own_rounding(single, case.exact_outputs(model))
     return replace(case, terms=Terms(reference.kinds, rounding))
 
 
 def _static(artifact: Artifact) -> ModelProto:
     model = onnx_file.load(artifact.path)
-    return onnx_file.fix_shape(model, artifact.subject.resolution, artifact.subject.batch, artifact.name)
+    shapes = {
+        spec.name: tuple(side or artifact.subject.batch for side in spec.shape) for spec in artifact.inputs
+    }  # only a batch is open
+    return onnx_file.fix_shapes(model, shapes, artifact.name)

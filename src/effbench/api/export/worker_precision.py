@@ -11,11 +11,11 @@ from typing import Any
 from effbench.api.export.source import versions
 from effbench.api.export.stages import Stages
 from effbench.codec import to_json
-from effbench.deploy.artifact import bundle, fidelity
+from effbench.deploy.artifact import bundle, feeding, fidelity
 from effbench.deploy.graph import onnx_file
-from effbench.deploy.precision.calibration import SYNTHETIC
+from effbench.deploy.precision.calibration import SYNTHETIC, Calibration
 from effbench.errors import ConversionError, DataError, FidelityError, UnsupportedError
-from effbench.schema import CALIBRATED, Artifact, TensorSpec
+from effbench.schema import CALIBRATED, Artifact, image_of
 
 
 def precision(job: dict[str, Any], emit: Any) -> None:
@@ -33,6 +33,7 @@ def precision(job: dict[str, Any], emit: Any) -> None:
         onnx.save(model, draft / "model.onnx")
         notes = (*source.subject.notes, *notes)
         latency_only = job["precision"] in CALIBRATED and job["images"] == SYNTHETIC
+        latency_only = latency_only and not any(spec.sampled for spec in source.inputs)
         subject = replace(
             source.subject,
             storage_precision=job["precision"],
@@ -76,21 +77,19 @@ def _half(source: Artifact, model: Any, job: dict[str, Any], draft: Path, stages
 
 def _quantized(source: Artifact, model: Any, job: dict[str, Any], draft: Path, stages: Stages) -> Written:
     from effbench.deploy.precision.a16w8 import to_a16w8
-    from effbench.deploy.precision.calibration import load_calibration, write_reference
+    from effbench.deploy.precision.calibration import write_reference
     from effbench.deploy.precision.int8_noise import to_mixed_int8
     from effbench.deploy.precision.quantize import to_int8
 
-    spec = source.inputs[0]
-    if spec.shape[0] is None:
+    batch = source.fixed_batch
+    if batch is None:
         raise UnsupportedError(
             f"{job['precision']} is calibrated at a fixed batch.", hint="Export without --dynamic-batch."
         )
-    calibration = load_calibration(
-        job["images"], source.subject.resolution, source.preprocessing, source.inputs[0].shape[1] or 3
-    )
+    calibration = _calibration(source, job["images"])
     if calibration.sha256 != job["calibration"]:
         raise DataError(f"The images in {job['images']} changed while they were read.", hint="Export again.")
-    batches = calibration.feeds(spec.shape[0], spec, source.preprocessing)
+    batches = _calibration_feeds(source, calibration, batch)
     notes: tuple[str, ...] = ()
     entries: dict[str, Any] = {"calibration_images": len(calibration.images)}
     if job["precision"] == "a16w8":
@@ -106,7 +105,7 @@ def _quantized(source: Artifact, model: Any, job: dict[str, Any], draft: Path, s
         if result.clipping:
             entries["ranges"] = "extremes"
     stages.begin("compare operator by operator")
-    paired, remarks = _paired(model, quantized, _few(batches, spec), job["precision"])
+    paired, remarks = _paired(model, quantized, _few(batches, batch), job["precision"])
     entries, notes = entries | paired, (*notes, *remarks)
     if calibration.check_images is not None:
         stages.begin("reference outputs on images of the calibration folder")
@@ -117,9 +116,25 @@ def _quantized(source: Artifact, model: Any, job: dict[str, Any], draft: Path, s
     return quantized, entries, notes
 
 
-def _few(batches: Sequence[Any], spec: TensorSpec) -> Sequence[Any]:
+def _calibration(source: Artifact, place: str) -> Calibration:
+    from effbench.deploy.precision.calibration import load_calibration
+
+    image = image_of(source.inputs)
+    channels = 3 if image is None else image.channels
+    return load_calibration(place, source.subject.resolution, source.preprocessing, channels)
+
+
+def _calibration_feeds(source: Artifact, calibration: Calibration, batch: int) -> list[dict[str, Any]]:
+    """Return what an integer graph is calibrated with: the user's arrays if there are some, else images or by role."""
+    if not any(spec.sampled for spec in source.inputs):
+        return calibration.feeds(batch, source.inputs, source.preprocessing)
+    samples = fidelity.load_reference(source.folder / bundle.REFERENCE).samples
+    return feeding.feeds(samples, batch, source.inputs, source.preprocessing)
+
+
+def _few(batches: Sequence[Any], batch: int) -> Sequence[Any]:
     """Return the batches that two graphs are paired on."""
-    return batches[: -(-PAIRED_IMAGES // (spec.shape[0] or 1))]
+    return batches[: -(-PAIRED_IMAGES // batch)]
 
 
 def _paired(model: Any, quantized: Any, batches: Any, precision: str) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -151,16 +166,16 @@ def pair_runtime(job: dict[str, Any], emit: Any) -> None:
     from effbench.deploy.precision.pairing import runtime
 
     artifact, graph = bundle.load(Path(job["artifact"])), bundle.load(Path(job["graph"]))
-    target, spec = deploy.get(artifact.subject.target), graph.inputs[0]
+    target = deploy.get(artifact.subject.target)
     emit({"event": "stage", "stage": f"compare {target.title} operator by operator"})
     model = onnx_file.load(graph.path)
     traced = target.traced(artifact, artifact.options, runtime.inner_tensors(model))
     if traced is None:
         emit({"event": "result", "compared": 0, "faults": []})
         return
-    batch = spec.shape[0] or 1
+    batch = graph.fixed_batch or 1
     reference = fidelity.first(fidelity.load_reference(Path(job["reference"])), PAIRED_IMAGES, batch)
-    feeds = fidelity.feeds(reference.images, batch, spec, graph.preprocessing)
+    feeds = feeding.feeds(reference.samples, batch, graph.inputs, graph.preprocessing)
     try:
         result = runtime.pair_runtime(model, traced, feeds)
     except ConversionError as error:  # the interpreter lacks an operator
@@ -173,23 +188,19 @@ def mix(job: dict[str, Any], emit: Any) -> None:
     """Make a graph artifact with some nodes in int8 and the others in ``float_type``: fp32 or fp16."""
     import onnx
 
-    from effbench.deploy.precision.calibration import load_calibration
     from effbench.deploy.precision.mix import in_half, mixed
 
     source, int8 = bundle.load(Path(job["graph"])), bundle.load(Path(job["int8"]))
-    spec = source.inputs[0]
+    batch = source.fixed_batch or 1
 
     def build(draft: Path) -> Artifact:
         emit({"event": "stage", "stage": "mix int8 and float in the graph"})
         exact = onnx_file.load(source.path)
         model = mixed(exact, onnx_file.load(int8.path), job["float_nodes"])
         emit({"event": "stage", "stage": "compare operator by operator"})
-        calibration = load_calibration(
-            job["images"], source.subject.resolution, source.preprocessing, spec.shape[1] or 3
-        )
-        batches = calibration.feeds(spec.shape[0] or 1, spec, source.preprocessing)
+        batches = _calibration_feeds(source, _calibration(source, job["images"]), batch)
         # Before the float part is in half precision, whose rounding is not that of quantization.
-        entries, remarks = _paired(exact, model, _few(batches, spec), "int8")
+        entries, remarks = _paired(exact, model, _few(batches, batch), "int8")
         model = in_half(model) if job["float_type"] == "fp16" else model
         onnx.save(model, draft / "model.onnx")
         shutil.copyfile(int8.folder / bundle.REFERENCE, draft / bundle.REFERENCE)
@@ -217,24 +228,22 @@ def numerics(job: dict[str, Any], emit: Any) -> None:
     """Examine a graph in half precision over natural images, black and white, or over a user's images."""
     import torch
 
-    from effbench.deploy.precision.calibration import load_calibration
     from effbench.deploy.precision.diagnose import examine
 
     torch.set_num_threads(1)  # the searches of a sweep run side by side
     stages = Stages(emit)
     stages.begin("read images")
     source = bundle.load(Path(job["graph"]))
-    spec, size, count = source.inputs[0], source.subject.resolution, int(job["count"])
+    inputs, count = source.inputs, int(job["count"])
     if job["images"]:
-        calibration = load_calibration(job["images"], size, source.preprocessing, spec.shape[1] or 3)
-        feeds = calibration.feeds(1, spec, source.preprocessing)[:count]
+        feeds = _calibration(source, job["images"]).feeds(1, inputs, source.preprocessing)[:count]
     else:
         # An overflow on black or white alone, as in sums of linear attention, fails the artifact as well.
         black, white, noise = range(fidelity.NATURAL, fidelity.NATURAL + 3)
-        images = fidelity.reference_images(max(count, fidelity.NATURAL) + 3, spec.shape[1] or 3, size)
-        scenes = [index for index in range(len(images)) if not black <= index <= noise]
-        images = images[[*scenes[:count], black, white]]
-        feeds = fidelity.feeds(images, 1, spec, source.preprocessing)
+        total = max(count, fidelity.NATURAL) + 3
+        scenes = [index for index in range(total) if not black <= index <= noise]
+        samples = feeding.take(feeding.synthetic(inputs, total), [*scenes[:count], black, white])
+        feeds = feeding.feeds(samples, 1, inputs, source.preprocessing)
     stages.begin("examine numerics")
     report = examine(onnx_file.load(source.path), feeds, job["precision"], count)
     emit({"event": "result", "report": to_json(report)})
@@ -250,6 +259,6 @@ def fp32_islands(job: dict[str, Any], emit: Any) -> None:
     stages = Stages(emit)
     stages.begin("search for fp32 islands")
     source = bundle.load(Path(job["graph"]))
-    images = fidelity.load_reference(source.folder / bundle.REFERENCE).images
-    feeds = fidelity.feeds(images, 1, source.inputs[0], source.preprocessing)
+    samples = fidelity.load_reference(source.folder / bundle.REFERENCE).samples
+    feeds = feeding.feeds(samples, source.fixed_batch or 1, source.inputs, source.preprocessing)
     emit({"event": "result", "islands": list(find_islands(onnx_file.load(source.path), feeds, job["images"]))})

@@ -9,7 +9,7 @@ from pathlib import Path
 from effbench.api.export.stage import Notify, silent
 from effbench.api.profile.clocks import Ask
 from effbench.errors import UsageError
-from effbench.schema import DEFAULT_BATCH, InputShapes, Measurement, Resolution
+from effbench.schema import InputShapes, Measurement, Resolution
 
 ROUNDS = 10
 """Enough for an interval whose unit is the round (six are the least) with some to spare."""
@@ -28,7 +28,7 @@ class ProfileRequest:
         resolutions: Pixels; none means 224 for models, and for artifacts the size they were exported at.
         targets: None means those at hand.
         threads: Intra-operator threads of the runtime; None means the device's setting, or 1.
-        batch: Images per inference.
+        batch: Images per inference; None means the artifacts' own, and 1 for models and artifacts of an open batch.
         device: A name that `effbench devices` lists, or a device file; ``local`` is this machine.
         budget_s: Wall-clock seconds per artifact, start-up of the processes included.
         rounds: Fresh processes per artifact; fewer than 6 give no interval. None means `ROUNDS`, or one long round
@@ -57,7 +57,7 @@ class ProfileRequest:
     _: KW_ONLY
     targets: Sequence[str] = ()
     threads: int | None = None
-    batch: int = DEFAULT_BATCH
+    batch: int | None = None
     device: str = "local"
     budget_s: float = BUDGET_S
     rounds: int | None = None

@@ -53,7 +53,7 @@ class _Conditions:
     cool_down: bool
     rounds: int
     threads: int
-    batch: int
+    batch: int | None
     budget_s: float
     keep: Keep
     home: Path

@@ -28,19 +28,18 @@ class Selection:
     def __init__(self, request: ProfileRequest, home: Path, device: Device, say: Notify) -> None:
         self.request, self.home, self.device, self.say = request, home, device, say
         self.sizes = request.shapes
-        self.sizes_of_models = self.sizes or [InputShapes.parse(DEFAULT_RESOLUTION)]
 
     def choose(self) -> Exported:
         """Return the artifacts to measure, and a cell for each that cannot be exported or run."""
         if self.request.names:
-            template = self._export_request("", self.sizes_of_models, self.request.targets)
+            template = self._export_request("", self.sizes, self.request.targets)
             return self._runnable(*find_or_export(self.request.names, template, self._targets))
         artifacts = self._newest()
         if not artifacts:
-            sizes = " and ".join(f"{shapes} px" for shapes in self.sizes_of_models)
+            sizes = " and ".join(shapes.label for shapes in self.sizes or [InputShapes.parse(DEFAULT_RESOLUTION)])
             targets = self._targets()
             self.say(f"Nothing is exported yet: exporting {DEFAULT_MODEL} at {sizes} for {', '.join(targets)}.")
-            return export_artifacts(self._export_request(DEFAULT_MODEL, self.sizes_of_models, targets))
+            return export_artifacts(self._export_request(DEFAULT_MODEL, self.sizes, targets))
         if not self.sizes:
             return self._runnable(artifacts, [])
         return self._runnable(*self._at_sizes(artifacts))
@@ -59,7 +58,8 @@ class Selection:
                     subject = artifact.subject
                     sizes = ", ".join(str(other.subject.shapes) for other in peers)
                     self.say(
-                        f"{subject.model} for {subject.target} exists at {sizes} px only: exporting it at {shapes} px."
+                        f"{subject.model} for {subject.target} exists at {sizes} px only: "
+                        f"exporting it at {shapes.label}."
                     )
                     exported, failures = self._export_again(artifact, shapes)
                     chosen += exported

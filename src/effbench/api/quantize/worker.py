@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from effbench.deploy.artifact import bundle
+from effbench.deploy.artifact.feeding import images_in
 from effbench.deploy.graph import onnx_file
 
 
@@ -25,11 +26,11 @@ def sensitivity(job: dict[str, Any], emit: Any) -> None:
     names = quantized(int8)
     emit({"event": "stage", "stage": "sensitivity: read images"})
     data = open_dataset(job["data"], job["classes"])
-    spec, output = source.inputs[0], score_output(source.outputs, source.name).name
-    size, channels = source.subject.resolution, spec.shape[1] or 3
+    spec, output = source.image_input(), score_output(source.outputs, source.name).name
+    size, channels = source.subject.shapes.pixels, spec.channels
     items = [data.items[index] for index in job["images"]]
     images = np.stack([pixels.read(one.read(), one.name, size, source.preprocessing, channels) for one in items])
-    tensors = pixels.normalize(images, source.preprocessing, spec.dtype)
+    tensors = images_in(images, spec, source.preprocessing)
     batch = spec.shape[0] or 1
     feeds = [tensors[start : start + batch] for start in range(0, len(tensors) // batch * batch, batch)]
     expected = _log_probabilities(model, spec.name, output, feeds)

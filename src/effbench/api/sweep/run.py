@@ -196,7 +196,7 @@ class Run:
         if stage in SHARED_STAGES:
             self._broken.setdefault(graphs(job)[SHARED_STAGES.index(stage)], cell)
         done = self._before + len(self.ended)
-        name = f"{cell.model} {cell.shapes} px {cell.precision} {cell.target}"
+        name = f"{cell.model} {cell.shapes.label} {cell.precision} {cell.target}"
         self.notify(f"{done}/{self.total}  {name}: {cell.verdict}{f': {cell.reason}' if cell.reason else ''}")
 
 

@@ -29,7 +29,9 @@ LATENCY = (
 
 def cells(rows: Sequence[Cell], next_line: str | None = None) -> str:
     """Return a table of cells, the reasons of those that are not ok, and remarks, each printed once."""
-    lines = [table(CELLS, map(_cell, rows))]
+    # A model without an image has shapes in place of pixels.
+    header = CELLS if all(row.shapes.image for row in rows) else ("model", "input", *CELLS[2:])
+    lines = [table(header, map(_cell, rows))]
     if any(row.fidelity for row in rows):
         lines.append("max error: of the spread of outputs between images, against the fp32 reference")
     compared = [(name_of(row), text) for row in rows for text in proofs.lines(row)]
@@ -64,11 +66,6 @@ def _remarks(rows: Sequence[Cell]) -> Iterator[tuple[str, str]]:
     for cell in rows:
         for note in cell.notes:
             yield name_of(cell), note
-        if cell.fidelity is not None and cell.fidelity.prepared_levels is None:
-            yield (
-                name_of(cell),
-                "decoding and preparing of images was not checked (Pillow is missing, or no image has these channels)",
-            )
 
 
 def _kinds(rows: Sequence[Cell]) -> Iterator[tuple[str, str]]:
@@ -82,7 +79,7 @@ def _kinds(rows: Sequence[Cell]) -> Iterator[tuple[str, str]]:
 
 def name_of(cell: Cell) -> str:
     """Return how a cell is called below a table."""
-    return f"{cell.model} {cell.shapes} px {cell.precision} {cell.target}"
+    return f"{cell.model} {cell.shapes.label} {cell.precision} {cell.target}"
 
 
 def outcomes(rows: Sequence[Cell]) -> list[str]:
@@ -204,7 +201,7 @@ def _count(number: int, noun: str, plural: str = "") -> str:
 def measured(item: Measurement) -> str:
     """Return how a measurement is called below a table."""
     subject = item.subject
-    return f"{subject.model} {subject.shapes} px {subject.storage_precision} {subject.target}"
+    return f"{subject.model} {subject.shapes.label} {subject.storage_precision} {subject.target}"
 
 
 def _subject(item: Measurement) -> tuple[str, ...]:

@@ -97,7 +97,7 @@ def _operators(roof: Roof) -> list[str]:
         line = (operator, str(len(layers)), f"{us / 1e3:.3f}", f"{100 * us / total_us:.0f} %", share, limit)
         rows.append((us - least_us, line))
     rows.sort(key=lambda row: -row[0])
-    title = f"{roof.model} at {roof.shapes} px, {roof.target}: {total_us / 1e3:.3f} ms in the profiler"
+    title = f"{roof.model} at {roof.shapes.label}, {roof.target}: {total_us / 1e3:.3f} ms in the profiler"
     return [
         "",
         f"{title}; the operators that lose the most first",
@@ -139,7 +139,7 @@ def plot(roofline: Roofline, folder: Path) -> list[Path]:
         ]
         whole = drawing.Dot("whole model", 2 * roof.macs / moved, 2 * roof.macs / roof.p50_ms / 1e6, 0.0)
         roofs = (_triple(peaks.arithmetic), _triple(peaks.bandwidth))
-        title = f"{roof.model} at {roof.shapes} px, {roof.target} on {roofline.device}, "
+        title = f"{roof.model} at {roof.shapes.label}, {roof.target} on {roofline.device}, "
         title += f"{peaks.threads} thread{'s' * (peaks.threads > 1)}"
         files += drawing.draw(dots, whole, roofs, title, folder / f"roofline-{roof.name}")
     return files

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import struct
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -22,7 +22,7 @@ from effbench import reading
 from effbench.deploy.artifact import kinds
 from effbench.deploy.artifact.synthetic import natural
 from effbench.errors import UsageError
-from effbench.schema import Preprocessing, TensorSpec
+from effbench.schema import InputSpec, Preprocessing
 
 Array = npt.NDArray[Any]
 Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
@@ -53,20 +53,25 @@ class Example:
 
 def make_example(
     run: Run,
-    spec: TensorSpec,
+    inputs: Sequence[InputSpec],
     batch: int,
     preprocessing: Preprocessing,
     pixels: npt.NDArray[np.uint8] | None = None,
 ) -> Example | None:
-    """Return an encoded image with the reference's outputs for it; None if no image has that number of channels.
+    """Return an encoded image with the reference's outputs for it.
+
+    None for a model that takes something other than one image in fractions, or if no image has that many channels.
 
     Args:
         run: The reference.
-        spec: Its image input, shape (B, C, H, W).
+        inputs: Its inputs.
         batch: Batch size of the reference.
         preprocessing: The model's declaration.
         pixels: The image to encode, shape (H, W, C); None takes a synthetic one.
     """
+    spec, fractions = inputs[0], np.issubdtype(np.dtype(inputs[0].dtype), np.floating)
+    if len(inputs) > 1 or spec.role != "image" or spec.sampled or spec.layout != "NCHW" or not fractions:
+        return None
     channels, height, width = (side or 0 for side in spec.shape[1:])
     if channels not in COLOR_TYPES:
         return None

@@ -1,4 +1,4 @@
-"""Is it still the same model? Run an artifact over the reference images and compare its outputs with the expected ones.
+"""Is it still the same model? Run an artifact over the reference samples and compare its outputs with those expected.
 
 `judge` compares and decides.
 """
@@ -12,54 +12,47 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from effbench.data.pixels import normalize, read
+from effbench.data.pixels import read
 from effbench.deploy.artifact import encoded, judge, kinds, row_sets
 from effbench.deploy.artifact.bundle import REFERENCE as REFERENCE
+from effbench.deploy.artifact.feeding import SYNTHETIC_IMAGES, count_of, feeds, images_in
 from effbench.deploy.artifact.judge import Terms, verdict
 from effbench.deploy.artifact.limits import resolution
 from effbench.deploy.artifact.observed import Observed
-from effbench.deploy.artifact.reference import SYNTHETIC_IMAGES
 from effbench.deploy.artifact.reference import Reference as Reference
 from effbench.deploy.artifact.reference import first as first
 from effbench.deploy.artifact.reference import load_reference as load_reference
 from effbench.deploy.artifact.reference import save_reference as save_reference
 from effbench.deploy.artifact.synthetic import NATURAL as NATURAL
-from effbench.deploy.artifact.synthetic import reference_images as reference_images
 from effbench.errors import DataError
-from effbench.schema import CALIBRATED, Fidelity, Preprocessing, TensorSpec
+from effbench.schema import CALIBRATED, Fidelity, InputSpec, Preprocessing, image_of
 
 Array = npt.NDArray[Any]
 Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 
 
 def count_for(batch: int) -> int:
-    """Return how many images a check takes: full batches that hold at least the natural and the extreme images."""
+    """Return how many samples a check takes: full batches that hold at least the natural and the extreme images."""
     runs = max(3, -(-(NATURAL + 3) // batch))
     return runs * batch
 
 
-def feeds(
-    images: npt.NDArray[np.uint8], batch: int, spec: TensorSpec, preprocessing: Preprocessing
-) -> list[dict[str, Array]]:
-    """Return the input of each batch: the images scaled and normalized as the model's preprocessing declares."""
-    tensors = normalize(images, preprocessing, spec.dtype)
-    return [{spec.name: tensors[start : start + batch]} for start in range(0, len(tensors), batch)]
-
-
-def run_all(run: Run, batches: Sequence[Mapping[str, Array]], dtype: type[Any] = np.float32) -> dict[str, Array]:
-    """Run every batch and return the outputs, images first; copies, because a runtime may reuse buffers.
+def run_all(
+    run: Run, batches: Sequence[Mapping[str, Array]], batch: int = 1, dtype: type[Any] = np.float32
+) -> dict[str, Array]:
+    """Run every batch and return the outputs, samples first; copies, because a runtime may reuse buffers.
 
     The batch axis is found by its length (`kinds.images_first`); integers keep their type, other numbers get ``dtype``.
     An output of variable length is filled at the end (`row_sets`).
     """
     collected: dict[str, list[Array]] = {}
-    counts = [len(next(iter(batch.values()))) for batch in batches]
-    for batch in batches:
-        for name, value in run(batch).items():
+    for feed in batches:
+        for name, value in run(feed).items():
             array = np.asarray(value)
             floating = np.issubdtype(array.dtype, np.floating)
             copy = np.array(array, dtype=dtype if floating else array.dtype)
             collected.setdefault(name, []).append(copy)
+    counts = [batch] * len(batches)
     return {name: row_sets.stacked(kinds.images_first(values, counts)) for name, values in collected.items()}
 
 
@@ -68,19 +61,19 @@ class Setup:
     """What a check compares with, and how it feeds the session.
 
     Attributes:
-        reference: Images and expected outputs.
+        reference: Samples and expected outputs.
         batch: Batch size of the session.
-        spec: The session's image input.
+        inputs: The session's.
         preprocessing: The model's.
         precision: Storage precision; selects the limits.
         example: An encoded image, to be decoded and preprocessed here.
-        limit: How many images to run, in full batches; None runs all. The spread is of all images either way.
+        limit: How many samples to run, in full batches; None runs all. The spread is of all samples either way.
         slack: How many times the limits an error may be.
     """
 
     reference: Reference
     batch: int
-    spec: TensorSpec
+    inputs: Sequence[InputSpec]
     preprocessing: Preprocessing
     precision: str
     example: encoded.Example | None = None
@@ -89,7 +82,7 @@ class Setup:
 
 
 def check(run: Run, setup: Setup) -> Fidelity:
-    """Run an artifact over the reference images and decide whether it is still the same model.
+    """Run an artifact over the reference samples and decide whether it is still the same model.
 
     Raises:
         DataError: The number or shape of outputs differs from the reference's.
@@ -98,20 +91,20 @@ def check(run: Run, setup: Setup) -> Fidelity:
 
 
 def observe(run: Run, setup: Setup) -> Observed:
-    """Run an artifact over the reference images and the encoded one; `decide` judges the outputs, here or elsewhere."""
-    images = _selected(setup).images
-    batches = feeds(images, setup.batch, setup.spec, setup.preprocessing)
-    # In float64 the outputs of an exact engine keep their digits.
-    outputs = run_all(run, batches, np.float64)
-    again = row_sets.like(run_all(run, batches[:1], np.float64), outputs)
+    """Run an artifact over the reference samples and the encoded image; `decide` judges the outputs, here or elsewhere.
+
+    Outputs are kept in float64, in which those of an exact engine keep their digits.
+    """
+    batches = feeds(_selected(setup).samples, setup.batch, setup.inputs, setup.preprocessing)
+    outputs = run_all(run, batches, setup.batch, np.float64)
+    again = row_sets.like(run_all(run, batches[:1], setup.batch, np.float64), outputs)
     if setup.example is None:
         return Observed(outputs, again)
-    spec, preprocessing = setup.spec, setup.preprocessing
-    height, width = spec.shape[2:]
-    content = setup.example.content
-    image = read(content, "the encoded image", (height or 0, width or 0), preprocessing, spec.shape[1] or 3)
-    tensor = normalize(image[None], preprocessing, spec.dtype)
-    decoded = run_all(run, [{spec.name: np.repeat(tensor, setup.batch, axis=0)}])
+    (spec,), preprocessing = setup.inputs, setup.preprocessing
+    height, width = spec.size
+    image = read(setup.example.content, "the encoded image", (height or 0, width or 0), preprocessing, spec.channels)
+    tensor = images_in(image[None], spec, preprocessing)
+    decoded = run_all(run, [{spec.name: np.repeat(tensor, setup.batch, axis=0)}], setup.batch)
     return Observed(outputs, again, tensor[0], decoded)
 
 
@@ -122,7 +115,7 @@ def decide(observed: Observed, setup: Setup) -> Fidelity:
         DataError: The number or shape of outputs differs from the reference's.
     """
     reference, precision = setup.reference, setup.precision
-    images, expected = (chosen := _selected(setup)).images, chosen.outputs
+    samples, expected = (chosen := _selected(setup)).samples, chosen.outputs
     population = first(reference, NATURAL, setup.batch).outputs if precision in CALIBRATED else reference.outputs
     outputs, again = observed.outputs, observed.again
     by_rows = {name for name, kind in reference.kinds.items() if kind == row_sets.KIND}  # they end in NaN
@@ -147,7 +140,7 @@ def decide(observed: Observed, setup: Setup) -> Fidelity:
     return Fidelity(
         passed=not reasons and not unverifiable,
         reference=reference.engine,
-        inputs=len(images),
+        inputs=count_of(samples),
         max_error=figures["max_error"],
         p99_error=figures["p99_error"],
         cosine=figures["cosine"],
@@ -159,7 +152,7 @@ def decide(observed: Observed, setup: Setup) -> Fidelity:
         snr_db=round(figures["snr_db"], 2),
         prepared_levels=None if level_error is None else round(level_error, 3),
         unverifiable=unverifiable,
-        images=_described(reference.source, len(images)),
+        images=_described(reference.source, count_of(samples)),
         outputs=tuple(expected),
         rounding=dict(reference.rounding),
         blind_to=(*_blind_to(setup, limits, level_error is None), *judged.blind_to),
@@ -181,9 +174,9 @@ def rounding_of(
 
 
 def _described(source: str, count: int) -> str:
-    """Say what the first images of a source are."""
+    """Say what the first samples of a source are."""
     if source != SYNTHETIC_IMAGES:
-        return f"{count} images: {source}"
+        return f"{count} samples: {source}"
     parts = [f"{min(count, NATURAL)} synthetic scenes", *("black", "white", "noise")[: max(count - NATURAL, 0)]]
     return ", ".join([*parts, *([f"{count - NATURAL - 3} more scenes"] if count > NATURAL + 3 else [])])
 
@@ -197,8 +190,8 @@ def _blind_to(setup: Setup, limits: Mapping[str, float], undecoded: bool) -> tup
     texts = [f"a change of the outputs below {resolution(limits):.2g} of their spread"]
     if setup.precision in CALIBRATED:
         texts.append(BELOW_NOISE)
-    texts.append("a fault that only other images show")
-    if undecoded:
+    texts.append("a fault that only other inputs show")
+    if undecoded and image_of(setup.inputs) is not None:
         texts.append("wrong decoding or preprocessing of image files")
     return tuple(texts)
 

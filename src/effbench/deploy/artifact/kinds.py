@@ -74,19 +74,19 @@ def chosen(guesses: Mapping[str, str], overrides: Mapping[str, str]) -> dict[str
 
 
 def guess_all(
-    outputs: Mapping[str, Array], image: tuple[int, int], writers: Mapping[str, str] | None = None
+    outputs: Mapping[str, Array], image: tuple[int, int] | None, writers: Mapping[str, str] | None = None
 ) -> dict[str, str]:
     """Return the guessed kind of every output.
 
     Args:
         outputs: Reference outputs by name, images first.
-        image: Height and width of the image input.
+        image: Height and width of the image input; None if there is none.
         writers: The type of the operator that computes an output's values, by name (`onnx_file.writers`).
     """
     return {name: guess(name, value, image, (writers or {}).get(name, "")) for name, value in outputs.items()}
 
 
-def guess(name: str, value: Array, image: tuple[int, int], writer: str = "") -> str:
+def guess(name: str, value: Array, image: tuple[int, int] | None, writer: str = "") -> str:
     """Return the guessed kind of one output, shape (images, ...)."""
     from effbench.deploy.artifact import row_sets
 
@@ -94,7 +94,7 @@ def guess(name: str, value: Array, image: tuple[int, int], writer: str = "") -> 
         return row_sets.KIND
     if value.dtype.kind == "b":
         return "booleans"
-    spatial = value.ndim >= 3 and any(min(shape) * 4 >= min(image) for shape in (value.shape[-2:],))
+    spatial = image is not None and value.ndim >= 3 and min(value.shape[-2:]) * 4 >= min(image)
     if value.dtype.kind in "iu":
         return "mask" if spatial and value.ndim in (3, 4) else "integers"
     if value.shape[-1] == 4 and value.ndim == 3:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from effbench.deploy.graph import onnx_file
 from effbench.errors import ConversionError, MissingDependencyError
+from effbench.schema import InputSpec
 
 if TYPE_CHECKING:
     import onnx
@@ -22,6 +23,11 @@ OPSET = 20
 INPUT, OUTPUT = "image", "output"
 
 
+def image_inputs(channels: int, resolution: tuple[int, int], batch: int | None) -> tuple[InputSpec, ...]:
+    """Return the inputs of a model that takes one image, shape (batch, channels, height, width)."""
+    return (InputSpec(INPUT, "float32", (batch, channels, *resolution)),)
+
+
 class Exported(NamedTuple):
     """A graph, and the `torch.export.ExportedProgram` that it was translated from."""
 
@@ -30,21 +36,20 @@ class Exported(NamedTuple):
 
 
 def from_module(
-    module: nn.Module, channels: int, resolution: tuple[int, int], batch: int | None, names: Sequence[str] = (OUTPUT,)
+    module: nn.Module, inputs: Sequence[InputSpec], batch: int | None, names: Sequence[str] = (OUTPUT,)
 ) -> onnx.ModelProto:
     """Export an eval-mode module to ONNX; arguments and errors as in `export`."""
-    return export(module, channels, resolution, batch, names).model
+    return export(module, inputs, batch, names).model
 
 
 def export(
-    module: nn.Module, channels: int, resolution: tuple[int, int], batch: int | None, names: Sequence[str] = (OUTPUT,)
+    module: nn.Module, inputs: Sequence[InputSpec], batch: int | None, names: Sequence[str] = (OUTPUT,)
 ) -> Exported:
-    """Export an eval-mode module that takes one image tensor (B, C, H, W).
+    """Export an eval-mode module that takes tensors in the order of its inputs.
 
     Args:
         module: The model, in eval mode; the exporter folds a BatchNorm behind a convolution.
-        channels: Input channels.
-        resolution: Height and width in pixels.
+        inputs: Of whole shapes; their batch is replaced by ``batch``.
         batch: The fixed batch size, or None for a dynamic one.
         names: Of the tensors that the module returns, in order.
 
@@ -61,8 +66,10 @@ def export(
     except ImportError as error:
         raise MissingDependencyError("Exporting a torch model", error.name or "torch", "torch") from error
     # With an example batch of 1, a dynamic batch is silently exported as a static 1.
-    example = torch.zeros(2 if batch is None else batch, channels, *resolution)
-    dynamic = None if batch is not None else ({0: torch.export.Dim("batch")},)
+    example = tuple(_example(spec, 2 if batch is None else batch) for spec in inputs)
+    dimension = torch.export.Dim("batch")
+    axes = tuple({} if spec.batch_axis is None else {spec.batch_axis: dimension} for spec in inputs)
+    dynamic = None if batch is not None else axes
     quiet = io.StringIO()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
@@ -70,10 +77,10 @@ def export(
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 _exportable(module, example),
-                (example,),
+                example,
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=[INPUT],
+                input_names=[spec.name for spec in inputs],
                 output_names=list(names),
                 dynamic_shapes=dynamic,
                 optimize=True,
@@ -83,7 +90,7 @@ def export(
         raise ConversionError("torch.onnx.export", _root_cause(error), hint=_advice(error)) from error
     assert program is not None
     model = onnx_file.infer_shapes(onnx_file.tidy(program.model_proto), "the exported graph")
-    _check_batch(model, batch)
+    _check_batch(model, inputs, batch)
     return Exported(model, programs[-1] if programs else None)
 
 
@@ -100,9 +107,9 @@ def _exportable(module: nn.Module, example: Any) -> Any:
     from torch._export.converter import TS2EPConverter
 
     try:
-        converted = TS2EPConverter(module, (example,)).convert()
+        converted = TS2EPConverter(module, example).convert()
         # It leaves every size open; captured again, the program has those of the example.
-        return torch.export.export(converted.module(), (example,))
+        return torch.export.export(converted.module(), example)
     except Exception as error:  # of any class: it interprets the script, and has no class of its own
         raise ConversionError(
             "torch.export of a scripted module", _root_cause(error), hint="Return the module before torch.jit."
@@ -143,7 +150,17 @@ def _advice(error: BaseException) -> str | None:
     return None
 
 
-def _check_batch(model: onnx.ModelProto, batch: int | None) -> None:
+def _example(spec: InputSpec, batch: int) -> Any:
+    import torch
+
+    shape = [batch if axis == spec.batch_axis else side or 1 for axis, side in enumerate(spec.shape)]
+    return torch.zeros(shape, dtype=getattr(torch, spec.dtype))
+
+
+def _check_batch(model: onnx.ModelProto, inputs: Sequence[InputSpec], batch: int | None) -> None:
+    axes = [spec.batch_axis for spec in inputs]
+    if any(axis != 0 for axis in axes):
+        return  # outputs may put the batch anywhere; the first proof finds out
     for spec in (*onnx_file.inputs(model), *onnx_file.specs(model.graph.output)):
         if not spec.shape or spec.shape[0] != batch:
             actual = spec.shape[0] if spec.shape else "no dimension"

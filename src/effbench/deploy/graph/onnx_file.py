@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -152,44 +153,26 @@ def inputs(model: onnx.ModelProto) -> tuple[TensorSpec, ...]:
     return specs([value for value in model.graph.input if value.name not in constants])
 
 
-def image_input(model: onnx.ModelProto, label: str) -> TensorSpec:
-    """Return the image input, shape (B, C, H, W), of a model with no other input; ``label`` names it in errors.
+def fix_shapes(model: onnx.ModelProto, shapes: Mapping[str, tuple[int | None, ...]], label: str) -> onnx.ModelProto:
+    """Return the model with inputs of these shapes, and the shapes of its other tensors inferred.
+
+    Args:
+        model: A graph.
+        shapes: By name of the input; a dimension that is None stays as it is.
+        label: Names the model in errors.
 
     Raises:
-        DataError: The model has no or several inputs, or the input is not a floating-point tensor of rank 4 with 1 to 4
-            channels.
-    """
-    graph_inputs = inputs(model)
-    if len(graph_inputs) == 1:
-        spec = graph_inputs[0]
-        if len(spec.shape) == 4 and spec.dtype in ("float32", "float16") and (spec.shape[1] or 0) in (1, 2, 3, 4):
-            return spec
-    text = "; ".join(f"{spec.name}: {spec.dtype} {list(spec.shape)}" for spec in graph_inputs) or "none"
-    raise DataError(
-        f"{label}: effbench takes models with one image input (B, C, H, W), C from 1 to 4; this one has {text}.",
-        hint="A channels-last or multi-input model needs a small wrapper that takes one NCHW image.",
-    )
-
-
-def fix_shape(model: onnx.ModelProto, resolution: tuple[int, int], batch: int, label: str) -> onnx.ModelProto:
-    """Return the model with batch and image size set, shapes inferred through the graph.
-
-    Raises:
-        DataError: A dimension is already fixed to another value, or the graph does not take that size.
+        DataError: The graph does not take those shapes.
     """
     import onnx
 
-    spec = image_input(model, label)
     fixed = onnx.ModelProto()
     fixed.CopyFrom(model)
-    value = next(item for item in fixed.graph.input if item.name == spec.name)
-    shape = (batch, spec.shape[1], *resolution)
-    for dimension, dim, actual, expected in zip(
-        ("batch", "channels", "height", "width"), value.type.tensor_type.shape.dim, spec.shape, shape, strict=True
-    ):
-        if actual is not None and actual != expected:
-            raise DataError(f"{label}: its {dimension} is fixed to {actual}, not {expected}.", hint=f"Use {actual}.")
-        dim.dim_value = expected or 0
+    for value in fixed.graph.input:
+        dims = value.type.tensor_type.shape.dim
+        for dim, side in zip(dims, shapes.get(value.name, ()), strict=False):
+            if side is not None:
+                dim.dim_value = side
     if fixed != model:
         # Shapes of the graph with open dimensions would contradict the new ones.
         del fixed.graph.value_info[:]

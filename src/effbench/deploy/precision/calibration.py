@@ -16,9 +16,10 @@ from effbench.data import pixels
 from effbench.data.files import FileContent
 from effbench.data.folder import SUFFIXES
 from effbench.deploy import Array
-from effbench.deploy.artifact import encoded, fidelity
+from effbench.deploy.artifact import encoded, feeding, fidelity
+from effbench.deploy.artifact.synthetic import reference_images
 from effbench.errors import DataError, FidelityError, UsageError
-from effbench.schema import Artifact, Preprocessing, TensorSpec
+from effbench.schema import Artifact, InputSpec, Preprocessing
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -45,18 +46,20 @@ class Calibration:
     decoded: npt.NDArray[np.uint8] | None = None
     folder: str = ""
 
-    def feeds(self, batch: int, spec: TensorSpec, preprocessing: Preprocessing) -> list[dict[str, Array]]:
-        """Return the preprocessed inputs, whole batches only."""
+    def feeds(self, batch: int, inputs: Sequence[InputSpec], preprocessing: Preprocessing) -> list[dict[str, Array]]:
+        """Return the preprocessed inputs, whole batches only; inputs that are no image are fed by their role."""
         count = len(self.images) // batch * batch
-        return fidelity.feeds(self.images[:count], batch, spec, preprocessing)
+        samples = with_images(inputs, self.images[:count], seed=_FIRST_SEED)
+        return feeding.feeds(samples, batch, inputs, preprocessing)
 
 
 def load_calibration(
-    folder: str | Path | None, resolution: tuple[int, int], preprocessing: Preprocessing, channels: int = 3
+    folder: str | Path | None, resolution: tuple[int, int] | None, preprocessing: Preprocessing, channels: int = 3
 ) -> Calibration:
     """Read calibration images from a folder, or make synthetic ones if the folder is ``synthetic``.
 
-    A graph calibrated with synthetic images is good for latency, not for accuracy.
+    A graph calibrated with synthetic images is good for latency, not for accuracy. Without a resolution (no input is
+    an image) there are so many samples, and no images in them.
 
     Raises:
         UsageError: No folder was given.
@@ -69,11 +72,13 @@ def load_calibration(
             hint="Give --images FOLDER with some dozens of typical images; "
             "--images synthetic is good for latency only.",
         )
+    if resolution is None:
+        if str(folder) != SYNTHETIC:
+            raise UsageError("No input is an image.", hint="Leave out --images, or give arrays with --inputs FILE.npz.")
+        return Calibration(np.empty((IMAGES, 1, 0, 0), np.uint8), "")
     if str(folder) == SYNTHETIC:
         seeds = range(_FIRST_SEED, _FIRST_SEED + IMAGES, fidelity.NATURAL)
-        images = np.concatenate(
-            [fidelity.reference_images(fidelity.NATURAL, channels, resolution, seed) for seed in seeds]
-        )
+        images = np.concatenate([reference_images(fidelity.NATURAL, channels, resolution, seed) for seed in seeds])
         return Calibration(images, _sha256(images))
     files = _image_files(Path(folder))
     chosen = _spread(files, IMAGES)
@@ -113,20 +118,31 @@ def write_reference(path: Path, source: Artifact, model: ModelProto, calibration
     from effbench.deploy.interpreter import Interpreter
 
     assert calibration.check_images is not None
-    spec, preprocessing = source.inputs[0], source.preprocessing
-    batch, run = spec.shape[0] or 1, Interpreter(model).run
+    inputs, preprocessing = source.inputs, source.preprocessing
+    batch, run = source.subject.batch, Interpreter(model).run
     before = fidelity.load_reference(path)
-    result = fidelity.check(run, fidelity.Setup(before, batch, spec, preprocessing, "fp32"))
+    result = fidelity.check(run, fidelity.Setup(before, batch, inputs, preprocessing, "fp32"))
     if not result.passed:
         raise FidelityError(f"The fp32 graph of {source.name} is not the same model: {'; '.join(result.reasons)}.")
     count = -(-fidelity.NATURAL // batch) * batch
     images = np.resize(calibration.check_images, (count, *calibration.check_images.shape[1:]))
-    expected = fidelity.run_all(run, fidelity.feeds(images, batch, spec, preprocessing))
+    samples = with_images(inputs, images)
+    expected = fidelity.run_all(run, feeding.feeds(samples, batch, inputs, preprocessing), batch)
     engine = f"{before.engine}; its graph by effbench's ONNX interpreter, on images of the calibration folder"
     held_out = f"held out of the folder '{calibration.folder}' (SHA-256 of its images {calibration.sha256[:12]})"
-    reference = fidelity.Reference(images, expected, engine, held_out, before.rounding, before.kinds)
-    example = encoded.make_example(run, spec, batch, preprocessing, calibration.decoded)
+    reference = fidelity.Reference(samples, expected, engine, held_out, before.rounding, before.kinds)
+    example = encoded.make_example(run, inputs, batch, preprocessing, calibration.decoded)
     fidelity.save_reference(path, reference, example)
+
+
+def with_images(inputs: Sequence[InputSpec], images: npt.NDArray[np.uint8], seed: int = 0) -> feeding.Samples:
+    """Return samples of every input: the images for the image inputs, and what the roles say for the others.
+
+    A second image input gets the same images in another order.
+    """
+    samples = feeding.synthetic([spec for spec in inputs if spec.role != "image"], len(images), seed)
+    image_inputs = [spec for spec in inputs if spec.role == "image"]
+    return {**samples, **{spec.name: np.roll(images, place, axis=0) for place, spec in enumerate(image_inputs)}}
 
 
 def stamps(folder: str | Path) -> tuple[tuple[str, int, int], ...]:

@@ -32,7 +32,7 @@ def verified(graph: Artifact, artifact: Artifact, options: dict[str, str] | None
     session = TARGET.open(artifact, 1, options or {})
     reference = fidelity.load_reference(graph.folder / fidelity.REFERENCE)
     precision = artifact.subject.storage_precision
-    return fidelity.check(session, fidelity.Setup(reference, 1, artifact.inputs[0], artifact.preprocessing, precision))
+    return fidelity.check(session, fidelity.Setup(reference, 1, artifact.inputs, artifact.preprocessing, precision))
 
 
 @needs_toolkit

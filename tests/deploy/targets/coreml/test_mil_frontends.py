@@ -20,6 +20,7 @@ from effbench.deploy.targets.coreml.evaluator import Evaluator  # noqa: E402
 from effbench.deploy.targets.coreml.lazy import quiet_coremltools  # noqa: E402
 from effbench.deploy.targets.coreml.package import read  # noqa: E402
 from effbench.deploy.targets.coreml.session import MilSession  # noqa: E402
+from effbench.schema import InputSpec  # noqa: E402
 
 sys.path.insert(0, str(BENCHMARKS))
 import operator_cases  # noqa: E402
@@ -54,7 +55,7 @@ def test_translator_and_torch_frontend_agree_with_torch(name: str, tmp_path: Pat
     x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns about its internals
-        model = from_module(module, 3, (64, 64), 1)
+        model = from_module(module, (InputSpec("image", "float32", (1, 3, 64, 64)),), 1)
     convert(model, tmp_path / "translated.mlpackage")
     (output,) = MilSession(tmp_path / "translated.mlpackage")({model.graph.input[0].name: x.numpy()}).values()
     with torch.inference_mode():

@@ -11,7 +11,7 @@ import pytest
 from places import ROOT
 from small_graphs import SIDE, attention, converted, graph_artifact, product
 
-from effbench.deploy.artifact import fidelity, placement
+from effbench.deploy.artifact import fidelity, placement, synthetic
 from effbench.deploy.precision.a16w8 import to_a16w8
 from effbench.deploy.targets.qnn import snapdragon
 from effbench.deploy.targets.qnn.htp import prepare
@@ -55,7 +55,7 @@ def test_a_simulated_session_is_the_same_model_and_marked(context: Artifact) -> 
     assert session.simulated is True
     assert session.placement()["simulated"] is True
     reference = fidelity.load_reference(context.folder.with_name("small-fp16") / fidelity.REFERENCE)
-    record = fidelity.check(session, fidelity.Setup(reference, 1, context.inputs[0], context.preprocessing, "fp16"))
+    record = fidelity.check(session, fidelity.Setup(reference, 1, context.inputs, context.preprocessing, "fp16"))
     assert record.cosine > 0.9999
     assert record.finite
     assert record.repeatable
@@ -205,8 +205,8 @@ def test_the_license_is_named_and_not_in_the_repository() -> None:
 
 def test_a_check_on_the_simulator_runs_a_few_images(context: Artifact) -> None:
     session = TARGET.open(context, 1, {})
-    images = fidelity.reference_images(9, 3, (SIDE, SIDE))
-    reference = fidelity.Reference(images, {"output": np.arange(90.0).reshape(9, 10)}, "engine")
+    images = synthetic.reference_images(9, 3, (SIDE, SIDE))
+    reference = fidelity.Reference({"image": images}, {"output": np.arange(90.0).reshape(9, 10)}, "engine")
     few, outputs, engine, *_ = fidelity.first(reference, session.max_images, 1)
     assert len(few) == len(outputs["output"]) == session.max_images == 4
     assert engine == "engine"

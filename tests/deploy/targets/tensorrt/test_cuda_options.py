@@ -11,7 +11,7 @@ from small_graphs import attention, graph_artifact
 from effbench.deploy.graph import torch_program
 from effbench.deploy.targets import ort, torch
 from effbench.errors import UnavailableError, UsageError
-from effbench.schema import Artifact, InputShapes, Subject, TensorSpec, Weights
+from effbench.schema import Artifact, InputShapes, InputSpec, Subject, TensorSpec, Weights
 
 FEEDS = {"image": np.random.default_rng(0).standard_normal((1, 3, 32, 32), dtype=np.float32)}
 
@@ -28,7 +28,7 @@ def weights(tmp_path: Path) -> Artifact:
 
     torch_program.save(library.export.export(layer(), (library.zeros(1, 3, 32, 32),)), tmp_path)
     subject = Subject("layer", "user", Weights(), InputShapes((32, 32)), 1, "torch", "fp32")
-    image, output = TensorSpec("image", "float32", (1, 3, 32, 32)), TensorSpec("output", "float32", (1, 900))
+    image, output = InputSpec("image", "float32", (1, 3, 32, 32)), TensorSpec("output", "float32", (1, 900))
     return Artifact(tmp_path, "key", "", subject, (image,), (output,), {}, torch_program.PROGRAM)
 
 

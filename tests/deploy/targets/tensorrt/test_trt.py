@@ -55,7 +55,7 @@ def test_the_model_of_a_bundle_is_still_the_same_model(unfinished: Artifact) -> 
     reference = fidelity.load_reference(unfinished.folder / fidelity.REFERENCE)
     checked = fidelity.check(
         lambda feeds: run_model(model, feeds),
-        fidelity.Setup(reference, 1, unfinished.inputs[0], unfinished.preprocessing, "fp16"),
+        fidelity.Setup(reference, 1, unfinished.inputs, unfinished.preprocessing, "fp16"),
     )
     assert checked.passed, checked.reasons
 
@@ -161,7 +161,7 @@ def test_on_a_device_a_finished_engine_is_the_same_model(graph: Artifact, tmp_pa
     )
     session = TARGET.open(folders.load(finished.folder), 1, {})
     reference = fidelity.load_reference(finished.folder / fidelity.REFERENCE)
-    record = fidelity.check(session, fidelity.Setup(reference, 1, finished.inputs[0], finished.preprocessing, "fp16"))
+    record = fidelity.check(session, fidelity.Setup(reference, 1, finished.inputs, finished.preprocessing, "fp16"))
     assert record.passed, record.reasons
     assert min(session.phases({"image": np.zeros((1, 3, 16, 16), np.float32)}).values()) > 0
     session.close()

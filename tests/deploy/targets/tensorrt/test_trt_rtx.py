@@ -20,7 +20,7 @@ from effbench.deploy.targets.tensorrt.library import RTX
 from effbench.deploy.targets.tensorrt.session import check_capability
 from effbench.deploy.targets.trt_rtx import TARGET
 from effbench.errors import ConversionError, DataError, EffbenchError, UnavailableError, UsageError
-from effbench.schema import Artifact, TensorSpec
+from effbench.schema import Artifact, InputSpec
 
 pytestmark = pytest.mark.target("trt-rtx")
 needs_no_gpu = pytest.mark.skipif(cuda.missing() is None, reason="a GPU answers here")
@@ -130,7 +130,7 @@ def test_an_open_batch_becomes_a_profile(home: Path) -> None:
 
 
 def test_profiles_cover_the_open_dimensions() -> None:
-    fixed = TensorSpec("image", "float32", (1, 3, 64, 64))
+    fixed = InputSpec("image", "float32", (1, 3, 64, 64))
     batch = replace(fixed, shape=(None, 3, 64, 64))
     both = replace(fixed, shape=(None, 3, None, None))
     assert build.profile([fixed], (1, 1, 8), (), (64, 64)) == {}
@@ -224,7 +224,7 @@ def test_on_a_gpu_the_engine_is_still_the_same_model(home: Path) -> None:
     graph = graph_artifact(home, attention(), "fp16")
     session = TARGET.open(converted(graph, TARGET), 1, {})
     reference = fidelity.load_reference(graph.folder / fidelity.REFERENCE)
-    record = fidelity.check(session, fidelity.Setup(reference, 1, graph.inputs[0], graph.preprocessing, "fp16"))
+    record = fidelity.check(session, fidelity.Setup(reference, 1, graph.inputs, graph.preprocessing, "fp16"))
     assert record.passed, record.reasons
     phases = session.phases({"image": np.zeros((1, 3, 16, 16), np.float32)})
     assert min(phases.values()) > 0

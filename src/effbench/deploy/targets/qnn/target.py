@@ -53,7 +53,7 @@ class QnnSession(Session):
         if self._session.get_providers()[0] != snapdragon.PROVIDER:
             raise UnavailableError(f"ONNX Runtime left the QNN provider for {self._session.get_providers()[0]}.")
         self._names = [output.name for output in self._session.get_outputs()]
-        self.max_images = IMAGES if max(artifact.subject.resolution) <= LARGE_PX else IMAGES_OF_LARGE
+        self.max_images = IMAGES if max(artifact.subject.resolution or (0,)) <= LARGE_PX else IMAGES_OF_LARGE
         self.simulated = snapdragon.simulated()
         self.compute_precision: str | None = artifact.subject.compute_precision
 

@@ -79,7 +79,7 @@ def compute_precision(network: Mapping[str, Any]) -> str | None:
 
 
 def profile(
-    inputs: Sequence[TensorSpec], batch: Sequence[int], sizes: Sequence[int], resolution: tuple[int, int]
+    inputs: Sequence[TensorSpec], batch: Sequence[int], sizes: Sequence[int], resolution: tuple[int, int] | None
 ) -> Profile:
     """Return min, opt and max shapes of every open input; empty where the graph is static.
 
@@ -87,7 +87,7 @@ def profile(
         inputs: Inputs of the graph; an open dimension is None.
         batch: Smallest, usual and largest batch.
         sizes: Smallest, usual and largest height and width of an image of open size; empty takes ``resolution``.
-        resolution: Height and width the model was exported at.
+        resolution: Height and width the model was exported at; None if no input is an image.
 
     Raises:
         UsageError: ``sizes`` for a graph of fixed size.
@@ -101,7 +101,7 @@ def profile(
                 hint="Export once per resolution instead.",
             )
         if free:
-            usual = (1, 1, *resolution)
+            usual = (1, 1, *(resolution or ()))
             low, middle, high = (
                 tuple(
                     _size(spec.shape, axis, usual, batch[index], sizes[index] if sizes else None) for axis in range(4)

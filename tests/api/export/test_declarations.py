@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from effbench.api.compare.budgets import read_suite
-from effbench.api.export.output_kinds import declared
+from effbench.api.export.declarations import declared
 from effbench.api.export.request import ExportRequest
 from effbench.errors import UsageError
 
