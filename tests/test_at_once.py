@@ -21,7 +21,7 @@ from effbench.api.profile import references
 from effbench.deploy.artifact import bundle
 from effbench.errors import DataError, MeasurementError
 from effbench.reports import figures
-from effbench.schema import Artifact, InputShapes, Measurement, Round, Samples, Subject, TensorSpec, Weights
+from effbench.schema import Artifact, InputShapes, InputSpec, Measurement, Round, Samples, Subject, Weights
 from effbench.store import Store
 
 SUBJECT = Subject("net", "user", Weights(), InputShapes((64, 64)), 1, "ort", "fp32")
@@ -39,7 +39,7 @@ def measurement(samples: tuple[int, ...] = (1000, 1001), run: str = "run") -> Me
 
 def make(draft: Path, content: bytes = b"graph") -> Artifact:
     (draft / "model.onnx").write_bytes(content)
-    spec = TensorSpec("image", "float32", (1, 3, 64, 64))
+    spec = InputSpec("image", "float32", (1, 3, 64, 64))
     return Artifact(draft, "key", "", SUBJECT, (spec,), (), {}, "model.onnx")
 
 

@@ -14,11 +14,13 @@ from PIL import Image
 
 from conftest import Run
 from effbench.api.export.calibration_images import calibration_images
+from effbench.api.export.declarations import Declarations
+from effbench.api.export.inputs import Inputs
 from effbench.data.pixels import normalize, read
 from effbench.deploy.artifact import bundle, encoded, fidelity, synthetic
 from effbench.deploy.precision.calibration import IMAGES, load_calibration, write_reference
 from effbench.errors import FidelityError
-from effbench.schema import Backbone, InputShapes, Preprocessing
+from effbench.schema import InputShapes, InputTerms, Preprocessing
 
 pytestmark = [pytest.mark.target("ort"), pytest.mark.xdist_group("export")]
 
@@ -88,12 +90,12 @@ def test_a_hash_is_taken_once_and_again_when_a_image_changes(tmp_path: Path, mon
         return load_calibration(*args)  # type: ignore[arg-type]
 
     monkeypatch.setattr("effbench.deploy.precision.calibration.load_calibration", counted)
-    model = Backbone("toy", "toy", "toy:net")
-    first, again = (calibration_images(folder, model, [InputShapes((32, 32))], ["int8"]).hashes for _ in range(2))
+    inputs = Inputs([InputShapes((32, 32))], 1, InputTerms(), Declarations())
+    first, again = (calibration_images(folder, inputs, Preprocessing(), ["int8"]).hashes for _ in range(2))
     assert first == again
     assert len(read) == 1
     Image.new("RGB", (40, 40), "red").save(next(folder.iterdir()))
-    assert calibration_images(folder, model, [InputShapes((32, 32))], ["int8"]).hashes != first
+    assert calibration_images(folder, inputs, Preprocessing(), ["int8"]).hashes != first
 
 
 def test_a_image_to_check_with_changes_the_hash(tmp_path: Path):
@@ -183,6 +185,6 @@ def test_a_graph_that_is_another_model_is_no_reference(exported: Path, tmp_path:
         write_reference(path, source, model, calibration)
         inputs, outputs, engine, *_ = fidelity.load_reference(path)
         assert calibration.check_images is not None
-        assert np.array_equal(inputs, calibration.check_images)
+        assert np.array_equal(inputs["image"], calibration.check_images)
         assert {len(value) for value in outputs.values()} == {fidelity.NATURAL}
         assert "calibration folder" in engine
