@@ -106,8 +106,8 @@ def _stacked(array: Array, spec: InputSpec, path: Path) -> Array:
         array = np.expand_dims(np.moveaxis(array, spec.batch_axis, 0), 1 + spec.batch_axis)
     fits = array.ndim == len(one) + 1 and all(b in (None, a) for a, b in zip(array.shape[1:], one, strict=True))
     if not fits:
-        wanted = "x".join(["samples", *("?" if side is None else str(side) for side in one)])
-        raise DataError(f"{path}: '{spec.name}' has shape {list(array.shape)}; {wanted} is needed.")
+        needed_shape = "x".join(["samples", *("?" if side is None else str(side) for side in one)])
+        raise DataError(f"{path}: '{spec.name}' has shape {list(array.shape)}; {needed_shape} is needed.")
     if not np.can_cast(array.dtype, spec.dtype, "same_kind"):
         raise DataError(f"{path}: '{spec.name}' holds {array.dtype}; the model takes {spec.dtype}.")
     return array.astype(spec.dtype)

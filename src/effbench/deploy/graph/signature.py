@@ -140,9 +140,9 @@ def with_others(shapes: InputShapes, inputs: Sequence[InputSpec], terms: InputTe
 
 def _whole(spec: InputSpec, terms: InputTerms, batch: int) -> tuple[int, ...]:
     """Return the whole shape of an input that is no image."""
-    wanted = terms.shapes.get(spec.name)
-    if wanted is not None:
-        return wanted
+    stated_shape = terms.shapes.get(spec.name)
+    if stated_shape is not None:
+        return stated_shape
     sides = tuple(batch if axis == spec.batch_axis and side is None else side for axis, side in enumerate(spec.shape))
     if None in sides:
         text = "x".join("?" if side is None else str(side) for side in sides)
@@ -171,19 +171,19 @@ def settled(inputs: Sequence[InputSpec], shapes: InputShapes, batch: int, label:
 
 
 def _settled(
-    spec: InputSpec, wanted: tuple[int, ...] | None, image: tuple[int, int] | None, batch: int, label: str
+    spec: InputSpec, stated_shape: tuple[int, ...] | None, image: tuple[int, int] | None, batch: int, label: str
 ) -> InputSpec:
     words = [str(axis) for axis in range(len(spec.shape))]
     sides = list(spec.shape)
-    if wanted is not None and len(wanted) != len(sides):
-        raise DataError(f"{label}: input '{spec.name}' has {len(sides)} dimensions, not {len(wanted)}.")
-    if wanted is None:
-        wanted = tuple(_expected(spec, axis, image, batch) or side or 0 for axis, side in enumerate(sides))
+    if stated_shape is not None and len(stated_shape) != len(sides):
+        raise DataError(f"{label}: input '{spec.name}' has {len(sides)} dimensions, not {len(stated_shape)}.")
+    if stated_shape is None:
+        stated_shape = tuple(_expected(spec, axis, image, batch) or side or 0 for axis, side in enumerate(sides))
     if spec.role == "image":
         words = [_AXIS_WORDS[letter] for letter in spec.layout]
     elif spec.batch_axis is not None:
         words[spec.batch_axis] = "batch"
-    for word, side, expected in zip(words, sides, wanted, strict=True):
+    for word, side, expected in zip(words, sides, stated_shape, strict=True):
         if side is not None and side != expected:
             what = word if not word.isdecimal() else f"dimension {word}"
             raise DataError(
@@ -195,7 +195,7 @@ def _settled(
                 f"{label}: dimension {word} of its input '{spec.name}' is open.",
                 hint=f"--shape {spec.name}={'x'.join(str(one or 16) for one in sides)}",
             )
-    return replace(spec, shape=tuple(wanted))
+    return replace(spec, shape=tuple(stated_shape))
 
 
 _AXIS_WORDS = {"N": "batch", "C": "channels", "H": "height", "W": "width"}
