@@ -141,3 +141,10 @@ def test_a_name_that_is_no_text_is_printed(tmp_path: Path):
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, check=False)
     assert (2, b"") == (done.returncode, done.stdout)
     assert b"Unknown artifact" in done.stderr
+
+
+def test_a_message_lists_no_more_names_than_one_reads():
+    error = errors.unknown_name("node_149x", [f"node_{number}" for number in range(150)], "node")
+    assert "node_149" in (error.hint or "")
+    assert (error.hint or "").endswith(f" and {150 - errors.MOST_NAMES} more.")
+    assert "more" not in (errors.unknown_name("c", ["a", "b"], "node").hint or "")

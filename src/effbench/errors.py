@@ -152,8 +152,12 @@ def worst_exit_code(codes: Iterable[int]) -> int:
     return next((code for code in MOST_SERIOUS_FIRST if code in present), 0)
 
 
+MOST_NAMES = 40
+"""Names that a message lists."""
+
+
 def unknown_name(name: str, valid: Iterable[str], kind: str) -> UsageError:
-    """Return the error for an unknown name: the nearest valid names, then all of them.
+    """Return the error for an unknown name: the nearest valid names, then at most `MOST_NAMES` of all.
 
     Args:
         name: The name that was given.
@@ -163,7 +167,9 @@ def unknown_name(name: str, valid: Iterable[str], kind: str) -> UsageError:
     names = sorted(valid)
     nearest = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"Did you mean {' or '.join(nearest)}? " if nearest else ""
-    return UsageError(f"Unknown {kind} '{name}'.", hint=f"{hint}Valid: {', '.join(names) or 'none'}.")
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    valid = ", ".join(names[:MOST_NAMES]) or "none"
+    return UsageError(f"Unknown {kind} '{name}'.", hint=f"{hint}Valid: {valid}{more}.")
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:

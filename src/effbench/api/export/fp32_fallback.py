@@ -142,6 +142,8 @@ def islands(full: Artifact, half: Artifact, home: Path, limits: Limits, notify: 
         notify(f"{half.name} misses its limit; search for fp32 islands")
         job = {"op": "fp32_islands", "graph": str(full.folder), "images": IMAGES}
         (answer,) = stage.run(EXPORT_WORKER, job, limits, home, full.name)
+        if answer["late"]:
+            notify(f"{half.name}: the search for fp32 islands ended at its limit of time; what it has by then is tried")
         result = {"code": code, "islands": answer["islands"]}
         bundle.annotate(half, placement={SEARCH: result})
     return tuple(result["islands"])

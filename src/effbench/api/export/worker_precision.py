@@ -261,4 +261,5 @@ def fp32_islands(job: dict[str, Any], emit: Any) -> None:
     source = bundle.load(Path(job["graph"]))
     samples = fidelity.load_reference(source.folder / bundle.REFERENCE).samples
     feeds = feeding.feeds(samples, source.fixed_batch or 1, source.inputs, source.preprocessing)
-    emit({"event": "result", "islands": list(find_islands(onnx_file.load(source.path), feeds, job["images"]))})
+    names, late = find_islands(onnx_file.load(source.path), feeds, job["images"])
+    emit({"event": "result", "islands": list(names), "late": late})

@@ -6,6 +6,7 @@ subnormals flushed to zero (`effbench.deploy.interpreter`); docs/explanation/num
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -114,8 +115,16 @@ def examine(
     )
 
 
-def find_islands(model: ModelProto, feeds: Sequence[Mapping[str, Array]], culprit_images: int) -> tuple[str, ...]:
-    """Return the fp32 islands with which a graph holds the limits of fp16 over images; empty if none were found.
+SEARCH_S = 60.0
+"""The longest search for culprits; the islands that it has by then are kept."""
+
+
+def find_islands(
+    model: ModelProto, feeds: Sequence[Mapping[str, Array]], culprit_images: int, search_s: float = SEARCH_S
+) -> tuple[tuple[str, ...], bool]:
+    """Return the fp32 islands with which a graph holds the limits of fp16 over images, and whether time ran out.
+
+    There are none if none were found.
 
     If an output is not finite, the culprits are searched first. Then the operators join whose rounding disturbs the
     outputs most.
@@ -124,6 +133,7 @@ def find_islands(model: ModelProto, feeds: Sequence[Mapping[str, Array]], culpri
         model: An fp32 graph.
         feeds: Inputs of a fidelity check, one image each: `fidelity.NATURAL` natural ones, then extremes.
         culprit_images: How many natural images the search for culprits takes, beside those that are not finite.
+        search_s: How long that search may take.
 
     Raises:
         ConversionError: The interpreter lacks an operator of the graph.
@@ -134,10 +144,13 @@ def find_islands(model: ModelProto, feeds: Sequence[Mapping[str, Array]], culpri
     fixed = long_softmaxes(model)
     judge = search.HalfPrecisionJudge(model, feeds, fidelity.NATURAL, fixed)
     islands: Islands = frozenset()
+    late = False
     if broken := judge.broken():
         chosen = [*feeds[:culprit_images], *(feeds[i] for i in broken if i >= culprit_images)]
-        islands = search.find_culprits(search.HalfPrecisionJudge(model, chosen, culprit_images, fixed))
-    return _named(judge, search.add_noisiest(judge, islands))
+        few = search.HalfPrecisionJudge(model, chosen, culprit_images, fixed, until=time.monotonic() + search_s)
+        islands = search.find_culprits(few)
+        late = few.late
+    return _named(judge, search.add_noisiest(judge, islands)), late
 
 
 def _named(judge: HalfPrecisionJudge, islands: Islands) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ their rounding at the outputs, and the shortest prefix that holds the limits of 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -82,6 +83,8 @@ class HalfPrecisionJudge:
     natural: int = fidelity.NATURAL
     fixed: Islands = frozenset()
     runs: int = 0
+    until: float = math.inf
+    """When the search for culprits ends (`time.monotonic`); it returns what it has by then."""
     _errors: dict[tuple[str, Islands], float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -93,6 +96,11 @@ class HalfPrecisionJudge:
         for i, step in enumerate(self.steps):
             for name in {n for n in step.inputs if n in self.producers}:
                 self.readers[self.producers[name]].append(i)
+
+    @property
+    def late(self) -> bool:
+        """Whether the time for the search is over."""
+        return time.monotonic() >= self.until
 
     def _outputs(self, mode: str, islands: Islands) -> dict[str, Array]:
         self.runs += len(self.feeds)
@@ -186,7 +194,7 @@ def find_culprits(judge: HalfPrecisionJudge) -> Islands:
     for factor, visible in SUSPECT:
         for mode in MODES:
             islands = _grow(judge, mode, islands, factor, visible)
-        if judge.worst(islands) <= 1:
+        if judge.worst(islands) <= 1 or judge.late:
             break
     error = judge.worst(islands)
     if error > max(1.0, start / 2):
@@ -216,7 +224,7 @@ def add_noisiest(judge: HalfPrecisionJudge, islands: Islands) -> Islands:
 
 def _grow(judge: HalfPrecisionJudge, mode: str, islands: Islands, factor: float, visible: float) -> Islands:
     limit = max(8, int(LARGEST_SHARE * len(judge.steps)))
-    while judge.error(mode, islands) > 1 and len(islands) <= limit:
+    while judge.error(mode, islands) > 1 and len(islands) <= limit and not judge.late:
         added: Islands = frozenset()
         for images in (1, None):  # if one image shows a culprit, the others need not run
             added = added or _next(judge, judge.local_errors(mode, islands, images), islands, factor, visible)
@@ -279,6 +287,8 @@ def _shrink(judge: HalfPrecisionJudge, islands: Islands, bound: float) -> Island
     size = max(1, len(order) // 2)
     while size:
         for start in reversed(range(0, len(order), size)):
+            if judge.late:
+                return frozenset(order)
             fewer = order[:start] + order[start + size :]
             if all(judge.error(mode, frozenset(fewer)) <= bound for mode in reversed(MODES)):
                 order = fewer

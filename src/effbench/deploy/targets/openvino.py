@@ -91,7 +91,10 @@ class OpenVinoSession(Session):
 
     def __call__(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
         """Run once; outputs are copied out of the request's own buffers."""
-        results = self._request.infer(feeds, share_inputs=True, share_outputs=False)
+        try:
+            results = self._request.infer(feeds, share_inputs=True, share_outputs=False)
+        except RuntimeError as error:
+            raise ConversionError("OpenVINO run", reason(error)) from error
         return dict(zip(self._names, results.to_tuple(), strict=True))
 
     def placement(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from effbench.deploy import Array, Converted, Session, Target, Traced
 from effbench.deploy.artifact.placement import record
+from effbench.deploy.graph.onnx_file import reason
 from effbench.errors import ConversionError, MissingDependencyError, UnavailableError
 from effbench.schema import Artifact
 
@@ -53,7 +54,11 @@ class OrtSession(Session):
 
     def __call__(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
         """Run once; outputs are new host arrays."""
-        return dict(zip(self._names, self._run(None, feeds), strict=True))
+        try:
+            outputs = self._run(None, feeds)
+        except Exception as error:  # the exception classes of onnxruntime share no public base class
+            raise ConversionError("onnxruntime run", reason(error)) from error
+        return dict(zip(self._names, outputs, strict=True))
 
     def placement(self) -> dict[str, Any]:
         """Return the execution providers in use and how many operators each of them runs.
