@@ -105,3 +105,10 @@ def test_a_file_that_does_not_fit_is_refused(name: str, array: np.ndarray, messa
     np.savez(tmp_path / "s.npz", **{name: array})
     with pytest.raises(DataError, match=message):
         feeding.from_file(tmp_path / "s.npz", (spec_of((1, 4)),), 5)
+
+
+def test_a_scalar_is_an_array() -> None:
+    spec = InputSpec("rate", "int64", (), role="constant", batch_axis=None, value=16000)
+    (feed,) = feeding.feeds(feeding.synthetic([spec], 1), 1, [spec], Preprocessing())
+    assert isinstance(feed["rate"], np.ndarray), "ONNX Runtime takes no number"
+    assert ((), 16000) == (feed["rate"].shape, int(feed["rate"]))

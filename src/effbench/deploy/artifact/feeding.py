@@ -142,7 +142,7 @@ def _batch(samples: Array, spec: InputSpec, preprocessing: Preprocessing) -> Arr
         tensor = images_in(samples, spec, preprocessing)
         return tensor if "N" in spec.layout else tensor[0]
     if spec.batch_axis is None:
-        first: Array = samples[0]
+        first: Array = np.asarray(samples[0])  # one of no dimensions would be a number
         return first
     joined: Array = np.concatenate(list(samples), axis=spec.batch_axis)
     return np.ascontiguousarray(joined)
