@@ -29,6 +29,8 @@ margin_pct = 5.0
 path = ["lib"]
 [[budget]]
 latency_ms = 5.0
+[model."x.onnx"]
+outputs = { y = "probabilities" }
 """
 CHANGE = """
 [suite]
@@ -42,6 +44,8 @@ inconclusive = "pass"
 path = ["new"]
 [[budget]]
 latency_ms = 500.0
+[model."x.onnx"]
+outputs = { y = "features" }
 [devices.fast]
 transport = "pipe"
 connection = { command = ["touch", "escaped"] }
@@ -73,6 +77,7 @@ def test_the_terms_are_the_bases_and_each_change_of_them_is_reported(repo: Path)
     assert (1, 5.0, "local", "code") == (plan.settings.threads, plan.rules.margin_pct, plan.device, plan.inconclusive)
     assert [{"latency_ms": 5.0}] == [budget.limits for budget in plan.budgets]
     assert None is plan.exports.images
+    assert {"x.onnx": {"outputs": {"y": "probabilities"}}} == plan.exports.job("x.onnx")["declared"]
     assert ("a:net", "b:net", "c:net") == plan.models  # none can be removed, and new ones are compared
     assert ("lib", "new") == plan.path
     text = "\n".join(plan.policy.changes)
@@ -81,6 +86,7 @@ def test_the_terms_are_the_bases_and_each_change_of_them_is_reported(repo: Path)
         "gate.margin_pct",
         "budget.1.latency_ms",
         "suite.models: ['a:net'] removed",
+        "model.x.onnx.outputs.y: probabilities in the base, features",
     ):
         assert key in text
     for key in ("suite.devices", "suite.images", "gate.inconclusive", "devices.fast"):
@@ -134,7 +140,7 @@ def test_an_artifact_that_the_other_tree_replaced_is_refused(tmp_path: Path) -> 
 
     def build(draft: Path) -> Artifact:
         (draft / "model.onnx").write_bytes(b"slow")
-        return Artifact(draft, "key", "", subject, (image,), (image,), {}, "model.onnx")
+        return Artifact(draft, "key", "", subject, (image,), (), {}, "model.onnx")
 
     artifact = bundle.write(tmp_path / "one", build)
     cell = Cell.of("toy", InputShapes((8, 8)), "fp32", "ort", artifact, reason="not verified")

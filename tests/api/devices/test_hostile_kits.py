@@ -33,7 +33,7 @@ def artifact(folder: Path, entry: str = "model.onnx", **changes: Any) -> Artifac
     subject = Subject("toy", "user", Weights(), InputShapes((8, 8)), 1, "ort", "fp32")
     image = InputSpec("image", "float32", (1, 3, 8, 8))
     files = {entry: FileInfo("0" * 64, 1)}
-    return replace(Artifact(folder, "key", "digest", subject, (image,), (image,), files, entry), **changes)
+    return replace(Artifact(folder, "key", "digest", subject, (image,), (), files, entry), **changes)
 
 
 @pytest.mark.parametrize("entry", ENTRIES)

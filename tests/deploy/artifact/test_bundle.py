@@ -218,4 +218,7 @@ def test_an_unwritable_folder_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_names_are_safe_for_folders() -> None:
+    named = InputShapes(None, (("../in:0", (1, 8)), ("y" * 200, (2,))))
+    assert bundle.name_of("m", named, 1, "fp32", "ort").startswith("m-.._in_0=1x8,yyy")
+    assert len(bundle.name_of("m", named, 1, "fp32", "ort")) < 120
     assert bundle.name_of("a/b:c", InputShapes((64, 96)), None, "fp16", "ov") == "a_b_c-64x96-b_dynamic-fp16-ov"

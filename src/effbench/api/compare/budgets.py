@@ -87,6 +87,8 @@ class Suite:
     budgets: tuple[Budget, ...] = ()
     devices: dict[str, Any] = field(default_factory=dict)
     """The table ``[devices]``, which `profiles.devices` reads."""
+    model: dict[str, Any] = field(default_factory=dict)
+    """The table ``[model]``, which `api.export.declarations` reads."""
 
     @property
     def device_names(self) -> list[str]:
@@ -133,12 +135,12 @@ def read_suite_file(path: Path) -> Suite:
 
 
 def _suite(path: Path, data: dict[str, Any]) -> Suite:
-    # devices are read by profiles.devices, model by api.export.output_kinds
+    # devices are read by profiles.devices, model by api.export.declarations
     tables = ("suite", "gate", "budget", "devices", "model")
     for key in data:
         if key not in tables:
             raise unknown_name(key, tables, f"table in {path}:")
-    for name, kind in (("suite", dict), ("gate", dict), ("budget", list), ("devices", dict)):
+    for name, kind in (("suite", dict), ("gate", dict), ("budget", list), ("devices", dict), ("model", dict)):
         if not isinstance(data.get(name, kind()), kind):
             raise UsageError(f"{path}: {name} = {str(data[name])[:60]} is no table.", hint=TABLES)
     budgets = data.get("budget", [])
@@ -162,6 +164,7 @@ def _suite(path: Path, data: dict[str, Any]) -> Suite:
             for budget in budgets
         ),
         data.get("devices", {}),
+        data.get("model", {}),
     )
 
 

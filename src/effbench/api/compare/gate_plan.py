@@ -46,6 +46,7 @@ class TreeExport:
     images: str | None
     allow_fallback: bool
     verify: bool
+    declared: dict[str, Any]
 
     def job(self, model: str) -> dict[str, Any]:
         """Return the job that exports one model of a tree."""
@@ -210,6 +211,7 @@ def _tree_export(request: GateRequest, suite: Suite, folder: Path) -> TreeExport
         images=images,
         allow_fallback=bool(_first(request.allow_fallback, keys.get("allow_fallback"), False)),
         verify=any("fidelity" in budget.limits for budget in suite.budgets),
+        declared=suite.model,
     )
 
 

@@ -1,7 +1,7 @@
 """The policy of a gate comes from its base: a change cannot raise its own limits, or name the device it is measured on.
 
-Thresholds, budgets, devices, and how models are exported are those of the base's ``effbench.toml``. The change may add
-models and folders of modules; every other difference is reported and not applied.
+Thresholds, budgets, devices, how models are exported, and what is declared of them are those of the base's
+``effbench.toml``. The change may add models and folders of modules; every other difference is reported and not applied.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _suite_at(commit: str, base: str, top: Path, folder: Path) -> Suite | None:
 
 def _document(suite: Suite) -> dict[str, Any]:
     budgets = {str(index): {**item.selectors, **item.limits} for index, item in enumerate(suite.budgets, start=1)}
-    return {"suite": suite.suite, "gate": suite.gate, "budget": budgets, "devices": suite.devices}
+    return {"suite": suite.suite, "gate": suite.gate, "budget": budgets, "devices": suite.devices, "model": suite.model}
 
 
 def _changes(key: str, base: Any, change: Any) -> Iterator[str]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from effbench import deploy, process
 from effbench.api.compare.worktree import git
+from effbench.api.export.declarations import of_tables
 from effbench.api.export.dependencies.builds import files_of
 from effbench.api.export.run import export
 from effbench.api.export.source import resolve
@@ -108,6 +109,7 @@ def _cells(model: str, job: dict[str, Any], emit: Any) -> Iterator[Any]:
             seed=job["seed"],
             allow_fallback=job["allow_fallback"],
             verify=job["verify"],
+            declarations=of_tables(Path("effbench.toml"), job["declared"], model),
             out=Path(job["out"]),
             notify=lambda text: emit({"event": "progress", "text": text}),
         )

@@ -49,11 +49,13 @@ def declared(model: str, folder: Path) -> Declarations:
             data = reading.toml_file(path)
             for key in (*keys, "model"):
                 data = data.get(key, {})
-            return _of_table(path, data.get(model) or data.get(Path(model).name) or {})
+            return of_tables(path, data, model)
     return Declarations()
 
 
-def _of_table(path: Path, table: Mapping[str, Any]) -> Declarations:
+def of_tables(path: Path, tables: Mapping[str, Any], model: str) -> Declarations:
+    """Return what the tables below ``[model]`` of a file say of a model; errors as in `declared`."""
+    table = tables.get(model) or tables.get(Path(model).name) or {}
     for key in table:
         if key not in KEYS:
             raise unknown_name(key, KEYS, f"key of [model] in {path}:")

@@ -52,7 +52,7 @@ def inputs_of(request: ExportRequest, source: Source, home: Path, limits: Limits
         UsageError: A name is no input, or a dimension is open and nothing fixes it.
         DataError: The .onnx file, or the file of samples, is not what it should be.
     """
-    declarations = declared(request.model, Path())
+    declarations = declared(request.model, Path()) if request.declarations is None else request.declarations
     terms = _terms(request, declarations)
     if source.path is None:
         if terms.roles or terms.shapes or terms.samples or terms.vocabulary:

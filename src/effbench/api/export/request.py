@@ -7,6 +7,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 
 from effbench.api.export import failures
+from effbench.api.export.declarations import Declarations
 from effbench.api.export.stage import STAGE_LIMIT_S, Notify, silent
 from effbench.deploy.artifact import kinds
 from effbench.errors import UsageError, unknown_name
@@ -41,6 +42,7 @@ class ExportRequest:
         input_shapes: Shapes of inputs, by name; for one input of an .onnx file, and in place of a resolution.
         inputs: A .npz file with samples of some inputs, in place of made ones.
         vocabulary: How many tokens there are, where the graph does not say it.
+        declarations: What the project declares of the model; None reads ``effbench.toml`` in the current folder.
         reduce_s: How long to look for a smaller graph that fails in the same way; 0 looks for none.
         notify: Called with one line per step.
 
@@ -71,6 +73,7 @@ class ExportRequest:
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     inputs: str | Path | None = None
     vocabulary: int | None = None
+    declarations: Declarations | None = None
     reduce_s: float = failures.REDUCE_S
     notify: Notify = silent
 

@@ -24,6 +24,8 @@ REFERENCE = "reference.npz"
 """Images and expected outputs, beside a graph; not deployed."""
 
 
+LONGEST_SHAPES = 80
+"""Characters of the shapes in a folder's name; the key tells apart what is cut off."""
 DRAFT = f".{MANIFEST}."
 """How the drafts of a manifest begin."""
 
@@ -46,9 +48,12 @@ def folder_of(home: Path, artifact_name: str, key: str) -> Path:
 
 def name_of(model: str, shapes: InputShapes, batch: int | None, precision: str, target: str) -> str:
     """Return the readable part of an artifact's folder name."""
-    stem = "".join(char if char.isalnum() or char in "_.-" else "_" for char in model)
+    stem, at = (
+        "".join(char if char.isalnum() or char in allowed else "_" for char in text)
+        for text, allowed in ((model, "_.-"), (str(shapes), "_.-=,"))
+    )
     size = "b_dynamic" if batch is None else f"b{batch}"
-    return f"{stem}-{shapes}-{size}-{precision}-{target}"
+    return f"{stem}-{at[:LONGEST_SHAPES]}-{size}-{precision}-{target}"
 
 
 def find(folder: Path, key: str) -> Artifact | None:

@@ -136,6 +136,14 @@ def test_an_invalid_option_is_refused(
 
 
 @needs_toolkit
+def test_preprocessing_that_nobody_declared_is_not_built_in(tmp_path: Path) -> None:
+    graph = graph_artifact(tmp_path, attention())
+    graph = replace(graph, preprocessing=replace(graph.preprocessing, assumed=True))
+    with pytest.raises(UsageError, match="nobody declared"):
+        converted(graph, tmp_path, {"input": "image"})
+
+
+@needs_toolkit
 def test_too_few_labels_are_refused(tmp_path: Path) -> None:
     labels = tmp_path / "labels.txt"
     labels.write_text("only one\n")

@@ -99,6 +99,11 @@ def _package_options(options: Mapping[str, str], graph: Artifact) -> Any:
     kind = options.get("input", "tensor")
     if kind not in INPUTS:
         raise UsageError(f"Unknown input '{kind}'.", hint=f"Valid: {', '.join(INPUTS)}.")
+    if kind == "image" and graph.preprocessing.assumed:
+        raise UsageError(
+            f"An image input holds the preprocessing, and nobody declared that of {graph.subject.model}.",
+            hint='effbench.toml: [model."FILE.onnx"] preprocessing = {mean = [...], std = [...], scale = ...}',
+        )
     labels = _read_labels(Path(options["labels"])) if "labels" in options else ()
     return Options(options.get("deployment_target"), kind == "image", labels, graph.preprocessing)
 
