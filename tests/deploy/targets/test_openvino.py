@@ -38,3 +38,11 @@ def test_an_operator_that_it_lacks_is_unsupported(tmp_path: Path):
     onnx.save(model, tmp_path / "model.onnx")
     with pytest.raises(UnsupportedError, match=r"OpenVINO has no own\.Nonsense, an operator of this graph"):
         deploy.get("ov").convert(SimpleNamespace(path=tmp_path / "model.onnx"), tmp_path, {})
+
+
+@pytest.mark.target("ov")
+def test_a_file_in_half_precision_may_be_computed_in_it(tmp_path: Path):
+    onnx.save(field_models.half(), tmp_path / "model.onnx")
+    artifact = SimpleNamespace(path=tmp_path / "model.onnx", subject=SimpleNamespace(storage_precision="fp32"))
+    session = deploy.get("ov").open(artifact, 1, {})
+    assert "fp16" in session.precisions()

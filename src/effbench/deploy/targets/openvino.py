@@ -59,9 +59,13 @@ class OpenVinoSession(Session):
             available = ", ".join(core.available_devices)
             raise UnavailableError(f"OpenVINO finds no device '{device}' here.", hint=f"It finds {available}.")
         try:
-            self._compiled = core.compile_model(str(artifact.path), device, config)
+            model = core.read_model(str(artifact.path))
+            self._compiled = core.compile_model(model, device, config)
         except RuntimeError as error:
             raise ConversionError("OpenVINO compile", reason(error)) from error
+        # What a file stores in half precision is computed in it by right.
+        own = {str(output.get_element_type().get_type_name()) for op in model.get_ops() for output in op.outputs()}
+        self._own_precisions = {_NAMES[name] for name in own if name in ("f16", "bf16")}
         self.compute_precision: str | None = self._read_back(artifact)
         self._request = self._compiled.create_infer_request()
         self._names = [output.get_any_name() for output in self._compiled.outputs]
@@ -70,7 +74,8 @@ class OpenVinoSession(Session):
     def _read_back(self, artifact: Artifact) -> str:
         hint = str(self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string())
         layers = self.precisions()
-        if artifact.subject.storage_precision == "fp32" and (set(layers) & {"bf16", "fp16"} or hint != "f32"):
+        narrowed = set(layers) & {"bf16", "fp16"} - self._own_precisions
+        if artifact.subject.storage_precision == "fp32" and (narrowed or hint != "f32"):
             raise FidelityError(f"OpenVINO computes in {hint} (layers: {layers}), although fp32 is required.")
         # Comparisons and logic run in bytes in every model; only products make a model one in int8.
         products = {precision for kind, precision in self._layers() if kind in PRODUCTS}
