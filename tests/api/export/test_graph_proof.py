@@ -238,6 +238,19 @@ def test_an_undefined_reference_is_a_fidelity_failure(value: float) -> None:
         graph_proof.check_defined(outputs)
 
 
+def test_rows_that_are_padded_are_not_undefined() -> None:
+    lengths = iter((2, 3))
+
+    def growing(feeds: Mapping[str, Any]) -> dict[str, Any]:
+        return {"rows": np.ones((1, next(lengths), 4), np.float32)}
+
+    outputs = fidelity.run_all(graph_proof.defined(growing), [{"x": np.zeros(1)}, {"x": np.zeros(1)}])
+    assert (2, 3, 4) == outputs["rows"].shape
+    assert np.isnan(outputs["rows"]).any()
+    with pytest.raises(FidelityError, match="NaN"):
+        graph_proof.defined(lambda feeds: {"y": np.array([np.nan])})({})
+
+
 @pytest.mark.parametrize("jump", [0.0, 1e-6, 0.5])
 def test_a_model_that_changes_between_runs_is_unverifiable(jump: float) -> None:
     runs = iter([0.0, jump])

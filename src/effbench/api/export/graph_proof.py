@@ -198,6 +198,17 @@ def _not_repeatable(name: str, difference: str) -> UnverifiableError:
     )
 
 
+def defined(run: fidelity.Run) -> fidelity.Run:
+    """Return a function of inputs that refuses outputs that are no numbers, before rows of several runs are padded."""
+
+    def checked(feeds: Mapping[str, Any]) -> Mapping[str, Any]:
+        outputs = run(feeds)
+        check_defined({name: np.asarray(value) for name, value in outputs.items()})
+        return outputs
+
+    return checked
+
+
 def check_defined(outputs: Mapping[str, Any]) -> None:
     """Refuse expected outputs that are no numbers: no comparison with them can hold.
 
