@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -18,6 +19,7 @@ from effbench.schema import (
     FileInfo,
     InputShapes,
     InputSpec,
+    Measurement,
     Proof,
     Round,
     Samples,
@@ -166,3 +168,20 @@ def test_a_cell_needs_both_proofs(graph: Fidelity, own: Fidelity | None, status:
 def test_a_record_of_two_proofs_is_read_back() -> None:
     stored = replace(OPEN, images="6 synthetic scenes", outputs=("a",), rounding={"a": 1e-6}, blind_to=("a change",))
     assert from_json(Fidelity, json.loads(json.dumps(to_json(stored))), "x") == stored
+
+
+@pytest.mark.parametrize("name", ["warmup", "load_ms", "first_ms", "peak_rss_bytes"])
+@pytest.mark.parametrize("value", [-1, float("nan"), float("inf")])
+def test_a_round_has_amounts(name: str, value: float) -> None:
+    good = Round((1000,), 1, True, 1.0, 1.0, 1)
+    with pytest.raises(DataError, match=f"A round has {name}"):
+        replace(good, **{name: value})
+
+
+@pytest.mark.parametrize("key", ["cores_online", "cores_allowed", "temperature_c", "memory_bytes"])
+@pytest.mark.parametrize("value", [[1], {"a": 1}, "x", True, float("nan"), float("inf")])
+def test_what_a_machine_is_counted_by_is_a_number(key: str, value: Any) -> None:
+    subject = Subject("m", "user", Weights(), InputShapes((8, 8)), 1, "ort", "fp32")
+    samples = Samples((Round((1000,), 1, True, 1.0, 1.0, 1),))
+    with pytest.raises(DataError, match=f"{key} = .*, which is no number"):
+        Measurement("d", subject, "local", {}, samples, {key: value}, {}, "2026-01-01")

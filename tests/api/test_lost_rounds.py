@@ -143,6 +143,14 @@ def test_an_agent_answers_once():
     assert 1 == RoundAnswer.of(ANSWER, "here").batch
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"batch": 0}, {"batch": -5}, {"batch": 10**18}, {"agent_s": -1.0}, {"agent_s": float("nan")}]
+)
+def test_an_answer_with_an_impossible_number_is_refused(wrong: dict[str, Any]):
+    with pytest.raises(DataError):
+        RoundAnswer.of({**ANSWER, **wrong}, "here")
+
+
 class _Here:
     """A pool of one unit that answers at once."""
 

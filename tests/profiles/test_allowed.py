@@ -133,3 +133,9 @@ def test_commands_in_a_hostile_folder_start_nothing(run: Any, tmp_path: Path) ->
 def test_a_program_of_a_suite_counts_as_a_factory() -> None:
     parts = allowed.sensitive_parts({"suite": {"models": ["regla_t", "nets/own.PT2", "x.onnx"]}})
     assert {"suite.models": ["nets/own.PT2"]} == parts
+
+
+@pytest.mark.parametrize("name", ["own.pt2/.", "./own.pt2/", "own.pt2/./.", "nets//own.Pt2//"])
+def test_a_program_of_a_suite_counts_as_a_factory_however_its_path_is_written(name: str) -> None:
+    assert Path(name).suffix.lower() == ".pt2", "export would read it as a program"
+    assert {"suite.models": [name]} == allowed.sensitive_parts({"suite": {"models": [name]}})

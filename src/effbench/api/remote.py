@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -205,6 +206,12 @@ class RoundAnswer:
     agent_s: float = 0.0
     aggregate: str = ""
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.batch < 1 << 31:
+            raise DataError(f"{self.batch} images in a batch.")
+        if not 0 <= self.agent_s < math.inf:
+            raise DataError(f"The agent ran for {self.agent_s} s.")
 
     @classmethod
     def of(cls, answer: Any, location: str) -> RoundAnswer:

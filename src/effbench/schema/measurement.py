@@ -16,6 +16,9 @@ LONGEST_NS = 24 * 3600 * 10**9
 QUANTITIES = ("_c", "_pct", "_bytes", "_mhz", "_s", "_ms", "_1m")
 """Endings of what a machine is observed by that stand for a number."""
 
+COUNTS = ("cores_online", "cores_allowed", "cgroup_cpus", "reference_earlier_runs")
+"""The other numbers that a machine is observed by."""
+
 
 @dataclass(frozen=True)
 class Start:
@@ -63,6 +66,9 @@ class Round:
             raise DataError(f"A round holds a sample of {min(self.samples_ns)} ns; a latency is above zero.")
         if max(self.samples_ns) > LONGEST_NS:
             raise DataError(f"A round holds a sample of {max(self.samples_ns)} ns; a latency is below a day.")
+        for name in ("warmup", "load_ms", "first_ms", "peak_rss_bytes"):
+            if not _is_number(value := getattr(self, name)) or value < 0:
+                raise DataError(f"A round has {name} = {value}, which is no amount.")
         if len({len(series) for series in self.trace.values()}) > 1:
             raise DataError("A round's trace holds series of different lengths.")
 
@@ -123,8 +129,8 @@ class Measurement:
             if not isinstance(state, dict):
                 raise DataError(f"The state of the machine is {str(state)[:60]!r}, which is no object.")
             for key, value in state.items():
-                number = isinstance(value, (int, float)) and not isinstance(value, bool)
-                if key.endswith(QUANTITIES) and value is not None and not number:
+                numeric = key.endswith(QUANTITIES) or key in COUNTS
+                if numeric and value is not None and not _is_number(value):
                     raise DataError(f"The state of the machine has {key} = {str(value)[:60]!r}, which is no number.")
 
     MUST_MATCH: typing.ClassVar[tuple[str, ...]] = (
@@ -149,6 +155,10 @@ class Measurement:
             "scope": self.samples.scope,
             **state,
         }
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def finite(value: float | None) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -155,3 +156,9 @@ def test_a_folder_of_modules_lies_in_the_tree(repo: Path) -> None:
     for path in ("../..", "/etc"):
         with pytest.raises(UsageError, match="outside the tree"):
             module_folders_of(repo, [path])
+
+
+def test_a_folder_of_modules_does_not_stand_for_two(repo: Path, tmp_path: Path) -> None:
+    """The folders reach the child in one variable; the name of one inside the tree could hold one outside."""
+    with pytest.raises(UsageError, match="cannot be in the name"):
+        module_folders_of(repo, [f"x{os.pathsep}{tmp_path}"])

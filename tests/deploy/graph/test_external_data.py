@@ -11,7 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from effbench.api.export import source
+from effbench.deploy.graph import onnx_file
 from effbench.deploy.graph.external_data import external_files
+from effbench.errors import DataError
 
 
 def external(name: str, location: str) -> TensorProto:
@@ -99,3 +102,14 @@ def test_a_file_that_is_cut_short_names_no_other_files(tmp_path_factory: pytest.
     path = tmp_path_factory.mktemp("cut") / "net.onnx"
     path.write_bytes(content[: data.draw(st.integers(0, len(content) - 1))])
     assert set(external_files(path)) <= files
+
+
+@pytest.mark.parametrize("location", ["a\0b", "\0", "../a\0", "x" * 5000, ""])
+def test_a_location_that_is_no_path_is_refused(tmp_path: Path, location: str):
+    add = helper.make_node("Add", ["x", "w"], ["y"])
+    model = helper.make_model(graph("g", [add], initializer=[external("w", location)]))
+    path = tmp_path / "net.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(DataError, match="outside the model's folder"):
+        onnx_file.load(path)
+    assert set(source._external_hashes(path).values()) <= {"refused"}

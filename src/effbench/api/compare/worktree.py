@@ -113,7 +113,11 @@ def module_folders_of(root: Path, module_folders: Sequence[str] = ()) -> list[st
             raise UsageError(f"--path {folder}: outside the tree {root}.", hint="Name a folder of the repository.")
     if (root / "src").is_dir():
         folders.append(root / "src")
-    return [str(folder) for folder in (*folders, root)]
+    names = [str(folder) for folder in (*folders, root)]
+    # It separates the folders on their way to the child, which would look for modules in both parts.
+    if split := next((name for name in names if os.pathsep in name), None):
+        raise UsageError(f"{split}: '{os.pathsep}' cannot be in the name of a folder of modules.")
+    return names
 
 
 def python_of(root: Path, module_folders: Sequence[str], cwd: Path) -> process.Python:

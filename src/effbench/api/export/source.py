@@ -12,7 +12,7 @@ from effbench import models
 from effbench.api.export import other_files
 from effbench.api.export.dependencies.record import ABSENT, Places, file_state, project_of
 from effbench.codec import file_sha256
-from effbench.deploy.graph.external_data import external_files
+from effbench.deploy.graph.external_data import external_files, inside
 from effbench.errors import DataError, UsageError
 from effbench.models.sources import imported_packages, origin_of, source_files
 from effbench.models.weights import weights_of
@@ -203,10 +203,11 @@ def option_files(options: Mapping[str, str]) -> dict[str, str]:
 
 def _external_hashes(path: Path) -> dict[str, str]:
     """Hash the files that an .onnx file names as external data; one that the loader will refuse is not read."""
-    root = path.parent.resolve()
-    files = {location: (root / location).resolve() for location in external_files(path)}
-    readable = {location for location, file in files.items() if file.is_relative_to(root) and file.is_file()}
-    return {location: file_sha256(file) if location in readable else "refused" for location, file in files.items()}
+    files = {location: inside(path.parent, location) for location in external_files(path)}
+    return {
+        location: file_sha256(file) if file is not None and file.is_file() else "refused"
+        for location, file in files.items()
+    }
 
 
 def distributions(modules: Iterable[str]) -> list[str]:

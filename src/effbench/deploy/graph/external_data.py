@@ -52,6 +52,17 @@ def external_files(path: Path) -> tuple[str, ...]:
     return tuple(sorted(locations))
 
 
+def inside(folder: Path, location: str) -> Path | None:
+    """Return the path of external data, links followed; None if it leads out of the model's folder, or is no path."""
+    root = folder.resolve()
+    try:
+        data = (root / location).resolve()
+        data.exists()  # a name can be too long for the file system
+    except (OSError, ValueError):
+        return None
+    return data if location and data.is_relative_to(root) else None
+
+
 def _locations(view: memoryview, message: int) -> Iterator[str]:
     waiting = [(view, message)]
     while waiting:

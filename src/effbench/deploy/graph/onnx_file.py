@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from effbench.deploy.graph.external_data import inside
 from effbench.errors import DataError, MissingDependencyError
 from effbench.schema import TensorSpec
 
@@ -119,9 +120,9 @@ def _load_external(model: onnx.ModelProto, path: Path) -> None:
         if tensor.data_location != TensorProto.EXTERNAL:
             continue
         location = next((item.value for item in tensor.external_data if item.key == "location"), "")
-        data = (root / location).resolve()
+        data = inside(root, location)
         # A hostile file must not make effbench read other files of the user, and later copy them to a device.
-        if not location or not data.is_relative_to(root):
+        if data is None:
             raise DataError(f"{path}: tensor '{tensor.name}' points to '{location}', outside the model's folder.")
         if not data.is_file():
             raise DataError(f"{path}: the external data '{location}' of tensor '{tensor.name}' are missing.")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from effbench.codec import fingerprint
@@ -38,7 +38,7 @@ def sensitive_parts(data: Mapping[str, Any]) -> dict[str, Any]:
     models = suite.get("models", []) if isinstance(suite, dict) else []
     # A .pt2 file is read by torch, which runs code over what the file names: it counts as a factory.
     named = models if isinstance(models, list) else []
-    factories = [name for name in named if ":" in str(name) or str(name).lower().endswith(".pt2")]
+    factories = [name for name in named if ":" in str(name) or PurePath(str(name)).suffix.lower() == ".pt2"]
     return {**parts, **({"suite.models": factories} if factories else {})}
 
 
