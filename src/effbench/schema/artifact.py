@@ -92,6 +92,8 @@ class OperatorFault:
         element: The index of the value that is furthest off, channel included.
         expected: That value in the float graph.
         observed: In the quantized graph.
+        poor: Whether it may be a choice of the quantizer, which is poor but not wrong: a range that clips, weights that
+            are moved further than to a neighboring level. It is reported; the outputs decide.
     """
 
     operator: str
@@ -100,6 +102,7 @@ class OperatorFault:
     element: str = ""
     expected: float | None = None
     observed: float | None = None
+    poor: bool = False
 
     def __str__(self) -> str:
         values = "" if self.expected is None else f": expected {self.expected:.6g}, observed {self.observed:.6g}"

@@ -19,10 +19,10 @@ from effbench.api.export.verification import verify
 from effbench.api.export.worker_precision import _paired
 from effbench.deploy.artifact import bundle
 from effbench.deploy.graph import onnx_file
-from effbench.deploy.precision import int8_noise, mix
+from effbench.deploy.precision import int8_noise, mix, pairing
 from effbench.deploy.precision.mix import Mix
 from effbench.errors import FidelityError
-from effbench.schema import Artifact, Status
+from effbench.schema import Artifact, OperatorFault, Status
 
 pytestmark = pytest.mark.target("torch")
 
@@ -67,6 +67,14 @@ def test_a_wrong_operator_is_named_with_expected_and_observed_values() -> None:
     assert raised.value.message.startswith(f"{start} that is not quantized differs, element [")
     assert ": expected " in raised.value.message
     assert ", observed " in raised.value.message
+
+
+def test_a_poor_choice_of_the_quantizer_is_a_note_and_fails_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A range of least error may clip many values, and GPTQ may move a weight by several levels."""
+    poor = OperatorFault("stem", "Conv", "its values differ by 11.4 steps on average", poor=True)
+    monkeypatch.setattr(pairing, "pair", lambda *_: pairing.Pairing(2, (), (poor,)))
+    entries, (note,) = _paired(graph(WEIGHT), graph(WEIGHT), FEEDS, "int8")
+    assert (entries, note) == ({"paired_operators": 2}, f"quantized poorly: {poor}")
 
 
 def test_a_graph_that_the_interpreter_lacks_an_operator_of_is_not_compared() -> None:

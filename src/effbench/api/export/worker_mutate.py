@@ -59,7 +59,8 @@ class Case:
             return reasons
         from effbench.deploy.precision.pairing import pair
 
-        return tuple(str(fault) for fault in pair(self.exact, wrong, self.feeds[:PAIRED_IMAGES]).faults)
+        faults = pair(self.exact, wrong, self.feeds[:PAIRED_IMAGES]).faults
+        return tuple(str(fault) for fault in faults if not fault.poor)
 
     def exact_outputs(self, model: ModelProto) -> dict[str, Array]:
         """Return a graph's outputs in float64."""

@@ -149,10 +149,12 @@ def _paired(model: Any, quantized: Any, batches: Any, precision: str) -> tuple[d
         result = pair(model, quantized, batches)
     except ConversionError as error:
         return {}, (f"not compared operator by operator: {error.message}",)
-    if not result.faults:
-        return {"paired_operators": result.compared}, ()
-    named = "; ".join(str(fault) for fault in result.faults[:NAMED_FAULTS])
-    rest = len(result.faults) - NAMED_FAULTS
+    faults = [str(fault) for fault in result.faults if not fault.poor]
+    if not faults:
+        poor = [f"quantized poorly: {fault}" for fault in result.faults]
+        return {"paired_operators": result.compared}, tuple(poor[:NAMED_FAULTS])
+    named = "; ".join(faults[:NAMED_FAULTS])
+    rest = len(faults) - NAMED_FAULTS
     raise FidelityError(
         f"The {precision} graph is not its float graph, by more than quantization explains: {named}"
         f"{f'; and {rest} more' if rest > 0 else ''}.",

@@ -188,7 +188,7 @@ class _BorderCheck:
         if self._fault is not None or self._border.may_clip or self._clipped <= CLIPPED * self._count + FEW:
             return self._fault
         share = self._clipped / self._count
-        return OperatorFault(self.before, "QuantizeLinear", f"Q/DQ clips {100 * share:.1f} % of its values")
+        return OperatorFault(self.before, "QuantizeLinear", f"Q/DQ clips {100 * share:.1f} % of its values", poor=True)
 
 
 __all__ = ["BORDER", "Pairing", "pair"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -51,7 +52,7 @@ def constant_faults(constant: PairedConstant, stored: Array, step: Array | None)
         return
     rms = float(np.sqrt(np.mean((error / np.maximum(step, 1e-30)) ** 2)))
     if rms > MOST_STEPS:
-        yield _fault(constant, stored, error, f"its values differ by {rms:.1f} steps on average")
+        yield replace(_fault(constant, stored, error, f"its values differ by {rms:.1f} steps on average"), poor=True)
 
 
 def bias_fault(constant: PairedConstant, stored: Array, mean_error: Array) -> OperatorFault | None:
