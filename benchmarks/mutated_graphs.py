@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, helper
 
@@ -215,6 +216,7 @@ MUTATIONS: tuple[Mutation, ...] = (
 def mutated(seed: int, sources: Mapping[str, Callable[[], ModelProto]]) -> tuple[ModelProto, str]:
     """Return the graph of a seed, and what was done to it."""
     rng = random.Random(seed)
+    importlib.import_module("field_models").RNG = np.random.default_rng(seed)  # type: ignore[attr-defined]
     name = rng.choice(sorted(sources))
     model, done = sources[name](), []
     for mutation in rng.choices(MUTATIONS, k=rng.choice([1, 1, 2, 3])):
@@ -280,6 +282,7 @@ def forked(seed: int, sources: Mapping[str, Callable[[], ModelProto]]) -> dict[s
     if child == 0:
         os.close(reader)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        what = ""
         try:
             model, what = mutated(seed, sources)
             with tempfile.TemporaryDirectory() as folder, in_one_process():
@@ -287,7 +290,7 @@ def forked(seed: int, sources: Mapping[str, Callable[[], ModelProto]]) -> dict[s
         except BaseException as error:  # noqa: BLE001 - what a child raises is its result
             place = traceback.extract_tb(error.__traceback__)[-1]
             text = f"{type(error).__name__}: {error}"[:300]
-            answer = {"ends": ["crash"], "reasons": [f"{text} ({place.filename}:{place.lineno})"]}
+            answer = {"what": what, "ends": ["crash"], "reasons": [f"{text} ({place.filename}:{place.lineno})"]}
         os.write(writer, json.dumps(answer).encode()[:60_000])
         os._exit(0)
     os.close(writer)

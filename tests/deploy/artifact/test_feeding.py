@@ -112,3 +112,15 @@ def test_a_scalar_is_an_array() -> None:
     (feed,) = feeding.feeds(feeding.synthetic([spec], 1), 1, [spec], Preprocessing())
     assert isinstance(feed["rate"], np.ndarray), "ONNX Runtime takes no number"
     assert ((), 16000) == (feed["rate"].shape, int(feed["rate"]))
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 1 << 40, 64), (1, 1 << 40)])
+def test_a_shape_that_no_memory_holds_is_refused(shape: tuple[int, ...]) -> None:
+    spec = InputSpec("x", "float32", shape, role="image" if len(shape) == 4 else "normal")
+    with pytest.raises(DataError, match=r"'x' of shape .* takes"):
+        feeding.synthetic([spec], 3)
+
+
+def test_a_batch_that_no_memory_holds_is_refused() -> None:
+    with pytest.raises(DataError, match="for 1099511627776 samples"):
+        feeding.synthetic([InputSpec("x", "float32", (1 << 40, 3, 64, 64))], 1 << 40)

@@ -7,6 +7,7 @@ with a batch axis of 1.
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -27,6 +28,10 @@ Samples = Mapping[str, Array]
 SYNTHETIC_IMAGES = f"{NATURAL} synthetic scenes, then black, white, noise and further scenes"
 
 
+MOST_VALUES = 1 << 32
+"""Of one input, over all samples."""
+
+
 def count_of(samples: Samples) -> int:
     """Return how many samples there are."""
     return len(next(iter(samples.values())))
@@ -41,7 +46,17 @@ def synthetic(inputs: Sequence[InputSpec], count: int, seed: int = 0) -> dict[st
     """Return samples of every input, made from a seed; the same for the same signature.
 
     Several image inputs get different images.
+
+    Raises:
+        DataError: They would take more than `MOST_VALUES` values.
     """
+    for spec in inputs:
+        values = count * math.prod(1 if axis == spec.batch_axis else side or 1 for axis, side in enumerate(spec.shape))
+        if values > MOST_VALUES:
+            raise DataError(
+                f"The input '{spec.name}' of shape {list(spec.shape)} takes {values:.1e} values for {count} samples.",
+                hint="Check its shape; --shape NAME=1x3x224x224 and --batch give another where it is open.",
+            )
     image = image_of(inputs)
     size = _size(image) if image is not None else (0, 0)
     images = [spec for spec in inputs if spec.role == "image"]

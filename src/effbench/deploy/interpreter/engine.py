@@ -281,6 +281,6 @@ def _widen(x: Tensor | None) -> Tensor | None:
 
 
 def _export(x: Tensor, mode: Mode) -> Array:
-    if mode.floats is torch.float16 and x.dtype is torch.float16:
+    if x.dtype is torch.bfloat16 or (mode.floats is torch.float16 and x.dtype is torch.float16):
         x = x.float()
     return np.asarray(x.numpy())

@@ -45,4 +45,8 @@ def from_proto(proto: TensorProto) -> Tensor:
 
 def from_numpy(array: Any) -> Tensor:
     """Return a torch tensor of a numpy array, copied so that no read-only buffer is shared."""
-    return torch.from_numpy(np.array(array, order="C", copy=True))
+    own = np.array(array, order="C", copy=True)
+    # NumPy has no bfloat16; packages add one that torch does not know.
+    if own.dtype.name == "bfloat16":
+        return torch.from_numpy(own.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(own)
