@@ -31,7 +31,7 @@ from effbench.deploy.targets.coreml.translator.registry import (
     rank_of,
     shape_of,
 )
-from effbench.errors import ConversionError, EffbenchError
+from effbench.errors import ConversionError, EffbenchError, UnsupportedError
 
 if TYPE_CHECKING:
     import onnx
@@ -40,6 +40,8 @@ STAGE = "Core ML translation"
 LISTING = "python -c 'from effbench.deploy.targets.coreml import translator as t; print(t.supported())'"
 MAX_RANK = 5
 FEATURE_TYPES = {"float32": "float32", "float16": "float16", "int32": "int32", "int64": "int32", "bool": "int32"}
+BYTES = ("uint8", "int8")
+FEATURE_TYPES |= dict.fromkeys(BYTES, "int32")  # every value fits, and graphs cast them at once
 """Element type of an ONNX input or output -> the type that the package declares for it."""
 
 
@@ -124,7 +126,7 @@ def _port(info: onnx.ValueInfoProto, output: bool = False) -> Port:
     tensor = info.type.tensor_type
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
     if dtype not in FEATURE_TYPES:
-        raise ConversionError(STAGE, f"'{info.name}' is {dtype}; Core ML takes {', '.join(FEATURE_TYPES)}.")
+        raise UnsupportedError(f"Core ML takes no {dtype} as '{info.name}'; it takes {', '.join(FEATURE_TYPES)}.")
     sizes = [dim.dim_value if dim.HasField("dim_value") else 0 for dim in tensor.shape.dim]
     if not output and (0 in sizes or len(sizes) > MAX_RANK):
         raise ConversionError(
@@ -164,7 +166,7 @@ class _Run:
         if scale is not None:
             factor, offset = (part.astype(dtype_of(variable)).reshape(1, -1, 1, 1) for part in scale)
             variable = mb.add(x=mb.mul(x=variable, y=factor), y=offset)
-        variable = cast(variable, port.dtype)
+        variable = cast(variable, "int32" if port.dtype in BYTES else port.dtype)
         self.values[port.tensor] = variable if port.shape else mb.squeeze(x=variable)
 
     def node(self, proto: onnx.NodeProto) -> None:
