@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import click
@@ -13,8 +14,54 @@ from effbench.commands._types import ARTIFACT, DEVICE, FILE, FOLDER, MODEL
 
 if TYPE_CHECKING:
     from effbench.api.export.request import ExportRequest
+    from effbench.api.export.stage import Notify
     from effbench.api.quantize.bound import QuantizeRequest
     from effbench.schema import InputShapes
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """The options of ``export`` that every model's request takes."""
+
+    targets: Sequence[str]
+    resolutions: Sequence[InputShapes]
+    precisions: Sequence[str]
+    images: str | None
+    batch: int | None
+    dynamic_batch: bool
+    seed: int
+    settings: Sequence[str]
+    device: str | None
+    output_kinds: Sequence[str]
+    input_roles: Sequence[str]
+    input_shapes: Sequence[str]
+    inputs: str | None
+    vocabulary: int | None
+    verify: bool
+    time_limit_s: float
+    memory_limit_mib: float | None
+    allow_fallback: bool
+    out: str | None
+
+    def requests(self, models: Sequence[str], weights: str | None, notify: Notify) -> list[ExportRequest]:
+        """Return a request for each model in each precision; options that are texts are parsed here."""
+        from effbench.api.export.request import ExportRequest
+        from effbench.deploy.artifact import kinds
+        from effbench.schema import parse_roles, parse_shapes
+
+        names = {item.name for item in fields(self)} & {item.name for item in fields(ExportRequest)}
+        common = {
+            **{name: getattr(self, name) for name in names},
+            "weights": weights,
+            "options": shared.pairs(self.settings),
+            "output_kinds": kinds.parse(self.output_kinds),
+            "input_roles": parse_roles(self.input_roles),
+            "input_shapes": parse_shapes(self.input_shapes),
+            "memory_limit_bytes": shared.mebibytes(self.memory_limit_mib),
+            "notify": notify,
+        }
+        precisions = dict.fromkeys(self.precisions) or (None,)
+        return [ExportRequest(model, precision=precision, **common) for model in models for precision in precisions]
 
 
 @shared.command()
@@ -50,34 +97,17 @@ if TYPE_CHECKING:
 @click.option("--allow-fallback", is_flag=True, help="Accept operators that run on another unit, and record them.")
 @shared.out
 @shared.json
+@shared.grouped(ExportOptions)
 def export(
     models: Sequence[str],
     bundle: str | None,
-    targets: Sequence[str],
-    resolutions: Sequence[InputShapes],
-    precisions: Sequence[str],
-    images: str | None,
     max_drop: float | None,
     data: str | None,
     classes: str | None,
-    batch: int | None,
-    dynamic_batch: bool,
     weights: str | None,
     pretrained: bool,
-    seed: int,
-    settings: Sequence[str],
-    device: str | None,
-    output_kinds: Sequence[str],
-    input_roles: Sequence[str],
-    input_shapes: Sequence[str],
-    inputs: str | None,
-    vocabulary: int | None,
-    verify: bool,
-    time_limit_s: float,
-    memory_limit_mib: float | None,
-    allow_fallback: bool,
-    out: str | None,
     as_json: bool,
+    options: ExportOptions,
 ) -> None:
     """Export models to runtimes and verify the results.
 
@@ -85,57 +115,26 @@ def export(
 
     MODEL is a name (see `effbench models`), an .onnx file, timm/NAME, or package.module:factory.
     """
-    from effbench.api.export.request import ExportRequest
     from effbench.api.export.run import run_exports
     from effbench.api.export.verification import finish
     from effbench.commands.text import next_command, results
-    from effbench.deploy.artifact import kinds
     from effbench.errors import UsageError
-    from effbench.schema import parse_roles, parse_shapes
 
     if bool(models) == (bundle is not None):
         raise UsageError("Name a MODEL to export, or a bundle with --finish.", hint="effbench export regla_m")
     _check_bound(max_drop, data, classes)
-    options = shared.pairs(settings)
     trained = _weights(models, weights, pretrained)
     with shared.Progress() as notify:
-        requests = [
-            ExportRequest(
-                model=model,
-                targets=targets,
-                resolutions=resolutions,
-                precision=precision,
-                images=images,
-                batch=batch,
-                dynamic_batch=dynamic_batch,
-                weights=trained,
-                seed=seed,
-                options=options,
-                device=device,
-                output_kinds=kinds.parse(output_kinds),
-                input_roles=parse_roles(input_roles),
-                input_shapes=parse_shapes(input_shapes),
-                inputs=inputs,
-                vocabulary=vocabulary,
-                verify=verify,
-                out=out,
-                allow_fallback=allow_fallback,
-                time_limit_s=time_limit_s,
-                memory_limit_bytes=shared.mebibytes(memory_limit_mib),
-                notify=notify,
-            )
-            for model in models
-            for precision in dict.fromkeys(precisions) or (None,)
-        ]
+        requests = options.requests(models, trained, notify)
         if bundle is not None:
-            cells = finish(bundle, options=options, out=out)
+            cells = finish(bundle, options=shared.pairs(options.settings), out=options.out)
         elif max_drop is not None and data is not None:
             from effbench.api.quantize.bound import run_quantize
 
             cells = run_exports([_bounded(request, max_drop, data, classes) for request in requests], run_quantize)
         else:
             cells = run_exports(requests)
-    following = next_command.after_export(cells, device, out)
+    following = next_command.after_export(cells, options.device, options.out)
     shared.show(as_json, cells, lambda: results.cells(cells, following))
     sys.exit(shared.exit_code(cells))
 

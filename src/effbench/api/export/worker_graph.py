@@ -217,7 +217,7 @@ def _fed(inputs: Sequence[InputSpec], preprocessing: Preprocessing) -> Iterator[
     yield f"inputs: {'; '.join(map(str, inputs))}"
     fractions = any(spec.role == "image" and spec.dtype.startswith("float") and not spec.sampled for spec in inputs)
     if fractions and preprocessing.assumed:
-        yield "images are normalized as for ImageNet, which nobody declared for this file (docs/own-model.md)"
+        yield "images are normalized as for ImageNet, which nobody declared for this file (docs/tutorial/own-model.md)"
 
 
 def _sampled(terms: InputTerms) -> tuple[str, ...]:
