@@ -36,7 +36,7 @@ COMMANDS = (
         *("--batch", "8", "--warmup-epochs", "0", "--threads", "1"),
     ),
     ("export", "own:student", "--res", "64", "-t", "ort"),
-    ("claims", "--scaling", "regla_t", "--res", "64..64", "-t", "ort", "--passes", "1", "--minutes", "0.2"),
+    ("claims", "--scaling", "regla_t", "--res", "32..128", "-t", "ort", "--passes", "1", "--minutes", "0.2"),
 )
 """One of each command and of each target, in an order in which each finds what it needs."""
 
