@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -209,6 +210,16 @@ def test_an_artifact_can_be_read_while_another_process_annotates_it(folder: Path
             stop.set()
         for writer in writers:
             writer.result()
+
+
+def test_a_search_passes_by_what_another_version_wrote(folder: Path) -> None:
+    other = folder.with_name("old-64-key")
+    shutil.copytree(folder, other)
+    (other / "manifest.json").write_text('{"format": 1}')
+    home = folder.parent.parent
+    assert [folder.name] == [item.name for item in bundle.artifacts(home, skip=True)]
+    with pytest.raises(DataError, match="old-64-key"):
+        list(bundle.artifacts(home))
 
 
 def test_an_unwritable_folder_is_one_sentence(tmp_path: Path) -> None:

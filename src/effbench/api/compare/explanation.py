@@ -74,7 +74,7 @@ def source_onnx_path(artifact: Artifact) -> Path | None:
     """Return the ONNX file that an artifact was made from or consists of; None if it was removed."""
     if artifact.path.suffix == ".onnx":
         return artifact.path
-    for item in bundle.artifacts(artifact.folder.parent.parent):
+    for item in bundle.artifacts(artifact.folder.parent.parent, skip=True):
         if item.digest == artifact.graph_digest:
             return item.path
     return None

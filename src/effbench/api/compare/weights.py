@@ -31,7 +31,7 @@ def share_weights(base: Artifact, candidate: Artifact, home: Path) -> Artifact:
 
 def _shared(base: Artifact, candidate: Artifact, home: Path) -> Artifact:
     base_path, candidate_path = source_onnx_path(base), source_onnx_path(candidate)
-    graph = next((item for item in bundle.artifacts(home) if item.digest == candidate.graph_digest), None)
+    graph = next((item for item in bundle.artifacts(home, skip=True) if item.digest == candidate.graph_digest), None)
     if base_path is None or candidate_path is None or graph is None:
         return candidate
     key = bundle.make_key({"shared weights": [base.digest, candidate.key]})

@@ -96,7 +96,7 @@ def import_result(text: str, location: str, home: Path, *, force: bool = False) 
     doubts = _signature_doubts(rows, head, home, location)
     if doubts and not force:
         raise DataError(doubts[0], hint=FORCE)
-    artifacts = {artifact.digest: artifact for artifact in bundle.artifacts(home)}
+    artifacts = {artifact.digest: artifact for artifact in bundle.artifacts(home, skip=True)}
     run = fingerprint(rows)[:12]
     rounds: dict[str, list[Measurement]] = {}
     checks: dict[str, DeviceCheck] = {}

@@ -133,7 +133,7 @@ class EvaluationRun:
         return graph.digest if graph is not None else artifact.digest
 
     def _root(self, artifact: Artifact) -> Artifact | None:
-        by_digest = {item.digest: item for item in bundle.artifacts(self.home)}
+        by_digest = {item.digest: item for item in bundle.artifacts(self.home, skip=True)}
         graph: Artifact | None = artifact
         while graph is not None and graph.graph_digest is not None and graph.graph_digest != graph.digest:
             graph = by_digest.get(graph.graph_digest)
@@ -152,7 +152,7 @@ class EvaluationRun:
         batch = None if graph.inputs[0].shape[0] is None else subject.batch
         name = bundle.name_of(subject.model, subject.shapes, batch, "fp32", "torch")
         folder = bundle.folder_of(self.home, name, key)
-        torch_artifacts = (item for item in bundle.artifacts(self.home) if item.subject.target == "torch")
+        torch_artifacts = (item for item in bundle.artifacts(self.home, skip=True) if item.subject.target == "torch")
         converted = next((item for item in torch_artifacts if item.graph_digest == graph.digest), None)
         if converted is not None:
             return converted

@@ -91,7 +91,7 @@ def _earlier(half: Artifact) -> Iterator[str]:
     """Yield how artifacts of a graph failed in earlier exports."""
     if half.fidelity is not None and half.fidelity.failed:
         yield _failure(half.fidelity)
-    for artifact in bundle.artifacts(half.folder.parent.parent):
+    for artifact in bundle.artifacts(half.folder.parent.parent, skip=True):
         if artifact.graph_digest == half.digest and artifact.fidelity is not None and artifact.fidelity.failed:
             yield _failure(artifact.fidelity)
 

@@ -67,7 +67,7 @@ def source_graph(artifact: Artifact) -> Artifact:
     Raises:
         DataError: It is not in the cache.
     """
-    for graph in bundle.artifacts(artifact.folder.parent.parent):
+    for graph in bundle.artifacts(artifact.folder.parent.parent, skip=True):
         if graph.digest == artifact.graph_digest:
             return graph
     raise DataError(f"The graph of {artifact.name} is missing.", hint="Export it again.")
@@ -143,7 +143,7 @@ def find_exported(argument: str, home: Path) -> Artifact | None:
         UsageError: It names neither, or the beginning of several artifacts' names.
         DataError: The artifact was changed since it was exported.
     """
-    return None if is_model(argument, bundle.artifacts(home)) else find_artifact(argument, home)
+    return None if is_model(argument, bundle.artifacts(home, skip=True)) else find_artifact(argument, home)
 
 
 def find_artifact(name: str, home: Path) -> Artifact:
@@ -156,7 +156,7 @@ def find_artifact(name: str, home: Path) -> Artifact:
     folder = Path(name)
     if (folder / bundle.MANIFEST).exists() or folder.is_dir():
         return bundle.load(folder)
-    artifacts = {item.name: item for item in bundle.artifacts(home)}
+    artifacts = {item.name: item for item in bundle.artifacts(home, skip=True)}
     matches = [item for key, item in artifacts.items() if key == name] or [
         v for k, v in artifacts.items() if k.startswith(name)
     ]

@@ -273,7 +273,7 @@ def _roof(
     subject, threads = measurement.subject, int(measurement.settings.get("threads", 1))
     p50 = percentiles.estimate([item.samples_ns for item in measurement.samples.rounds], 0.5)
     assert p50 is not None, "a measurement has samples"
-    artifact = next((item for item in bundle.artifacts(home) if item.digest == measurement.digest), None)
+    artifact = next((item for item in bundle.artifacts(home, skip=True) if item.digest == measurement.digest), None)
     on_cpu = subject.target in ON_CPU and threads in peaks
     precision = subject.compute_precision or subject.storage_precision
     roof = Roof(

@@ -119,7 +119,7 @@ class ExportMaker:
         """Remove the candidates that were not chosen; their predictions stay in the store."""
         candidates = [artifact for mix, artifact in self._mixes.items() if mix != chosen]
         digests = {artifact.graph_digest for artifact in candidates}
-        graphs = [item for item in bundle.artifacts(self._exporter.home) if item.digest in digests]
+        graphs = [item for item in bundle.artifacts(self._exporter.home, skip=True) if item.digest in digests]
         for folder in {item.folder for item in (*candidates, *graphs)}:
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -114,7 +114,7 @@ def _artifacts(out: str | None) -> list[Artifact]:
     from effbench.deploy.artifact import bundle
     from effbench.store import home
 
-    return list(bundle.artifacts(home(out)))
+    return list(bundle.artifacts(home(out), skip=True))
 
 
 def _drivable(name: str) -> bool:

@@ -177,8 +177,12 @@ def load(folder: Path, *, check_files: bool = True) -> Artifact:
     return artifact
 
 
-def artifacts(home: Path) -> Iterator[Artifact]:
-    """Yield every artifact below a home, by name; a folder that cannot be read raises."""
+def artifacts(home: Path, *, skip: bool = False) -> Iterator[Artifact]:
+    """Yield every artifact below a home, by name; with ``skip`` without those that cannot be read.
+
+    Raises:
+        DataError: One cannot be read, such as one of another version of effbench.
+    """
     root = home / "artifacts"
     if root.is_dir():
         for folder in sorted(root.iterdir()):
@@ -186,7 +190,7 @@ def artifacts(home: Path) -> Iterator[Artifact]:
                 try:
                     artifact = load(folder, check_files=False)
                 except DataError:
-                    if (folder / MANIFEST).exists():
+                    if (folder / MANIFEST).exists() and not skip:
                         raise
                     continue  # another process has removed it since
                 yield artifact
