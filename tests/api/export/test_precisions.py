@@ -11,11 +11,13 @@ from PIL import Image
 
 from conftest import Run
 from effbench.api.export import exporter
+from effbench.api.export.declarations import Declarations
+from effbench.api.export.inputs import Inputs
 from effbench.api.export.request import ExportRequest
 from effbench.api.export.source import Source
 from effbench.deploy.artifact import bundle, fidelity, synthetic
 from effbench.errors import UnavailableError
-from effbench.schema import LATENCY_ONLY, Backbone, Weights
+from effbench.schema import LATENCY_ONLY, Backbone, InputTerms, Weights
 
 pytestmark = [pytest.mark.target("torch"), pytest.mark.target("ort"), pytest.mark.xdist_group("export")]
 
@@ -86,7 +88,8 @@ def test_a_runtime_that_loses_what_the_graph_has_is_told_from_the_graph(
     bundle.annotate(graph, fidelity=None)
     monkeypatch.setattr(exporter, "verify_artifact", no_time)
     request = ExportRequest("toy:net", out=own.folder / "runs")
-    export = exporter.Exporter(request, Source(Backbone("toy.net", "user", "toy:net"), Weights()), None)
+    inputs = Inputs([], 1, InputTerms(), Declarations())
+    export = exporter.Exporter(request, Source(Backbone("toy.net", "user", "toy:net"), Weights()), None, inputs)
     assert artifact is not None
     (note,) = export._noise_of_runtime(artifact)
     assert note == "the noise of the graph itself is unknown: stopped after 1 s"

@@ -96,6 +96,13 @@ def test_probabilities_near_zero_are_not_held_to_the_spread_of_their_tails() -> 
     assert judged(tails, tails + np.float32(3e-8), "features").reasons
 
 
+def test_a_small_probability_may_differ_by_the_last_bits_of_one() -> None:
+    small = (0.01 + 1e-4 * RNG.standard_normal((9, 1, 8, 8))).astype(np.float32)
+    for kind, passes in (("probabilities", True), ("features", False)):
+        terms = Terms({"y": kind}, {"y": np.array(1e-9)})
+        assert passes is not bool(verdict({"y": small}, {"y": small + np.float32(2e-7)}, "fp32", terms).reasons)
+
+
 def test_an_output_that_is_the_same_for_every_image_has_to_stay_the_same() -> None:
     anchors = np.tile(RNG.standard_normal((1, 30, 4)), (9, 1, 1)).astype(np.float32)
     terms = Terms({"anchors": "boxes", "y": "logits"})

@@ -138,7 +138,9 @@ class OutputErrors:
         own = np.broadcast_to(np.asarray(rounding, np.float64), channels) * (self.spread / self.scale)
         # A channel whose few values happen to round exactly may differ as much as the others do.
         own = np.maximum(own, np.sqrt(np.mean(own**2)))
-        least = min(most, max(limits.LEAST, limits.LAST_BITS * self.peak / self.scale))
+        # A sigmoid or softmax is computed to the last bits of 1, however small its result is.
+        whole = 1.0 if self.kind in FLOORED else self.peak
+        least = min(most, max(limits.LEAST, limits.LAST_BITS * whole / self.scale))
         return np.clip(limits.ROUNDING_FACTOR * own, least, most), own
 
     def _failures(self, output: OutputFidelity, place: int, image: int, have: Array, slack: float) -> Iterator[str]:
