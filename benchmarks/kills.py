@@ -50,7 +50,18 @@ COMMANDS: dict[str, tuple[tuple[str, ...], int]] = {
     "evaluate": (("evaluate", "{artifact}", "--data", "images", "--max-images", "1{n}"), 8),
     "distill": (
         (
-            *("distill", "own:student", "--teacher", "own:teacher", "--data", "images", "--res", "16", "--batch", "8"),
+            *(
+                "distill",
+                "learners:student",
+                "--teacher",
+                "learners:teacher",
+                "--data",
+                "images",
+                "--res",
+                "16",
+                "--batch",
+                "8",
+            ),
             *("--epochs", "3", "--warmup-epochs", "0", "--threads", "1", "--seed", "{n}", "--views", "2"),
         ),
         8,
@@ -118,7 +129,7 @@ def prepare(folder: Path) -> Place:
     place = Place(folder)
     for name in ("tmp", "cache"):
         (folder / name).mkdir(parents=True)
-    for name in ("toy.py", "own.py"):
+    for name in ("toy.py", "learners.py"):
         shutil.copy(SUPPORT / name, folder)
     per_class(folder / "images", [f"class{index}" for index in range(10)])
     (folder / "times.txt").write_text("1.5\n1.6\n1.4\n")

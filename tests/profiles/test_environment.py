@@ -23,9 +23,9 @@ def tree(tmp_path, monkeypatch):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(text)
 
-    environment._identity.cache_clear()
+    environment.identity.cache_clear()
     yield write
-    environment._identity.cache_clear()
+    environment.identity.cache_clear()
 
 
 def test_every_key_that_must_match_is_observed():

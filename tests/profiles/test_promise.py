@@ -100,7 +100,7 @@ class Opened:
 )
 def test_the_agent_records_an_early_return_beside_the_samples(call, checked, flagged, monkeypatch):
     session = Opened({"late": late_thread, "plain": product}[call])
-    monkeypatch.setattr(agent, "_open", lambda job, emit: (None, session))
+    monkeypatch.setattr(agent, "_open_timed", lambda job, emit, clock: (None, session))
     monkeypatch.setattr(agent, "_batch", lambda artifact, batch: 1)
     monkeypatch.setattr(agent, "_inputs", lambda artifact, batch, count: [A, B])
     job = {"min_samples": 20, "min_seconds": 0.01, "round_seconds": 0.01, "check_promise": checked}

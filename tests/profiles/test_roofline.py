@@ -14,6 +14,7 @@ from effbench.api.profile.roofline import LayerTiming, Peak, Peaks, Roof, Roofli
 from effbench.commands.text import roofline as roofline_text
 from effbench.deploy.artifact import bundle
 from effbench.profiles import devices, roofline
+from effbench.schema import InputShapes
 
 if TYPE_CHECKING:
     from conftest import Run
@@ -79,15 +80,17 @@ def test_the_roof_of_a_layer_is_the_higher_of_its_two_times():
     peaks = Peaks(1, measured(100, 50), measured(20, 10))
     compute, memory = LayerTiming("a", "Conv", 40, 1_000_000, 1000), LayerTiming("b", "Gelu", 50, 0, 400_000)
     assert (20.0, 20.0) == (compute.roof_us(peaks), memory.roof_us(peaks))
-    roof = Roof("r", "m", (64, 64), "fp32", "ort", 0.1, 1_000_000, peaks, (compute, memory))
+    roof = Roof("r", "m", InputShapes((64, 64)), "fp32", "ort", 0.1, 1_000_000, peaks, (compute, memory))
     assert (0.4, 0.4, 0.8) == pytest.approx(roof.share())  # with half the peaks, the model reaches twice the share
-    alone = Roof("r", "m", (64, 64), "fp32", "ov", 0.1, 1_000_000, peaks)
+    alone = Roof("r", "m", InputShapes((64, 64)), "fp32", "ov", 0.1, 1_000_000, peaks)
     assert (0.2, 0.2, 0.4) == pytest.approx(alone.share())
 
 
 def test_a_layer_whose_work_is_unknown_leaves_the_model_open():
     peaks = Peaks(1, measured(100, 50), measured(20, 10))
-    roof = Roof("r", "m", (64, 64), "fp32", "ort", 0.1, 9, peaks, (LayerTiming("a", "Conv", 40, None, 1000),))
+    roof = Roof(
+        "r", "m", InputShapes((64, 64)), "fp32", "ort", 0.1, 9, peaks, (LayerTiming("a", "Conv", 40, None, 1000),)
+    )
     assert roof.share() is None
 
 
@@ -129,7 +132,7 @@ def test_a_peak_that_stays_below_that_of_fewer_threads_says_so():
 @pytest.mark.parametrize("source", ["measured", "declared: a page"])
 def test_a_model_above_the_arithmetic_peak_has_no_share(source: str):
     peaks = Peaks(1, Peak(100, 50, 100, source), Peak(20, 10, 20, source))
-    roof = Roof("r", "m", (64, 64), "fp32", "ov", 0.1, 12_750_000, peaks)
+    roof = Roof("r", "m", InputShapes((64, 64)), "fp32", "ov", 0.1, 12_750_000, peaks)
     assert roof.share() is None
     text = roofline_text.text(Roofline("local", (roof,), ()))
     assert "refused: p50 would need 255 % of the arithmetic peak" in text
@@ -139,7 +142,7 @@ def test_a_model_above_the_arithmetic_peak_has_no_share(source: str):
 def test_a_model_faster_than_the_memory_is_in_a_cache():
     peaks = peaks_of(1, 100, 20)
     layers = (LayerTiming("a", "Gelu", 40, 0, 4_000_000), LayerTiming("b", "Conv", 40, 1_000_000, 1000))
-    roof = Roof("r", "m", (64, 64), "fp32", "ort", 0.1, 1_000_000, peaks, layers)
+    roof = Roof("r", "m", InputShapes((64, 64)), "fp32", "ort", 0.1, 1_000_000, peaks, layers)
     assert (None, True, None) == (roof.share(), roof.cached, roof.impossible_pct)
     lines = roofline_text.text(Roofline("local", (roof,), ())).splitlines()
     assert "%" not in next(line for line in lines if line.startswith("r "))
@@ -158,7 +161,7 @@ def test_an_impossible_share_is_measured_again(
 
     monkeypatch.setattr(api_roofline, "measured", measure)
     monkeypatch.setattr(api_roofline, "_cores", lambda: 1)
-    roof = Roof("r", "m", (64, 64), "fp32", "ov", 0.1, 7_500_000, peaks_of(1, 100, 20))
+    roof = Roof("r", "m", InputShapes((64, 64)), "fp32", "ov", 0.1, 7_500_000, peaks_of(1, 100, 20))
     monkeypatch.setattr(api_roofline, "_roof", lambda *_: roof)
     notes: list[str] = []
     result = api_roofline.roofline([SimpleNamespace(settings={})], out=tmp_path, notify=notes.append)  # type: ignore[list-item]

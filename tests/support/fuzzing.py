@@ -227,7 +227,7 @@ def _load_manifest(data: bytes, folder: Path) -> None:
 
 def _reference() -> bytes:
     stream = io.BytesIO()
-    arrays: dict[str, Any] = {"images": np.zeros((2, 3, 4, 4), np.uint8), "output:y": np.zeros((2, 3), np.float32)}
+    arrays: dict[str, Any] = {"sample:x": np.zeros((2, 3, 4, 4), np.uint8), "output:y": np.zeros((2, 3), np.float32)}
     np.savez(
         stream,
         engine=np.array("x"),

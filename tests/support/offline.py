@@ -32,10 +32,21 @@ COMMANDS = (
     ("sweep", MODEL, "--res", "64", "-t", "ort", "--devices", "local", "--rounds", "1", "--budget", "2"),
     ("import", "times.txt", "--artifact", EXPORTED, "--device", "raspberry-pi-5"),
     (
-        *("distill", "own:student", "--teacher", "own:teacher", "--data", "images", "--res", "16", "--epochs", "1"),
+        *(
+            "distill",
+            "learners:student",
+            "--teacher",
+            "learners:teacher",
+            "--data",
+            "images",
+            "--res",
+            "16",
+            "--epochs",
+            "1",
+        ),
         *("--batch", "8", "--warmup-epochs", "0", "--threads", "1"),
     ),
-    ("export", "own:student", "--res", "64", "-t", "ort"),
+    ("export", "learners:student", "--res", "64", "-t", "ort"),
     ("claims", "--scaling", "regla_t", "--res", "32..128", "-t", "ort", "--passes", "1", "--minutes", "0.2"),
 )
 """One of each command and of each target, in an order in which each finds what it needs."""
@@ -143,7 +154,7 @@ def prepare(folder: Path) -> None:
     from images_on_disk import per_class
 
     folder.mkdir(parents=True)
-    for name in ("toy.py", "own.py"):
+    for name in ("toy.py", "learners.py"):
         shutil.copy(Path(__file__).with_name(name), folder)
     (folder / "times.txt").write_text("1.5\n1.6\n1.4\n")
     (folder / "effbench.toml").write_text('[devices.bench]\nbase = "local"\n')

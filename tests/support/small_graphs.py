@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from effbench.deploy.artifact import bundle, feeding, fidelity, synthetic
+from effbench.deploy.artifact import bundle, feeding, fidelity
 from effbench.deploy.graph import onnx_file, signature
 from effbench.deploy.interpreter import run_model
 from effbench.deploy.precision.half import to_fp16
@@ -104,30 +105,32 @@ def graph_artifact(
     """Write a graph artifact with its expected outputs, by the interpreter in fp32."""
     stored = to_fp16(model) if precision == "fp16" else model
     inputs = signature.guessed(stored)
-    images = synthetic.reference_images(fidelity.count_for(1), 3, (SIDE, SIDE))
-    batches = feeding.feeds({inputs[0].name: images}, 1, (inputs[0],), Preprocessing())
+    samples = feeding.synthetic(inputs, fidelity.count_for(1))
+    batches = feeding.feeds(samples, 1, inputs, Preprocessing())
+    key = hashlib.sha256(stored.SerializeToString()).hexdigest()
 
     def build(draft: Path) -> Artifact:
         onnx.save(stored, draft / "model.onnx")
         outputs = fidelity.run_all(lambda feeds: run_model(expected or model, feeds), batches)
-        reference = fidelity.Reference({"image": images}, outputs, "interpreter, fp32")
+        reference = fidelity.Reference(samples, outputs, "interpreter, fp32")
         fidelity.save_reference(draft / fidelity.REFERENCE, reference)
         subject = Subject("small", "user", Weights(), InputShapes((SIDE, SIDE)), 1, "onnx", precision)
         specs = onnx_file.specs(stored.graph.output)
-        return Artifact(draft, "graph", "", subject, inputs, specs, {}, "model.onnx")
+        return Artifact(draft, key, "", subject, inputs, specs, {}, "model.onnx")
 
-    return bundle.write(home / "artifacts" / f"small-{precision}", build)
+    return bundle.write(home / "artifacts" / f"small-{precision}-{key[:8]}", build)
 
 
 def converted(graph: Artifact, target: Any, **options: str) -> Artifact:
     """Convert a graph artifact as the export's worker does."""
+    key = hashlib.sha256(f"{graph.key} {target.name} {sorted(options.items())}".encode()).hexdigest()
 
     def build(draft: Path) -> Artifact:
         result = target.convert(graph, draft, options)
         subject = replace(
             graph.subject, target=target.name, compute_precision=result.compute_precision, notes=result.notes
         )
-        changes = {"folder": draft, "key": target.name, "subject": subject, "entry": result.entry, "options": options}
+        changes = {"folder": draft, "key": key, "subject": subject, "entry": result.entry, "options": options}
         return replace(graph, **changes, placement=result.placement, graph_digest=graph.digest)
 
-    return bundle.write(graph.folder.with_name(f"small-{target.name}-0123456789"), build)
+    return bundle.write(graph.folder.with_name(f"small-{target.name}-{key[:10]}"), build)

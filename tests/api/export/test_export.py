@@ -153,7 +153,7 @@ def test_a_users_onnx_file_enters_at_the_same_door(own: Run) -> None:
     assert by_target["torch"]["status"] == "unsupported"
     wrong = own("export", "mine.onnx", "--res", "96", "-t", "ort")
     assert wrong.returncode == 2
-    assert "height is fixed to 64, not 96" in wrong.stdout
+    assert "the height of its input 'image' is fixed to 64, not 96" in wrong.stdout
 
 
 def test_a_dynamic_batch_is_really_dynamic(run: Run) -> None:

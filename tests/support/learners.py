@@ -1,4 +1,4 @@
-"""A small student and its teacher, as ``own:student`` and ``own:teacher``."""
+"""A small student and its teacher, as ``learners:student`` and ``learners:teacher``."""
 
 import torch
 from torch import nn
