@@ -58,7 +58,7 @@ def inputs_of(request: ExportRequest, source: Source, home: Path, limits: Limits
         if terms.roles or terms.shapes or terms.samples or terms.vocabulary:
             raise UsageError(
                 "--input, --shape, --inputs and --vocabulary belong to an .onnx file.",
-                hint="A factory declares its inputs: @effbench.declare(inputs=...).",
+                hint="A factory takes one image. Write another model with torch.onnx.export, and export that file.",
             )
         default = source.backbone.fixed_resolution or DEFAULT_RESOLUTION
         sizes = request.shapes or [InputShapes.parse(default)]
