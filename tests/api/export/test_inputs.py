@@ -50,6 +50,7 @@ def test_the_shape_of_an_open_input_is_given_by_name(tmp_path: Path) -> None:
     ("fields", "error", "message"),
     [
         ({"input_roles": {"y": "uniform"}}, UsageError, "input 'y'"),
+        ({"dynamic_batch": True}, UsageError, "batch of plain.onnx is fixed to 1"),
         ({"inputs": "none.npz"}, DataError, "none.npz: no such file"),
         ({"input_shapes": {"x": (1, 3, 64)}}, UsageError, "has 4 dimensions, not 3"),
     ],

@@ -66,6 +66,9 @@ def inputs_of(request: ExportRequest, source: Source, home: Path, limits: Limits
     sampled = () if terms.samples is None else tuple(reading.arrays(Path(terms.samples)))
     specs = signature.stated(_signature(source, source.path, home, limits), terms, sampled)
     batch = request.batch or signature.default_batch(specs)
+    if request.dynamic_batch and not signature.has_open_batch(specs):
+        text = f"The batch of {source.path.name} is fixed to {batch}: {'; '.join(map(str, specs))}."
+        raise UsageError(text, hint="Leave out --dynamic-batch, or write the file with an open batch.")
     own = signature.default_shapes(specs, terms, batch)
     if own.image is None and any(shapes.image for shapes in request.shapes):
         raise UsageError(

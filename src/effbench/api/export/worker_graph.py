@@ -123,7 +123,7 @@ def _from_factory(job: dict[str, Any], draft: Path, stages: Stages) -> Artifact:
     params = sum(item.numel() for item in module.parameters())
     static = onnx_file.fix_shapes(model, {spec.name: spec.shape for spec in inputs}, "the exported graph")
     macs = onnx_file.count_macs(static if job["dynamic_batch"] else model)
-    job = {**job, "inputs": _opened(inputs) if job["dynamic_batch"] else inputs}
+    job = {**job, "inputs": _opened(inputs, [spec.name for spec in inputs]) if job["dynamic_batch"] else inputs}
     artifact = _artifact(job, draft, model, _subject(job, params, macs, notes), stages, backbone)
     return _proved(artifact, proof)
 
@@ -178,8 +178,8 @@ def _from_file(job: dict[str, Any], draft: Path, stages: Stages) -> Artifact:
     path = Path(job["path"])
     model, steps = normalize.load(path)
     batch, terms = job["batch"], from_json(InputTerms, job["terms"], "job")
-    inputs = signature.stated(signature.guessed(model), terms, _sampled(terms))
-    inputs = signature.settled(inputs, from_json(InputShapes, job["shapes"], "job"), batch, path.name)
+    stated = signature.stated(signature.guessed(model), terms, _sampled(terms))
+    inputs = signature.settled(stated, from_json(InputShapes, job["shapes"], "job"), batch, path.name)
     static = onnx_file.fix_shapes(model, {spec.name: spec.shape for spec in inputs}, path.name)
     dynamic = onnx_file.infer_shapes(model, path.name) if job["dynamic_batch"] else static
     backbone = from_json(Backbone, job["backbone"], "job")
@@ -198,7 +198,8 @@ def _from_file(job: dict[str, Any], draft: Path, stages: Stages) -> Artifact:
     fidelity.save_reference(draft / bundle.REFERENCE, reference._replace(rounding=rounding), example)
     notes = (*_fed(inputs, backbone.preprocessing), *steps)
     subject = _subject(job, onnx_file.count_params(static), onnx_file.count_macs(static), notes)
-    job = {**job, "inputs": _opened(inputs) if job["dynamic_batch"] else inputs}
+    still_open = [spec.name for spec in stated if signature.has_open_batch([spec])]
+    job = {**job, "inputs": _opened(inputs, still_open) if job["dynamic_batch"] else inputs}
     return _proved(_artifact(job, draft, dynamic, subject, stages, backbone), proof)
 
 
@@ -224,10 +225,12 @@ def _sampled(terms: InputTerms) -> tuple[str, ...]:
     return () if terms.samples is None else tuple(reading.arrays(Path(terms.samples)))
 
 
-def _opened(inputs: Sequence[InputSpec]) -> tuple[InputSpec, ...]:
-    """Return inputs with an open batch."""
+def _opened(inputs: Sequence[InputSpec], names: Sequence[str]) -> tuple[InputSpec, ...]:
+    """Return inputs, those of these names with an open batch."""
     return tuple(
         replace(spec, shape=tuple(None if axis == spec.batch_axis else side for axis, side in enumerate(spec.shape)))
+        if spec.name in names
+        else spec
         for spec in inputs
     )
 

@@ -105,6 +105,11 @@ def default_batch(inputs: Sequence[InputSpec]) -> int:
     return next((side for side in fixed if side is not None), 1)
 
 
+def has_open_batch(inputs: Sequence[InputSpec]) -> bool:
+    """Return whether an input leaves the number of images open."""
+    return any(spec.batch_axis is not None and spec.shape[spec.batch_axis] is None for spec in inputs)
+
+
 def default_shapes(inputs: Sequence[InputSpec], terms: InputTerms, batch: int) -> InputShapes:
     """Return the shapes at which a graph is exported where no resolution is named: its own, else 224 px.
 
