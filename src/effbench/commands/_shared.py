@@ -164,6 +164,20 @@ def command(name: str | None = None) -> Callable[[Callable[..., None]], Command]
     return click.command(name, cls=Command)
 
 
+def numbers(option: str, text: str | None) -> tuple[int, ...]:
+    """Return the whole numbers in a text like ``1,4,16``; none for no text.
+
+    Raises:
+        UsageError: A part is no number above zero.
+    """
+    from effbench.errors import UsageError
+
+    parts = [] if text is None else [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise UsageError(f"{option} {text} is no list of whole numbers above zero.", hint=f"{option} 1,4,16")
+    return tuple(map(int, parts))
+
+
 def pairs(settings: Sequence[str]) -> dict[str, str]:
     """Read ``--set key=value``."""
     from effbench.errors import UsageError

@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 @shared.resolutions
 @shared.targets
 @click.option("--threads", type=int, metavar="N", help=f"{shared.THREADS_HELP} (default: the device's, or 1).")
-@click.option("--batch", type=int, metavar="N", help="Images per inference (default: the artifact's, else 1).")
+@click.option(
+    "--batch",
+    "batches",
+    metavar="N,...",
+    help="Images per inference, such as 4, or 1,4,16 beside each other (default: the artifact's, else 1).",
+)
 @shared.device
 @click.option("--budget", "budget_s", default=20.0, show_default=True, metavar="S", help="Seconds per artifact.")
 @click.option(
@@ -52,7 +57,7 @@ def profile(
     resolutions: Sequence[InputShapes],
     targets: Sequence[str],
     threads: int | None,
-    batch: int | None,
+    batches: str | None,
     device: str,
     budget_s: float,
     rounds: int | None,
@@ -86,7 +91,7 @@ def profile(
             resolutions=resolutions,
             targets=targets,
             threads=threads,
-            batch=batch,
+            batch=shared.numbers("--batch", batches),
             device=device,
             budget_s=budget_s,
             rounds=rounds,

@@ -28,7 +28,8 @@ class ProfileRequest:
         resolutions: Pixels; none means 224 for models, and for artifacts the size they were exported at.
         targets: None means those at hand.
         threads: Intra-operator threads of the runtime; None means the device's setting, or 1.
-        batch: Images per inference; None means the artifacts' own, and 1 for models and artifacts of an open batch.
+        batch: Images per inference, or several such numbers, which are measured beside each other; None means the
+            artifacts' own, and 1 for models and artifacts of an open batch.
         device: A name that `effbench devices` lists, or a device file; ``local`` is this machine.
         budget_s: Wall-clock seconds per artifact, start-up of the processes included.
         rounds: Fresh processes per artifact; fewer than 6 give no interval. None means `ROUNDS`, or one long round
@@ -57,7 +58,7 @@ class ProfileRequest:
     _: KW_ONLY
     targets: Sequence[str] = ()
     threads: int | None = None
-    batch: int | None = None
+    batch: int | Sequence[int] | None = None
     device: str = "local"
     budget_s: float = BUDGET_S
     rounds: int | None = None
@@ -76,13 +77,21 @@ class ProfileRequest:
     notify: Notify = silent
 
     def __post_init__(self) -> None:
-        for name, value in (("threads", self.threads), ("batch", self.batch), ("rounds", self.rounds)):
+        numbers = [("threads", self.threads), ("rounds", self.rounds), *(("batch", batch) for batch in self.batches)]
+        for name, value in numbers:
             if value is not None and value < 1:
                 raise UsageError(f"--{name} {value} is too few.", hint="Give 1 or more.")
         if self.budget_s <= 0:
             raise UsageError(
                 f"--budget {self.budget_s:g} s leaves no time to measure.", hint="Give seconds above zero."
             )
+
+    @property
+    def batches(self) -> list[int | None]:
+        """The batches to measure; None stands for the artifacts' own."""
+        if self.batch is None or isinstance(self.batch, int):
+            return [self.batch]
+        return list(dict.fromkeys(self.batch)) or [None]
 
     @property
     def shapes(self) -> list[InputShapes]:

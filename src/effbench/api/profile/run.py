@@ -22,7 +22,7 @@ from effbench.api.profile.select import Selection
 from effbench.api.remote import Remote, RoundAnswer, device_of, lost
 from effbench.deploy.artifact import bundle
 from effbench.device import AGENT
-from effbench.errors import EffbenchError, UnavailableError, counted
+from effbench.errors import EffbenchError, UnavailableError, UsageError, counted
 from effbench.profiles.protocol import COOL_LIMIT_S, Protocol
 from effbench.schema import DEFAULT_THREADS, Artifact, Cell, Measurement, Samples
 from effbench.store import Store
@@ -53,7 +53,6 @@ class _Conditions:
     cool_down: bool
     rounds: int
     threads: int
-    batch: int | None
     budget_s: float
     keep: Keep
     home: Path
@@ -71,7 +70,7 @@ class _Conditions:
     def job(self) -> dict[str, Any]:
         """The part of a job that is the same in all rounds."""
         cool_to_c = self.start_c if self.cool_down else None
-        return {**asdict(self.protocol), "threads": self.threads, "batch": self.batch, "cool_to_c": cool_to_c}
+        return {**asdict(self.protocol), "threads": self.threads, "cool_to_c": cool_to_c}
 
     def began(self, before: dict[str, Any]) -> None:
         """Take the temperature before the first round for the one to come back to.
@@ -91,6 +90,7 @@ class _Lane:
     """One artifact being measured."""
 
     artifact: Artifact
+    batch: int | None = None
     placement: dict[str, Any] = field(default_factory=dict)
     rounds: list[Measurement] = field(default_factory=list)
     spent_s: float = 0.0
@@ -128,8 +128,15 @@ def run_profile(request: ProfileRequest) -> Profile:
         messages.append(text)
         request.notify(text)
 
-    artifacts, cells = Selection(request, home, device, say).choose()
-    lanes = [_Lane(artifact) for artifact in artifacts]
+    lanes: list[_Lane] = []
+    cells: list[Cell] = []
+    for batch in request.batches:
+        artifacts, failures_of_batch = Selection(request, home, device, say, batch).choose()
+        lanes += [_Lane(artifact, batch) for artifact in artifacts if _takes(artifact, batch, len(request.batches))]
+        cells += failures_of_batch
+    if not lanes and not cells and len(request.batches) > 1:
+        batches = ", ".join(map(str, request.batches))
+        raise UsageError(f"No artifact takes a batch of {batches}.", hint="Name a model, or export with --batch.")
     record = Path(request.record) if request.record else None
     with Remote(device, record) as remote, clocks.locked(remote, request.lock_clocks, say):
         conditions = _Conditions(
@@ -137,7 +144,6 @@ def run_profile(request: ProfileRequest) -> Profile:
             cool_down=request.cool_down,
             rounds=rounds,
             threads=threads,
-            batch=request.batch,
             budget_s=request.budget_s,
             keep=request.keep or Store(home).append,
             home=home,
@@ -152,6 +158,11 @@ def run_profile(request: ProfileRequest) -> Profile:
     cells += [_cell_of_failure(lane) for lane in lanes if lane.failure is not None]
     measurements = tuple(_joined(lane) for lane in lanes if lane.rounds)
     return Profile(measurements, tuple(cells), tuple(messages), interrupted)
+
+
+def _takes(artifact: Artifact, batch: int | None, several: int) -> bool:
+    """Return whether an artifact is one to measure at a batch: of several, each artifact takes those that it can."""
+    return several == 1 or artifact.fixed_batch in (None, batch)
 
 
 def _measure(lanes: list[_Lane], conditions: _Conditions, remote: Remote, notify: Notify) -> bool:
@@ -180,6 +191,7 @@ def _one_round(lane: _Lane, index: int, conditions: _Conditions, remote: Remote)
         "check_promise": index == 0,
         # The other rounds start from cached files; with a single one there would be nothing to compare with.
         "cold_start": not lane.rounds and conditions.rounds > 1,
+        "batch": lane.batch,
         **_description(lane.artifact),
         **conditions.job,
     }

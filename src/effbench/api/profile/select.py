@@ -25,8 +25,10 @@ DEFAULT_MODEL = "regla_m"
 class Selection:
     """The artifacts that a request means, on a device."""
 
-    def __init__(self, request: ProfileRequest, home: Path, device: Device, say: Notify) -> None:
-        self.request, self.home, self.device, self.say = request, home, device, say
+    def __init__(
+        self, request: ProfileRequest, home: Path, device: Device, say: Notify, batch: int | None = None
+    ) -> None:
+        self.request, self.home, self.device, self.say, self.batch = request, home, device, say, batch
         self.sizes = request.shapes
 
     def choose(self) -> Exported:
@@ -107,7 +109,7 @@ class Selection:
             sizes,
             precision=self.request.precision,
             images=self.request.images,
-            batch=self.request.batch,
+            batch=self.batch,
             weights=self.request.weights,
             seed=self.request.seed,
             device=None if self.device.transport == "local" else self.device,

@@ -103,7 +103,11 @@ def profile(result: Profile) -> str:
     if measurements:
         grades = [grade_of(item) for item in measurements]
         body = [_latency(item, trust) for item, (trust, _) in zip(measurements, grades, strict=True)]
-        lines += [table(LATENCY, body), *_conditions(measurements)]
+        header: tuple[str, ...] = LATENCY
+        if len({item.subject.batch for item in measurements}) > 1:
+            header = ("batch", *header)
+            body = [(str(item.subject.batch), *row) for item, row in zip(measurements, body, strict=True)]
+        lines += [table(header, body), *_conditions(measurements)]
         shares = [(measured(item), _slow_processes(item)) for item in measurements]
         lines += grouped(shares, len(measurements), ranges=True)
         lines += [f"{measured(item)}: {text}" for item in measurements for text in starts.lines(item.samples)]
@@ -201,7 +205,8 @@ def _count(number: int, noun: str, plural: str = "") -> str:
 def measured(item: Measurement) -> str:
     """Return how a measurement is called below a table."""
     subject = item.subject
-    return f"{subject.model} {subject.shapes.label} {subject.storage_precision} {subject.target}"
+    batch = "" if subject.batch == 1 else f" batch {subject.batch}"
+    return f"{subject.model} {subject.shapes.label}{batch} {subject.storage_precision} {subject.target}"
 
 
 def _subject(item: Measurement) -> tuple[str, ...]:
