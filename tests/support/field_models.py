@@ -320,3 +320,10 @@ MODELS: dict[str, Callable[[], onnx.ModelProto]] = {
         punctuated_outputs, captured_weights,
     )
 }  # fmt: skip
+
+
+def seeded(name: str, seed: int = 0) -> onnx.ModelProto:
+    """Return a model whose weights depend on the seed alone, and not on the models that were made before."""
+    global RNG
+    RNG = np.random.default_rng(seed)
+    return MODELS[name]()

@@ -19,7 +19,7 @@ from effbench.schema import InputShapes
 
 def settled(folder: Path, name: str, **fields: object) -> Inputs:
     path = folder / f"{name}.onnx"
-    onnx.save(field_models.MODELS[name](), path)
+    onnx.save(field_models.seeded(name), path)
     request = ExportRequest(str(path), out=folder / "runs", **fields)  # type: ignore[arg-type]
     return inputs_of(request, resolve(str(path)), folder / "runs", Limits.of(60.0))
 
