@@ -82,11 +82,14 @@ def _walk(start: Iterable[str], followed: set[str]) -> tuple[dict[str, Path], se
     files: dict[str, Path] = {}
     others: set[str] = set()
     outside = cache(_is_outside)  # for this walk: the current folder and the module path may change later
-    waiting = list(start)
+    waiting, visited = list(start), set[str]()
     while waiting:
         name = waiting.pop()
+        if name in visited:  # locating a module looks into folders, and many modules import the same ones
+            continue
+        visited.add(name)
         path = _locate(name)
-        if name in files or path is None:
+        if path is None:
             continue
         files[name] = path
         # Importing a module runs its parent packages first.
