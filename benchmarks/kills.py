@@ -50,18 +50,8 @@ COMMANDS: dict[str, tuple[tuple[str, ...], int]] = {
     "evaluate": (("evaluate", "{artifact}", "--data", "images", "--max-images", "1{n}"), 8),
     "distill": (
         (
-            *(
-                "distill",
-                "learners:student",
-                "--teacher",
-                "learners:teacher",
-                "--data",
-                "images",
-                "--res",
-                "16",
-                "--batch",
-                "8",
-            ),
+            *("distill", "learners:student", "--teacher", "learners:teacher", "--data", "images"),
+            *("--res", "16", "--batch", "8"),
             *("--epochs", "3", "--warmup-epochs", "0", "--threads", "1", "--seed", "{n}", "--views", "2"),
         ),
         8,

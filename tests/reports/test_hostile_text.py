@@ -86,14 +86,17 @@ def test_the_table_of_a_sweep_shows_text_as_text(text: str):
     for name in ("csv", "markdown"):
         shown = matrix.render(matrix.Matrix((cell,), {}), name)
         no_formula(shown) if name == "csv" else no_markup(shown)
+        assert "net" in shown, shown  # the row itself is there
 
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_the_table_of_a_lab_shows_text_as_text(text: str):
     record: dict[str, Any] = dict.fromkeys(("device", "model", "resolution", "precision", "target", "status"), text)
     record |= {"reason": text, "next_step": text, "trust": text, "origin": text}
-    no_formula(lab.render([record], {text: text}, "csv"))
+    shown = lab.render([record], {text: text}, "csv")
+    no_formula(shown)
     no_markup(lab.render([record], {text: text}, "markdown"))
+    assert 2 == len(list(csv.reader(io.StringIO(shown)))), shown  # the header and the row
 
 
 @pytest.mark.parametrize("text", HOSTILE)

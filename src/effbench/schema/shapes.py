@@ -68,7 +68,7 @@ class InputShapes:
     def label(self) -> str:
         """The size as a sentence has it: ``224 px``, or the shapes of a model without an image."""
         if self.image is None:
-            return str(self)
+            return str(self) or "at its own size"
         return " ".join([f"{InputShapes(self.image)} px", *filter(None, [str(InputShapes(None, self.named))])])
 
     def __str__(self) -> str:

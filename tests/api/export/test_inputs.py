@@ -11,6 +11,7 @@ import pytest
 
 from effbench.api.export.inputs import Inputs, inputs_of
 from effbench.api.export.request import ExportRequest
+from effbench.api.export.run import run_exports
 from effbench.api.export.source import resolve
 from effbench.api.export.stage import Limits
 from effbench.errors import DataError, EffbenchError, UsageError
@@ -67,6 +68,16 @@ def test_samples_of_a_user_are_part_of_what_is_asked(tmp_path: Path) -> None:
     inputs = settled(tmp_path, "plain", inputs=tmp_path / "s.npz")
     assert inputs.needs_no_images
     assert 64 == len(inputs.terms.sha256 or "")
+
+
+def test_a_file_that_fails_as_a_whole_has_no_size_of_another(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{name}.onnx" for name in ("one_channel", "plain")]
+    for path in paths:
+        onnx.save(field_models.seeded(path.stem), path)
+    fields = {"targets": ["ort"], "precision": "int8", "out": tmp_path / "runs"}
+    cells = run_exports([ExportRequest(str(path), **fields) for path in paths])  # type: ignore[arg-type]
+    assert ["at its own size"] * 2 == [cell.shapes.label for cell in cells]
+    assert all("needs images to calibrate with" in cell.reason for cell in cells)
 
 
 def test_a_factory_takes_one_image(tmp_path: Path) -> None:

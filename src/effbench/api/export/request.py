@@ -40,7 +40,7 @@ class ExportRequest:
         output_kinds: What outputs hold, by name, where the guess is wrong (`deploy.artifact.kinds`).
         input_roles: What inputs are fed with, by name, where the guess is wrong (`schema.ROLES`).
         input_shapes: Shapes of inputs, by name; for one input of an .onnx file, and in place of a resolution.
-        inputs: A .npz file with samples of some inputs, in place of made ones.
+        inputs: A .npz file with samples of some inputs, in place of synthetic ones.
         vocabulary: How many tokens there are, where the graph does not say it.
         declarations: What the project declares of the model; None reads ``effbench.toml`` in the current folder.
         reduce_s: How long to look for a smaller graph that fails in the same way; 0 looks for none.

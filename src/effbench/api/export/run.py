@@ -60,7 +60,9 @@ def run_exports(requests: Sequence[Request], run: Callable[[Request], list[Cell]
         try:
             cells += run(request)
         except EffbenchError as error:
-            for shapes in request.shapes or [InputShapes.parse(DEFAULT_RESOLUTION)]:
+            # The size of a file that was not read is unknown.
+            own = InputShapes.parse(DEFAULT_RESOLUTION) if source.path is None else InputShapes(None)
+            for shapes in request.shapes or [own]:
                 for target in targets:
                     precision = request.precision or deploy.get(target).precision
                     cells.append(Cell.of(source.name, shapes, precision, target, error))

@@ -1,8 +1,8 @@
 """What a model is fed: samples of each of its inputs, by role, and batches of them.
 
 Samples are arrays by input name whose first axis counts them. An image is stored as pixels, shape (N, C, H, W), uint8,
-whatever the model takes, so that photographs can stand in for scenes; other inputs are stored as the model takes them,
-with a batch axis of 1.
+so that photographs can stand in for scenes; other inputs are stored in the type that the model takes, with a batch axis
+of 1.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def take(samples: Samples, chosen: slice | Sequence[int]) -> dict[str, Array]:
 
 
 def synthetic(inputs: Sequence[InputSpec], count: int, seed: int = 0) -> dict[str, Array]:
-    """Return samples of every input, made from a seed; the same for the same signature.
+    """Return samples of every input, drawn from a seed; the same for the same signature.
 
     Several image inputs get different images.
 
